@@ -1,0 +1,3 @@
+//! `storgo-node`: the one binary.
+
+fn main() {}

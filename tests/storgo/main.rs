@@ -1,0 +1,1 @@
+//! The integration tests: real files, real sockets, the real binary.
