@@ -26,7 +26,11 @@ pub struct Collision;
 /// [`Collision`] when the bytes contain a known SHA-1 attack (Stevens' counter-cryptanalysis, 2013).
 pub fn sha1_checked(bytes: &[u8]) -> Result<Digest, Collision> {
     let result = sha1_checked::Sha1::try_digest(bytes);
-    if result.has_collision() { Err(Collision) } else { Ok((*result.hash()).into()) }
+    if result.has_collision() {
+        Err(Collision)
+    } else {
+        Ok((*result.hash()).into())
+    }
 }
 
 #[cfg(test)]
@@ -36,8 +40,8 @@ mod tests {
     #[test]
     fn knows_the_published_value() {
         let want = [
-            0xa9, 0x99, 0x3e, 0x36, 0x47, 0x06, 0x81, 0x6a, 0xba, 0x3e, 0x25, 0x71, 0x78, 0x50, 0xc2, 0x6c, 0x9c,
-            0xd0, 0xd8, 0x9d,
+            0xa9, 0x99, 0x3e, 0x36, 0x47, 0x06, 0x81, 0x6a, 0xba, 0x3e, 0x25, 0x71, 0x78, 0x50, 0xc2, 0x6c,
+            0x9c, 0xd0, 0xd8, 0x9d,
         ];
         assert_eq!(sha1(b"abc"), want);
         assert_eq!(sha1_checked(b"abc"), Ok(want));

@@ -1,0 +1,277 @@
+//! What the node answers: plain values, the same in Rust, in JSON over HTTP and behind `--json`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::content::cid::Cid;
+
+/// What a root is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileKind {
+    /// One file.
+    File,
+    /// A folder.
+    Dir,
+}
+
+/// The answer to a put.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutReport {
+    /// The root CID.
+    pub cid: Cid,
+    /// The link: root CID and read key (no key for public files).
+    pub link: String,
+    /// The name that was given, or taken from the path.
+    pub name: Option<String>,
+    /// File or folder.
+    pub kind: FileKind,
+    /// Plaintext bytes (of all files, for a folder).
+    pub size: u64,
+    /// Blocks in the whole DAG, the root included.
+    pub blocks: u64,
+    /// How many of them were not stored here before.
+    pub new_blocks: u64,
+    /// Where copies are.
+    pub redundancy: Redundancy,
+}
+
+/// How a file is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redundancy {
+    /// Whole copies that are known to be durable.
+    pub copies: u32,
+}
+
+/// How far the announcement of a root has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// The root.
+    pub cid: Cid,
+    /// Whether the announcement has been made since the node started.
+    pub done: bool,
+    /// Peers that took the provider record.
+    pub announced_to: u32,
+}
+
+/// One stored file or folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileInfo {
+    /// The root CID.
+    pub cid: Cid,
+    /// The link, where this node knows the key (or the file is public).
+    pub link: Option<String>,
+    /// Its name.
+    pub name: Option<String>,
+    /// File or folder.
+    pub kind: FileKind,
+    /// Plaintext bytes.
+    pub size: u64,
+    /// Media type, where known.
+    pub media_type: Option<String>,
+    /// Modification time, seconds since 1970, where known.
+    pub mtime: Option<i64>,
+    /// When it came here, seconds since 1970.
+    pub created: Option<i64>,
+    /// Whether it is encrypted.
+    pub sealed: bool,
+    /// Whether this node keeps it (a file that is only cached, or only known by its link, is not kept).
+    pub pinned: bool,
+    /// Blocks in the whole DAG, where known.
+    pub blocks: Option<u64>,
+    /// Bytes of these blocks, where known.
+    pub stored_len: Option<u64>,
+    /// Peers that announce this root, where the question was asked (`info`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub providers: Option<Vec<String>>,
+    /// How the file was cut (`fastcdc`, `fixed:…`), where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunker: Option<String>,
+    /// Entries of a folder, where the question was asked (`info`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entries: Option<Vec<DirEntryInfo>>,
+}
+
+/// One name inside a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirEntryInfo {
+    /// The name, one path component.
+    pub name: String,
+    /// File or folder.
+    pub kind: FileKind,
+    /// Plaintext bytes.
+    pub size: u64,
+    /// The link to it.
+    pub link: String,
+}
+
+/// A page of the list of files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileList {
+    /// The files, in the order of their CIDs.
+    pub files: Vec<FileInfo>,
+    /// Pass this as `cursor` for the next page; none on the last.
+    pub next: Option<String>,
+}
+
+/// The answer to a removal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveReport {
+    /// The root that was removed.
+    pub cid: Cid,
+    /// Its name.
+    pub name: Option<String>,
+    /// Peers that were told to forget the provider record.
+    pub withdrawn_from: u32,
+}
+
+/// The answer to `verify`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// Blocks that were read and hashed.
+    pub checked: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Blocks whose bytes were wrong; they are in quarantine now.
+    pub bad: Vec<Cid>,
+    /// Blocks that a kept file needs and that are not here.
+    pub missing: Vec<Cid>,
+    /// Bad or missing blocks that were fetched anew from peers.
+    pub repaired: Vec<Cid>,
+}
+
+/// The answer to `gc`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GcReport {
+    /// Blocks removed.
+    pub blocks: u64,
+    /// Bytes freed.
+    pub bytes: u64,
+    /// Blocks without a file that wait for the end of the grace period.
+    pub waiting: u64,
+}
+
+/// A connected peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// Its peer id.
+    pub peer: String,
+    /// The addresses of the open connections.
+    pub addrs: Vec<String>,
+    /// `tcp`, `quic` or `memory`; of the first connection.
+    pub transport: String,
+    /// Whether the connection runs over a relay.
+    pub relayed: bool,
+    /// Round trip, milliseconds, where measured.
+    pub rtt_ms: Option<f64>,
+    /// What it says it is.
+    pub agent: Option<String>,
+    /// Whether it speaks our DHT protocol.
+    pub dht: bool,
+}
+
+/// The answer to `status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// This node's peer id.
+    pub peer: String,
+    /// Version of the program.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since start.
+    pub uptime_s: u64,
+    /// Addresses that others can dial, `/p2p/…` included.
+    pub listen: Vec<String>,
+    /// HTTP address of this node, where it serves one.
+    pub http: Option<String>,
+    /// The data directory.
+    pub data_dir: String,
+    /// Whether a cluster key is set.
+    pub cluster: bool,
+    /// Connected peers.
+    pub peers: u32,
+    /// Files kept.
+    pub files: u64,
+    /// Blocks here, kept and cached.
+    pub blocks: u64,
+    /// Bytes of these blocks.
+    pub stored_bytes: u64,
+    /// Bytes of these that are evictable cache.
+    pub cached_bytes: u64,
+    /// Hard limit in bytes, where set.
+    pub capacity: Option<u64>,
+    /// Bytes free on the disk of the data directory.
+    pub disk_free: Option<u64>,
+    /// Blocks in quarantine.
+    pub quarantined: u64,
+    /// Roots announced to the DHT since start.
+    pub announced: u64,
+    /// Roots that wait to be announced.
+    pub announce_queue: u64,
+    /// Bytes of blocks sent to peers since start.
+    pub sent_bytes: u64,
+    /// Bytes of blocks received from peers since start.
+    pub received_bytes: u64,
+}
+
+/// Something that happened on this node, for `events`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// A peer is connected.
+    PeerConnected {
+        /// Its id.
+        peer: String,
+        /// Its address.
+        addr: String,
+    },
+    /// A peer is gone.
+    PeerLost {
+        /// Its id.
+        peer: String,
+    },
+    /// The node listens on an address.
+    Listening {
+        /// The address.
+        addr: String,
+    },
+    /// A file was stored.
+    Stored {
+        /// Its root.
+        cid: Cid,
+        /// Plaintext bytes.
+        size: u64,
+    },
+    /// A file was removed.
+    Removed {
+        /// Its root.
+        cid: Cid,
+    },
+    /// A root was announced to the DHT.
+    Announced {
+        /// The root.
+        cid: Cid,
+        /// Peers that took the record.
+        peers: u32,
+    },
+    /// A block was bad and is in quarantine.
+    BadBlock {
+        /// The block.
+        cid: Cid,
+        /// Where it came from: `disk` or a peer id.
+        origin: String,
+    },
+    /// Collection removed blocks.
+    Collected {
+        /// Blocks removed.
+        blocks: u64,
+        /// Bytes freed.
+        bytes: u64,
+    },
+    /// The reader was too slow: this many events were skipped.
+    Skipped {
+        /// How many.
+        count: u64,
+    },
+}
