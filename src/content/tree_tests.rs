@@ -1,0 +1,168 @@
+//! Encoder and decoder, one against the other.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::content::{
+    cid::{Cid, Codec},
+    decoder::{Root, Step, Tree, open_root},
+    secret::{ConvergenceSecret, Key},
+};
+
+fn sealing() -> Sealing {
+    Sealing::Secret(ConvergenceSecret::new(Key::new([5; 32])))
+}
+
+fn entry(n: u32, len: u32) -> Entry {
+    Entry {
+        cid: Cid::of(Codec::Raw, &n.to_be_bytes()),
+        len,
+        key: Some(Key::new([1; 32])),
+        hash: [2; 32],
+    }
+}
+
+fn name(name: &str) -> DirEntry {
+    let link = Link {
+        cid: Cid::of(Codec::DagCbor, name.as_bytes()),
+        key: Some(Key::new([3; 32])),
+    };
+    DirEntry {
+        name: name.into(),
+        link,
+        root_len: 9,
+        kind: EntryKind::File,
+        size: 4,
+        mtime: None,
+        mode: Some(0o644),
+    }
+}
+
+/// Encodes with tiny nodes, so that trees are deep.
+fn encode<I: Item>(items: &[I], limit: usize) -> (HashMap<Cid, Vec<u8>>, Finished) {
+    let mut encoder = Encoder::with_limit(sealing(), limit);
+    let mut blocks = Vec::new();
+    for item in items {
+        blocks.extend(encoder.push(item.clone()).expect("pushed"));
+    }
+    let finished = encoder.finish(Metadata::default()).expect("finished");
+    blocks.extend(finished.blocks.clone());
+    (
+        blocks.into_iter().map(|block| (block.cid, block.bytes)).collect(),
+        finished,
+    )
+}
+
+/// Everything from where the tree stands, and how many list nodes it took.
+fn walk<I: Item>(
+    mut tree: Tree<I>,
+    blocks: &HashMap<Cid, Vec<u8>>,
+) -> Result<(Vec<(u64, I)>, usize), ContentError> {
+    let (mut found, mut fed) = (Vec::new(), 0);
+    loop {
+        match tree.step()? {
+            Step::Item(placed) => found.push((placed.offset, placed.item)),
+            Step::Need { cid, len } => {
+                let block = &blocks[&cid];
+                assert_eq!(block.len(), len as usize);
+                tree.feed(block)?;
+                fed += 1;
+            }
+            Step::End => return Ok((found, fed)),
+        }
+    }
+}
+
+fn file(link: &Link, block: &[u8]) -> Tree<Entry> {
+    match open_root(link, block).expect("opens") {
+        Root::File(tree) => tree,
+        Root::Dir(_) => panic!("a file was encoded"),
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_file_of_any_depth_comes_back_from_any_offset(
+        lens in proptest::collection::vec(1_u32..1000, 0..200),
+        limit in 300_usize..3000,
+        seek: prop::sample::Index,
+    ) {
+        let items: Vec<Entry> = lens.iter().zip(0..).map(|(len, n)| entry(n, *len)).collect();
+        let (blocks, finished) = encode(&items, limit);
+        let total: u64 = lens.iter().map(|len| u64::from(*len)).sum();
+        prop_assert_eq!(finished.size, total);
+        let root = &blocks[&finished.link.cid];
+        let (all, _) = walk(file(&finished.link, root), &blocks).expect("walked");
+        prop_assert_eq!(all.iter().map(|(_, item)| item.clone()).collect::<Vec<_>>(), items);
+        if total > 0 {
+            let at = seek.index(usize::try_from(total).expect("small")) as u64;
+            let mut tree = file(&finished.link, root);
+            tree.seek(at);
+            let (rest, fed) = walk(tree, &blocks).expect("walked");
+            let (offset, first) = rest.first().expect("something is left");
+            prop_assert!(*offset <= at && at < offset + u64::from(first.len));
+            prop_assert!(fed < blocks.len());
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_never_yields_another_list(
+        lens in proptest::collection::vec(1_u32..1000, 1..60),
+        pick: prop::sample::Index,
+        at: prop::sample::Index,
+        bit in 0_u32..8,
+    ) {
+        let items: Vec<Entry> = lens.iter().zip(0..).map(|(len, n)| entry(n, *len)).collect();
+        let (mut blocks, finished) = encode(&items, 700);
+        let mut cids: Vec<Cid> = blocks.keys().copied().collect();
+        cids.sort();
+        let bytes = blocks.get_mut(pick.get(&cids)).expect("a block");
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1_u8 << bit;
+        let walked = match open_root(&finished.link, &blocks[&finished.link.cid]) {
+            Ok(Root::File(tree)) => walk(tree, &blocks),
+            Ok(Root::Dir(_)) => Err(ContentError::Malformed("now a folder")),
+            Err(error) => Err(error),
+        };
+        prop_assert!(walked.is_err());
+    }
+}
+
+#[test]
+fn a_folder_comes_back_and_its_names_are_checked() {
+    let items: Vec<DirEntry> = (0..300).map(|n| name(&format!("name {n:04} ü"))).collect();
+    let (blocks, finished) = encode(&items, 2000);
+    let Root::Dir(tree) = open_root(&finished.link, &blocks[&finished.link.cid]).expect("opens") else {
+        panic!("a folder was encoded")
+    };
+    let (found, _) = walk(tree, &blocks).expect("walked");
+    assert_eq!(found.into_iter().map(|(_, item)| item).collect::<Vec<_>>(), items);
+
+    for bad in ["", ".", "..", "a/b", "a\0b", &"x".repeat(256)] {
+        assert_eq!(
+            DirEncoder::new(sealing()).push(name(bad)),
+            Err(ContentError::BadName(bad.chars().take(255).collect()))
+        );
+    }
+    let mut encoder = DirEncoder::new(sealing());
+    encoder.push(name("b")).expect("first");
+    assert_eq!(encoder.push(name("b")), Err(ContentError::Unordered("b".into())));
+    assert_eq!(encoder.push(name("a")), Err(ContentError::Unordered("a".into())));
+}
+
+#[test]
+fn full_nodes_stay_within_a_mebibyte() {
+    let mut encoder = FileEncoder::new(sealing());
+    let mut longest = 0;
+    for n in 0..20_000 {
+        for block in encoder.push(entry(n, 1 << 20)).expect("pushed") {
+            longest = longest.max(block.bytes.len());
+        }
+    }
+    assert!(
+        (MAX_NODE_LEN * 9 / 10..=MAX_NODE_LEN).contains(&longest),
+        "{longest}"
+    );
+}
