@@ -1,0 +1,306 @@
+//! Where blocks rest: files on disk, and an index of them.
+//!
+//! ```text
+//! Upload::put ─ pin ─ write, fdatasync, rename ─┐                     ┌─ index.redb: blocks, roots, references
+//! Upload::commit ─ folders synced ──────────────┴─▶ one index writer ─┤  (group commit: one sync for many)
+//! get ─ index (a snapshot) ─ read ─ SHA-1 ─▶ bytes                    └─ read by everybody, never waiting
+//! collect ─ unreferenced, past grace, not pinned ─▶ row gone ─▶ file gone
+//! ```
+//! The order of things is what makes it safe: a block is durable before a row says that it is kept, and a row is gone
+//! before its file is. All calls block; callers run them on threads made for that.
+//!
+//! One file per block (`disk`), but for small ones, which live in the index. Blocks are known by the SHA-1 digest in
+//! their CID.
+
+mod cache;
+mod collect;
+mod disk;
+mod error;
+mod index;
+mod layout;
+mod lock;
+mod pins;
+mod rebuild;
+mod record;
+mod roots;
+mod upload;
+mod verify;
+mod writer;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    time::Duration,
+};
+
+pub use collect::Collected;
+pub use error::StoreError;
+pub use layout::Layout;
+pub use lock::{LockNote, read_lock};
+pub use rebuild::Rebuilt;
+pub use record::{RootKind, RootRecord};
+pub use upload::{Put, PutMode, Upload};
+pub use verify::Verified;
+
+use crate::content::cid::Cid;
+use disk::Disk;
+use index::{Index, Place};
+use lock::Lock;
+use pins::Pins;
+use writer::Writer;
+
+/// Blocks up to this many bytes live in the index.
+const INLINE_MAX: usize = 16 << 10;
+/// The format of a data directory that this program writes.
+const VERSION: u32 = 1;
+
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// The data directory. Made where it does not exist.
+    pub dir: PathBuf,
+    /// How block files are laid out. Blocks stored under another layout are not found: see [`Store::rebuild_index`].
+    pub layout: Layout,
+    /// Hard limit in bytes for all blocks; none: the disk is the limit.
+    pub capacity: Option<u64>,
+    /// Bytes of evictable cache.
+    pub cache_size: u64,
+    /// How long an unreferenced block stays.
+    pub grace: Duration,
+}
+
+impl StoreOptions {
+    /// The defaults, with this data directory.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            layout: Layout::default(),
+            capacity: None,
+            cache_size: 10 << 30,
+            grace: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// How much is stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Blocks here.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of these that may be evicted.
+    pub cached_bytes: u64,
+    /// Files and folders listed.
+    pub roots: u64,
+    /// Blocks without a file, in their grace period.
+    pub unreferenced: u64,
+    /// Blocks that were found damaged and set aside.
+    pub quarantined: u64,
+}
+
+/// A handle on an open store. The last one to go closes it.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: StoreOptions,
+    disk: Disk,
+    index: Index,
+    writer: Writer,
+    pins: Pins,
+    /// Bytes promised to blocks that are being written.
+    reserved: AtomicU64,
+    touched: Mutex<cache::Touched>,
+    lock: Lock,
+}
+
+impl Store {
+    /// Opens the store in a data directory, or makes one.
+    ///
+    /// Takes time that does not depend on how much is stored.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] where another process has it, [`StoreError::NewerVersion`], [`StoreError::IndexCorrupt`],
+    /// [`StoreError::Io`].
+    pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
+        disk::make_private_dir(&options.dir)?;
+        let lock = Lock::take(&options.dir)?;
+        check_version(&options.dir)?;
+        let disk = Disk::open(&options.dir, options.layout)?;
+        let (index, writer) = index::open(&options.dir.join("index.redb"))?;
+        let store = Self {
+            inner: Arc::new(Inner {
+                options,
+                disk,
+                index,
+                writer,
+                pins: Pins::default(),
+                reserved: AtomicU64::new(0),
+                touched: Mutex::default(),
+                lock,
+            }),
+        };
+        store.finish_removals()?;
+        Ok(store)
+    }
+
+    /// Leaves a word in the lock file for those who look for the running node: where it serves its API.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn set_lock_note(&self, http: &str) -> Result<(), StoreError> {
+        self.inner.lock.note(Some(http))
+    }
+
+    /// The bytes of a block, checked against its CID; none where it is not here.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] where it was here and is damaged: it is set aside, and missing from now on.
+    pub fn get(&self, cid: &Cid) -> Result<Option<Vec<u8>>, StoreError> {
+        let digest = cid.digest();
+        let Some(row) = self.inner.index.row(digest)? else { return Ok(None) };
+        let bytes = match row.place {
+            Place::Missing => return Ok(None),
+            Place::Inline => self.inner.index.inline(digest)?,
+            Place::File => self.inner.disk.read(digest, row.len)?,
+        };
+        match bytes {
+            Some(bytes) if cid.matches(&bytes) => {
+                if row.cached {
+                    self.touch(digest);
+                }
+                Ok(Some(bytes))
+            }
+            // A cached block is not synced: after a crash it may be cut or empty, and that is no damage.
+            _ if row.cached => {
+                self.forget(digest)?;
+                Ok(None)
+            }
+            Some(_) => {
+                self.quarantine(cid, "its bytes are not what its name says")?;
+                Err(StoreError::Corrupt { cid: *cid })
+            }
+            None => {
+                tracing::warn!(%cid, "a block's file is gone");
+                self.forget(digest)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether the index lists a block as present. Its bytes are not looked at.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        Ok(self.inner.index.row(cid.digest())?.is_some_and(|row| row.place != Place::Missing))
+    }
+
+    /// Sets a block aside: it is missing from now on, and its bytes stay in `quarantine/` for a look.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::Index`].
+    pub fn quarantine(&self, cid: &Cid, reason: &str) -> Result<(), StoreError> {
+        let digest = *cid.digest();
+        let Some(row) = self.inner.index.row(&digest)? else { return Ok(()) };
+        tracing::warn!(%cid, reason, "a block is damaged and set aside");
+        match row.place {
+            Place::File => self.inner.disk.quarantine(&digest)?,
+            Place::Inline => {
+                if let Some(bytes) = self.inner.index.inline(&digest)? {
+                    self.inner.disk.quarantine_bytes(&digest, &bytes)?;
+                }
+            }
+            Place::Missing => {}
+        }
+        let path = self.inner.disk.path(&digest);
+        self.inner.writer.run(move |tables| {
+            tables.stats.quarantined += 1;
+            lose(tables, &digest, &path)
+        })
+    }
+
+    /// The block's bytes are gone: drops the row, or keeps it as missing where files need it.
+    fn forget(&self, digest: &[u8; 20]) -> Result<(), StoreError> {
+        let (digest, path) = (*digest, self.inner.disk.path(digest));
+        self.inner.writer.run(move |tables| lose(tables, &digest, &path))
+    }
+
+    /// How much is stored.
+    pub fn usage(&self) -> Usage {
+        self.inner.writer.usage()
+    }
+
+    /// Bytes free on the disk, for this user; none where the system does not say.
+    pub fn disk_free(&self) -> Option<u64> {
+        let stats = rustix::fs::statvfs(&self.inner.options.dir).ok()?;
+        stats.f_bavail.checked_mul(stats.f_frsize)
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &Path {
+        &self.inner.options.dir
+    }
+
+    /// A small named value.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.index.meta(name)
+    }
+
+    /// Sets a small named value, durably.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn set_meta(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.inner.writer.run(move |tables| tables.set_meta(&name, &value))
+    }
+
+    fn touch(&self, digest: &[u8; 20]) {
+        let full = self.inner.touched.lock().unwrap_or_else(PoisonError::into_inner).note(*digest);
+        if let Some(batch) = full {
+            self.inner.writer.post(move |tables| tables.touch_cached(&batch));
+        }
+    }
+}
+
+/// Notes that a block is gone, unless an upload has put it back meanwhile.
+fn lose(tables: &mut writer::Tables<'_>, digest: &[u8; 20], path: &Path) -> Result<(), StoreError> {
+    let back = tables.row(digest)?.is_some_and(|row| {
+        let len = std::fs::metadata(path).ok().map(|meta| meta.len());
+        row.place == Place::File && !row.cached && len == Some(u64::from(row.len))
+    });
+    if back { Ok(()) } else { tables.lose(digest) }
+}
+
+fn check_version(dir: &Path) -> Result<(), StoreError> {
+    let path = dir.join("version");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => match text.trim().parse::<u32>() {
+            Ok(found) if found <= VERSION => Ok(()),
+            Ok(found) => Err(StoreError::NewerVersion { found, known: VERSION }),
+            Err(_) => Err(StoreError::Io {
+                what: format!("read {}", path.display()),
+                source: std::io::Error::other("it holds no version number"),
+            }),
+        },
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => disk::write_new(&path, format!("{VERSION}\n").as_bytes()),
+        Err(source) => Err(StoreError::Io { what: format!("read {}", path.display()), source }),
+    }
+}
+
+/// Milliseconds since 1970. A clock that is off makes blocks wait longer or shorter for collection; nothing else.
+fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+#[path = "store/tests.rs"]
+mod tests;

@@ -1,0 +1,98 @@
+//! Removing blocks that nothing needs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Store, StoreError, index::Place, unix_ms};
+use crate::content::hash::Digest;
+
+/// Blocks collected in one transaction.
+const BATCH: usize = 256;
+
+/// What a collection did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Blocks removed.
+    pub blocks: u64,
+    /// Bytes freed.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Removes blocks that have been unreferenced for the grace period. Readers and writers go on meanwhile, and no
+    /// block that an upload in flight has touched is removed.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::Index`].
+    pub fn collect(&self) -> Result<Collected, StoreError> {
+        let until = unix_ms().saturating_sub(u64::try_from(self.inner.options.grace.as_millis()).unwrap_or(u64::MAX));
+        let mut total = Collected::default();
+        let mut limit = BATCH;
+        loop {
+            let candidates = self.inner.index.unreferenced(until, limit)?;
+            let all = candidates.len() < limit;
+            let removed = self.discard(candidates)?;
+            total.blocks += removed.blocks;
+            total.bytes += removed.bytes;
+            if all {
+                return Ok(total);
+            }
+            // A batch that is pinned as a whole hides what is behind it: look further.
+            limit = if removed.blocks == 0 { limit * 2 } else { BATCH };
+        }
+    }
+
+    /// Removes block files that the index does not know and that are older than the grace period: what a killed
+    /// upload left.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::Index`].
+    pub fn sweep(&self) -> Result<Collected, StoreError> {
+        let grace = self.inner.options.grace.as_secs();
+        let mut total = Collected::default();
+        self.inner.disk.walk(&mut |digest, age_s| {
+            if age_s < grace || self.inner.index.row(&digest)?.is_some() {
+                return Ok(());
+            }
+            let doomed = self.inner.pins.doom([digest]);
+            // Asked again now that nobody can store it meanwhile.
+            if doomed.digests.is_empty() || self.inner.index.row(&digest)?.is_some() {
+                return Ok(());
+            }
+            total.blocks += 1;
+            total.bytes += self.inner.disk.len(&digest).unwrap_or(0);
+            self.inner.disk.remove(&digest)
+        })?;
+        Ok(total)
+    }
+
+    /// Removes those of `candidates` that nothing needs and nobody has pinned: first their rows, then their files.
+    pub(super) fn discard(&self, candidates: Vec<Digest>) -> Result<Collected, StoreError> {
+        let doomed = self.inner.pins.doom(candidates);
+        if doomed.digests.is_empty() {
+            return Ok(Collected::default());
+        }
+        let digests = doomed.digests.clone();
+        let removed = Arc::new(Mutex::new(Vec::new()));
+        let out = Arc::clone(&removed);
+        self.inner.writer.run(move |tables| {
+            let mut rows = Vec::new();
+            for digest in &digests {
+                if let Some(row) = tables.drop_unneeded(digest)? {
+                    rows.push((*digest, row));
+                }
+            }
+            *out.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+            Ok(())
+        })?;
+        let removed = std::mem::take(&mut *removed.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut total = Collected::default();
+        for (digest, row) in removed {
+            if row.place == Place::File {
+                self.inner.disk.remove(&digest)?;
+            }
+            total.blocks += 1;
+            total.bytes += u64::from(row.len);
+        }
+        Ok(total)
+    }
+}

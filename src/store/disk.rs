@@ -1,0 +1,221 @@
+//! Block files: written aside, synced, and renamed into place.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use data_encoding::HEXLOWER;
+
+use super::{Layout, StoreError};
+use crate::content::hash::Digest;
+
+const TMP: &str = "tmp";
+
+/// With more folders than this to sync, one sync of the file system is cheaper.
+const FOLDERS_ONE_BY_ONE: usize = 4;
+
+pub(super) struct Disk {
+    blocks: PathBuf,
+    quarantine: PathBuf,
+    layout: Layout,
+    next: AtomicU64,
+    #[cfg(test)]
+    pub(super) faults: super::tests::Faults,
+}
+
+/// Whether a file survives a power cut from the moment it is in place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// Its bytes are synced before it gets its name; its folder is synced by [`Disk::sync_folders`].
+    Synced,
+    /// It may be gone or cut after a crash.
+    Cache,
+}
+
+impl Disk {
+    /// Opens the folders and removes what interrupted writes have left.
+    pub(super) fn open(dir: &Path, layout: Layout) -> Result<Self, StoreError> {
+        let blocks = dir.join("blocks");
+        let tmp = blocks.join(TMP);
+        make_private_dir(&tmp)?;
+        let leftovers = fs::read_dir(&tmp).map_err(|e| StoreError::io("read the temporary folder", e))?;
+        for file in leftovers {
+            let removed = file.and_then(|file| fs::remove_file(file.path()));
+            removed.map_err(|e| StoreError::io("remove a temporary file", e))?;
+        }
+        Ok(Self {
+            blocks,
+            quarantine: dir.join("quarantine"),
+            layout,
+            next: AtomicU64::new(0),
+            #[cfg(test)]
+            faults: super::tests::Faults::default(),
+        })
+    }
+
+    pub(super) fn path(&self, digest: &Digest) -> PathBuf {
+        self.blocks.join(self.layout.path(digest))
+    }
+
+    /// Puts a block's file in place, and answers with the folder to sync.
+    pub(super) fn write(&self, digest: &Digest, bytes: &[u8], durability: Durability) -> Result<PathBuf, StoreError> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let tmp = TempFile(self.blocks.join(TMP).join(number.to_string()));
+        self.write_aside(&tmp.0, bytes, durability).map_err(|e| StoreError::io("write a block", e))?;
+        let path = self.path(digest);
+        let folder = path.parent().unwrap_or(&self.blocks).to_owned();
+        match rename(&tmp.0, &path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                make_private_dir(&folder)?;
+                rename(&tmp.0, &path).map_err(|e| StoreError::io("put a block in place", e))?;
+            }
+            renamed => renamed.map_err(|e| StoreError::io("put a block in place", e))?,
+        }
+        std::mem::forget(tmp);
+        Ok(folder)
+    }
+
+    fn write_aside(&self, tmp: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(tmp)?;
+        #[cfg(test)]
+        self.faults.strike("write")?;
+        file.write_all(bytes)?;
+        if durability == Durability::Synced {
+            #[cfg(test)]
+            self.faults.strike("sync")?;
+            file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// Makes the names in these folders durable, and the folders' own names.
+    pub(super) fn sync_folders(&self, folders: &HashSet<PathBuf>) -> Result<(), StoreError> {
+        #[cfg(test)]
+        self.faults.strike("folder").map_err(|e| StoreError::io("sync the folders of blocks", e))?;
+        let sync = |path: &Path| File::open(path).and_then(|folder| folder.sync_all());
+        let synced = if folders.len() > FOLDERS_ONE_BY_ONE {
+            File::open(&self.blocks).and_then(|folder| Ok(rustix::fs::syncfs(folder)?))
+        } else {
+            let mut all: HashSet<&Path> = HashSet::new();
+            for folder in folders {
+                all.extend(folder.ancestors().take_while(|path| path.starts_with(&self.blocks)));
+            }
+            all.into_iter().try_for_each(sync)
+        };
+        synced.map_err(|e| StoreError::io("sync the folders of blocks", e))
+    }
+
+    /// The bytes of a block's file; none where there is no such file. Reads `len` bytes and one more, so that a file
+    /// that has grown shows.
+    pub(super) fn read(&self, digest: &Digest, len: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        let file = match File::open(self.path(digest)) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StoreError::io("open a block", e)),
+        };
+        let mut bytes = Vec::with_capacity(len as usize + 1);
+        match file.take(u64::from(len) + 1).read_to_end(&mut bytes) {
+            Ok(_) => Ok(Some(bytes)),
+            // A sector that cannot be read is damage to this block, not to the store.
+            Err(e) => {
+                tracing::warn!("a block cannot be read: {e}");
+                Ok(Some(Vec::new()))
+            }
+        }
+    }
+
+    /// Length in bytes of a block's file, where there is one.
+    pub(super) fn len(&self, digest: &Digest) -> Option<u64> {
+        fs::metadata(self.path(digest)).ok().map(|meta| meta.len())
+    }
+
+    pub(super) fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
+        match fs::remove_file(self.path(digest)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove a block", e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves a block's file aside.
+    pub(super) fn quarantine(&self, digest: &Digest) -> Result<(), StoreError> {
+        make_private_dir(&self.quarantine)?;
+        match rename(&self.path(digest), &self.quarantine.join(HEXLOWER.encode(digest))) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("set a block aside", e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps the bytes of a bad block that has no file.
+    pub(super) fn quarantine_bytes(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
+        make_private_dir(&self.quarantine)?;
+        let written = fs::write(self.quarantine.join(HEXLOWER.encode(digest)), bytes);
+        written.map_err(|e| StoreError::io("set a block aside", e))
+    }
+
+    /// Calls `visit` with the digest and the age of every block file, whether the index knows it or not.
+    pub(super) fn walk(&self, visit: &mut dyn FnMut(Digest, u64) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let mut folders = vec![self.blocks.clone()];
+        while let Some(folder) = folders.pop() {
+            let fail = |e| StoreError::io("list block files", e);
+            for item in fs::read_dir(&folder).map_err(fail)? {
+                let item = item.map_err(fail)?;
+                let path = item.path();
+                let kind = item.file_type().map_err(fail)?;
+                if kind.is_dir() {
+                    if path != self.blocks.join(TMP) {
+                        folders.push(path);
+                    }
+                    continue;
+                }
+                let digest = path.strip_prefix(&self.blocks).ok().and_then(|path| self.layout.digest(path));
+                let Some(digest) = digest else { continue };
+                let age = item.metadata().ok().and_then(|meta| meta.modified().ok()?.elapsed().ok());
+                visit(digest, age.map_or(0, |age| age.as_secs()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The one place that renames: what has a name in the store is complete.
+#[allow(clippy::disallowed_methods)]
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
+}
+
+/// Removed when dropped.
+struct TempFile(PathBuf);
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.0));
+    }
+}
+
+/// Makes a folder, and those above it, for this user alone.
+pub(super) fn make_private_dir(path: &Path) -> Result<(), StoreError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|e| StoreError::io(format!("make the folder {}", path.display()), e))
+}
+
+/// Writes a small file durably.
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let fail = |e| StoreError::io(format!("write {}", path.display()), e);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail)
+}
+
+/// Gives a file another name, where it exists.
+pub(super) fn set_aside(from: &Path, to: &Path) -> Result<(), StoreError> {
+    match rename(from, to) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::io(format!("set {} aside", from.display()), e))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,87 @@
+//! What can go wrong in the store.
+
+use std::{io, path::PathBuf};
+
+use crate::content::cid::Cid;
+
+/// An error of the store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Another process has the data directory.
+    #[error("{} is in use by process {}", dir.display(), pid.map_or_else(|| "(unknown)".into(), |pid| pid.to_string()))]
+    Locked {
+        /// The data directory.
+        dir: PathBuf,
+        /// Who holds it, where it says so.
+        pid: Option<u32>,
+    },
+    /// The data directory was written by a newer program.
+    #[error("the data directory has format {found}, this program knows {known} at most: use a newer storgo-node")]
+    NewerVersion {
+        /// The format on disk.
+        found: u32,
+        /// The newest format known.
+        known: u32,
+    },
+    /// The index cannot be read.
+    #[error("index.redb is damaged ({0}): rebuild it with `storgo-node verify --rebuild-index`")]
+    IndexCorrupt(String),
+    /// A block was damaged on disk; it is in quarantine now.
+    #[error("block {cid} was damaged on disk and is set aside")]
+    Corrupt {
+        /// The block.
+        cid: Cid,
+    },
+    /// Two different blocks with one SHA-1.
+    #[error("another block with the CID {cid} is stored already: this is a SHA-1 collision")]
+    Collision {
+        /// The name of both.
+        cid: Cid,
+    },
+    /// No room.
+    #[error("no space: {0}")]
+    NoSpace(String),
+    /// The operating system said no.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The index failed.
+    #[error("the index failed: {0}")]
+    Index(String),
+}
+
+impl StoreError {
+    /// An error of the operating system; a full disk is told apart.
+    pub(super) fn io(what: impl Into<String>, source: io::Error) -> Self {
+        let what = what.into();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::NoSpace(format!("cannot {what}: {source}"))
+            }
+            _ => Self::Io { what, source },
+        }
+    }
+
+    /// An error of the index; a full disk is told apart.
+    pub(super) fn index(error: impl Into<redb::Error>) -> Self {
+        match error.into() {
+            redb::Error::Io(source) => Self::io("write the index", source),
+            error => Self::Index(error.to_string()),
+        }
+    }
+
+    /// The same error once more, for each one who waits for it.
+    pub(super) fn again(&self) -> Self {
+        match self {
+            Self::NoSpace(what) => Self::NoSpace(what.clone()),
+            Self::Corrupt { cid } => Self::Corrupt { cid: *cid },
+            Self::Collision { cid } => Self::Collision { cid: *cid },
+            other => Self::Index(other.to_string()),
+        }
+    }
+}

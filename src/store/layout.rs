@@ -1,0 +1,85 @@
+//! The path of a block's file.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use data_encoding::HEXLOWER;
+
+/// How block files are spread over folders.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// Two levels of folders, by the first two bytes.
+    #[default]
+    Sharded,
+    /// The SHA-1 in hex, cut into pieces of five characters.
+    Segments,
+    /// All in one folder.
+    Flat,
+}
+
+impl Layout {
+    /// The path below `blocks/`.
+    pub(super) fn path(self, digest: &[u8; 20]) -> PathBuf {
+        let hex = HEXLOWER.encode(digest);
+        match self {
+            Self::Sharded => [&hex[..2], &hex[2..4], &hex].iter().collect(),
+            Self::Segments => (0..8).map(|n| &hex[n * 5..n * 5 + 5]).collect(),
+            Self::Flat => hex.into(),
+        }
+    }
+
+    /// The digest that a path below `blocks/` stands for.
+    pub(super) fn digest(self, path: &std::path::Path) -> Option<[u8; 20]> {
+        let hex = match self {
+            Self::Segments => path.iter().filter_map(|part| part.to_str()).collect(),
+            Self::Sharded | Self::Flat => path.file_name()?.to_str()?.to_owned(),
+        };
+        let digest = HEXLOWER.decode(hex.as_bytes()).ok()?.try_into().ok()?;
+        (self.path(&digest) == path).then_some(digest)
+    }
+}
+
+/// A text that names no layout.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no layout: use sharded, segments or flat")]
+pub struct LayoutError(String);
+
+impl FromStr for Layout {
+    type Err = LayoutError;
+
+    fn from_str(text: &str) -> Result<Self, LayoutError> {
+        match text {
+            "sharded" => Ok(Self::Sharded),
+            "segments" => Ok(Self::Segments),
+            "flat" => Ok(Self::Flat),
+            _ => Err(LayoutError(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sharded => "sharded",
+            Self::Segments => "segments",
+            Self::Flat => "flat",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_tell_their_digest() {
+        let digest: [u8; 20] = std::array::from_fn(|n| u8::try_from(n * 7).expect("small"));
+        for layout in [Layout::Sharded, Layout::Segments, Layout::Flat] {
+            let path = layout.path(&digest);
+            assert!(path.is_relative());
+            assert_eq!(layout.digest(&path), Some(digest));
+            assert_eq!(layout.to_string().parse(), Ok(layout));
+        }
+        assert_eq!(Layout::Segments.path(&digest).iter().count(), 8);
+        assert_eq!(Layout::Sharded.digest(std::path::Path::new("aa/bb/xx")), None);
+    }
+}

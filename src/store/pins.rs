@@ -1,0 +1,72 @@
+//! Blocks that must not be collected now, and blocks that are being collected.
+//!
+//! The race between an upload and the collector is decided under one lock: the collector dooms a block only while
+//! nobody has it pinned, and whoever pins a doomed block first waits until the collector is through with it. So an
+//! upload that looks for a block after pinning it sees it either safe or gone, never about to go.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Condvar, Mutex, PoisonError},
+};
+
+use crate::content::hash::Digest;
+
+#[derive(Default)]
+pub(super) struct Pins {
+    state: Mutex<State>,
+    settled: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    pinned: HashMap<Digest, u32>,
+    doomed: HashSet<Digest>,
+}
+
+impl Pins {
+    /// Pins a block; waits while it is being collected.
+    pub(super) fn pin(&self, digest: Digest) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while state.doomed.contains(&digest) {
+            state = self.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        *state.pinned.entry(digest).or_default() += 1;
+    }
+
+    pub(super) fn unpin<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for digest in digests {
+            if let Some(count) = state.pinned.get_mut(digest) {
+                *count -= 1;
+                if *count == 0 {
+                    state.pinned.remove(digest);
+                }
+            }
+        }
+    }
+
+    /// Dooms those of `candidates` that nobody has pinned, until the answer is dropped.
+    pub(super) fn doom(&self, candidates: impl IntoIterator<Item = Digest>) -> Doomed<'_> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = candidates.into_iter().filter(|digest| !state.pinned.contains_key(digest));
+        let digests: Vec<Digest> = free.collect();
+        state.doomed.extend(&digests);
+        Doomed { pins: self, digests }
+    }
+}
+
+/// Blocks on their way out.
+pub(super) struct Doomed<'a> {
+    pins: &'a Pins,
+    pub(super) digests: Vec<Digest>,
+}
+
+impl Drop for Doomed<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pins.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for digest in &self.digests {
+            state.doomed.remove(digest);
+        }
+        self.pins.settled.notify_all();
+    }
+}

@@ -1,0 +1,64 @@
+//! Files and folders: list, look up, remove.
+
+use super::{RootRecord, Store, StoreError, unix_ms};
+use crate::content::cid::Cid;
+
+impl Store {
+    /// Lists a root that is only known, not kept: nothing is referenced. A root that is kept stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn add_root(&self, record: RootRecord) -> Result<(), StoreError> {
+        let record = RootRecord { pinned: false, ..record };
+        if self.root(&record.cid)?.is_some_and(|known| known.pinned) {
+            return Ok(());
+        }
+        self.inner.writer.run(move |tables| tables.add_root(&record, &[], unix_ms()))
+    }
+
+    /// What is kept of a root.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn root(&self, cid: &Cid) -> Result<Option<RootRecord>, StoreError> {
+        Ok(self.inner.index.root(cid)?.map(|root| root.record))
+    }
+
+    /// Up to `limit` roots after `after`, by CID.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn roots(&self, after: Option<Cid>, limit: usize) -> Result<Vec<RootRecord>, StoreError> {
+        Ok(self.inner.index.roots(after, limit)?.into_iter().map(|root| root.record).collect())
+    }
+
+    /// Takes a root off the list; answers whether it was there. Blocks that no other root needs are collected after
+    /// the grace period.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn remove_root(&self, cid: &Cid) -> Result<bool, StoreError> {
+        if self.inner.index.root(cid)?.is_none() {
+            return Ok(false);
+        }
+        let cid = *cid;
+        self.inner.writer.run(move |tables| tables.remove_root(&cid))?;
+        self.finish_removals()?;
+        Ok(true)
+    }
+
+    /// Drops the references of removed roots, part by part. A crash on the way loses nothing: the rest is dropped when
+    /// the store is opened next.
+    pub(super) fn finish_removals(&self) -> Result<(), StoreError> {
+        for number in self.inner.index.dying()? {
+            for part in 0.. {
+                let last = self.inner.index.list(number, part)?.is_none();
+                self.inner.writer.run(move |tables| tables.drop_part(number, part, unix_ms()))?;
+                if last {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}

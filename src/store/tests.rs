@@ -1,0 +1,360 @@
+//! The store on real files.
+
+use std::{
+    fs, io,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::content::cid::Codec;
+
+/// Makes the n-th file operation of a kind fail.
+#[derive(Default)]
+pub(super) struct Faults(Mutex<Option<(&'static str, u32)>>);
+
+impl Faults {
+    fn plan(&self, what: &'static str, after: u32) {
+        *self.0.lock().expect("no panic") = Some((what, after));
+    }
+
+    pub(super) fn strike(&self, what: &str) -> io::Result<()> {
+        let mut plan = self.0.lock().expect("no panic");
+        match &mut *plan {
+            Some((planned, 0)) if *planned == what => {
+                *plan = None;
+                Err(io::Error::from(io::ErrorKind::StorageFull))
+            }
+            Some((planned, left)) if *planned == what => {
+                *left -= 1;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn options(dir: &TempDir) -> StoreOptions {
+    StoreOptions { grace: Duration::ZERO, ..StoreOptions::new(dir.path().join("data")) }
+}
+
+fn open(dir: &TempDir) -> Store {
+    Store::open(options(dir)).expect("opens")
+}
+
+/// A block that is long enough for a file of its own, unless `len` says otherwise.
+fn block(n: u32, len: usize) -> (Cid, Vec<u8>) {
+    let mut bytes = vec![0; len];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&n.to_be_bytes());
+    hasher.finalize_xof().fill(&mut bytes);
+    (Cid::of(Codec::Raw, &bytes), bytes)
+}
+
+fn record(root: &Cid) -> RootRecord {
+    RootRecord {
+        cid: *root,
+        key: None,
+        kind: RootKind::File,
+        name: Some("a name".into()),
+        size: 1,
+        blocks: 1,
+        stored_len: 1,
+        media_type: None,
+        created: 1,
+        pinned: true,
+        owner: vec![1, 2],
+        public: false,
+    }
+}
+
+fn store_all(store: &Store, blocks: &[(Cid, Vec<u8>)]) -> Vec<Put> {
+    let upload = store.upload();
+    let puts = blocks.iter().map(|(cid, bytes)| upload.put(cid, bytes, PutMode::Sealed).expect("put")).collect();
+    upload.commit(record(&blocks[0].0)).expect("committed");
+    puts
+}
+
+fn file_of(store: &Store, cid: &Cid) -> PathBuf {
+    store.inner.disk.path(cid.digest())
+}
+
+const LONG: usize = 40_000;
+
+#[test]
+fn what_was_committed_is_there_after_a_restart() {
+    let dir = TempDir::new().expect("a folder");
+    let blocks = [block(1, LONG), block(2, 10), block(3, 0), block(4, INLINE_MAX), block(5, INLINE_MAX + 1)];
+    assert_eq!(store_all(&open(&dir), &blocks), [Put::New; 5]);
+    let store = open(&dir);
+    for (cid, bytes) in &blocks {
+        assert!(store.get(&cid).expect("read").as_ref() == Some(bytes));
+    }
+    assert_eq!(store.roots(None, 10).expect("listed"), [record(&blocks[0].0)]);
+    assert_eq!((store.usage().blocks, store.usage().roots), (5, 1));
+    assert_eq!(store_all(&store, &blocks), [Put::Known; 5]);
+    assert_eq!(store.verify(None, &mut |_| true).expect("verified").checked, 5);
+}
+
+#[test]
+fn damage_is_seen_set_aside_and_mended() {
+    let damages: [fn(&Path); 4] = [
+        |path| {
+            let mut bytes = fs::read(path).expect("read");
+            bytes[1000] ^= 1;
+            fs::write(path, bytes).expect("written");
+        },
+        |path| fs::File::options().write(true).open(path).and_then(|f| f.set_len(100)).expect("cut"),
+        |path| fs::write(path, []).expect("emptied"),
+        |path| fs::remove_file(path).expect("removed"),
+    ];
+    for (n, damage) in damages.into_iter().enumerate() {
+        let dir = TempDir::new().expect("a folder");
+        let store = open(&dir);
+        let blocks = [block(1, LONG), block(2, LONG)];
+        store_all(&store, &blocks);
+        let (cid, bytes) = &blocks[1];
+        damage(&file_of(&store, cid));
+        match store.get(cid) {
+            Err(StoreError::Corrupt { cid: named }) => assert_eq!((named, n < 3), (*cid, true)),
+            other => assert!(n == 3 && matches!(other, Ok(None)), "{n}: {other:?}"),
+        }
+        assert!(matches!(store.get(cid), Ok(None)), "never served again");
+        assert_eq!(store.verify(None, &mut |_| true).expect("verified").missing, [*cid]);
+        assert_eq!(store.usage().quarantined, u64::from(n < 3));
+        store.put_cached(cid, bytes).expect("mended");
+        assert!(store.get(&cid).expect("read").as_ref() == Some(bytes));
+        let verified = store.verify(Some(&blocks[0].0), &mut |_| true).expect("verified");
+        assert_eq!((verified.checked, verified.missing.len()), (2, 0));
+        assert_eq!(store.usage().cached_bytes, 0, "a mended block is kept, not cached");
+    }
+}
+
+#[test]
+fn removed_files_are_collected_and_shared_blocks_stay() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let (a, b, shared) = (block(1, LONG), block(2, LONG), block(3, LONG));
+    store_all(&store, &[a.clone(), shared.clone()]);
+    store_all(&store, &[b.clone(), shared.clone()]);
+    assert!(store.remove_root(&a.0).expect("removed"));
+    assert!(!store.remove_root(&a.0).expect("not twice"));
+    assert_eq!(store.collect().expect("collected"), Collected { blocks: 1, bytes: LONG as u64 });
+    assert!(!store.has(&a.0).expect("asked") && !file_of(&store, &a.0).exists());
+    assert!(store.get(&shared.0).expect("read") == Some(shared.1));
+    store.remove_root(&b.0).expect("removed");
+    assert_eq!(store.collect().expect("collected").blocks, 2);
+    assert_eq!(store.usage(), Usage::default());
+}
+
+#[test]
+fn storing_a_file_twice_counts_once() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let a = [block(1, LONG)];
+    store_all(&store, &a);
+    store_all(&store, &a);
+    store.remove_root(&a[0].0).expect("removed");
+    assert_eq!(store.collect().expect("collected").blocks, 1);
+}
+
+#[test]
+fn an_upload_in_flight_keeps_its_blocks() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let a = block(1, LONG);
+    store_all(&store, std::slice::from_ref(&a));
+    let upload = store.upload();
+    assert_eq!(upload.put(&a.0, &a.1, PutMode::Sealed).expect("put"), Put::Known);
+    store.remove_root(&a.0).expect("removed");
+    assert_eq!(store.collect().expect("collected").blocks, 0);
+    upload.commit(record(&a.0)).expect("committed");
+    drop(upload);
+    assert_eq!(store.collect().expect("collected").blocks, 0);
+    assert!(store.get(&a.0).expect("read") == Some(a.1));
+}
+
+#[test]
+fn an_upload_that_was_given_up_is_found_by_the_next_and_collected_otherwise() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let a = block(1, LONG);
+    let upload = store.upload();
+    assert_eq!(upload.put(&a.0, &a.1, PutMode::Sealed).expect("put"), Put::New);
+    drop(upload);
+    let upload = store.upload();
+    assert_eq!(upload.put(&a.0, &a.1, PutMode::Sealed).expect("put"), Put::Known);
+    drop(upload);
+    assert_eq!(store.collect().expect("collected").blocks, 1);
+    assert_eq!(store.sweep().expect("swept").blocks, 0);
+}
+
+#[test]
+fn block_files_that_a_killed_upload_left_are_adopted_or_swept() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let (a, b) = (block(1, LONG), block(2, LONG));
+    for (cid, bytes) in [&a, &b] {
+        store.inner.disk.write(cid.digest(), bytes, disk::Durability::Synced).expect("written");
+    }
+    assert_eq!(store_all(&store, std::slice::from_ref(&a)), [Put::Known]);
+    assert_eq!(store.sweep().expect("swept").blocks, 1);
+    assert!(file_of(&store, &a.0).exists() && !file_of(&store, &b.0).exists());
+}
+
+#[test]
+fn colliding_public_blocks_are_refused_and_nothing_changes() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let a = include_bytes!("../../tests/vectors/shattered-a.bin");
+    let b = include_bytes!("../../tests/vectors/shattered-b.bin");
+    for tail in [0, LONG] {
+        let long = |head: &[u8]| [head, &vec![0; tail]].concat();
+        let (a, b) = (long(a), long(b));
+        let cid = Cid::of(Codec::Raw, &a);
+        assert!(cid.matches(&b) && a != b);
+        let upload = store.upload();
+        upload.put(&cid, &a, PutMode::Compare).expect("the first");
+        assert!(matches!(upload.put(&cid, &b, PutMode::Compare), Err(StoreError::Collision { .. })), "in one upload");
+        upload.commit(record(&cid)).expect("committed");
+        let other = store.upload();
+        assert!(matches!(other.put(&cid, &b, PutMode::Compare), Err(StoreError::Collision { .. })));
+        assert!(store.get(&cid).expect("read") == Some(a));
+    }
+}
+
+#[test]
+fn the_cache_is_evictable_and_gives_way() {
+    let dir = TempDir::new().expect("a folder");
+    let len = LONG as u64;
+    let limits = StoreOptions { cache_size: 3 * len, capacity: Some(5 * len), ..options(&dir) };
+    let store = Store::open(limits).expect("opens");
+    let kept = block(0, LONG);
+    store_all(&store, std::slice::from_ref(&kept));
+    for n in 1..10 {
+        let (cid, bytes) = block(n, LONG);
+        store.put_cached(&cid, &bytes).expect("cached");
+        assert!(store.get(&cid).expect("read") == Some(bytes));
+    }
+    assert_eq!(store.usage().cached_bytes, 3 * len);
+    let more: Vec<_> = (20..24).map(|n| block(n, LONG)).collect();
+    store_all(&store, &more);
+    assert_eq!((store.usage().bytes, store.usage().cached_bytes), (5 * len, 0));
+    let upload = store.upload();
+    let (cid, bytes) = block(30, LONG);
+    assert!(matches!(upload.put(&cid, &bytes, PutMode::Sealed), Err(StoreError::NoSpace(_))));
+    assert!(store.get(&kept.0).expect("read").is_some());
+}
+
+#[test]
+fn a_cached_block_that_a_crash_cut_short_just_counts_as_missing() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let (cid, bytes) = block(1, LONG);
+    store.put_cached(&cid, &bytes).expect("cached");
+    fs::write(file_of(&store, &cid), []).expect("emptied");
+    assert!(matches!(store.get(&cid), Ok(None)));
+    assert_eq!((store.usage().cached_bytes, store.usage().quarantined), (0, 0));
+    // A file that is stored for good does not rest on a cached copy.
+    store.put_cached(&cid, &bytes).expect("cached");
+    fs::write(file_of(&store, &cid), []).expect("emptied");
+    store_all(&store, &[(cid, bytes.clone())]);
+    assert!(store.get(&cid).expect("read") == Some(bytes));
+}
+
+#[test]
+fn every_failed_write_leaves_the_store_as_it_was() {
+    for what in ["write", "sync", "folder"] {
+        let dir = TempDir::new().expect("a folder");
+        let store = open(&dir);
+        let kept = block(0, LONG);
+        store_all(&store, std::slice::from_ref(&kept));
+        store.inner.disk.faults.plan(what, 0);
+        let (cid, bytes) = block(1, LONG);
+        let upload = store.upload();
+        let failed = upload.put(&cid, &bytes, PutMode::Sealed).and_then(|_| upload.commit(record(&cid)));
+        assert!(matches!(failed, Err(StoreError::NoSpace(_))), "{what}: {failed:?}");
+        drop(upload);
+        assert_eq!(store.root(&cid).expect("asked"), None);
+        assert!(store.get(&kept.0).expect("read").as_ref() == Some(&kept.1));
+        assert_eq!(fs::read_dir(dir.path().join("data/blocks/tmp")).expect("read").count(), 0);
+        assert_eq!(store_all(&store, &[(cid, bytes)]).len(), 1, "and the next try works");
+    }
+}
+
+#[test]
+fn a_second_opener_is_told_who_has_it() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    store.set_lock_note("127.0.0.1:1").expect("noted");
+    let second = Store::open(options(&dir)).err().expect("refused");
+    assert!(matches!(second, StoreError::Locked { pid: Some(pid), .. } if pid == std::process::id()), "{second}");
+    let note = read_lock(store.dir()).expect("held");
+    assert_eq!(note.http.as_deref(), Some("127.0.0.1:1"));
+    let data = store.dir().to_owned();
+    drop(store);
+    assert_eq!(read_lock(&data), None);
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let dir = TempDir::new().expect("a folder");
+    drop(open(&dir));
+    fs::write(dir.path().join("data/version"), "2\n").expect("written");
+    assert!(matches!(Store::open(options(&dir)), Err(StoreError::NewerVersion { found: 2, .. })));
+}
+
+#[test]
+fn a_lost_index_is_made_again_from_the_blocks() {
+    let dir = TempDir::new().expect("a folder");
+    let blocks = [block(1, LONG), block(2, LONG)];
+    store_all(&open(&dir), &blocks);
+    fs::write(dir.path().join("data/index.redb"), vec![7; 10_000]).expect("overwritten");
+    assert!(matches!(Store::open(options(&dir)), Err(StoreError::IndexCorrupt(_))));
+    let (store, found) = Store::rebuild(options(&dir)).expect("rebuilt");
+    assert_eq!(found.blocks, 2);
+    for (cid, bytes) in &blocks {
+        assert!(store.get(&cid).expect("read").as_ref() == Some(bytes));
+    }
+}
+
+#[test]
+fn collecting_never_takes_what_an_upload_relies_on() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                store.collect().expect("collected");
+            }
+        });
+        let workers: Vec<_> = (0..3)
+            .map(|worker| {
+                let store = &store;
+                scope.spawn(move || {
+                    for round in 0..60 {
+                        // All workers share one block, which keeps losing its last reference.
+                        let own = block(100 + worker * 1000 + round, LONG);
+                        let blocks = [own, block(7, LONG)];
+                        store_all(store, &blocks);
+                        for (cid, bytes) in &blocks {
+                            assert!(store.get(&cid).expect("read").as_ref() == Some(bytes));
+                        }
+                        store.remove_root(&blocks[0].0).expect("removed");
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().expect("no panic");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    store.collect().expect("collected");
+    assert_eq!(store.usage(), Usage::default());
+}

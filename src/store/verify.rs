@@ -1,0 +1,129 @@
+//! Reading everything again: are the bytes still what their names say?
+
+use super::{Store, StoreError, index::Place, upload::PutMode};
+use crate::content::{
+    cid::{Cid, Codec},
+    hash::{self, Digest},
+};
+
+/// Blocks looked up at a time.
+const PAGE: usize = 256;
+
+/// What a check of stored blocks found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Blocks read.
+    pub checked: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Blocks that were damaged and are set aside now.
+    pub bad: Vec<Cid>,
+    /// Blocks that a file needs and that are not here.
+    pub missing: Vec<Cid>,
+}
+
+impl Store {
+    /// Reads and hashes the blocks of a root, or all. `progress` hears of every block's length and says whether to go
+    /// on.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::Index`]. Damage is no error here: it is what the answer lists.
+    pub fn verify(
+        &self,
+        root: Option<&Cid>,
+        progress: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Verified, StoreError> {
+        let mut found = Verified::default();
+        match root {
+            Some(cid) => {
+                let Some(root) = self.inner.index.root(cid)? else { return Ok(found) };
+                for part in 0.. {
+                    let Some(digests) = self.inner.index.list(root.number, part)? else { break };
+                    for digest in &digests {
+                        if !self.verify_one(digest, &mut found, progress)? {
+                            return Ok(found);
+                        }
+                    }
+                }
+            }
+            None => {
+                let mut after = None;
+                loop {
+                    let page = self.inner.index.blocks(after, PAGE)?;
+                    let Some((last, _)) = page.last() else { break };
+                    after = Some(*last);
+                    for (digest, _) in &page {
+                        if !self.verify_one(digest, &mut found, progress)? {
+                            return Ok(found);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn verify_one(
+        &self,
+        digest: &Digest,
+        found: &mut Verified,
+        progress: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<bool, StoreError> {
+        let row = self.inner.index.row(digest)?;
+        let cid = Cid::new(row.map_or(Codec::Raw, |row| row.codec), *digest);
+        let Some(row) = row else { return Ok(true) };
+        if row.place == Place::Missing {
+            found.missing.push(cid);
+            return Ok(progress(0));
+        }
+        match self.get(&cid) {
+            Ok(Some(bytes)) => {
+                found.checked += 1;
+                found.bytes += bytes.len() as u64;
+                Ok(progress(bytes.len() as u64))
+            }
+            Ok(None) => {
+                // Removed meanwhile, or evicted: only what a file needs is missing.
+                if self.inner.index.row(digest)?.is_some() {
+                    found.missing.push(cid);
+                }
+                Ok(progress(0))
+            }
+            Err(StoreError::Corrupt { cid }) => {
+                found.checked += 1;
+                found.bad.push(cid);
+                Ok(progress(0))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lists every block file that the index does not know, after the index was lost or the layout changed. Each is
+    /// read and hashed; a file whose bytes are not what its name says is set aside.
+    ///
+    /// Answers with the number of blocks found.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::Index`].
+    pub fn adopt_unknown(&self) -> Result<u64, StoreError> {
+        let upload = self.upload();
+        let mut adopted = 0;
+        self.inner.disk.walk(&mut |digest, _| {
+            if self.inner.index.row(&digest)?.is_some() {
+                return Ok(());
+            }
+            let len = self.inner.disk.len(&digest).and_then(|len| u32::try_from(len).ok()).unwrap_or(u32::MAX);
+            let Some(bytes) = self.inner.disk.read(&digest, len)? else { return Ok(()) };
+            if hash::sha1(&bytes) != digest {
+                return self.inner.disk.quarantine(&digest);
+            }
+            // A node block says what it is; anything else is data.
+            let node = crate::content::node_block::visible(&bytes).is_ok();
+            let codec = if node { Codec::DagCbor } else { Codec::Raw };
+            upload.put(&Cid::new(codec, digest), &bytes, PutMode::Sealed)?;
+            adopted += 1;
+            Ok(())
+        })?;
+        Ok(adopted)
+    }
+}
