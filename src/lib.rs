@@ -2,4 +2,6 @@
 #![deny(missing_docs)]
 
 pub mod content;
+pub mod net;
 pub mod store;
+pub mod wire;

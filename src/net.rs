@@ -1,0 +1,396 @@
+//! The swarm: who is there, who has what, and streams between nodes.
+//!
+//! ```text
+//! Net (handles) ─ bounded commands ─▶ task: owns the Swarm, does nothing else
+//!      ◀── replies, events, streams ──┘      behaviour: Kademlia, Identify, Ping, mDNS, relay, streams, limits
+//! ```
+//! Bulk bytes never pass through the task: a stream is handed to whoever asked for it. What others announce is held in
+//! `records`, what we announce goes out a few at a time (`announce`), and `transport` is where TCP and QUIC demand the
+//! cluster's key before anything else is spoken.
+
+mod announce;
+mod behaviour;
+mod discovery;
+mod mux;
+mod proof;
+mod records;
+mod streams;
+mod task;
+pub mod transfer;
+mod transport;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, identity::Keypair, swarm::ConnectionId};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use crate::content::{cid::Cid, secret::MembershipKey};
+use task::Command;
+
+/// The protocol that moves blocks.
+pub const TRANSFER_PROTOCOL: StreamProtocol = StreamProtocol::new("/storgo/transfer/1.0.0");
+
+/// Commands that wait for the task.
+const COMMANDS: usize = 256;
+/// Streams of peers that wait to be served.
+const INCOMING: usize = 64;
+/// Events that a slow listener may be behind.
+const EVENTS: usize = 1024;
+/// Tries to open a stream on a connection that lives.
+const OPEN_TRIES: usize = 3;
+
+/// How the network is started.
+#[derive(Debug, Clone)]
+pub struct NetOptions {
+    /// Who we are.
+    pub keypair: Keypair,
+    /// Addresses to listen on.
+    pub listen: Vec<Multiaddr>,
+    /// Addresses at which others reach us, where we cannot know them.
+    pub external: Vec<Multiaddr>,
+    /// Peers to find the swarm by, with or without `/p2p/…`.
+    pub bootstrap: Vec<Multiaddr>,
+    /// The cluster's key; none: an open node.
+    pub membership: Option<MembershipKey>,
+    /// Whether to look for peers on the local network.
+    pub mdns: bool,
+    /// Whether to relay for others.
+    pub relay_server: bool,
+    /// Connections at most.
+    pub max_connections: u32,
+    /// Peers of an earlier run.
+    pub remembered: Vec<RememberedPeer>,
+    /// Provider records of an earlier run, as [`Snapshot::records`] gave them.
+    pub records: Vec<u8>,
+}
+
+impl NetOptions {
+    /// An open node that listens nowhere and knows nobody.
+    pub fn new(keypair: Keypair) -> Self {
+        Self {
+            keypair,
+            listen: Vec::new(),
+            external: Vec::new(),
+            bootstrap: Vec::new(),
+            membership: None,
+            mdns: false,
+            relay_server: false,
+            max_connections: 512,
+            remembered: Vec::new(),
+            records: Vec::new(),
+        }
+    }
+}
+
+/// A peer and where it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RememberedPeer {
+    /// Its id.
+    pub peer: PeerId,
+    /// Its addresses, newest first.
+    pub addrs: Vec<Multiaddr>,
+}
+
+/// What a node should still know after a restart.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Peers of our own DHT, most recently seen first.
+    pub remembered: Vec<RememberedPeer>,
+    /// Provider records held for others.
+    pub records: Vec<u8>,
+}
+
+/// An error of the network.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetError {
+    /// The network could not be set up.
+    #[error("the network cannot be set up: {0}")]
+    Setup(String),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {addr}: {reason}")]
+    Listen {
+        /// The address.
+        addr: Multiaddr,
+        /// What the system said.
+        reason: String,
+    },
+    /// A peer cannot be reached.
+    #[error("cannot connect: {0}")]
+    Dial(String),
+    /// No address of the peer is known, here or in the DHT.
+    #[error("no address of peer {0} is known")]
+    NoAddress(PeerId),
+    /// The peer speaks, but not our protocol.
+    #[error("the peer does not speak {TRANSFER_PROTOCOL}")]
+    NotStorgo,
+    /// A stream could not be opened.
+    #[error("cannot open a stream: {0}")]
+    Stream(String),
+    /// The network has been shut down.
+    #[error("the network is shut down")]
+    Closed,
+}
+
+/// What happens in the network.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum NetEvent {
+    /// A peer is connected.
+    Connected {
+        /// Its id.
+        peer: PeerId,
+        /// Where it is.
+        addr: Multiaddr,
+    },
+    /// The last connection to a peer is gone.
+    Lost {
+        /// Its id.
+        peer: PeerId,
+    },
+    /// A peer has said that it speaks our DHT protocol.
+    DhtPeer {
+        /// Its id.
+        peer: PeerId,
+    },
+    /// We listen on an address.
+    Listening {
+        /// The address.
+        addr: Multiaddr,
+    },
+    /// A root was announced.
+    Announced {
+        /// The root.
+        cid: Cid,
+        /// Peers that took the record.
+        peers: u32,
+    },
+}
+
+/// A connected peer.
+#[derive(Debug, Clone)]
+pub struct PeerInfo {
+    /// Its id.
+    pub peer: PeerId,
+    /// The remote addresses of its connections.
+    pub addrs: Vec<Multiaddr>,
+    /// Round trip of the last ping.
+    pub rtt: Option<Duration>,
+    /// What it says it is.
+    pub agent: Option<String>,
+    /// Whether it speaks our DHT protocol.
+    pub dht: bool,
+}
+
+impl PeerInfo {
+    /// `tcp`, `quic` or `memory`, of the first connection.
+    pub fn transport(&self) -> &'static str {
+        use libp2p::multiaddr::Protocol;
+
+        let of = |part: Protocol<'_>| match part {
+            Protocol::QuicV1 | Protocol::Quic => Some("quic"),
+            Protocol::Tcp(_) => Some("tcp"),
+            Protocol::Memory(_) => Some("memory"),
+            _ => None,
+        };
+        self.addrs.first().and_then(|addr| addr.iter().find_map(of)).unwrap_or("unknown")
+    }
+
+    /// Whether all connections run over a relay.
+    pub fn relayed(&self) -> bool {
+        let relayed = |addr: &Multiaddr| addr.iter().any(|p| matches!(p, libp2p::multiaddr::Protocol::P2pCircuit));
+        !self.addrs.is_empty() && self.addrs.iter().all(relayed)
+    }
+}
+
+/// What everybody may look at without asking the task.
+#[derive(Default)]
+struct Shared {
+    peers: HashMap<PeerId, Peer>,
+    listen: Vec<Multiaddr>,
+    announced: u64,
+    queued: u64,
+}
+
+#[derive(Default)]
+struct Peer {
+    connections: HashMap<ConnectionId, Multiaddr>,
+    rtt: Option<Duration>,
+    agent: Option<String>,
+    dht: bool,
+}
+
+/// A handle on the running network.
+#[derive(Clone)]
+pub struct Net {
+    commands: mpsc::Sender<Command>,
+    shared: Arc<Mutex<Shared>>,
+    events: broadcast::Sender<NetEvent>,
+    local: PeerId,
+    task: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// Streams that peers open to us.
+pub type IncomingStreams = mpsc::Receiver<(PeerId, Stream)>;
+
+impl Net {
+    /// Starts the swarm; returns when it listens on every address asked for.
+    ///
+    /// # Errors
+    /// [`NetError::Listen`] names the address, for example of a port that is taken; [`NetError::Setup`].
+    pub async fn start(options: NetOptions) -> Result<(Self, IncomingStreams), NetError> {
+        let local = options.keypair.public().to_peer_id();
+        let (commands, queue) = mpsc::channel(COMMANDS);
+        let (incoming, streams) = mpsc::channel(INCOMING);
+        let (events, _) = broadcast::channel(EVENTS);
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let task = task::start(options, queue, incoming, Arc::clone(&shared), events.clone()).await?;
+        let task = Arc::new(Mutex::new(Some(tokio::spawn(task.run()))));
+        Ok((Self { commands, shared, events, local, task }, streams))
+    }
+
+    /// Our peer id.
+    pub fn peer_id(&self) -> PeerId {
+        self.local
+    }
+
+    /// Addresses at which we can be dialled, `/p2p/…` included.
+    pub fn listen_addrs(&self) -> Vec<Multiaddr> {
+        let with_id = |addr: &Multiaddr| addr.clone().with_p2p(self.local).unwrap_or_else(|addr| addr);
+        self.look(|shared| shared.listen.iter().map(with_id).collect())
+    }
+
+    fn look<T>(&self, read: impl FnOnce(&Shared) -> T) -> T {
+        read(&self.shared.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Connected peers.
+    pub fn connected(&self) -> Vec<PeerId> {
+        self.look(|shared| shared.peers.keys().copied().collect())
+    }
+
+    /// Connected peers, with everything known of them.
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        self.look(|shared| {
+            let describe = |(peer, state): (&PeerId, &Peer)| PeerInfo {
+                peer: *peer,
+                addrs: state.connections.values().cloned().collect(),
+                rtt: state.rtt,
+                agent: state.agent.clone(),
+                dht: state.dht,
+            };
+            shared.peers.iter().map(describe).collect()
+        })
+    }
+
+    /// Roots announced since start, and roots that wait for it.
+    pub fn announcements(&self) -> (u64, u64) {
+        self.look(|shared| (shared.announced, shared.queued))
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<NetEvent> {
+        self.events.subscribe()
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, NetError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| NetError::Closed)?;
+        answer.await.map_err(|_| NetError::Closed)
+    }
+
+    async fn tell(&self, command: Command) {
+        // After shutdown there is nobody to tell, and nothing to do.
+        drop(self.commands.send(command).await);
+    }
+
+    /// Connects to an address, with or without `/p2p/…`.
+    ///
+    /// # Errors
+    /// [`NetError::Dial`], [`NetError::Closed`].
+    pub async fn connect(&self, addr: Multiaddr) -> Result<PeerId, NetError> {
+        self.ask(|reply| Command::Connect { addr, reply }).await?
+    }
+
+    /// Opens a stream to a peer; connects first where there is no connection, by the addresses known here or in the
+    /// DHT.
+    ///
+    /// # Errors
+    /// [`NetError::Dial`], [`NetError::NoAddress`], [`NetError::NotStorgo`], [`NetError::Stream`].
+    pub async fn open(&self, peer: PeerId) -> Result<Stream, NetError> {
+        let mut tries = OPEN_TRIES;
+        loop {
+            tries -= 1;
+            match self.ask(|reply| Command::Open { peer, reply }).await {
+                // A connection can close between two steps of an open; the next try dials again.
+                Ok(Err(NetError::Stream(_))) | Err(NetError::Closed) if tries > 0 && !self.commands.is_closed() => {}
+                Ok(opened) => return opened,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Who announces a root: as they are found, until the question ends or the receiver is dropped.
+    pub async fn find_providers(&self, root: Cid) -> mpsc::Receiver<PeerId> {
+        let (found, providers) = mpsc::channel(256);
+        self.tell(Command::Providers { root, found }).await;
+        providers
+    }
+
+    /// Announces a root, now and again before the announcement expires.
+    pub async fn provide(&self, root: Cid) {
+        self.tell(Command::Provide { root }).await;
+    }
+
+    /// Ends the announcement of a root. Peers that have the record keep it until they are told: see
+    /// [`transfer`].
+    pub async fn unprovide(&self, root: Cid) {
+        self.tell(Command::Unprovide { root }).await;
+    }
+
+    /// Waits until a root that is [provided](Net::provide) has been announced; answers how many peers took the record.
+    ///
+    /// # Errors
+    /// [`NetError::Closed`], also where the root is not provided.
+    pub async fn announced(&self, root: Cid) -> Result<u32, NetError> {
+        self.ask(|reply| Command::Announced { root, reply }).await
+    }
+
+    /// The peers whose ids are closest to a root: those that hold its provider records.
+    ///
+    /// # Errors
+    /// [`NetError::Closed`].
+    pub async fn closest_peers(&self, root: Cid) -> Result<Vec<PeerId>, NetError> {
+        self.ask(|reply| Command::Closest { root, reply }).await
+    }
+
+    /// Drops the record that says that `peer` has `root`: for a peer that withdraws its own.
+    pub async fn drop_provider(&self, root: Cid, peer: PeerId) {
+        self.tell(Command::DropProvider { root, peer }).await;
+    }
+
+    /// What to keep for the next start.
+    ///
+    /// # Errors
+    /// [`NetError::Closed`].
+    pub async fn snapshot(&self) -> Result<Snapshot, NetError> {
+        self.ask(|reply| Command::Snapshot { reply }).await
+    }
+
+    /// Closes all connections and ends the task.
+    pub async fn shutdown(&self) {
+        self.tell(Command::Shutdown).await;
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            drop(task.await);
+        }
+    }
+}

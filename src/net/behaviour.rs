@@ -1,0 +1,118 @@
+//! Everything that the swarm does, side by side.
+
+use std::{io, time::Duration};
+
+use libp2p::{
+    PeerId, StreamProtocol, autonat, dcutr, identify,
+    identity::Keypair,
+    kad, mdns, ping, relay,
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+};
+use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
+
+use super::{NetError, NetOptions, TRANSFER_PROTOCOL, records::Records, streams::{Incoming, Streams}};
+use crate::content::secret::MembershipKey;
+
+/// How long a provider record lives.
+const PROVIDER_TTL: Duration = Duration::from_secs(48 * 3600);
+/// How long one question to the DHT may take.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
+
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    // First: it may refuse a connection before anything else sees it.
+    limits: connection_limits::Behaviour,
+    pub(super) streams: Streams,
+    pub(super) kad: kad::Behaviour<Records>,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+    relay_client: relay::client::Behaviour,
+    relay_server: Toggle<relay::Behaviour>,
+    dcutr: dcutr::Behaviour,
+    autonat_client: autonat::v2::client::Behaviour,
+    autonat_server: autonat::v2::server::Behaviour,
+}
+
+/// The name of the DHT protocol: a cluster has one of its own, so that a stranger's node is never asked.
+pub(super) fn kad_protocol(membership: Option<&MembershipKey>) -> StreamProtocol {
+    match membership {
+        None => StreamProtocol::new("/storgo/kad/1.0.0"),
+        Some(key) => {
+            let tag = data_encoding::HEXLOWER.encode(&key.derive("storgo v1 kad protocol").as_bytes()[..8]);
+            StreamProtocol::try_from_owned(format!("/storgo/kad/1.0.0/{tag}")).expect("it begins with a slash")
+        }
+    }
+}
+
+impl Behaviour {
+    pub(super) fn new(
+        options: &NetOptions,
+        keypair: &Keypair,
+        relay_client: relay::client::Behaviour,
+        incoming: tokio::sync::mpsc::Sender<Incoming>,
+    ) -> Result<Self, NetError> {
+        let local = keypair.public().to_peer_id();
+        let limits = ConnectionLimits::default()
+            .with_max_established(Some(options.max_connections))
+            .with_max_established_per_peer(Some(4))
+            .with_max_pending_incoming(Some(options.max_connections))
+            .with_max_pending_outgoing(Some(options.max_connections));
+        let identify = identify::Config::new("/storgo/1.0.0".into(), keypair.public())
+            .with_agent_version(concat!("storgo/", env!("CARGO_PKG_VERSION")).into());
+        Ok(Self {
+            limits: connection_limits::Behaviour::new(limits),
+            streams: Streams::new(TRANSFER_PROTOCOL, incoming),
+            kad: kademlia(options, local),
+            identify: identify::Behaviour::new(identify),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
+            mdns: multicast(options, local).map_err(|e| NetError::Setup(format!("mDNS: {e}")))?,
+            relay_client,
+            relay_server: options.relay_server.then(|| relay::Behaviour::new(local, relay_config())).into(),
+            dcutr: dcutr::Behaviour::new(local),
+            autonat_client: autonat::v2::client::Behaviour::default(),
+            autonat_server: autonat::v2::server::Behaviour::default(),
+        })
+    }
+}
+
+fn kademlia(options: &NetOptions, local: PeerId) -> kad::Behaviour<Records> {
+    let mut config = kad::Config::new(kad_protocol(options.membership.as_ref()));
+    config
+        .set_query_timeout(QUERY_TIMEOUT)
+        .set_provider_record_ttl(Some(PROVIDER_TTL))
+        // Announcements are spread over time by `announce`, a few at once.
+        .set_provider_publication_interval(None)
+        .set_publication_interval(None)
+        .set_replication_interval(None)
+        .set_record_filtering(kad::StoreInserts::Unfiltered);
+    let mut records = Records::new(local);
+    records.restore(&options.records, std::time::Instant::now());
+    let mut kad = kad::Behaviour::with_config(local, records, config);
+    // A node in a private network never gets an address confirmed, and serves its own swarm all the same.
+    kad.set_mode(Some(kad::Mode::Server));
+    kad
+}
+
+/// A relay for files, not for a chat: two hours and 1 GiB for each circuit.
+fn relay_config() -> relay::Config {
+    relay::Config {
+        max_circuit_duration: Duration::from_secs(2 * 3600),
+        max_circuit_bytes: 1 << 30,
+        ..relay::Config::default()
+    }
+}
+
+/// A machine without a multicast interface is no error: it finds its peers another way.
+fn multicast(options: &NetOptions, local: PeerId) -> io::Result<Toggle<mdns::tokio::Behaviour>> {
+    if !options.mdns {
+        return Ok(None.into());
+    }
+    match mdns::tokio::Behaviour::new(mdns::Config::default(), local) {
+        Ok(behaviour) => Ok(Some(behaviour).into()),
+        Err(e) => {
+            tracing::warn!("peers on the local network cannot be found by mDNS: {e}");
+            Ok(None.into())
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! How bytes get from node to node: TCP with Noise and Yamux, QUIC, relays, DNS names; memory for tests.
+
+use std::{io, time::Duration};
+
+use libp2p::{
+    PeerId, Transport, dns,
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, MemoryTransport, OrTransport},
+        upgrade::Version,
+    },
+    identity::Keypair,
+    noise, quic, relay, tcp,
+};
+
+use super::{NetError, mux::Bulk, proof};
+use crate::content::secret::MembershipKey;
+
+/// How long a connection may take until it is ready.
+const SETUP: Duration = Duration::from_secs(15);
+
+/// All transports as one.
+pub(super) fn build(
+    keypair: &Keypair,
+    membership: Option<&MembershipKey>,
+    relay: relay::client::Transport,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NetError> {
+    let noise = noise_config(keypair, membership)?;
+    let local = keypair.public().to_peer_id();
+    let plain = OrTransport::new(
+        tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)),
+        OrTransport::new(relay, MemoryTransport::new()),
+    );
+    let upgraded = plain
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise)
+        .multiplex(Bulk)
+        .timeout(SETUP)
+        .map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)));
+    let membership = membership.cloned();
+    let quic = quic::tokio::Transport::new(quic::Config::new(keypair))
+        .map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)))
+        .and_then(move |connection, endpoint| proof::run(membership.clone(), local, connection, endpoint));
+    let both = OrTransport::new(quic, upgraded).map(|either, _| either.into_inner());
+    Ok(with_names(both)?.map(|connection, _| connection).boxed())
+}
+
+fn noise_config(keypair: &Keypair, membership: Option<&MembershipKey>) -> Result<noise::Config, NetError> {
+    let config = noise::Config::new(keypair).map_err(|e| NetError::Setup(e.to_string()))?;
+    Ok(match membership {
+        Some(key) => config.with_prologue(key.derive("storgo v1 noise prologue").as_bytes().to_vec()),
+        None => config,
+    })
+}
+
+/// DNS names by the system's resolver; where the system names none, by the hosts file alone.
+fn with_names<T>(inner: T) -> Result<dns::tokio::Transport<T>, NetError>
+where
+    T: Transport + Send + Unpin + 'static,
+    T::Dial: Send,
+    T::Error: Send,
+{
+    let setup = |e: io::Error| NetError::Setup(format!("DNS: {e}"));
+    if std::fs::exists("/etc/resolv.conf").unwrap_or(false) {
+        return dns::tokio::Transport::system(inner).map_err(setup);
+    }
+    Ok(dns::tokio::Transport::custom(inner, dns::ResolverConfig::default(), dns::ResolverOpts::default()))
+}
