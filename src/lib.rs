@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 pub mod content;
+pub mod fetch;
 pub mod net;
 pub mod store;
 pub mod wire;

@@ -161,7 +161,7 @@ impl Store {
     /// [`StoreError::Corrupt`] where it was here and is damaged: it is set aside, and missing from now on.
     pub fn get(&self, cid: &Cid) -> Result<Option<Vec<u8>>, StoreError> {
         let digest = cid.digest();
-        let Some(row) = self.inner.index.row(digest)? else { return Ok(None) };
+        let Some(row) = self.inner.index.row(digest)? else { return self.adopt_cached(cid) };
         let bytes = match row.place {
             Place::Missing => return Ok(None),
             Place::Inline => self.inner.index.inline(digest)?,
@@ -189,6 +189,21 @@ impl Store {
                 Ok(None)
             }
         }
+    }
+
+    /// A block that the index does not know, and that is there: fetched or stored just before a crash. It is worth
+    /// keeping, as cache.
+    fn adopt_cached(&self, cid: &Cid) -> Result<Option<Vec<u8>>, StoreError> {
+        let digest = *cid.digest();
+        let Some(len) = self.inner.disk.len(&digest).and_then(|len| u32::try_from(len).ok()) else { return Ok(None) };
+        let bytes = self.inner.disk.read(&digest, len)?;
+        let Some(bytes) = bytes.filter(|bytes| cid.matches(bytes)) else { return Ok(None) };
+        let arrival = writer::Arrival { digest, codec: cid.codec(), len, inline: None };
+        self.inner.writer.post(move |tables| match tables.row(&digest)? {
+            Some(_) => Ok(()),
+            None => tables.arrive(&arrival, true, unix_ms()),
+        });
+        Ok(Some(bytes))
     }
 
     /// Whether the index lists a block as present. Its bytes are not looked at.

@@ -83,6 +83,11 @@ fn file_of(store: &Store, cid: &Cid) -> PathBuf {
     store.inner.disk.path(cid.digest())
 }
 
+/// Waits until changes that nobody waits for are made.
+fn settle(store: &Store) {
+    store.set_meta("settled", &[]).expect("set");
+}
+
 const LONG: usize = 40_000;
 
 #[test]
@@ -238,6 +243,7 @@ fn the_cache_is_evictable_and_gives_way() {
     for n in 1..10 {
         let (cid, bytes) = block(n, LONG);
         store.put_cached(&cid, &bytes).expect("cached");
+        settle(&store);
         assert!(store.get(&cid).expect("read") == Some(bytes));
     }
     assert_eq!(store.usage().cached_bytes, 3 * len);
@@ -256,11 +262,13 @@ fn a_cached_block_that_a_crash_cut_short_just_counts_as_missing() {
     let store = open(&dir);
     let (cid, bytes) = block(1, LONG);
     store.put_cached(&cid, &bytes).expect("cached");
+    settle(&store);
     fs::write(file_of(&store, &cid), []).expect("emptied");
     assert!(matches!(store.get(&cid), Ok(None)));
     assert_eq!((store.usage().cached_bytes, store.usage().quarantined), (0, 0));
     // A file that is stored for good does not rest on a cached copy.
     store.put_cached(&cid, &bytes).expect("cached");
+    settle(&store);
     fs::write(file_of(&store, &cid), []).expect("emptied");
     store_all(&store, &[(cid, bytes.clone())]);
     assert!(store.get(&cid).expect("read") == Some(bytes));

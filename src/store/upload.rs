@@ -108,13 +108,15 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoSpace`], [`StoreError::Io`], [`StoreError::Index`].
     pub fn put_cached(&self, cid: &Cid, bytes: &[u8]) -> Result<(), StoreError> {
+        let over = (self.usage().cached_bytes + bytes.len() as u64).saturating_sub(self.inner.options.cache_size);
+        if over > 0 {
+            self.evict(over)?;
+        }
         let digest = *cid.digest();
         self.inner.pins.pin(digest);
         let put = self.put_pinned_cached(cid, bytes);
         self.inner.pins.unpin([&digest]);
-        put?;
-        let over = self.usage().cached_bytes.saturating_sub(self.inner.options.cache_size);
-        if over > 0 { self.evict(over) } else { Ok(()) }
+        put
     }
 
     fn put_pinned_cached(&self, cid: &Cid, bytes: &[u8]) -> Result<(), StoreError> {
@@ -129,7 +131,11 @@ impl Store {
         if let Some(folder) = folder.filter(|_| needed) {
             self.inner.disk.sync_folders(&HashSet::from([folder]))?;
         }
-        self.inner.writer.run(move |tables| tables.arrive(&arrival, !needed, unix_ms()))
+        if needed {
+            return self.inner.writer.run(move |tables| tables.arrive(&arrival, false, unix_ms()));
+        }
+        self.inner.writer.post(move |tables| tables.arrive(&arrival, true, unix_ms()));
+        Ok(())
     }
 }
 

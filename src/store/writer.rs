@@ -3,9 +3,10 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
@@ -24,6 +25,8 @@ use crate::content::{
 const BATCH: usize = 256;
 /// Digests per part of a root's list.
 pub(super) const LIST_PART: usize = 4096;
+/// Changes that nobody waits for are synced after this long.
+const SYNC_AFTER: Duration = Duration::from_secs(1);
 const STATS: &str = "stats";
 
 /// A change. It may run twice: where a batch fails, each change is tried again by itself.
@@ -89,22 +92,39 @@ impl Drop for Writer {
 }
 
 fn create_tables(db: &Database) -> Result<Usage, StoreError> {
-    let write = begin(db)?;
+    let write = begin(db, Durability::Immediate)?;
     let stats = Tables::open(&write)?.stats;
     write.commit().map_err(StoreError::index)?;
     Ok(stats.usage())
 }
 
-fn begin(db: &Database) -> Result<WriteTransaction, StoreError> {
+fn begin(db: &Database, durability: Durability) -> Result<WriteTransaction, StoreError> {
     let mut write = db.begin_write().map_err(StoreError::index)?;
-    write.set_durability(Durability::Immediate).map_err(|e| StoreError::Index(e.to_string()))?;
     // Opening after a crash then takes no walk through the whole index.
-    write.set_quick_repair(true);
+    write.set_quick_repair(matches!(durability, Durability::Immediate));
+    write.set_durability(durability).map_err(|e| StoreError::Index(e.to_string()))?;
     Ok(write)
 }
 
 fn run(db: &Database, queue: &Receiver<Job>, usage: &Mutex<Usage>) {
-    while let Ok(first) = queue.recv() {
+    // Changes that nobody waits for are not synced one by one: since when there are some.
+    let mut unsynced: Option<Instant> = None;
+    loop {
+        let next = match unsynced {
+            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(since) => queue.recv_timeout(SYNC_AFTER.saturating_sub(since.elapsed())),
+        };
+        let first = match next {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => {
+                sync(db, usage, &mut unsynced);
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                sync(db, usage, &mut unsynced);
+                return;
+            }
+        };
         let mut batch = vec![first];
         while batch.len() < BATCH {
             match queue.try_recv() {
@@ -112,11 +132,16 @@ fn run(db: &Database, queue: &Receiver<Job>, usage: &Mutex<Usage>) {
                 Err(_) => break,
             }
         }
-        let together = apply(db, &mut batch, usage);
+        let waited_for = batch.iter().any(|job| job.done.is_some());
+        let overdue = unsynced.is_some_and(|since| since.elapsed() >= SYNC_AFTER);
+        let synced = waited_for || overdue;
+        let durability = if synced { Durability::Immediate } else { Durability::None };
+        unsynced = if synced { None } else { unsynced.or_else(|| Some(Instant::now())) };
+        let together = apply(db, &mut batch, usage, durability);
         let alone = together.is_err() && batch.len() > 1;
         for mut job in batch {
             let result = match &together {
-                Err(_) if alone => apply(db, std::slice::from_mut(&mut job), usage),
+                Err(_) if alone => apply(db, std::slice::from_mut(&mut job), usage, durability),
                 Err(error) => Err(error.again()),
                 Ok(()) => Ok(()),
             };
@@ -129,8 +154,22 @@ fn run(db: &Database, queue: &Receiver<Job>, usage: &Mutex<Usage>) {
     }
 }
 
-fn apply(db: &Database, jobs: &mut [Job], usage: &Mutex<Usage>) -> Result<(), StoreError> {
-    let write = begin(db)?;
+/// Makes durable what was changed without a sync.
+fn sync(db: &Database, usage: &Mutex<Usage>, unsynced: &mut Option<Instant>) {
+    if unsynced.take().is_some()
+        && let Err(error) = apply(db, &mut [], usage, Durability::Immediate)
+    {
+        tracing::warn!("the index could not be synced: {error}");
+    }
+}
+
+fn apply(
+    db: &Database,
+    jobs: &mut [Job],
+    usage: &Mutex<Usage>,
+    durability: Durability,
+) -> Result<(), StoreError> {
+    let write = begin(db, durability)?;
     let stats = {
         let mut tables = Tables::open(&write)?;
         for job in jobs {

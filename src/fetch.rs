@@ -1,0 +1,87 @@
+//! The download scheduler: one root, all its providers at once.
+//!
+//! ```text
+//! block ─ here already? ─▶ done
+//!   └─ Session: providers (connected peers at once, the DHT beside) ─ the one that should be done first ─▶ Transfers
+//!         ├─ slow: asked a second one as well, the first good answer counts
+//!         ├─ lost, missing: another one        ├─ one bad block: never asked again
+//!         └─ SHA-1, caller's own check, cache: one job on a thread that may block
+//! ```
+//! A provider's turn is decided by what it has to do already and how fast it was so far. Blocks are kept as cache when
+//! they are complete, so whatever was fetched once is there when a read is tried again.
+
+mod providers;
+mod session;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+
+use crate::{
+    content::cid::Cid,
+    net::transfer::Transfers,
+    store::{Store, StoreError},
+};
+pub use session::Session;
+
+/// Memory for blocks on their way to readers, over all sessions, in KiB.
+const WINDOW_KIB: usize = 40 << 10;
+/// Blocks of one session on their way at a time.
+pub const READ_AHEAD: usize = 20;
+
+/// Why a block could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// Peers were asked, and nobody has it.
+    #[error("{cid} is not here, and no peer that can be reached has it")]
+    NotFound {
+        /// The block.
+        cid: Cid,
+    },
+    /// Nothing arrived for as long as the reader was ready to wait.
+    #[error("nothing arrived for {} s: block {cid} is still missing", waited.as_secs())]
+    Timeout {
+        /// The block.
+        cid: Cid,
+        /// How long.
+        waited: Duration,
+    },
+    /// No good copy is left.
+    #[error("no good copy of block {cid} was found: what peers and the disk hold is not what its name says")]
+    Corrupt {
+        /// The block.
+        cid: Cid,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A thread of ours panicked.
+    #[error("a worker failed")]
+    Worker,
+}
+
+/// Makes sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct Fetcher {
+    store: Store,
+    transfers: Transfers,
+    window: Arc<Semaphore>,
+}
+
+impl Fetcher {
+    /// A scheduler over a store and the network.
+    pub fn new(store: Store, transfers: Transfers) -> Self {
+        Self { store, transfers, window: Arc::new(Semaphore::new(WINDOW_KIB)) }
+    }
+
+    /// Begins to read what belongs to a root. `timeout`: how long to wait without anything arriving.
+    pub fn session(&self, root: Cid, timeout: Duration) -> Session {
+        Session::new(self.clone(), root, timeout)
+    }
+
+    /// The transfers below.
+    pub fn transfers(&self) -> &Transfers {
+        &self.transfers
+    }
+}

@@ -1,0 +1,159 @@
+//! The providers of one root: who they are, what they have to do, how fast they are. No I/O.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use libp2p::PeerId;
+
+use crate::content::cid::Cid;
+
+/// Rate that a provider is taken to have before it was measured, in bytes per second: optimistic, so that it is tried.
+const FIRST_RATE: f64 = 50e6;
+/// Bytes that one provider is asked for at a time. It sends them in order, so more only makes its loss more costly.
+const OUTSTANDING: u64 = 8 << 20;
+/// A provider that was lost is asked again after this long.
+const REST: Duration = Duration::from_secs(3);
+
+#[derive(Debug)]
+struct Provider {
+    /// Bytes per second, averaged.
+    rate: f64,
+    outstanding: u64,
+    /// Since when it has had something to do without a pause.
+    busy_since: Option<Instant>,
+    lacks: HashSet<Cid>,
+    rests_until: Option<Instant>,
+}
+
+/// Who can be asked.
+#[derive(Debug, Default)]
+pub(super) struct Providers {
+    known: HashMap<PeerId, Provider>,
+    banned: HashSet<PeerId>,
+}
+
+impl Providers {
+    /// Adds a provider; answers whether it is new.
+    pub(super) fn add(&mut self, peer: PeerId) -> bool {
+        if self.banned.contains(&peer) || self.known.contains_key(&peer) {
+            return false;
+        }
+        let provider = Provider {
+            rate: FIRST_RATE,
+            outstanding: 0,
+            busy_since: None,
+            lacks: HashSet::new(),
+            rests_until: None,
+        };
+        self.known.insert(peer, provider);
+        true
+    }
+
+    /// Picks who should have the block first, and notes that it is asked. `besides`: who is asked already.
+    pub(super) fn pick(&mut self, cid: &Cid, len: u64, besides: &[PeerId], now: Instant) -> Option<PeerId> {
+        let able = self.known.iter_mut().filter(|(peer, provider)| {
+            !besides.contains(peer)
+                && !provider.lacks.contains(cid)
+                && provider.rests_until.is_none_or(|until| until <= now)
+                && (provider.outstanding == 0 || provider.outstanding + len <= OUTSTANDING)
+        });
+        #[allow(clippy::cast_precision_loss)]
+        let done_in = |provider: &Provider| (provider.outstanding + len) as f64 / provider.rate;
+        let (peer, provider) = able.min_by(|(_, a), (_, b)| done_in(a).total_cmp(&done_in(b)))?;
+        provider.outstanding += len;
+        provider.busy_since.get_or_insert(now);
+        Some(*peer)
+    }
+
+    /// Whether anybody might still have the block, now or when it is free again.
+    pub(super) fn may_have(&self, cid: &Cid) -> bool {
+        self.known.values().any(|provider| !provider.lacks.contains(cid))
+    }
+
+    /// When the next resting provider may be asked again.
+    pub(super) fn next_rested(&self, now: Instant) -> Option<Instant> {
+        self.known.values().filter_map(|provider| provider.rests_until).filter(|until| *until > now).min()
+    }
+
+    /// An answer of `len` bytes has come. `took`: since it was asked.
+    pub(super) fn gave(&mut self, peer: &PeerId, asked: u64, len: u64, now: Instant) {
+        let Some(provider) = self.known.get_mut(peer) else { return };
+        // Answers come one after the other: the time since the last one is what this one took.
+        let took = provider.busy_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        if len > 0 {
+            #[allow(clippy::cast_precision_loss)]
+            let rate = len as f64 / took.as_secs_f64().max(1e-4);
+            provider.rate = provider.rate * 0.8 + rate * 0.2;
+        }
+        provider.outstanding = provider.outstanding.saturating_sub(asked);
+        provider.busy_since = (provider.outstanding > 0).then_some(now);
+    }
+
+    /// It does not have this block.
+    pub(super) fn lacks(&mut self, peer: &PeerId, cid: Cid) {
+        if let Some(provider) = self.known.get_mut(peer) {
+            provider.lacks.insert(cid);
+        }
+    }
+
+    /// It cannot be reached, or is too slow: it rests.
+    pub(super) fn lost(&mut self, peer: &PeerId, now: Instant) {
+        if let Some(provider) = self.known.get_mut(peer) {
+            provider.rests_until = Some(now + REST);
+            provider.rate = (provider.rate / 2.0).max(1000.0);
+        }
+    }
+
+    /// It sent what is not true: never again.
+    pub(super) fn ban(&mut self, peer: PeerId) {
+        self.known.remove(&peer);
+        self.banned.insert(peer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::cid::Codec;
+
+    #[test]
+    fn work_goes_where_it_is_done_first() {
+        let (slow, fast) = (PeerId::random(), PeerId::random());
+        let mut providers = Providers::default();
+        providers.add(slow);
+        providers.add(fast);
+        let start = Instant::now();
+        for (peer, millis) in [(slow, 1000), (fast, 10)] {
+            for n in 0..20 {
+                let at = start + Duration::from_millis(millis * n);
+                let provider = providers.known.get_mut(&peer).expect("known");
+                provider.busy_since = Some(at);
+                providers.gave(&peer, 0, 1 << 20, at + Duration::from_millis(millis));
+            }
+        }
+        let cid = Cid::of(Codec::Raw, b"x");
+        let picks: Vec<_> = (0..7).filter_map(|_| providers.pick(&cid, 1 << 20, &[], start)).collect();
+        assert!(picks.iter().all(|peer| *peer == fast), "a hundred times as fast");
+        assert_eq!(providers.pick(&cid, 1 << 20, &[fast], start), Some(slow));
+    }
+
+    #[test]
+    fn who_lies_is_out_and_who_lacks_is_passed_over() {
+        let (a, b) = (PeerId::random(), PeerId::random());
+        let mut providers = Providers::default();
+        assert!(providers.add(a) && providers.add(b) && !providers.add(a));
+        let cid = Cid::of(Codec::Raw, b"x");
+        let now = Instant::now();
+        providers.lacks(&a, cid);
+        assert_eq!(providers.pick(&cid, 1, &[], now), Some(b));
+        providers.ban(b);
+        assert!(!providers.add(b));
+        assert_eq!((providers.pick(&cid, 1, &[], now), providers.may_have(&cid)), (None, false));
+        let other = Cid::of(Codec::Raw, b"y");
+        providers.lost(&a, now);
+        assert_eq!((providers.pick(&other, 1, &[], now), providers.may_have(&other)), (None, true));
+        assert_eq!(providers.pick(&other, 1, &[], now + REST), Some(a));
+    }
+}

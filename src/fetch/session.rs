@@ -1,0 +1,345 @@
+//! Reading one root.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use libp2p::{
+    PeerId,
+    futures::{StreamExt, stream::FuturesUnordered},
+};
+use tokio::sync::{Notify, Semaphore, broadcast::error::RecvError};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{FetchError, Fetcher, providers::Providers};
+use crate::{
+    content::cid::Cid,
+    net::{NetEvent, transfer::Failure},
+    store::StoreError,
+    wire::MAX_BLOCK,
+};
+
+/// A provider that has not answered for this long is doubled by another one, where there is one.
+const HEDGE: Duration = Duration::from_millis(1200);
+/// Pause between two questions to the DHT.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// Rounds of asking after which a root that nobody has is given up.
+const ROUNDS: u32 = 2;
+/// Connected peers that are asked without being known as providers.
+const ASK_CONNECTED: usize = 32;
+/// Bad copies of one block after which it is given up.
+const BAD_COPIES: u32 = 8;
+
+/// Reads the blocks of one root. Clones share providers and what is known of them.
+#[derive(Clone)]
+pub struct Session {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    fetcher: Fetcher,
+    root: Cid,
+    timeout: Duration,
+    state: Arc<State>,
+    /// Who sent what is in the cache, as long as its content may still turn out to be wrong.
+    senders: Mutex<HashMap<Cid, PeerId>>,
+    /// Blocks on their way: who wants the same one waits.
+    flights: Mutex<HashMap<Cid, Weak<Semaphore>>>,
+    discovery: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+struct State {
+    providers: Mutex<Providers>,
+    /// Something has changed that may help who waits.
+    changed: Notify,
+    progress: Mutex<Instant>,
+    rounds: Mutex<u32>,
+}
+
+impl State {
+    fn providers<T>(&self, change: impl FnOnce(&mut Providers) -> T) -> T {
+        change(&mut self.providers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, peer: PeerId) {
+        if self.providers(|providers| providers.add(peer)) {
+            self.changed.notify_waiters();
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn new(fetcher: Fetcher, root: Cid, timeout: Duration) -> Self {
+        let state = State {
+            providers: Mutex::default(),
+            changed: Notify::new(),
+            progress: Mutex::new(Instant::now()),
+            rounds: Mutex::new(0),
+        };
+        Self {
+            inner: Arc::new(Inner {
+                fetcher,
+                root,
+                timeout,
+                state: Arc::new(state),
+                senders: Mutex::default(),
+                flights: Mutex::default(),
+                discovery: Mutex::default(),
+            }),
+        }
+    }
+
+    /// One block, checked against its CID: from the store, or from whoever gives it first.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub async fn block(&self, cid: &Cid, len: Option<u32>) -> Result<Vec<u8>, FetchError> {
+        // Holding the flight keeps others who want the same block waiting until it is in the store.
+        let flight = self.flight(cid);
+        let _turn = flight.acquire().await;
+        if let Some(block) = self.stored(*cid).await? {
+            return Ok(block);
+        }
+        self.discover();
+        self.fetch(*cid, len).await
+    }
+
+    /// Memory for a block that is about to be read, over all sessions. Held until the reader has it.
+    pub async fn room(&self, len: u32) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        let window = Arc::clone(&self.inner.fetcher.window);
+        window.acquire_many_owned((len >> 10) + 1).await.ok()
+    }
+
+    /// The block's name is right and its content is not: sets it aside, and never asks again who sent it.
+    pub async fn reject(&self, cid: &Cid) {
+        let sender = self.inner.senders.lock().unwrap_or_else(PoisonError::into_inner).remove(cid);
+        if let Some(peer) = sender {
+            tracing::warn!(%peer, %cid, "a peer sent a forged block");
+            self.inner.state.providers(|providers| providers.ban(peer));
+        }
+        let (store, cid) = (self.inner.fetcher.store.clone(), *cid);
+        let aside = tokio::task::spawn_blocking(move || store.quarantine(&cid, "its content is not what its key says"));
+        if let Ok(Err(error)) = aside.await {
+            tracing::warn!(%cid, "a forged block could not be set aside: {error}");
+        }
+    }
+
+    fn flight(&self, cid: &Cid) -> Arc<Semaphore> {
+        let mut flights = self.inner.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(cid).and_then(Weak::upgrade) {
+            return flight;
+        }
+        if flights.len() > 1024 {
+            flights.retain(|_, flight| flight.strong_count() > 0);
+        }
+        let flight = Arc::new(Semaphore::new(1));
+        flights.insert(*cid, Arc::downgrade(&flight));
+        flight
+    }
+
+    async fn stored(&self, cid: Cid) -> Result<Option<Vec<u8>>, FetchError> {
+        let store = self.inner.fetcher.store.clone();
+        match tokio::task::spawn_blocking(move || store.get(&cid)).await.map_err(|_| FetchError::Worker)? {
+            Ok(block) => Ok(block),
+            // Set aside; peers may have a good one.
+            Err(StoreError::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Fetches a block from providers until one gives it, or the session's time is over.
+    async fn fetch(&self, cid: Cid, len: Option<u32>) -> Result<Vec<u8>, FetchError> {
+        let state = &self.inner.state;
+        let weight = u64::from(len.unwrap_or(64 << 10));
+        let mut tries = FuturesUnordered::new();
+        let mut asked: Vec<PeerId> = Vec::new();
+        let mut bad = 0;
+        // When the one who was asked counts as slow.
+        let mut hedge_at: Option<Instant> = None;
+        self.progressed_if_idle();
+        loop {
+            // Registered before looking, so that nothing that changes in between is missed.
+            let changed = state.changed.notified();
+            let mut changed = std::pin::pin!(changed);
+            changed.as_mut().enable();
+            let slow = hedge_at.is_some_and(|at| at <= Instant::now());
+            if tries.is_empty() || (slow && tries.len() == 1) {
+                let picked = state.providers(|providers| providers.pick(&cid, weight, &asked, Instant::now()));
+                if let Some(peer) = picked {
+                    asked.push(peer);
+                    tries.push(self.ask(peer, cid, len, weight));
+                    hedge_at = (tries.len() == 1).then(|| Instant::now() + HEDGE);
+                } else if slow {
+                    // Nobody else can be asked now; whoever comes free wakes this loop.
+                    hedge_at = Some(Instant::now() + HEDGE);
+                }
+            }
+            if tries.is_empty() && self.given_up(&cid) {
+                return Err(if bad > 0 { FetchError::Corrupt { cid } } else { FetchError::NotFound { cid } });
+            }
+            let deadline = self.deadline();
+            let wake = self.wake(deadline, hedge_at);
+            tokio::select! {
+                Some((peer, answer)) = tries.next(), if !tries.is_empty() => {
+                    asked.retain(|known| *known != peer);
+                    match answer {
+                        Ok(block) => match self.keep(cid, block, peer).await? {
+                            Some(block) => return Ok(block),
+                            None => bad += 1,
+                        },
+                        Err(Failure::Violation) => bad += 1,
+                        Err(_) => {}
+                    }
+                    if bad >= BAD_COPIES {
+                        return Err(FetchError::Corrupt { cid });
+                    }
+                }
+                () = &mut changed => {}
+                () = tokio::time::sleep_until(wake.into()) => {
+                    if Instant::now() >= self.deadline() {
+                        return Err(FetchError::Timeout { cid, waited: self.inner.timeout });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks one provider, and notes what comes of it.
+    async fn ask(
+        &self,
+        peer: PeerId,
+        cid: Cid,
+        len: Option<u32>,
+        weight: u64,
+    ) -> (PeerId, Result<Vec<u8>, Failure>) {
+        // Given back also where the asker goes away.
+        let mut turn = Turn { state: &self.inner.state, peer, weight, got: 0 };
+        let answer = self.inner.fetcher.transfers.get(peer, cid, len).await;
+        match &answer {
+            Ok(block) => {
+                turn.got = block.len() as u64;
+                *self.inner.state.progress.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            }
+            Err(Failure::Missing) => self.inner.state.providers(|providers| providers.lacks(&peer, cid)),
+            Err(Failure::Lost | Failure::Busy) => {
+                self.inner.state.providers(|providers| providers.lost(&peer, Instant::now()));
+            }
+            Err(Failure::Violation) => {
+                tracing::warn!(%peer, "a peer breaks the transfer protocol and is not asked again");
+                self.inner.state.providers(|providers| providers.ban(peer));
+            }
+        }
+        (peer, answer)
+    }
+
+    /// Checks a block and keeps it; none where it is not what its name says.
+    async fn keep(&self, cid: Cid, block: Vec<u8>, peer: PeerId) -> Result<Option<Vec<u8>>, FetchError> {
+        let store = self.inner.fetcher.store.clone();
+        let kept = tokio::task::spawn_blocking(move || {
+            if block.len() > MAX_BLOCK as usize || !cid.matches(&block) {
+                return None;
+            }
+            // A full disk must not keep a reader from reading: then it is not kept.
+            if let Err(error) = store.put_cached(&cid, &block) {
+                tracing::debug!(%cid, "not kept in the cache: {error}");
+            }
+            Some(block)
+        });
+        let kept = kept.await.map_err(|_| FetchError::Worker)?;
+        if kept.is_some() {
+            let mut senders = self.inner.senders.lock().unwrap_or_else(PoisonError::into_inner);
+            if senders.len() > 4096 {
+                senders.clear();
+            }
+            senders.insert(cid, peer);
+        } else {
+            tracing::warn!(%peer, %cid, "a peer sent a bad block and is not asked again");
+            self.inner.state.providers(|providers| providers.ban(peer));
+        }
+        Ok(kept)
+    }
+
+    fn deadline(&self) -> Instant {
+        *self.inner.state.progress.lock().unwrap_or_else(PoisonError::into_inner) + self.inner.timeout
+    }
+
+    /// A reader that paused has not waited for the network: its time begins when it asks.
+    fn progressed_if_idle(&self) {
+        let mut progress = self.inner.state.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if progress.elapsed() >= self.inner.timeout {
+            *progress = Instant::now();
+        }
+    }
+
+    fn wake(&self, deadline: Instant, hedge_at: Option<Instant>) -> Instant {
+        let now = Instant::now();
+        let rested = self.inner.state.providers(|providers| providers.next_rested(now));
+        [Some(deadline), rested, hedge_at].into_iter().flatten().min().unwrap_or(deadline)
+    }
+
+    /// Whether everybody has been asked, more than once, and nobody can have it.
+    fn given_up(&self, cid: &Cid) -> bool {
+        let rounds = *self.inner.state.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        rounds >= ROUNDS
+            && !self.inner.fetcher.transfers.net().connected().is_empty()
+            && !self.inner.state.providers(|providers| providers.may_have(cid))
+    }
+
+    /// Begins to look for providers, once per session.
+    fn discover(&self) {
+        let mut discovery = self.inner.discovery.lock().unwrap_or_else(PoisonError::into_inner);
+        if discovery.is_some() {
+            return;
+        }
+        let net = self.inner.fetcher.transfers.net();
+        for peer in net.connected().into_iter().take(ASK_CONNECTED) {
+            self.inner.state.add(peer);
+        }
+        let search = search(net.clone(), self.inner.root, Arc::clone(&self.inner.state));
+        *discovery = Some(AbortOnDropHandle::new(tokio::spawn(search)));
+    }
+}
+
+/// One question to one provider.
+struct Turn<'a> {
+    state: &'a State,
+    peer: PeerId,
+    weight: u64,
+    got: u64,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.state.providers(|providers| providers.gave(&self.peer, self.weight, self.got, Instant::now()));
+        self.state.changed.notify_waiters();
+    }
+}
+
+/// Looks for providers as long as the session lives: in the DHT again and again, and among peers that come.
+async fn search(net: crate::net::Net, root: Cid, state: Arc<State>) {
+    let mut events = net.events();
+    loop {
+        let mut found = net.find_providers(root).await;
+        while let Some(peer) = found.recv().await {
+            state.add(peer);
+        }
+        *state.rounds.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        state.changed.notify_waiters();
+        let pause = tokio::time::sleep(ASK_AGAIN);
+        let mut pause = std::pin::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => break,
+                event = events.recv() => match event {
+                    Ok(NetEvent::Connected { peer, .. }) => state.add(peer),
+                    // With the first peer of our DHT there is somebody to ask.
+                    Ok(NetEvent::DhtPeer { .. }) => break,
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                },
+            }
+        }
+    }
+}
