@@ -3,6 +3,8 @@
 
 pub mod content;
 pub mod fetch;
+pub mod http;
 pub mod net;
+pub mod node;
 pub mod store;
 pub mod wire;

@@ -1,4 +1,323 @@
 //! The node: the one place where content, store and network meet.
+//!
+//! [`Node`] is a cheap handle on a running node. Doors (command line, HTTP, a program that embeds storgo) call it
+//! and nothing below it.
+//!
+//! ```text
+//! put   reader ─ put::Sealer (cut, seal, write, sync) ─▶ Store ─ commit ─▶ Net::provide
+//! get   link ─ open (root block) ─ read (blocks in order, checked, decrypted) ─▶ stream of bytes
+//!                    └───────────── Fetcher: the store first, then providers
+//! ```
+//! Work that goes on by itself (collection, checking stored blocks, saving what the network knows) is in `chores`.
 
+mod chores;
 pub mod error;
+pub mod identity;
+mod input;
+mod lookup;
+mod options;
+mod pool;
+mod put;
+mod read;
+mod records;
 pub mod report;
+mod start;
+mod tree;
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use futures::Stream;
+use tokio::{
+    io::AsyncRead,
+    sync::{Semaphore, broadcast},
+};
+use tokio_util::{io::ReaderStream, sync::CancellationToken, task::TaskTracker};
+
+pub use error::{ErrorCode, NodeError};
+pub use lookup::Reference;
+pub use options::NodeOptions;
+pub use read::{ContentKind, Opened, ReadOptions};
+
+use crate::{
+    content::{
+        chunk::Chunker,
+        encoder::Metadata,
+        seal::Sealing,
+        secret::ConvergenceSecret,
+    },
+    fetch::Fetcher,
+    net::{Net, transfer::Counters},
+    store::{RootKind, RootRecord, Store},
+};
+use pool::Pool;
+use put::{Recipe, Sealer, Tally};
+use report::{Event, FileKind, PutReport, Redundancy};
+
+/// A running node. Clones are handles on the same node; it runs until [`Node::shutdown`].
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: NodeOptions,
+    peer: libp2p::PeerId,
+    secret: ConvergenceSecret,
+    store: Store,
+    /// Absent in a node that was started offline.
+    network: Option<Network>,
+    pool: Pool,
+    /// Uploads that may cut and seal at a time; the others wait, and hold no memory.
+    uploads: Semaphore,
+    events: broadcast::Sender<Event>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    started: Instant,
+    http: Mutex<Option<SocketAddr>>,
+}
+
+struct Network {
+    net: Net,
+    fetcher: Fetcher,
+    counters: Arc<Counters>,
+}
+
+/// How a file is stored.
+#[derive(Debug, Clone)]
+pub struct PutOptions {
+    /// The file's name; not unique, may be absent.
+    pub name: Option<String>,
+    /// Store it without encryption, for everyone.
+    pub public: bool,
+    /// Share equal blocks with other files. Without it, nobody can tell that two files are equal.
+    pub dedup: bool,
+    /// How the file is cut; none: as the node is set.
+    pub chunker: Option<Chunker>,
+    /// Media type; none: guessed from the name.
+    pub media_type: Option<String>,
+    /// Modification time, seconds since 1970.
+    pub mtime: Option<i64>,
+    /// Unix permission bits.
+    pub mode: Option<u32>,
+}
+
+impl Default for PutOptions {
+    fn default() -> Self {
+        Self { name: None, public: false, dedup: true, chunker: None, media_type: None, mtime: None, mode: None }
+    }
+}
+
+impl PutOptions {
+    /// Default options with a name.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: Some(name.into()), ..Self::default() }
+    }
+}
+
+impl Node {
+    /// Stores everything that `input` yields, as one file.
+    ///
+    /// When this returns, all of it is on disk, synced, and listed; its announcement to other nodes is on its way
+    /// (see [`Node::placement`]).
+    ///
+    /// # Errors
+    /// [`ErrorCode::NoSpace`] for a full disk or quota, [`ErrorCode::Collision`] for crafted public data, and
+    /// [`ErrorCode::Other`] where `input` fails. Nothing is listed then; blocks already written are collected later,
+    /// or found again by the next try.
+    ///
+    /// # Example
+    /// ```no_run
+    /// # async fn example(node: &storgo::node::Node) -> Result<(), storgo::node::NodeError> {
+    /// use storgo::node::PutOptions;
+    ///
+    /// let report = node.put(&b"hello"[..], PutOptions::named("greeting.txt")).await?;
+    /// println!("{}", report.link);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn put(
+        &self,
+        input: impl AsyncRead + Unpin + Send,
+        options: PutOptions,
+    ) -> Result<PutReport, NodeError> {
+        self.put_stream(ReaderStream::with_capacity(input, input::PIECE), options, FileKind::File).await
+    }
+
+    /// Stores the folder that `input` carries as a tar stream. See [`Node::put`].
+    ///
+    /// # Errors
+    /// As [`Node::put`]; and [`ErrorCode::BadRequest`] for a broken stream, a path that leaves its folder, a name that
+    /// is not UTF-8 or is there twice, and anything that is neither a regular file nor a folder.
+    pub async fn put_tree(
+        &self,
+        input: impl AsyncRead + Unpin + Send,
+        options: PutOptions,
+    ) -> Result<PutReport, NodeError> {
+        self.put_stream(ReaderStream::with_capacity(input, input::PIECE), options, FileKind::Dir).await
+    }
+
+    /// [`Node::put`] (or, for a folder, [`Node::put_tree`]) for bytes that arrive in pieces: nothing is copied on the
+    /// way to where the file is cut.
+    ///
+    /// # Errors
+    /// As [`Node::put`].
+    pub async fn put_stream(
+        &self,
+        input: impl Stream<Item = io::Result<Bytes>> + Send,
+        options: PutOptions,
+        kind: FileKind,
+    ) -> Result<PutReport, NodeError> {
+        self.check_running()?;
+        let _slot = self.inner.uploads.acquire().await.map_err(|_| NodeError::shutting_down())?;
+        let (pipe, mut reader) = input::pipe();
+        let node = self.clone();
+        let sealing = tokio::task::spawn_blocking(move || node.seal(&mut reader, options, kind));
+        pipe.fill(input).await;
+        let report = sealing.await.map_err(|_| NodeError::lost_worker())??;
+        self.announce(&report.cid).await;
+        self.emit(Event::Stored { cid: report.cid, size: report.size });
+        Ok(report)
+    }
+
+    /// The part of a put that computes and writes: for a thread that may block.
+    fn seal(&self, input: &mut dyn io::Read, options: PutOptions, kind: FileKind) -> Result<PutReport, NodeError> {
+        let inner = &self.inner;
+        let secret = if options.dedup { inner.secret.clone() } else { ConvergenceSecret::random() };
+        let sealing = if options.public { Sealing::Public } else { Sealing::Secret(secret.clone()) };
+        let recipe = Recipe { sealing, chunker: options.chunker.unwrap_or(inner.options.chunker), secret };
+        let upload = Arc::new(inner.store.upload());
+        let mut sealer =
+            Sealer { recipe, upload: Arc::clone(&upload), pool: inner.pool.clone(), tally: Tally::default() };
+        let media_type = match (&options.media_type, &options.name, kind) {
+            (None, Some(name), FileKind::File) => mime_guess::from_path(name).first_raw().map(String::from),
+            (given, ..) => given.clone(),
+        };
+        let metadata = Metadata {
+            name: options.name.clone(),
+            media_type: media_type.clone(),
+            mtime: options.mtime,
+            mode: options.mode,
+            ..Metadata::default()
+        };
+        let finished = match kind {
+            FileKind::File => sealer.file(input, metadata)?,
+            FileKind::Dir => tree::store(&mut sealer, input, metadata)?,
+        };
+        let Tally { new_blocks, blocks, stored_len } = sealer.tally;
+        upload.commit(RootRecord {
+            cid: finished.link.cid,
+            key: finished.link.key.clone(),
+            kind: kind.into(),
+            name: options.name.clone(),
+            size: finished.size,
+            blocks,
+            stored_len,
+            media_type,
+            created: unix_micros(),
+            pinned: true,
+            owner: inner.peer.to_bytes(),
+            public: options.public,
+        })?;
+        Ok(PutReport {
+            cid: finished.link.cid,
+            link: finished.link.to_string(),
+            name: options.name,
+            kind,
+            size: finished.size,
+            blocks,
+            new_blocks,
+            redundancy: Redundancy { copies: 1 },
+        })
+    }
+
+    /// What happens from now on. A receiver that is too slow is told how many events it missed.
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.inner.events.subscribe()
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> &Path {
+        &self.inner.options.data_dir
+    }
+
+    /// This node's peer id.
+    pub fn peer_id(&self) -> libp2p::PeerId {
+        self.inner.peer
+    }
+
+    /// Cancelled when the node begins to stop.
+    pub fn stopping(&self) -> CancellationToken {
+        self.inner.stop.clone()
+    }
+
+    /// Runs a task that belongs to this node: [`Node::shutdown`] waits for it, so it must heed [`Node::stopping`].
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.inner.tasks.spawn(task);
+    }
+
+    /// Notes where the API is served, for `status` and for the command line.
+    pub(crate) fn set_http(&self, addr: SocketAddr) -> Result<(), NodeError> {
+        *self.inner.http.lock().unwrap_or_else(PoisonError::into_inner) = Some(addr);
+        Ok(self.inner.store.set_lock_note(&addr.to_string())?)
+    }
+
+    fn http(&self) -> Option<SocketAddr> {
+        *self.inner.http.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn emit(&self, event: Event) {
+        // Nobody listens: that is no error.
+        drop(self.inner.events.send(event));
+    }
+
+    fn check_running(&self) -> Result<(), NodeError> {
+        if self.inner.stop.is_cancelled() { Err(NodeError::shutting_down()) } else { Ok(()) }
+    }
+
+    fn network(&self) -> Result<&Network, NodeError> {
+        self.inner.network.as_ref().ok_or_else(|| {
+            NodeError::new(ErrorCode::Unreachable, "this node was started without a network")
+                .hint("start a node with `storgo-node run`")
+        })
+    }
+
+    /// Runs `work` on a thread that may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, NodeError> + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let store = self.inner.store.clone();
+        tokio::task::spawn_blocking(move || work(&store)).await.map_err(|_| NodeError::lost_worker())?
+    }
+}
+
+impl From<FileKind> for RootKind {
+    fn from(kind: FileKind) -> Self {
+        match kind {
+            FileKind::File => Self::File,
+            FileKind::Dir => Self::Dir,
+        }
+    }
+}
+
+impl From<RootKind> for FileKind {
+    fn from(kind: RootKind) -> Self {
+        match kind {
+            RootKind::File => Self::File,
+            RootKind::Dir => Self::Dir,
+        }
+    }
+}
+
+/// Microseconds since 1970: fine enough that the newest of several files with one name is the newest.
+fn unix_micros() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
+}

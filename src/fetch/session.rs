@@ -112,6 +112,11 @@ impl Session {
         window.acquire_many_owned((len >> 10) + 1).await.ok()
     }
 
+    /// Whether a block was fetched by this session.
+    pub fn came_from_peer(&self, cid: &Cid) -> bool {
+        self.inner.senders.lock().unwrap_or_else(PoisonError::into_inner).contains_key(cid)
+    }
+
     /// The block's name is right and its content is not: sets it aside, and never asks again who sent it.
     pub async fn reject(&self, cid: &Cid) {
         let sender = self.inner.senders.lock().unwrap_or_else(PoisonError::into_inner).remove(cid);

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{content::ContentError, fetch::FetchError, net::NetError, store::StoreError};
+
 /// What went wrong, as every door names it. The names are part of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -129,3 +131,74 @@ impl fmt::Display for NodeError {
 }
 
 impl std::error::Error for NodeError {}
+
+impl NodeError {
+    /// The node is on its way down.
+    pub(super) fn shutting_down() -> Self {
+        Self::new(ErrorCode::ShuttingDown, "the node is stopping").hint("start it again and repeat the request")
+    }
+
+    /// A thread of ours panicked: a bug, said as such.
+    pub(super) fn lost_worker() -> Self {
+        Self::new(ErrorCode::Other, "a worker of this node failed")
+            .hint("the node's log says where; please report it")
+    }
+}
+
+impl From<ContentError> for NodeError {
+    fn from(error: ContentError) -> Self {
+        let message = error.to_string();
+        match error {
+            ContentError::Collision => Self::new(ErrorCode::Collision, message)
+                .hint("this data was crafted to share its SHA-1 with other data; store it without --public"),
+            ContentError::NoKey => Self::new(ErrorCode::Denied, message)
+                .hint("ask for the whole link: the part behind # is the read key"),
+            ContentError::WrongKey { .. } => Self::new(ErrorCode::Integrity, message)
+                .hint("check that the link is complete; if it is, this is not the file that it was made for"),
+            _ => Self::new(ErrorCode::Integrity, message),
+        }
+    }
+}
+
+impl From<StoreError> for NodeError {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            StoreError::Locked { .. } => Self::new(ErrorCode::Locked, message)
+                .hint("one process per data directory: stop the other one, or use another --data-dir"),
+            StoreError::NoSpace { .. } => Self::new(ErrorCode::NoSpace, message)
+                .hint("free some space, raise storage.capacity, or remove files and run `storgo-node gc`"),
+            StoreError::Corrupt { .. } => Self::new(ErrorCode::Integrity, message),
+            StoreError::Collision { .. } => Self::new(ErrorCode::Collision, message)
+                .hint("two different blocks share one SHA-1; store this file without --public"),
+            _ => Self::new(ErrorCode::Other, message),
+        }
+    }
+}
+
+impl From<FetchError> for NodeError {
+    fn from(error: FetchError) -> Self {
+        let message = error.to_string();
+        match error {
+            FetchError::NotFound { .. } => Self::new(ErrorCode::NotFound, message)
+                .hint("check that a node that has it is running and that this node knows a peer (`storgo-node peers`)"),
+            FetchError::Timeout { .. } => Self::new(ErrorCode::Timeout, message)
+                .hint("what has arrived is kept: the same command goes on from there"),
+            FetchError::Corrupt { .. } => Self::new(ErrorCode::Integrity, message),
+            FetchError::Store(error) => error.into(),
+            _ => Self::new(ErrorCode::Other, message),
+        }
+    }
+}
+
+impl From<NetError> for NodeError {
+    fn from(error: NetError) -> Self {
+        let message = error.to_string();
+        match error {
+            NetError::Listen { .. } => Self::new(ErrorCode::Other, message)
+                .hint("another program has this port; choose others with `--listen`, for example /ip4/0.0.0.0/tcp/0"),
+            NetError::Closed => Self::shutting_down(),
+            _ => Self::new(ErrorCode::Unreachable, message),
+        }
+    }
+}

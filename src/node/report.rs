@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::content::cid::Cid;
+use crate::content::{cid::Cid, link::Link};
 
 /// What a root is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,29 @@ pub struct FileInfo {
     /// Entries of a folder, where the question was asked (`info`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entries: Option<Vec<DirEntryInfo>>,
+}
+
+impl FileInfo {
+    /// What is known when nothing but the CID (and perhaps the key) is.
+    pub(super) fn bare(link: Link, kind: FileKind) -> Self {
+        Self {
+            cid: link.cid,
+            sealed: link.key.is_some(),
+            link: None,
+            name: None,
+            kind,
+            size: 0,
+            media_type: None,
+            mtime: None,
+            created: None,
+            pinned: false,
+            blocks: None,
+            stored_len: None,
+            providers: None,
+            chunker: None,
+            entries: None,
+        }
+    }
 }
 
 /// One name inside a folder.

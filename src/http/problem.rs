@@ -1,0 +1,129 @@
+//! Errors over HTTP: problem documents (RFC 9457) with a stable `code` and a `hint`, and the memory of transfers
+//! that failed after their header had gone out.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+};
+
+use axum::{
+    Json,
+    extract::{Path, Request, State},
+    http::{HeaderValue, StatusCode, Uri, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use super::{Door, REQUEST_ID_HEADER};
+use crate::node::error::{ErrorCode, NodeError};
+
+/// A [`NodeError`] as an HTTP response.
+#[derive(Debug)]
+pub(super) struct Problem {
+    error: NodeError,
+    status: u16,
+}
+
+impl Problem {
+    pub(super) fn with_status(error: NodeError, status: u16) -> Self {
+        Self { error, status }
+    }
+
+    /// A request that cannot be understood.
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        NodeError::new(ErrorCode::BadRequest, message).into()
+    }
+}
+
+impl From<NodeError> for Problem {
+    fn from(error: NodeError) -> Self {
+        Self { status: error.code.http_status(), error }
+    }
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: ErrorCode,
+    hint: &'a str,
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let document = Document {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: &self.error.message,
+            code: self.error.code,
+            hint: &self.error.hint,
+        };
+        let mut response = (status, Json(document)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// The id of one request, made here; a caller cannot choose it.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) String);
+
+/// Gives every request an id and its response the header that names it.
+pub(super) async fn tag(mut request: Request, next: Next) -> Response {
+    let id = format!("{:016x}", rand::random::<u64>());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let mut response = next.run(request).await;
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID_HEADER, value);
+    }
+    response
+}
+
+/// Why recent transfers broke off. A status line that has gone out cannot be taken back; whoever got a short body
+/// asks here what happened.
+#[derive(Default)]
+pub(super) struct Failures(Mutex<VecDeque<(String, NodeError)>>);
+
+/// Failures remembered.
+const REMEMBERED: usize = 256;
+
+impl Failures {
+    pub(super) fn note(&self, id: &RequestId, error: NodeError) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() == REMEMBERED {
+            failures.pop_front();
+        }
+        failures.push_back((id.0.clone(), error));
+    }
+
+    fn of(&self, id: &str) -> Option<NodeError> {
+        let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.iter().rev().find(|(known, _)| known == id).map(|(_, error)| error.clone())
+    }
+}
+
+/// `GET /errors/{id}`: the problem document of a transfer that broke off.
+pub(super) async fn recall(State(door): State<Door>, Path(id): Path<String>) -> Problem {
+    match door.failures.of(&id) {
+        Some(error) => error.into(),
+        None => NodeError::new(ErrorCode::NotFound, "no failure of a request with this id is remembered").into(),
+    }
+}
+
+pub(super) async fn no_such_path(uri: Uri) -> Problem {
+    NodeError::new(ErrorCode::NotFound, format!("there is nothing at {}", uri.path())).into()
+}
+
+pub(super) async fn wrong_method() -> Problem {
+    let error = NodeError::new(ErrorCode::BadRequest, "this method is not served at this path");
+    Problem::with_status(error, 405)
+}

@@ -1,0 +1,291 @@
+//! Work that goes on by itself: announcing, collecting, checking, saving; and what a user may ask of it.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use libp2p::Multiaddr;
+use tokio::{sync::broadcast::error::RecvError, time::Instant};
+
+use super::{
+    Network, Node, Reference,
+    error::{ErrorCode, NodeError},
+    report::{Event, GcReport, PeerReport, Status, VerifyReport},
+    start::{META_PEERS, META_RECORDS},
+};
+use crate::{
+    content::cid::Cid,
+    net::NetEvent,
+    store::{Collected, Verified},
+};
+
+/// How often unreferenced blocks are collected.
+const COLLECT_EVERY: Duration = Duration::from_secs(600);
+/// How often block files that the index does not know are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// How often what the network knows is saved.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
+/// Pause between two rounds of checking stored blocks.
+const SCRUB_PAUSE: Duration = Duration::from_secs(24 * 3600);
+/// Roots read at a time.
+const PAGE: usize = 256;
+/// Blocks that one repair fetches.
+const REPAIR_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Begins everything that goes on by itself.
+pub(super) fn start(node: &Node) {
+    if node.inner.network.is_some() {
+        every_now_and_then(node, SAVE_EVERY, |node| async move {
+            if let Some(network) = &node.inner.network {
+                save_network(&node, network).await;
+            }
+        });
+        run(node, |node| async move { node.announce_all().await });
+        run(node, |node| async move { node.pass_on_events().await });
+    }
+    if node.inner.options.offline {
+        return;
+    }
+    every_now_and_then(node, COLLECT_EVERY, |node| async move {
+        if let Err(error) = node.collect().await {
+            tracing::warn!("collection failed: {error}");
+        }
+    });
+    every_now_and_then(node, SWEEP_EVERY, |node| async move {
+        match node.blocking(|store| Ok(store.sweep()?)).await {
+            Ok(Collected { blocks: 0, .. }) => {}
+            Ok(Collected { blocks, bytes }) => tracing::info!(blocks, bytes, "leftovers of killed uploads removed"),
+            Err(error) => tracing::warn!("the sweep failed: {error}"),
+        }
+    });
+    if node.inner.options.scrub_rate > 0 {
+        every_now_and_then(node, SCRUB_PAUSE, |node| async move { node.scrub().await });
+    }
+}
+
+/// Runs a task of the node until it ends or the node stops.
+fn run<F: Future<Output = ()> + Send + 'static>(node: &Node, task: impl FnOnce(Node) -> F) {
+    let (task, stop) = (task(node.clone()), node.stopping());
+    node.spawn(async move {
+        stop.run_until_cancelled(task).await;
+    });
+}
+
+fn every_now_and_then<F: Future<Output = ()> + Send + 'static>(
+    node: &Node,
+    period: Duration,
+    work: impl Fn(Node) -> F + Send + 'static,
+) {
+    run(node, |node| async move {
+        // Not all nodes of a swarm at once.
+        let first = period.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+        let mut next = tokio::time::interval_at(Instant::now() + first, period);
+        next.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            next.tick().await;
+            work(node.clone()).await;
+        }
+    });
+}
+
+/// Saves peers and provider records for the next start.
+pub(super) async fn save_network(node: &Node, network: &Network) {
+    let Ok(snapshot) = network.net.snapshot().await else { return };
+    let saved = node.blocking(move |store| {
+        // Nobody known now is no reason to forget whom we knew.
+        if !snapshot.remembered.is_empty() {
+            let peers = serde_json::to_vec(&snapshot.remembered).unwrap_or_default();
+            if store.meta(META_PEERS)?.as_deref() != Some(&peers) {
+                store.set_meta(META_PEERS, &peers)?;
+            }
+        }
+        if store.meta(META_RECORDS)?.unwrap_or_default() != snapshot.records {
+            store.set_meta(META_RECORDS, &snapshot.records)?;
+        }
+        Ok(())
+    });
+    if let Err(error) = saved.await {
+        tracing::warn!("what the network knows could not be saved: {error}");
+    }
+}
+
+impl Node {
+    /// Announces every file that is kept here.
+    async fn announce_all(&self) {
+        let Ok(network) = self.network() else { return };
+        let mut after: Option<Cid> = None;
+        loop {
+            let page = match self.blocking(move |store| Ok(store.roots(after, PAGE)?)).await {
+                Ok(page) => page,
+                Err(error) => return tracing::error!("files cannot be announced: {error}"),
+            };
+            let Some(last) = page.last() else { return };
+            after = Some(last.cid);
+            for record in page.iter().filter(|record| record.pinned) {
+                network.net.provide(record.cid).await;
+            }
+        }
+    }
+
+    async fn pass_on_events(&self) {
+        let Ok(network) = self.network() else { return };
+        let mut events = network.net.events();
+        loop {
+            let event = match events.recv().await {
+                Ok(NetEvent::Connected { peer, addr }) => {
+                    Event::PeerConnected { peer: peer.to_string(), addr: addr.to_string() }
+                }
+                Ok(NetEvent::Lost { peer }) => Event::PeerLost { peer: peer.to_string() },
+                Ok(NetEvent::Listening { addr }) => Event::Listening { addr: addr.to_string() },
+                Ok(NetEvent::Announced { cid, peers }) => Event::Announced { cid, peers },
+                Ok(NetEvent::DhtPeer { .. }) => continue,
+                Err(RecvError::Lagged(count)) => Event::Skipped { count },
+                Err(RecvError::Closed) => return,
+            };
+            self.emit(event);
+        }
+    }
+
+    /// Removes blocks that no file has needed for the grace period.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn collect(&self) -> Result<GcReport, NodeError> {
+        let (removed, usage) = self.blocking(|store| Ok((store.collect()?, store.usage()))).await?;
+        let Collected { blocks, bytes } = removed;
+        if blocks > 0 {
+            self.emit(Event::Collected { blocks, bytes });
+        }
+        Ok(GcReport { blocks, bytes, waiting: usage.unreferenced })
+    }
+
+    /// Reads all blocks again at the configured rate; what is bad is repaired from peers.
+    async fn scrub(&self) {
+        let rate = self.inner.options.scrub_rate;
+        match self.check(None, Some(rate)).await {
+            Ok(report) if report.bad.is_empty() && report.missing.is_empty() => {
+                tracing::info!(blocks = report.checked, "all stored blocks are good");
+            }
+            Ok(report) => tracing::warn!(
+                bad = report.bad.len(),
+                missing = report.missing.len(),
+                repaired = report.repaired.len(),
+                "stored blocks were damaged"
+            ),
+            Err(error) => tracing::warn!("stored blocks cannot be checked: {error}"),
+        }
+    }
+
+    /// Reads the blocks of a file, or all, again; sets bad ones aside, and fetches bad and missing ones from peers.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] where the file is not here. Damage is no error: it is what the answer lists.
+    pub async fn verify(&self, reference: Option<&Reference>) -> Result<VerifyReport, NodeError> {
+        let root = match reference {
+            None => None,
+            Some(reference) => {
+                let found = self.find(reference).await?;
+                if !found.record.is_some_and(|record| record.pinned) {
+                    return Err(NodeError::new(ErrorCode::NotFound, format!("{} is not kept here", found.link.cid)));
+                }
+                Some(found.link.cid)
+            }
+        };
+        self.check(root, None).await
+    }
+
+    async fn check(&self, root: Option<Cid>, rate: Option<u64>) -> Result<VerifyReport, NodeError> {
+        let stop = self.stopping();
+        let found = self.blocking(move |store| {
+            Ok(store.verify(root.as_ref(), &mut |bytes| {
+                if let Some(rate) = rate {
+                    std::thread::sleep(Duration::from_secs_f64(as_f64(bytes) / as_f64(rate)));
+                }
+                !stop.is_cancelled()
+            })?)
+        });
+        let Verified { checked, bytes, bad, missing } = found.await?;
+        for cid in &bad {
+            self.emit(Event::BadBlock { cid: *cid, origin: "disk".into() });
+        }
+        let mut report = VerifyReport { checked, bytes, bad, missing, repaired: Vec::new() };
+        if let Some(network) = &self.inner.network
+            && !network.net.connected().is_empty()
+        {
+            for cid in report.bad.iter().chain(&report.missing) {
+                // A peer that has this very block may not announce this root: connected ones are asked anyway.
+                let session = network.fetcher.session(root.unwrap_or(*cid), REPAIR_TIMEOUT);
+                if session.block(cid, None).await.is_ok() {
+                    report.repaired.push(*cid);
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    /// Connected peers.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Unreachable`] in a node without a network.
+    pub async fn peers(&self) -> Result<Vec<PeerReport>, NodeError> {
+        let mut peers = self.network()?.net.peers();
+        peers.sort_by_key(|peer| peer.peer);
+        let report = |peer: &crate::net::PeerInfo| PeerReport {
+            peer: peer.peer.to_string(),
+            addrs: peer.addrs.iter().map(ToString::to_string).collect(),
+            transport: peer.transport().into(),
+            relayed: peer.relayed(),
+            rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+            agent: peer.agent.clone(),
+            dht: peer.dht,
+        };
+        Ok(peers.iter().map(report).collect())
+    }
+
+    /// Connects to an address, with or without `/p2p/…`; answers with the id of the peer there.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Unreachable`].
+    pub async fn connect(&self, addr: Multiaddr) -> Result<String, NodeError> {
+        Ok(self.network()?.net.connect(addr).await?.to_string())
+    }
+
+    /// How the node is.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn status(&self) -> Result<Status, NodeError> {
+        let (usage, disk_free) = self.blocking(|store| Ok((store.usage(), store.disk_free()))).await?;
+        let inner = &self.inner;
+        let net = inner.network.as_ref().map(|network| &network.net);
+        let (announced, announce_queue) = net.map_or((0, 0), crate::net::Net::announcements);
+        let moved = |which: fn(&crate::net::transfer::Counters) -> u64| {
+            inner.network.as_ref().map_or(0, |network| which(&network.counters))
+        };
+        Ok(Status {
+            peer: inner.peer.to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_s: inner.started.elapsed().as_secs(),
+            listen: net.map_or_else(Vec::new, |net| net.listen_addrs().iter().map(ToString::to_string).collect()),
+            http: self.http().map(|addr| addr.to_string()),
+            data_dir: inner.options.data_dir.display().to_string(),
+            cluster: inner.options.cluster.is_some(),
+            peers: net.map_or(0, |net| u32::try_from(net.connected().len()).unwrap_or(u32::MAX)),
+            files: usage.roots,
+            blocks: usage.blocks,
+            stored_bytes: usage.bytes,
+            cached_bytes: usage.cached_bytes,
+            capacity: inner.options.capacity,
+            disk_free,
+            quarantined: usage.quarantined,
+            announced,
+            announce_queue,
+            sent_bytes: moved(|counters| counters.sent.load(Ordering::Relaxed)),
+            received_bytes: moved(|counters| counters.received.load(Ordering::Relaxed)),
+        })
+    }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn as_f64(bytes: u64) -> f64 {
+    bytes as f64
+}

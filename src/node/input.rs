@@ -1,0 +1,108 @@
+//! From bytes that arrive to a thread that reads: a bounded pipe in which a broken input stays an error.
+//!
+//! The end must be said. A caller that goes away, or whose connection breaks, drops its side unsaid, and the reader
+//! gets an error instead of an end: half a file is never taken for a whole one.
+
+use std::{
+    io::{self, Read},
+    pin::pin,
+};
+
+use bytes::{Buf, Bytes};
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+
+/// Length in bytes of the pieces that a reader is asked for.
+pub(super) const PIECE: usize = 256 << 10;
+
+/// Pieces on their way at a time.
+const DEPTH: usize = 8;
+
+enum Piece {
+    Bytes(Bytes),
+    Broken(io::Error),
+    End,
+}
+
+/// The side that bytes are put in at.
+pub(super) struct Pipe(mpsc::Sender<Piece>);
+
+/// The side that a blocking thread reads.
+pub(super) struct PipeReader {
+    pieces: mpsc::Receiver<Piece>,
+    current: Bytes,
+    ended: bool,
+}
+
+pub(super) fn pipe() -> (Pipe, PipeReader) {
+    let (sender, pieces) = mpsc::channel(DEPTH);
+    (Pipe(sender), PipeReader { pieces, current: Bytes::new(), ended: false })
+}
+
+impl Pipe {
+    /// Passes all of `input` on, its end or its error included. Stops early where nobody reads any more.
+    pub(super) async fn fill(self, input: impl Stream<Item = io::Result<Bytes>>) {
+        let mut input = pin!(input);
+        loop {
+            let piece = match input.next().await {
+                Some(Ok(bytes)) => Piece::Bytes(bytes),
+                Some(Err(error)) => Piece::Broken(error),
+                None => Piece::End,
+            };
+            let more = matches!(piece, Piece::Bytes(_));
+            if self.0.send(piece).await.is_err() || !more {
+                return;
+            }
+        }
+    }
+}
+
+impl Read for PipeReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() && !self.ended {
+            match self.pieces.blocking_recv() {
+                Some(Piece::Bytes(bytes)) => self.current = bytes,
+                Some(Piece::Broken(error)) => return Err(error),
+                Some(Piece::End) => self.ended = true,
+                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the sender went away")),
+            }
+        }
+        let len = buf.len().min(self.current.len());
+        self.current.copy_to_slice(&mut buf[..len]);
+        Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read_all(pieces: Vec<io::Result<Bytes>>, say_end: bool) -> io::Result<Vec<u8>> {
+        let (pipe, mut reader) = pipe();
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut out = Vec::new();
+            reader.read_to_end(&mut out).map(|_| out)
+        });
+        let input = futures::stream::iter(pieces);
+        if say_end {
+            pipe.fill(input).await;
+        } else {
+            drop(tokio::time::timeout(std::time::Duration::ZERO, pipe.fill(input.chain(futures::stream::pending()))).await);
+        }
+        reading.await.expect("no panic")
+    }
+
+    #[tokio::test]
+    async fn bytes_and_their_end_arrive() {
+        let pieces = vec![Ok(Bytes::from_static(b"ab")), Ok(Bytes::new()), Ok(Bytes::from_static(b"c"))];
+        assert_eq!(read_all(pieces, true).await.expect("whole"), b"abc");
+    }
+
+    #[tokio::test]
+    async fn half_an_input_is_an_error() {
+        let broken = vec![Ok(Bytes::from_static(b"ab")), Err(io::Error::other("cut"))];
+        assert_eq!(read_all(broken, true).await.expect_err("broken").to_string(), "cut");
+        let gone = vec![Ok(Bytes::from_static(b"ab"))];
+        assert_eq!(read_all(gone, false).await.expect_err("gone").kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

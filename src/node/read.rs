@@ -1,0 +1,287 @@
+//! Reading: from a link to its bytes, checked and in order.
+
+mod archive;
+mod source;
+
+use std::{ops::Range, time::Duration};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+
+use self::source::Source;
+use super::{
+    Node, Reference,
+    error::NodeError,
+    report::{DirEntryInfo, FileInfo, FileKind},
+};
+use crate::content::{
+    cid::Cid,
+    decoder::{DirTree, FileTree, Root, Step},
+    encoder::{DirEntry, EntryKind, Metadata},
+    link::Link,
+    node_block::{self, NodeKind},
+    seal::Entry,
+};
+
+/// Pieces of plaintext that wait for a slow reader.
+const READY: usize = 2;
+
+/// Tries to get a block whose name is right and whose content is not.
+const TRIES: usize = 4;
+
+/// What an opened root is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentKind {
+    /// A file: its content is its bytes.
+    File,
+    /// A folder: its content is a tar stream.
+    Dir,
+}
+
+/// How to read.
+#[derive(Debug, Clone, Default)]
+pub struct ReadOptions {
+    /// Bytes `start..end` of a file; none: all of it. Cut to the file's size. Not for folders.
+    pub range: Option<Range<u64>>,
+}
+
+/// A file or folder whose root block is here, checked and decrypted.
+pub struct Opened {
+    node: Node,
+    link: Link,
+    root: Root,
+    source: Source,
+}
+
+impl Node {
+    /// Opens a file for reading: finds its root block, here or at a provider, and decrypts it.
+    ///
+    /// `timeout`: how long to wait without progress, now and while reading; none: as the node is set.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] where nobody has it, [`ErrorCode::Timeout`], [`ErrorCode::Denied`] where the key is
+    /// missing, [`ErrorCode::Integrity`] where the key or the block is not the right one.
+    pub async fn open(&self, reference: &Reference, timeout: Option<Duration>) -> Result<Opened, NodeError> {
+        let found = self.find(reference).await?;
+        self.open_found(&found.link, timeout).await
+    }
+
+    pub(super) async fn open_found(&self, link: &Link, timeout: Option<Duration>) -> Result<Opened, NodeError> {
+        self.check_running()?;
+        let source = Source::new(self, link.cid, timeout.unwrap_or(self.inner.options.timeout));
+        let root = source.root(link).await?;
+        Ok(Opened { node: self.clone(), link: link.clone(), root, source })
+    }
+
+    /// What can be said of a root without its key.
+    pub(super) async fn keyless(&self, cid: &Cid) -> Result<FileInfo, NodeError> {
+        let source = Source::new(self, *cid, self.inner.options.timeout);
+        let block = source.block(cid, None).await?;
+        let visible = node_block::visible(&block)?;
+        let kind = if visible.kind == NodeKind::Dir { FileKind::Dir } else { FileKind::File };
+        Ok(FileInfo::bare(Link { cid: *cid, key: None }, kind))
+    }
+}
+
+impl Opened {
+    /// The root CID.
+    pub fn cid(&self) -> Cid {
+        self.link.cid
+    }
+
+    /// File or folder.
+    pub fn kind(&self) -> ContentKind {
+        match self.root {
+            Root::File(_) => ContentKind::File,
+            Root::Dir(_) => ContentKind::Dir,
+        }
+    }
+
+    /// Plaintext bytes (of all files, for a folder).
+    pub fn size(&self) -> u64 {
+        self.metadata().size
+    }
+
+    /// Media type, where known.
+    pub fn media_type(&self) -> Option<&str> {
+        self.metadata().media_type.as_deref()
+    }
+
+    /// A name for the content: the file's own, or its CID.
+    pub fn file_name(&self) -> String {
+        let name = self.metadata().name.clone().unwrap_or_else(|| self.link.cid.to_string());
+        if self.kind() == ContentKind::Dir { format!("{name}.tar") } else { name }
+    }
+
+    fn metadata(&self) -> &Metadata {
+        match &self.root {
+            Root::File(tree) => tree.metadata(),
+            Root::Dir(tree) => tree.metadata(),
+        }
+    }
+
+    /// What the root says of itself.
+    pub fn describe(&self) -> FileInfo {
+        let kind = if self.kind() == ContentKind::Dir { FileKind::Dir } else { FileKind::File };
+        let metadata = self.metadata();
+        FileInfo {
+            name: metadata.name.clone(),
+            size: metadata.size,
+            media_type: metadata.media_type.clone(),
+            mtime: metadata.mtime,
+            chunker: metadata.chunker.clone(),
+            link: Some(self.link.to_string()),
+            ..FileInfo::bare(self.link.clone(), kind)
+        }
+    }
+
+    /// The first `limit` entries of a folder; none for a file.
+    ///
+    /// # Errors
+    /// As reading.
+    pub async fn entries(&mut self, limit: usize) -> Result<Vec<DirEntry>, NodeError> {
+        let Root::Dir(tree) = &mut self.root else { return Ok(Vec::new()) };
+        let mut entries = Vec::new();
+        while entries.len() < limit {
+            match next_entry(tree, &self.source).await? {
+                Some(entry) => entries.push(entry),
+                None => break,
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The bytes, in order, each one checked. An error ends the stream; nothing that failed a check is ever yielded.
+    ///
+    /// Reading stops when the stream is dropped.
+    pub fn read(self, options: ReadOptions) -> impl Stream<Item = Result<Bytes, NodeError>> + Send + use<> {
+        let (sender, receiver) = mpsc::channel(READY);
+        let Self { node, root, source, .. } = self;
+        let stop = node.stopping();
+        node.spawn(async move {
+            let sink = Sink(sender.clone());
+            let reading = async {
+                match root {
+                    Root::File(tree) => {
+                        let size = tree.metadata().size;
+                        let range = options.range.unwrap_or(0..size);
+                        send_file(&source, tree, range.start..range.end.min(size), &sink).await
+                    }
+                    Root::Dir(tree) => archive::send(&source, tree, &sink).await,
+                }
+            };
+            let ended = tokio::select! {
+                ended = reading => ended,
+                () = stop.cancelled() => Err(Stopped::Error(NodeError::shutting_down())),
+                () = sender.closed() => return,
+            };
+            if let Err(Stopped::Error(error)) = ended {
+                drop(sender.send(Err(error)).await);
+            }
+        });
+        ReceiverStream::new(receiver)
+    }
+}
+
+/// Where plaintext goes.
+struct Sink(mpsc::Sender<Result<Bytes, NodeError>>);
+
+/// Why sending ended early.
+enum Stopped {
+    /// Nobody reads any more.
+    Unread,
+    Error(NodeError),
+}
+
+impl<E: Into<NodeError>> From<E> for Stopped {
+    fn from(error: E) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+impl Sink {
+    async fn send(&self, bytes: Bytes) -> Result<(), Stopped> {
+        self.0.send(Ok(bytes)).await.map_err(|_| Stopped::Unread)
+    }
+}
+
+/// Sends bytes `range` of a file.
+async fn send_file(source: &Source, mut tree: FileTree, range: Range<u64>, sink: &Sink) -> Result<(), Stopped> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    tree.seek(range.start);
+    let chunks = source.chunks(located(source.clone(), tree, range.end));
+    let mut chunks = std::pin::pin!(chunks);
+    while let Some(chunk) = chunks.next().await {
+        let Chunk { offset, bytes, _room } = chunk?;
+        let from = range.start.saturating_sub(offset).min(bytes.len() as u64);
+        let to = (range.end - offset).min(bytes.len() as u64);
+        let part = slice(&bytes, from, to);
+        if !part.is_empty() {
+            sink.send(part).await?;
+        }
+    }
+    Ok(())
+}
+
+fn slice(bytes: &Bytes, from: u64, to: u64) -> Bytes {
+    let index = |n| usize::try_from(n).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.slice(index(from)..index(to))
+}
+
+/// A chunk's place in its file, and what it is.
+struct Wanted {
+    entry: Entry,
+    offset: u64,
+}
+
+/// A chunk's place in its file, and its plaintext.
+struct Chunk {
+    offset: u64,
+    bytes: Bytes,
+    /// Memory that it takes, until the reader has it.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// The chunks of a file from where `tree` stands to `end`, list nodes fetched on the way.
+fn located(
+    source: Source,
+    tree: FileTree,
+    end: u64,
+) -> impl Stream<Item = Result<Wanted, NodeError>> + Send + use<> {
+    stream::try_unfold((source, tree), move |(source, mut tree)| async move {
+        loop {
+            match tree.step()? {
+                Step::Item(placed) if placed.offset >= end => return Ok(None),
+                Step::Item(placed) => {
+                    let wanted = Wanted { entry: placed.item, offset: placed.offset };
+                    return Ok(Some((wanted, (source, tree))));
+                }
+                Step::Need { cid, len } => {
+                    source.node(&cid, len, |block| tree.feed(block)).await?;
+                }
+                Step::End => return Ok(None),
+            }
+        }
+    })
+}
+
+async fn next_entry(tree: &mut DirTree, source: &Source) -> Result<Option<DirEntry>, NodeError> {
+    loop {
+        match tree.step()? {
+            Step::Item(placed) => return Ok(Some(placed.item)),
+            Step::Need { cid, len } => source.node(&cid, len, |block| tree.feed(block)).await?,
+            Step::End => return Ok(None),
+        }
+    }
+}
+
+impl From<DirEntry> for DirEntryInfo {
+    fn from(entry: DirEntry) -> Self {
+        let kind = if entry.kind == EntryKind::Dir { FileKind::Dir } else { FileKind::File };
+        Self { name: entry.name, kind, size: entry.size, link: entry.link.to_string() }
+    }
+}

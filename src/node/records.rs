@@ -1,0 +1,213 @@
+//! What is stored here: list, look at, announce, open, remove.
+
+use std::time::Duration;
+
+use libp2p::PeerId;
+
+use super::{
+    Node, Reference,
+    error::{ErrorCode, NodeError},
+    lookup::Found,
+    read::ContentKind,
+    report::{DirEntryInfo, Event, FileInfo, FileList, Placement, RemoveReport},
+    unix_micros,
+};
+use crate::{
+    content::{cid::Cid, link::Link},
+    store::RootRecord,
+};
+
+/// How long `info` gathers providers.
+const PROVIDER_SEARCH: Duration = Duration::from_secs(5);
+/// Providers that `info` lists at most.
+const MAX_PROVIDERS: usize = 100;
+/// Entries of a folder that `info` lists at most.
+const MAX_ENTRIES: usize = 10_000;
+/// How long the withdrawal of a provider record may take.
+const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Node {
+    /// A page of the files known here, in the order of their CIDs: at most `limit`, those after `cursor`, and with
+    /// `query` only those whose name contains it (letter case aside).
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn list(&self, cursor: Option<Cid>, limit: usize, query: Option<&str>) -> Result<FileList, NodeError> {
+        let query = query.map(str::to_lowercase);
+        self.blocking(move |store| {
+            let mut files = Vec::new();
+            let mut after = cursor;
+            loop {
+                let page = store.roots(after, limit)?;
+                let whole = page.len() == limit;
+                for record in page {
+                    after = Some(record.cid);
+                    let name = record.name.as_deref().unwrap_or_default();
+                    if query.as_ref().is_none_or(|query| name.to_lowercase().contains(query)) {
+                        files.push(describe(&record));
+                    }
+                    if files.len() == limit {
+                        return Ok(FileList { files, next: after.map(|cid| cid.to_string()) });
+                    }
+                }
+                if !whole {
+                    return Ok(FileList { files, next: None });
+                }
+            }
+        })
+        .await
+    }
+
+    /// What is known of a file. With `providers`, also who announces it. A file that is not known here is looked for
+    /// in the network.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] and [`ErrorCode::Timeout`] where nobody has it.
+    pub async fn info(&self, reference: &Reference, providers: bool) -> Result<FileInfo, NodeError> {
+        let Found { link, record } = self.find(reference).await?;
+        let mut info = match self.open_found(&link, None).await {
+            Ok(mut opened) => {
+                let mut info = opened.describe();
+                if opened.kind() == ContentKind::Dir {
+                    info.entries = Some(opened.entries(MAX_ENTRIES).await?.into_iter().map(DirEntryInfo::from).collect());
+                }
+                info
+            }
+            // What needs no key is answered without one.
+            Err(error) if error.code == ErrorCode::Denied => self.keyless(&link.cid).await?,
+            Err(error) => return Err(error),
+        };
+        if let Some(record) = record {
+            info = FileInfo { entries: info.entries, chunker: info.chunker, mtime: info.mtime, ..describe(&record) };
+        }
+        if providers {
+            info.providers = Some(self.providers(link.cid).await?.iter().map(PeerId::to_string).collect());
+        }
+        Ok(info)
+    }
+
+    async fn providers(&self, root: Cid) -> Result<Vec<PeerId>, NodeError> {
+        let mut found = Vec::new();
+        let mut search = self.network()?.net.find_providers(root).await;
+        let deadline = tokio::time::Instant::now() + PROVIDER_SEARCH;
+        while let Ok(Some(peer)) = tokio::time::timeout_at(deadline, search.recv()).await {
+            if !found.contains(&peer) {
+                found.push(peer);
+            }
+            if found.len() == MAX_PROVIDERS {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes a foreign file readable here by its CID alone: looks at its root and remembers its key. The file is not
+    /// fetched, kept or announced.
+    ///
+    /// # Errors
+    /// As [`Node::open`].
+    pub async fn open_link(&self, link: &Link) -> Result<FileInfo, NodeError> {
+        let Found { link, record } = self.find(&Reference::from(link)).await?;
+        let opened = self.open_found(&link, None).await?;
+        let info = opened.describe();
+        if let Some(record) = record {
+            return Ok(describe(&record));
+        }
+        let record = RootRecord {
+            cid: link.cid,
+            key: link.key.clone(),
+            kind: info.kind.into(),
+            name: info.name.clone(),
+            size: info.size,
+            blocks: 0,
+            stored_len: 0,
+            media_type: info.media_type.clone(),
+            created: unix_micros(),
+            pinned: false,
+            owner: Vec::new(),
+            public: link.key.is_none(),
+        };
+        self.blocking(move |store| Ok(store.add_root(record)?)).await?;
+        Ok(info)
+    }
+
+    /// Queues the announcement of a root.
+    pub(super) async fn announce(&self, root: &Cid) {
+        if let Some(network) = &self.inner.network {
+            network.net.provide(*root).await;
+        }
+    }
+
+    /// How far the announcement of a file has come; waits up to `wait` for its end.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] where the file is not kept here.
+    pub async fn placement(&self, reference: &Reference, wait: Duration) -> Result<Placement, NodeError> {
+        let Found { link: Link { cid, .. }, record } = self.find(reference).await?;
+        if !record.is_some_and(|record| record.pinned) {
+            return Err(NodeError::new(ErrorCode::NotFound, format!("{cid} is not kept here")));
+        }
+        let announced = tokio::time::timeout(wait, self.network()?.net.announced(cid)).await;
+        Ok(match announced {
+            Ok(Ok(peers)) => Placement { cid, done: true, announced_to: peers },
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => Placement { cid, done: false, announced_to: 0 },
+        })
+    }
+
+    /// Removes a file from this node and withdraws its announcement. Its blocks are freed when no other file uses
+    /// them and the grace period is over.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] where the file is not here.
+    pub async fn remove(&self, reference: &Reference) -> Result<RemoveReport, NodeError> {
+        let Found { link: Link { cid, .. }, record } = self.find(reference).await?;
+        let gone = || NodeError::new(ErrorCode::NotFound, format!("{cid} is not kept here"));
+        let record = record.ok_or_else(gone)?;
+        if !self.blocking(move |store| Ok(store.remove_root(&cid)?)).await? {
+            return Err(gone());
+        }
+        let withdrawn_from = match &self.inner.network {
+            Some(network) if record.pinned => {
+                tokio::time::timeout(WITHDRAW_TIMEOUT, network.withdraw(cid)).await.unwrap_or(0)
+            }
+            _ => 0,
+        };
+        self.emit(Event::Removed { cid });
+        Ok(RemoveReport { cid, name: record.name, withdrawn_from })
+    }
+
+    /// One block as it is stored here.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] where it is not here, [`ErrorCode::Integrity`] where it was here and damaged.
+    pub async fn block(&self, cid: &Cid) -> Result<Vec<u8>, NodeError> {
+        let cid = *cid;
+        self.blocking(move |store| {
+            store.get(&cid)?.ok_or_else(|| NodeError::new(ErrorCode::NotFound, format!("block {cid} is not here")))
+        })
+        .await
+    }
+}
+
+/// A root record as users see it.
+fn describe(record: &RootRecord) -> FileInfo {
+    let known = record.key.is_some() || record.public;
+    FileInfo {
+        cid: record.cid,
+        link: known.then(|| Link { cid: record.cid, key: record.key.clone() }.to_string()),
+        name: record.name.clone(),
+        kind: record.kind.into(),
+        size: record.size,
+        media_type: record.media_type.clone(),
+        mtime: None,
+        created: Some(record.created / 1_000_000),
+        sealed: !record.public,
+        pinned: record.pinned,
+        blocks: (record.blocks > 0).then_some(record.blocks),
+        stored_len: (record.stored_len > 0).then_some(record.stored_len),
+        providers: None,
+        chunker: None,
+        entries: None,
+    }
+}

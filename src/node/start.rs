@@ -1,0 +1,148 @@
+//! Starting and stopping.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{Semaphore, broadcast};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Inner, Network, Node, NodeOptions, chores,
+    error::{ErrorCode, NodeError},
+    identity,
+    pool::Pool,
+};
+use crate::{
+    fetch::Fetcher,
+    net::{
+        Net, NetOptions, RememberedPeer,
+        transfer::{Counters, Limiter, ServeOptions, Transfers, serve},
+    },
+    store::{Store, StoreOptions},
+};
+
+/// Threads that seal and write: more than cores, because most of them wait for a sync.
+const SEALERS: usize = 16;
+/// Uploads that cut and seal at a time.
+const UPLOADS: usize = 8;
+/// Events that a slow listener may be behind.
+const EVENTS: usize = 1024;
+/// How long tasks may take to end after they were told.
+const STOP: Duration = Duration::from_secs(3);
+
+/// Name under which remembered peers are kept in the store.
+pub(super) const META_PEERS: &str = "peers";
+/// Name under which provider records of others are kept in the store.
+pub(super) const META_RECORDS: &str = "provider-records";
+
+impl Node {
+    /// Opens the data directory, joins the network, and announces what is stored.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Locked`] where another process has the data directory; [`ErrorCode::Other`] for an address that
+    /// cannot be listened on, and for a data directory that cannot be used.
+    pub async fn start(options: NodeOptions) -> Result<Self, NodeError> {
+        let store_options = StoreOptions {
+            layout: options.layout,
+            capacity: options.capacity,
+            cache_size: options.cache_size,
+            grace: options.grace,
+            ..StoreOptions::new(&options.data_dir)
+        };
+        let opened = tokio::task::spawn_blocking(move || -> Result<_, NodeError> {
+            let store = Store::open(store_options)?;
+            let keypair = identity::load_or_create(store.dir())?;
+            Ok((store, keypair))
+        });
+        let (store, keypair) = opened.await.map_err(|_| NodeError::lost_worker())??;
+        let secret = match &options.cluster {
+            Some(cluster) => cluster.convergence_secret(),
+            None => identity::own_secret(&keypair)?,
+        };
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let peer = keypair.public().to_peer_id();
+        let network = if options.offline {
+            None
+        } else {
+            Some(Network::start(&options, keypair, &store, &stop, &tasks).await?)
+        };
+        let pool = Pool::new(SEALERS).map_err(|e| NodeError::new(ErrorCode::Other, format!("no threads: {e}")))?;
+        let node = Self {
+            inner: Arc::new(Inner {
+                options,
+                peer,
+                secret,
+                store,
+                network,
+                pool,
+                uploads: Semaphore::new(UPLOADS),
+                events: broadcast::channel(EVENTS).0,
+                stop,
+                tasks,
+                started: std::time::Instant::now(),
+                http: std::sync::Mutex::default(),
+            }),
+        };
+        chores::start(&node);
+        Ok(node)
+    }
+
+    /// Stops everything in order: no new work, running work ends or is cut off, what the network knows is saved.
+    /// Nothing that was acknowledged is lost, whenever the process ends.
+    pub async fn shutdown(&self) {
+        let inner = &self.inner;
+        if let Some(network) = &inner.network {
+            chores::save_network(self, network).await;
+        }
+        inner.stop.cancel();
+        inner.tasks.close();
+        if tokio::time::timeout(STOP, inner.tasks.wait()).await.is_err() {
+            tracing::warn!("some work did not end in time and is cut off");
+        }
+        if let Some(network) = &inner.network {
+            network.net.shutdown().await;
+        }
+    }
+}
+
+impl Network {
+    async fn start(
+        options: &NodeOptions,
+        keypair: libp2p::identity::Keypair,
+        store: &Store,
+        stop: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Result<Self, NodeError> {
+        let remembered: Vec<RememberedPeer> = match store.meta(META_PEERS)? {
+            Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let net_options = NetOptions {
+            listen: options.listen.clone(),
+            external: options.external.clone(),
+            bootstrap: options.bootstrap.clone(),
+            membership: options.cluster.as_ref().map(crate::content::secret::ClusterKey::membership),
+            mdns: options.mdns,
+            relay_server: options.relay_server,
+            max_connections: options.max_connections,
+            remembered,
+            records: store.meta(META_RECORDS)?.unwrap_or_default(),
+            ..NetOptions::new(keypair)
+        };
+        let (net, incoming) = Net::start(net_options).await?;
+        let counters = Arc::new(Counters::default());
+        let serve_options = ServeOptions {
+            limit: options.upload_limit.map(|rate| Arc::new(Limiter::new(rate))),
+            region: None,
+            capacity: options.capacity,
+        };
+        tasks.spawn(serve(net.clone(), incoming, store.clone(), serve_options, Arc::clone(&counters), stop.clone()));
+        let transfers = Transfers::new(net.clone(), Arc::clone(&counters));
+        Ok(Self { net, fetcher: Fetcher::new(store.clone(), transfers), counters })
+    }
+
+    /// Ends the announcement of a root; answers how many peers dropped the record.
+    pub(super) async fn withdraw(&self, root: crate::content::cid::Cid) -> u32 {
+        self.fetcher.transfers().withdraw(root).await
+    }
+}
