@@ -13,7 +13,11 @@
 mod providers;
 mod session;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use tokio::sync::Semaphore;
 
@@ -67,17 +71,33 @@ pub struct Fetcher {
     store: Store,
     transfers: Transfers,
     window: Arc<Semaphore>,
+    /// Blocks on their way: who wants the same one waits for it.
+    flights: Arc<Mutex<HashMap<Cid, Weak<Semaphore>>>>,
 }
 
 impl Fetcher {
     /// A scheduler over a store and the network.
     pub fn new(store: Store, transfers: Transfers) -> Self {
-        Self { store, transfers, window: Arc::new(Semaphore::new(WINDOW_KIB)) }
+        Self { store, transfers, window: Arc::new(Semaphore::new(WINDOW_KIB)), flights: Arc::default() }
     }
 
     /// Begins to read what belongs to a root. `timeout`: how long to wait without anything arriving.
     pub fn session(&self, root: Cid, timeout: Duration) -> Session {
         Session::new(self.clone(), root, timeout)
+    }
+
+    /// The turn to fetch a block: one at a time, whatever session it is for.
+    fn flight(&self, cid: &Cid) -> Arc<Semaphore> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(cid).and_then(Weak::upgrade) {
+            return flight;
+        }
+        if flights.len() > 1024 {
+            flights.retain(|_, flight| flight.strong_count() > 0);
+        }
+        let flight = Arc::new(Semaphore::new(1));
+        flights.insert(*cid, Arc::downgrade(&flight));
+        flight
     }
 
     /// The transfers below.

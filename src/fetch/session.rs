@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -10,7 +10,7 @@ use libp2p::{
     PeerId,
     futures::{StreamExt, stream::FuturesUnordered},
 };
-use tokio::sync::{Notify, Semaphore, broadcast::error::RecvError};
+use tokio::sync::{Notify, broadcast::error::RecvError};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{FetchError, Fetcher, providers::Providers};
@@ -23,6 +23,8 @@ use crate::{
 
 /// A provider that has not answered for this long is doubled by another one, where there is one.
 const HEDGE: Duration = Duration::from_millis(1200);
+/// How long one waits for somebody else who fetches the same block.
+const TURN: Duration = Duration::from_secs(5);
 /// Pause between two questions to the DHT.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Rounds of asking after which a root that nobody has is given up.
@@ -45,8 +47,6 @@ struct Inner {
     state: Arc<State>,
     /// Who sent what is in the cache, as long as its content may still turn out to be wrong.
     senders: Mutex<HashMap<Cid, PeerId>>,
-    /// Blocks on their way: who wants the same one waits.
-    flights: Mutex<HashMap<Cid, Weak<Semaphore>>>,
     discovery: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
@@ -85,7 +85,6 @@ impl Session {
                 timeout,
                 state: Arc::new(state),
                 senders: Mutex::default(),
-                flights: Mutex::default(),
                 discovery: Mutex::default(),
             }),
         }
@@ -96,14 +95,24 @@ impl Session {
     /// # Errors
     /// [`FetchError`].
     pub async fn block(&self, cid: &Cid, len: Option<u32>) -> Result<Vec<u8>, FetchError> {
-        // Holding the flight keeps others who want the same block waiting until it is in the store.
-        let flight = self.flight(cid);
-        let _turn = flight.acquire().await;
         if let Some(block) = self.stored(*cid).await? {
             return Ok(block);
         }
         self.discover();
-        self.fetch(*cid, len).await
+        // A task of its own: where the reader goes away, what is on its way still arrives and is kept.
+        let (this, cid) = (self.clone(), *cid);
+        let fetching = tokio::spawn(async move {
+            let flight = this.inner.fetcher.flight(&cid);
+            // Whoever has the turn may be waiting for providers that this session does not need.
+            let turn = tokio::time::timeout(TURN, flight.acquire_owned()).await;
+            if turn.is_ok()
+                && let Some(block) = this.stored(cid).await?
+            {
+                return Ok(block);
+            }
+            this.fetch(cid, len).await
+        });
+        fetching.await.map_err(|_| FetchError::Worker)?
     }
 
     /// Memory for a block that is about to be read, over all sessions. Held until the reader has it.
@@ -129,19 +138,6 @@ impl Session {
         if let Ok(Err(error)) = aside.await {
             tracing::warn!(%cid, "a forged block could not be set aside: {error}");
         }
-    }
-
-    fn flight(&self, cid: &Cid) -> Arc<Semaphore> {
-        let mut flights = self.inner.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flights.get(cid).and_then(Weak::upgrade) {
-            return flight;
-        }
-        if flights.len() > 1024 {
-            flights.retain(|_, flight| flight.strong_count() > 0);
-        }
-        let flight = Arc::new(Semaphore::new(1));
-        flights.insert(*cid, Arc::downgrade(&flight));
-        flight
     }
 
     async fn stored(&self, cid: Cid) -> Result<Option<Vec<u8>>, FetchError> {

@@ -123,6 +123,16 @@ impl Announcer {
         }
     }
 
+    /// The swarm has grown so much that records may belong to other peers now: everything is announced again.
+    pub(super) fn swarm_grew(&mut self) {
+        let now = Instant::now();
+        let announced: Vec<Cid> =
+            self.roots.iter().filter(|(_, root)| root.peers.is_some()).map(|(cid, _)| *cid).collect();
+        for cid in announced {
+            self.schedule(cid, now);
+        }
+    }
+
     /// Roots that wait to be announced for the first time, or again.
     pub(super) fn queued(&self, now: Instant) -> u64 {
         let due = self.due.iter().take_while(|(at, _)| *at <= now).count();

@@ -444,6 +444,9 @@ impl Task {
         }
         if self.dht_peers.insert(peer) {
             self.announcer.peers_came();
+            if self.dht_peers.len().is_power_of_two() {
+                self.announcer.swarm_grew();
+            }
         }
         self.emit(NetEvent::DhtPeer { peer });
     }

@@ -1,0 +1,187 @@
+//! The swarm by itself, over memory and over sockets.
+
+use libp2p::{Multiaddr, PeerId, identity::Keypair};
+use storgo::{
+    content::cid::{Cid, Codec},
+    net::{IncomingStreams, Net, NetError, NetEvent, NetOptions},
+};
+
+use super::swarm::DEADLINE;
+
+struct Member {
+    net: Net,
+    streams: IncomingStreams,
+}
+
+async fn start(change: impl FnOnce(&mut NetOptions)) -> Member {
+    let mut options = NetOptions { listen: vec![memory()], ..NetOptions::new(Keypair::generate_ed25519()) };
+    change(&mut options);
+    let (net, streams) = Net::start(options).await.expect("starts");
+    Member { net, streams }
+}
+
+fn memory() -> Multiaddr {
+    format!("/memory/{}", rand::random::<u64>() >> 1 | 1).parse().expect("a multiaddr")
+}
+
+fn root(n: u32) -> Cid {
+    Cid::of(Codec::DagCbor, &n.to_be_bytes())
+}
+
+async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(4 * DEADLINE, work).await.unwrap_or_else(|_| panic!("{what}: not in time"))
+}
+
+async fn providers(net: &Net, root: Cid) -> Vec<PeerId> {
+    let mut found = Vec::new();
+    let mut search = net.find_providers(root).await;
+    while let Some(peer) = search.recv().await {
+        found.push(peer);
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_nodes_find_each_others_files() {
+    const NODES: u32 = 200;
+    let hub = start(|_| {}).await;
+    let addr = hub.net.listen_addrs().remove(0);
+    let mut members = Vec::new();
+    for _ in 0..NODES {
+        members.push(start(|options| options.bootstrap = vec![addr.clone()]).await);
+    }
+    for (n, member) in (0..).zip(&members) {
+        member.net.provide(root(n)).await;
+    }
+    for (n, member) in (0..).zip(&members) {
+        assert!(within("announced", member.net.announced(root(n))).await.expect("announced") > 0);
+    }
+    for (n, member) in (0_u32..).zip(&members) {
+        let wanted = (n * 7919 + 13) % NODES;
+        let holder = members[wanted as usize].net.peer_id();
+        // While the swarm still grows together, a record can lie where nobody looks yet: it is announced again.
+        let found = async { while !providers(&member.net, root(wanted)).await.contains(&holder) {} };
+        within(&format!("{n} looks for {wanted}"), found).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_roots_hit_no_limit() {
+    let hub = start(|_| {}).await;
+    let addr = hub.net.listen_addrs().remove(0);
+    let provider = start(|options| options.bootstrap = vec![addr.clone()]).await;
+    for n in 0..10_000 {
+        provider.net.provide(root(n)).await;
+    }
+    for n in 0..10_000 {
+        within("announced", provider.net.announced(root(n))).await.expect("announced");
+    }
+    let asker = start(|options| options.bootstrap = vec![addr]).await;
+    within("joined", joined(&asker.net)).await;
+    for n in [0, 1024, 9_999] {
+        assert_eq!(within("found", providers(&asker.net, root(n))).await, [provider.net.peer_id()], "{n}");
+    }
+}
+
+/// Waits until a peer of the DHT is known.
+async fn joined(net: &Net) {
+    let mut events = net.events();
+    while !net.peers().iter().any(|peer| peer.dht) {
+        if let Ok(NetEvent::DhtPeer { .. }) = events.recv().await {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_withdrawn_is_gone_and_what_is_not_survives_the_holders_restart() {
+    let keypair = Keypair::generate_ed25519();
+    let (first, second) = (memory(), memory());
+    let hub = start(|options| {
+        options.keypair = keypair.clone();
+        options.listen = vec![first.clone()];
+    })
+    .await;
+    let provider = start(|options| options.bootstrap = vec![first.clone(), second.clone()]).await;
+    for n in [1, 2] {
+        provider.net.provide(root(n)).await;
+        within("announced", provider.net.announced(root(n))).await.expect("announced");
+    }
+    provider.net.unprovide(root(2)).await;
+    hub.net.drop_provider(root(2), provider.net.peer_id()).await;
+    let records = hub.net.snapshot().await.expect("a snapshot").records;
+    hub.net.shutdown().await;
+    let hub = start(|options| {
+        options.keypair = keypair;
+        options.listen = vec![second];
+        options.records = records;
+    })
+    .await;
+    let mut own = hub.net.find_providers(root(1)).await;
+    assert_eq!(within("found", own.recv()).await, Some(provider.net.peer_id()));
+    assert_eq!(within("asked", providers(&hub.net, root(2))).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_opened_in_a_row_all_arrive() {
+    let mut server = start(|_| {}).await;
+    let client = start(|_| {}).await;
+    client.net.connect(server.net.listen_addrs().remove(0)).await.expect("connected");
+    let accepted = tokio::spawn(async move {
+        let mut all = Vec::new();
+        while all.len() < 64 {
+            all.push(server.streams.recv().await.expect("a stream").1);
+        }
+        (server, all)
+    });
+    let mut opened = Vec::new();
+    let peer = client.net.connected()[0];
+    for _ in 0..64 {
+        let mut stream = within("opened", client.net.open(peer)).await.expect("opened");
+        // Negotiated lazily: the first byte makes it real.
+        libp2p::futures::AsyncWriteExt::write_all(&mut stream, b"x").await.expect("written");
+        libp2p::futures::AsyncWriteExt::flush(&mut stream).await.expect("flushed");
+        opened.push(stream);
+    }
+    within("accepted", accepted).await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let port = holder.local_addr().expect("an address").port();
+    let addr: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("a multiaddr");
+    let options = NetOptions { listen: vec![addr.clone()], ..NetOptions::new(Keypair::generate_ed25519()) };
+    match Net::start(options).await.map(drop) {
+        Err(NetError::Listen { addr: named, reason }) => {
+            assert_eq!(named, addr);
+            assert!(reason.contains("in use"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_bootstrap_node_is_found_again() {
+    let keypair = Keypair::generate_ed25519();
+    let hub = start(|options| {
+        options.keypair = keypair.clone();
+        options.listen = vec![super::swarm::tcp()];
+    })
+    .await;
+    let addr = hub.net.listen_addrs().remove(0);
+    let member = start(|options| options.bootstrap = vec![addr.clone()]).await;
+    let mut events = member.net.events();
+    within("joined", joined(&member.net)).await;
+    hub.net.shutdown().await;
+    within("lost", async { while !matches!(events.recv().await, Ok(NetEvent::Lost { .. })) {} }).await;
+    let back = start(|options| {
+        options.keypair = keypair;
+        options.listen = vec![addr.iter().filter(|part| !matches!(part, libp2p::multiaddr::Protocol::P2p(_))).collect()];
+    })
+    .await;
+    within("back", async { while !matches!(events.recv().await, Ok(NetEvent::Connected { .. })) {} }).await;
+    drop(back);
+}
