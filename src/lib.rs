@@ -1,6 +1,7 @@
 //! storgo: an encrypted, content-addressed, peer-to-peer file store.
 #![deny(missing_docs)]
 
+pub mod config;
 pub mod content;
 pub mod fetch;
 pub mod http;

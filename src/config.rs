@@ -1,0 +1,334 @@
+//! Settings, and where each value came from.
+//!
+//! One table (`table`) says what settings there are; everything else follows from it. Sources in rising order: built-in,
+//! profile, file (TOML or YAML), environment, flags. Each source is a flat list of `key = values`; the last one that
+//! names a key wins, and its origin is remembered.
+
+mod table;
+mod values;
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+pub use table::{Setting, TABLE};
+pub use values::{ByteSize, parse_bytes, parse_duration};
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The program itself.
+    BuiltIn,
+    /// A profile.
+    Profile(String),
+    /// A file.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+    /// A flag of the command line.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str("built-in"),
+            Self::Profile(name) => write!(f, "profile {name}"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Env(name) => write!(f, "${name}"),
+            Self::Flag(name) => write!(f, "{name}"),
+        }
+    }
+}
+
+/// Why settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A key that no setting has.
+    #[error("{origin}: there is no setting {key:?}{}", near.map_or_else(String::new, |near| format!("; did you mean {near:?}?")))]
+    UnknownKey {
+        /// Where it stands.
+        origin: Origin,
+        /// The key.
+        key: String,
+        /// The nearest key that exists.
+        near: Option<&'static str>,
+    },
+    /// A value that its setting cannot take.
+    #[error("{origin}: {key} = {value:?} cannot be used: {reason} (for example {example:?})")]
+    BadValue {
+        /// Where it stands.
+        origin: Origin,
+        /// The setting.
+        key: &'static str,
+        /// The value; withheld for secrets.
+        value: String,
+        /// What is wrong.
+        reason: String,
+        /// A value that works.
+        example: &'static str,
+    },
+    /// A file that cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file that cannot be understood.
+    #[error("{}: {reason}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with its line where that is known.
+        reason: String,
+    },
+    /// A profile that does not exist.
+    #[error("there is no profile {0:?}: use dev, staging or prod")]
+    UnknownProfile(String),
+}
+
+/// The values in force.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    values: BTreeMap<&'static str, (Vec<String>, Origin)>,
+}
+
+/// What the sources are made of.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// A profile's name.
+    pub profile: Option<String>,
+    /// The file that must be there.
+    pub file: Option<PathBuf>,
+    /// A file that is read where it exists (`config.toml` in the data directory).
+    pub default_file: Option<PathBuf>,
+    /// The environment.
+    pub env: Vec<(String, String)>,
+    /// Flags: setting, values, flag.
+    pub flags: Vec<(&'static str, Vec<String>, String)>,
+}
+
+/// Variables that are no settings.
+const OTHER_ENV: [&str; 3] = ["STORGO_DATA_DIR", "STORGO_CONFIG", "STORGO_PROFILE"];
+
+impl Settings {
+    /// Puts all sources together and checks every value.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: each names where the mistake is.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let built_in = |setting: &Setting| (setting.key, (split(setting.default), Origin::BuiltIn));
+        let mut settings = Self { values: TABLE.iter().map(built_in).collect() };
+        if let Some(name) = &sources.profile {
+            let profile = table::profile(name).ok_or_else(|| ConfigError::UnknownProfile(name.clone()))?;
+            for (key, value) in profile {
+                settings.set(key, split(value), Origin::Profile(name.clone()))?;
+            }
+        }
+        let default_file = sources.default_file.as_ref().filter(|path| path.exists());
+        for path in sources.file.iter().chain(default_file.filter(|_| sources.file.is_none())) {
+            settings.read_file(path)?;
+        }
+        settings.read_env(&sources.env)?;
+        for (key, values, flag) in &sources.flags {
+            settings.set(key, values.clone(), Origin::Flag(flag.clone()))?;
+        }
+        Ok(settings)
+    }
+
+    fn set(&mut self, key: &str, values: Vec<String>, origin: Origin) -> Result<(), ConfigError> {
+        let Some(setting) = TABLE.iter().find(|setting| setting.key == key) else {
+            return Err(ConfigError::UnknownKey { origin, key: key.into(), near: table::nearest(key) });
+        };
+        for value in &values {
+            setting.check(value).map_err(|reason| ConfigError::BadValue {
+                origin: origin.clone(),
+                key: setting.key,
+                value: if setting.secret { "…".into() } else { value.clone() },
+                reason,
+                example: setting.example,
+            })?;
+        }
+        self.values.insert(setting.key, (values, origin));
+        Ok(())
+    }
+
+    fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let syntax = |reason: String| ConfigError::Syntax { path: path.into(), reason };
+        let yaml = path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml");
+        let tree: serde_json::Value = if yaml {
+            serde_saphyr::from_str(&text).map_err(|e| syntax(e.to_string()))?
+        } else {
+            toml::from_str(&text).map_err(|e| syntax(e.to_string()))?
+        };
+        let mut flat = Vec::new();
+        flatten("", &tree, &mut flat).map_err(syntax)?;
+        for (key, values) in flat {
+            self.set(&key, values, Origin::File(path.into()))?;
+        }
+        Ok(())
+    }
+
+    fn read_env(&mut self, env: &[(String, String)]) -> Result<(), ConfigError> {
+        if let Some((_, port)) = env.iter().find(|(name, _)| name == "PORT") {
+            self.set("http", vec![format!("127.0.0.1:{port}")], Origin::Env("PORT".into()))?;
+        }
+        for (name, value) in env.iter().filter(|(name, _)| name.starts_with("STORGO_")) {
+            if OTHER_ENV.contains(&name.as_str()) || name.starts_with("STORGO_TEST_") || name.starts_with("STORGO_SOAK_") {
+                continue;
+            }
+            let origin = Origin::Env(name.clone());
+            let direct = TABLE.iter().find(|setting| setting.env() == *name);
+            let twin = TABLE.iter().find(|setting| setting.secret && format!("{}_FILE", setting.env()) == *name);
+            match (direct, twin) {
+                (Some(setting), _) => self.set(setting.key, split(value), origin)?,
+                (None, Some(setting)) => {
+                    let path = PathBuf::from(value);
+                    let secret =
+                        fs::read_to_string(&path).map_err(|source| ConfigError::Read { path, source })?;
+                    self.set(setting.key, vec![secret.trim().into()], origin)?;
+                }
+                (None, None) => {
+                    let key = name["STORGO_".len()..].to_lowercase().replace('_', ".");
+                    return Err(ConfigError::UnknownKey { origin, near: table::nearest(&key), key });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The values of a setting, unparsed.
+    pub fn list(&self, key: &str) -> &[String] {
+        self.values.get(key).map_or(&[], |(values, _)| values)
+    }
+
+    /// The one value of a setting; none where it is empty.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.list(key).first().map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// A value that has been checked by the table.
+    pub fn parsed<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
+        self.get(key).and_then(|value| value.parse().ok())
+    }
+
+    /// Whether a switch is on.
+    pub fn is_on(&self, key: &str) -> bool {
+        self.get(key) == Some("true")
+    }
+
+    /// Every setting with its values and their origin, secrets withheld.
+    pub fn show(&self) -> impl Iterator<Item = (&'static Setting, Vec<String>, &Origin)> {
+        TABLE.iter().filter_map(|setting| {
+            let (values, origin) = self.values.get(setting.key)?;
+            let hide = setting.secret && values.iter().any(|value| !value.is_empty());
+            Some((setting, if hide { vec!["(set)".into()] } else { values.clone() }, origin))
+        })
+    }
+}
+
+/// A comma parts values; none stand for an empty list.
+fn split(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(String::from).collect()
+}
+
+fn flatten(prefix: &str, tree: &serde_json::Value, out: &mut Vec<(String, Vec<String>)>) -> Result<(), String> {
+    use serde_json::Value;
+
+    let scalar = |value: &Value| match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        Value::Bool(switch) => Ok(switch.to_string()),
+        _ => Err(format!("{prefix}: a value of this kind has no meaning here")),
+    };
+    match tree {
+        Value::Object(table) => {
+            for (key, value) in table {
+                let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                flatten(&key, value, out)?;
+            }
+        }
+        Value::Array(values) => out.push((prefix.into(), values.iter().map(scalar).collect::<Result<_, _>>()?)),
+        Value::Null if prefix.is_empty() => {}
+        value => out.push((prefix.into(), vec![scalar(value)?])),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+    }
+
+    #[test]
+    fn each_source_overrides_the_one_below() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let file = dir.path().join("config.toml");
+        let mut sources = Sources::default();
+        let origin = |sources: &Sources| {
+            let settings = Settings::load(sources).expect("loads");
+            let (_, values, origin) = settings.show().find(|(s, ..)| s.key == "cache.size").expect("there");
+            (values.join(","), origin.clone())
+        };
+        assert_eq!(origin(&sources), ("10 GiB".into(), Origin::BuiltIn));
+        sources.profile = Some("dev".into());
+        assert_eq!(origin(&sources), ("1 GiB".into(), Origin::Profile("dev".into())));
+        fs::write(&file, "[cache]\nsize = \"2 GiB\"\n").expect("written");
+        sources.default_file = Some(file.clone());
+        assert_eq!(origin(&sources), ("2 GiB".into(), Origin::File(file)));
+        sources.env = env(&[("STORGO_CACHE_SIZE", "3 GiB"), ("PATH", "x")]);
+        assert_eq!(origin(&sources), ("3 GiB".into(), Origin::Env("STORGO_CACHE_SIZE".into())));
+        sources.flags = vec![("cache.size", vec!["4 GiB".into()], "--cache-size".into())];
+        assert_eq!(origin(&sources), ("4 GiB".into(), Origin::Flag("--cache-size".into())));
+    }
+
+    #[test]
+    fn toml_and_yaml_say_the_same() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let texts = [
+            ("a.toml", "bootstrap = [\"/ip4/127.0.0.1/tcp/1\", \"/dns4/x/tcp/2\"]\nmdns = false\n[gc]\ngrace = \"10m\"\n"),
+            ("a.yaml", "bootstrap:\n  - /ip4/127.0.0.1/tcp/1\n  - /dns4/x/tcp/2\nmdns: false\ngc:\n  grace: 10m\n"),
+        ];
+        for (name, text) in texts {
+            let path = dir.path().join(name);
+            fs::write(&path, text).expect("written");
+            let settings = Settings::load(&Sources { file: Some(path), ..Sources::default() }).expect("loads");
+            assert_eq!(settings.list("bootstrap").len(), 2, "{name}");
+            assert!(!settings.is_on("mdns") && settings.get("gc.grace") == Some("10m"), "{name}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named_with_a_way_out() {
+        let message = |pairs: &[(&str, &str)]| {
+            Settings::load(&Sources { env: env(pairs), ..Sources::default() }).expect_err("refused").to_string()
+        };
+        assert!(message(&[("STORGO_CACHE_SISE", "1")]).contains("did you mean \"cache.size\""));
+        assert!(message(&[("STORGO_CACHE_SIZE", "much")]).contains("for example"));
+        assert!(message(&[("STORGO_LISTEN", "nowhere")]).contains("listen"));
+        let secret = message(&[("STORGO_CLUSTER_KEY", "hunter2")]);
+        assert!(!secret.contains("hunter2"), "{secret}");
+        assert!(message(&[("PORT", "x")]).contains("$PORT"));
+    }
+
+    #[test]
+    fn a_secret_may_stand_in_a_file() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let path = dir.path().join("key");
+        fs::write(&path, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n").expect("written");
+        let env = env(&[("STORGO_CLUSTER_KEY_FILE", path.to_str().expect("UTF-8"))]);
+        let settings = Settings::load(&Sources { env, ..Sources::default() }).expect("loads");
+        assert_eq!(settings.get("cluster.key").map(str::len), Some(43));
+        let shown: Vec<_> = settings.show().filter(|(s, ..)| s.secret).map(|(_, v, _)| v.concat()).collect();
+        assert_eq!(shown, ["(set)"]);
+    }
+}

@@ -1,0 +1,79 @@
+//! Values with units.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+/// A number of bytes, as people write it: `500 GiB`, `10MB`, `4096`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse_bytes(text).map(Self)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        indicatif::BinaryBytes(self.0).fmt(f)
+    }
+}
+
+/// Reads a number of bytes.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let unit: u64 = match text[end..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        other => return Err(format!("{other:?} is no unit of bytes")),
+    };
+    let (whole, part) = text[..end].split_once('.').unwrap_or((&text[..end], "0"));
+    let number = |digits: &str| digits.parse::<u64>().map_err(|_| format!("{text:?} is not a number of bytes"));
+    let too_much = || format!("{text:?} is too much");
+    let bytes = number(whole)?.checked_mul(unit).ok_or_else(too_much)?;
+    let scale = 10_u64.checked_pow(u32::try_from(part.len()).unwrap_or(99)).ok_or_else(too_much)?;
+    let rest = u128::from(number(part)?) * u128::from(unit) / u128::from(scale);
+    u64::try_from(rest).ok().and_then(|rest| bytes.checked_add(rest)).ok_or_else(too_much)
+}
+
+/// Reads a length of time: `10m`, `1h 30m`, `500ms`; a bare number counts seconds.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.trim().parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string());
+    }
+    humantime::parse_duration(text.trim()).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let cases = [("4096", 4096), ("1 KiB", 1024), ("1kB", 1000), ("1.5 GiB", 3 << 29), ("10MB", 10_000_000), ("0", 0)];
+        for (text, bytes) in cases {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GiB", "1 elephant", "-1", "99999999999999999999", "20000000 TiB", "1.1.1"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert!(parse_duration("soon").is_err() && parse_duration("-1").is_err());
+    }
+}
