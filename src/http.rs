@@ -33,6 +33,8 @@ use crate::node::{
 pub const KEY_HEADER: &str = "storgo-key";
 /// Name of the header that says after how many seconds without progress a read gives up.
 pub const TIMEOUT_HEADER: &str = "storgo-timeout";
+/// Name of the header that says whether content is a `file` or a `dir` (as tar).
+pub const KIND_HEADER: &str = "storgo-kind";
 /// Name of the header that carries a request's id.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
@@ -46,7 +48,11 @@ struct Door {
 
 /// The API of `node`, as a service that can be called without any socket. `token` is what callers must show.
 pub fn router(node: Node, token: &str) -> Router {
-    let door = Door { node, token: token.into(), failures: Arc::default() };
+    let door = Door {
+        node,
+        token: token.into(),
+        failures: Arc::default(),
+    };
     let api = Router::new()
         .route("/files", post(files::put).get(files::list))
         .route("/files/{reference}", get(files::info).delete(files::remove))
@@ -83,8 +89,10 @@ pub fn router(node: Node, token: &str) -> Router {
 /// the port is taken or the token file cannot be read.
 pub async fn serve(node: &Node, addr: SocketAddr) -> Result<SocketAddr, NodeError> {
     if !addr.ip().is_loopback() {
-        return Err(NodeError::new(ErrorCode::BadRequest, format!("{addr} is not a loopback address"))
-            .hint("the API speaks plain HTTP: bind it to 127.0.0.1 and put a TLS proxy in front"));
+        return Err(
+            NodeError::new(ErrorCode::BadRequest, format!("{addr} is not a loopback address"))
+                .hint("the API speaks plain HTTP: bind it to 127.0.0.1 and put a TLS proxy in front"),
+        );
     }
     let token = load_or_create_token(node.data_dir())?;
     let listener = TcpListener::bind(addr).await.map_err(|e| {
@@ -98,7 +106,8 @@ pub async fn serve(node: &Node, addr: SocketAddr) -> Result<SocketAddr, NodeErro
     node.set_http(bound)?;
     let stop = node.stopping();
     node.spawn(async move {
-        let serving = axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
+        let serving =
+            axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
         if let Err(e) = serving.await {
             tracing::error!("the HTTP server ended: {e}");
         }

@@ -1,6 +1,7 @@
 //! storgo: an encrypted, content-addressed, peer-to-peer file store.
 #![deny(missing_docs)]
 
+pub mod cli;
 pub mod config;
 pub mod content;
 pub mod fetch;
@@ -8,4 +9,5 @@ pub mod http;
 pub mod net;
 pub mod node;
 pub mod store;
+pub mod telemetry;
 pub mod wire;

@@ -1,3 +1,7 @@
 //! `storgo-node`: the one binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    storgo::cli::main()
+}

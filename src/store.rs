@@ -161,7 +161,9 @@ impl Store {
     /// [`StoreError::Corrupt`] where it was here and is damaged: it is set aside, and missing from now on.
     pub fn get(&self, cid: &Cid) -> Result<Option<Vec<u8>>, StoreError> {
         let digest = cid.digest();
-        let Some(row) = self.inner.index.row(digest)? else { return self.adopt_cached(cid) };
+        let Some(row) = self.inner.index.row(digest)? else {
+            return self.adopt_cached(cid);
+        };
         let bytes = match row.place {
             Place::Missing => return Ok(None),
             Place::Inline => self.inner.index.inline(digest)?,
@@ -195,10 +197,24 @@ impl Store {
     /// keeping, as cache.
     fn adopt_cached(&self, cid: &Cid) -> Result<Option<Vec<u8>>, StoreError> {
         let digest = *cid.digest();
-        let Some(len) = self.inner.disk.len(&digest).and_then(|len| u32::try_from(len).ok()) else { return Ok(None) };
+        let Some(len) = self
+            .inner
+            .disk
+            .len(&digest)
+            .and_then(|len| u32::try_from(len).ok())
+        else {
+            return Ok(None);
+        };
         let bytes = self.inner.disk.read(&digest, len)?;
-        let Some(bytes) = bytes.filter(|bytes| cid.matches(bytes)) else { return Ok(None) };
-        let arrival = writer::Arrival { digest, codec: cid.codec(), len, inline: None };
+        let Some(bytes) = bytes.filter(|bytes| cid.matches(bytes)) else {
+            return Ok(None);
+        };
+        let arrival = writer::Arrival {
+            digest,
+            codec: cid.codec(),
+            len,
+            inline: None,
+        };
         self.inner.writer.post(move |tables| match tables.row(&digest)? {
             Some(_) => Ok(()),
             None => tables.arrive(&arrival, true, unix_ms()),
@@ -211,7 +227,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Index`].
     pub fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        Ok(self.inner.index.row(cid.digest())?.is_some_and(|row| row.place != Place::Missing))
+        Ok(self
+            .inner
+            .index
+            .row(cid.digest())?
+            .is_some_and(|row| row.place != Place::Missing))
     }
 
     /// Sets a block aside: it is missing from now on, and its bytes stay in `quarantine/` for a look.
@@ -220,7 +240,9 @@ impl Store {
     /// [`StoreError::Io`], [`StoreError::Index`].
     pub fn quarantine(&self, cid: &Cid, reason: &str) -> Result<(), StoreError> {
         let digest = *cid.digest();
-        let Some(row) = self.inner.index.row(&digest)? else { return Ok(()) };
+        let Some(row) = self.inner.index.row(&digest)? else {
+            return Ok(());
+        };
         tracing::warn!(%cid, reason, "a block is damaged and set aside");
         match row.place {
             Place::File => self.inner.disk.quarantine(&digest)?,
@@ -274,11 +296,18 @@ impl Store {
     /// [`StoreError::Index`].
     pub fn set_meta(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
         let (name, value) = (name.to_owned(), value.to_owned());
-        self.inner.writer.run(move |tables| tables.set_meta(&name, &value))
+        self.inner
+            .writer
+            .run(move |tables| tables.set_meta(&name, &value))
     }
 
     fn touch(&self, digest: &[u8; 20]) {
-        let full = self.inner.touched.lock().unwrap_or_else(PoisonError::into_inner).note(*digest);
+        let full = self
+            .inner
+            .touched
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .note(*digest);
         if let Some(batch) = full {
             self.inner.writer.post(move |tables| tables.touch_cached(&batch));
         }
@@ -299,14 +328,22 @@ fn check_version(dir: &Path) -> Result<(), StoreError> {
     match std::fs::read_to_string(&path) {
         Ok(text) => match text.trim().parse::<u32>() {
             Ok(found) if found <= VERSION => Ok(()),
-            Ok(found) => Err(StoreError::NewerVersion { found, known: VERSION }),
+            Ok(found) => Err(StoreError::NewerVersion {
+                found,
+                known: VERSION,
+            }),
             Err(_) => Err(StoreError::Io {
                 what: format!("read {}", path.display()),
                 source: std::io::Error::other("it holds no version number"),
             }),
         },
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => disk::write_new(&path, format!("{VERSION}\n").as_bytes()),
-        Err(source) => Err(StoreError::Io { what: format!("read {}", path.display()), source }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            disk::write_new(&path, format!("{VERSION}\n").as_bytes())
+        }
+        Err(source) => Err(StoreError::Io {
+            what: format!("read {}", path.display()),
+            source,
+        }),
     }
 }
 

@@ -141,7 +141,9 @@ pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, WireError> {
     if len > MAX_MESSAGE {
         return Err(WireError::TooLong(len));
     }
-    let prefix = u32::try_from(len).map_err(|_| WireError::TooLong(len))?.to_be_bytes();
+    let prefix = u32::try_from(len)
+        .map_err(|_| WireError::TooLong(len))?
+        .to_be_bytes();
     frame[..PREFIX].copy_from_slice(&prefix);
     Ok(frame)
 }
@@ -152,7 +154,11 @@ pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, WireError> {
 /// [`WireError::TooLong`] above [`MAX_MESSAGE`]: checked before anything is allocated.
 pub fn message_len(prefix: [u8; PREFIX]) -> Result<usize, WireError> {
     let len = u32::from_be_bytes(prefix) as usize;
-    if len > MAX_MESSAGE { Err(WireError::TooLong(len)) } else { Ok(len) }
+    if len > MAX_MESSAGE {
+        Err(WireError::TooLong(len))
+    } else {
+        Ok(len)
+    }
 }
 
 /// Reads a message.
@@ -181,7 +187,11 @@ mod tests {
             proptest::collection::vec(cid(), 0..MAX_CIDS).prop_map(|cids| Request::Get { cids }),
             cid().prop_map(|root| Request::Have { root }),
             cid().prop_map(|root| Request::Withdraw { root }),
-            (cid(), proptest::collection::vec((cid(), any::<u32>()), 0..50), bytes())
+            (
+                cid(),
+                proptest::collection::vec((cid(), any::<u32>()), 0..50),
+                bytes()
+            )
                 .prop_map(|(root, blocks, ticket)| Request::Put { root, blocks, ticket }),
             (cid(), bytes()).prop_map(|(root, signed)| Request::Release { root, signed }),
             Just(Request::Status {}),
@@ -231,8 +241,17 @@ mod tests {
 
     #[test]
     fn promised_lengths_must_be_there() {
-        for bytes in [&b"\x9b\xff\xff\xff\xff\xff\xff\xff\xff"[..], b"\x5a\xff\xff\xff\xff", b"\xbf\xff", b"\x9f\xff", b""] {
-            assert!(matches!(decode::<Request>(bytes), Err(WireError::Unbounded(_))), "{bytes:x?}");
+        for bytes in [
+            &b"\x9b\xff\xff\xff\xff\xff\xff\xff\xff"[..],
+            b"\x5a\xff\xff\xff\xff",
+            b"\xbf\xff",
+            b"\x9f\xff",
+            b"",
+        ] {
+            assert!(
+                matches!(decode::<Request>(bytes), Err(WireError::Unbounded(_))),
+                "{bytes:x?}"
+            );
         }
     }
 }

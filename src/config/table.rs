@@ -31,7 +31,11 @@ impl Setting {
     /// Whether it can take a value.
     pub(super) fn check(&self, value: &str) -> Result<(), String> {
         // Empty means unset, for every setting whose default is unset.
-        if value.is_empty() && self.default.is_empty() { Ok(()) } else { (self.check)(value) }
+        if value.is_empty() && self.default.is_empty() {
+            Ok(())
+        } else {
+            (self.check)(value)
+        }
     }
 }
 
@@ -42,7 +46,14 @@ const fn setting(
     check: fn(&str) -> Result<(), String>,
     doc: &'static str,
 ) -> Setting {
-    Setting { key, default, doc, example, secret: false, check }
+    Setting {
+        key,
+        default,
+        doc,
+        example,
+        secret: false,
+        check,
+    }
 }
 
 fn parses<T: std::str::FromStr<Err: std::fmt::Display>>(value: &str) -> Result<(), String> {
@@ -61,7 +72,11 @@ fn key(value: &str) -> Result<(), String> {
 }
 
 fn log_format(value: &str) -> Result<(), String> {
-    if matches!(value, "text" | "json") { Ok(()) } else { Err("use text or json".into()) }
+    if matches!(value, "text" | "json") {
+        Ok(())
+    } else {
+        Err("use text or json".into())
+    }
 }
 
 fn log_level(value: &str) -> Result<(), String> {
@@ -77,12 +92,48 @@ pub static TABLE: &[Setting] = &[
         parses::<Multiaddr>,
         "addresses to listen on for peers; port 0 takes a free one",
     ),
-    setting("external", "", "/dns4/box.example.org/tcp/3000", parses::<Multiaddr>, "addresses at which others reach this node, where it cannot know them"),
-    setting("bootstrap", "", "/dns4/box.example.org/tcp/3000", parses::<Multiaddr>, "peers to find the swarm by, with or without /p2p/<id>"),
-    setting("http", "127.0.0.1:8080", "127.0.0.1:8080", parses::<SocketAddr>, "address of the HTTP API; loopback only"),
-    setting("mdns", "true", "false", parses::<bool>, "find peers on the local network"),
-    setting("relay.server", "false", "true", parses::<bool>, "relay connections for peers that cannot be dialled"),
-    setting("max.connections", "512", "512", parses::<u32>, "connections held at most"),
+    setting(
+        "external",
+        "",
+        "/dns4/box.example.org/tcp/3000",
+        parses::<Multiaddr>,
+        "addresses at which others reach this node, where it cannot know them",
+    ),
+    setting(
+        "bootstrap",
+        "",
+        "/dns4/box.example.org/tcp/3000",
+        parses::<Multiaddr>,
+        "peers to find the swarm by, with or without /p2p/<id>",
+    ),
+    setting(
+        "http",
+        "127.0.0.1:8080",
+        "127.0.0.1:8080",
+        parses::<SocketAddr>,
+        "address of the HTTP API; loopback only",
+    ),
+    setting(
+        "mdns",
+        "true",
+        "false",
+        parses::<bool>,
+        "find peers on the local network",
+    ),
+    setting(
+        "relay.server",
+        "false",
+        "true",
+        parses::<bool>,
+        "relay connections for peers that cannot be dialled",
+    ),
+    setting(
+        "max.connections",
+        "512",
+        "512",
+        parses::<u32>,
+        "connections held at most",
+    ),
     Setting {
         key: "cluster.key",
         default: "",
@@ -91,15 +142,69 @@ pub static TABLE: &[Setting] = &[
         secret: true,
         check: key,
     },
-    setting("storage.layout", "sharded", "flat", parses::<crate::store::Layout>, "folders for block files: sharded, segments or flat"),
-    setting("storage.capacity", "", "500 GiB", parses::<ByteSize>, "hard limit for blocks on disk; empty: the disk is the limit"),
-    setting("cache.size", "10 GiB", "10 GiB", parses::<ByteSize>, "evictable cache for blocks that were read from peers"),
-    setting("gc.grace", "1h", "10m", duration, "how long a block without a file is kept"),
-    setting("scrub.rate", "4 MiB", "4 MiB", parses::<ByteSize>, "bytes per second that the background check of blocks may read; 0: none"),
-    setting("upload.limit", "", "10 MiB", parses::<ByteSize>, "bytes per second to peers, all together; empty: no limit"),
-    setting("chunker", "fastcdc", "fixed:1MiB", parses::<crate::content::chunk::Chunker>, "how files are cut"),
-    setting("timeout", "60s", "30s", duration, "how long a read waits while nothing arrives"),
-    setting("log.level", "info", "debug", log_level, "what is logged to stderr by `run`: error, warn, info, debug, trace, or targets"),
+    setting(
+        "storage.layout",
+        "sharded",
+        "flat",
+        parses::<crate::store::Layout>,
+        "folders for block files: sharded, segments or flat",
+    ),
+    setting(
+        "storage.capacity",
+        "",
+        "500 GiB",
+        parses::<ByteSize>,
+        "hard limit for blocks on disk; empty: the disk is the limit",
+    ),
+    setting(
+        "cache.size",
+        "10 GiB",
+        "10 GiB",
+        parses::<ByteSize>,
+        "evictable cache for blocks that were read from peers",
+    ),
+    setting(
+        "gc.grace",
+        "1h",
+        "10m",
+        duration,
+        "how long a block without a file is kept",
+    ),
+    setting(
+        "scrub.rate",
+        "4 MiB",
+        "4 MiB",
+        parses::<ByteSize>,
+        "bytes per second that the background check of blocks may read; 0: none",
+    ),
+    setting(
+        "upload.limit",
+        "",
+        "10 MiB",
+        parses::<ByteSize>,
+        "bytes per second to peers, all together; empty: no limit",
+    ),
+    setting(
+        "chunker",
+        "fastcdc",
+        "fixed:1MiB",
+        parses::<crate::content::chunk::Chunker>,
+        "how files are cut",
+    ),
+    setting(
+        "timeout",
+        "60s",
+        "30s",
+        duration,
+        "how long a read waits while nothing arrives",
+    ),
+    setting(
+        "log.level",
+        "info",
+        "debug",
+        log_level,
+        "what is logged to stderr by `run`: error, warn, info, debug, trace, or targets",
+    ),
     setting("log.format", "text", "json", log_format, "text or json"),
 ];
 
@@ -116,7 +221,12 @@ pub(super) fn profile(name: &str) -> Option<&'static [(&'static str, &'static st
         ],
         "staging" => &[("log.level", "info,storgo=debug"), ("log.format", "json")],
         // Servers: logs for machines, no multicast, longer grace.
-        "prod" => &[("log.format", "json"), ("mdns", "false"), ("gc.grace", "24h"), ("cache.size", "50 GiB")],
+        "prod" => &[
+            ("log.format", "json"),
+            ("mdns", "false"),
+            ("gc.grace", "24h"),
+            ("cache.size", "50 GiB"),
+        ],
         _ => return None,
     })
 }

@@ -42,7 +42,9 @@ pub(super) async fn connect(
     body: Result<Json<ConnectBody>, JsonRejection>,
 ) -> Result<Json<Connected>, Problem> {
     let Json(body) = body.map_err(|e| Problem::bad_request(e.body_text()))?;
-    Ok(Json(Connected { peer: door.node.connect(body.addr).await? }))
+    Ok(Json(Connected {
+        peer: door.node.connect(body.addr).await?,
+    }))
 }
 
 /// `GET /status`.
@@ -61,7 +63,9 @@ pub(super) async fn gc(State(door): State<Door>) -> Result<Json<GcReport>, Probl
 }
 
 /// `GET /events`: what happens from now on, as server-sent events. Ends when the node stops.
-pub(super) async fn events(State(door): State<Door>) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
+pub(super) async fn events(
+    State(door): State<Door>,
+) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
     let events = BroadcastStream::new(door.node.subscribe()).map(|event| match event {
         Ok(event) => event,
         Err(BroadcastStreamRecvError::Lagged(count)) => Event::Skipped { count },

@@ -10,7 +10,11 @@ use libp2p::{
 };
 use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
 
-use super::{NetError, NetOptions, TRANSFER_PROTOCOL, records::Records, streams::{Incoming, Streams}};
+use super::{
+    NetError, NetOptions, TRANSFER_PROTOCOL,
+    records::Records,
+    streams::{Incoming, Streams},
+};
 use crate::content::secret::MembershipKey;
 
 /// How long a provider record lives.
@@ -40,7 +44,8 @@ pub(super) fn kad_protocol(membership: Option<&MembershipKey>) -> StreamProtocol
         None => StreamProtocol::new("/storgo/kad/1.0.0"),
         Some(key) => {
             let tag = data_encoding::HEXLOWER.encode(&key.derive("storgo v1 kad protocol").as_bytes()[..8]);
-            StreamProtocol::try_from_owned(format!("/storgo/kad/1.0.0/{tag}")).expect("it begins with a slash")
+            StreamProtocol::try_from_owned(format!("/storgo/kad/1.0.0/{tag}"))
+                .expect("it begins with a slash")
         }
     }
 }
@@ -68,7 +73,10 @@ impl Behaviour {
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
             mdns: multicast(options, local).map_err(|e| NetError::Setup(format!("mDNS: {e}")))?,
             relay_client,
-            relay_server: options.relay_server.then(|| relay::Behaviour::new(local, relay_config())).into(),
+            relay_server: options
+                .relay_server
+                .then(|| relay::Behaviour::new(local, relay_config()))
+                .into(),
             dcutr: dcutr::Behaviour::new(local),
             autonat_client: autonat::v2::client::Behaviour::default(),
             autonat_server: autonat::v2::server::Behaviour::default(),

@@ -37,8 +37,14 @@ impl Bootstrap {
         addrs.sort();
         addrs.dedup();
         let now = Instant::now();
-        let entry = |addr| Entry { addr, state: State::Waiting(now), pause: PAUSE.0 };
-        Self { entries: addrs.into_iter().map(entry).collect() }
+        let entry = |addr| Entry {
+            addr,
+            state: State::Waiting(now),
+            pause: PAUSE.0,
+        };
+        Self {
+            entries: addrs.into_iter().map(entry).collect(),
+        }
     }
 
     /// When the next address is to be tried.
@@ -74,7 +80,10 @@ impl Bootstrap {
 
     /// A try has failed; answers with the address where it was one of these.
     pub(super) fn failed(&mut self, id: ConnectionId, error: &DialError) -> Option<&Multiaddr> {
-        let entry = self.entries.iter_mut().find(|entry| matches!(entry.state, State::Dialing(d) if d == id))?;
+        let entry = self
+            .entries
+            .iter_mut()
+            .find(|entry| matches!(entry.state, State::Dialing(d) if d == id))?;
         entry.state = match error {
             DialError::LocalPeerId { .. } => State::Ourselves,
             _ => {

@@ -35,13 +35,18 @@ pub(super) async fn run(
     (remote, mut muxer): (PeerId, StreamMuxerBox),
     endpoint: ConnectedPoint,
 ) -> io::Result<(PeerId, StreamMuxerBox)> {
-    let Some(key) = key else { return Ok((remote, muxer)) };
+    let Some(key) = key else {
+        return Ok((remote, muxer));
+    };
     let key = key.derive("storgo v1 quic proof");
     let proof = prove(&key, local, remote, &mut muxer, endpoint.is_dialer());
     match tokio::time::timeout(DEADLINE, proof).await {
         Ok(Ok(())) => Ok((remote, muxer)),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the peer did not prove its membership in time")),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the peer did not prove its membership in time",
+        )),
     }
 }
 
@@ -61,12 +66,16 @@ async fn prove(
             stream.flush().await?;
             let (theirs, shown) = (read(&mut stream).await?, read(&mut stream).await?);
             check(shown, mac(key, b"listener", local, remote, &ours, &theirs))?;
-            stream.write_all(mac(key, b"dialer", local, remote, &ours, &theirs).as_bytes()).await?;
+            stream
+                .write_all(mac(key, b"dialer", local, remote, &ours, &theirs).as_bytes())
+                .await?;
         } else {
             let theirs = read(&mut stream).await?;
             let ours: [u8; 32] = rand::random();
             stream.write_all(&ours).await?;
-            stream.write_all(mac(key, b"listener", remote, local, &theirs, &ours).as_bytes()).await?;
+            stream
+                .write_all(mac(key, b"listener", remote, local, &theirs, &ours).as_bytes())
+                .await?;
             stream.flush().await?;
             let shown = read(&mut stream).await?;
             check(shown, mac(key, b"dialer", remote, local, &theirs, &ours))?;
@@ -84,7 +93,11 @@ async fn open(muxer: &mut StreamMuxerBox, dialer: bool) -> io::Result<libp2p::co
         if let std::task::Poll::Ready(Err(error)) = muxer.poll_unpin(cx) {
             return std::task::Poll::Ready(Err(error));
         }
-        if dialer { muxer.poll_outbound_unpin(cx) } else { muxer.poll_inbound_unpin(cx) }
+        if dialer {
+            muxer.poll_outbound_unpin(cx)
+        } else {
+            muxer.poll_inbound_unpin(cx)
+        }
     })
     .await
 }
@@ -108,7 +121,14 @@ async fn read(stream: &mut libp2p::core::muxing::SubstreamBox) -> io::Result<[u8
     Ok(bytes)
 }
 
-fn mac(key: &Key, role: &[u8], dialer: PeerId, listener: PeerId, first: &[u8; 32], second: &[u8; 32]) -> blake3::Hash {
+fn mac(
+    key: &Key,
+    role: &[u8],
+    dialer: PeerId,
+    listener: PeerId,
+    first: &[u8; 32],
+    second: &[u8; 32],
+) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new_keyed(key.as_bytes());
     // Lengths first: no two different inputs run together into one.
     for part in [role, &dialer.to_bytes(), &listener.to_bytes(), first, second] {
@@ -122,7 +142,10 @@ fn check(shown: [u8; 32], made: blake3::Hash) -> io::Result<()> {
     if blake3::Hash::from_bytes(shown) == made {
         Ok(())
     } else {
-        Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer is not of this cluster"))
+        Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "the peer is not of this cluster",
+        ))
     }
 }
 

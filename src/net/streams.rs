@@ -13,8 +13,9 @@ use libp2p::{
     Multiaddr, PeerId, Stream, StreamProtocol,
     core::{Endpoint, transport::PortUse, upgrade::ReadyUpgrade},
     swarm::{
-        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
-        NotifyHandler, StreamUpgradeError, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
+        NetworkBehaviour, NotifyHandler, StreamUpgradeError, SubstreamProtocol, THandler, THandlerInEvent,
+        THandlerOutEvent, ToSwarm,
         handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
     },
 };
@@ -40,7 +41,11 @@ pub(super) struct Streams {
 
 impl Streams {
     pub(super) fn new(protocol: StreamProtocol, incoming: mpsc::Sender<Incoming>) -> Self {
-        Self { protocol, incoming, wanted: VecDeque::new() }
+        Self {
+            protocol,
+            incoming,
+            wanted: VecDeque::new(),
+        }
     }
 
     /// Opens a stream to a connected peer.
@@ -93,9 +98,11 @@ impl NetworkBehaviour for Streams {
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         match self.wanted.pop_front() {
-            Some((peer_id, reply)) => {
-                Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::Any, event: reply })
-            }
+            Some((peer_id, reply)) => Poll::Ready(ToSwarm::NotifyHandler {
+                peer_id,
+                handler: NotifyHandler::Any,
+                event: reply,
+            }),
             // The swarm polls again after every command.
             None => Poll::Pending,
         }
@@ -152,7 +159,9 @@ impl ConnectionHandler for Handler {
         }
         if let Some(reply) = self.wanted.pop_front() {
             self.opening.push_back(reply);
-            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol: self.upgrade() });
+            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
+                protocol: self.upgrade(),
+            });
         }
         Poll::Pending
     }
@@ -173,7 +182,9 @@ impl ConnectionHandler for Handler {
                     tracing::debug!(peer = %self.peer, "a peer opens more streams than are taken");
                 }
             }
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, .. }) => {
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
+                protocol: stream, ..
+            }) => {
                 if let Some(reply) = self.opening.pop_front() {
                     drop(reply.send(Ok(stream)));
                 }
@@ -182,7 +193,11 @@ impl ConnectionHandler for Handler {
                 if let Some(reply) = self.opening.pop_front() {
                     let refused = matches!(error, StreamUpgradeError::NegotiationFailed);
                     let reason = error.to_string();
-                    drop(reply.send(Err(if refused { NetError::NotStorgo } else { NetError::Stream(reason) })));
+                    drop(reply.send(Err(if refused {
+                        NetError::NotStorgo
+                    } else {
+                        NetError::Stream(reason)
+                    })));
                 }
             }
             _ => {}

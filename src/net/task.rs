@@ -44,24 +44,56 @@ type Dialed = oneshot::Sender<Result<PeerId, NetError>>;
 
 /// What the handles ask of the task.
 pub(super) enum Command {
-    Connect { addr: Multiaddr, reply: Dialed },
-    Open { peer: PeerId, reply: Reply },
-    Providers { root: Cid, found: mpsc::Sender<PeerId> },
-    Provide { root: Cid },
-    Unprovide { root: Cid },
-    Announced { root: Cid, reply: oneshot::Sender<u32> },
-    Closest { root: Cid, reply: oneshot::Sender<Vec<PeerId>> },
-    DropProvider { root: Cid, peer: PeerId },
-    Snapshot { reply: oneshot::Sender<Snapshot> },
+    Connect {
+        addr: Multiaddr,
+        reply: Dialed,
+    },
+    Open {
+        peer: PeerId,
+        reply: Reply,
+    },
+    Providers {
+        root: Cid,
+        found: mpsc::Sender<PeerId>,
+    },
+    Provide {
+        root: Cid,
+    },
+    Unprovide {
+        root: Cid,
+    },
+    Announced {
+        root: Cid,
+        reply: oneshot::Sender<u32>,
+    },
+    Closest {
+        root: Cid,
+        reply: oneshot::Sender<Vec<PeerId>>,
+    },
+    DropProvider {
+        root: Cid,
+        peer: PeerId,
+    },
+    Snapshot {
+        reply: oneshot::Sender<Snapshot>,
+    },
     Shutdown,
 }
 
 /// A question to the DHT.
 enum Query {
-    Providers { root: Cid, found: mpsc::Sender<PeerId> },
-    Closest { root: Cid, reply: oneshot::Sender<Vec<PeerId>> },
+    Providers {
+        root: Cid,
+        found: mpsc::Sender<PeerId>,
+    },
+    Closest {
+        root: Cid,
+        reply: oneshot::Sender<Vec<PeerId>>,
+    },
     /// Where is this peer? Streams are waiting for it.
-    Address { peer: PeerId },
+    Address {
+        peer: PeerId,
+    },
 }
 
 pub(super) struct Task {
@@ -128,22 +160,41 @@ pub(super) async fn start(
 impl Task {
     async fn listen(&mut self, addrs: Vec<Multiaddr>) -> Result<(), NetError> {
         let mut waiting: HashMap<ListenerId, Multiaddr> = HashMap::new();
+        for addr in &addrs {
+            check_free(addr)?;
+        }
         for addr in addrs {
-            let failed = |addr: &Multiaddr, reason: String| NetError::Listen { addr: addr.clone(), reason };
-            let id = self.swarm.listen_on(addr.clone()).map_err(|e| failed(&addr, reason(&e)))?;
+            let failed = |addr: &Multiaddr, reason: String| NetError::Listen {
+                addr: addr.clone(),
+                reason,
+            };
+            let id = self
+                .swarm
+                .listen_on(addr.clone())
+                .map_err(|e| failed(&addr, reason(&e)))?;
             waiting.insert(id, addr);
         }
         let deadline = Instant::now() + LISTEN_DEADLINE;
         while !waiting.is_empty() {
             let Ok(event) = tokio::time::timeout_at(deadline, self.swarm.select_next_some()).await else {
                 let addr = waiting.into_values().next().unwrap_or_else(Multiaddr::empty);
-                return Err(NetError::Listen { addr, reason: "it takes too long".into() });
+                return Err(NetError::Listen {
+                    addr,
+                    reason: "it takes too long".into(),
+                });
             };
             match &event {
                 SwarmEvent::NewListenAddr { listener_id, .. } => drop(waiting.remove(listener_id)),
-                SwarmEvent::ListenerClosed { listener_id, reason: Err(e), .. } => {
+                SwarmEvent::ListenerClosed {
+                    listener_id,
+                    reason: Err(e),
+                    ..
+                } => {
                     if let Some(addr) = waiting.remove(listener_id) {
-                        return Err(NetError::Listen { addr, reason: e.to_string() });
+                        return Err(NetError::Listen {
+                            addr,
+                            reason: e.to_string(),
+                        });
                     }
                 }
                 _ => {}
@@ -155,7 +206,11 @@ impl Task {
 
     pub(super) async fn run(mut self) {
         loop {
-            let due = [self.announcer_due(), self.bootstrap.next_due(), Some(self.next_expiry)];
+            let due = [
+                self.announcer_due(),
+                self.bootstrap.next_due(),
+                Some(self.next_expiry),
+            ];
             let due = due.into_iter().flatten().min().unwrap_or(self.next_expiry);
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_event(event),
@@ -171,7 +226,11 @@ impl Task {
 
     fn announcer_due(&self) -> Option<Instant> {
         // With nobody to tell, announcing waits for the first peer.
-        if self.dht_peers.is_empty() { None } else { self.announcer.next_due() }
+        if self.dht_peers.is_empty() {
+            None
+        } else {
+            self.announcer.next_due()
+        }
     }
 
     fn on_time(&mut self) {
@@ -195,7 +254,11 @@ impl Task {
         }
         if now >= self.next_expiry {
             self.next_expiry = now + EXPIRY;
-            self.swarm.behaviour_mut().kad.store_mut().expire(std::time::Instant::now());
+            self.swarm
+                .behaviour_mut()
+                .kad
+                .store_mut()
+                .expire(std::time::Instant::now());
         }
     }
 
@@ -212,7 +275,10 @@ impl Task {
             Command::Connect { addr, reply } => self.connect(addr, reply),
             Command::Open { peer, reply } => self.open(peer, reply),
             Command::Providers { root, found } => {
-                let known = kad::store::RecordStore::providers(self.swarm.behaviour_mut().kad.store_mut(), &key(&root));
+                let known = kad::store::RecordStore::providers(
+                    self.swarm.behaviour_mut().kad.store_mut(),
+                    &key(&root),
+                );
                 let local = *self.swarm.local_peer_id();
                 for record in known.into_iter().filter(|record| record.provider != local) {
                     let _ = found.try_send(record.provider);
@@ -242,8 +308,15 @@ impl Task {
     fn snapshot(&mut self) -> Snapshot {
         let remembered = self.book.all(&self.dht_peers).take(REMEMBERED);
         Snapshot {
-            remembered: remembered.map(|(peer, addrs)| RememberedPeer { peer, addrs }).collect(),
-            records: self.swarm.behaviour_mut().kad.store_mut().snapshot(std::time::Instant::now()),
+            remembered: remembered
+                .map(|(peer, addrs)| RememberedPeer { peer, addrs })
+                .collect(),
+            records: self
+                .swarm
+                .behaviour_mut()
+                .kad
+                .store_mut()
+                .snapshot(std::time::Instant::now()),
         }
     }
 
@@ -298,9 +371,15 @@ impl Task {
 
     /// Where a peer could not be dialled: asks the DHT once where it is.
     fn look_up(&mut self, peer: PeerId) {
-        let Some((_, asked)) = self.opening.get_mut(&peer) else { return };
+        let Some((_, asked)) = self.opening.get_mut(&peer) else {
+            return;
+        };
         if *asked || self.dht_peers.is_empty() {
-            let replies = self.opening.remove(&peer).map(|(replies, _)| replies).unwrap_or_default();
+            let replies = self
+                .opening
+                .remove(&peer)
+                .map(|(replies, _)| replies)
+                .unwrap_or_default();
             for reply in replies {
                 drop(reply.send(Err(NetError::NoAddress(peer))));
             }
@@ -336,16 +415,34 @@ impl Task {
                 self.swarm.remove_external_address(&address);
                 self.share(|shared| shared.listen.retain(|known| *known != address));
             }
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, num_established, .. } => {
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                num_established,
+                ..
+            } => {
                 self.on_connected(peer_id, connection_id, &endpoint, num_established.get() == 1);
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                connection_id,
+                num_established,
+                ..
+            } => {
                 self.on_closed(peer_id, connection_id, num_established == 0);
             }
-            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error, .. } => {
+            SwarmEvent::OutgoingConnectionError {
+                connection_id,
+                peer_id,
+                error,
+                ..
+            } => {
                 self.on_dial_failed(connection_id, peer_id, &error);
             }
-            SwarmEvent::IncomingConnectionError { error, .. } => tracing::debug!("a caller was refused: {error}"),
+            SwarmEvent::IncomingConnectionError { error, .. } => {
+                tracing::debug!("a caller was refused: {error}")
+            }
             SwarmEvent::NewExternalAddrOfPeer { peer_id, address } => self.book.add(peer_id, address),
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             _ => {}
@@ -358,11 +455,25 @@ impl Task {
             self.book.add(peer, addr.clone());
         }
         self.bootstrap.connected(id, peer);
-        self.share(|shared| drop(shared.peers.entry(peer).or_default().connections.insert(id, addr.clone())));
+        self.share(|shared| {
+            drop(
+                shared
+                    .peers
+                    .entry(peer)
+                    .or_default()
+                    .connections
+                    .insert(id, addr.clone()),
+            )
+        });
         for reply in self.dialing.remove(&id).into_iter().flatten() {
             drop(reply.send(Ok(peer)));
         }
-        for reply in self.opening.remove(&peer).into_iter().flat_map(|(replies, _)| replies) {
+        for reply in self
+            .opening
+            .remove(&peer)
+            .into_iter()
+            .flat_map(|(replies, _)| replies)
+        {
             self.swarm.behaviour_mut().streams.open(peer, reply);
         }
         if first {
@@ -406,8 +517,14 @@ impl Task {
 
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => self.on_identified(peer_id, info),
-            BehaviourEvent::Ping(ping::Event { peer, result: Ok(rtt), .. }) => self.share(|shared| {
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.on_identified(peer_id, info)
+            }
+            BehaviourEvent::Ping(ping::Event {
+                peer,
+                result: Ok(rtt),
+                ..
+            }) => self.share(|shared| {
                 if let Some(state) = shared.peers.get_mut(&peer) {
                     state.rtt = Some(rtt);
                 }
@@ -420,7 +537,12 @@ impl Task {
                     }
                 }
             }
-            BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, stats, step }) => {
+            BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
+                id,
+                result,
+                stats,
+                step,
+            }) => {
                 self.on_answer(id, result, stats.num_successes(), step.last);
             }
             _ => {}
@@ -504,6 +626,32 @@ impl Task {
     }
 }
 
+/// Listeners share ports on purpose (hole punching needs it), so two nodes could sit on one port and each get half of
+/// the callers. A plain bind tells whether anybody is there.
+fn check_free(addr: &Multiaddr) -> Result<(), NetError> {
+    use libp2p::multiaddr::Protocol;
+
+    let mut parts = addr.iter();
+    let ip = match parts.next() {
+        Some(Protocol::Ip4(ip)) => std::net::IpAddr::from(ip),
+        Some(Protocol::Ip6(ip)) => std::net::IpAddr::from(ip),
+        _ => return Ok(()),
+    };
+    let bound = match parts.next() {
+        Some(Protocol::Tcp(port)) if port > 0 => std::net::TcpListener::bind((ip, port)).map(drop),
+        Some(Protocol::Udp(port)) if port > 0 => std::net::UdpSocket::bind((ip, port)).map(drop),
+        _ => Ok(()),
+    };
+    match bound {
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => Err(NetError::Listen {
+            addr: addr.clone(),
+            reason: "the port is in use".into(),
+        }),
+        // Anything else is better told by who really listens.
+        _ => Ok(()),
+    }
+}
+
 /// The DHT's key of a root: its multihash.
 fn key(root: &Cid) -> kad::RecordKey {
     kad::RecordKey::new(&root.multihash())
@@ -516,7 +664,10 @@ fn dial_error(error: &DialError) -> NetError {
         }
         DialError::LocalPeerId { .. } => NetError::Dial("this address is our own".into()),
         DialError::Transport(tried) => {
-            let reasons: Vec<String> = tried.iter().map(|(addr, e)| format!("{addr}: {}", reason(e))).collect();
+            let reasons: Vec<String> = tried
+                .iter()
+                .map(|(addr, e)| format!("{addr}: {}", reason(e)))
+                .collect();
             NetError::Dial(reasons.join("; "))
         }
         other => NetError::Dial(other.to_string()),

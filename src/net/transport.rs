@@ -3,12 +3,13 @@
 use std::{io, time::Duration};
 
 use libp2p::{
-    PeerId, Transport, dns,
+    PeerId, Transport,
     core::{
         muxing::StreamMuxerBox,
         transport::{Boxed, MemoryTransport, OrTransport},
         upgrade::Version,
     },
+    dns,
     identity::Keypair,
     noise, quic, relay, tcp,
 };
@@ -64,5 +65,9 @@ where
     if std::fs::exists("/etc/resolv.conf").unwrap_or(false) {
         return dns::tokio::Transport::system(inner).map_err(setup);
     }
-    Ok(dns::tokio::Transport::custom(inner, dns::ResolverConfig::default(), dns::ResolverOpts::default()))
+    Ok(dns::tokio::Transport::custom(
+        inner,
+        dns::ResolverConfig::default(),
+        dns::ResolverOpts::default(),
+    ))
 }

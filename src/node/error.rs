@@ -135,7 +135,8 @@ impl std::error::Error for NodeError {}
 impl NodeError {
     /// The node is on its way down.
     pub(super) fn shutting_down() -> Self {
-        Self::new(ErrorCode::ShuttingDown, "the node is stopping").hint("start it again and repeat the request")
+        Self::new(ErrorCode::ShuttingDown, "the node is stopping")
+            .hint("start it again and repeat the request")
     }
 
     /// A thread of ours panicked: a bug, said as such.

@@ -27,13 +27,20 @@ pub fn load_or_create(data_dir: &Path) -> Result<Keypair, NodeError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let keypair = Keypair::generate_ed25519();
             let bytes = keypair.to_protobuf_encoding().map_err(|e| {
-                NodeError::new(ErrorCode::Other, format!("the new identity cannot be encoded: {e}"))
+                NodeError::new(
+                    ErrorCode::Other,
+                    format!("the new identity cannot be encoded: {e}"),
+                )
             })?;
-            write_secret(&path, &bytes)
-                .map_err(|e| NodeError::new(ErrorCode::Other, format!("cannot write {}: {e}", path.display())))?;
+            write_secret(&path, &bytes).map_err(|e| {
+                NodeError::new(ErrorCode::Other, format!("cannot write {}: {e}", path.display()))
+            })?;
             Ok(keypair)
         }
-        Err(e) => Err(NodeError::new(ErrorCode::Other, format!("cannot read {}: {e}", path.display()))),
+        Err(e) => Err(NodeError::new(
+            ErrorCode::Other,
+            format!("cannot read {}: {e}", path.display()),
+        )),
     }
 }
 
@@ -44,7 +51,11 @@ pub fn load_or_create(data_dir: &Path) -> Result<Keypair, NodeError> {
 pub fn write_secret(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
 
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     match path.parent() {
@@ -59,7 +70,12 @@ pub fn own_secret(keypair: &Keypair) -> Result<ConvergenceSecret, NodeError> {
         .clone()
         .try_into_ed25519()
         .map_err(|_| NodeError::new(ErrorCode::Other, "the identity is not an Ed25519 key"))?;
-    let secret: [u8; 32] =
-        ed25519.secret().as_ref().try_into().map_err(|_| NodeError::new(ErrorCode::Other, "odd key length"))?;
-    Ok(ConvergenceSecret::new(Key::new(secret).derive("storgo v1 node convergence secret")))
+    let secret: [u8; 32] = ed25519
+        .secret()
+        .as_ref()
+        .try_into()
+        .map_err(|_| NodeError::new(ErrorCode::Other, "odd key length"))?;
+    Ok(ConvergenceSecret::new(
+        Key::new(secret).derive("storgo v1 node convergence secret"),
+    ))
 }

@@ -68,11 +68,20 @@ impl Node {
         self.open_found(&found.link, timeout).await
     }
 
-    pub(super) async fn open_found(&self, link: &Link, timeout: Option<Duration>) -> Result<Opened, NodeError> {
+    pub(super) async fn open_found(
+        &self,
+        link: &Link,
+        timeout: Option<Duration>,
+    ) -> Result<Opened, NodeError> {
         self.check_running()?;
         let source = Source::new(self, link.cid, timeout.unwrap_or(self.inner.options.timeout));
         let root = source.root(link).await?;
-        Ok(Opened { node: self.clone(), link: link.clone(), root, source })
+        Ok(Opened {
+            node: self.clone(),
+            link: link.clone(),
+            root,
+            source,
+        })
     }
 
     /// What can be said of a root without its key.
@@ -80,7 +89,11 @@ impl Node {
         let source = Source::new(self, *cid, self.inner.options.timeout);
         let block = source.block(cid, None).await?;
         let visible = node_block::visible(&block)?;
-        let kind = if visible.kind == NodeKind::Dir { FileKind::Dir } else { FileKind::File };
+        let kind = if visible.kind == NodeKind::Dir {
+            FileKind::Dir
+        } else {
+            FileKind::File
+        };
         Ok(FileInfo::bare(Link { cid: *cid, key: None }, kind))
     }
 }
@@ -111,8 +124,16 @@ impl Opened {
 
     /// A name for the content: the file's own, or its CID.
     pub fn file_name(&self) -> String {
-        let name = self.metadata().name.clone().unwrap_or_else(|| self.link.cid.to_string());
-        if self.kind() == ContentKind::Dir { format!("{name}.tar") } else { name }
+        let name = self
+            .metadata()
+            .name
+            .clone()
+            .unwrap_or_else(|| self.link.cid.to_string());
+        if self.kind() == ContentKind::Dir {
+            format!("{name}.tar")
+        } else {
+            name
+        }
     }
 
     fn metadata(&self) -> &Metadata {
@@ -124,7 +145,11 @@ impl Opened {
 
     /// What the root says of itself.
     pub fn describe(&self) -> FileInfo {
-        let kind = if self.kind() == ContentKind::Dir { FileKind::Dir } else { FileKind::File };
+        let kind = if self.kind() == ContentKind::Dir {
+            FileKind::Dir
+        } else {
+            FileKind::File
+        };
         let metadata = self.metadata();
         FileInfo {
             name: metadata.name.clone(),
@@ -142,7 +167,9 @@ impl Opened {
     /// # Errors
     /// As reading.
     pub async fn entries(&mut self, limit: usize) -> Result<Vec<DirEntry>, NodeError> {
-        let Root::Dir(tree) = &mut self.root else { return Ok(Vec::new()) };
+        let Root::Dir(tree) = &mut self.root else {
+            return Ok(Vec::new());
+        };
         let mut entries = Vec::new();
         while entries.len() < limit {
             match next_entry(tree, &self.source).await? {
@@ -158,7 +185,9 @@ impl Opened {
     /// Reading stops when the stream is dropped.
     pub fn read(self, options: ReadOptions) -> impl Stream<Item = Result<Bytes, NodeError>> + Send + use<> {
         let (sender, receiver) = mpsc::channel(READY);
-        let Self { node, root, source, .. } = self;
+        let Self {
+            node, root, source, ..
+        } = self;
         let stop = node.stopping();
         node.spawn(async move {
             let sink = Sink(sender.clone());
@@ -208,7 +237,12 @@ impl Sink {
 }
 
 /// Sends bytes `range` of a file.
-async fn send_file(source: &Source, mut tree: FileTree, range: Range<u64>, sink: &Sink) -> Result<(), Stopped> {
+async fn send_file(
+    source: &Source,
+    mut tree: FileTree,
+    range: Range<u64>,
+    sink: &Sink,
+) -> Result<(), Stopped> {
     if range.is_empty() {
         return Ok(());
     }
@@ -257,7 +291,10 @@ fn located(
             match tree.step()? {
                 Step::Item(placed) if placed.offset >= end => return Ok(None),
                 Step::Item(placed) => {
-                    let wanted = Wanted { entry: placed.item, offset: placed.offset };
+                    let wanted = Wanted {
+                        entry: placed.item,
+                        offset: placed.offset,
+                    };
                     return Ok(Some((wanted, (source, tree))));
                 }
                 Step::Need { cid, len } => {
@@ -281,7 +318,16 @@ async fn next_entry(tree: &mut DirTree, source: &Source) -> Result<Option<DirEnt
 
 impl From<DirEntry> for DirEntryInfo {
     fn from(entry: DirEntry) -> Self {
-        let kind = if entry.kind == EntryKind::Dir { FileKind::Dir } else { FileKind::File };
-        Self { name: entry.name, kind, size: entry.size, link: entry.link.to_string() }
+        let kind = if entry.kind == EntryKind::Dir {
+            FileKind::Dir
+        } else {
+            FileKind::File
+        };
+        Self {
+            name: entry.name,
+            kind,
+            size: entry.size,
+            link: entry.link.to_string(),
+        }
     }
 }

@@ -32,7 +32,12 @@ impl Node {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn list(&self, cursor: Option<Cid>, limit: usize, query: Option<&str>) -> Result<FileList, NodeError> {
+    pub async fn list(
+        &self,
+        cursor: Option<Cid>,
+        limit: usize,
+        query: Option<&str>,
+    ) -> Result<FileList, NodeError> {
         let query = query.map(str::to_lowercase);
         self.blocking(move |store| {
             let mut files = Vec::new();
@@ -43,11 +48,17 @@ impl Node {
                 for record in page {
                     after = Some(record.cid);
                     let name = record.name.as_deref().unwrap_or_default();
-                    if query.as_ref().is_none_or(|query| name.to_lowercase().contains(query)) {
+                    if query
+                        .as_ref()
+                        .is_none_or(|query| name.to_lowercase().contains(query))
+                    {
                         files.push(describe(&record));
                     }
                     if files.len() == limit {
-                        return Ok(FileList { files, next: after.map(|cid| cid.to_string()) });
+                        return Ok(FileList {
+                            files,
+                            next: after.map(|cid| cid.to_string()),
+                        });
                     }
                 }
                 if !whole {
@@ -69,7 +80,14 @@ impl Node {
             Ok(mut opened) => {
                 let mut info = opened.describe();
                 if opened.kind() == ContentKind::Dir {
-                    info.entries = Some(opened.entries(MAX_ENTRIES).await?.into_iter().map(DirEntryInfo::from).collect());
+                    info.entries = Some(
+                        opened
+                            .entries(MAX_ENTRIES)
+                            .await?
+                            .into_iter()
+                            .map(DirEntryInfo::from)
+                            .collect(),
+                    );
                 }
                 info
             }
@@ -78,10 +96,21 @@ impl Node {
             Err(error) => return Err(error),
         };
         if let Some(record) = record {
-            info = FileInfo { entries: info.entries, chunker: info.chunker, mtime: info.mtime, ..describe(&record) };
+            info = FileInfo {
+                entries: info.entries,
+                chunker: info.chunker,
+                mtime: info.mtime,
+                ..describe(&record)
+            };
         }
         if providers {
-            info.providers = Some(self.providers(link.cid).await?.iter().map(PeerId::to_string).collect());
+            info.providers = Some(
+                self.providers(link.cid)
+                    .await?
+                    .iter()
+                    .map(PeerId::to_string)
+                    .collect(),
+            );
         }
         Ok(info)
     }
@@ -143,15 +172,29 @@ impl Node {
     /// # Errors
     /// [`ErrorCode::NotFound`] where the file is not kept here.
     pub async fn placement(&self, reference: &Reference, wait: Duration) -> Result<Placement, NodeError> {
-        let Found { link: Link { cid, .. }, record } = self.find(reference).await?;
+        let Found {
+            link: Link { cid, .. },
+            record,
+        } = self.find(reference).await?;
         if !record.is_some_and(|record| record.pinned) {
-            return Err(NodeError::new(ErrorCode::NotFound, format!("{cid} is not kept here")));
+            return Err(NodeError::new(
+                ErrorCode::NotFound,
+                format!("{cid} is not kept here"),
+            ));
         }
         let announced = tokio::time::timeout(wait, self.network()?.net.announced(cid)).await;
         Ok(match announced {
-            Ok(Ok(peers)) => Placement { cid, done: true, announced_to: peers },
+            Ok(Ok(peers)) => Placement {
+                cid,
+                done: true,
+                announced_to: peers,
+            },
             Ok(Err(error)) => return Err(error.into()),
-            Err(_) => Placement { cid, done: false, announced_to: 0 },
+            Err(_) => Placement {
+                cid,
+                done: false,
+                announced_to: 0,
+            },
         })
     }
 
@@ -161,20 +204,27 @@ impl Node {
     /// # Errors
     /// [`ErrorCode::NotFound`] where the file is not here.
     pub async fn remove(&self, reference: &Reference) -> Result<RemoveReport, NodeError> {
-        let Found { link: Link { cid, .. }, record } = self.find(reference).await?;
+        let Found {
+            link: Link { cid, .. },
+            record,
+        } = self.find(reference).await?;
         let gone = || NodeError::new(ErrorCode::NotFound, format!("{cid} is not kept here"));
         let record = record.ok_or_else(gone)?;
         if !self.blocking(move |store| Ok(store.remove_root(&cid)?)).await? {
             return Err(gone());
         }
         let withdrawn_from = match &self.inner.network {
-            Some(network) if record.pinned => {
-                tokio::time::timeout(WITHDRAW_TIMEOUT, network.withdraw(cid)).await.unwrap_or(0)
-            }
+            Some(network) if record.pinned => tokio::time::timeout(WITHDRAW_TIMEOUT, network.withdraw(cid))
+                .await
+                .unwrap_or(0),
             _ => 0,
         };
         self.emit(Event::Removed { cid });
-        Ok(RemoveReport { cid, name: record.name, withdrawn_from })
+        Ok(RemoveReport {
+            cid,
+            name: record.name,
+            withdrawn_from,
+        })
     }
 
     /// One block as it is stored here.
@@ -184,7 +234,9 @@ impl Node {
     pub async fn block(&self, cid: &Cid) -> Result<Vec<u8>, NodeError> {
         let cid = *cid;
         self.blocking(move |store| {
-            store.get(&cid)?.ok_or_else(|| NodeError::new(ErrorCode::NotFound, format!("block {cid} is not here")))
+            store
+                .get(&cid)?
+                .ok_or_else(|| NodeError::new(ErrorCode::NotFound, format!("block {cid} is not here")))
         })
         .await
     }
@@ -195,7 +247,13 @@ fn describe(record: &RootRecord) -> FileInfo {
     let known = record.key.is_some() || record.public;
     FileInfo {
         cid: record.cid,
-        link: known.then(|| Link { cid: record.cid, key: record.key.clone() }.to_string()),
+        link: known.then(|| {
+            Link {
+                cid: record.cid,
+                key: record.key.clone(),
+            }
+            .to_string()
+        }),
         name: record.name.clone(),
         kind: record.kind.into(),
         size: record.size,

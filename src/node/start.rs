@@ -66,7 +66,8 @@ impl Node {
         } else {
             Some(Network::start(&options, keypair, &store, &stop, &tasks).await?)
         };
-        let pool = Pool::new(SEALERS).map_err(|e| NodeError::new(ErrorCode::Other, format!("no threads: {e}")))?;
+        let pool =
+            Pool::new(SEALERS).map_err(|e| NodeError::new(ErrorCode::Other, format!("no threads: {e}")))?;
         let node = Self {
             inner: Arc::new(Inner {
                 options,
@@ -121,7 +122,10 @@ impl Network {
             listen: options.listen.clone(),
             external: options.external.clone(),
             bootstrap: options.bootstrap.clone(),
-            membership: options.cluster.as_ref().map(crate::content::secret::ClusterKey::membership),
+            membership: options
+                .cluster
+                .as_ref()
+                .map(crate::content::secret::ClusterKey::membership),
             mdns: options.mdns,
             relay_server: options.relay_server,
             max_connections: options.max_connections,
@@ -136,9 +140,20 @@ impl Network {
             region: None,
             capacity: options.capacity,
         };
-        tasks.spawn(serve(net.clone(), incoming, store.clone(), serve_options, Arc::clone(&counters), stop.clone()));
+        tasks.spawn(serve(
+            net.clone(),
+            incoming,
+            store.clone(),
+            serve_options,
+            Arc::clone(&counters),
+            stop.clone(),
+        ));
         let transfers = Transfers::new(net.clone(), Arc::clone(&counters));
-        Ok(Self { net, fetcher: Fetcher::new(store.clone(), transfers), counters })
+        Ok(Self {
+            net,
+            fetcher: Fetcher::new(store.clone(), transfers),
+            counters,
+        })
     }
 
     /// Ends the announcement of a root; answers how many peers dropped the record.

@@ -24,7 +24,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`], [`StoreError::Index`].
     pub fn collect(&self) -> Result<Collected, StoreError> {
-        let until = unix_ms().saturating_sub(u64::try_from(self.inner.options.grace.as_millis()).unwrap_or(u64::MAX));
+        let until =
+            unix_ms().saturating_sub(u64::try_from(self.inner.options.grace.as_millis()).unwrap_or(u64::MAX));
         let mut total = Collected::default();
         let mut limit = BATCH;
         loop {

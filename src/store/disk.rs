@@ -63,10 +63,16 @@ impl Disk {
     }
 
     /// Puts a block's file in place, and answers with the folder to sync.
-    pub(super) fn write(&self, digest: &Digest, bytes: &[u8], durability: Durability) -> Result<PathBuf, StoreError> {
+    pub(super) fn write(
+        &self,
+        digest: &Digest,
+        bytes: &[u8],
+        durability: Durability,
+    ) -> Result<PathBuf, StoreError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let tmp = TempFile(self.blocks.join(TMP).join(number.to_string()));
-        self.write_aside(&tmp.0, bytes, durability).map_err(|e| StoreError::io("write a block", e))?;
+        self.write_aside(&tmp.0, bytes, durability)
+            .map_err(|e| StoreError::io("write a block", e))?;
         let path = self.path(digest);
         let folder = path.parent().unwrap_or(&self.blocks).to_owned();
         match rename(&tmp.0, &path) {
@@ -81,7 +87,11 @@ impl Disk {
     }
 
     fn write_aside(&self, tmp: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(tmp)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(tmp)?;
         #[cfg(test)]
         self.faults.strike("write")?;
         file.write_all(bytes)?;
@@ -96,14 +106,20 @@ impl Disk {
     /// Makes the names in these folders durable, and the folders' own names.
     pub(super) fn sync_folders(&self, folders: &HashSet<PathBuf>) -> Result<(), StoreError> {
         #[cfg(test)]
-        self.faults.strike("folder").map_err(|e| StoreError::io("sync the folders of blocks", e))?;
+        self.faults
+            .strike("folder")
+            .map_err(|e| StoreError::io("sync the folders of blocks", e))?;
         let sync = |path: &Path| File::open(path).and_then(|folder| folder.sync_all());
         let synced = if folders.len() > FOLDERS_ONE_BY_ONE {
             File::open(&self.blocks).and_then(|folder| Ok(rustix::fs::syncfs(folder)?))
         } else {
             let mut all: HashSet<&Path> = HashSet::new();
             for folder in folders {
-                all.extend(folder.ancestors().take_while(|path| path.starts_with(&self.blocks)));
+                all.extend(
+                    folder
+                        .ancestors()
+                        .take_while(|path| path.starts_with(&self.blocks)),
+                );
             }
             all.into_iter().try_for_each(sync)
         };
@@ -158,7 +174,10 @@ impl Disk {
     }
 
     /// Calls `visit` with the digest and the age of every block file, whether the index knows it or not.
-    pub(super) fn walk(&self, visit: &mut dyn FnMut(Digest, u64) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    pub(super) fn walk(
+        &self,
+        visit: &mut dyn FnMut(Digest, u64) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let mut folders = vec![self.blocks.clone()];
         while let Some(folder) = folders.pop() {
             let fail = |e| StoreError::io("list block files", e);
@@ -172,9 +191,15 @@ impl Disk {
                     }
                     continue;
                 }
-                let digest = path.strip_prefix(&self.blocks).ok().and_then(|path| self.layout.digest(path));
+                let digest = path
+                    .strip_prefix(&self.blocks)
+                    .ok()
+                    .and_then(|path| self.layout.digest(path));
                 let Some(digest) = digest else { continue };
-                let age = item.metadata().ok().and_then(|meta| meta.modified().ok()?.elapsed().ok());
+                let age = item
+                    .metadata()
+                    .ok()
+                    .and_then(|meta| meta.modified().ok()?.elapsed().ok());
                 visit(digest, age.map_or(0, |age| age.as_secs()))?;
             }
         }
@@ -206,7 +231,12 @@ pub(super) fn make_private_dir(path: &Path) -> Result<(), StoreError> {
 /// Writes a small file durably.
 pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let fail = |e| StoreError::io(format!("write {}", path.display()), e);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(fail)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail)
 }
 

@@ -17,7 +17,9 @@ pub enum StoreError {
         pid: Option<u32>,
     },
     /// The data directory was written by a newer program.
-    #[error("the data directory has format {found}, this program knows {known} at most: use a newer storgo-node")]
+    #[error(
+        "the data directory has format {found}, this program knows {known} at most: use a newer storgo-node"
+    )]
     NewerVersion {
         /// The format on disk.
         found: u32,

@@ -66,7 +66,10 @@ impl Drop for Reservation<'_> {
 impl Store {
     /// Begins an upload.
     pub fn upload(&self) -> Upload {
-        Upload { store: self.clone(), state: Mutex::default() }
+        Upload {
+            store: self.clone(),
+            state: Mutex::default(),
+        }
     }
 
     /// Promises room for a block, evicting cache where that helps.
@@ -91,9 +94,19 @@ impl Store {
     }
 
     /// Puts a block where it belongs. The row comes later.
-    fn place(&self, cid: &Cid, bytes: &[u8], durability: Durability) -> Result<(Arrival, Option<PathBuf>), StoreError> {
+    fn place(
+        &self,
+        cid: &Cid,
+        bytes: &[u8],
+        durability: Durability,
+    ) -> Result<(Arrival, Option<PathBuf>), StoreError> {
         let len = u32::try_from(bytes.len()).map_err(|_| StoreError::NoSpace("a block of 4 GiB".into()))?;
-        let mut arrival = Arrival { digest: *cid.digest(), codec: cid.codec(), len, inline: None };
+        let mut arrival = Arrival {
+            digest: *cid.digest(),
+            codec: cid.codec(),
+            len,
+            inline: None,
+        };
         if bytes.len() <= INLINE_MAX {
             arrival.inline = Some(bytes.to_vec());
             return Ok((arrival, None));
@@ -108,7 +121,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoSpace`], [`StoreError::Io`], [`StoreError::Index`].
     pub fn put_cached(&self, cid: &Cid, bytes: &[u8]) -> Result<(), StoreError> {
-        let over = (self.usage().cached_bytes + bytes.len() as u64).saturating_sub(self.inner.options.cache_size);
+        let over =
+            (self.usage().cached_bytes + bytes.len() as u64).saturating_sub(self.inner.options.cache_size);
         if over > 0 {
             self.evict(over)?;
         }
@@ -126,15 +140,24 @@ impl Store {
         }
         let needed = row.is_some();
         let _room = self.reserve(bytes.len() as u64)?;
-        let durability = if needed { Durability::Synced } else { Durability::Cache };
+        let durability = if needed {
+            Durability::Synced
+        } else {
+            Durability::Cache
+        };
         let (arrival, folder) = self.place(cid, bytes, durability)?;
         if let Some(folder) = folder.filter(|_| needed) {
             self.inner.disk.sync_folders(&HashSet::from([folder]))?;
         }
         if needed {
-            return self.inner.writer.run(move |tables| tables.arrive(&arrival, false, unix_ms()));
+            return self
+                .inner
+                .writer
+                .run(move |tables| tables.arrive(&arrival, false, unix_ms()));
         }
-        self.inner.writer.post(move |tables| tables.arrive(&arrival, true, unix_ms()));
+        self.inner
+            .writer
+            .post(move |tables| tables.arrive(&arrival, true, unix_ms()));
         Ok(())
     }
 }
@@ -186,21 +209,35 @@ impl Upload {
                     let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
                     state.seen.get(digest).cloned().flatten()
                 };
-                if let Some(Arrival { inline: Some(old), .. }) = &earlier {
+                if let Some(Arrival {
+                    inline: Some(old), ..
+                }) = &earlier
+                {
                     return same(cid, old == bytes, mode);
                 }
                 if bytes.len() <= INLINE_MAX || inner.disk.len(digest) != Some(u64::from(len)) {
                     return Ok(false);
                 }
-                let Some(old) = inner.disk.read(digest, len)? else { return Ok(false) };
+                let Some(old) = inner.disk.read(digest, len)? else {
+                    return Ok(false);
+                };
                 if old != bytes {
                     let damaged = !cid.matches(&old);
-                    return if damaged { Ok(false) } else { same(cid, false, mode) };
+                    return if damaged {
+                        Ok(false)
+                    } else {
+                        same(cid, false, mode)
+                    };
                 }
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
                 let path = inner.disk.path(digest);
                 state.folders.extend(path.parent().map(PathBuf::from));
-                let arrival = Arrival { digest: *digest, codec: cid.codec(), len, inline: None };
+                let arrival = Arrival {
+                    digest: *digest,
+                    codec: cid.codec(),
+                    len,
+                    inline: None,
+                };
                 state.seen.insert(*digest, Some(arrival));
                 Ok(true)
             }
@@ -256,7 +293,10 @@ impl Upload {
     }
 
     fn release(&self, state: &mut State) {
-        self.store.inner.reserved.fetch_sub(std::mem::take(&mut state.reserved), Ordering::Relaxed);
+        self.store
+            .inner
+            .reserved
+            .fetch_sub(std::mem::take(&mut state.reserved), Ordering::Relaxed);
     }
 }
 
@@ -278,7 +318,8 @@ impl Drop for Upload {
             // Not committed: the blocks are listed as unreferenced, and wait out the grace period.
             let listed = self.store.inner.writer.run(move |tables| {
                 let now = unix_ms();
-                left.iter().try_for_each(|arrival| tables.arrive(arrival, false, now))
+                left.iter()
+                    .try_for_each(|arrival| tables.arrive(arrival, false, now))
             });
             if let Err(error) = listed {
                 tracing::warn!("blocks of an upload that ended early wait for the sweep: {error}");

@@ -36,9 +36,13 @@ impl Store {
         let mut found = Verified::default();
         match root {
             Some(cid) => {
-                let Some(root) = self.inner.index.root(cid)? else { return Ok(found) };
+                let Some(root) = self.inner.index.root(cid)? else {
+                    return Ok(found);
+                };
                 for part in 0.. {
-                    let Some(digests) = self.inner.index.list(root.number, part)? else { break };
+                    let Some(digests) = self.inner.index.list(root.number, part)? else {
+                        break;
+                    };
                     for digest in &digests {
                         if !self.verify_one(digest, &mut found, progress)? {
                             return Ok(found);
@@ -112,8 +116,15 @@ impl Store {
             if self.inner.index.row(&digest)?.is_some() {
                 return Ok(());
             }
-            let len = self.inner.disk.len(&digest).and_then(|len| u32::try_from(len).ok()).unwrap_or(u32::MAX);
-            let Some(bytes) = self.inner.disk.read(&digest, len)? else { return Ok(()) };
+            let len = self
+                .inner
+                .disk
+                .len(&digest)
+                .and_then(|len| u32::try_from(len).ok())
+                .unwrap_or(u32::MAX);
+            let Some(bytes) = self.inner.disk.read(&digest, len)? else {
+                return Ok(());
+            };
             if hash::sha1(&bytes) != digest {
                 return self.inner.disk.quarantine(&digest);
             }

@@ -52,7 +52,11 @@ impl Writer {
             .name("index".into())
             .spawn(move || run(&db, &queue, &shared))
             .map_err(|e| StoreError::io("start the index writer", e))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread), usage })
+        Ok(Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+            usage,
+        })
     }
 
     /// Makes a change; returns when it is durable.
@@ -61,13 +65,24 @@ impl Writer {
         change: impl FnMut(&mut Tables<'_>) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<(), StoreError> {
         let (done, result) = sync_channel(1);
-        self.send(Job { change: Box::new(change), done: Some(done) });
-        result.recv().map_err(|_| StoreError::Index("its writer has ended".into()))?
+        self.send(Job {
+            change: Box::new(change),
+            done: Some(done),
+        });
+        result
+            .recv()
+            .map_err(|_| StoreError::Index("its writer has ended".into()))?
     }
 
     /// Makes a change some time soon. Where it fails, that is logged: for changes that may be lost.
-    pub(super) fn post(&self, change: impl FnMut(&mut Tables<'_>) -> Result<(), StoreError> + Send + 'static) {
-        self.send(Job { change: Box::new(change), done: None });
+    pub(super) fn post(
+        &self,
+        change: impl FnMut(&mut Tables<'_>) -> Result<(), StoreError> + Send + 'static,
+    ) {
+        self.send(Job {
+            change: Box::new(change),
+            done: None,
+        });
     }
 
     fn send(&self, job: Job) {
@@ -102,7 +117,9 @@ fn begin(db: &Database, durability: Durability) -> Result<WriteTransaction, Stor
     let mut write = db.begin_write().map_err(StoreError::index)?;
     // Opening after a crash then takes no walk through the whole index.
     write.set_quick_repair(matches!(durability, Durability::Immediate));
-    write.set_durability(durability).map_err(|e| StoreError::Index(e.to_string()))?;
+    write
+        .set_durability(durability)
+        .map_err(|e| StoreError::Index(e.to_string()))?;
     Ok(write)
 }
 
@@ -135,8 +152,16 @@ fn run(db: &Database, queue: &Receiver<Job>, usage: &Mutex<Usage>) {
         let waited_for = batch.iter().any(|job| job.done.is_some());
         let overdue = unsynced.is_some_and(|since| since.elapsed() >= SYNC_AFTER);
         let synced = waited_for || overdue;
-        let durability = if synced { Durability::Immediate } else { Durability::None };
-        unsynced = if synced { None } else { unsynced.or_else(|| Some(Instant::now())) };
+        let durability = if synced {
+            Durability::Immediate
+        } else {
+            Durability::None
+        };
+        unsynced = if synced {
+            None
+        } else {
+            unsynced.or_else(|| Some(Instant::now()))
+        };
         let together = apply(db, &mut batch, usage, durability);
         let alone = together.is_err() && batch.len() > 1;
         for mut job in batch {
@@ -253,7 +278,9 @@ impl<'t> Tables<'t> {
 
     fn finish(mut self) -> Result<Stats, StoreError> {
         let bytes = serde_ipld_dagcbor::to_vec(&self.stats).map_err(|e| StoreError::Index(e.to_string()))?;
-        self.meta.insert(STATS, bytes.as_slice()).map_err(StoreError::index)?;
+        self.meta
+            .insert(STATS, bytes.as_slice())
+            .map_err(StoreError::index)?;
         Ok(self.stats)
     }
 
@@ -262,7 +289,11 @@ impl<'t> Tables<'t> {
     }
 
     pub(super) fn row(&self, digest: &Digest) -> Result<Option<Row>, StoreError> {
-        Ok(self.blocks.get(digest).map_err(StoreError::index)?.map(|row| Row::decode(&row.value())))
+        Ok(self
+            .blocks
+            .get(digest)
+            .map_err(StoreError::index)?
+            .map(|row| Row::decode(&row.value())))
     }
 
     /// Writes a row, and keeps the totals and the two lists by age in step with it.
@@ -271,20 +302,30 @@ impl<'t> Tables<'t> {
         if let Some(old) = old {
             self.count(&old, false);
             if old.cached {
-                self.cached.remove((old.since, digest)).map_err(StoreError::index)?;
+                self.cached
+                    .remove((old.since, digest))
+                    .map_err(StoreError::index)?;
             } else if old.refs == 0 {
-                self.unreferenced.remove((old.since, digest)).map_err(StoreError::index)?;
+                self.unreferenced
+                    .remove((old.since, digest))
+                    .map_err(StoreError::index)?;
             }
         }
         match new {
             None => drop(self.blocks.remove(digest).map_err(StoreError::index)?),
             Some(row) => {
-                self.blocks.insert(digest, row.encode()).map_err(StoreError::index)?;
+                self.blocks
+                    .insert(digest, row.encode())
+                    .map_err(StoreError::index)?;
                 self.count(&row, true);
                 if row.cached {
-                    self.cached.insert((row.since, digest), ()).map_err(StoreError::index)?;
+                    self.cached
+                        .insert((row.since, digest), ())
+                        .map_err(StoreError::index)?;
                 } else if row.refs == 0 {
-                    self.unreferenced.insert((row.since, digest), ()).map_err(StoreError::index)?;
+                    self.unreferenced
+                        .insert((row.since, digest), ())
+                        .map_err(StoreError::index)?;
                 }
             }
         }
@@ -292,7 +333,8 @@ impl<'t> Tables<'t> {
     }
 
     fn count(&mut self, row: &Row, up: bool) {
-        let step = |total: &mut u64, by: u64| *total = if up { *total + by } else { total.saturating_sub(by) };
+        let step =
+            |total: &mut u64, by: u64| *total = if up { *total + by } else { total.saturating_sub(by) };
         if row.place != Place::Missing {
             step(&mut self.stats.blocks, 1);
             step(&mut self.stats.bytes, u64::from(row.len));
@@ -306,25 +348,44 @@ impl<'t> Tables<'t> {
 
     /// Notes that a block's bytes are here. `cached`: only as evictable cache.
     pub(super) fn arrive(&mut self, block: &Arrival, cached: bool, now: u64) -> Result<(), StoreError> {
-        let Arrival { digest, codec, len, inline } = block;
+        let Arrival {
+            digest,
+            codec,
+            len,
+            inline,
+        } = block;
         let old = self.row(digest)?;
         let place = if let Some(bytes) = inline {
-            self.inline.insert(digest, bytes.as_slice()).map_err(StoreError::index)?;
+            self.inline
+                .insert(digest, bytes.as_slice())
+                .map_err(StoreError::index)?;
             Place::Inline
         } else {
             Place::File
         };
         let kept = old.is_some_and(|row| !row.cached);
         let refs = old.map_or(0, |row| row.refs);
-        let row = Row { place, codec: *codec, cached: cached && !kept, len: *len, refs, since: now };
+        let row = Row {
+            place,
+            codec: *codec,
+            cached: cached && !kept,
+            len: *len,
+            refs,
+            since: now,
+        };
         self.set(digest, Some(row))
     }
 
     /// Notes that a block's bytes are gone: where a root needs it, the row stays as missing.
     pub(super) fn lose(&mut self, digest: &Digest) -> Result<(), StoreError> {
-        let Some(row) = self.row(digest)? else { return Ok(()) };
+        let Some(row) = self.row(digest)? else {
+            return Ok(());
+        };
         self.inline.remove(digest).map_err(StoreError::index)?;
-        let left = (row.refs > 0).then_some(Row { place: Place::Missing, ..row });
+        let left = (row.refs > 0).then_some(Row {
+            place: Place::Missing,
+            ..row
+        });
         self.set(digest, left)
     }
 
@@ -342,13 +403,29 @@ impl<'t> Tables<'t> {
 
     fn change_refs(&mut self, digest: &Digest, up: bool, now: u64) -> Result<(), StoreError> {
         let Some(row) = self.row(digest)? else {
-            return if up { Err(StoreError::Index("a block of a new root is not listed".into())) } else { Ok(()) };
+            return if up {
+                Err(StoreError::Index("a block of a new root is not listed".into()))
+            } else {
+                Ok(())
+            };
         };
-        let refs = if up { row.refs.saturating_add(1) } else { row.refs.saturating_sub(1) };
+        let refs = if up {
+            row.refs.saturating_add(1)
+        } else {
+            row.refs.saturating_sub(1)
+        };
         if refs == 0 && row.place == Place::Missing {
             return self.set(digest, None);
         }
-        self.set(digest, Some(Row { refs, since: now, cached: false, ..row }))
+        self.set(
+            digest,
+            Some(Row {
+                refs,
+                since: now,
+                cached: false,
+                ..row
+            }),
+        )
     }
 
     /// Lists a root whose blocks have all arrived. A root that is listed already is not counted twice.
@@ -369,7 +446,9 @@ impl<'t> Tables<'t> {
                 let number = self.stats.next_number;
                 self.stats.next_number += 1;
                 for (part, digests) in (0_u32..).zip(blocks.chunks(LIST_PART)) {
-                    self.lists.insert((number, part), digests.as_flattened()).map_err(StoreError::index)?;
+                    self.lists
+                        .insert((number, part), digests.as_flattened())
+                        .map_err(StoreError::index)?;
                     for digest in digests {
                         self.change_refs(digest, true, now)?;
                     }
@@ -380,9 +459,15 @@ impl<'t> Tables<'t> {
         if old.is_none() {
             self.stats.roots += 1;
         }
-        let root = Root { number, record: record.clone() };
+        let root = Root {
+            number,
+            record: record.clone(),
+        };
         let bytes = serde_ipld_dagcbor::to_vec(&root).map_err(|e| StoreError::Index(e.to_string()))?;
-        self.roots.insert(&key, bytes.as_slice()).map_err(StoreError::index).map(drop)
+        self.roots
+            .insert(&key, bytes.as_slice())
+            .map_err(StoreError::index)
+            .map(drop)
     }
 
     /// Takes a root off the list. Its references are dropped part by part, by [`Tables::drop_part`].
@@ -407,7 +492,12 @@ impl<'t> Tables<'t> {
         for digest in &digests {
             self.change_refs(digest, false, now)?;
         }
-        let more = self.lists.range((number, 0)..=(number, u32::MAX)).map_err(StoreError::index)?.next().is_some();
+        let more = self
+            .lists
+            .range((number, 0)..=(number, u32::MAX))
+            .map_err(StoreError::index)?
+            .next()
+            .is_some();
         if !more {
             self.dying.remove(number).map_err(StoreError::index)?;
         }

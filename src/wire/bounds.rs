@@ -17,7 +17,11 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), WireError> {
     loop {
         while open[depth] == 0 {
             if depth == 0 {
-                return if rest.is_empty() { Ok(()) } else { Err(WireError::Unbounded("bytes behind it")) };
+                return if rest.is_empty() {
+                    Ok(())
+                } else {
+                    Err(WireError::Unbounded("bytes behind it"))
+                };
             }
             depth -= 1;
         }
@@ -34,7 +38,11 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), WireError> {
                 rest = rest.get(len..).ok_or(WireError::Unbounded("cut off"))?;
             }
             4 | 5 => {
-                let inside = if major == 5 { value.saturating_mul(2) } else { value };
+                let inside = if major == 5 {
+                    value.saturating_mul(2)
+                } else {
+                    value
+                };
                 // Each item takes a byte at least.
                 if inside > rest.len() as u64 {
                     return Err(WireError::Unbounded("cut off"));
@@ -62,7 +70,9 @@ fn head(rest: &mut &[u8]) -> Result<(u8, u64), WireError> {
         27 => 8,
         _ => return Err(WireError::Unbounded("an indefinite length")),
     };
-    let (bytes, after) = after.split_at_checked(extra).ok_or(WireError::Unbounded("cut off"))?;
+    let (bytes, after) = after
+        .split_at_checked(extra)
+        .ok_or(WireError::Unbounded("cut off"))?;
     *rest = after;
     let value = if extra == 0 {
         u64::from(info)

@@ -69,7 +69,12 @@ pub struct Transfers {
 impl Transfers {
     /// Transfers over a network.
     pub fn new(net: Net, counters: Arc<Counters>) -> Self {
-        Self { net, counters, peers: Arc::default(), next: Arc::default() }
+        Self {
+            net,
+            counters,
+            peers: Arc::default(),
+            next: Arc::default(),
+        }
     }
 
     /// The network below.
@@ -199,7 +204,9 @@ impl Transfers {
             }
             Response::Block { len, .. } => {
                 let block = frame::read_block(stream, len as usize).await?;
-                self.counters.received.fetch_add(u64::from(len), Ordering::Relaxed);
+                self.counters
+                    .received
+                    .fetch_add(u64::from(len), Ordering::Relaxed);
                 Ok(Ok(block))
             }
             Response::Missing { .. } => Ok(Err(Failure::Missing)),
@@ -227,4 +234,3 @@ impl Transfers {
         matches!(answer, Ok(Ok(Some(Response::Withdrawn { root: said }))) if said == root)
     }
 }
-

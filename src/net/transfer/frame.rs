@@ -14,7 +14,9 @@ const STEP: usize = 64 << 10;
 
 /// Reads the next message; none where the stream ends between two messages. Waits for its first byte as long as it
 /// takes, and [`STALL`] for the rest.
-pub(super) async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<T>> {
+pub(super) async fn read<T: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Option<T>> {
     let mut prefix = [0; PREFIX];
     match stream.read(&mut prefix[..1]).await? {
         0 => return Ok(None),
@@ -50,7 +52,9 @@ pub(super) async fn write(
 }
 
 async fn within<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(STALL, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    tokio::time::timeout(STALL, step)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// What the peer sent breaks the protocol.

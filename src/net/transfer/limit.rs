@@ -17,7 +17,10 @@ pub struct Limiter {
 impl Limiter {
     /// A limit in bytes per second; 0 counts as 1.
     pub fn new(bytes_per_s: u64) -> Self {
-        Self { bytes_per_s: bytes_per_s.max(1), free_at: Mutex::new(Instant::now()) }
+        Self {
+            bytes_per_s: bytes_per_s.max(1),
+            free_at: Mutex::new(Instant::now()),
+        }
     }
 
     /// Waits until `bytes` may be sent.

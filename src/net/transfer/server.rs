@@ -83,10 +83,19 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let memory = Semaphore::new(MEMORY_KIB);
-    let server = Arc::new(Server { net: Some(net), store, options, counters, memory, streams: Mutex::default() });
+    let server = Arc::new(Server {
+        net: Some(net),
+        store,
+        options,
+        counters,
+        memory,
+        streams: Mutex::default(),
+    });
     let tasks = TaskTracker::new();
     while let Some(Some((peer, stream))) = stop.run_until_cancelled(incoming.recv()).await {
-        let Some(slot) = Slot::take(&server, peer) else { continue };
+        let Some(slot) = Slot::take(&server, peer) else {
+            continue;
+        };
         let stop = stop.clone();
         tasks.spawn(async move {
             let served = stop.run_until_cancelled(slot.server.stream(peer, stream)).await;
@@ -113,7 +122,10 @@ impl Slot {
             return None;
         }
         *count += 1;
-        Some(Self { server: Arc::clone(server), peer })
+        Some(Self {
+            server: Arc::clone(server),
+            peer,
+        })
     }
 }
 
@@ -156,7 +168,12 @@ impl Server {
         tokio::try_join!(reading, writing).map(drop)
     }
 
-    async fn answer(&self, peer: PeerId, request: Request, writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    async fn answer(
+        &self,
+        peer: PeerId,
+        request: Request,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Result<()> {
         let answer = match request {
             Request::Get { cids } => return self.send_blocks(cids, writer).await,
             Request::Have { root } => self.have(root).await?,
@@ -166,9 +183,9 @@ impl Server {
                 }
                 Response::Withdrawn { root }
             }
-            Request::Put { .. } | Request::Release { .. } => {
-                Response::Refused { reason: "this node keeps no blocks for others".into() }
-            }
+            Request::Put { .. } | Request::Release { .. } => Response::Refused {
+                reason: "this node keeps no blocks for others".into(),
+            },
             Request::Status {} => Response::Status {
                 region: self.options.region.clone(),
                 capacity: self.options.capacity,
@@ -181,7 +198,10 @@ impl Server {
 
     async fn send_blocks(&self, cids: Vec<Cid>, writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
         if cids.len() > MAX_CIDS {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "too many blocks in one request"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "too many blocks in one request",
+            ));
         }
         let mut blocks = stream::iter(cids).map(|cid| self.block(cid)).buffered(READ_AHEAD);
         while let Some((cid, block, _memory)) = blocks.next().await {
@@ -191,7 +211,9 @@ impl Server {
                         limit.pass(block.len()).await;
                     }
                     frame::write(writer, &Response::Block { cid, len }, Some(block)).await?;
-                    self.counters.sent.fetch_add(block.len() as u64, Ordering::Relaxed);
+                    self.counters
+                        .sent
+                        .fetch_add(block.len() as u64, Ordering::Relaxed);
                 }
                 _ => frame::write(writer, &Response::Missing { cid }, None).await?,
             }
@@ -219,7 +241,10 @@ impl Server {
         let store = self.store.clone();
         let bitmap = tokio::task::spawn_blocking(move || bitmap(&store, root)).await;
         let bitmap = bitmap.map_err(io::Error::other)?;
-        Ok(Response::Have { root, bitmap: ByteBuf::from(bitmap) })
+        Ok(Response::Have {
+            root,
+            bitmap: ByteBuf::from(bitmap),
+        })
     }
 }
 
@@ -233,7 +258,9 @@ fn bitmap(store: &Store, root: Cid) -> Vec<u8> {
         if !seen.insert(cid) || count == MAX_HAVE {
             continue;
         }
-        let node = (cid.codec() == Codec::DagCbor).then(|| store.get(&cid).ok().flatten()).flatten();
+        let node = (cid.codec() == Codec::DagCbor)
+            .then(|| store.get(&cid).ok().flatten())
+            .flatten();
         let here = node.is_some() || store.has(&cid).unwrap_or(false);
         if count.is_multiple_of(8) {
             bits.push(0);

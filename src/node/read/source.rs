@@ -48,7 +48,10 @@ impl Source {
                 let (store, cid) = (store.clone(), *cid);
                 let read = tokio::task::spawn_blocking(move || store.get(&cid)).await;
                 read.map_err(|_| NodeError::lost_worker())??.ok_or_else(|| {
-                    NodeError::new(ErrorCode::NotFound, format!("block {cid} is not here, and this node is offline"))
+                    NodeError::new(
+                        ErrorCode::NotFound,
+                        format!("block {cid} is not here, and this node is offline"),
+                    )
                 })
             }
         }
@@ -94,7 +97,9 @@ impl Source {
                 // A wrong link and a forged block look the same. A block that was here before is left alone: a reader
                 // with a wrong link must not cost a file its root. One that has just come from a peer is not trusted.
                 Err(error) => match self {
-                    Self::Swarm(session) if tries > 0 && session.came_from_peer(&link.cid) => self.reject(&link.cid).await,
+                    Self::Swarm(session) if tries > 0 && session.came_from_peer(&link.cid) => {
+                        self.reject(&link.cid).await
+                    }
                     _ => return Err(error.into()),
                 },
             }
@@ -113,7 +118,11 @@ impl Source {
                 async move {
                     let room = source.room(wanted.entry.len).await;
                     let bytes = source.chunk(&wanted.entry).await?;
-                    Ok(Chunk { offset: wanted.offset, bytes, _room: room })
+                    Ok(Chunk {
+                        offset: wanted.offset,
+                        bytes,
+                        _room: room,
+                    })
                 }
             })
             .try_buffered(READ_AHEAD)

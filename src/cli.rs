@@ -1,0 +1,187 @@
+//! The command line: parse, call the API, print.
+//!
+//! Commands talk to a node through its HTTP API alone (`client`). Where none runs on the data directory, `door` starts
+//! one in this process and calls the same API without a socket. stdout carries the result, stderr the words.
+
+mod args;
+mod client;
+mod demo;
+mod doctor;
+mod door;
+mod get;
+mod output;
+mod provide;
+mod run;
+mod setup;
+mod show;
+mod unpack;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+
+use crate::{
+    config::{ConfigError, Settings, Sources},
+    node::{ErrorCode, NodeError},
+};
+use args::{Args, Command};
+
+/// What every command works with.
+struct Context {
+    data_dir: PathBuf,
+    sources: Sources,
+    settings: Settings,
+    json: bool,
+    quiet: bool,
+}
+
+/// Parses the command line, does what it says, and answers with the exit code (DESIGN 6).
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let json = args.common.json;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(interruptible(args));
+            // Blocking reads of stdin cannot be interrupted; they end with the process.
+            runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+            result
+        }
+        Err(e) => Err(Stop::Error(NodeError::new(
+            ErrorCode::Other,
+            format!("cannot start: {e}"),
+        ))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Stop::Interrupted) => ExitCode::from(130),
+        Err(Stop::Error(error)) => {
+            output::error(&error, json);
+            ExitCode::from(error.code.exit_code())
+        }
+    }
+}
+
+/// Why a command ended without success.
+enum Stop {
+    Interrupted,
+    Error(NodeError),
+}
+
+impl From<NodeError> for Stop {
+    fn from(error: NodeError) -> Self {
+        Self::Error(error)
+    }
+}
+
+async fn interruptible(args: Args) -> Result<(), Stop> {
+    let interrupt = async {
+        // Commands that end in good order by themselves wait for the signal too, and are faster.
+        drop(tokio::signal::ctrl_c().await);
+    };
+    let stays = matches!(
+        args.command,
+        None | Some(Command::Run | Command::Demo { .. } | Command::Provide { .. })
+    );
+    if stays {
+        return dispatch(args).await;
+    }
+    tokio::select! {
+        done = dispatch(args) => done,
+        () = interrupt => Err(Stop::Interrupted),
+    }
+}
+
+async fn dispatch(args: Args) -> Result<(), Stop> {
+    let context = match &args.command {
+        Some(Command::Completions { shell }) => return Ok(args::completions(*shell)),
+        Some(Command::Man) => return Ok(args::man()?),
+        Some(Command::Demo { once }) => return demo::run(*once, args.common.json).await,
+        _ => Context::new(&args)?,
+    };
+    let command = args.command.unwrap_or(Command::Run);
+    if !matches!(command, Command::Run) {
+        let level = if args.common.verbose {
+            "info,storgo=debug"
+        } else {
+            "error"
+        };
+        crate::telemetry::start(level, false);
+    }
+    match command {
+        Command::Run => run::run(&context).await?,
+        Command::Provide { path, options } => return provide::run(&context, &path, options).await,
+        Command::Get { reference, options } => get::run(&context, &reference, options).await?,
+        Command::Ls { query } => show::ls(&context, query.as_deref()).await?,
+        Command::Info { reference } => show::info(&context, &reference).await?,
+        Command::Rm { references } => show::rm(&context, &references).await?,
+        Command::Verify {
+            reference,
+            rebuild_index,
+        } => {
+            show::verify(&context, reference.as_deref(), rebuild_index).await?;
+        }
+        Command::Gc => show::gc(&context).await?,
+        Command::Peers { add } => show::peers(&context, add).await?,
+        Command::Status => show::status(&context).await?,
+        Command::Events => show::events(&context).await?,
+        Command::Id => setup::id(&context)?,
+        Command::Doctor => doctor::run(&context).await?,
+        Command::Init { cluster } => setup::init(&context, cluster)?,
+        Command::Invite => setup::invite(&context).await?,
+        Command::Join { invite } => setup::join(&context, &invite)?,
+        Command::Key { action } => setup::key(&context, &action)?,
+        Command::Config { action } => show::config(&context, &action)?,
+        Command::Demo { .. } | Command::Completions { .. } | Command::Man => {}
+    }
+    Ok(())
+}
+
+impl Context {
+    fn new(args: &Args) -> Result<Self, NodeError> {
+        let data_dir = match &args.common.data_dir {
+            Some(dir) => dir.clone(),
+            None => default_data_dir()?,
+        };
+        let sources = Sources {
+            profile: args.common.profile.clone(),
+            file: args.common.config.clone(),
+            default_file: Some(data_dir.join("config.toml")),
+            env: std::env::vars().collect(),
+            flags: args.common.flags.given(),
+        };
+        let settings = Settings::load(&sources)?;
+        Ok(Self {
+            data_dir,
+            sources,
+            settings,
+            json: args.common.json,
+            quiet: args.common.quiet,
+        })
+    }
+}
+
+impl From<ConfigError> for NodeError {
+    fn from(error: ConfigError) -> Self {
+        Self::new(ErrorCode::BadRequest, error.to_string())
+            .hint("`storgo-node config show` lists all settings")
+    }
+}
+
+fn default_data_dir() -> Result<PathBuf, NodeError> {
+    let from = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    from("XDG_DATA_HOME")
+        .or_else(|| from("HOME").map(|home| home.join(".local/share")))
+        .map(|dir| dir.join("storgo"))
+        .ok_or_else(|| {
+            NodeError::new(
+                ErrorCode::BadRequest,
+                "there is no home directory to keep data in",
+            )
+            .hint("name a data directory with --data-dir")
+        })
+}

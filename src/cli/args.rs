@@ -1,0 +1,310 @@
+//! What can be typed.
+
+use std::{io::Write, path::PathBuf};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::node::{ErrorCode, NodeError};
+
+/// Encrypted, content-addressed, peer-to-peer file store.
+///
+/// Without a command, runs a node (as `run` does).
+#[derive(Debug, Parser)]
+#[command(name = "storgo-node", version, max_term_width = 100, propagate_version = true)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Common {
+    /// Where identity, blocks and index live [default: ~/.local/share/storgo].
+    #[arg(long, global = true, value_name = "DIR", env = "STORGO_DATA_DIR")]
+    pub(super) data_dir: Option<PathBuf>,
+    /// Settings file, TOML or YAML [default: config.toml in the data directory].
+    #[arg(long, global = true, value_name = "FILE", env = "STORGO_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+    /// A set of defaults: dev, staging or prod.
+    #[arg(long, global = true, value_name = "NAME", env = "STORGO_PROFILE")]
+    pub(super) profile: Option<String>,
+    /// Print the result as JSON.
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// No words and no progress on stderr; errors only.
+    #[arg(long, short, global = true)]
+    pub(super) quiet: bool,
+    /// Say more on stderr.
+    #[arg(long, short, global = true)]
+    pub(super) verbose: bool,
+    #[command(flatten)]
+    pub(super) flags: Flags,
+}
+
+/// Flags that set settings.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Settings")]
+pub(super) struct Flags {
+    /// A peer to find the swarm by, with or without /p2p/<id>; may be repeated.
+    #[arg(long, global = true, value_name = "MULTIADDR")]
+    bootstrap: Vec<String>,
+    /// An address to listen on for peers; may be repeated.
+    #[arg(long, global = true, value_name = "MULTIADDR")]
+    listen: Vec<String>,
+    /// An address at which others reach this node; may be repeated.
+    #[arg(long, global = true, value_name = "MULTIADDR")]
+    external: Vec<String>,
+    /// Address of the HTTP API (loopback).
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    http: Option<String>,
+    /// Look for peers on the local network: true or false.
+    #[arg(long, global = true, value_name = "BOOL")]
+    mdns: Option<String>,
+    /// Relay connections for peers that cannot be dialled: true or false.
+    #[arg(long, global = true, value_name = "BOOL")]
+    relay_server: Option<String>,
+    /// Connections held at most.
+    #[arg(long, global = true, value_name = "N")]
+    max_connections: Option<String>,
+    /// Hard limit for blocks on disk, for example "500 GiB".
+    #[arg(long, global = true, value_name = "SIZE")]
+    capacity: Option<String>,
+    /// Evictable cache for blocks read from peers.
+    #[arg(long, global = true, value_name = "SIZE")]
+    cache_size: Option<String>,
+    /// Bytes per second to peers, all together.
+    #[arg(long, global = true, value_name = "SIZE")]
+    upload_limit: Option<String>,
+    /// How long a read waits while nothing arrives, for example 30s.
+    #[arg(long, global = true, value_name = "TIME")]
+    timeout: Option<String>,
+    /// How files are cut: fastcdc or fixed:SIZE.
+    #[arg(long, global = true, value_name = "CHUNKER")]
+    chunker: Option<String>,
+    /// What `run` logs: error, warn, info, debug or trace.
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// How it logs: text or json.
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+impl Flags {
+    /// Those that were given: setting, values, flag.
+    pub(super) fn given(&self) -> Vec<(&'static str, Vec<String>, String)> {
+        let mut given = Vec::new();
+        let lists = [
+            ("bootstrap", &self.bootstrap),
+            ("listen", &self.listen),
+            ("external", &self.external),
+        ];
+        for (key, values) in lists {
+            if !values.is_empty() {
+                given.push((key, values.clone(), format!("--{key}")));
+            }
+        }
+        let singles = [
+            ("http", "--http", &self.http),
+            ("mdns", "--mdns", &self.mdns),
+            ("relay.server", "--relay-server", &self.relay_server),
+            ("max.connections", "--max-connections", &self.max_connections),
+            ("storage.capacity", "--capacity", &self.capacity),
+            ("cache.size", "--cache-size", &self.cache_size),
+            ("upload.limit", "--upload-limit", &self.upload_limit),
+            ("timeout", "--timeout", &self.timeout),
+            ("chunker", "--chunker", &self.chunker),
+            ("log.level", "--log-level", &self.log_level),
+            ("log.format", "--log-format", &self.log_format),
+        ];
+        for (key, flag, value) in singles {
+            if let Some(value) = value {
+                given.push((key, vec![value.clone()], flag.into()));
+            }
+        }
+        given
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a node until Ctrl-C.
+    Run,
+    /// Store a file, a folder or stdin, and print its link.
+    #[command(visible_aliases = ["add", "put"])]
+    Provide {
+        /// A file or folder; - is stdin.
+        path: PathBuf,
+        #[command(flatten)]
+        options: ProvideOptions,
+    },
+    /// Read a file or folder by its link, CID or name.
+    Get {
+        /// A link (quote it: the shell cuts at #), a CID or a name.
+        reference: String,
+        #[command(flatten)]
+        options: GetOptions,
+    },
+    /// List the files that this node keeps.
+    Ls {
+        /// Only names that contain this.
+        query: Option<String>,
+    },
+    /// Show what is known of a file.
+    Info {
+        /// A link, CID or name.
+        reference: String,
+    },
+    /// Remove files from this node.
+    Rm {
+        /// Links, CIDs or names.
+        #[arg(required = true)]
+        references: Vec<String>,
+    },
+    /// Read stored blocks again and check them; bad ones are fetched from peers.
+    Verify {
+        /// A link, CID or name; without it, everything.
+        reference: Option<String>,
+        /// Make a new index from the blocks (the node must not run).
+        #[arg(long, conflicts_with = "reference")]
+        rebuild_index: bool,
+    },
+    /// Free the blocks that no file needs any more.
+    Gc,
+    /// List connected peers.
+    Peers {
+        /// Connect to this multiaddr first.
+        #[arg(long, value_name = "MULTIADDR")]
+        add: Option<String>,
+    },
+    /// Show how the node is.
+    Status,
+    /// Show this node's peer id.
+    Id,
+    /// Look for what may be wrong, and say what to do.
+    Doctor,
+    /// Show what happens on the node, until Ctrl-C.
+    Events,
+    /// Make a data directory, and with --cluster the key of a new cluster.
+    Init {
+        /// Make a cluster key: only nodes that have it can speak to this one.
+        #[arg(long)]
+        cluster: bool,
+    },
+    /// Print one line that brings another machine into this node's cluster.
+    Invite,
+    /// Enter a cluster by an invite.
+    Join {
+        /// What `invite` printed.
+        invite: String,
+    },
+    /// Back up or restore the identity and the cluster key.
+    Key {
+        #[command(subcommand)]
+        action: KeyAction,
+    },
+    /// Show or check the settings in force.
+    Config {
+        #[command(subcommand)]
+        action: ConfigAction,
+    },
+    /// Try it: three nodes on this machine, a file goes in and comes out.
+    Demo {
+        /// End when it is done instead of staying up.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ProvideOptions {
+    /// The name to store it under [default: the file's own].
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    /// Do not encrypt: anybody who has the CID can read it.
+    #[arg(long)]
+    pub(super) public: bool,
+    /// Share no block with other files: nobody can tell that two files are equal.
+    #[arg(long)]
+    pub(super) no_dedup: bool,
+    /// Where no node runs: store and end, instead of serving until Ctrl-C.
+    #[arg(long)]
+    pub(super) no_serve: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct GetOptions {
+    /// Where to write; - is stdout [default: the file's name, here].
+    #[arg(long, short, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// Only these bytes, both ends included: 0-99, 100-, -50.
+    #[arg(long, value_name = "A-B", allow_hyphen_values = true)]
+    pub(super) range: Option<String>,
+    /// Replace what is there.
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyAction {
+    /// Write identity and cluster key into a file; keep it safe: it is this node.
+    Backup {
+        /// The file to make.
+        file: PathBuf,
+    },
+    /// Put a backup into an empty data directory.
+    Restore {
+        /// A file that `backup` made.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigAction {
+    /// Show every setting.
+    Show {
+        /// And where its value came from.
+        #[arg(long)]
+        origin: bool,
+    },
+    /// Check all sources; says nothing where they are right.
+    Check,
+    /// Show which file is read.
+    Path,
+}
+
+pub(super) fn completions(shell: clap_complete::Shell) {
+    clap_complete::generate(shell, &mut Args::command(), "storgo-node", &mut std::io::stdout());
+}
+
+pub(super) fn man() -> Result<(), NodeError> {
+    let mut page = Vec::new();
+    let made = clap_mangen::Man::new(Args::command()).render(&mut page);
+    let written = made.and_then(|()| std::io::stdout().write_all(&page));
+    written.map_err(|e| NodeError::new(ErrorCode::Other, format!("cannot write the manual page: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_part_of_it_is_explained() {
+        let command = Args::command();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands() {
+            assert!(sub.get_about().is_some(), "{}", sub.get_name());
+            for arg in sub.get_arguments() {
+                assert!(arg.get_help().is_some(), "{} {}", sub.get_name(), arg.get_id());
+            }
+        }
+    }
+}

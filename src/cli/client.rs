@@ -1,0 +1,248 @@
+//! The client of the HTTP API: over TCP, or straight into the router of a node in this process.
+
+use std::net::SocketAddr;
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Method, Request, Response, header},
+};
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, de::DeserializeOwned};
+use tower::ServiceExt;
+
+use crate::{
+    content::link::Link,
+    http::{KEY_HEADER, REQUEST_ID_HEADER},
+    node::{ErrorCode, NodeError},
+};
+
+/// Longest answer that is read whole.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// How the API is reached.
+pub(super) enum Transport {
+    /// A node that runs elsewhere.
+    Tcp(SocketAddr),
+    /// A node in this process.
+    InProcess(Router),
+}
+
+pub(super) struct Client {
+    transport: Transport,
+    token: String,
+}
+
+/// A file as it goes into a path, and its key as it goes into a header.
+pub(super) struct Target {
+    path: String,
+    key: Option<String>,
+}
+
+impl Target {
+    /// The target of `reference` (a link, CID or name): `/api/v1/files/{…}` and then `rest`.
+    pub(super) fn file(reference: &str, rest: &str) -> Result<Self, NodeError> {
+        let (id, key) = if reference.starts_with("storgo:") || reference.contains('#') {
+            let link: Link = reference.parse().map_err(|e| {
+                NodeError::new(ErrorCode::BadRequest, format!("this link cannot be read: {e}"))
+                    .hint("a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #")
+            })?;
+            let key = link
+                .key
+                .map(|key| data_encoding::BASE64URL_NOPAD.encode(key.as_bytes()));
+            (link.cid.to_string(), key)
+        } else {
+            (escape(reference), None)
+        };
+        Ok(Self {
+            path: format!("/api/v1/files/{id}{rest}"),
+            key,
+        })
+    }
+
+    pub(super) fn path(path: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            key: None,
+        }
+    }
+}
+
+/// Percent-encodes one part of a path or query.
+pub(super) fn escape(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || (byte == b'.' && text.len() > 2) {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            out.push_str(&data_encoding::HEXUPPER.encode(&[byte]));
+        }
+        out
+    })
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    detail: String,
+    code: ErrorCode,
+    #[serde(default)]
+    hint: String,
+}
+
+impl Client {
+    pub(super) fn new(transport: Transport, token: String) -> Self {
+        Self { transport, token }
+    }
+
+    /// Sends a request; an answer that is a problem document becomes an error.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        target: &Target,
+        headers: &[(&str, &str)],
+        body: Body,
+    ) -> Result<Response<Body>, NodeError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(&target.path)
+            .header(header::HOST, "localhost")
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(key) = &target.key {
+            request = request.header(KEY_HEADER, key);
+        }
+        let request = request
+            .body(body)
+            .map_err(|e| NodeError::new(ErrorCode::BadRequest, format!("this cannot be asked: {e}")))?;
+        let response = match &self.transport {
+            Transport::InProcess(router) => match router.clone().oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            },
+            Transport::Tcp(addr) => over_tcp(*addr, request).await?,
+        };
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(problem(response).await)
+        }
+    }
+
+    /// Sends a request without a body and reads the answer as JSON.
+    pub(super) async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &Target,
+    ) -> Result<T, NodeError> {
+        self.json_body(method, target, Body::empty()).await
+    }
+
+    /// Sends a request with a body and reads the answer as JSON.
+    pub(super) async fn json_body<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &Target,
+        body: Body,
+    ) -> Result<T, NodeError> {
+        let response = self
+            .send(
+                method,
+                target,
+                &[(header::CONTENT_TYPE.as_str(), "application/json")],
+                body,
+            )
+            .await?;
+        let bytes = collect(response.into_body()).await?;
+        serde_json::from_slice(&bytes).map_err(|e| {
+            NodeError::new(
+                ErrorCode::Other,
+                format!("the node's answer cannot be understood: {e}"),
+            )
+        })
+    }
+
+    /// Why the body of an answer broke off.
+    pub(super) async fn why_short(&self, request_id: Option<&str>) -> NodeError {
+        let lost = NodeError::new(ErrorCode::Unreachable, "the connection to the node broke off")
+            .hint("see whether it still runs: `storgo-node status`");
+        let Some(id) = request_id else { return lost };
+        let target = Target::path(format!("/api/v1/errors/{id}"));
+        match self.send(Method::GET, &target, &[], Body::empty()).await {
+            Err(error) if error.message.contains("no failure of a request") => lost,
+            Err(error) => error,
+            Ok(_) => lost,
+        }
+    }
+}
+
+/// The id of the request that an answer belongs to.
+pub(super) fn request_id(response: &Response<Body>) -> Option<String> {
+    response
+        .headers()
+        .get(REQUEST_ID_HEADER)?
+        .to_str()
+        .ok()
+        .map(String::from)
+}
+
+async fn over_tcp(addr: SocketAddr, request: Request<Body>) -> Result<Response<Body>, NodeError> {
+    let unreachable = |e: &dyn std::fmt::Display| {
+        NodeError::new(
+            ErrorCode::Unreachable,
+            format!("the node at {addr} does not answer: {e}"),
+        )
+        .hint("see whether it still runs; start one with `storgo-node run`")
+    };
+    let socket = tokio::net::TcpStream::connect(addr)
+        .await
+        .map_err(|e| unreachable(&e))?;
+    // Nagle's algorithm would hold a small request back.
+    drop(socket.set_nodelay(true));
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await;
+    let (mut sender, connection) = handshake.map_err(|e| unreachable(&e))?;
+    tokio::spawn(async move {
+        if let Err(e) = connection.await {
+            tracing::debug!("the connection to the node ended: {e}");
+        }
+    });
+    let response = sender.send_request(request).await.map_err(|e| unreachable(&e))?;
+    Ok(response.map(Body::new))
+}
+
+async fn collect(body: Body) -> Result<Vec<u8>, NodeError> {
+    let limited = http_body_util::Limited::new(body, MAX_ANSWER);
+    let collected = limited.collect().await;
+    collected.map(|all| all.to_bytes().to_vec()).map_err(|e| {
+        NodeError::new(
+            ErrorCode::Unreachable,
+            format!("the node's answer broke off: {e}"),
+        )
+    })
+}
+
+async fn problem(response: Response<Body>) -> NodeError {
+    let status = response.status();
+    let bytes = collect(response.into_body()).await.unwrap_or_default();
+    match serde_json::from_slice::<Problem>(&bytes) {
+        Ok(Problem { detail, code, hint }) => NodeError {
+            code,
+            message: detail,
+            hint,
+        },
+        Err(_) => NodeError::new(ErrorCode::Other, format!("the node answered {status}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_leaves_its_part_of_the_path() {
+        assert_eq!(escape("a b/c?d#é"), "a%20b%2Fc%3Fd%23%C3%A9");
+        assert_eq!((escape(".."), escape("a.txt")), ("%2E%2E".into(), "a.txt".into()));
+    }
+}

@@ -1,0 +1,218 @@
+//! `doctor`: what may be wrong, and what to do about it.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::http::Method;
+use serde::Serialize;
+
+use super::{
+    Context,
+    client::Target,
+    door::{CLUSTER_FILE, Door, Need, node_options},
+    output,
+};
+use crate::{
+    http::TOKEN_FILE,
+    node::{ErrorCode, NodeError, identity::IDENTITY_FILE, report::Status},
+    store::read_lock,
+};
+
+/// Below this, a disk counts as nearly full, bytes.
+const LITTLE: u64 = 1 << 30;
+/// When this program was written, seconds since 1970: a clock before that is off.
+const EARLIEST: u64 = 1_760_000_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    Warn,
+    Fail,
+}
+
+#[derive(Serialize)]
+struct Finding {
+    check: &'static str,
+    state: State,
+    says: String,
+}
+
+pub(super) async fn run(context: &Context) -> Result<(), NodeError> {
+    let mut findings = vec![
+        data_dir(context),
+        secrets(context),
+        clock(),
+        settings(context),
+        space(context),
+    ];
+    findings.extend(node(context).await);
+    let failed = findings
+        .iter()
+        .filter(|finding| finding.state == State::Fail)
+        .count();
+    output::result(context, &findings, |findings| {
+        let line = |finding: &Finding| {
+            let state = match finding.state {
+                State::Ok => "ok",
+                State::Warn => "WARN",
+                State::Fail => "FAIL",
+            };
+            format!("{state:<5} {:<10} {}\n", finding.check, finding.says)
+        };
+        findings.iter().map(line).collect()
+    })?;
+    match failed {
+        0 => Ok(()),
+        n => Err(NodeError::new(
+            ErrorCode::Other,
+            format!("{n} of {} checks failed", findings.len()),
+        )),
+    }
+}
+
+fn finding(check: &'static str, state: State, says: impl Into<String>) -> Finding {
+    Finding {
+        check,
+        state,
+        says: says.into(),
+    }
+}
+
+fn data_dir(context: &Context) -> Finding {
+    let dir = context.data_dir.display();
+    if !context.data_dir.exists() {
+        return finding(
+            "data",
+            State::Warn,
+            format!("{dir} is not there yet; the first start makes it"),
+        );
+    }
+    match tempfile_in(&context.data_dir) {
+        Ok(()) => finding("data", State::Ok, format!("{dir} can be written")),
+        Err(e) => finding(
+            "data",
+            State::Fail,
+            format!("{dir} cannot be written: {e}; check its owner"),
+        ),
+    }
+}
+
+fn tempfile_in(dir: &std::path::Path) -> std::io::Result<()> {
+    let path = dir.join(format!(".doctor-{:08x}", rand::random::<u32>()));
+    std::fs::write(&path, b"x")?;
+    std::fs::remove_file(path)
+}
+
+fn secrets(context: &Context) -> Finding {
+    for name in [IDENTITY_FILE, CLUSTER_FILE, TOKEN_FILE] {
+        let path = context.data_dir.join(name);
+        let Ok(meta) = path.metadata() else { continue };
+        let mode = meta.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            let says = format!(
+                "{} can be read by others (mode {mode:o}): chmod 600 it",
+                path.display()
+            );
+            return finding("secrets", State::Fail, says);
+        }
+    }
+    finding("secrets", State::Ok, "keys and token are for this user alone")
+}
+
+fn clock() -> Finding {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_secs();
+    if now < EARLIEST {
+        return finding(
+            "clock",
+            State::Warn,
+            "the clock is years behind: dates in lists will be wrong; set it (NTP)",
+        );
+    }
+    finding("clock", State::Ok, "the clock is plausible")
+}
+
+fn settings(context: &Context) -> Finding {
+    match node_options(&context.settings, &context.data_dir) {
+        Ok(_) => finding("settings", State::Ok, "all settings are right"),
+        Err(error) => finding("settings", State::Fail, error.to_string()),
+    }
+}
+
+fn space(context: &Context) -> Finding {
+    let existing = context.data_dir.ancestors().find(|path| path.exists());
+    let stats = existing.and_then(|path| rustix::fs::statvfs(path).ok());
+    match stats.map(|stats| stats.f_bavail.saturating_mul(stats.f_frsize)) {
+        None => finding(
+            "space",
+            State::Warn,
+            "the system does not say how much space is left",
+        ),
+        Some(free) if free < LITTLE => finding(
+            "space",
+            State::Warn,
+            format!("only {} are left on the disk", output::bytes(free)),
+        ),
+        Some(free) => finding(
+            "space",
+            State::Ok,
+            format!("{} are left on the disk", output::bytes(free)),
+        ),
+    }
+}
+
+async fn node(context: &Context) -> Vec<Finding> {
+    if read_lock(&context.data_dir).is_none() {
+        return vec![finding(
+            "node",
+            State::Warn,
+            "no node runs on this data directory: `storgo-node run` starts one",
+        )];
+    }
+    let status = async {
+        let door = Door::open(context, Need::Store).await?;
+        let status: Status = door
+            .client
+            .json(Method::GET, &Target::path("/api/v1/status"))
+            .await?;
+        door.close().await;
+        Ok::<_, NodeError>(status)
+    };
+    let status = match status.await {
+        Ok(status) => status,
+        Err(error) => {
+            return vec![finding(
+                "node",
+                State::Fail,
+                format!("the node does not answer: {error}"),
+            )];
+        }
+    };
+    let up = humantime::format_duration(Duration::from_secs(status.uptime_s));
+    let mut findings = vec![finding(
+        "node",
+        State::Ok,
+        format!("process {} has been up for {up}", status.pid),
+    )];
+    findings.push(match status.peers {
+        0 => finding(
+            "peers",
+            State::Warn,
+            "no peer is connected: give a --bootstrap address, or check the firewall",
+        ),
+        n => finding("peers", State::Ok, format!("{n} connected")),
+    });
+    if status.quarantined > 0 {
+        let says = format!(
+            "{} blocks were damaged: check the disk, and run `storgo-node verify`",
+            status.quarantined
+        );
+        findings.push(finding("blocks", State::Warn, says));
+    }
+    findings
+}

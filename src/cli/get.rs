@@ -1,0 +1,233 @@
+//! `get`: read a file or folder.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use axum::{
+    body::Body,
+    http::{Method, Response, header},
+};
+use futures::StreamExt;
+use tokio::io::AsyncWriteExt;
+
+use super::{
+    Context,
+    args::GetOptions,
+    client::{Client, Target, request_id},
+    door::{Door, Need},
+    output, unpack,
+};
+use crate::{
+    config::parse_duration,
+    http::{KIND_HEADER, TIMEOUT_HEADER},
+    node::{ErrorCode, NodeError, report::FileInfo},
+};
+
+pub(super) async fn run(context: &Context, reference: &str, options: GetOptions) -> Result<(), NodeError> {
+    let door = Door::open(context, Need::Network).await?;
+    let got = get(context, &door.client, reference, options).await;
+    door.close().await;
+    got
+}
+
+async fn get(
+    context: &Context,
+    client: &Client,
+    reference: &str,
+    options: GetOptions,
+) -> Result<(), NodeError> {
+    let timeout = context
+        .settings
+        .get("timeout")
+        .and_then(|text| parse_duration(text).ok())
+        .unwrap_or_default();
+    let timeout = timeout.as_secs_f64().to_string();
+    let range = options.range.as_deref().map(range_header).transpose()?;
+    let mut headers = vec![(TIMEOUT_HEADER, timeout.as_str())];
+    if let Some(range) = &range {
+        headers.push((header::RANGE.as_str(), range));
+    }
+    let target = Target::file(reference, "/content")?;
+    let waiting = output::spinner(context, "looking");
+    let response = client.send(Method::GET, &target, &headers, Body::empty()).await;
+    waiting.finish_and_clear();
+    let response = response?;
+    let folder = response
+        .headers()
+        .get(KIND_HEADER)
+        .is_some_and(|kind| kind == "dir");
+    if folder && range.is_some() {
+        return Err(NodeError::new(
+            ErrorCode::BadRequest,
+            "a folder has no ranges of bytes",
+        ));
+    }
+    let started = std::time::Instant::now();
+    let (bytes, out) = match options.output {
+        Some(path) if path == Path::new("-") => (to_stdout(context, client, response).await?, None),
+        path => {
+            let path = match path {
+                Some(path) => path,
+                None => default_name(client, reference).await?,
+            };
+            if !options.force && path.symlink_metadata().is_ok() {
+                return Err(NodeError::new(
+                    ErrorCode::BadRequest,
+                    format!("{} is there already", path.display()),
+                )
+                .hint("name another place with -o, or replace it with --force"));
+            }
+            let bytes = if folder {
+                let id = request_id(&response);
+                let total = None;
+                let bar = output::progress(context, "fetching", total);
+                let done = unpack::run(response.into_body(), &path, options.force, &bar).await;
+                bar.finish_and_clear();
+                match done {
+                    Err(unpack::Failure::Input(_)) => return Err(client.why_short(id.as_deref()).await),
+                    Err(unpack::Failure::Output(error)) => return Err(error),
+                    Ok(bytes) => bytes,
+                }
+            } else {
+                to_file(context, client, response, &path).await?
+            };
+            (bytes, Some(path))
+        }
+    };
+    let rate = super::provide::bytes_per_s(bytes, started.elapsed());
+    let place = out
+        .as_ref()
+        .map_or_else(|| "stdout".into(), |path| path.display().to_string());
+    output::say(
+        context,
+        &format!("{} to {place}, verified, {rate}", output::bytes(bytes)),
+    );
+    if context.json
+        && let Some(path) = out
+    {
+        let done = serde_json::json!({ "output": path, "bytes": bytes });
+        output::print(&format!("{done}\n"))?;
+    }
+    Ok(())
+}
+
+/// `A-B`, both ends included, as HTTP says it.
+fn range_header(text: &str) -> Result<String, NodeError> {
+    let number = |text: &str| text.is_empty() || text.bytes().all(|b| b.is_ascii_digit());
+    match text.split_once('-') {
+        Some((first, last)) if number(first) && number(last) && (first.len() + last.len()) > 0 => {
+            let (a, b) = (first.parse::<u64>(), last.parse::<u64>());
+            if matches!((a, b), (Ok(a), Ok(b)) if a > b) {
+                return Err(NodeError::new(ErrorCode::BadRequest, format!("the range {text} ends before it begins")));
+            }
+            Ok(format!("bytes={text}"))
+        }
+        _ => Err(NodeError::new(ErrorCode::BadRequest, format!("{text:?} is no range"))
+            .hint("both ends are included: 0-99 is the first hundred bytes, 100- all but these, -50 the last fifty")),
+    }
+}
+
+/// The file's own name, in this folder: whatever it says, it stays here.
+async fn default_name(client: &Client, reference: &str) -> Result<PathBuf, NodeError> {
+    let info: FileInfo = client.json(Method::GET, &Target::file(reference, "")?).await?;
+    let name = info.name.unwrap_or_else(|| info.cid.to_string());
+    let name: String = name
+        .chars()
+        .map(|c| if c == '/' || c.is_control() { '_' } else { c })
+        .collect();
+    let name = if matches!(name.as_str(), "" | "." | "..") {
+        info.cid.to_string()
+    } else {
+        name
+    };
+    Ok(PathBuf::from(name))
+}
+
+async fn to_stdout(context: &Context, client: &Client, response: Response<Body>) -> Result<u64, NodeError> {
+    let mut pieces = Pieces::new(context, client, response);
+    while let Some(piece) = pieces.next().await? {
+        tokio::task::block_in_place(|| output::write_out(&piece))?;
+    }
+    Ok(pieces.count)
+}
+
+async fn to_file(
+    context: &Context,
+    client: &Client,
+    response: Response<Body>,
+    path: &Path,
+) -> Result<u64, NodeError> {
+    let fail = |e: io::Error| unpack::cannot_write(path, &e);
+    let part = unpack::Partial::beside(path)?;
+    let mut file = tokio::fs::File::create_new(part.path()).await.map_err(fail)?;
+    file.set_max_buf_size(1 << 20);
+    let mut pieces = Pieces::new(context, client, response);
+    while let Some(piece) = pieces.next().await? {
+        file.write_all(&piece).await.map_err(fail)?;
+    }
+    file.flush().await.map_err(fail)?;
+    part.finish()?;
+    Ok(pieces.count)
+}
+
+/// The pieces of an answer, counted; a short one is an error that says why.
+struct Pieces<'a> {
+    client: &'a Client,
+    id: Option<String>,
+    expected: Option<u64>,
+    body: axum::body::BodyDataStream,
+    bar: indicatif::ProgressBar,
+    count: u64,
+}
+
+impl<'a> Pieces<'a> {
+    fn new(context: &Context, client: &'a Client, response: Response<Body>) -> Self {
+        let expected = response.headers().get(header::CONTENT_LENGTH);
+        let expected = expected.and_then(|value| value.to_str().ok()?.parse().ok());
+        let bar = output::progress(context, "fetching", expected);
+        let id = request_id(&response);
+        Self {
+            client,
+            id,
+            expected,
+            body: response.into_body().into_data_stream(),
+            bar,
+            count: 0,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<axum::body::Bytes>, NodeError> {
+        match self.body.next().await {
+            Some(Ok(piece)) => {
+                self.count += piece.len() as u64;
+                self.bar.inc(piece.len() as u64);
+                Ok(Some(piece))
+            }
+            None if self.expected.is_none_or(|expected| expected == self.count) => {
+                self.bar.finish_and_clear();
+                Ok(None)
+            }
+            Some(Err(_)) | None => {
+                self.bar.finish_and_clear();
+                Err(self.client.why_short(self.id.as_deref()).await)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_checked_before_anybody_is_asked() {
+        for good in ["0-99", "100-", "-50"] {
+            assert_eq!(range_header(good).ok(), Some(format!("bytes={good}")));
+        }
+        for bad in ["", "-", "5", "9-1", "a-b", "1-2-3", "1-2,3-4", "+1-2"] {
+            assert!(range_header(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What users see: results on stdout, words and progress on stderr.
+
+use std::{
+    io::{IsTerminal, Write},
+    time::Duration,
+};
+
+use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::Context;
+use crate::node::{ErrorCode, NodeError};
+
+/// Prints an error: a sentence and the next step, or one JSON object. On stderr.
+pub(super) fn error(error: &NodeError, json: bool) {
+    let mut err = std::io::stderr().lock();
+    let written = if json {
+        writeln!(err, "{}", serde_json::json!({ "error": error }))
+    } else if error.hint.is_empty() {
+        writeln!(err, "error: {error}")
+    } else {
+        writeln!(err, "error: {error}\n  hint: {}", error.hint)
+    };
+    drop(written);
+}
+
+/// Writes to stdout. A reader that has gone away (`| head`) ends the program quietly.
+pub(super) fn print(text: &str) -> Result<(), NodeError> {
+    write_out(text.as_bytes())
+}
+
+pub(super) fn write_out(bytes: &[u8]) -> Result<(), NodeError> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        written => {
+            written.map_err(|e| NodeError::new(ErrorCode::Other, format!("cannot write to stdout: {e}")))
+        }
+    }
+}
+
+/// Prints a result: as JSON where that was asked for, else as `human` puts it.
+pub(super) fn result<T: Serialize>(
+    context: &Context,
+    value: &T,
+    human: impl FnOnce(&T) -> String,
+) -> Result<(), NodeError> {
+    if context.json {
+        let text = serde_json::to_string(value)
+            .map_err(|e| NodeError::new(ErrorCode::Other, format!("cannot be put as JSON: {e}")))?;
+        print(&format!("{text}\n"))
+    } else {
+        print(&human(value))
+    }
+}
+
+/// Says something on stderr, unless silence was asked for.
+pub(super) fn say(context: &Context, text: &str) {
+    if !context.quiet && !context.json {
+        drop(writeln!(std::io::stderr().lock(), "{text}"));
+    }
+}
+
+/// Bytes as people read them.
+pub(super) fn bytes(count: u64) -> String {
+    BinaryBytes(count).to_string()
+}
+
+/// A progress bar, where there is a terminal to show it on.
+pub(super) fn progress(context: &Context, what: &'static str, total: Option<u64>) -> ProgressBar {
+    if context.quiet || context.json || !std::io::stderr().is_terminal() {
+        return ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
+    }
+    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(8));
+    let template = if total.is_some() {
+        "{msg:>10} {bar:30} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left"
+    } else {
+        "{msg:>10} {spinner} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}"
+    };
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_message(what);
+    bar
+}
+
+/// A spinner for a wait of unknown length.
+pub(super) fn spinner(context: &Context, what: &'static str) -> ProgressBar {
+    let bar = progress(context, what, None);
+    bar.set_style(
+        ProgressStyle::with_template("{msg:>10} {spinner} {elapsed}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
+/// Rows as columns of equal width; the last one is left as it is.
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let columns = head.len();
+    let width = |column: usize| {
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count());
+        cells.chain([head[column].len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let mut out = String::new();
+        for (column, cell) in cells.iter().enumerate() {
+            if column + 1 == columns {
+                out.push_str(cell);
+            } else {
+                out.push_str(cell);
+                let pad = widths[column].saturating_sub(cell.chars().count()) + 2;
+                out.extend(std::iter::repeat_n(' ', pad));
+            }
+        }
+        out.trim_end().to_owned() + "\n"
+    };
+    let mut out = line(head.to_vec());
+    for row in rows {
+        out.push_str(&line(row.iter().map(String::as_str).collect()));
+    }
+    out
+}
+
+/// A name that cannot move a terminal's cursor.
+pub(super) fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}

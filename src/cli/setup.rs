@@ -1,0 +1,308 @@
+//! Identity, cluster, backup: what is done once.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use axum::http::Method;
+use data_encoding::BASE64URL_NOPAD;
+use libp2p::identity::Keypair;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Context,
+    args::KeyAction,
+    client::Target,
+    door::{CLUSTER_FILE, Door, Need, cluster_key, parse_cluster_key},
+    output,
+};
+use crate::{
+    content::secret::ClusterKey,
+    node::{
+        ErrorCode, NodeError,
+        identity::{IDENTITY_FILE, load_or_create, write_secret},
+        report::Status,
+    },
+    store::read_lock,
+};
+
+const INVITE: &str = "storgo-invite:";
+/// Longest invite that is read.
+const MAX_INVITE: usize = 8 << 10;
+
+fn fail(what: &str, path: &Path, e: &std::io::Error) -> NodeError {
+    NodeError::new(ErrorCode::Other, format!("cannot {what} {}: {e}", path.display()))
+}
+
+fn make_data_dir(context: &Context) -> Result<(), NodeError> {
+    use std::os::unix::fs::DirBuilderExt;
+
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&context.data_dir);
+    made.map_err(|e| fail("make", &context.data_dir, &e))
+}
+
+fn identity(context: &Context) -> Result<Keypair, NodeError> {
+    make_data_dir(context)?;
+    load_or_create(&context.data_dir)
+}
+
+#[derive(Serialize)]
+struct Identity {
+    peer: String,
+    data_dir: PathBuf,
+    cluster: bool,
+}
+
+fn describe(context: &Context) -> Result<Identity, NodeError> {
+    Ok(Identity {
+        peer: identity(context)?.public().to_peer_id().to_string(),
+        data_dir: context.data_dir.clone(),
+        cluster: cluster_key(&context.settings, &context.data_dir)?.is_some(),
+    })
+}
+
+pub(super) fn id(context: &Context) -> Result<(), NodeError> {
+    output::result(context, &describe(context)?, |id| format!("{}\n", id.peer))
+}
+
+pub(super) fn init(context: &Context, cluster: bool) -> Result<(), NodeError> {
+    make_data_dir(context)?;
+    if cluster {
+        if cluster_key(&context.settings, &context.data_dir)?.is_some() {
+            return Err(
+                NodeError::new(ErrorCode::BadRequest, "this node is in a cluster already")
+                    .hint("bring others in with `storgo-node invite`"),
+            );
+        }
+        save_cluster_key(context, &ClusterKey::random())?;
+    }
+    let id = describe(context)?;
+    output::result(context, &id, |id| format!("{}\n", id.peer))?;
+    let dir = context.data_dir.display();
+    output::say(
+        context,
+        &format!("ready in {dir}; start the node with: storgo-node --data-dir {dir}"),
+    );
+    if cluster {
+        output::say(
+            context,
+            "once it runs, `storgo-node invite` prints the line that brings in another machine",
+        );
+    }
+    Ok(())
+}
+
+fn save_cluster_key(context: &Context, key: &ClusterKey) -> Result<(), NodeError> {
+    let path = context.data_dir.join(CLUSTER_FILE);
+    let text = BASE64URL_NOPAD.encode(key.as_bytes()) + "\n";
+    write_secret(&path, text.as_bytes()).map_err(|e| fail("write", &path, &e))
+}
+
+#[derive(Serialize, Deserialize)]
+struct Invite {
+    key: String,
+    addrs: Vec<String>,
+}
+
+pub(super) async fn invite(context: &Context) -> Result<(), NodeError> {
+    let Some(key) = cluster_key(&context.settings, &context.data_dir)? else {
+        return Err(
+            NodeError::new(ErrorCode::BadRequest, "this node is in no cluster")
+                .hint("make one with `storgo-node init --cluster`, then start the node again"),
+        );
+    };
+    let mut addrs: Vec<String> = context.settings.list("external").to_vec();
+    if read_lock(&context.data_dir).is_some() {
+        let door = Door::open(context, Need::Store).await?;
+        let status: Status = door
+            .client
+            .json(Method::GET, &Target::path("/api/v1/status"))
+            .await?;
+        door.close().await;
+        if !status.cluster {
+            return Err(NodeError::new(
+                ErrorCode::BadRequest,
+                "the running node does not know of the cluster yet",
+            )
+            .hint("start it again, then invite"));
+        }
+        addrs.extend(status.listen);
+    }
+    // Addresses that only this machine can reach come last.
+    addrs.sort_by_key(|addr| addr.contains("/127.0.0.1/") || addr.contains("/::1/"));
+    addrs.truncate(16);
+    if addrs.is_empty() {
+        output::say(
+            context,
+            "the invite names no address, because the node does not run: give one with --bootstrap later",
+        );
+    }
+    let invite = Invite {
+        key: BASE64URL_NOPAD.encode(key.as_bytes()),
+        addrs,
+    };
+    let json = serde_json::to_vec(&invite).map_err(|e| NodeError::new(ErrorCode::Other, e.to_string()))?;
+    let line = format!("{INVITE}{}", BASE64URL_NOPAD.encode(&json));
+    output::result(context, &serde_json::json!({ "invite": line }), |_| {
+        format!("{line}\n")
+    })?;
+    output::say(
+        context,
+        "on the other machine: storgo-node join INVITE   (whoever has this line can read everything: hand it on in private)",
+    );
+    Ok(())
+}
+
+pub(super) fn join(context: &Context, text: &str) -> Result<(), NodeError> {
+    let bad = || {
+        NodeError::new(ErrorCode::BadRequest, "this is no invite, or not all of it")
+            .hint("`storgo-node invite` on a member prints one line that begins with storgo-invite:")
+    };
+    let text = text.trim();
+    if text.len() > MAX_INVITE {
+        return Err(bad());
+    }
+    let bytes = text
+        .strip_prefix(INVITE)
+        .and_then(|line| BASE64URL_NOPAD.decode(line.as_bytes()).ok());
+    let invite: Invite = bytes
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .ok_or_else(bad)?;
+    let key = parse_cluster_key(&invite.key)?;
+    for addr in &invite.addrs {
+        addr.parse::<libp2p::Multiaddr>().map_err(|_| bad())?;
+    }
+    if let Some(note) = read_lock(&context.data_dir) {
+        return Err(NodeError::new(
+            ErrorCode::Locked,
+            format!("the node runs, as process {}", note.pid),
+        )
+        .hint("stop it, join, and start it again"));
+    }
+    make_data_dir(context)?;
+    match cluster_key(&context.settings, &context.data_dir)? {
+        Some(known) if known == key => {}
+        Some(_) => {
+            return Err(
+                NodeError::new(ErrorCode::BadRequest, "this node is in another cluster").hint(
+                    "use another --data-dir: files of the old cluster could not be read in the new one",
+                ),
+            );
+        }
+        None => save_cluster_key(context, &key)?,
+    }
+    add_bootstrap(&context.data_dir.join("config.toml"), &invite.addrs)?;
+    let id = describe(context)?;
+    output::result(context, &id, |id| format!("{}\n", id.peer))?;
+    output::say(
+        context,
+        &format!(
+            "joined; start the node with: storgo-node --data-dir {}",
+            context.data_dir.display()
+        ),
+    );
+    Ok(())
+}
+
+/// Adds addresses to `bootstrap` in a settings file, and leaves the rest of it as it is.
+fn add_bootstrap(path: &Path, addrs: &[String]) -> Result<(), NodeError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(fail("read", path, &e)),
+    };
+    let mut file: toml_edit::DocumentMut = text
+        .parse()
+        .map_err(|e| NodeError::new(ErrorCode::BadRequest, format!("{}: {e}", path.display())))?;
+    let list = file
+        .entry("bootstrap")
+        .or_insert_with(|| toml_edit::value(toml_edit::Array::new()));
+    if let Some(one) = list.as_str().map(String::from) {
+        *list = toml_edit::value(toml_edit::Array::from_iter([one]));
+    }
+    let Some(list) = list.as_array_mut() else {
+        return Err(NodeError::new(
+            ErrorCode::BadRequest,
+            format!("{}: bootstrap is no list", path.display()),
+        ));
+    };
+    let known: Vec<String> = list
+        .iter()
+        .filter_map(|item| item.as_str().map(String::from))
+        .collect();
+    for addr in addrs.iter().filter(|addr| !known.contains(addr)) {
+        list.push(addr.as_str());
+    }
+    fs::write(path, file.to_string()).map_err(|e| fail("write", path, &e))
+}
+
+/// A backup, as it stands in its file.
+#[derive(Serialize, Deserialize)]
+struct Backup {
+    storgo_backup: u32,
+    identity: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster_key: Option<String>,
+}
+
+pub(super) fn key(context: &Context, action: &KeyAction) -> Result<(), NodeError> {
+    match action {
+        KeyAction::Backup { file } => backup(context, file),
+        KeyAction::Restore { file } => restore(context, file),
+    }
+}
+
+fn backup(context: &Context, path: &Path) -> Result<(), NodeError> {
+    let other = |e: &dyn std::fmt::Display| NodeError::new(ErrorCode::Other, e.to_string());
+    let identity = identity(context)?.to_protobuf_encoding().map_err(|e| other(&e))?;
+    let cluster = cluster_key(&context.settings, &context.data_dir)?;
+    let backup = Backup {
+        storgo_backup: 1,
+        identity: BASE64URL_NOPAD.encode(&identity),
+        cluster_key: cluster.map(|key| BASE64URL_NOPAD.encode(key.as_bytes())),
+    };
+    let text = serde_json::to_string_pretty(&backup).map_err(|e| other(&e))? + "\n";
+    write_secret(path, text.as_bytes()).map_err(|e| fail("write", path, &e))?;
+    output::say(
+        context,
+        &format!(
+            "{} holds this node's identity and keys: keep it where nobody else reads it",
+            path.display()
+        ),
+    );
+    Ok(())
+}
+
+fn restore(context: &Context, path: &Path) -> Result<(), NodeError> {
+    let text = fs::read_to_string(path).map_err(|e| fail("read", path, &e))?;
+    let damaged = || {
+        NodeError::new(
+            ErrorCode::BadRequest,
+            format!("{} is no backup of storgo", path.display()),
+        )
+    };
+    let backup: Backup = serde_json::from_str(&text).map_err(|_| damaged())?;
+    let identity = BASE64URL_NOPAD
+        .decode(backup.identity.as_bytes())
+        .map_err(|_| damaged())?;
+    let keypair = Keypair::from_protobuf_encoding(&identity).map_err(|_| damaged())?;
+    let cluster = backup.cluster_key.as_deref().map(parse_cluster_key).transpose()?;
+    make_data_dir(context)?;
+    for name in [IDENTITY_FILE, CLUSTER_FILE] {
+        if context.data_dir.join(name).exists() {
+            let message = format!("{} has keys already", context.data_dir.display());
+            return Err(NodeError::new(ErrorCode::BadRequest, message)
+                .hint("restore into an empty data directory, or move the old keys away first"));
+        }
+    }
+    let target = context.data_dir.join(IDENTITY_FILE);
+    write_secret(&target, &identity).map_err(|e| fail("write", &target, &e))?;
+    if let Some(key) = cluster {
+        save_cluster_key(context, &key)?;
+    }
+    output::print(&format!("{}\n", keypair.public().to_peer_id()))
+}

@@ -1,0 +1,293 @@
+//! Putting what was read where the user wants it, and nowhere else.
+
+use std::{
+    fs,
+    io::{self, Read},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Component, Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use axum::body::{Body, Bytes};
+use futures::StreamExt;
+use indicatif::ProgressBar;
+
+use crate::node::{ErrorCode, NodeError};
+
+/// What went wrong, and on which side.
+pub(super) enum Failure {
+    /// The stream broke off; the node knows why.
+    Input(#[allow(dead_code)] io::Error),
+    /// It cannot be written.
+    Output(NodeError),
+}
+
+/// Something unfinished beside its final place; removed when dropped unfinished.
+pub(super) struct Partial {
+    part: PathBuf,
+    path: PathBuf,
+    done: bool,
+}
+
+impl Partial {
+    pub(super) fn beside(path: &Path) -> Result<Self, NodeError> {
+        let name = path.file_name().ok_or_else(|| {
+            NodeError::new(
+                ErrorCode::BadRequest,
+                format!("{} is no name for a file", path.display()),
+            )
+        })?;
+        let mut part = std::ffi::OsString::from(".");
+        part.push(name);
+        part.push(format!(".{:08x}.part", rand::random::<u32>()));
+        Ok(Self {
+            part: path.with_file_name(part),
+            path: path.into(),
+            done: false,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.part
+    }
+
+    /// Gives it its name.
+    #[allow(clippy::disallowed_methods)] // The one rename of the command line: what has its name is complete.
+    pub(super) fn finish(mut self) -> Result<(), NodeError> {
+        fs::rename(&self.part, &self.path).map_err(|e| cannot_write(&self.path, &e))?;
+        self.done = true;
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.done {
+            drop(fs::remove_file(&self.part));
+            drop(fs::remove_dir_all(&self.part));
+        }
+    }
+}
+
+pub(super) fn cannot_write(path: &Path, e: &io::Error) -> NodeError {
+    let full = matches!(
+        e.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    );
+    let code = if full {
+        ErrorCode::NoSpace
+    } else {
+        ErrorCode::Other
+    };
+    NodeError::new(code, format!("cannot write {}: {e}", path.display()))
+}
+
+/// Unpacks a folder that arrives as a tar stream; answers with the bytes of its files.
+pub(super) async fn run(body: Body, path: &Path, force: bool, bar: &ProgressBar) -> Result<u64, Failure> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    let (path, bar) = (path.to_owned(), bar.clone());
+    let unpacking = tokio::task::spawn_blocking(move || {
+        let part = Partial::beside(&path).map_err(Failure::Output)?;
+        let bytes = unpack(
+            Incoming {
+                receiver,
+                current: Bytes::new(),
+            },
+            part.path(),
+            &bar,
+        )?;
+        if force && path.symlink_metadata().is_ok() {
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            removed.map_err(|e| Failure::Output(cannot_write(&path, &e)))?;
+        }
+        part.finish().map_err(Failure::Output)?;
+        Ok(bytes)
+    });
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        let broken = piece.is_err();
+        if sender.send(piece.map_err(io::Error::other)).await.is_err() || broken {
+            break;
+        }
+    }
+    drop(sender);
+    unpacking
+        .await
+        .unwrap_or_else(|_| Err(Failure::Input(io::Error::other("unpacking failed"))))
+}
+
+/// Unpacks into a folder that does not exist yet. Only regular files and folders are made, so that no entry can lead
+/// a later one elsewhere.
+fn unpack(input: impl Read, top: &Path, bar: &ProgressBar) -> Result<u64, Failure> {
+    let write = |path: &Path| {
+        let path = path.to_owned();
+        move |e: io::Error| Failure::Output(cannot_write(&path, &e))
+    };
+    fs::create_dir(top).map_err(write(top))?;
+    let mut archive = tar::Archive::new(input);
+    let mut total = 0;
+    let mut folders = Vec::new();
+    for entry in archive.entries().map_err(Failure::Input)? {
+        let mut entry = entry.map_err(Failure::Input)?;
+        let inside = entry.path().map_err(Failure::Input)?.into_owned();
+        let path = top.join(safe(&inside).map_err(Failure::Output)?);
+        let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
+        let mtime = entry.header().mtime().unwrap_or(0);
+        match entry.header().entry_type() {
+            tar::EntryType::Directory => {
+                fs::create_dir_all(&path).map_err(write(&path))?;
+                folders.push((path, mode, mtime));
+            }
+            tar::EntryType::Regular => {
+                if let Some(parent) = path.parent() {
+                    fs::create_dir_all(parent).map_err(write(parent))?;
+                }
+                let mut file = fs::OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(mode)
+                    .open(&path)
+                    .map_err(write(&path))?;
+                let len = entry.size();
+                let copied = copy(&mut entry, &mut file, &path)?;
+                if copied != len {
+                    return Err(Failure::Input(io::ErrorKind::UnexpectedEof.into()));
+                }
+                bar.inc(copied);
+                total += copied;
+                let time = UNIX_EPOCH + Duration::from_secs(mtime);
+                // A time that the file system does not take is no reason to lose the file.
+                drop(file.set_modified(time));
+            }
+            _ => {
+                let message = format!("{} is neither a file nor a folder", inside.display());
+                return Err(Failure::Output(NodeError::new(ErrorCode::Integrity, message)));
+            }
+        }
+    }
+    for (path, mode, mtime) in folders.into_iter().rev() {
+        // Only now: a folder without write permission could not have been filled.
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(write(&path))?;
+        drop(fs::File::open(&path).and_then(|dir| dir.set_modified(UNIX_EPOCH + Duration::from_secs(mtime))));
+    }
+    Ok(total)
+}
+
+/// Copies, and tells a stream that broke from a disk that is full.
+fn copy(input: &mut impl Read, file: &mut fs::File, path: &Path) -> Result<u64, Failure> {
+    let mut buf = vec![0; 256 << 10];
+    let mut total = 0;
+    loop {
+        match input.read(&mut buf).map_err(Failure::Input)? {
+            0 => return Ok(total),
+            len => {
+                let written = io::Write::write_all(file, &buf[..len]);
+                written.map_err(|e| Failure::Output(cannot_write(path, &e)))?;
+                total += len as u64;
+            }
+        }
+    }
+}
+
+/// A path that stays where it is put.
+fn safe(inside: &Path) -> Result<PathBuf, NodeError> {
+    let mut path = PathBuf::new();
+    for part in inside.components() {
+        match part {
+            Component::Normal(name) => path.push(name),
+            Component::CurDir => {}
+            _ => {
+                let message = format!("{:?} leads out of the folder", inside.display().to_string());
+                return Err(NodeError::new(ErrorCode::Integrity, message));
+            }
+        }
+    }
+    Ok(path)
+}
+
+/// Pieces that arrive, as a reader.
+struct Incoming {
+    receiver: tokio::sync::mpsc::Receiver<io::Result<Bytes>>,
+    current: Bytes,
+}
+
+impl Read for Incoming {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(piece) => self.current = piece?,
+                None => return Ok(0),
+            }
+        }
+        let len = buf.len().min(self.current.len());
+        buf[..len].copy_from_slice(&self.current.split_to(len));
+        Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tar_of(entries: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (path, kind, bytes) in entries {
+            let mut header = tar::Header::new_gnu();
+            // Written by hand: the library refuses to make what a hostile peer would.
+            header.as_gnu_mut().expect("gnu").name[..path.len()].copy_from_slice(path.as_bytes());
+            header.set_entry_type(*kind);
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            if *kind == tar::EntryType::Symlink {
+                header.set_link_name_literal("/tmp").expect("set");
+            }
+            header.set_cksum();
+            tar.append(&header, *bytes).expect("appended");
+        }
+        tar.into_inner().expect("finished")
+    }
+
+    fn try_unpack(tar: &[u8]) -> (Result<u64, Failure>, Vec<String>) {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let result = unpack(tar, &dir.path().join("in/../out"), &ProgressBar::hidden());
+        let result = match result {
+            // The folder `in` is not there: take the plain name.
+            Err(Failure::Output(_)) => unpack(tar, &dir.path().join("out"), &ProgressBar::hidden()),
+            other => other,
+        };
+        let outside = fs::read_dir(dir.path())
+            .expect("read")
+            .map(|e| e.expect("an entry").file_name());
+        (
+            result,
+            outside.map(|name| name.to_string_lossy().into_owned()).collect(),
+        )
+    }
+
+    #[test]
+    fn nothing_is_written_outside() {
+        use tar::EntryType::{Block, Directory, Regular, Symlink};
+
+        let hostile: [&[(&str, tar::EntryType, &[u8])]; 5] = [
+            &[("../evil", Regular, b"x")],
+            &[("/tmp/storgo-evil", Regular, b"x")],
+            &[("a", Symlink, b""), ("a/evil", Regular, b"x")],
+            &[("dev", Block, b"")],
+            &[("a/../../evil", Directory, b"")],
+        ];
+        for entries in hostile {
+            let (result, outside) = try_unpack(&tar_of(entries));
+            assert!(matches!(result, Err(Failure::Output(_))), "{entries:?}");
+            assert!(outside.iter().all(|name| name == "out"), "{outside:?}");
+            assert!(!Path::new("/tmp/storgo-evil").exists());
+        }
+        let (result, _) = try_unpack(&tar_of(&[("a", Regular, b"1"), ("a", Regular, b"2")]));
+        assert!(matches!(result, Err(Failure::Output(_))), "one name twice");
+        let (result, _) = try_unpack(&tar_of(&[("a b/ü", Regular, b"12"), ("c", Directory, b"")]));
+        assert!(matches!(result, Ok(2)));
+    }
+}
