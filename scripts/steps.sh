@@ -1,0 +1,77 @@
+# Sourced by the scripts beside it: named, timed steps, Debian packages on demand, things to undo at the end.
+
+STEPS_DONE=()
+UNDO=()
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "error: $*"; exit 1; }
+
+# step NAME COMMAND...: runs it, remembers how long it took; the script ends where it fails.
+step() {
+    local name=$1 begin=$SECONDS code=0
+    shift
+    say ""
+    say "=== $name"
+    # Not `|| code=$?`: that would switch `set -e` off inside the functions that are steps.
+    set +e
+    (
+        set -e
+        "$@"
+    )
+    code=$?
+    set -e
+    STEPS_DONE+=("$(printf '%6d s  %-6s %s' $((SECONDS - begin)) "$([ $code = 0 ] && echo ok || echo FAILED)" "$name")")
+    [ $code = 0 ] || exit $code
+}
+
+# on_exit COMMAND...: run when the script ends, however it ends; the last one first.
+on_exit() { UNDO=("$(printf '%q ' "$@")" "${UNDO[@]}"); }
+
+finish() {
+    local code=$? command
+    trap - EXIT
+    # A second interrupt must not leave half of it behind.
+    trap '' INT TERM HUP
+    set +e
+    for command in "${UNDO[@]}"; do eval "$command"; done
+    if [ ${#STEPS_DONE[@]} -gt 0 ]; then
+        say ""
+        say "=== time of each step"
+        printf '%s\n' "${STEPS_DONE[@]}" >&2
+    fi
+    exit $code
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# as_root COMMAND...: directly or by sudo; says so where neither is possible.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo > /dev/null; then
+        sudo "$@"
+    else
+        die "\`$*\` needs root, and there is no sudo"
+    fi
+}
+
+# need COMMAND PACKAGE...: COMMAND, from Debian's packages where it is missing.
+need() {
+    local command=$1
+    shift
+    # The tools of an administrator are not on everybody's PATH.
+    PATH=$PATH:/usr/sbin:/sbin
+    command -v "$command" > /dev/null && return
+    command -v apt-get > /dev/null || die "$command is missing (Debian: $*), and there is no apt-get to install it with"
+    say "installing $*"
+    apt_install "$@" || die "$command is missing, and installing $* failed"
+    command -v "$command" > /dev/null || die "$* is installed, but there is still no $command"
+}
+
+# apt_install PACKAGE...: quietly, without what is only recommended; the lists are fetched anew where they are old.
+apt_install() {
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@")
+    as_root "${install[@]}" > /dev/null 2>&1 && return
+    as_root apt-get update > /dev/null && as_root "${install[@]}" > /dev/null
+}
