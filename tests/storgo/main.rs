@@ -3,3 +3,6 @@
 mod cluster;
 mod net;
 mod swarm;
+mod transfer_hostile;
+mod transfer_providers;
+mod wire_messages;
