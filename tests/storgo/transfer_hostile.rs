@@ -78,7 +78,7 @@ pub fn root() -> Cid {
 }
 
 /// What a hostile peer does with a stream after it was asked for these blocks.
-type Deed = fn(Vec<Cid>) -> Script;
+type Deed = fn(&[Cid]) -> Script;
 
 struct Script {
     bytes: Vec<u8>,
@@ -126,7 +126,7 @@ async fn answer(mut stream: Stream, deed: Deed, asked: &AtomicU32, taken: &Atomi
         stream.read_exact(&mut body).await.ok()?;
         let Ok(Request::Get { cids }) = Request::decode(&body) else { return None };
         asked.fetch_add(1, Ordering::Relaxed);
-        let script = deed(cids);
+        let script = deed(&cids);
         loop {
             for part in script.bytes.chunks(64 << 10) {
                 stream.write_all(part).await.ok()?;
@@ -152,49 +152,49 @@ fn frame(body: &[u8]) -> Vec<u8> {
     [&u32::try_from(body.len()).expect("short").to_be_bytes()[..], body].concat()
 }
 
-fn wrong_bytes(cids: Vec<Cid>) -> Script {
+fn wrong_bytes(cids: &[Cid]) -> Script {
     once(cids.iter().flat_map(|cid| [header(*cid, BLOCK_LEN), vec![7; BLOCK_LEN]].concat()).collect())
 }
 
-fn too_long(cids: Vec<Cid>) -> Script {
+fn too_long(cids: &[Cid]) -> Script {
     once([header(cids[0], BLOCK_LEN + 1), vec![7; BLOCK_LEN + 1]].concat())
 }
 
-fn too_short(cids: Vec<Cid>) -> Script {
+fn too_short(cids: &[Cid]) -> Script {
     once([header(cids[0], BLOCK_LEN - 1), vec![7; BLOCK_LEN - 1]].concat())
 }
 
-fn another_block(_: Vec<Cid>) -> Script {
+fn another_block(_: &[Cid]) -> Script {
     let block = vec![7; BLOCK_LEN];
     once([header(Cid::of(Codec::Raw, &block), BLOCK_LEN), block].concat())
 }
 
-fn endless(cids: Vec<Cid>) -> Script {
+fn endless(cids: &[Cid]) -> Script {
     // A good start, and then bytes without end.
     Script { bytes: [header(cids[0], BLOCK_LEN), vec![7; 4 * BLOCK_LEN]].concat(), endlessly: true }
 }
 
-fn endless_answers(cids: Vec<Cid>) -> Script {
+fn endless_answers(cids: &[Cid]) -> Script {
     Script { bytes: Response::Missing { cid: cids[0] }.encode().expect("encoded"), endlessly: true }
 }
 
-fn nothing(_: Vec<Cid>) -> Script {
+fn nothing(_: &[Cid]) -> Script {
     once(Vec::new())
 }
 
-fn half_a_block(cids: Vec<Cid>) -> Script {
+fn half_a_block(cids: &[Cid]) -> Script {
     once([header(cids[0], BLOCK_LEN), vec![7; BLOCK_LEN / 2]].concat())
 }
 
-fn malformed(_: Vec<Cid>) -> Script {
+fn malformed(_: &[Cid]) -> Script {
     once(frame(b"\xff\xfe\xfd"))
 }
 
-fn oversized(_: Vec<Cid>) -> Script {
-    Script { bytes: [&u32::MAX.to_be_bytes()[..], &[0; 1 << 20]].concat(), endlessly: true }
+fn oversized(_: &[Cid]) -> Script {
+    Script { bytes: [&u32::MAX.to_be_bytes()[..], &vec![0; 1 << 20]].concat(), endlessly: true }
 }
 
-fn nested(_: Vec<Cid>) -> Script {
+fn nested(_: &[Cid]) -> Script {
     once(frame(&vec![0x81; 1_000_000]))
 }
 

@@ -25,7 +25,7 @@ async fn read(session: &Session, blocks: &[Vec<u8>], mut each: impl FnMut(usize)
                 let cid = Cid::of(Codec::Raw, &block);
                 let got = session.block(&cid, Some(u32::try_from(block.len()).expect("short"))).await?;
                 assert_eq!(got, block);
-                Ok(())
+                Ok::<(), FetchError>(())
             }
         })
         .buffered(READ_AHEAD);
@@ -115,6 +115,7 @@ async fn when_all_are_lost_the_reader_is_told_in_time_and_keeps_what_it_has() {
 async fn the_one_peer_of_many_that_has_a_file_is_found_at_once() {
     let reader = Peer::start(None).await;
     let block = noise(77, 1000);
+    let root = Cid::of(Codec::Raw, &block);
     let mut peers = Vec::new();
     for n in 0..20 {
         let peer = Peer::start(None).await;
@@ -124,9 +125,9 @@ async fn the_one_peer_of_many_that_has_a_file_is_found_at_once() {
         }
         peers.push(peer);
     }
-    let session = reader.fetcher.session(root(), Duration::from_secs(20));
+    let session = reader.fetcher.session(root, Duration::from_secs(20));
     let start = Instant::now();
-    let got = session.block(&Cid::of(Codec::Raw, &block), None).await.expect("the block");
+    let got = session.block(&root, None).await.expect("the block");
     println!("first byte from one of twenty: {:?}", start.elapsed());
     assert_eq!(got, block);
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
@@ -144,11 +145,28 @@ async fn a_small_block_does_not_wait_behind_silent_peers() {
     }
     reader.knows(&provider.net).await;
     let block = noise(78, 1000);
+    let root = Cid::of(Codec::Raw, &block);
     provider.keep(std::slice::from_ref(&block));
-    let session = reader.fetcher.session(root(), Duration::from_secs(20));
+    let session = reader.fetcher.session(root, Duration::from_secs(20));
     let start = Instant::now();
-    let got = session.block(&Cid::of(Codec::Raw, &block), None).await.expect("the block");
+    let got = session.block(&root, None).await.expect("the block");
     println!("first byte beside four silent peers: {:?}", start.elapsed());
     assert_eq!(got, block);
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+/// Run by hand, in release: `cargo test --release -- --ignored --nocapture one_provider_at_full_speed`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn one_provider_at_full_speed() {
+    let blocks: Vec<Vec<u8>> = (0..512).map(|n| noise(n, 1 << 20)).collect();
+    let (provider, reader) = (Peer::start(None).await, Peer::start(None).await);
+    provider.keep(&blocks);
+    reader.knows(&provider.net).await;
+    let session = reader.fetcher.session(root(), Duration::from_secs(20));
+    let start = Instant::now();
+    read(&session, &blocks, |_| {}).await.expect("all blocks");
+    #[allow(clippy::cast_precision_loss)]
+    let rate = (blocks.len() << 20) as f64 / start.elapsed().as_secs_f64() / 1e6;
+    println!("one provider: {rate:.0} MB/s");
 }

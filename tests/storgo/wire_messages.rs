@@ -55,7 +55,7 @@ fn response() -> impl Strategy<Value = Response> {
         Just(Response::Withdrawn {}),
         any::<String>().prop_map(|reason| Response::Refused { reason }),
         (
-            any::<String>(),
+            any::<Option<String>>(),
             any::<Option<u64>>(),
             any::<Option<u64>>(),
             any::<String>()

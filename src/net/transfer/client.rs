@@ -51,6 +51,9 @@ pub enum Failure {
     Violation,
 }
 
+/// The way to a peer's stream, and its number: a later stream to the same peer has another one.
+type Stream = (u64, mpsc::Sender<Job>);
+
 struct Job {
     cid: Cid,
     /// Length that the block must have, where known.
@@ -63,7 +66,7 @@ struct Job {
 pub struct Transfers {
     net: Net,
     counters: Arc<Counters>,
-    peers: Arc<Mutex<HashMap<PeerId, (u64, mpsc::Sender<Job>)>>>,
+    peers: Arc<Mutex<HashMap<PeerId, Stream>>>,
     next: Arc<AtomicU64>,
 }
 
