@@ -185,7 +185,8 @@ impl Session {
             changed.as_mut().enable();
             let slow = hedge_at.is_some_and(|at| at <= Instant::now());
             if tries.len() < at_once || (slow && tries.len() == 1) {
-                let picked = state.providers(|providers| providers.pick(&cid, weight, &asked, Instant::now()));
+                let picked =
+                    state.providers(|providers| providers.pick(&cid, weight, &asked, Instant::now()));
                 if let Some(peer) = picked {
                     asked.push(peer);
                     tries.push(self.ask(peer, cid, len, weight));

@@ -143,7 +143,7 @@ fn limits_hold_at_their_edges() {
     ));
 
     let block = |len| Response::Block { cid, len }.encode().expect("encoded");
-        assert!(Response::decode(body(&block(MAX_BLOCK))).is_ok());
+    assert!(Response::decode(body(&block(MAX_BLOCK))).is_ok());
     assert!(Response::decode(body(&block(MAX_BLOCK + 1))).is_err());
 
     let long = Response::Refused {

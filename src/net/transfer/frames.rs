@@ -35,10 +35,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 
     /// The next message, refused above `limit` bytes before anything is allocated.
-    pub(super) async fn message<M: Message>(
-        &mut self,
-        limit: usize,
-    ) -> Result<M, TransferError> {
+    pub(super) async fn message<M: Message>(&mut self, limit: usize) -> Result<M, TransferError> {
         let mut prefix = [0; PREFIX_LEN];
         self.fill(&mut prefix).await?;
         let mut body = vec![0; body_len(prefix, limit)?];

@@ -111,7 +111,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<S> {
                     number += 1;
                     pending.lock().asks.extend(part.iter().map(|ask| (number, *ask)));
                     pending.changed.notify_one();
-                    let get = Request::Get { cids: part.iter().map(|ask| ask.cid).collect() };
+                    let get = Request::Get {
+                        cids: part.iter().map(|ask| ask.cid).collect(),
+                    };
                     write_all(&mut self.writer, &get.encode()?).await?;
                     flush(&mut self.writer).await?;
                 }
@@ -161,7 +163,9 @@ async fn read_answers<R: AsyncRead + Unpin>(
                     return Err(TransferError::Violation("an answer to nothing"));
                 }
                 Either::Left(_) | Either::Right((Ok(true), _)) => continue,
-                Either::Right((Ok(false), _)) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Either::Right((Ok(false), _)) => {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                }
                 Either::Right((Err(error), _)) => return Err(error),
             }
         };
@@ -176,7 +180,14 @@ async fn read_answers<R: AsyncRead + Unpin>(
             Response::Missing { .. } => (Answer::Missing, 1),
             Response::Busy { .. } => {
                 let queue = pending.lock();
-                (Answer::Busy, queue.asks.iter().take_while(|(other, _)| *other == number).count())
+                (
+                    Answer::Busy,
+                    queue
+                        .asks
+                        .iter()
+                        .take_while(|(other, _)| *other == number)
+                        .count(),
+                )
             }
             Response::Refused { reason } => return Err(TransferError::Refused(reason)),
             _ => return Err(TransferError::Violation("an answer of another kind")),

@@ -77,7 +77,11 @@ pub(super) struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { streams_per_peer: 32, memory: 32 << 20, memory_per_peer: 12 << 20 }
+        Self {
+            streams_per_peer: 32,
+            memory: 32 << 20,
+            memory_per_peer: 12 << 20,
+        }
     }
 }
 
@@ -100,7 +104,9 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let server = Server::new(Some(net), store, options, Bounds::default(), counters);
-    server.run(stream::poll_fn(move |cx| incoming.poll_recv(cx)), stop).await;
+    server
+        .run(stream::poll_fn(move |cx| incoming.poll_recv(cx)), stop)
+        .await;
 }
 
 /// Serves the blocks of a store.
@@ -170,7 +176,18 @@ impl Server {
     ) -> Self {
         let memory = Arc::new(Semaphore::new(bounds.memory.max(BLOCK)));
         let (walks, peers) = (Semaphore::new(2), Mutex::default());
-        Self { inner: Arc::new(Inner { net, store, options, bounds, counters, memory, walks, peers }) }
+        Self {
+            inner: Arc::new(Inner {
+                net,
+                store,
+                options,
+                bounds,
+                counters,
+                memory,
+                walks,
+                peers,
+            }),
+        }
     }
 
     /// Answers on all streams that come in, until they end or `stop` is cancelled: then all streams are dropped.
@@ -212,15 +229,21 @@ impl Inner {
     fn seat(&self, peer: PeerId) -> Option<Seat<'_>> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let most = self.bounds.memory_per_peer.max(BLOCK);
-        let guest = peers
-            .entry(peer)
-            .or_insert_with(|| Guest { streams: 0, memory: Arc::new(Semaphore::new(most)) });
+        let guest = peers.entry(peer).or_insert_with(|| Guest {
+            streams: 0,
+            memory: Arc::new(Semaphore::new(most)),
+        });
         if guest.streams >= 2 * self.bounds.streams_per_peer {
             return None;
         }
         guest.streams += 1;
         let excess = guest.streams > self.bounds.streams_per_peer;
-        Some(Seat { inner: self, peer, memory: Arc::clone(&guest.memory), excess })
+        Some(Seat {
+            inner: self,
+            peer,
+            memory: Arc::clone(&guest.memory),
+            excess,
+        })
     }
 
     async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
@@ -303,8 +326,14 @@ impl Inner {
     async fn load(&self, seat: &Seat<'_>, cid: Cid) -> Result<Ready, TransferError> {
         let closed = |_| TransferError::Refused("the node stops".into());
         // The peer's own share first, so that one peer waits for itself and not the others for it.
-        let mut own = Arc::clone(&seat.memory).acquire_many_owned(MAX_BLOCK).await.map_err(closed)?;
-        let mut all = Arc::clone(&self.memory).acquire_many_owned(MAX_BLOCK).await.map_err(closed)?;
+        let mut own = Arc::clone(&seat.memory)
+            .acquire_many_owned(MAX_BLOCK)
+            .await
+            .map_err(closed)?;
+        let mut all = Arc::clone(&self.memory)
+            .acquire_many_owned(MAX_BLOCK)
+            .await
+            .map_err(closed)?;
         let store = self.store.clone();
         let found = tokio::task::spawn_blocking(move || store.get(&cid)).await;
         let bytes = match found {
@@ -319,11 +348,19 @@ impl Inner {
         // Small blocks give back what they do not need, but never count as nothing.
         let spare = BLOCK - bytes.len().max(1);
         drop([own.split(spare), all.split(spare)]);
-        Ok(Ready::Block { cid, bytes, memory: [own, all] })
+        Ok(Ready::Block {
+            cid,
+            bytes,
+            memory: [own, all],
+        })
     }
 
     /// The answer to anything but a `Get`.
-    async fn answer(&self, seat: &Seat<'_>, request: Result<Request, String>) -> Result<Response, TransferError> {
+    async fn answer(
+        &self,
+        seat: &Seat<'_>,
+        request: Result<Request, String>,
+    ) -> Result<Response, TransferError> {
         let refuse = |reason: &str| Response::Refused {
             reason: reason.into(),
         };
@@ -345,7 +382,9 @@ impl Inner {
                     Err(error) => refuse(&error.to_string()),
                 }
             }
-            Request::Status {} => answers::status(&self.store, self.options.region.as_deref(), self.options.capacity),
+            Request::Status {} => {
+                answers::status(&self.store, self.options.region.as_deref(), self.options.capacity)
+            }
             Request::Withdraw { root } => {
                 if let Some(net) = &self.net {
                     net.drop_provider(root, seat.peer).await;
