@@ -31,6 +31,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 const ROUNDS: u32 = 2;
 /// Connected peers that are asked without being known as providers.
 const ASK_CONNECTED: usize = 32;
+/// Peers that are asked for a root at once: as long as it is not here, nobody is known to have anything, and any one of
+/// them may be slow to say so.
+const PROBES: usize = 8;
 /// Bad copies of one block after which it is given up.
 const BAD_COPIES: u32 = 8;
 
@@ -173,6 +176,7 @@ impl Session {
         let mut bad = 0;
         // When the one who was asked counts as slow.
         let mut hedge_at: Option<Instant> = None;
+        let at_once = if cid == self.inner.root { PROBES } else { 1 };
         self.progressed_if_idle();
         loop {
             // Registered before looking, so that nothing that changes in between is missed.
@@ -180,13 +184,16 @@ impl Session {
             let mut changed = std::pin::pin!(changed);
             changed.as_mut().enable();
             let slow = hedge_at.is_some_and(|at| at <= Instant::now());
-            if tries.is_empty() || (slow && tries.len() == 1) {
+            if tries.len() < at_once || (slow && tries.len() == 1) {
                 let picked =
                     state.providers(|providers| providers.pick(&cid, weight, &asked, Instant::now()));
                 if let Some(peer) = picked {
                     asked.push(peer);
                     tries.push(self.ask(peer, cid, len, weight));
                     hedge_at = (tries.len() == 1).then(|| Instant::now() + HEDGE);
+                    if tries.len() < at_once {
+                        continue;
+                    }
                 } else if slow {
                     // Nobody else can be asked now; whoever comes free wakes this loop.
                     hedge_at = Some(Instant::now() + HEDGE);

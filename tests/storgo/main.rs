@@ -4,3 +4,6 @@ mod cluster;
 mod layering;
 mod net;
 mod swarm;
+mod transfer_hostile;
+mod transfer_providers;
+mod wire_messages;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -10,21 +9,23 @@ use std::{
     time::Duration,
 };
 
-use libp2p::{
-    PeerId, Stream,
-    futures::{AsyncReadExt, io::ReadHalf},
-};
+use libp2p::PeerId;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{frame, server::Counters};
+use super::{
+    lane::{Answer, Ask, Lane},
+    server::Counters,
+};
 use crate::{
     content::cid::Cid,
     net::Net,
-    wire::{MAX_BLOCK, Request, Response},
+    wire::{Request, Response},
 };
 
 /// Requests that wait for a peer's stream.
 const JOBS: usize = 64;
+/// Blocks that one stream has been asked for and has not given.
+const MAX_OUTSTANDING: usize = 256;
 /// Blocks asked for in one message.
 const BATCH: usize = 16;
 /// A stream that nobody needs for this long is closed.
@@ -50,6 +51,9 @@ pub enum Failure {
     Violation,
 }
 
+/// The way to a peer's stream, and its number: a later stream to the same peer has another one.
+type Stream = (u64, mpsc::Sender<Job>);
+
 struct Job {
     cid: Cid,
     /// Length that the block must have, where known.
@@ -62,7 +66,7 @@ struct Job {
 pub struct Transfers {
     net: Net,
     counters: Arc<Counters>,
-    peers: Arc<Mutex<HashMap<PeerId, (u64, mpsc::Sender<Job>)>>>,
+    peers: Arc<Mutex<HashMap<PeerId, Stream>>>,
     next: Arc<AtomicU64>,
 }
 
@@ -119,99 +123,99 @@ impl Transfers {
         jobs
     }
 
-    /// Owns one stream until it fails, or nobody needs it.
+    /// Owns one stream until it fails, or nobody needs it. Whoever still waits then is told by their dropped reply.
     async fn run(&self, peer: PeerId, mut jobs: mpsc::Receiver<Job>) {
         let opened = tokio::time::timeout(OPEN, self.net.open(peer)).await;
-        let stream = match opened {
-            Ok(Ok(stream)) => stream,
+        let mut lane = match opened {
+            Ok(Ok(stream)) => Lane::new(stream),
             Ok(Err(error)) => {
                 tracing::debug!(%peer, "{error}");
                 return;
             }
             Err(_) => return,
         };
-        let (reader, mut writer) = stream.split();
-        let (asked, waiting) = mpsc::channel::<Job>(4 * JOBS);
-        let mut reading = std::pin::pin!(self.read(reader, waiting));
-        let writing = async {
+        let (asks, mut asked) = mpsc::channel(1);
+        let (answers, mut answered) = mpsc::channel(1);
+        // Who waits for an answer, in the order of the asks.
+        let (wait, mut waiting) = mpsc::channel::<Job>(MAX_OUTSTANDING);
+        let asking = async move {
             loop {
                 let mut batch = Vec::new();
                 match tokio::time::timeout(IDLE, jobs.recv_many(&mut batch, BATCH)).await {
-                    Ok(0) | Err(_) => return io::Result::Ok(()),
+                    Ok(0) | Err(_) => return,
                     Ok(_) => {}
                 }
                 // Those who have gone elsewhere meanwhile are not asked for.
                 batch.retain(|job| !job.reply.is_closed());
-                if batch.is_empty() {
-                    continue;
-                }
-                let cids = batch.iter().map(|job| job.cid).collect();
+                let ask = batch
+                    .iter()
+                    .map(|job| Ask {
+                        cid: job.cid,
+                        len: job.len,
+                    })
+                    .collect();
                 for job in batch {
-                    if asked.send(job).await.is_err() {
-                        return Ok(());
+                    if wait.send(job).await.is_err() {
+                        return;
                     }
                 }
-                frame::write(&mut writer, &Request::Get { cids }, None).await?;
+                if asks.send(ask).await.is_err() {
+                    return;
+                }
             }
         };
-        let ended = tokio::select! {
-            ended = &mut reading => ended,
-            ended = writing => ended,
+        let mut current = None;
+        let answering = async {
+            loop {
+                if current.is_none() {
+                    current = waiting.recv().await;
+                }
+                let Some(answer) = answered.recv().await else {
+                    return;
+                };
+                if let Some(job) = current.take() {
+                    drop(job.reply.send(self.count(answer)));
+                }
+            }
         };
-        if let Err(error) = ended {
+        let ended = {
+            let mut answering = std::pin::pin!(answering);
+            // The conversation decides when it is over; the other two live as long.
+            let others = async {
+                tokio::join!(asking, &mut answering);
+                std::future::pending().await
+            };
+            let ended = tokio::select! {
+                ended = async move { lane.converse(&mut asked, &answers).await } => ended,
+                never = others => never,
+            };
+            // What was answered before is handed on.
+            answering.await;
+            ended
+        };
+        let Err(error) = ended else { return };
+        if error.is_hostile() {
+            tracing::warn!(%peer, "a peer breaks the transfer protocol: {error}");
+            waiting.close();
+            let rest = std::iter::from_fn(|| waiting.try_recv().ok());
+            for job in current.into_iter().chain(rest) {
+                drop(job.reply.send(Err(Failure::Violation)));
+            }
+        } else {
             tracing::debug!(%peer, "a transfer ended: {error}");
         }
     }
 
-    /// Hands answers to those who wait for them, in order. When this ends, whoever still waits is told by their
-    /// dropped reply.
-    async fn read(&self, mut stream: ReadHalf<Stream>, mut waiting: mpsc::Receiver<Job>) -> io::Result<()> {
-        while let Some(job) = waiting.recv().await {
-            let answer = tokio::time::timeout(frame::STALL, frame::read::<Response>(&mut stream)).await;
-            let answer = match answer {
-                Ok(Ok(Some(answer))) => self.take(&mut stream, &job, answer).await,
-                Ok(Ok(None)) => Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(Err(error)) => Err(error),
-                Err(_) => Err(io::ErrorKind::TimedOut.into()),
-            };
-            match answer {
-                Ok(result) => drop(job.reply.send(result)),
-                Err(error) => {
-                    let broken = error.kind() == io::ErrorKind::InvalidData;
-                    let failure = if broken { Failure::Violation } else { Failure::Lost };
-                    drop(job.reply.send(Err(failure)));
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn take(
-        &self,
-        stream: &mut ReadHalf<Stream>,
-        job: &Job,
-        answer: Response,
-    ) -> io::Result<Result<Vec<u8>, Failure>> {
-        let violation = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    fn count(&self, answer: Answer) -> Result<Vec<u8>, Failure> {
         match answer {
-            Response::Block { cid, .. } | Response::Missing { cid } if cid != job.cid => {
-                violation("an answer to something else")
-            }
-            Response::Block { len, .. } if len > MAX_BLOCK => violation("a block that is too long"),
-            Response::Block { len, .. } if job.len.is_some_and(|wanted| wanted != len) => {
-                violation("a block of another length")
-            }
-            Response::Block { len, .. } => {
-                let block = frame::read_block(stream, len as usize).await?;
+            Answer::Block(bytes) => {
                 self.counters
                     .received
-                    .fetch_add(u64::from(len), Ordering::Relaxed);
-                Ok(Ok(block))
+                    .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                Ok(bytes)
             }
-            Response::Missing { .. } => Ok(Err(Failure::Missing)),
-            Response::Busy { .. } => Ok(Err(Failure::Busy)),
-            _ => violation("an answer to another question"),
+            Answer::Missing => Err(Failure::Missing),
+            Answer::Busy => Err(Failure::Busy),
         }
     }
 
@@ -226,11 +230,12 @@ impl Transfers {
 
     async fn withdraw_from(&self, peer: PeerId, root: Cid) -> bool {
         let exchange = async {
-            let mut stream = self.net.open(peer).await.map_err(io::Error::other)?;
-            frame::write(&mut stream, &Request::Withdraw { root }, None).await?;
-            frame::read::<Response>(&mut stream).await
+            let mut lane = Lane::new(self.net.open(peer).await.ok()?);
+            lane.call(&Request::Withdraw { root }).await.ok()
         };
-        let answer = tokio::time::timeout(OPEN, exchange).await;
-        matches!(answer, Ok(Ok(Some(Response::Withdrawn { root: said }))) if said == root)
+        matches!(
+            tokio::time::timeout(OPEN, exchange).await,
+            Ok(Some(Response::Withdrawn {}))
+        )
     }
 }

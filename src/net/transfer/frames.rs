@@ -1,0 +1,98 @@
+//! Frames on a stream, each read and each write with a deadline.
+
+use std::{io, time::Duration};
+
+use futures::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt,
+    io::{AsyncBufReadExt, BufReader},
+};
+use tokio::time::timeout;
+
+use super::TransferError;
+use crate::wire::{Message, PREFIX_LEN, body_len};
+
+/// A stream on which nothing moves for this long in the middle of something is closed.
+pub(super) const STALL: Duration = Duration::from_secs(30);
+
+/// Small, so that hardly any of a block is copied twice: a longer read goes past the buffer.
+const BUFFER_LEN: usize = 1 << 10;
+
+/// The reading half of a stream.
+pub(super) struct FrameReader<R> {
+    inner: BufReader<R>,
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    pub(super) fn new(inner: R) -> Self {
+        Self {
+            inner: BufReader::with_capacity(BUFFER_LEN, inner),
+        }
+    }
+
+    /// Waits until there is something to read, or the stream has ended: then answers `false`. May be dropped meanwhile.
+    pub(super) async fn readable(&mut self) -> Result<bool, TransferError> {
+        Ok(!self.inner.fill_buf().await?.is_empty())
+    }
+
+    /// The next message, refused above `limit` bytes before anything is allocated.
+    pub(super) async fn message<M: Message>(&mut self, limit: usize) -> Result<M, TransferError> {
+        let mut prefix = [0; PREFIX_LEN];
+        self.fill(&mut prefix).await?;
+        let mut body = vec![0; body_len(prefix, limit)?];
+        self.fill(&mut body).await?;
+        Ok(M::decode(&body)?)
+    }
+
+    /// Exactly `len` raw bytes. The caller has bounded `len`.
+    pub(super) async fn bytes(&mut self, len: usize) -> Result<Vec<u8>, TransferError> {
+        let mut bytes = vec![0; len];
+        self.fill(&mut bytes).await?;
+        Ok(bytes)
+    }
+
+    /// Reads `len` bytes and forgets them.
+    pub(super) async fn skip(&mut self, mut len: u64) -> Result<(), TransferError> {
+        let mut scratch = [0; 4096];
+        while len > 0 {
+            let part = usize::try_from(len).unwrap_or(usize::MAX).min(scratch.len());
+            self.fill(&mut scratch[..part]).await?;
+            len -= part as u64;
+        }
+        Ok(())
+    }
+
+    async fn fill(&mut self, mut space: &mut [u8]) -> Result<(), TransferError> {
+        while !space.is_empty() {
+            let read = self.inner.read(space);
+            match timeout(STALL, read).await.map_err(|_| TransferError::Stalled)?? {
+                0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                count => space = &mut space[count..],
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes all of `bytes`, as long as the other side takes some.
+pub(super) async fn write_all<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    mut bytes: &[u8],
+) -> Result<(), TransferError> {
+    while !bytes.is_empty() {
+        match timeout(STALL, writer.write(bytes))
+            .await
+            .map_err(|_| TransferError::Stalled)??
+        {
+            0 => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+            count => bytes = &bytes[count..],
+        }
+    }
+    Ok(())
+}
+
+/// Pushes out what was written.
+pub(super) async fn flush<W: AsyncWrite + Unpin>(writer: &mut W) -> Result<(), TransferError> {
+    Ok(timeout(STALL, writer.flush())
+        .await
+        .map_err(|_| TransferError::Stalled)??)
+}

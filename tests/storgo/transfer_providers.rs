@@ -1,0 +1,185 @@
+//! Several providers at once: together as fast as they are, and whoever is left carries on.
+
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, stream};
+use storgo::{
+    content::cid::{Cid, Codec},
+    fetch::{FetchError, READ_AHEAD, Session},
+};
+
+use super::{
+    swarm::noise,
+    transfer_hostile::{BLOCK_LEN, Peer, blocks, root},
+};
+
+/// Reads blocks in order, as a reader of a file does; answers the longest wait between two of them.
+async fn read(
+    session: &Session,
+    blocks: &[Vec<u8>],
+    mut each: impl FnMut(usize),
+) -> Result<Duration, FetchError> {
+    let mut arriving = stream::iter(blocks.to_vec())
+        .map(|block| {
+            let session = session.clone();
+            async move {
+                let cid = Cid::of(Codec::Raw, &block);
+                let got = session
+                    .block(&cid, Some(u32::try_from(block.len()).expect("short")))
+                    .await?;
+                assert_eq!(got, block);
+                Ok::<(), FetchError>(())
+            }
+        })
+        .buffered(READ_AHEAD);
+    let (mut longest, mut last, mut count) = (Duration::ZERO, Instant::now(), 0);
+    while let Some(done) = arriving.next().await {
+        done?;
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+        count += 1;
+        each(count);
+    }
+    Ok(longest)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_providers_are_nearly_three_times_as_fast() {
+    const RATE: u64 = 8 << 20;
+    let blocks = blocks(2, 160);
+    let reader = Peer::start(None).await;
+    let mut providers = Vec::new();
+    for _ in 0..3 {
+        let provider = Peer::start(Some(RATE)).await;
+        provider.keep(&blocks);
+        reader.knows(&provider.net).await;
+        providers.push(provider);
+    }
+    let session = reader.fetcher.session(root(), Duration::from_secs(20));
+    let start = Instant::now();
+    read(&session, &blocks, |_| {}).await.expect("all blocks");
+    #[allow(clippy::cast_precision_loss)]
+    let rate = (blocks.len() * BLOCK_LEN) as f64 / start.elapsed().as_secs_f64() / RATE as f64;
+    println!("three providers: {rate:.2} times one");
+    assert!(rate > 2.3, "{rate:.2} times one");
+    // Hardly anything comes twice.
+    let sent: u64 = providers
+        .iter()
+        .map(|provider| provider.counters.sent.load(Ordering::Relaxed))
+        .sum();
+    let doubled = sent.saturating_sub((blocks.len() * BLOCK_LEN) as u64);
+    assert!(doubled < 4 << 20, "{doubled} bytes came twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_dies_in_the_middle_costs_less_than_two_seconds() {
+    let blocks = blocks(3, 80);
+    let reader = Peer::start(None).await;
+    let (first, second) = (Peer::start(Some(8 << 20)).await, Peer::start(Some(8 << 20)).await);
+    for provider in [&first, &second] {
+        provider.keep(&blocks);
+        reader.knows(&provider.net).await;
+    }
+    let session = reader.fetcher.session(root(), Duration::from_secs(20));
+    let mut first = Some(first);
+    let longest = read(&session, &blocks, |count| {
+        if count == 20 {
+            // Its tasks and sockets end here and now, without a word.
+            let dead = first.take().expect("it lives until now");
+            tokio::spawn(async move { dead.net.shutdown().await });
+        }
+    });
+    let longest = longest.await.expect("all blocks");
+    assert!(longest < Duration::from_secs(2), "{longest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_all_are_lost_the_reader_is_told_in_time_and_keeps_what_it_has() {
+    let blocks = blocks(4, 40);
+    let (provider, reader) = (Peer::start(Some(4 << 20)).await, Peer::start(None).await);
+    provider.keep(&blocks);
+    reader.knows(&provider.net).await;
+    let session = reader.fetcher.session(root(), Duration::from_secs(2));
+    let (mut provider, mut arrived, mut lost_at) = (Some(provider), 0, Instant::now());
+    let read = read(&session, &blocks, |count| {
+        arrived = count;
+        if count == 10 {
+            lost_at = Instant::now();
+            let dead = provider.take().expect("it lives until now");
+            tokio::spawn(async move { dead.net.shutdown().await });
+        }
+    });
+    let error = read.await.expect_err("nobody is left");
+    assert!(matches!(error, FetchError::Timeout { .. }), "{error}");
+    assert!(
+        lost_at.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        lost_at.elapsed()
+    );
+    for block in &blocks[..arrived] {
+        assert!(reader.store.has(&Cid::of(Codec::Raw, block)).expect("an answer"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_one_peer_of_many_that_has_a_file_is_found_at_once() {
+    let reader = Peer::start(None).await;
+    let block = noise(77, 1000);
+    let root = Cid::of(Codec::Raw, &block);
+    let mut peers = Vec::new();
+    for n in 0..20 {
+        let peer = Peer::start(None).await;
+        reader.knows(&peer.net).await;
+        if n == 13 {
+            peer.keep(std::slice::from_ref(&block));
+        }
+        peers.push(peer);
+    }
+    let session = reader.fetcher.session(root, Duration::from_secs(20));
+    let start = Instant::now();
+    let got = session.block(&root, None).await.expect("the block");
+    println!("first byte from one of twenty: {:?}", start.elapsed());
+    assert_eq!(got, block);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_block_does_not_wait_behind_silent_peers() {
+    // Peers that are connected and answer nothing at all, not even that they lack it.
+    let (reader, provider) = (Peer::start(None).await, Peer::start(None).await);
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        let peer = super::transfer_hostile::silent().await;
+        reader.knows(&peer.net).await;
+        silent.push(peer);
+    }
+    reader.knows(&provider.net).await;
+    let block = noise(78, 1000);
+    let root = Cid::of(Codec::Raw, &block);
+    provider.keep(std::slice::from_ref(&block));
+    let session = reader.fetcher.session(root, Duration::from_secs(20));
+    let start = Instant::now();
+    let got = session.block(&root, None).await.expect("the block");
+    println!("first byte beside four silent peers: {:?}", start.elapsed());
+    assert_eq!(got, block);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+/// Run by hand, in release: `cargo test --release -- --ignored --nocapture one_provider_at_full_speed`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn one_provider_at_full_speed() {
+    let blocks: Vec<Vec<u8>> = (0..512).map(|n| noise(n, 1 << 20)).collect();
+    let (provider, reader) = (Peer::start(None).await, Peer::start(None).await);
+    provider.keep(&blocks);
+    reader.knows(&provider.net).await;
+    let session = reader.fetcher.session(root(), Duration::from_secs(20));
+    let start = Instant::now();
+    read(&session, &blocks, |_| {}).await.expect("all blocks");
+    #[allow(clippy::cast_precision_loss)]
+    let rate = (blocks.len() << 20) as f64 / start.elapsed().as_secs_f64() / 1e6;
+    println!("one provider: {rate:.0} MB/s");
+}
