@@ -4,6 +4,7 @@
 //! one in this process and calls the same API without a socket. stdout carries the result, stderr the words.
 
 mod args;
+mod care;
 mod client;
 mod demo;
 mod doctor;
@@ -47,10 +48,7 @@ pub fn main() -> ExitCode {
             runtime.shutdown_timeout(std::time::Duration::from_millis(100));
             result
         }
-        Err(e) => Err(Stop::Error(NodeError::new(
-            ErrorCode::Other,
-            format!("cannot start: {e}"),
-        ))),
+        Err(e) => Err(Stop::Error(NodeError::new(ErrorCode::Other, format!("cannot start: {e}")))),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,10 +77,8 @@ async fn interruptible(args: Args) -> Result<(), Stop> {
         // Commands that end in good order by themselves wait for the signal too, and are faster.
         drop(tokio::signal::ctrl_c().await);
     };
-    let stays = matches!(
-        args.command,
-        None | Some(Command::Run | Command::Demo { .. } | Command::Provide { .. })
-    );
+    let stays =
+        matches!(args.command, None | Some(Command::Run | Command::Demo { .. } | Command::Provide { .. }));
     if stays {
         return dispatch(args).await;
     }
@@ -94,18 +90,19 @@ async fn interruptible(args: Args) -> Result<(), Stop> {
 
 async fn dispatch(args: Args) -> Result<(), Stop> {
     let context = match &args.command {
-        Some(Command::Completions { shell }) => return Ok(args::completions(*shell)),
+        Some(Command::Completions { shell }) => {
+            return {
+                args::completions(*shell);
+                Ok(())
+            };
+        }
         Some(Command::Man) => return Ok(args::man()?),
         Some(Command::Demo { once }) => return demo::run(*once, args.common.json).await,
         _ => Context::new(&args)?,
     };
     let command = args.command.unwrap_or(Command::Run);
     if !matches!(command, Command::Run) {
-        let level = if args.common.verbose {
-            "info,storgo=debug"
-        } else {
-            "error"
-        };
+        let level = if args.common.verbose { "info,storgo=debug" } else { "error" };
         crate::telemetry::start(level, false);
     }
     match command {
@@ -115,13 +112,10 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
         Command::Ls { query } => show::ls(&context, query.as_deref()).await?,
         Command::Info { reference } => show::info(&context, &reference).await?,
         Command::Rm { references } => show::rm(&context, &references).await?,
-        Command::Verify {
-            reference,
-            rebuild_index,
-        } => {
-            show::verify(&context, reference.as_deref(), rebuild_index).await?;
+        Command::Verify { reference, rebuild_index } => {
+            care::verify(&context, reference.as_deref(), rebuild_index).await?;
         }
-        Command::Gc => show::gc(&context).await?,
+        Command::Gc => care::gc(&context).await?,
         Command::Peers { add } => show::peers(&context, add).await?,
         Command::Status => show::status(&context).await?,
         Command::Events => show::events(&context).await?,
@@ -151,13 +145,7 @@ impl Context {
             flags: args.common.flags.given(),
         };
         let settings = Settings::load(&sources)?;
-        Ok(Self {
-            data_dir,
-            sources,
-            settings,
-            json: args.common.json,
-            quiet: args.common.quiet,
-        })
+        Ok(Self { data_dir, sources, settings, json: args.common.json, quiet: args.common.quiet })
     }
 }
 
@@ -169,19 +157,12 @@ impl From<ConfigError> for NodeError {
 }
 
 fn default_data_dir() -> Result<PathBuf, NodeError> {
-    let from = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     from("XDG_DATA_HOME")
         .or_else(|| from("HOME").map(|home| home.join(".local/share")))
         .map(|dir| dir.join("storgo"))
         .ok_or_else(|| {
-            NodeError::new(
-                ErrorCode::BadRequest,
-                "there is no home directory to keep data in",
-            )
-            .hint("name a data directory with --data-dir")
+            NodeError::new(ErrorCode::BadRequest, "there is no home directory to keep data in")
+                .hint("name a data directory with --data-dir")
         })
 }

@@ -123,9 +123,7 @@ impl Settings {
     /// [`ConfigError`]: each names where the mistake is.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let built_in = |setting: &Setting| (setting.key, (split(setting.default), Origin::BuiltIn));
-        let mut settings = Self {
-            values: TABLE.iter().map(built_in).collect(),
-        };
+        let mut settings = Self { values: TABLE.iter().map(built_in).collect() };
         if let Some(name) = &sources.profile {
             let profile = table::profile(name).ok_or_else(|| ConfigError::UnknownProfile(name.clone()))?;
             for (key, value) in profile {
@@ -133,11 +131,7 @@ impl Settings {
             }
         }
         let default_file = sources.default_file.as_ref().filter(|path| path.exists());
-        for path in sources
-            .file
-            .iter()
-            .chain(default_file.filter(|_| sources.file.is_none()))
-        {
+        for path in sources.file.iter().chain(default_file.filter(|_| sources.file.is_none())) {
             settings.read_file(path)?;
         }
         settings.read_env(&sources.env)?;
@@ -149,21 +143,13 @@ impl Settings {
 
     fn set(&mut self, key: &str, values: Vec<String>, origin: Origin) -> Result<(), ConfigError> {
         let Some(setting) = TABLE.iter().find(|setting| setting.key == key) else {
-            return Err(ConfigError::UnknownKey {
-                origin,
-                key: key.into(),
-                near: table::nearest(key),
-            });
+            return Err(ConfigError::UnknownKey { origin, key: key.into(), near: table::nearest(key) });
         };
         for value in &values {
             setting.check(value).map_err(|reason| ConfigError::BadValue {
                 origin: origin.clone(),
                 key: setting.key,
-                value: if setting.secret {
-                    "…".into()
-                } else {
-                    value.clone()
-                },
+                value: if setting.secret { "…".into() } else { value.clone() },
                 reason,
                 example: setting.example,
             })?;
@@ -173,14 +159,9 @@ impl Settings {
     }
 
     fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.into(),
-            source,
-        })?;
-        let syntax = |reason: String| ConfigError::Syntax {
-            path: path.into(),
-            reason,
-        };
+        let text =
+            fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let syntax = |reason: String| ConfigError::Syntax { path: path.into(), reason };
         let yaml = path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml");
         let tree: serde_json::Value = if yaml {
             serde_saphyr::from_str(&text).map_err(|e| syntax(e.to_string()))?
@@ -197,11 +178,7 @@ impl Settings {
 
     fn read_env(&mut self, env: &[(String, String)]) -> Result<(), ConfigError> {
         if let Some((_, port)) = env.iter().find(|(name, _)| name == "PORT") {
-            self.set(
-                "http",
-                vec![format!("127.0.0.1:{port}")],
-                Origin::Env("PORT".into()),
-            )?;
+            self.set("http", vec![format!("127.0.0.1:{port}")], Origin::Env("PORT".into()))?;
         }
         for (name, value) in env.iter().filter(|(name, _)| name.starts_with("STORGO_")) {
             if OTHER_ENV.contains(&name.as_str())
@@ -212,9 +189,8 @@ impl Settings {
             }
             let origin = Origin::Env(name.clone());
             let direct = TABLE.iter().find(|setting| setting.env() == *name);
-            let twin = TABLE
-                .iter()
-                .find(|setting| setting.secret && format!("{}_FILE", setting.env()) == *name);
+            let twin =
+                TABLE.iter().find(|setting| setting.secret && format!("{}_FILE", setting.env()) == *name);
             match (direct, twin) {
                 (Some(setting), _) => self.set(setting.key, split(value), origin)?,
                 (None, Some(setting)) => {
@@ -225,11 +201,7 @@ impl Settings {
                 }
                 (None, None) => {
                     let key = name["STORGO_".len()..].to_lowercase().replace('_', ".");
-                    return Err(ConfigError::UnknownKey {
-                        origin,
-                        near: table::nearest(&key),
-                        key,
-                    });
+                    return Err(ConfigError::UnknownKey { origin, near: table::nearest(&key), key });
                 }
             }
         }
@@ -243,10 +215,7 @@ impl Settings {
 
     /// The one value of a setting; none where it is empty.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.list(key)
-            .first()
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        self.list(key).first().map(String::as_str).filter(|value| !value.is_empty())
     }
 
     /// A value that has been checked by the table.
@@ -264,26 +233,14 @@ impl Settings {
         TABLE.iter().filter_map(|setting| {
             let (values, origin) = self.values.get(setting.key)?;
             let hide = setting.secret && values.iter().any(|value| !value.is_empty());
-            Some((
-                setting,
-                if hide {
-                    vec!["(set)".into()]
-                } else {
-                    values.clone()
-                },
-                origin,
-            ))
+            Some((setting, if hide { vec!["(set)".into()] } else { values.clone() }, origin))
         })
     }
 }
 
 /// A comma parts values; none stand for an empty list.
 fn split(text: &str) -> Vec<String> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .map(String::from)
-        .collect()
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(String::from).collect()
 }
 
 fn flatten(
@@ -302,18 +259,13 @@ fn flatten(
     match tree {
         Value::Object(table) => {
             for (key, value) in table {
-                let key = if prefix.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{prefix}.{key}")
-                };
+                let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
                 flatten(&key, value, out)?;
             }
         }
-        Value::Array(values) => out.push((
-            prefix.into(),
-            values.iter().map(scalar).collect::<Result<_, _>>()?,
-        )),
+        Value::Array(values) => {
+            out.push((prefix.into(), values.iter().map(scalar).collect::<Result<_, _>>()?));
+        }
         Value::Null if prefix.is_empty() => {}
         value => out.push((prefix.into(), vec![scalar(value)?])),
     }
@@ -325,10 +277,7 @@ mod tests {
     use super::*;
 
     fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-        pairs
-            .iter()
-            .map(|(name, value)| ((*name).into(), (*value).into()))
-            .collect()
+        pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
     }
 
     #[test]
@@ -338,10 +287,7 @@ mod tests {
         let mut sources = Sources::default();
         let origin = |sources: &Sources| {
             let settings = Settings::load(sources).expect("loads");
-            let (_, values, origin) = settings
-                .show()
-                .find(|(s, ..)| s.key == "cache.size")
-                .expect("there");
+            let (_, values, origin) = settings.show().find(|(s, ..)| s.key == "cache.size").expect("there");
             (values.join(","), origin.clone())
         };
         assert_eq!(origin(&sources), ("10 GiB".into(), Origin::BuiltIn));
@@ -351,15 +297,9 @@ mod tests {
         sources.default_file = Some(file.clone());
         assert_eq!(origin(&sources), ("2 GiB".into(), Origin::File(file)));
         sources.env = env(&[("STORGO_CACHE_SIZE", "3 GiB"), ("PATH", "x")]);
-        assert_eq!(
-            origin(&sources),
-            ("3 GiB".into(), Origin::Env("STORGO_CACHE_SIZE".into()))
-        );
+        assert_eq!(origin(&sources), ("3 GiB".into(), Origin::Env("STORGO_CACHE_SIZE".into())));
         sources.flags = vec![("cache.size", vec!["4 GiB".into()], "--cache-size".into())];
-        assert_eq!(
-            origin(&sources),
-            ("4 GiB".into(), Origin::Flag("--cache-size".into()))
-        );
+        assert_eq!(origin(&sources), ("4 GiB".into(), Origin::Flag("--cache-size".into())));
     }
 
     #[test]
@@ -378,28 +318,19 @@ mod tests {
         for (name, text) in texts {
             let path = dir.path().join(name);
             fs::write(&path, text).expect("written");
-            let settings = Settings::load(&Sources {
-                file: Some(path),
-                ..Sources::default()
-            })
-            .expect("loads");
+            let settings =
+                Settings::load(&Sources { file: Some(path), ..Sources::default() }).expect("loads");
             assert_eq!(settings.list("bootstrap").len(), 2, "{name}");
-            assert!(
-                !settings.is_on("mdns") && settings.get("gc.grace") == Some("10m"),
-                "{name}"
-            );
+            assert!(!settings.is_on("mdns") && settings.get("gc.grace") == Some("10m"), "{name}");
         }
     }
 
     #[test]
     fn mistakes_are_named_with_a_way_out() {
         let message = |pairs: &[(&str, &str)]| {
-            Settings::load(&Sources {
-                env: env(pairs),
-                ..Sources::default()
-            })
-            .expect_err("refused")
-            .to_string()
+            Settings::load(&Sources { env: env(pairs), ..Sources::default() })
+                .expect_err("refused")
+                .to_string()
         };
         assert!(message(&[("STORGO_CACHE_SISE", "1")]).contains("did you mean \"cache.size\""));
         assert!(message(&[("STORGO_CACHE_SIZE", "much")]).contains("for example"));
@@ -415,17 +346,9 @@ mod tests {
         let path = dir.path().join("key");
         fs::write(&path, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n").expect("written");
         let env = env(&[("STORGO_CLUSTER_KEY_FILE", path.to_str().expect("UTF-8"))]);
-        let settings = Settings::load(&Sources {
-            env,
-            ..Sources::default()
-        })
-        .expect("loads");
+        let settings = Settings::load(&Sources { env, ..Sources::default() }).expect("loads");
         assert_eq!(settings.get("cluster.key").map(str::len), Some(43));
-        let shown: Vec<_> = settings
-            .show()
-            .filter(|(s, ..)| s.secret)
-            .map(|(_, v, _)| v.concat())
-            .collect();
+        let shown: Vec<_> = settings.show().filter(|(s, ..)| s.secret).map(|(_, v, _)| v.concat()).collect();
         assert_eq!(shown, ["(set)"]);
     }
 }

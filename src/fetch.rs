@@ -78,12 +78,7 @@ pub struct Fetcher {
 impl Fetcher {
     /// A scheduler over a store and the network.
     pub fn new(store: Store, transfers: Transfers) -> Self {
-        Self {
-            store,
-            transfers,
-            window: Arc::new(Semaphore::new(WINDOW_KIB)),
-            flights: Arc::default(),
-        }
+        Self { store, transfers, window: Arc::new(Semaphore::new(WINDOW_KIB)), flights: Arc::default() }
     }
 
     /// Begins to read what belongs to a root. `timeout`: how long to wait without anything arriving.

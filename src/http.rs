@@ -48,11 +48,7 @@ struct Door {
 
 /// The API of `node`, as a service that can be called without any socket. `token` is what callers must show.
 pub fn router(node: Node, token: &str) -> Router {
-    let door = Door {
-        node,
-        token: token.into(),
-        failures: Arc::default(),
-    };
+    let door = Door { node, token: token.into(), failures: Arc::default() };
     let api = Router::new()
         .route("/files", post(files::put).get(files::list))
         .route("/files/{reference}", get(files::info).delete(files::remove))
@@ -89,10 +85,8 @@ pub fn router(node: Node, token: &str) -> Router {
 /// the port is taken or the token file cannot be read.
 pub async fn serve(node: &Node, addr: SocketAddr) -> Result<SocketAddr, NodeError> {
     if !addr.ip().is_loopback() {
-        return Err(
-            NodeError::new(ErrorCode::BadRequest, format!("{addr} is not a loopback address"))
-                .hint("the API speaks plain HTTP: bind it to 127.0.0.1 and put a TLS proxy in front"),
-        );
+        return Err(NodeError::new(ErrorCode::BadRequest, format!("{addr} is not a loopback address"))
+            .hint("the API speaks plain HTTP: bind it to 127.0.0.1 and put a TLS proxy in front"));
     }
     let token = load_or_create_token(node.data_dir())?;
     let listener = TcpListener::bind(addr).await.map_err(|e| {

@@ -201,18 +201,13 @@ impl PeerInfo {
             Protocol::Memory(_) => Some("memory"),
             _ => None,
         };
-        self.addrs
-            .first()
-            .and_then(|addr| addr.iter().find_map(of))
-            .unwrap_or("unknown")
+        self.addrs.first().and_then(|addr| addr.iter().find_map(of)).unwrap_or("unknown")
     }
 
     /// Whether all connections run over a relay.
     pub fn relayed(&self) -> bool {
-        let relayed = |addr: &Multiaddr| {
-            addr.iter()
-                .any(|p| matches!(p, libp2p::multiaddr::Protocol::P2pCircuit))
-        };
+        let relayed =
+            |addr: &Multiaddr| addr.iter().any(|p| matches!(p, libp2p::multiaddr::Protocol::P2pCircuit));
         !self.addrs.is_empty() && self.addrs.iter().all(relayed)
     }
 }
@@ -260,16 +255,7 @@ impl Net {
         let shared = Arc::new(Mutex::new(Shared::default()));
         let task = task::start(options, queue, incoming, Arc::clone(&shared), events.clone()).await?;
         let task = Arc::new(Mutex::new(Some(tokio::spawn(task.run()))));
-        Ok((
-            Self {
-                commands,
-                shared,
-                events,
-                local,
-                task,
-            },
-            streams,
-        ))
+        Ok((Self { commands, shared, events, local, task }, streams))
     }
 
     /// Our peer id.
@@ -318,10 +304,7 @@ impl Net {
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, NetError> {
         let (reply, answer) = oneshot::channel();
-        self.commands
-            .send(command(reply))
-            .await
-            .map_err(|_| NetError::Closed)?;
+        self.commands.send(command(reply)).await.map_err(|_| NetError::Closed)?;
         answer.await.map_err(|_| NetError::Closed)
     }
 

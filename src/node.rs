@@ -120,10 +120,7 @@ impl Default for PutOptions {
 impl PutOptions {
     /// Default options with a name.
     pub fn named(name: impl Into<String>) -> Self {
-        Self {
-            name: Some(name.into()),
-            ..Self::default()
-        }
+        Self { name: Some(name.into()), ..Self::default() }
     }
 }
 
@@ -153,12 +150,7 @@ impl Node {
         input: impl AsyncRead + Unpin + Send,
         options: PutOptions,
     ) -> Result<PutReport, NodeError> {
-        self.put_stream(
-            ReaderStream::with_capacity(input, input::PIECE),
-            options,
-            FileKind::File,
-        )
-        .await
+        self.put_stream(ReaderStream::with_capacity(input, input::PIECE), options, FileKind::File).await
     }
 
     /// Stores the folder that `input` carries as a tar stream. See [`Node::put`].
@@ -171,12 +163,7 @@ impl Node {
         input: impl AsyncRead + Unpin + Send,
         options: PutOptions,
     ) -> Result<PutReport, NodeError> {
-        self.put_stream(
-            ReaderStream::with_capacity(input, input::PIECE),
-            options,
-            FileKind::Dir,
-        )
-        .await
+        self.put_stream(ReaderStream::with_capacity(input, input::PIECE), options, FileKind::Dir).await
     }
 
     /// [`Node::put`] (or, for a folder, [`Node::put_tree`]) for bytes that arrive in pieces: nothing is copied on the
@@ -191,22 +178,14 @@ impl Node {
         kind: FileKind,
     ) -> Result<PutReport, NodeError> {
         self.check_running()?;
-        let _slot = self
-            .inner
-            .uploads
-            .acquire()
-            .await
-            .map_err(|_| NodeError::shutting_down())?;
+        let _slot = self.inner.uploads.acquire().await.map_err(|_| NodeError::shutting_down())?;
         let (pipe, mut reader) = input::pipe();
         let node = self.clone();
         let sealing = tokio::task::spawn_blocking(move || node.seal(&mut reader, options, kind));
         pipe.fill(input).await;
         let report = sealing.await.map_err(|_| NodeError::lost_worker())??;
         self.announce(&report.cid).await;
-        self.emit(Event::Stored {
-            cid: report.cid,
-            size: report.size,
-        });
+        self.emit(Event::Stored { cid: report.cid, size: report.size });
         Ok(report)
     }
 
@@ -218,28 +197,12 @@ impl Node {
         kind: FileKind,
     ) -> Result<PutReport, NodeError> {
         let inner = &self.inner;
-        let secret = if options.dedup {
-            inner.secret.clone()
-        } else {
-            ConvergenceSecret::random()
-        };
-        let sealing = if options.public {
-            Sealing::Public
-        } else {
-            Sealing::Secret(secret.clone())
-        };
-        let recipe = Recipe {
-            sealing,
-            chunker: options.chunker.unwrap_or(inner.options.chunker),
-            secret,
-        };
+        let secret = if options.dedup { inner.secret.clone() } else { ConvergenceSecret::random() };
+        let sealing = if options.public { Sealing::Public } else { Sealing::Secret(secret.clone()) };
+        let recipe = Recipe { sealing, chunker: options.chunker.unwrap_or(inner.options.chunker), secret };
         let upload = Arc::new(inner.store.upload());
-        let mut sealer = Sealer {
-            recipe,
-            upload: Arc::clone(&upload),
-            pool: inner.pool.clone(),
-            tally: Tally::default(),
-        };
+        let mut sealer =
+            Sealer { recipe, upload: Arc::clone(&upload), pool: inner.pool.clone(), tally: Tally::default() };
         let media_type = match (&options.media_type, &options.name, kind) {
             (None, Some(name), FileKind::File) => mime_guess::from_path(name).first_raw().map(String::from),
             (given, ..) => given.clone(),
@@ -255,11 +218,7 @@ impl Node {
             FileKind::File => sealer.file(input, metadata)?,
             FileKind::Dir => tree::store(&mut sealer, input, metadata)?,
         };
-        let Tally {
-            new_blocks,
-            blocks,
-            stored_len,
-        } = sealer.tally;
+        let Tally { new_blocks, blocks, stored_len } = sealer.tally;
         upload.commit(RootRecord {
             cid: finished.link.cid,
             key: finished.link.key.clone(),
@@ -327,11 +286,7 @@ impl Node {
     }
 
     fn check_running(&self) -> Result<(), NodeError> {
-        if self.inner.stop.is_cancelled() {
-            Err(NodeError::shutting_down())
-        } else {
-            Ok(())
-        }
+        if self.inner.stop.is_cancelled() { Err(NodeError::shutting_down()) } else { Ok(()) }
     }
 
     fn network(&self) -> Result<&Network, NodeError> {
@@ -347,9 +302,7 @@ impl Node {
         work: impl FnOnce(&Store) -> Result<T, NodeError> + Send + 'static,
     ) -> Result<T, NodeError> {
         let store = self.inner.store.clone();
-        tokio::task::spawn_blocking(move || work(&store))
-            .await
-            .map_err(|_| NodeError::lost_worker())?
+        tokio::task::spawn_blocking(move || work(&store)).await.map_err(|_| NodeError::lost_worker())?
     }
 }
 

@@ -23,6 +23,7 @@ mod pins;
 mod rebuild;
 mod record;
 mod roots;
+mod tables;
 mod upload;
 mod verify;
 mod writer;
@@ -197,24 +198,14 @@ impl Store {
     /// keeping, as cache.
     fn adopt_cached(&self, cid: &Cid) -> Result<Option<Vec<u8>>, StoreError> {
         let digest = *cid.digest();
-        let Some(len) = self
-            .inner
-            .disk
-            .len(&digest)
-            .and_then(|len| u32::try_from(len).ok())
-        else {
+        let Some(len) = self.inner.disk.len(&digest).and_then(|len| u32::try_from(len).ok()) else {
             return Ok(None);
         };
         let bytes = self.inner.disk.read(&digest, len)?;
         let Some(bytes) = bytes.filter(|bytes| cid.matches(bytes)) else {
             return Ok(None);
         };
-        let arrival = writer::Arrival {
-            digest,
-            codec: cid.codec(),
-            len,
-            inline: None,
-        };
+        let arrival = tables::Arrival { digest, codec: cid.codec(), len, inline: None };
         self.inner.writer.post(move |tables| match tables.row(&digest)? {
             Some(_) => Ok(()),
             None => tables.arrive(&arrival, true, unix_ms()),
@@ -227,11 +218,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Index`].
     pub fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        Ok(self
-            .inner
-            .index
-            .row(cid.digest())?
-            .is_some_and(|row| row.place != Place::Missing))
+        Ok(self.inner.index.row(cid.digest())?.is_some_and(|row| row.place != Place::Missing))
     }
 
     /// Sets a block aside: it is missing from now on, and its bytes stay in `quarantine/` for a look.
@@ -296,18 +283,11 @@ impl Store {
     /// [`StoreError::Index`].
     pub fn set_meta(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
         let (name, value) = (name.to_owned(), value.to_owned());
-        self.inner
-            .writer
-            .run(move |tables| tables.set_meta(&name, &value))
+        self.inner.writer.run(move |tables| tables.set_meta(&name, &value))
     }
 
     fn touch(&self, digest: &[u8; 20]) {
-        let full = self
-            .inner
-            .touched
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .note(*digest);
+        let full = self.inner.touched.lock().unwrap_or_else(PoisonError::into_inner).note(*digest);
         if let Some(batch) = full {
             self.inner.writer.post(move |tables| tables.touch_cached(&batch));
         }
@@ -315,7 +295,7 @@ impl Store {
 }
 
 /// Notes that a block is gone, unless an upload has put it back meanwhile.
-fn lose(tables: &mut writer::Tables<'_>, digest: &[u8; 20], path: &Path) -> Result<(), StoreError> {
+fn lose(tables: &mut tables::Tables<'_>, digest: &[u8; 20], path: &Path) -> Result<(), StoreError> {
     let back = tables.row(digest)?.is_some_and(|row| {
         let len = std::fs::metadata(path).ok().map(|meta| meta.len());
         row.place == Place::File && !row.cached && len == Some(u64::from(row.len))
@@ -328,10 +308,7 @@ fn check_version(dir: &Path) -> Result<(), StoreError> {
     match std::fs::read_to_string(&path) {
         Ok(text) => match text.trim().parse::<u32>() {
             Ok(found) if found <= VERSION => Ok(()),
-            Ok(found) => Err(StoreError::NewerVersion {
-                found,
-                known: VERSION,
-            }),
+            Ok(found) => Err(StoreError::NewerVersion { found, known: VERSION }),
             Err(_) => Err(StoreError::Io {
                 what: format!("read {}", path.display()),
                 source: std::io::Error::other("it holds no version number"),
@@ -340,10 +317,7 @@ fn check_version(dir: &Path) -> Result<(), StoreError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             disk::write_new(&path, format!("{VERSION}\n").as_bytes())
         }
-        Err(source) => Err(StoreError::Io {
-            what: format!("read {}", path.display()),
-            source,
-        }),
+        Err(source) => Err(StoreError::Io { what: format!("read {}", path.display()), source }),
     }
 }
 

@@ -4,25 +4,16 @@ use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::Subsc
 
 /// Begins to log. `level` is a level or a list of targets; `json` chooses the form. A second call changes nothing.
 pub fn start(level: &str, json: bool) {
-    let filter: Targets = level
-        .parse()
-        .unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
+    let filter: Targets = level.parse().unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
     // libp2p tells every refused connection at debug; that is of use only where it is asked for by name.
     let colour =
         std::env::var_os("NO_COLOR").is_none() && std::io::IsTerminal::is_terminal(&std::io::stderr());
     let registry = tracing_subscriber::registry().with(filter);
     let started = if json {
-        registry
-            .with(fmt::layer().json().with_writer(std::io::stderr))
-            .try_init()
+        registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()
     } else {
         registry
-            .with(
-                fmt::layer()
-                    .with_ansi(colour)
-                    .with_target(false)
-                    .with_writer(std::io::stderr),
-            )
+            .with(fmt::layer().with_ansi(colour).with_target(false).with_writer(std::io::stderr))
             .try_init()
     };
     drop(started);

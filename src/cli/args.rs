@@ -95,11 +95,7 @@ impl Flags {
     /// Those that were given: setting, values, flag.
     pub(super) fn given(&self) -> Vec<(&'static str, Vec<String>, String)> {
         let mut given = Vec::new();
-        let lists = [
-            ("bootstrap", &self.bootstrap),
-            ("listen", &self.listen),
-            ("external", &self.external),
-        ];
+        let lists = [("bootstrap", &self.bootstrap), ("listen", &self.listen), ("external", &self.external)];
         for (key, values) in lists {
             if !values.is_empty() {
                 given.push((key, values.clone(), format!("--{key}")));

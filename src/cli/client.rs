@@ -48,24 +48,16 @@ impl Target {
                 NodeError::new(ErrorCode::BadRequest, format!("this link cannot be read: {e}"))
                     .hint("a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #")
             })?;
-            let key = link
-                .key
-                .map(|key| data_encoding::BASE64URL_NOPAD.encode(key.as_bytes()));
+            let key = link.key.map(|key| data_encoding::BASE64URL_NOPAD.encode(key.as_bytes()));
             (link.cid.to_string(), key)
         } else {
             (escape(reference), None)
         };
-        Ok(Self {
-            path: format!("/api/v1/files/{id}{rest}"),
-            key,
-        })
+        Ok(Self { path: format!("/api/v1/files/{id}{rest}"), key })
     }
 
     pub(super) fn path(path: impl Into<String>) -> Self {
-        Self {
-            path: path.into(),
-            key: None,
-        }
+        Self { path: path.into(), key: None }
     }
 }
 
@@ -124,11 +116,7 @@ impl Client {
             },
             Transport::Tcp(addr) => over_tcp(*addr, request).await?,
         };
-        if response.status().is_success() {
-            Ok(response)
-        } else {
-            Err(problem(response).await)
-        }
+        if response.status().is_success() { Ok(response) } else { Err(problem(response).await) }
     }
 
     /// Sends a request without a body and reads the answer as JSON.
@@ -147,20 +135,11 @@ impl Client {
         target: &Target,
         body: Body,
     ) -> Result<T, NodeError> {
-        let response = self
-            .send(
-                method,
-                target,
-                &[(header::CONTENT_TYPE.as_str(), "application/json")],
-                body,
-            )
-            .await?;
+        let response =
+            self.send(method, target, &[(header::CONTENT_TYPE.as_str(), "application/json")], body).await?;
         let bytes = collect(response.into_body()).await?;
         serde_json::from_slice(&bytes).map_err(|e| {
-            NodeError::new(
-                ErrorCode::Other,
-                format!("the node's answer cannot be understood: {e}"),
-            )
+            NodeError::new(ErrorCode::Other, format!("the node's answer cannot be understood: {e}"))
         })
     }
 
@@ -180,25 +159,15 @@ impl Client {
 
 /// The id of the request that an answer belongs to.
 pub(super) fn request_id(response: &Response<Body>) -> Option<String> {
-    response
-        .headers()
-        .get(REQUEST_ID_HEADER)?
-        .to_str()
-        .ok()
-        .map(String::from)
+    response.headers().get(REQUEST_ID_HEADER)?.to_str().ok().map(String::from)
 }
 
 async fn over_tcp(addr: SocketAddr, request: Request<Body>) -> Result<Response<Body>, NodeError> {
     let unreachable = |e: &dyn std::fmt::Display| {
-        NodeError::new(
-            ErrorCode::Unreachable,
-            format!("the node at {addr} does not answer: {e}"),
-        )
-        .hint("see whether it still runs; start one with `storgo-node run`")
+        NodeError::new(ErrorCode::Unreachable, format!("the node at {addr} does not answer: {e}"))
+            .hint("see whether it still runs; start one with `storgo-node run`")
     };
-    let socket = tokio::net::TcpStream::connect(addr)
-        .await
-        .map_err(|e| unreachable(&e))?;
+    let socket = tokio::net::TcpStream::connect(addr).await.map_err(|e| unreachable(&e))?;
     // Nagle's algorithm would hold a small request back.
     drop(socket.set_nodelay(true));
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await;
@@ -215,23 +184,16 @@ async fn over_tcp(addr: SocketAddr, request: Request<Body>) -> Result<Response<B
 async fn collect(body: Body) -> Result<Vec<u8>, NodeError> {
     let limited = http_body_util::Limited::new(body, MAX_ANSWER);
     let collected = limited.collect().await;
-    collected.map(|all| all.to_bytes().to_vec()).map_err(|e| {
-        NodeError::new(
-            ErrorCode::Unreachable,
-            format!("the node's answer broke off: {e}"),
-        )
-    })
+    collected
+        .map(|all| all.to_bytes().to_vec())
+        .map_err(|e| NodeError::new(ErrorCode::Unreachable, format!("the node's answer broke off: {e}")))
 }
 
 async fn problem(response: Response<Body>) -> NodeError {
     let status = response.status();
     let bytes = collect(response.into_body()).await.unwrap_or_default();
     match serde_json::from_slice::<Problem>(&bytes) {
-        Ok(Problem { detail, code, hint }) => NodeError {
-            code,
-            message: detail,
-            hint,
-        },
+        Ok(Problem { detail, code, hint }) => NodeError { code, message: detail, hint },
         Err(_) => NodeError::new(ErrorCode::Other, format!("the node answered {status}")),
     }
 }

@@ -52,13 +52,7 @@ pub(super) async fn run(once: bool, json: bool) -> Result<(), Stop> {
                 "The three nodes stay up until Ctrl-C. The first one's API: http://{addr}/api/v1/status"
             ),
         );
-        say(
-            json,
-            &format!(
-                "Try it: storgo-node --data-dir {} peers",
-                nodes[0].data_dir().display()
-            ),
-        );
+        say(json, &format!("Try it: storgo-node --data-dir {} peers", nodes[0].data_dir().display()));
         stop.recv().await;
     }
     for node in &nodes {
@@ -73,10 +67,7 @@ async fn show(dir: &Scratch, json: bool) -> Result<Vec<Node>, NodeError> {
     for (n, wanted) in PORTS.into_iter().enumerate() {
         let port = free_port(wanted)?;
         if port != wanted {
-            say(
-                json,
-                &format!("port {wanted} is taken: node {} uses {port}", n + 1),
-            );
+            say(json, &format!("port {wanted} is taken: node {} uses {port}", n + 1));
         }
         let addr: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}")
             .parse()
@@ -128,10 +119,7 @@ async fn show(dir: &Scratch, json: bool) -> Result<Vec<Node>, NodeError> {
     let fetch = started.elapsed();
     let identical = got == bytes;
     if !identical {
-        return Err(NodeError::new(
-            ErrorCode::Integrity,
-            "what came out is not what went in",
-        ));
+        return Err(NodeError::new(ErrorCode::Integrity, "what came out is not what went in"));
     }
     let rate = super::provide::bytes_per_s(LEN as u64, fetch);
     say(
@@ -166,18 +154,14 @@ async fn serve(node: &Node) -> Result<SocketAddr, NodeError> {
 /// This port where it is free, else another one.
 fn free_port(wanted: u16) -> Result<u16, NodeError> {
     let bound = TcpListener::bind(("127.0.0.1", wanted)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)));
-    let port = bound
-        .and_then(|listener| listener.local_addr())
-        .map(|addr| addr.port());
+    let port = bound.and_then(|listener| listener.local_addr()).map(|addr| addr.port());
     port.map_err(|e| NodeError::new(ErrorCode::Other, format!("no free port: {e}")))
 }
 
 /// Bytes that do not repeat.
 fn sample() -> Vec<u8> {
     let mut bytes = vec![0; LEN];
-    blake3::Hasher::new_derive_key("storgo demo")
-        .finalize_xof()
-        .fill(&mut bytes);
+    blake3::Hasher::new_derive_key("storgo demo").finalize_xof().fill(&mut bytes);
     bytes
 }
 

@@ -41,18 +41,9 @@ struct Finding {
 }
 
 pub(super) async fn run(context: &Context) -> Result<(), NodeError> {
-    let mut findings = vec![
-        data_dir(context),
-        secrets(context),
-        clock(),
-        settings(context),
-        space(context),
-    ];
+    let mut findings = vec![data_dir(context), secrets(context), clock(), settings(context), space(context)];
     findings.extend(node(context).await);
-    let failed = findings
-        .iter()
-        .filter(|finding| finding.state == State::Fail)
-        .count();
+    let failed = findings.iter().filter(|finding| finding.state == State::Fail).count();
     output::result(context, &findings, |findings| {
         let line = |finding: &Finding| {
             let state = match finding.state {
@@ -66,37 +57,22 @@ pub(super) async fn run(context: &Context) -> Result<(), NodeError> {
     })?;
     match failed {
         0 => Ok(()),
-        n => Err(NodeError::new(
-            ErrorCode::Other,
-            format!("{n} of {} checks failed", findings.len()),
-        )),
+        n => Err(NodeError::new(ErrorCode::Other, format!("{n} of {} checks failed", findings.len()))),
     }
 }
 
 fn finding(check: &'static str, state: State, says: impl Into<String>) -> Finding {
-    Finding {
-        check,
-        state,
-        says: says.into(),
-    }
+    Finding { check, state, says: says.into() }
 }
 
 fn data_dir(context: &Context) -> Finding {
     let dir = context.data_dir.display();
     if !context.data_dir.exists() {
-        return finding(
-            "data",
-            State::Warn,
-            format!("{dir} is not there yet; the first start makes it"),
-        );
+        return finding("data", State::Warn, format!("{dir} is not there yet; the first start makes it"));
     }
     match tempfile_in(&context.data_dir) {
         Ok(()) => finding("data", State::Ok, format!("{dir} can be written")),
-        Err(e) => finding(
-            "data",
-            State::Fail,
-            format!("{dir} cannot be written: {e}; check its owner"),
-        ),
+        Err(e) => finding("data", State::Fail, format!("{dir} cannot be written: {e}; check its owner")),
     }
 }
 
@@ -112,10 +88,7 @@ fn secrets(context: &Context) -> Finding {
         let Ok(meta) = path.metadata() else { continue };
         let mode = meta.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            let says = format!(
-                "{} can be read by others (mode {mode:o}): chmod 600 it",
-                path.display()
-            );
+            let says = format!("{} can be read by others (mode {mode:o}): chmod 600 it", path.display());
             return finding("secrets", State::Fail, says);
         }
     }
@@ -123,10 +96,7 @@ fn secrets(context: &Context) -> Finding {
 }
 
 fn clock() -> Finding {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_secs();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     if now < EARLIEST {
         return finding(
             "clock",
@@ -148,21 +118,11 @@ fn space(context: &Context) -> Finding {
     let existing = context.data_dir.ancestors().find(|path| path.exists());
     let stats = existing.and_then(|path| rustix::fs::statvfs(path).ok());
     match stats.map(|stats| stats.f_bavail.saturating_mul(stats.f_frsize)) {
-        None => finding(
-            "space",
-            State::Warn,
-            "the system does not say how much space is left",
-        ),
-        Some(free) if free < LITTLE => finding(
-            "space",
-            State::Warn,
-            format!("only {} are left on the disk", output::bytes(free)),
-        ),
-        Some(free) => finding(
-            "space",
-            State::Ok,
-            format!("{} are left on the disk", output::bytes(free)),
-        ),
+        None => finding("space", State::Warn, "the system does not say how much space is left"),
+        Some(free) if free < LITTLE => {
+            finding("space", State::Warn, format!("only {} are left on the disk", output::bytes(free)))
+        }
+        Some(free) => finding("space", State::Ok, format!("{} are left on the disk", output::bytes(free))),
     }
 }
 
@@ -176,29 +136,19 @@ async fn node(context: &Context) -> Vec<Finding> {
     }
     let status = async {
         let door = Door::open(context, Need::Store).await?;
-        let status: Status = door
-            .client
-            .json(Method::GET, &Target::path("/api/v1/status"))
-            .await?;
+        let status: Status = door.client.json(Method::GET, &Target::path("/api/v1/status")).await?;
         door.close().await;
         Ok::<_, NodeError>(status)
     };
     let status = match status.await {
         Ok(status) => status,
         Err(error) => {
-            return vec![finding(
-                "node",
-                State::Fail,
-                format!("the node does not answer: {error}"),
-            )];
+            return vec![finding("node", State::Fail, format!("the node does not answer: {error}"))];
         }
     };
     let up = humantime::format_duration(Duration::from_secs(status.uptime_s));
-    let mut findings = vec![finding(
-        "node",
-        State::Ok,
-        format!("process {} has been up for {up}", status.pid),
-    )];
+    let mut findings =
+        vec![finding("node", State::Ok, format!("process {} has been up for {up}", status.pid))];
     findings.push(match status.peers {
         0 => finding(
             "peers",

@@ -38,10 +38,7 @@ impl Door {
     /// Opens the way to a node.
     pub(super) async fn open(context: &Context, need: Need) -> Result<Self, NodeError> {
         if let Some(note) = read_lock(&context.data_dir) {
-            let addr = note
-                .http
-                .as_deref()
-                .and_then(|http| http.parse::<SocketAddr>().ok());
+            let addr = note.http.as_deref().and_then(|http| http.parse::<SocketAddr>().ok());
             let Some(addr) = addr else {
                 let dir = context.data_dir.display();
                 let message = format!("{dir} is in use by process {}, which takes no commands", note.pid);
@@ -50,10 +47,7 @@ impl Door {
                 );
             };
             let token = http::load_or_create_token(&context.data_dir)?;
-            return Ok(Self {
-                client: Client::new(Transport::Tcp(addr), token),
-                node: None,
-            });
+            return Ok(Self { client: Client::new(Transport::Tcp(addr), token), node: None });
         }
         let mut options = node_options(&context.settings, &context.data_dir)?;
         options.offline = need == Need::Store;
@@ -64,10 +58,7 @@ impl Door {
         let node = Node::start(options).await?;
         let token = http::load_or_create_token(&context.data_dir)?;
         let router = http::router(node.clone(), &token);
-        Ok(Self {
-            client: Client::new(Transport::InProcess(router), token),
-            node: Some(node),
-        })
+        Ok(Self { client: Client::new(Transport::InProcess(router), token), node: Some(node) })
     }
 
     /// Ends the node, where it was started here.
@@ -87,21 +78,12 @@ pub(super) fn free_ports() -> Vec<Multiaddr> {
 
 /// Where a setting's value came from.
 pub(super) fn origin(settings: &Settings, key: &str) -> Option<Origin> {
-    settings
-        .show()
-        .find(|(setting, ..)| setting.key == key)
-        .map(|(_, _, origin)| origin.clone())
+    settings.show().find(|(setting, ..)| setting.key == key).map(|(_, _, origin)| origin.clone())
 }
 
 /// What a node is started with, by the settings.
 pub(super) fn node_options(settings: &Settings, data_dir: &Path) -> Result<NodeOptions, NodeError> {
-    let addrs = |key: &str| {
-        settings
-            .list(key)
-            .iter()
-            .filter_map(|addr| addr.parse().ok())
-            .collect()
-    };
+    let addrs = |key: &str| settings.list(key).iter().filter_map(|addr| addr.parse().ok()).collect();
     let bytes = |key: &str| settings.parsed::<ByteSize>(key).map(|size| size.0);
     let time = |key: &str| settings.get(key).and_then(|text| parse_duration(text).ok());
     let base = NodeOptions::new(data_dir);
@@ -134,10 +116,7 @@ pub(super) fn cluster_key(settings: &Settings, data_dir: &Path) -> Result<Option
     match std::fs::read_to_string(&path) {
         Ok(text) => parse_cluster_key(text.trim()).map(Some),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(NodeError::new(
-            ErrorCode::Other,
-            format!("cannot read {}: {e}", path.display()),
-        )),
+        Err(e) => Err(NodeError::new(ErrorCode::Other, format!("cannot read {}: {e}", path.display()))),
     }
 }
 
@@ -148,9 +127,6 @@ pub(super) fn parse_cluster_key(text: &str) -> Result<ClusterKey, NodeError> {
         .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
         .map(|bytes| ClusterKey::new(Key::new(bytes)))
         .ok_or_else(|| {
-            NodeError::new(
-                ErrorCode::BadRequest,
-                "the cluster key is damaged: not 32 bytes in base64url",
-            )
+            NodeError::new(ErrorCode::BadRequest, "the cluster key is damaged: not 32 bytes in base64url")
         })
 }

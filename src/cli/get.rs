@@ -38,11 +38,8 @@ async fn get(
     reference: &str,
     options: GetOptions,
 ) -> Result<(), NodeError> {
-    let timeout = context
-        .settings
-        .get("timeout")
-        .and_then(|text| parse_duration(text).ok())
-        .unwrap_or_default();
+    let timeout =
+        context.settings.get("timeout").and_then(|text| parse_duration(text).ok()).unwrap_or_default();
     let timeout = timeout.as_secs_f64().to_string();
     let range = options.range.as_deref().map(range_header).transpose()?;
     let mut headers = vec![(TIMEOUT_HEADER, timeout.as_str())];
@@ -54,15 +51,9 @@ async fn get(
     let response = client.send(Method::GET, &target, &headers, Body::empty()).await;
     waiting.finish_and_clear();
     let response = response?;
-    let folder = response
-        .headers()
-        .get(KIND_HEADER)
-        .is_some_and(|kind| kind == "dir");
+    let folder = response.headers().get(KIND_HEADER).is_some_and(|kind| kind == "dir");
     if folder && range.is_some() {
-        return Err(NodeError::new(
-            ErrorCode::BadRequest,
-            "a folder has no ranges of bytes",
-        ));
+        return Err(NodeError::new(ErrorCode::BadRequest, "a folder has no ranges of bytes"));
     }
     let started = std::time::Instant::now();
     let (bytes, out) = match options.output {
@@ -97,13 +88,8 @@ async fn get(
         }
     };
     let rate = super::provide::bytes_per_s(bytes, started.elapsed());
-    let place = out
-        .as_ref()
-        .map_or_else(|| "stdout".into(), |path| path.display().to_string());
-    output::say(
-        context,
-        &format!("{} to {place}, verified, {rate}", output::bytes(bytes)),
-    );
+    let place = out.as_ref().map_or_else(|| "stdout".into(), |path| path.display().to_string());
+    output::say(context, &format!("{} to {place}, verified, {rate}", output::bytes(bytes)));
     if context.json
         && let Some(path) = out
     {
@@ -120,12 +106,16 @@ fn range_header(text: &str) -> Result<String, NodeError> {
         Some((first, last)) if number(first) && number(last) && (first.len() + last.len()) > 0 => {
             let (a, b) = (first.parse::<u64>(), last.parse::<u64>());
             if matches!((a, b), (Ok(a), Ok(b)) if a > b) {
-                return Err(NodeError::new(ErrorCode::BadRequest, format!("the range {text} ends before it begins")));
+                return Err(NodeError::new(
+                    ErrorCode::BadRequest,
+                    format!("the range {text} ends before it begins"),
+                ));
             }
             Ok(format!("bytes={text}"))
         }
-        _ => Err(NodeError::new(ErrorCode::BadRequest, format!("{text:?} is no range"))
-            .hint("both ends are included: 0-99 is the first hundred bytes, 100- all but these, -50 the last fifty")),
+        _ => Err(NodeError::new(ErrorCode::BadRequest, format!("{text:?} is no range")).hint(
+            "both ends are included: 0-99 is the first hundred bytes, 100- all but these, -50 the last fifty",
+        )),
     }
 }
 
@@ -133,15 +123,8 @@ fn range_header(text: &str) -> Result<String, NodeError> {
 async fn default_name(client: &Client, reference: &str) -> Result<PathBuf, NodeError> {
     let info: FileInfo = client.json(Method::GET, &Target::file(reference, "")?).await?;
     let name = info.name.unwrap_or_else(|| info.cid.to_string());
-    let name: String = name
-        .chars()
-        .map(|c| if c == '/' || c.is_control() { '_' } else { c })
-        .collect();
-    let name = if matches!(name.as_str(), "" | "." | "..") {
-        info.cid.to_string()
-    } else {
-        name
-    };
+    let name: String = name.chars().map(|c| if c == '/' || c.is_control() { '_' } else { c }).collect();
+    let name = if matches!(name.as_str(), "" | "." | "..") { info.cid.to_string() } else { name };
     Ok(PathBuf::from(name))
 }
 
@@ -188,14 +171,7 @@ impl<'a> Pieces<'a> {
         let expected = expected.and_then(|value| value.to_str().ok()?.parse().ok());
         let bar = output::progress(context, "fetching", expected);
         let id = request_id(&response);
-        Self {
-            client,
-            id,
-            expected,
-            body: response.into_body().into_data_stream(),
-            bar,
-            count: 0,
-        }
+        Self { client, id, expected, body: response.into_body().into_data_stream(), bar, count: 0 }
     }
 
     async fn next(&mut self) -> Result<Option<axum::body::Bytes>, NodeError> {

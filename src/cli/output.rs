@@ -97,10 +97,7 @@ pub(super) fn spinner(context: &Context, what: &'static str) -> ProgressBar {
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let columns = head.len();
     let width = |column: usize| {
-        let cells = rows
-            .iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count());
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([head[column].len()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -126,7 +123,5 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 
 /// A name that cannot move a terminal's cursor.
 pub(super) fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

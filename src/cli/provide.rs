@@ -88,10 +88,7 @@ pub(super) async fn run(context: &Context, path: &Path, options: ProvideOptions)
     if let Some(node) = door.node.as_ref().filter(|_| stays) {
         // Other commands on this data directory can talk to this node while it stays.
         let addr = http::serve(node, std::net::SocketAddr::from(([127, 0, 0, 1], 0))).await?;
-        output::say(
-            context,
-            &format!("serving it until Ctrl-C (API at http://{addr})"),
-        );
+        output::say(context, &format!("serving it until Ctrl-C (API at http://{addr})"));
         stop.recv().await;
     }
     door.close().await;
@@ -105,21 +102,25 @@ async fn store(
     options: &ProvideOptions,
 ) -> Result<PutReport, NodeError> {
     let mut query = input.query.clone();
-    if let Some(name) = &input.name {
-        query.push_str(&format!("&name={}", escape(name)));
+    for (key, value) in [
+        ("name", input.name.as_deref()),
+        ("public", Some(if options.public { "true" } else { "false" })),
+        ("dedup", Some(if options.no_dedup { "false" } else { "true" })),
+        // The flag is the node's own setting too; a node that runs elsewhere is told.
+        ("chunker", context.settings.get("chunker")),
+    ] {
+        if let Some(value) = value {
+            query.push('&');
+            query.push_str(key);
+            query.push('=');
+            query.push_str(&escape(value));
+        }
     }
-    query.push_str(&format!("&public={}&dedup={}", options.public, !options.no_dedup));
-    // The flag is the node's own setting too; a node that runs elsewhere is told.
-    query.push_str(&format!(
-        "&chunker={}",
-        escape(context.settings.get("chunker").unwrap_or("fastcdc"))
-    ));
     let bar = output::progress(context, "sealing", input.size);
     let body = match input.what {
-        What::Stdin => Body::from_stream(counted(
-            ReaderStream::with_capacity(tokio::io::stdin(), PIECE),
-            &bar,
-        )),
+        What::Stdin => {
+            Body::from_stream(counted(ReaderStream::with_capacity(tokio::io::stdin(), PIECE), &bar))
+        }
         What::File(path) => Body::from_stream(counted(file_stream(&path).await?, &bar)),
         What::Folder(found) => Body::from_stream(counted(tar_stream(found), &bar)),
     };
@@ -129,19 +130,14 @@ async fn store(
     let report = report?;
     let rate = bytes_per_s(report.size, bar.elapsed());
     let (size, new) = (output::bytes(report.size), report.new_blocks);
-    output::say(
-        context,
-        &format!("sealed {size} in {} blocks ({new} new), {rate}", report.blocks),
-    );
+    output::say(context, &format!("sealed {size} in {} blocks ({new} new), {rate}", report.blocks));
     Ok(report)
 }
 
 /// The second stage: other nodes are told where the file is.
 async fn place(context: &Context, door: &Door, report: &PutReport) -> Result<(), NodeError> {
-    let status: crate::node::report::Status = door
-        .client
-        .json(Method::GET, &Target::path("/api/v1/status"))
-        .await?;
+    let status: crate::node::report::Status =
+        door.client.json(Method::GET, &Target::path("/api/v1/status")).await?;
     if status.peers == 0 {
         output::say(context, "placed on this node alone: no peer is connected");
         return Ok(());
@@ -151,20 +147,12 @@ async fn place(context: &Context, door: &Door, report: &PutReport) -> Result<(),
     let placement: Result<Placement, NodeError> = door.client.json(Method::GET, &target).await;
     bar.finish_and_clear();
     match placement? {
-        Placement {
-            done: true,
-            announced_to,
-            ..
-        } => {
-            output::say(
-                context,
-                &format!("placed: {announced_to} peers know that this node has it"),
-            );
+        Placement { done: true, announced_to, .. } => {
+            output::say(context, &format!("placed: {announced_to} peers know that this node has it"));
         }
-        Placement { .. } => output::say(
-            context,
-            "placed on this node; telling the others goes on in the background",
-        ),
+        Placement { .. } => {
+            output::say(context, "placed on this node; telling the others goes on in the background");
+        }
     }
     Ok(())
 }
@@ -187,19 +175,13 @@ fn counted<S: Stream<Item = io::Result<Bytes>>>(
 }
 
 async fn file_stream(path: &Path) -> Result<ReaderStream<impl AsyncRead + use<>>, NodeError> {
-    let mut file = tokio::fs::File::open(path)
-        .await
-        .map_err(|e| unreadable(path, &e))?;
+    let mut file = tokio::fs::File::open(path).await.map_err(|e| unreadable(path, &e))?;
     file.set_max_buf_size(PIECE);
     Ok(ReaderStream::with_capacity(file, PIECE))
 }
 
 fn unreadable(path: &Path, e: &io::Error) -> NodeError {
-    let code = if e.kind() == io::ErrorKind::NotFound {
-        ErrorCode::NotFound
-    } else {
-        ErrorCode::Other
-    };
+    let code = if e.kind() == io::ErrorKind::NotFound { ErrorCode::NotFound } else { ErrorCode::Other };
     NodeError::new(code, format!("cannot read {}: {e}", path.display()))
 }
 
@@ -209,12 +191,7 @@ fn broken(what: &str) -> NodeError {
 
 fn look_at(path: &Path, name: Option<String>) -> Result<Input, NodeError> {
     if path == Path::new("-") {
-        return Ok(Input {
-            name,
-            query: String::new(),
-            size: None,
-            what: What::Stdin,
-        });
+        return Ok(Input { name, query: String::new(), size: None, what: What::Stdin });
     }
     let meta = fs::metadata(path).map_err(|e| unreadable(path, &e))?;
     let own_name = || {
@@ -222,24 +199,14 @@ fn look_at(path: &Path, name: Option<String>) -> Result<Input, NodeError> {
         let full = path.canonicalize().ok()?;
         full.file_name()?.to_str().map(String::from)
     };
-    let name = name
-        .or_else(|| path.file_name().and_then(|name| name.to_str()).map(String::from))
-        .or_else(own_name);
-    let query = format!(
-        "mtime={}&mode={}",
-        mtime(&meta),
-        meta.permissions().mode() & 0o7777
-    );
+    let name =
+        name.or_else(|| path.file_name().and_then(|name| name.to_str()).map(String::from)).or_else(own_name);
+    let query = format!("mtime={}&mode={}", mtime(&meta), meta.permissions().mode() & 0o7777);
     if meta.is_dir() {
         let found = walk(path)?;
         let size = found.iter().map(|item| item.size).sum();
         let query = format!("{query}&tree=true");
-        return Ok(Input {
-            name,
-            query,
-            size: Some(size),
-            what: What::Folder(found),
-        });
+        return Ok(Input { name, query, size: Some(size), what: What::Folder(found) });
     }
     if !meta.is_file() {
         return Err(NodeError::new(
@@ -248,21 +215,12 @@ fn look_at(path: &Path, name: Option<String>) -> Result<Input, NodeError> {
         )
         .hint("pipe it in: storgo-node provide - < FILE"));
     }
-    Ok(Input {
-        name,
-        query,
-        size: Some(meta.len()),
-        what: What::File(path.into()),
-    })
+    Ok(Input { name, query, size: Some(meta.len()), what: What::File(path.into()) })
 }
 
 fn mtime(meta: &fs::Metadata) -> i64 {
-    let time = meta
-        .modified()
-        .ok()
-        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    time.and_then(|since| i64::try_from(since.as_secs()).ok())
-        .unwrap_or(0)
+    let time = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    time.and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or(0)
 }
 
 /// Something inside a folder.
@@ -296,9 +254,8 @@ fn enter(
         return Err(NodeError::new(ErrorCode::BadRequest, message)
             .hint("remove the symbolic link that makes the loop"));
     }
-    let mut items: Vec<_> = fs::read_dir(path)
-        .and_then(Iterator::collect::<io::Result<_>>)
-        .map_err(|e| unreadable(path, &e))?;
+    let mut items: Vec<_> =
+        fs::read_dir(path).and_then(Iterator::collect::<io::Result<_>>).map_err(|e| unreadable(path, &e))?;
     items.sort_by_key(fs::DirEntry::file_name);
     for item in items {
         let (path, inside) = (item.path(), inside.join(item.file_name()));
@@ -329,17 +286,15 @@ fn enter(
 fn tar_stream(found: Vec<Found>) -> impl Stream<Item = io::Result<Bytes>> {
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
     tokio::task::spawn_blocking(move || {
-        let pipe = Pipe {
-            sender: sender.clone(),
-            buf: Vec::with_capacity(PIECE),
-        };
+        let pipe = Pipe { sender: sender.clone(), buf: Vec::with_capacity(PIECE) };
         if let Err(e) = write_tar(found, pipe) {
             drop(sender.blocking_send(Err(e)));
         }
     });
-    stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|piece| (piece, receiver))
-    })
+    stream::unfold(
+        receiver,
+        |mut receiver| async move { receiver.recv().await.map(|piece| (piece, receiver)) },
+    )
 }
 
 fn write_tar(found: Vec<Found>, pipe: Pipe) -> io::Result<()> {
@@ -352,18 +307,13 @@ fn write_tar(found: Vec<Found>, pipe: Pipe) -> io::Result<()> {
         if item.dir {
             header.set_entry_type(tar::EntryType::Directory);
             header.set_size(0);
-            tar.append_data(&mut header, &item.inside, io::empty())
-                .map_err(named)?;
+            tar.append_data(&mut header, &item.inside, io::empty()).map_err(named)?;
         } else {
             header.set_size(item.size);
             let file = fs::File::open(&item.path).map_err(named)?;
             // A file that grows meanwhile is stored as long as it was; one that shrinks breaks the stream below.
-            let mut exact = Exact {
-                input: io::Read::take(file, item.size),
-                left: item.size,
-            };
-            tar.append_data(&mut header, &item.inside, &mut exact)
-                .map_err(named)?;
+            let mut exact = Exact { input: io::Read::take(file, item.size), left: item.size };
+            tar.append_data(&mut header, &item.inside, &mut exact).map_err(named)?;
         }
     }
     tar.into_inner()?.flush()
@@ -409,8 +359,6 @@ impl Write for Pipe {
             return Ok(());
         }
         let full = std::mem::replace(&mut self.buf, Vec::with_capacity(PIECE));
-        self.sender
-            .blocking_send(Ok(full.into()))
-            .map_err(|_| io::ErrorKind::BrokenPipe.into())
+        self.sender.blocking_send(Ok(full.into())).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }

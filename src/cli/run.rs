@@ -36,10 +36,8 @@ pub(super) async fn run(context: &Context) -> Result<(), NodeError> {
 /// Ends with the first SIGINT or SIGTERM.
 pub(super) fn stop_signal() -> Result<tokio::sync::mpsc::Receiver<()>, NodeError> {
     let fail = |e: std::io::Error| NodeError::new(ErrorCode::Other, format!("signals cannot be caught: {e}"));
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt()).map_err(fail)?,
-        signal(SignalKind::terminate()).map_err(fail)?,
-    );
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt()).map_err(fail)?, signal(SignalKind::terminate()).map_err(fail)?);
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
         tokio::select! {
@@ -57,10 +55,7 @@ async fn start(context: &Context) -> Result<Node, NodeError> {
     let by_default = door::origin(&context.settings, "listen") == Some(Origin::BuiltIn);
     match Node::start(options.clone()).await {
         Err(error) if by_default && error.message.contains("cannot listen") => {
-            output::say(
-                context,
-                &format!("{error}; taking free ports instead (choose with --listen)"),
-            );
+            output::say(context, &format!("{error}; taking free ports instead (choose with --listen)"));
             options.listen = door::free_ports();
             Node::start(options).await
         }
@@ -69,17 +64,12 @@ async fn start(context: &Context) -> Result<Node, NodeError> {
 }
 
 async fn serve(context: &Context, node: &Node) -> Result<std::net::SocketAddr, NodeError> {
-    let addr = context
-        .settings
-        .parsed("http")
-        .unwrap_or_else(|| std::net::SocketAddr::from(([127, 0, 0, 1], 8080)));
+    let addr =
+        context.settings.parsed("http").unwrap_or_else(|| std::net::SocketAddr::from(([127, 0, 0, 1], 8080)));
     let by_default = door::origin(&context.settings, "http") == Some(Origin::BuiltIn);
     match http::serve(node, addr).await {
         Err(error) if by_default && error.message.contains("cannot serve") => {
-            output::say(
-                context,
-                &format!("{error}; taking a free port instead (choose with --http)"),
-            );
+            output::say(context, &format!("{error}; taking a free port instead (choose with --http)"));
             http::serve(node, std::net::SocketAddr::from((addr.ip(), 0))).await
         }
         served => served,
@@ -91,32 +81,19 @@ async fn banner(context: &Context, node: &Node, http: std::net::SocketAddr) -> R
     if context.json {
         return output::result(context, &status, |_| String::new());
     }
+    output::say(context, &format!("storgo {} · peer {}", status.version, status.peer));
     output::say(
         context,
-        &format!("storgo {} · peer {}", status.version, status.peer),
-    );
-    output::say(
-        context,
-        &format!(
-            "data    {}{}",
-            status.data_dir,
-            if status.cluster { " (in a cluster)" } else { "" }
-        ),
+        &format!("data    {}{}", status.data_dir, if status.cluster { " (in a cluster)" } else { "" }),
     );
     for addr in &status.listen {
         output::say(context, &format!("listen  {addr}"));
     }
     output::say(context, &format!("api     http://{http}/api/v1/status"));
     // An address that another machine can use is the better example.
-    let outside = status
-        .listen
-        .iter()
-        .find(|addr| !addr.contains("/127.0.0.1/") && !addr.contains("/::1/"));
+    let outside = status.listen.iter().find(|addr| !addr.contains("/127.0.0.1/") && !addr.contains("/::1/"));
     if let Some(addr) = outside.or(status.listen.first()) {
-        output::say(
-            context,
-            &format!("connect another node with:\n  storgo-node --bootstrap {addr}"),
-        );
+        output::say(context, &format!("connect another node with:\n  storgo-node --bootstrap {addr}"));
     }
     Ok(())
 }

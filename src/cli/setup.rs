@@ -38,10 +38,7 @@ fn fail(what: &str, path: &Path, e: &std::io::Error) -> NodeError {
 fn make_data_dir(context: &Context) -> Result<(), NodeError> {
     use std::os::unix::fs::DirBuilderExt;
 
-    let made = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&context.data_dir);
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&context.data_dir);
     made.map_err(|e| fail("make", &context.data_dir, &e))
 }
 
@@ -73,20 +70,15 @@ pub(super) fn init(context: &Context, cluster: bool) -> Result<(), NodeError> {
     make_data_dir(context)?;
     if cluster {
         if cluster_key(&context.settings, &context.data_dir)?.is_some() {
-            return Err(
-                NodeError::new(ErrorCode::BadRequest, "this node is in a cluster already")
-                    .hint("bring others in with `storgo-node invite`"),
-            );
+            return Err(NodeError::new(ErrorCode::BadRequest, "this node is in a cluster already")
+                .hint("bring others in with `storgo-node invite`"));
         }
         save_cluster_key(context, &ClusterKey::random())?;
     }
     let id = describe(context)?;
     output::result(context, &id, |id| format!("{}\n", id.peer))?;
     let dir = context.data_dir.display();
-    output::say(
-        context,
-        &format!("ready in {dir}; start the node with: storgo-node --data-dir {dir}"),
-    );
+    output::say(context, &format!("ready in {dir}; start the node with: storgo-node --data-dir {dir}"));
     if cluster {
         output::say(
             context,
@@ -110,18 +102,13 @@ struct Invite {
 
 pub(super) async fn invite(context: &Context) -> Result<(), NodeError> {
     let Some(key) = cluster_key(&context.settings, &context.data_dir)? else {
-        return Err(
-            NodeError::new(ErrorCode::BadRequest, "this node is in no cluster")
-                .hint("make one with `storgo-node init --cluster`, then start the node again"),
-        );
+        return Err(NodeError::new(ErrorCode::BadRequest, "this node is in no cluster")
+            .hint("make one with `storgo-node init --cluster`, then start the node again"));
     };
     let mut addrs: Vec<String> = context.settings.list("external").to_vec();
     if read_lock(&context.data_dir).is_some() {
         let door = Door::open(context, Need::Store).await?;
-        let status: Status = door
-            .client
-            .json(Method::GET, &Target::path("/api/v1/status"))
-            .await?;
+        let status: Status = door.client.json(Method::GET, &Target::path("/api/v1/status")).await?;
         door.close().await;
         if !status.cluster {
             return Err(NodeError::new(
@@ -141,15 +128,10 @@ pub(super) async fn invite(context: &Context) -> Result<(), NodeError> {
             "the invite names no address, because the node does not run: give one with --bootstrap later",
         );
     }
-    let invite = Invite {
-        key: BASE64URL_NOPAD.encode(key.as_bytes()),
-        addrs,
-    };
+    let invite = Invite { key: BASE64URL_NOPAD.encode(key.as_bytes()), addrs };
     let json = serde_json::to_vec(&invite).map_err(|e| NodeError::new(ErrorCode::Other, e.to_string()))?;
     let line = format!("{INVITE}{}", BASE64URL_NOPAD.encode(&json));
-    output::result(context, &serde_json::json!({ "invite": line }), |_| {
-        format!("{line}\n")
-    })?;
+    output::result(context, &serde_json::json!({ "invite": line }), |_| format!("{line}\n"))?;
     output::say(
         context,
         "on the other machine: storgo-node join INVITE   (whoever has this line can read everything: hand it on in private)",
@@ -166,32 +148,22 @@ pub(super) fn join(context: &Context, text: &str) -> Result<(), NodeError> {
     if text.len() > MAX_INVITE {
         return Err(bad());
     }
-    let bytes = text
-        .strip_prefix(INVITE)
-        .and_then(|line| BASE64URL_NOPAD.decode(line.as_bytes()).ok());
-    let invite: Invite = bytes
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .ok_or_else(bad)?;
+    let bytes = text.strip_prefix(INVITE).and_then(|line| BASE64URL_NOPAD.decode(line.as_bytes()).ok());
+    let invite: Invite = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(bad)?;
     let key = parse_cluster_key(&invite.key)?;
     for addr in &invite.addrs {
         addr.parse::<libp2p::Multiaddr>().map_err(|_| bad())?;
     }
     if let Some(note) = read_lock(&context.data_dir) {
-        return Err(NodeError::new(
-            ErrorCode::Locked,
-            format!("the node runs, as process {}", note.pid),
-        )
-        .hint("stop it, join, and start it again"));
+        return Err(NodeError::new(ErrorCode::Locked, format!("the node runs, as process {}", note.pid))
+            .hint("stop it, join, and start it again"));
     }
     make_data_dir(context)?;
     match cluster_key(&context.settings, &context.data_dir)? {
         Some(known) if known == key => {}
         Some(_) => {
-            return Err(
-                NodeError::new(ErrorCode::BadRequest, "this node is in another cluster").hint(
-                    "use another --data-dir: files of the old cluster could not be read in the new one",
-                ),
-            );
+            return Err(NodeError::new(ErrorCode::BadRequest, "this node is in another cluster")
+                .hint("use another --data-dir: files of the old cluster could not be read in the new one"));
         }
         None => save_cluster_key(context, &key)?,
     }
@@ -200,10 +172,7 @@ pub(super) fn join(context: &Context, text: &str) -> Result<(), NodeError> {
     output::result(context, &id, |id| format!("{}\n", id.peer))?;
     output::say(
         context,
-        &format!(
-            "joined; start the node with: storgo-node --data-dir {}",
-            context.data_dir.display()
-        ),
+        &format!("joined; start the node with: storgo-node --data-dir {}", context.data_dir.display()),
     );
     Ok(())
 }
@@ -218,9 +187,7 @@ fn add_bootstrap(path: &Path, addrs: &[String]) -> Result<(), NodeError> {
     let mut file: toml_edit::DocumentMut = text
         .parse()
         .map_err(|e| NodeError::new(ErrorCode::BadRequest, format!("{}: {e}", path.display())))?;
-    let list = file
-        .entry("bootstrap")
-        .or_insert_with(|| toml_edit::value(toml_edit::Array::new()));
+    let list = file.entry("bootstrap").or_insert_with(|| toml_edit::value(toml_edit::Array::new()));
     if let Some(one) = list.as_str().map(String::from) {
         *list = toml_edit::value(toml_edit::Array::from_iter([one]));
     }
@@ -230,10 +197,7 @@ fn add_bootstrap(path: &Path, addrs: &[String]) -> Result<(), NodeError> {
             format!("{}: bootstrap is no list", path.display()),
         ));
     };
-    let known: Vec<String> = list
-        .iter()
-        .filter_map(|item| item.as_str().map(String::from))
-        .collect();
+    let known: Vec<String> = list.iter().filter_map(|item| item.as_str().map(String::from)).collect();
     for addr in addrs.iter().filter(|addr| !known.contains(addr)) {
         list.push(addr.as_str());
     }
@@ -243,7 +207,7 @@ fn add_bootstrap(path: &Path, addrs: &[String]) -> Result<(), NodeError> {
 /// A backup, as it stands in its file.
 #[derive(Serialize, Deserialize)]
 struct Backup {
-    storgo_backup: u32,
+    version: u32,
     identity: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cluster_key: Option<String>,
@@ -261,7 +225,7 @@ fn backup(context: &Context, path: &Path) -> Result<(), NodeError> {
     let identity = identity(context)?.to_protobuf_encoding().map_err(|e| other(&e))?;
     let cluster = cluster_key(&context.settings, &context.data_dir)?;
     let backup = Backup {
-        storgo_backup: 1,
+        version: 1,
         identity: BASE64URL_NOPAD.encode(&identity),
         cluster_key: cluster.map(|key| BASE64URL_NOPAD.encode(key.as_bytes())),
     };
@@ -279,16 +243,10 @@ fn backup(context: &Context, path: &Path) -> Result<(), NodeError> {
 
 fn restore(context: &Context, path: &Path) -> Result<(), NodeError> {
     let text = fs::read_to_string(path).map_err(|e| fail("read", path, &e))?;
-    let damaged = || {
-        NodeError::new(
-            ErrorCode::BadRequest,
-            format!("{} is no backup of storgo", path.display()),
-        )
-    };
+    let damaged =
+        || NodeError::new(ErrorCode::BadRequest, format!("{} is no backup of storgo", path.display()));
     let backup: Backup = serde_json::from_str(&text).map_err(|_| damaged())?;
-    let identity = BASE64URL_NOPAD
-        .decode(backup.identity.as_bytes())
-        .map_err(|_| damaged())?;
+    let identity = BASE64URL_NOPAD.decode(backup.identity.as_bytes()).map_err(|_| damaged())?;
     let keypair = Keypair::from_protobuf_encoding(&identity).map_err(|_| damaged())?;
     let cluster = backup.cluster_key.as_deref().map(parse_cluster_key).transpose()?;
     make_data_dir(context)?;

@@ -13,15 +13,13 @@ use super::{
 use crate::{
     node::{
         ErrorCode, NodeError,
-        report::{
-            Event, FileInfo, FileKind, FileList, GcReport, PeerReport, RemoveReport, Status, VerifyReport,
-        },
+        report::{Event, FileInfo, FileKind, FileList, PeerReport, RemoveReport, Status},
     },
-    store::{Store, StoreOptions, read_lock},
+    store::read_lock,
 };
 
 /// Opens the door, asks, and closes it whatever the answer is.
-async fn ask<T>(
+pub(super) async fn ask<T>(
     context: &Context,
     need: Need,
     question: impl AsyncFnOnce(&Client) -> Result<T, NodeError>,
@@ -32,7 +30,7 @@ async fn ask<T>(
     answer
 }
 
-fn plural(count: usize, what: &str) -> String {
+pub(super) fn plural(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
@@ -53,105 +51,62 @@ pub(super) async fn ls(context: &Context, query: Option<&str>) -> Result<(), Nod
     })
     .await?;
     if files.is_empty() {
-        output::say(
-            context,
-            "no files here yet: store one with `storgo-node provide FILE`",
-        );
+        output::say(context, "no files here yet: store one with `storgo-node provide FILE`");
     }
     output::result(context, &files, |files| {
         if files.is_empty() {
             return String::new();
         }
         let row = |file: &FileInfo| {
-            let kind = if file.kind == FileKind::Dir {
-                "folder"
-            } else {
-                "file"
-            };
+            let kind = if file.kind == FileKind::Dir { "folder" } else { "file" };
             let state = match (file.pinned, file.sealed) {
                 (false, _) => "known",
                 (true, true) => "sealed",
                 (true, false) => "public",
             };
             let name = output::clean(file.name.as_deref().unwrap_or("-"));
-            vec![
-                file.cid.to_string(),
-                output::bytes(file.size),
-                kind.into(),
-                state.into(),
-                name,
-            ]
+            vec![file.cid.to_string(), output::bytes(file.size), kind.into(), state.into(), name]
         };
-        output::table(
-            &["CID", "SIZE", "KIND", "STATE", "NAME"],
-            &files.iter().map(row).collect::<Vec<_>>(),
-        )
+        output::table(&["CID", "SIZE", "KIND", "STATE", "NAME"], &files.iter().map(row).collect::<Vec<_>>())
     })
 }
 
 pub(super) async fn info(context: &Context, reference: &str) -> Result<(), NodeError> {
     let target = Target::file(reference, "?providers=true")?;
-    let info: FileInfo = ask(context, Need::Network, async |client| {
-        client.json(Method::GET, &target).await
-    })
-    .await?;
+    let info: FileInfo =
+        ask(context, Need::Network, async |client| client.json(Method::GET, &target).await).await?;
     output::result(context, &info, |info| {
         let mut lines = vec![("cid", info.cid.to_string())];
         let mut add = |name, value: Option<String>| lines.extend(value.map(|value| (name, value)));
         add("name", info.name.as_deref().map(output::clean));
         add("link", info.link.clone());
-        add(
-            "kind",
-            Some(if info.kind == FileKind::Dir {
-                "folder".into()
-            } else {
-                "file".into()
-            }),
-        );
+        add("kind", Some(if info.kind == FileKind::Dir { "folder".into() } else { "file".into() }));
         add(
             "size",
-            info.link
-                .as_ref()
-                .map(|_| format!("{} ({} bytes)", output::bytes(info.size), info.size)),
+            info.link.as_ref().map(|_| format!("{} ({} bytes)", output::bytes(info.size), info.size)),
         );
         add("type", info.media_type.as_deref().map(output::clean));
         add("blocks", info.blocks.map(|blocks| blocks.to_string()));
         add("stored", info.stored_len.map(output::bytes));
         add("chunker", info.chunker.as_deref().map(output::clean));
-        add(
-            "sealed",
-            Some(if info.sealed { "yes".into() } else { "no".into() }),
-        );
-        add(
-            "kept here",
-            Some(if info.pinned { "yes".into() } else { "no".into() }),
-        );
+        add("sealed", Some(if info.sealed { "yes".into() } else { "no".into() }));
+        add("kept here", Some(if info.pinned { "yes".into() } else { "no".into() }));
         let providers = info.providers.as_ref().map(|providers| match providers.len() {
             0 => "no other node announces it".into(),
             _ => providers.join("\n           "),
         });
         add("providers", providers);
-        let mut text: String = lines
-            .iter()
-            .map(|(name, value)| format!("{name:<10} {value}\n"))
-            .collect();
+        let mut text: String = lines.iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect();
         if let Some(entries) = &info.entries {
             let row = |entry: &crate::node::report::DirEntryInfo| {
                 let name = output::clean(&entry.name);
                 vec![
                     output::bytes(entry.size),
-                    if entry.kind == FileKind::Dir {
-                        format!("{name}/")
-                    } else {
-                        name
-                    },
+                    if entry.kind == FileKind::Dir { format!("{name}/") } else { name },
                 ]
             };
             text.push('\n');
-            text.push_str(&output::table(
-                &["SIZE", "NAME"],
-                &entries.iter().map(row).collect::<Vec<_>>(),
-            ));
+            text.push_str(&output::table(&["SIZE", "NAME"], &entries.iter().map(row).collect::<Vec<_>>()));
         }
         text
     })
@@ -179,11 +134,7 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), N
     door.close().await;
     output::result(context, &removed, |removed| {
         let line = |report: &RemoveReport| {
-            format!(
-                "removed {} {}\n",
-                report.cid,
-                output::clean(report.name.as_deref().unwrap_or(""))
-            )
+            format!("removed {} {}\n", report.cid, output::clean(report.name.as_deref().unwrap_or("")))
         };
         removed.iter().map(line).collect()
     })?;
@@ -195,107 +146,6 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), N
             Err(NodeError::new(ErrorCode::Partial, message))
         }
     }
-}
-
-pub(super) async fn verify(
-    context: &Context,
-    reference: Option<&str>,
-    rebuild: bool,
-) -> Result<(), NodeError> {
-    if rebuild {
-        rebuild_index(context).await?;
-    }
-    let target = match reference {
-        Some(reference) => Target::file(reference, "/verify")?,
-        None => Target::path("/api/v1/verify"),
-    };
-    let bar = output::spinner(context, "verifying");
-    let report = ask(context, Need::Store, async |client| {
-        client.json::<VerifyReport>(Method::POST, &target).await
-    });
-    let report = report.await;
-    bar.finish_and_clear();
-    let report = report?;
-    output::result(context, &report, |report| {
-        let mut text = format!(
-            "{} checked, {}\n",
-            plural(report.checked as usize, "block"),
-            output::bytes(report.bytes)
-        );
-        for (what, cids) in [
-            ("damaged", &report.bad),
-            ("missing", &report.missing),
-            ("repaired", &report.repaired),
-        ] {
-            text.extend(cids.iter().map(|cid| format!("{what:<9} {cid}\n")));
-        }
-        text
-    })?;
-    let lost: Vec<_> = report
-        .bad
-        .iter()
-        .chain(&report.missing)
-        .filter(|cid| !report.repaired.contains(cid))
-        .collect();
-    match lost.first() {
-        None => Ok(()),
-        Some(first) => {
-            let message = format!(
-                "{} without a good copy here, the first is {first}",
-                plural(lost.len(), "block")
-            );
-            Err(NodeError::new(ErrorCode::Integrity, message).hint(
-                "with peers that have the file connected, `storgo-node verify` fetches what is missing",
-            ))
-        }
-    }
-}
-
-async fn rebuild_index(context: &Context) -> Result<(), NodeError> {
-    if let Some(note) = read_lock(&context.data_dir) {
-        return Err(NodeError::new(
-            ErrorCode::Locked,
-            format!("the node runs, as process {}", note.pid),
-        )
-        .hint("stop it first: the index cannot be replaced under it"));
-    }
-    let options = node_options(&context.settings, &context.data_dir)?;
-    let store = StoreOptions {
-        layout: options.layout,
-        grace: options.grace,
-        ..StoreOptions::new(&context.data_dir)
-    };
-    let bar = output::spinner(context, "rebuilding");
-    let rebuilt = tokio::task::spawn_blocking(move || Store::rebuild(store).map(|(_, found)| found)).await;
-    bar.finish_and_clear();
-    let found = rebuilt.map_err(|_| NodeError::new(ErrorCode::Other, "rebuilding failed"))??;
-    let text = format!(
-        "index rebuilt: {}, {}; {} damaged. Names and keys were in the old index: files are read by their links",
-        plural(found.blocks as usize, "block"),
-        plural(found.roots as usize, "file"),
-        found.damaged
-    );
-    output::say(context, &text);
-    Ok(())
-}
-
-pub(super) async fn gc(context: &Context) -> Result<(), NodeError> {
-    let target = Target::path("/api/v1/gc");
-    let report: GcReport = ask(context, Need::Store, async |client| {
-        client.json(Method::POST, &target).await
-    })
-    .await?;
-    output::result(context, &report, |report| {
-        let waiting = match report.waiting {
-            0 => String::new(),
-            n => format!("; {} in the grace period", plural(n as usize, "more block")),
-        };
-        format!(
-            "{} removed, {} freed{waiting}\n",
-            plural(report.blocks as usize, "block"),
-            output::bytes(report.bytes)
-        )
-    })
 }
 
 pub(super) async fn peers(context: &Context, add: Option<String>) -> Result<(), NodeError> {
@@ -320,24 +170,12 @@ pub(super) async fn peers(context: &Context, add: Option<String>) -> Result<(), 
         }
         let row = |peer: &PeerReport| {
             let rtt = peer.rtt_ms.map_or_else(|| "-".into(), |ms| format!("{ms:.1} ms"));
-            let way = if peer.relayed {
-                format!("{} (relayed)", peer.transport)
-            } else {
-                peer.transport.clone()
-            };
+            let way =
+                if peer.relayed { format!("{} (relayed)", peer.transport) } else { peer.transport.clone() };
             let agent = output::clean(peer.agent.as_deref().unwrap_or("-"));
-            vec![
-                peer.peer.clone(),
-                rtt,
-                way,
-                agent,
-                peer.addrs.first().cloned().unwrap_or_default(),
-            ]
+            vec![peer.peer.clone(), rtt, way, agent, peer.addrs.first().cloned().unwrap_or_default()]
         };
-        output::table(
-            &["PEER", "RTT", "WAY", "AGENT", "ADDRESS"],
-            &peers.iter().map(row).collect::<Vec<_>>(),
-        )
+        output::table(&["PEER", "RTT", "WAY", "AGENT", "ADDRESS"], &peers.iter().map(row).collect::<Vec<_>>())
     })
 }
 
@@ -350,10 +188,8 @@ pub(super) async fn status(context: &Context) -> Result<(), NodeError> {
         .hint("start one with `storgo-node run`"));
     };
     let target = Target::path("/api/v1/status");
-    let status: Status = ask(context, Need::Store, async |client| {
-        client.json(Method::GET, &target).await
-    })
-    .await?;
+    let status: Status =
+        ask(context, Need::Store, async |client| client.json(Method::GET, &target).await).await?;
     output::result(context, &status, |status| {
         let b = output::bytes;
         let room = match (status.capacity, status.disk_free) {
@@ -364,18 +200,8 @@ pub(super) async fn status(context: &Context) -> Result<(), NodeError> {
         let mut lines = vec![
             ("peer", status.peer.clone()),
             ("version", format!("{} (process {})", status.version, status.pid)),
-            (
-                "up",
-                humantime::format_duration(std::time::Duration::from_secs(status.uptime_s)).to_string(),
-            ),
-            (
-                "data",
-                format!(
-                    "{}{}",
-                    status.data_dir,
-                    if status.cluster { " (in a cluster)" } else { "" }
-                ),
-            ),
+            ("up", humantime::format_duration(std::time::Duration::from_secs(status.uptime_s)).to_string()),
+            ("data", format!("{}{}", status.data_dir, if status.cluster { " (in a cluster)" } else { "" })),
             (
                 "files",
                 format!(
@@ -393,27 +219,14 @@ pub(super) async fn status(context: &Context) -> Result<(), NodeError> {
                 ),
             ),
             ("peers", status.peers.to_string()),
-            (
-                "moved",
-                format!(
-                    "{} sent, {} received",
-                    b(status.sent_bytes),
-                    b(status.received_bytes)
-                ),
-            ),
+            ("moved", format!("{} sent, {} received", b(status.sent_bytes), b(status.received_bytes))),
         ];
         if status.quarantined > 0 {
-            lines.push((
-                "bad",
-                format!("{} blocks were damaged and set aside", status.quarantined),
-            ));
+            lines.push(("bad", format!("{} blocks were damaged and set aside", status.quarantined)));
         }
         lines.extend(status.http.iter().map(|http| ("api", format!("http://{http}"))));
         lines.extend(status.listen.iter().map(|addr| ("listen", addr.clone())));
-        lines
-            .iter()
-            .map(|(name, value)| format!("{name:<8} {value}\n"))
-            .collect()
+        lines.iter().map(|(name, value)| format!("{name:<8} {value}\n")).collect()
     })
 }
 
@@ -434,16 +247,8 @@ pub(super) async fn events(context: &Context) -> Result<(), NodeError> {
             }
             if let Some(data) = line.strip_prefix(b"data: ") {
                 let text = String::from_utf8_lossy(data).into_owned();
-                let human = || {
-                    serde_json::from_str(&text)
-                        .map(|event| describe(&event))
-                        .unwrap_or_default()
-                };
-                output::print(&if context.json {
-                    format!("{text}\n")
-                } else {
-                    human()
-                })?;
+                let human = || serde_json::from_str(&text).map(|event| describe(&event)).unwrap_or_default();
+                output::print(&if context.json { format!("{text}\n") } else { human() })?;
             }
             line.clear();
         }
@@ -459,7 +264,9 @@ fn describe(event: &Event) -> String {
         Event::Listening { addr } => format!("listening on {addr}"),
         Event::Stored { cid, size } => format!("stored {cid}, {}", output::bytes(*size)),
         Event::Removed { cid } => format!("removed {cid}"),
-        Event::Announced { cid, peers } => format!("announced {cid} to {}", plural(*peers as usize, "peer")),
+        Event::Announced { cid, peers } => {
+            format!("announced {cid} to {}", plural(u64::from(*peers), "peer"))
+        }
         Event::BadBlock { cid, origin } => format!("block {cid} was damaged, from {origin}"),
         Event::Collected { blocks, bytes } => format!("collected {blocks} blocks, {}", output::bytes(*bytes)),
         Event::Skipped { count } => format!("{count} events were missed"),
@@ -476,15 +283,8 @@ pub(super) fn config(context: &Context, action: &ConfigAction) -> Result<(), Nod
             Ok(())
         }
         ConfigAction::Path => {
-            let path = context
-                .sources
-                .file
-                .as_ref()
-                .or(context.sources.default_file.as_ref());
-            output::print(&format!(
-                "{}\n",
-                path.map(|path| path.display().to_string()).unwrap_or_default()
-            ))
+            let path = context.sources.file.as_ref().or(context.sources.default_file.as_ref());
+            output::print(&format!("{}\n", path.map(|path| path.display().to_string()).unwrap_or_default()))
         }
         ConfigAction::Show { origin } => {
             if context.json {
@@ -502,23 +302,12 @@ pub(super) fn config(context: &Context, action: &ConfigAction) -> Result<(), Nod
             }
             let row =
                 |(setting, values, from): (&crate::config::Setting, Vec<String>, &crate::config::Origin)| {
-                    let value = if values.is_empty() {
-                        "-".into()
-                    } else {
-                        values.join(", ")
-                    };
-                    let last = if *origin {
-                        from.to_string()
-                    } else {
-                        setting.doc.to_owned()
-                    };
+                    let value = if values.is_empty() { "-".into() } else { values.join(", ") };
+                    let last = if *origin { from.to_string() } else { setting.doc.to_owned() };
                     vec![setting.key.to_owned(), value, last]
                 };
             let rows: Vec<_> = context.settings.show().map(row).collect();
-            output::print(&output::table(
-                &["SETTING", "VALUE", if *origin { "FROM" } else { "" }],
-                &rows,
-            ))
+            output::print(&output::table(&["SETTING", "VALUE", if *origin { "FROM" } else { "" }], &rows))
         }
     }
 }

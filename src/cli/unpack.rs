@@ -24,37 +24,30 @@ pub(super) enum Failure {
 
 /// Something unfinished beside its final place; removed when dropped unfinished.
 pub(super) struct Partial {
-    part: PathBuf,
-    path: PathBuf,
+    aside: PathBuf,
+    place: PathBuf,
     done: bool,
 }
 
 impl Partial {
     pub(super) fn beside(path: &Path) -> Result<Self, NodeError> {
         let name = path.file_name().ok_or_else(|| {
-            NodeError::new(
-                ErrorCode::BadRequest,
-                format!("{} is no name for a file", path.display()),
-            )
+            NodeError::new(ErrorCode::BadRequest, format!("{} is no name for a file", path.display()))
         })?;
         let mut part = std::ffi::OsString::from(".");
         part.push(name);
         part.push(format!(".{:08x}.part", rand::random::<u32>()));
-        Ok(Self {
-            part: path.with_file_name(part),
-            path: path.into(),
-            done: false,
-        })
+        Ok(Self { aside: path.with_file_name(part), place: path.into(), done: false })
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.part
+        &self.aside
     }
 
     /// Gives it its name.
     #[allow(clippy::disallowed_methods)] // The one rename of the command line: what has its name is complete.
     pub(super) fn finish(mut self) -> Result<(), NodeError> {
-        fs::rename(&self.part, &self.path).map_err(|e| cannot_write(&self.path, &e))?;
+        fs::rename(&self.aside, &self.place).map_err(|e| cannot_write(&self.place, &e))?;
         self.done = true;
         Ok(())
     }
@@ -63,22 +56,15 @@ impl Partial {
 impl Drop for Partial {
     fn drop(&mut self) {
         if !self.done {
-            drop(fs::remove_file(&self.part));
-            drop(fs::remove_dir_all(&self.part));
+            drop(fs::remove_file(&self.aside));
+            drop(fs::remove_dir_all(&self.aside));
         }
     }
 }
 
 pub(super) fn cannot_write(path: &Path, e: &io::Error) -> NodeError {
-    let full = matches!(
-        e.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    );
-    let code = if full {
-        ErrorCode::NoSpace
-    } else {
-        ErrorCode::Other
-    };
+    let full = matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let code = if full { ErrorCode::NoSpace } else { ErrorCode::Other };
     NodeError::new(code, format!("cannot write {}: {e}", path.display()))
 }
 
@@ -88,20 +74,9 @@ pub(super) async fn run(body: Body, path: &Path, force: bool, bar: &ProgressBar)
     let (path, bar) = (path.to_owned(), bar.clone());
     let unpacking = tokio::task::spawn_blocking(move || {
         let part = Partial::beside(&path).map_err(Failure::Output)?;
-        let bytes = unpack(
-            Incoming {
-                receiver,
-                current: Bytes::new(),
-            },
-            part.path(),
-            &bar,
-        )?;
+        let bytes = unpack(Incoming { receiver, current: Bytes::new() }, part.path(), &bar)?;
         if force && path.symlink_metadata().is_ok() {
-            let removed = if path.is_dir() {
-                fs::remove_dir_all(&path)
-            } else {
-                fs::remove_file(&path)
-            };
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(|e| Failure::Output(cannot_write(&path, &e)))?;
         }
         part.finish().map_err(Failure::Output)?;
@@ -115,9 +90,7 @@ pub(super) async fn run(body: Body, path: &Path, force: bool, bar: &ProgressBar)
         }
     }
     drop(sender);
-    unpacking
-        .await
-        .unwrap_or_else(|_| Err(Failure::Input(io::Error::other("unpacking failed"))))
+    unpacking.await.unwrap_or_else(|_| Err(Failure::Input(io::Error::other("unpacking failed"))))
 }
 
 /// Unpacks into a folder that does not exist yet. Only regular files and folders are made, so that no entry can lead
@@ -259,13 +232,8 @@ mod tests {
             Err(Failure::Output(_)) => unpack(tar, &dir.path().join("out"), &ProgressBar::hidden()),
             other => other,
         };
-        let outside = fs::read_dir(dir.path())
-            .expect("read")
-            .map(|e| e.expect("an entry").file_name());
-        (
-            result,
-            outside.map(|name| name.to_string_lossy().into_owned()).collect(),
-        )
+        let outside = fs::read_dir(dir.path()).expect("read").map(|e| e.expect("an entry").file_name());
+        (result, outside.map(|name| name.to_string_lossy().into_owned()).collect())
     }
 
     #[test]

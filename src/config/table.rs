@@ -31,11 +31,7 @@ impl Setting {
     /// Whether it can take a value.
     pub(super) fn check(&self, value: &str) -> Result<(), String> {
         // Empty means unset, for every setting whose default is unset.
-        if value.is_empty() && self.default.is_empty() {
-            Ok(())
-        } else {
-            (self.check)(value)
-        }
+        if value.is_empty() && self.default.is_empty() { Ok(()) } else { (self.check)(value) }
     }
 }
 
@@ -46,14 +42,7 @@ const fn setting(
     check: fn(&str) -> Result<(), String>,
     doc: &'static str,
 ) -> Setting {
-    Setting {
-        key,
-        default,
-        doc,
-        example,
-        secret: false,
-        check,
-    }
+    Setting { key, default, doc, example, secret: false, check }
 }
 
 fn parses<T: std::str::FromStr<Err: std::fmt::Display>>(value: &str) -> Result<(), String> {
@@ -72,11 +61,7 @@ fn key(value: &str) -> Result<(), String> {
 }
 
 fn log_format(value: &str) -> Result<(), String> {
-    if matches!(value, "text" | "json") {
-        Ok(())
-    } else {
-        Err("use text or json".into())
-    }
+    if matches!(value, "text" | "json") { Ok(()) } else { Err("use text or json".into()) }
 }
 
 fn log_level(value: &str) -> Result<(), String> {
@@ -113,13 +98,7 @@ pub static TABLE: &[Setting] = &[
         parses::<SocketAddr>,
         "address of the HTTP API; loopback only",
     ),
-    setting(
-        "mdns",
-        "true",
-        "false",
-        parses::<bool>,
-        "find peers on the local network",
-    ),
+    setting("mdns", "true", "false", parses::<bool>, "find peers on the local network"),
     setting(
         "relay.server",
         "false",
@@ -127,13 +106,7 @@ pub static TABLE: &[Setting] = &[
         parses::<bool>,
         "relay connections for peers that cannot be dialled",
     ),
-    setting(
-        "max.connections",
-        "512",
-        "512",
-        parses::<u32>,
-        "connections held at most",
-    ),
+    setting("max.connections", "512", "512", parses::<u32>, "connections held at most"),
     Setting {
         key: "cluster.key",
         default: "",
@@ -163,13 +136,7 @@ pub static TABLE: &[Setting] = &[
         parses::<ByteSize>,
         "evictable cache for blocks that were read from peers",
     ),
-    setting(
-        "gc.grace",
-        "1h",
-        "10m",
-        duration,
-        "how long a block without a file is kept",
-    ),
+    setting("gc.grace", "1h", "10m", duration, "how long a block without a file is kept"),
     setting(
         "scrub.rate",
         "4 MiB",
@@ -191,13 +158,7 @@ pub static TABLE: &[Setting] = &[
         parses::<crate::content::chunk::Chunker>,
         "how files are cut",
     ),
-    setting(
-        "timeout",
-        "60s",
-        "30s",
-        duration,
-        "how long a read waits while nothing arrives",
-    ),
+    setting("timeout", "60s", "30s", duration, "how long a read waits while nothing arrives"),
     setting(
         "log.level",
         "info",
@@ -221,12 +182,7 @@ pub(super) fn profile(name: &str) -> Option<&'static [(&'static str, &'static st
         ],
         "staging" => &[("log.level", "info,storgo=debug"), ("log.format", "json")],
         // Servers: logs for machines, no multicast, longer grace.
-        "prod" => &[
-            ("log.format", "json"),
-            ("mdns", "false"),
-            ("gc.grace", "24h"),
-            ("cache.size", "50 GiB"),
-        ],
+        "prod" => &[("log.format", "json"), ("mdns", "false"), ("gc.grace", "24h"), ("cache.size", "50 GiB")],
         _ => return None,
     })
 }

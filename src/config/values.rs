@@ -26,9 +26,7 @@ impl fmt::Display for ByteSize {
 /// A sentence that says what is wrong.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let text = text.trim();
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let unit: u64 = match text[end..].trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "kb" => 1000,
@@ -42,21 +40,13 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         other => return Err(format!("{other:?} is no unit of bytes")),
     };
     let (whole, part) = text[..end].split_once('.').unwrap_or((&text[..end], "0"));
-    let number = |digits: &str| {
-        digits
-            .parse::<u64>()
-            .map_err(|_| format!("{text:?} is not a number of bytes"))
-    };
+    let number =
+        |digits: &str| digits.parse::<u64>().map_err(|_| format!("{text:?} is not a number of bytes"));
     let too_much = || format!("{text:?} is too much");
     let bytes = number(whole)?.checked_mul(unit).ok_or_else(too_much)?;
-    let scale = 10_u64
-        .checked_pow(u32::try_from(part.len()).unwrap_or(99))
-        .ok_or_else(too_much)?;
+    let scale = 10_u64.checked_pow(u32::try_from(part.len()).unwrap_or(99)).ok_or_else(too_much)?;
     let rest = u128::from(number(part)?) * u128::from(unit) / u128::from(scale);
-    u64::try_from(rest)
-        .ok()
-        .and_then(|rest| bytes.checked_add(rest))
-        .ok_or_else(too_much)
+    u64::try_from(rest).ok().and_then(|rest| bytes.checked_add(rest)).ok_or_else(too_much)
 }
 
 /// Reads a length of time: `10m`, `1h 30m`, `500ms`; a bare number counts seconds.
@@ -87,15 +77,7 @@ mod tests {
         for (text, bytes) in cases {
             assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
-        for text in [
-            "",
-            "GiB",
-            "1 elephant",
-            "-1",
-            "99999999999999999999",
-            "20000000 TiB",
-            "1.1.1",
-        ] {
+        for text in ["", "GiB", "1 elephant", "-1", "99999999999999999999", "20000000 TiB", "1.1.1"] {
             assert!(parse_bytes(text).is_err(), "{text}");
         }
         assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));

@@ -48,16 +48,8 @@ impl FromStr for Chunker {
             "MiB" | "M" => 1 << 20,
             _ => return Err(fail()),
         };
-        let bytes = size[..digits]
-            .parse::<u64>()
-            .ok()
-            .and_then(|n| n.checked_mul(unit))
-            .ok_or_else(fail)?;
-        u32::try_from(bytes)
-            .ok()
-            .filter(|n| FIXED.contains(n))
-            .map(Self::Fixed)
-            .ok_or_else(fail)
+        let bytes = size[..digits].parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(fail)?;
+        u32::try_from(bytes).ok().filter(|n| FIXED.contains(n)).map(Self::Fixed).ok_or_else(fail)
     }
 }
 
@@ -75,10 +67,7 @@ pub struct Cutter(Kind);
 
 enum Kind {
     Fixed(usize),
-    FastCdc {
-        gear: Cow<'static, [u64]>,
-        gear_ls: Cow<'static, [u64]>,
-    },
+    FastCdc { gear: Cow<'static, [u64]>, gear_ls: Cow<'static, [u64]> },
 }
 
 impl Cutter {
@@ -147,9 +136,7 @@ mod tests {
 
     fn noise(len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        blake3::Hasher::new_derive_key("storgo test noise")
-            .finalize_xof()
-            .fill(&mut bytes);
+        blake3::Hasher::new_derive_key("storgo test noise").finalize_xof().fill(&mut bytes);
         bytes
     }
 
@@ -175,10 +162,7 @@ mod tests {
         let (last, others) = found.split_last().expect("chunks");
         assert!(others.iter().all(|len| (MIN..=MAX_CHUNK).contains(len)) && *last <= MAX_CHUNK);
         let average = bytes.len() / found.len();
-        assert!(
-            (AVERAGE * 3 / 4..AVERAGE * 3 / 2).contains(&average),
-            "average {average}"
-        );
+        assert!((AVERAGE * 3 / 4..AVERAGE * 3 / 2).contains(&average), "average {average}");
     }
 
     #[test]
@@ -217,15 +201,9 @@ mod tests {
             assert_eq!(text.parse::<Chunker>().map(|c| c.to_string()), Ok(text.into()));
         }
         assert_eq!("fixed:1MiB".parse(), Ok(Chunker::Fixed(1 << 20)));
-        for text in [
-            "",
-            "fixed",
-            "fixed:",
-            "fixed:1",
-            "fixed:2MiB",
-            "fixed:1 elephant",
-            "fixed:99999999999999999999",
-        ] {
+        for text in
+            ["", "fixed", "fixed:", "fixed:1", "fixed:2MiB", "fixed:1 elephant", "fixed:99999999999999999999"]
+        {
             assert!(text.parse::<Chunker>().is_err(), "{text}");
         }
     }

@@ -47,10 +47,7 @@ impl Cid {
 
     /// The name of `block`.
     pub fn of(codec: Codec, block: &[u8]) -> Self {
-        Self {
-            digest: hash::sha1(block),
-            codec,
-        }
+        Self { digest: hash::sha1(block), codec }
     }
 
     /// The name made from a digest that is known already.
@@ -86,9 +83,7 @@ impl Cid {
     /// # Errors
     /// [`CidError`] where the bytes are no CID, or one of a foreign kind.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CidError> {
-        cid::Cid::try_from(bytes)
-            .map_err(|e| CidError::Malformed(e.to_string()))?
-            .try_into()
+        cid::Cid::try_from(bytes).map_err(|e| CidError::Malformed(e.to_string()))?.try_into()
     }
 
     /// The multihash bytes (`0x11 0x14 ‖ digest`): the key of this block's records in the DHT.
@@ -115,11 +110,8 @@ impl TryFrom<cid::Cid> for Cid {
         if cid.hash().code() != SHA1 {
             return Err(CidError::Foreign("another hash"));
         }
-        let digest = cid
-            .hash()
-            .digest()
-            .try_into()
-            .map_err(|_| CidError::Foreign("another digest length"))?;
+        let digest =
+            cid.hash().digest().try_into().map_err(|_| CidError::Foreign("another digest length"))?;
         Ok(Self { digest, codec })
     }
 }
@@ -151,9 +143,7 @@ impl FromStr for Cid {
         if text.len() > 128 {
             return Err(CidError::Malformed("too long".into()));
         }
-        cid::Cid::try_from(text)
-            .map_err(|e| CidError::Malformed(e.to_string()))?
-            .try_into()
+        cid::Cid::try_from(text).map_err(|e| CidError::Malformed(e.to_string()))?.try_into()
     }
 }
 

@@ -92,14 +92,8 @@ impl<I: Item> Tree<I> {
         if listed.size() != Some(metadata.size) {
             return Err(ContentError::Malformed("its size is not the sum of its parts"));
         }
-        let mut tree = Self {
-            metadata,
-            frames: Vec::new(),
-            pending: None,
-            offset: 0,
-            skip_to: 0,
-            last: None,
-        };
+        let mut tree =
+            Self { metadata, frames: Vec::new(), pending: None, offset: 0, skip_to: 0, last: None };
         tree.push(listed);
         Ok(tree)
     }
@@ -156,10 +150,7 @@ impl<I: Item> Tree<I> {
     /// # Errors
     /// [`ContentError::WrongKey`] and [`ContentError::Malformed`] where the block is not the one that was listed.
     pub fn feed(&mut self, block: &[u8]) -> Result<(), ContentError> {
-        let child = self
-            .pending
-            .as_ref()
-            .ok_or(ContentError::Malformed("nothing was asked for"))?;
+        let child = self.pending.as_ref().ok_or(ContentError::Malformed("nothing was asked for"))?;
         let (visible, body) = node_block::open(&child.cid, child.key.as_ref(), block)?;
         if visible.kind != NodeKind::List {
             return Err(ContentError::Malformed("a root inside a list"));

@@ -44,9 +44,7 @@ impl Metadata {
     pub(super) fn check(&self) -> Result<(), ContentError> {
         let texts = [&self.name, &self.media_type, &self.chunker];
         if texts.into_iter().flatten().any(|text| text.len() > MAX_TEXT) {
-            return Err(ContentError::TooLarge(
-                "a name or media type of more than 4096 bytes",
-            ));
+            return Err(ContentError::TooLarge("a name or media type of more than 4096 bytes"));
         }
         Ok(())
     }
@@ -119,15 +117,7 @@ impl<I: Item> Encoder<I> {
 
     /// With another bound on list bytes per node, for tests of deep trees. Part of what fixes the CID.
     fn with_limit(sealing: Sealing, limit: usize) -> Self {
-        Self {
-            sealing,
-            limit,
-            items: Vec::new(),
-            items_cost: 0,
-            levels: Vec::new(),
-            last: None,
-            size: 0,
-        }
+        Self { sealing, limit, items: Vec::new(), items_cost: 0, levels: Vec::new(), last: None, size: 0 }
     }
 
     /// Adds the next item, and answers with the list nodes that became full.
@@ -137,10 +127,7 @@ impl<I: Item> Encoder<I> {
     pub fn push(&mut self, item: I) -> Result<Vec<Block>, ContentError> {
         item.check(self.last.as_deref())?;
         self.last = item.order().map(String::from);
-        self.size = self
-            .size
-            .checked_add(item.size())
-            .ok_or(ContentError::TooLarge("its size"))?;
+        self.size = self.size.checked_add(item.size()).ok_or(ContentError::TooLarge("its size"))?;
         let mut made = Vec::new();
         if self.items_cost + item.cost() > self.limit {
             let full = std::mem::take(&mut self.items);
@@ -175,22 +162,14 @@ impl<I: Item> Encoder<I> {
             }
             Listed::Lists(self.levels.pop().unwrap_or_default())
         };
-        let metadata = Metadata {
-            size: self.size,
-            ..metadata
-        };
+        let metadata = Metadata { size: self.size, ..metadata };
         let listed = top.blocks();
         let body = sealed::encode(Some(metadata), top)?;
         let (root, key) = node_block::encode(&self.sealing, I::ROOT, &listed, body)?;
         let link = Link { cid: root.cid, key };
         let root_len = u32::try_from(root.bytes.len()).map_err(|_| ContentError::TooLarge("its root"))?;
         blocks.push(root);
-        Ok(Finished {
-            blocks,
-            link,
-            root_len,
-            size: self.size,
-        })
+        Ok(Finished { blocks, link, root_len, size: self.size })
     }
 
     /// Adds a finished list node to the level above; a level that is full becomes a list node itself.
@@ -209,25 +188,12 @@ impl<I: Item> Encoder<I> {
 
     fn list(&self, listed: Listed<I>, made: &mut Vec<Block>) -> Result<Child, ContentError> {
         let overflow = ContentError::TooLarge("its size");
-        let (size, items) = (
-            listed.size().ok_or(overflow.clone())?,
-            listed.items().ok_or(overflow)?,
-        );
+        let (size, items) = (listed.size().ok_or(overflow.clone())?, listed.items().ok_or(overflow)?);
         let blocks = listed.blocks();
-        let (block, key) = node_block::encode(
-            &self.sealing,
-            NodeKind::List,
-            &blocks,
-            sealed::encode(None, listed)?,
-        )?;
+        let (block, key) =
+            node_block::encode(&self.sealing, NodeKind::List, &blocks, sealed::encode(None, listed)?)?;
         let len = u32::try_from(block.bytes.len()).map_err(|_| ContentError::TooLarge("a list"))?;
-        let child = Child {
-            cid: block.cid,
-            len,
-            key,
-            size,
-            items,
-        };
+        let child = Child { cid: block.cid, len, key, size, items };
         made.push(block);
         Ok(child)
     }

@@ -26,11 +26,7 @@ pub struct Collision;
 /// [`Collision`] when the bytes contain a known SHA-1 attack (Stevens' counter-cryptanalysis, 2013).
 pub fn sha1_checked(bytes: &[u8]) -> Result<Digest, Collision> {
     let result = sha1_checked::Sha1::try_digest(bytes);
-    if result.has_collision() {
-        Err(Collision)
-    } else {
-        Ok((*result.hash()).into())
-    }
+    if result.has_collision() { Err(Collision) } else { Ok((*result.hash()).into()) }
 }
 
 #[cfg(test)]

@@ -42,10 +42,7 @@ impl FromStr for Link {
             Some((cid, key)) => (cid, Some(parse_key(key)?)),
             None => (rest, None),
         };
-        Ok(Self {
-            cid: cid.parse()?,
-            key,
-        })
+        Ok(Self { cid: cid.parse()?, key })
     }
 }
 
@@ -54,9 +51,7 @@ fn parse_key(text: &str) -> Result<Key, LinkError> {
         return Err(LinkError::Key);
     }
     // The decoder refuses trailing bits that are not zero: one key has one text.
-    let bytes = BASE64URL_NOPAD
-        .decode(text.as_bytes())
-        .map_err(|_| LinkError::Key)?;
+    let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| LinkError::Key)?;
     bytes.try_into().map(Key::new).map_err(|_| LinkError::Key)
 }
 
@@ -73,12 +68,7 @@ impl fmt::Display for Link {
 /// Without the key: links are printed on purpose, never by accident.
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{SCHEME}{}{}",
-            self.cid,
-            if self.key.is_some() { "#…" } else { "" }
-        )
+        write!(f, "{SCHEME}{}{}", self.cid, if self.key.is_some() { "#…" } else { "" })
     }
 }
 
@@ -91,10 +81,7 @@ mod tests {
 
     #[test]
     fn links_come_back_and_debug_hides_the_key() {
-        let link = Link {
-            cid: Cid::of(Codec::DagCbor, b"x"),
-            key: Some(Key::new([9; 32])),
-        };
+        let link = Link { cid: Cid::of(Codec::DagCbor, b"x"), key: Some(Key::new([9; 32])) };
         let text = link.to_string();
         assert_eq!(text.parse::<Link>(), Ok(link.clone()));
         assert!(!format!("{link:?}").contains(&text[text.len() - 43..]));
@@ -105,18 +92,11 @@ mod tests {
 
     #[test]
     fn a_key_that_is_cut_or_altered_is_refused() {
-        let link = Link {
-            cid: Cid::of(Codec::DagCbor, b"x"),
-            key: Some(Key::new([9; 32])),
-        }
-        .to_string();
+        let link = Link { cid: Cid::of(Codec::DagCbor, b"x"), key: Some(Key::new([9; 32])) }.to_string();
         assert_eq!(link[..link.len() - 1].parse::<Link>(), Err(LinkError::Key));
         assert_eq!(format!("{link}A").parse::<Link>(), Err(LinkError::Key));
         // The last character carries two bits that no key uses.
-        assert_eq!(
-            format!("{}l", &link[..link.len() - 1]).parse::<Link>(),
-            Err(LinkError::Key)
-        );
+        assert_eq!(format!("{}l", &link[..link.len() - 1]).parse::<Link>(), Err(LinkError::Key));
         assert!("storgo://#".parse::<Link>().is_err() && "http://x".parse::<Link>().is_err());
     }
 

@@ -97,14 +97,7 @@ fn decode(block: &[u8]) -> Result<(Visible, Node), ContentError> {
     }
     let links: Result<_, _> = node.links.iter().map(|cid| Cid::try_from(*cid)).collect();
     let links = links.map_err(|_| ContentError::Malformed("a link of a foreign kind"))?;
-    Ok((
-        Visible {
-            kind: node.kind,
-            links,
-            lens: node.lens.clone(),
-        },
-        node,
-    ))
+    Ok((Visible { kind: node.kind, links, lens: node.lens.clone() }, node))
 }
 
 /// Makes a node block of a body and of what everybody may see, and the key to it (none in plain mode).
@@ -200,11 +193,7 @@ mod tests {
         let order: Vec<usize> = [&b"av"[..], b"dkind", b"dlens", b"elinks", b"fsealed"]
             .iter()
             .map(|name| {
-                block
-                    .bytes
-                    .windows(name.len() - 1)
-                    .position(|w| w == &name[1..])
-                    .expect("the key is there")
+                block.bytes.windows(name.len() - 1).position(|w| w == &name[1..]).expect("the key is there")
             })
             .collect();
         assert!(order.is_sorted(), "{order:?}");

@@ -64,10 +64,7 @@ pub fn seal_chunk(sealing: &Sealing, mut chunk: Vec<u8>) -> Result<SealedChunk, 
             (Cid::of(Codec::Raw, &chunk), Some(key))
         }
     };
-    Ok(SealedChunk {
-        entry: Entry { cid, len, key, hash },
-        block: chunk,
-    })
+    Ok(SealedChunk { entry: Entry { cid, len, key, hash }, block: chunk })
 }
 
 /// Decrypts a block in place and checks what came out. The caller has checked the block against its CID, or not: a
@@ -91,9 +88,7 @@ pub fn open_chunk(entry: &Entry, mut block: Vec<u8>) -> Result<Vec<u8>, ContentE
 
 /// The CID of public data, refused where it was crafted to collide.
 pub(super) fn public_cid(codec: Codec, block: &[u8]) -> Result<Cid, ContentError> {
-    sha1_checked(block)
-        .map(|digest| Cid::new(codec, digest))
-        .map_err(|_| ContentError::Collision)
+    sha1_checked(block).map(|digest| Cid::new(codec, digest)).map_err(|_| ContentError::Collision)
 }
 
 /// `derive_key(context, first ‖ second)`.
@@ -112,12 +107,7 @@ pub(super) fn apply_keystream(key: &Key, bytes: &mut [u8]) {
 /// As `[cid, len, key, hash]`, the CID as a CBOR link.
 impl Serialize for Entry {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (
-            cid::Cid::from(self.cid),
-            self.len,
-            &self.key,
-            serde_bytes::Bytes::new(&self.hash),
-        )
+        (cid::Cid::from(self.cid), self.len, &self.key, serde_bytes::Bytes::new(&self.hash))
             .serialize(serializer)
     }
 }
@@ -127,12 +117,7 @@ impl<'de> Deserialize<'de> for Entry {
         type Parts = (cid::Cid, u32, Option<Key>, serde_bytes::ByteArray<32>);
         let (cid, len, key, hash) = Parts::deserialize(deserializer)?;
         let cid = cid.try_into().map_err(serde::de::Error::custom)?;
-        Ok(Self {
-            cid,
-            len,
-            key,
-            hash: hash.into_array(),
-        })
+        Ok(Self { cid, len, key, hash: hash.into_array() })
     }
 }
 
@@ -148,12 +133,7 @@ mod tests {
 
     #[test]
     fn equal_chunks_converge_under_one_secret_alone() {
-        let seal = |byte| {
-            seal_chunk(&sealing(byte), b"hello".to_vec())
-                .expect("sealed")
-                .entry
-                .cid
-        };
+        let seal = |byte| seal_chunk(&sealing(byte), b"hello".to_vec()).expect("sealed").entry.cid;
         assert_eq!(seal(1), seal(1));
         assert_ne!(seal(1), seal(2));
     }

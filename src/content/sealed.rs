@@ -133,21 +133,15 @@ impl<I: Item> Listed<I> {
 
     pub(super) fn size(&self) -> Option<u64> {
         match self {
-            Self::Items(items) => items
-                .iter()
-                .try_fold(0_u64, |sum, item| sum.checked_add(item.size())),
-            Self::Lists(lists) => lists
-                .iter()
-                .try_fold(0_u64, |sum, child| sum.checked_add(child.size)),
+            Self::Items(items) => items.iter().try_fold(0_u64, |sum, item| sum.checked_add(item.size())),
+            Self::Lists(lists) => lists.iter().try_fold(0_u64, |sum, child| sum.checked_add(child.size)),
         }
     }
 
     pub(super) fn items(&self) -> Option<u64> {
         match self {
             Self::Items(items) => Some(items.len() as u64),
-            Self::Lists(lists) => lists
-                .iter()
-                .try_fold(0_u64, |sum, child| sum.checked_add(child.items)),
+            Self::Lists(lists) => lists.iter().try_fold(0_u64, |sum, child| sum.checked_add(child.items)),
         }
     }
 }
@@ -180,9 +174,7 @@ pub(super) fn decode<I: Item>(bytes: &[u8]) -> Result<(Option<Metadata>, Listed<
         (Some(items), None) => Listed::Items(items),
         (None, Some(lists)) => Listed::Lists(lists),
         _ => {
-            return Err(ContentError::Malformed(
-                "it lists neither items nor lists, or both",
-            ));
+            return Err(ContentError::Malformed("it lists neither items nor lists, or both"));
         }
     };
     Ok((body.meta, listed))
@@ -191,14 +183,7 @@ pub(super) fn decode<I: Item>(bytes: &[u8]) -> Result<(Option<Metadata>, Listed<
 /// As `[cid, len, key, size, items]`.
 impl Serialize for Child {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (
-            cid::Cid::from(self.cid),
-            self.len,
-            &self.key,
-            self.size,
-            self.items,
-        )
-            .serialize(serializer)
+        (cid::Cid::from(self.cid), self.len, &self.key, self.size, self.items).serialize(serializer)
     }
 }
 
@@ -207,13 +192,7 @@ impl<'de> Deserialize<'de> for Child {
         type Parts = (cid::Cid, u32, Option<Key>, u64, u64);
         let (cid, len, key, size, items) = Parts::deserialize(deserializer)?;
         let cid = cid.try_into().map_err(serde::de::Error::custom)?;
-        Ok(Self {
-            cid,
-            len,
-            key,
-            size,
-            items,
-        })
+        Ok(Self { cid, len, key, size, items })
     }
 }
 
@@ -222,43 +201,17 @@ impl Serialize for DirEntry {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let dir = self.kind == EntryKind::Dir;
         let cid = cid::Cid::from(self.link.cid);
-        (
-            &self.name,
-            cid,
-            self.root_len,
-            &self.link.key,
-            dir,
-            self.size,
-            self.mtime,
-            self.mode,
-        )
+        (&self.name, cid, self.root_len, &self.link.key, dir, self.size, self.mtime, self.mode)
             .serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for DirEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        type Parts = (
-            String,
-            cid::Cid,
-            u32,
-            Option<Key>,
-            bool,
-            u64,
-            Option<i64>,
-            Option<u32>,
-        );
+        type Parts = (String, cid::Cid, u32, Option<Key>, bool, u64, Option<i64>, Option<u32>);
         let (name, cid, root_len, key, dir, size, mtime, mode) = Parts::deserialize(deserializer)?;
         let cid = cid.try_into().map_err(serde::de::Error::custom)?;
         let kind = if dir { EntryKind::Dir } else { EntryKind::File };
-        Ok(Self {
-            name,
-            link: Link { cid, key },
-            root_len,
-            kind,
-            size,
-            mtime,
-            mode,
-        })
+        Ok(Self { name, link: Link { cid, key }, root_len, kind, size, mtime, mode })
     }
 }

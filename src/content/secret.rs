@@ -105,11 +105,7 @@ impl ClusterKey {
 
     /// The secret that the cluster's chunk keys are derived from (by way of the read key).
     pub fn convergence_secret(&self) -> ConvergenceSecret {
-        ConvergenceSecret(
-            self.0
-                .derive("storgo v1 read key")
-                .derive("storgo v1 convergence secret"),
-        )
+        ConvergenceSecret(self.0.derive("storgo v1 read key").derive("storgo v1 convergence secret"))
     }
 }
 

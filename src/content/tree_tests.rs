@@ -16,19 +16,11 @@ fn sealing() -> Sealing {
 }
 
 fn entry(n: u32, len: u32) -> Entry {
-    Entry {
-        cid: Cid::of(Codec::Raw, &n.to_be_bytes()),
-        len,
-        key: Some(Key::new([1; 32])),
-        hash: [2; 32],
-    }
+    Entry { cid: Cid::of(Codec::Raw, &n.to_be_bytes()), len, key: Some(Key::new([1; 32])), hash: [2; 32] }
 }
 
 fn name(name: &str) -> DirEntry {
-    let link = Link {
-        cid: Cid::of(Codec::DagCbor, name.as_bytes()),
-        key: Some(Key::new([3; 32])),
-    };
+    let link = Link { cid: Cid::of(Codec::DagCbor, name.as_bytes()), key: Some(Key::new([3; 32])) };
     DirEntry {
         name: name.into(),
         link,
@@ -49,10 +41,7 @@ fn encode<I: Item>(items: &[I], limit: usize) -> (HashMap<Cid, Vec<u8>>, Finishe
     }
     let finished = encoder.finish(Metadata::default()).expect("finished");
     blocks.extend(finished.blocks.clone());
-    (
-        blocks.into_iter().map(|block| (block.cid, block.bytes)).collect(),
-        finished,
-    )
+    (blocks.into_iter().map(|block| (block.cid, block.bytes)).collect(), finished)
 }
 
 /// Everything from where the tree stands, and how many list nodes it took.
@@ -161,8 +150,5 @@ fn full_nodes_stay_within_a_mebibyte() {
             longest = longest.max(block.bytes.len());
         }
     }
-    assert!(
-        (MAX_NODE_LEN * 9 / 10..=MAX_NODE_LEN).contains(&longest),
-        "{longest}"
-    );
+    assert!((MAX_NODE_LEN * 9 / 10..=MAX_NODE_LEN).contains(&longest), "{longest}");
 }

@@ -74,11 +74,7 @@ impl Providers {
 
     /// When the next resting provider may be asked again.
     pub(super) fn next_rested(&self, now: Instant) -> Option<Instant> {
-        self.known
-            .values()
-            .filter_map(|provider| provider.rests_until)
-            .filter(|until| *until > now)
-            .min()
+        self.known.values().filter_map(|provider| provider.rests_until).filter(|until| *until > now).min()
     }
 
     /// An answer of `len` bytes has come. `took`: since it was asked.
@@ -87,9 +83,7 @@ impl Providers {
             return;
         };
         // Answers come one after the other: the time since the last one is what this one took.
-        let took = provider
-            .busy_since
-            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let took = provider.busy_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         if len > 0 {
             #[allow(clippy::cast_precision_loss)]
             let rate = len as f64 / took.as_secs_f64().max(1e-4);
@@ -142,9 +136,7 @@ mod tests {
             }
         }
         let cid = Cid::of(Codec::Raw, b"x");
-        let picks: Vec<_> = (0..7)
-            .filter_map(|_| providers.pick(&cid, 1 << 20, &[], start))
-            .collect();
+        let picks: Vec<_> = (0..7).filter_map(|_| providers.pick(&cid, 1 << 20, &[], start)).collect();
         assert!(picks.iter().all(|peer| *peer == fast), "a hundred times as fast");
         assert_eq!(providers.pick(&cid, 1 << 20, &[fast], start), Some(slow));
     }
@@ -160,16 +152,10 @@ mod tests {
         assert_eq!(providers.pick(&cid, 1, &[], now), Some(b));
         providers.ban(b);
         assert!(!providers.add(b));
-        assert_eq!(
-            (providers.pick(&cid, 1, &[], now), providers.may_have(&cid)),
-            (None, false)
-        );
+        assert_eq!((providers.pick(&cid, 1, &[], now), providers.may_have(&cid)), (None, false));
         let other = Cid::of(Codec::Raw, b"y");
         providers.lost(&a, now);
-        assert_eq!(
-            (providers.pick(&other, 1, &[], now), providers.may_have(&other)),
-            (None, true)
-        );
+        assert_eq!((providers.pick(&other, 1, &[], now), providers.may_have(&other)), (None, true));
         assert_eq!(providers.pick(&other, 1, &[], now + REST), Some(a));
     }
 }

@@ -126,21 +126,12 @@ impl Session {
 
     /// Whether a block was fetched by this session.
     pub fn came_from_peer(&self, cid: &Cid) -> bool {
-        self.inner
-            .senders
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains_key(cid)
+        self.inner.senders.lock().unwrap_or_else(PoisonError::into_inner).contains_key(cid)
     }
 
     /// The block's name is right and its content is not: sets it aside, and never asks again who sent it.
     pub async fn reject(&self, cid: &Cid) {
-        let sender = self
-            .inner
-            .senders
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(cid);
+        let sender = self.inner.senders.lock().unwrap_or_else(PoisonError::into_inner).remove(cid);
         if let Some(peer) = sender {
             tracing::warn!(%peer, %cid, "a peer sent a forged block");
             self.inner.state.providers(|providers| providers.ban(peer));
@@ -156,10 +147,7 @@ impl Session {
 
     async fn stored(&self, cid: Cid) -> Result<Option<Vec<u8>>, FetchError> {
         let store = self.inner.fetcher.store.clone();
-        match tokio::task::spawn_blocking(move || store.get(&cid))
-            .await
-            .map_err(|_| FetchError::Worker)?
-        {
+        match tokio::task::spawn_blocking(move || store.get(&cid)).await.map_err(|_| FetchError::Worker)? {
             Ok(block) => Ok(block),
             // Set aside; peers may have a good one.
             Err(StoreError::Corrupt { .. }) => Ok(None),
@@ -200,11 +188,7 @@ impl Session {
                 }
             }
             if tries.is_empty() && self.given_up(&cid) {
-                return Err(if bad > 0 {
-                    FetchError::Corrupt { cid }
-                } else {
-                    FetchError::NotFound { cid }
-                });
+                return Err(if bad > 0 { FetchError::Corrupt { cid } } else { FetchError::NotFound { cid } });
             }
             let deadline = self.deadline();
             let wake = self.wake(deadline, hedge_at);
@@ -242,31 +226,16 @@ impl Session {
         weight: u64,
     ) -> (PeerId, Result<Vec<u8>, Failure>) {
         // Given back also where the asker goes away.
-        let mut turn = Turn {
-            state: &self.inner.state,
-            peer,
-            weight,
-            got: 0,
-        };
+        let mut turn = Turn { state: &self.inner.state, peer, weight, got: 0 };
         let answer = self.inner.fetcher.transfers.get(peer, cid, len).await;
         match &answer {
             Ok(block) => {
                 turn.got = block.len() as u64;
-                *self
-                    .inner
-                    .state
-                    .progress
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                *self.inner.state.progress.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             }
-            Err(Failure::Missing) => self
-                .inner
-                .state
-                .providers(|providers| providers.lacks(&peer, cid)),
+            Err(Failure::Missing) => self.inner.state.providers(|providers| providers.lacks(&peer, cid)),
             Err(Failure::Lost | Failure::Busy) => {
-                self.inner
-                    .state
-                    .providers(|providers| providers.lost(&peer, Instant::now()));
+                self.inner.state.providers(|providers| providers.lost(&peer, Instant::now()));
             }
             Err(Failure::Violation) => {
                 tracing::warn!(%peer, "a peer breaks the transfer protocol and is not asked again");
@@ -304,23 +273,12 @@ impl Session {
     }
 
     fn deadline(&self) -> Instant {
-        *self
-            .inner
-            .state
-            .progress
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            + self.inner.timeout
+        *self.inner.state.progress.lock().unwrap_or_else(PoisonError::into_inner) + self.inner.timeout
     }
 
     /// A reader that paused has not waited for the network: its time begins when it asks.
     fn progressed_if_idle(&self) {
-        let mut progress = self
-            .inner
-            .state
-            .progress
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut progress = self.inner.state.progress.lock().unwrap_or_else(PoisonError::into_inner);
         if progress.elapsed() >= self.inner.timeout {
             *progress = Instant::now();
         }
@@ -329,21 +287,12 @@ impl Session {
     fn wake(&self, deadline: Instant, hedge_at: Option<Instant>) -> Instant {
         let now = Instant::now();
         let rested = self.inner.state.providers(|providers| providers.next_rested(now));
-        [Some(deadline), rested, hedge_at]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(deadline)
+        [Some(deadline), rested, hedge_at].into_iter().flatten().min().unwrap_or(deadline)
     }
 
     /// Whether everybody has been asked, more than once, and nobody can have it.
     fn given_up(&self, cid: &Cid) -> bool {
-        let rounds = *self
-            .inner
-            .state
-            .rounds
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let rounds = *self.inner.state.rounds.lock().unwrap_or_else(PoisonError::into_inner);
         rounds >= ROUNDS
             && !self.inner.fetcher.transfers.net().connected().is_empty()
             && !self.inner.state.providers(|providers| providers.may_have(cid))
@@ -351,11 +300,7 @@ impl Session {
 
     /// Begins to look for providers, once per session.
     fn discover(&self) {
-        let mut discovery = self
-            .inner
-            .discovery
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut discovery = self.inner.discovery.lock().unwrap_or_else(PoisonError::into_inner);
         if discovery.is_some() {
             return;
         }
@@ -378,8 +323,7 @@ struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.state
-            .providers(|providers| providers.gave(&self.peer, self.weight, self.got, Instant::now()));
+        self.state.providers(|providers| providers.gave(&self.peer, self.weight, self.got, Instant::now()));
         self.state.changed.notify_waiters();
     }
 }

@@ -31,10 +31,8 @@ pub fn load_or_create_token(data_dir: &Path) -> Result<String, NodeError> {
     let fail = |e| NodeError::new(ErrorCode::Other, format!("cannot use {}: {e}", path.display()));
     match fs::read_to_string(&path) {
         Ok(token) if token.trim().len() >= 32 => Ok(token.trim().to_owned()),
-        Ok(_) => Err(
-            NodeError::new(ErrorCode::Other, format!("{} holds no token", path.display()))
-                .hint("remove the file: the node makes a new one"),
-        ),
+        Ok(_) => Err(NodeError::new(ErrorCode::Other, format!("{} holds no token", path.display()))
+            .hint("remove the file: the node makes a new one")),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let token = BASE64URL_NOPAD.encode(Key::random().as_bytes());
             write_secret(&path, format!("{token}\n").as_bytes()).map_err(fail)?;
@@ -57,11 +55,7 @@ pub(super) async fn require_token(State(door): State<Door>, request: Request, ne
     match shown.map(|token| blake3::hash(token.as_bytes())) {
         Some(hash) if hash == blake3::hash(door.token.as_bytes()) => next.run(request).await,
         shown => {
-            let message = if shown.is_some() {
-                "this token is not valid"
-            } else {
-                "a token is needed"
-            };
+            let message = if shown.is_some() { "this token is not valid" } else { "a token is needed" };
             let error = NodeError::new(ErrorCode::Denied, message)
                 .hint("send `Authorization: Bearer …` with the token from `api.token` in the data directory");
             Problem::with_status(error, 401).into_response()
@@ -85,11 +79,7 @@ fn host_is_ours(headers: &HeaderMap, uri: &Uri) -> bool {
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return false;
     };
-    let Some(host) = host
-        .to_str()
-        .ok()
-        .and_then(|h| h.parse::<http::uri::Authority>().ok())
-    else {
+    let Some(host) = host.to_str().ok().and_then(|h| h.parse::<http::uri::Authority>().ok()) else {
         return false;
     };
     // An absolute-form target may not name another host than the header does.
@@ -112,23 +102,11 @@ mod tests {
 
     #[test]
     fn only_loopback_names_are_served() {
-        for host in [
-            "127.0.0.1:8080",
-            "localhost",
-            "LOCALHOST:1",
-            "[::1]:8080",
-            "127.0.0.2",
-        ] {
+        for host in ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "[::1]:8080", "127.0.0.2"] {
             assert!(accepts(host), "{host}");
         }
-        for host in [
-            "evil.example",
-            "localhost.evil.example",
-            "10.0.0.1:8080",
-            "127.0.0.1@evil",
-            "",
-            "[::2]",
-        ] {
+        for host in ["evil.example", "localhost.evil.example", "10.0.0.1:8080", "127.0.0.1@evil", "", "[::2]"]
+        {
             assert!(!accepts(host), "{host}");
         }
         assert!(!host_is_ours(&HeaderMap::new(), &Uri::from_static("/")));

@@ -31,10 +31,7 @@ pub(super) async fn read(
     let reference = files::reference(&text, &headers)?;
     let opened = door.node.open(&reference, timeout(&headers)?).await?;
     let etag = format!("\"{}\"", opened.cid());
-    if headers
-        .get(header::IF_NONE_MATCH)
-        .is_some_and(|value| etag_listed(value, &etag))
-    {
+    if headers.get(header::IF_NONE_MATCH).is_some_and(|value| etag_listed(value, &etag)) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
     let size = opened.size();
@@ -48,39 +45,32 @@ pub(super) async fn read(
         Some(Wanted::Unsatisfiable) => {
             let error = NodeError::new(ErrorCode::BadRequest, format!("the file has {size} bytes only"));
             let mut response = Problem::with_status(error, 416).into_response();
-            response
-                .headers_mut()
-                .insert(header::CONTENT_RANGE, header_value(&format!("bytes */{size}")));
+            response.headers_mut().insert(header::CONTENT_RANGE, header_value(&format!("bytes */{size}")));
             return Ok(response);
         }
         Some(Wanted::Part(range)) => Some(range),
         None => None,
     };
-    let mut response = Response::builder()
-        .header(header::ETAG, etag)
-        .header("x-content-type-options", "nosniff");
+    let mut response =
+        Response::builder().header(header::ETAG, etag).header("x-content-type-options", "nosniff");
     response = match opened.kind() {
         ContentKind::File => {
             let len = range.as_ref().map_or(size, |r| r.end - r.start);
             response
                 .header(KIND_HEADER, "file")
-                .header(
-                    header::CONTENT_TYPE,
-                    opened.media_type().unwrap_or("application/octet-stream"),
-                )
+                .header(header::CONTENT_TYPE, opened.media_type().unwrap_or("application/octet-stream"))
                 .header(header::CONTENT_LENGTH, len)
                 .header(header::ACCEPT_RANGES, "bytes")
         }
-        ContentKind::Dir => response
-            .header(KIND_HEADER, "dir")
-            .header(header::CONTENT_TYPE, "application/x-tar"),
+        ContentKind::Dir => {
+            response.header(KIND_HEADER, "dir").header(header::CONTENT_TYPE, "application/x-tar")
+        }
     };
     response = response.header(header::CONTENT_DISPOSITION, disposition(&opened.file_name()));
     if let Some(range) = &range {
-        response = response.status(StatusCode::PARTIAL_CONTENT).header(
-            header::CONTENT_RANGE,
-            format!("bytes {}-{}/{size}", range.start, range.end - 1),
-        );
+        response = response
+            .status(StatusCode::PARTIAL_CONTENT)
+            .header(header::CONTENT_RANGE, format!("bytes {}-{}/{size}", range.start, range.end - 1));
     }
     let body = if method == Method::HEAD {
         Body::empty()
@@ -89,20 +79,14 @@ pub(super) async fn read(
         let bytes = opened.read(ReadOptions { range });
         Body::from_stream(bytes.inspect_err(move |error| failures.note(&id, error.clone())))
     };
-    response
-        .body(body)
-        .map_err(|e| Problem::bad_request(format!("the answer has an impossible header: {e}")))
+    response.body(body).map_err(|e| Problem::bad_request(format!("the answer has an impossible header: {e}")))
 }
 
 /// `GET /blocks/{cid}`: one block as it is stored here, sealed.
 pub(super) async fn block(State(door): State<Door>, Path(text): Path<String>) -> Result<Response, Problem> {
     let cid = text.parse().map_err(|e| Problem::bad_request(format!("{e}")))?;
     let bytes = door.node.block(&cid).await?;
-    Ok((
-        [(header::CONTENT_TYPE, "application/octet-stream")],
-        Bytes::from(bytes),
-    )
-        .into_response())
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Bytes::from(bytes)).into_response())
 }
 
 fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
@@ -118,16 +102,12 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
 
 fn etag_listed(value: &HeaderValue, etag: &str) -> bool {
     let Ok(text) = value.to_str() else { return false };
-    text.split(',')
-        .map(str::trim)
-        .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag)
+    text.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag)
 }
 
 /// A range counts where there is no `If-Range`, or where it names this very content (strong comparison).
 fn if_range_holds(headers: &HeaderMap, etag: &str) -> bool {
-    headers
-        .get(header::IF_RANGE)
-        .is_none_or(|value| value.as_bytes() == etag.as_bytes())
+    headers.get(header::IF_RANGE).is_none_or(|value| value.as_bytes() == etag.as_bytes())
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -163,24 +143,14 @@ fn parse_range(text: &str, size: u64) -> Option<Wanted> {
             (start, last.saturating_add(1).min(size))
         }
     };
-    Some(if start >= size {
-        Wanted::Unsatisfiable
-    } else {
-        Wanted::Part(start..end)
-    })
+    Some(if start >= size { Wanted::Unsatisfiable } else { Wanted::Part(start..end) })
 }
 
 /// `attachment` with the name twice: in plain ASCII for old readers, and in full by RFC 8187.
 fn disposition(name: &str) -> HeaderValue {
     let plain: String = name
         .chars()
-        .map(|c| {
-            if c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '%') || c == ' ' {
-                c
-            } else {
-                '_'
-            }
-        })
+        .map(|c| if c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '%') || c == ' ' { c } else { '_' })
         .collect();
     let full: String = name.bytes().fold(String::new(), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
@@ -191,9 +161,7 @@ fn disposition(name: &str) -> HeaderValue {
         }
         out
     });
-    header_value(&format!(
-        "attachment; filename=\"{plain}\"; filename*=UTF-8''{full}"
-    ))
+    header_value(&format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{full}"))
 }
 
 fn header_value(text: &str) -> HeaderValue {
@@ -215,15 +183,7 @@ mod tests {
         assert_eq!(parse_range("bytes=100-", 100), Some(Wanted::Unsatisfiable));
         assert_eq!(parse_range("bytes=-0", 100), Some(Wanted::Unsatisfiable));
         assert_eq!(parse_range("bytes=0-", 0), Some(Wanted::Unsatisfiable));
-        for ignored in [
-            "bytes=9-1",
-            "bytes=1-2,4-5",
-            "lines=1-2",
-            "bytes=",
-            "bytes=-",
-            "bytes=+1-2",
-            "5-6",
-        ] {
+        for ignored in ["bytes=9-1", "bytes=1-2,4-5", "lines=1-2", "bytes=", "bytes=-", "bytes=+1-2", "5-6"] {
             assert_eq!(parse_range(ignored, 100), None, "{ignored}");
         }
     }

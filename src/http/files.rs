@@ -91,10 +91,7 @@ pub(super) async fn list(
 
 /// The file that a path and the key header name.
 pub(super) fn reference(text: &str, headers: &HeaderMap) -> Result<Reference, Problem> {
-    let key = headers
-        .get(KEY_HEADER)
-        .map(|value| parse_key(value.as_bytes()))
-        .transpose()?;
+    let key = headers.get(KEY_HEADER).map(|value| parse_key(value.as_bytes())).transpose()?;
     Ok(Reference::new(text, key))
 }
 
@@ -122,11 +119,7 @@ pub(super) async fn info(
     headers: HeaderMap,
 ) -> Result<Json<FileInfo>, Problem> {
     let Query(query) = query.map_err(|e| Problem::bad_request(e.body_text()))?;
-    Ok(Json(
-        door.node
-            .info(&reference(&text, &headers)?, query.providers)
-            .await?,
-    ))
+    Ok(Json(door.node.info(&reference(&text, &headers)?, query.providers).await?))
 }
 
 #[derive(Deserialize)]
@@ -146,11 +139,7 @@ pub(super) async fn placement(
     let Query(query) = query.map_err(|e| Problem::bad_request(e.body_text()))?;
     let wait =
         Duration::try_from_secs_f64(query.wait).map_err(|e| Problem::bad_request(format!("wait: {e}")))?;
-    Ok(Json(
-        door.node
-            .placement(&reference(&text, &headers)?, wait.min(MAX_WAIT))
-            .await?,
-    ))
+    Ok(Json(door.node.placement(&reference(&text, &headers)?, wait.min(MAX_WAIT)).await?))
 }
 
 /// `DELETE /files/{reference}`.
@@ -183,9 +172,6 @@ pub(super) async fn open_link(
     body: Result<Json<OpenBody>, JsonRejection>,
 ) -> Result<Json<FileInfo>, Problem> {
     let Json(body) = body.map_err(|e| Problem::bad_request(e.body_text()))?;
-    let link = body
-        .link
-        .parse()
-        .map_err(|e| Problem::bad_request(format!("link: {e}")))?;
+    let link = body.link.parse().map_err(|e| Problem::bad_request(format!("link: {e}")))?;
     Ok(Json(door.node.open_link(&link).await?))
 }

@@ -42,9 +42,7 @@ pub(super) async fn connect(
     body: Result<Json<ConnectBody>, JsonRejection>,
 ) -> Result<Json<Connected>, Problem> {
     let Json(body) = body.map_err(|e| Problem::bad_request(e.body_text()))?;
-    Ok(Json(Connected {
-        peer: door.node.connect(body.addr).await?,
-    }))
+    Ok(Json(Connected { peer: door.node.connect(body.addr).await? }))
 }
 
 /// `GET /status`.

@@ -38,10 +38,7 @@ impl Problem {
 
 impl From<NodeError> for Problem {
     fn from(error: NodeError) -> Self {
-        Self {
-            status: error.code.http_status(),
-            error,
-        }
+        Self { status: error.code.http_status(), error }
     }
 }
 
@@ -68,10 +65,7 @@ impl IntoResponse for Problem {
         };
         let mut response = (status, Json(document)).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -113,11 +107,7 @@ impl Failures {
 
     fn of(&self, id: &str) -> Option<NodeError> {
         let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        failures
-            .iter()
-            .rev()
-            .find(|(known, _)| known == id)
-            .map(|(_, error)| error.clone())
+        failures.iter().rev().find(|(known, _)| known == id).map(|(_, error)| error.clone())
     }
 }
 
@@ -125,11 +115,9 @@ impl Failures {
 pub(super) async fn recall(State(door): State<Door>, Path(id): Path<String>) -> Problem {
     match door.failures.of(&id) {
         Some(error) => error.into(),
-        None => NodeError::new(
-            ErrorCode::NotFound,
-            "no failure of a request with this id is remembered",
-        )
-        .into(),
+        None => {
+            NodeError::new(ErrorCode::NotFound, "no failure of a request with this id is remembered").into()
+        }
     }
 }
 

@@ -59,9 +59,7 @@ impl Announcer {
     /// Answers when the root has been announced to somebody. A root that is not here drops the question.
     pub(super) fn wait(&mut self, cid: &Cid, reply: oneshot::Sender<u32>) {
         match self.roots.get_mut(cid) {
-            Some(Root {
-                peers: Some(peers), ..
-            }) => drop(reply.send(*peers)),
+            Some(Root { peers: Some(peers), .. }) => drop(reply.send(*peers)),
             Some(root) => root.waiting.push(reply),
             None => {}
         }
@@ -69,11 +67,7 @@ impl Announcer {
 
     /// When something is next to be done.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        if self.in_flight.len() >= IN_FLIGHT {
-            None
-        } else {
-            self.due.first().map(|(at, _)| *at)
-        }
+        if self.in_flight.len() >= IN_FLIGHT { None } else { self.due.first().map(|(at, _)| *at) }
     }
 
     /// The next root to announce now.
@@ -132,12 +126,8 @@ impl Announcer {
     /// The swarm has grown so much that records may belong to other peers now: everything is announced again.
     pub(super) fn swarm_grew(&mut self) {
         let now = Instant::now();
-        let announced: Vec<Cid> = self
-            .roots
-            .iter()
-            .filter(|(_, root)| root.peers.is_some())
-            .map(|(cid, _)| *cid)
-            .collect();
+        let announced: Vec<Cid> =
+            self.roots.iter().filter(|(_, root)| root.peers.is_some()).map(|(cid, _)| *cid).collect();
         for cid in announced {
             self.schedule(cid, now);
         }

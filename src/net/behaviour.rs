@@ -1,6 +1,6 @@
 //! Everything that the swarm does, side by side.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use libp2p::{
     PeerId, StreamProtocol, autonat, dcutr, identify,
@@ -11,7 +11,7 @@ use libp2p::{
 use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
 
 use super::{
-    NetError, NetOptions, TRANSFER_PROTOCOL,
+    NetOptions, TRANSFER_PROTOCOL,
     records::Records,
     streams::{Incoming, Streams},
 };
@@ -56,7 +56,7 @@ impl Behaviour {
         keypair: &Keypair,
         relay_client: relay::client::Behaviour,
         incoming: tokio::sync::mpsc::Sender<Incoming>,
-    ) -> Result<Self, NetError> {
+    ) -> Self {
         let local = keypair.public().to_peer_id();
         let limits = ConnectionLimits::default()
             .with_max_established(Some(options.max_connections))
@@ -65,22 +65,19 @@ impl Behaviour {
             .with_max_pending_outgoing(Some(options.max_connections));
         let identify = identify::Config::new("/storgo/1.0.0".into(), keypair.public())
             .with_agent_version(concat!("storgo/", env!("CARGO_PKG_VERSION")).into());
-        Ok(Self {
+        Self {
             limits: connection_limits::Behaviour::new(limits),
             streams: Streams::new(TRANSFER_PROTOCOL, incoming),
             kad: kademlia(options, local),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
-            mdns: multicast(options, local).map_err(|e| NetError::Setup(format!("mDNS: {e}")))?,
+            mdns: multicast(options, local),
             relay_client,
-            relay_server: options
-                .relay_server
-                .then(|| relay::Behaviour::new(local, relay_config()))
-                .into(),
+            relay_server: options.relay_server.then(|| relay::Behaviour::new(local, relay_config())).into(),
             dcutr: dcutr::Behaviour::new(local),
             autonat_client: autonat::v2::client::Behaviour::default(),
             autonat_server: autonat::v2::server::Behaviour::default(),
-        })
+        }
     }
 }
 
@@ -112,15 +109,15 @@ fn relay_config() -> relay::Config {
 }
 
 /// A machine without a multicast interface is no error: it finds its peers another way.
-fn multicast(options: &NetOptions, local: PeerId) -> io::Result<Toggle<mdns::tokio::Behaviour>> {
+fn multicast(options: &NetOptions, local: PeerId) -> Toggle<mdns::tokio::Behaviour> {
     if !options.mdns {
-        return Ok(None.into());
+        return None.into();
     }
     match mdns::tokio::Behaviour::new(mdns::Config::default(), local) {
-        Ok(behaviour) => Ok(Some(behaviour).into()),
+        Ok(behaviour) => Some(behaviour).into(),
         Err(e) => {
             tracing::warn!("peers on the local network cannot be found by mDNS: {e}");
-            Ok(None.into())
+            None.into()
         }
     }
 }

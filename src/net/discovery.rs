@@ -37,14 +37,8 @@ impl Bootstrap {
         addrs.sort();
         addrs.dedup();
         let now = Instant::now();
-        let entry = |addr| Entry {
-            addr,
-            state: State::Waiting(now),
-            pause: PAUSE.0,
-        };
-        Self {
-            entries: addrs.into_iter().map(entry).collect(),
-        }
+        let entry = |addr| Entry { addr, state: State::Waiting(now), pause: PAUSE.0 };
+        Self { entries: addrs.into_iter().map(entry).collect() }
     }
 
     /// When the next address is to be tried.
@@ -80,18 +74,15 @@ impl Bootstrap {
 
     /// A try has failed; answers with the address where it was one of these.
     pub(super) fn failed(&mut self, id: ConnectionId, error: &DialError) -> Option<&Multiaddr> {
-        let entry = self
-            .entries
-            .iter_mut()
-            .find(|entry| matches!(entry.state, State::Dialing(d) if d == id))?;
-        entry.state = match error {
-            DialError::LocalPeerId { .. } => State::Ourselves,
-            _ => {
-                // Spread, so that a swarm does not knock at its returning bootstrap node all at once.
-                let pause = entry.pause.mul_f64(0.75 + rand::random::<f64>() / 2.0);
-                entry.pause = (entry.pause * 2).min(PAUSE.1);
-                State::Waiting(Instant::now() + pause)
-            }
+        let entry =
+            self.entries.iter_mut().find(|entry| matches!(entry.state, State::Dialing(d) if d == id))?;
+        entry.state = if let DialError::LocalPeerId { .. } = error {
+            State::Ourselves
+        } else {
+            // Spread, so that a swarm does not knock at its returning bootstrap node all at once.
+            let pause = entry.pause.mul_f64(0.75 + rand::random::<f64>() / 2.0);
+            entry.pause = (entry.pause * 2).min(PAUSE.1);
+            State::Waiting(Instant::now() + pause)
         };
         Some(&entry.addr)
     }

@@ -40,11 +40,7 @@ impl Bulk {
         config.set_max_num_streams(STREAMS);
         config.set_max_connection_receive_window(Some(WINDOW));
         config.set_split_send_size(FRAME);
-        Mux {
-            connection: Connection::new(socket, config, mode),
-            waiting: VecDeque::new(),
-            waker: None,
-        }
+        Mux { connection: Connection::new(socket, config, mode), waiting: VecDeque::new(), waker: None }
     }
 }
 

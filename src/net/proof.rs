@@ -43,10 +43,9 @@ pub(super) async fn run(
     match tokio::time::timeout(DEADLINE, proof).await {
         Ok(Ok(())) => Ok((remote, muxer)),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the peer did not prove its membership in time",
-        )),
+        Err(_) => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the peer did not prove its membership in time"))
+        }
     }
 }
 
@@ -66,16 +65,12 @@ async fn prove(
             stream.flush().await?;
             let (theirs, shown) = (read(&mut stream).await?, read(&mut stream).await?);
             check(shown, mac(key, b"listener", local, remote, &ours, &theirs))?;
-            stream
-                .write_all(mac(key, b"dialer", local, remote, &ours, &theirs).as_bytes())
-                .await?;
+            stream.write_all(mac(key, b"dialer", local, remote, &ours, &theirs).as_bytes()).await?;
         } else {
             let theirs = read(&mut stream).await?;
             let ours: [u8; 32] = rand::random();
             stream.write_all(&ours).await?;
-            stream
-                .write_all(mac(key, b"listener", remote, local, &theirs, &ours).as_bytes())
-                .await?;
+            stream.write_all(mac(key, b"listener", remote, local, &theirs, &ours).as_bytes()).await?;
             stream.flush().await?;
             let shown = read(&mut stream).await?;
             check(shown, mac(key, b"dialer", remote, local, &theirs, &ours))?;
@@ -93,11 +88,7 @@ async fn open(muxer: &mut StreamMuxerBox, dialer: bool) -> io::Result<libp2p::co
         if let std::task::Poll::Ready(Err(error)) = muxer.poll_unpin(cx) {
             return std::task::Poll::Ready(Err(error));
         }
-        if dialer {
-            muxer.poll_outbound_unpin(cx)
-        } else {
-            muxer.poll_inbound_unpin(cx)
-        }
+        if dialer { muxer.poll_outbound_unpin(cx) } else { muxer.poll_inbound_unpin(cx) }
     })
     .await
 }
@@ -142,10 +133,7 @@ fn check(shown: [u8; 32], made: blake3::Hash) -> io::Result<()> {
     if blake3::Hash::from_bytes(shown) == made {
         Ok(())
     } else {
-        Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "the peer is not of this cluster",
-        ))
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer is not of this cluster"))
     }
 }
 

@@ -38,21 +38,11 @@ pub(super) struct Records {
 
 /// A record as it is saved.
 #[derive(Serialize, Deserialize)]
-struct Saved(
-    #[serde(with = "serde_bytes")] Vec<u8>,
-    #[serde(with = "serde_bytes")] Vec<u8>,
-    u64,
-);
+struct Saved(#[serde(with = "serde_bytes")] Vec<u8>, #[serde(with = "serde_bytes")] Vec<u8>, u64);
 
 impl Records {
     pub(super) fn new(local: PeerId) -> Self {
-        Self {
-            local,
-            own: HashMap::new(),
-            others: HashMap::new(),
-            per_peer: HashMap::new(),
-            total: 0,
-        }
+        Self { local, own: HashMap::new(), others: HashMap::new(), per_peer: HashMap::new(), total: 0 }
     }
 
     fn forget(&mut self, peer: &PeerId) {
@@ -78,7 +68,9 @@ impl Records {
             });
             !records.is_empty()
         });
-        gone.iter().for_each(|peer| self.forget(peer));
+        for peer in &gone {
+            self.forget(peer);
+        }
     }
 
     /// Records of others, to be read again by [`Records::restore`] after a restart.
@@ -89,11 +81,7 @@ impl Records {
             .flatten()
             .filter_map(|record| {
                 let left = record.expires?.checked_duration_since(now)?;
-                Some(Saved(
-                    record.key.to_vec(),
-                    record.provider.to_bytes(),
-                    left.as_secs(),
-                ))
+                Some(Saved(record.key.to_vec(), record.provider.to_bytes(), left.as_secs()))
             })
             .collect();
         serde_ipld_dagcbor::to_vec(&saved).unwrap_or_default()
@@ -108,12 +96,8 @@ impl Records {
                 continue;
             };
             let expires = now.checked_add(Duration::from_secs(left));
-            let record = ProviderRecord {
-                key: RecordKey::from(key),
-                provider,
-                expires,
-                addresses: Vec::new(),
-            };
+            let record =
+                ProviderRecord { key: RecordKey::from(key), provider, expires, addresses: Vec::new() };
             drop(self.add_provider(record));
         }
     }
@@ -168,12 +152,7 @@ impl RecordStore for Records {
 
     fn providers(&self, key: &RecordKey) -> Vec<ProviderRecord> {
         let now = Instant::now();
-        let others = self
-            .others
-            .get(key)
-            .into_iter()
-            .flatten()
-            .filter(|record| !record.is_expired(now));
+        let others = self.others.get(key).into_iter().flatten().filter(|record| !record.is_expired(now));
         self.own.get(key).into_iter().chain(others).cloned().collect()
     }
 
@@ -195,7 +174,9 @@ impl RecordStore for Records {
         if records.is_empty() {
             self.others.remove(key);
         }
-        (0..removed).for_each(|_| self.forget(peer));
+        for _ in 0..removed {
+            self.forget(peer);
+        }
     }
 }
 
@@ -243,11 +224,7 @@ impl AddressBook {
         &'a self,
         wanted: &'a HashSet<PeerId>,
     ) -> impl Iterator<Item = (PeerId, Vec<libp2p::Multiaddr>)> + 'a {
-        self.order
-            .values()
-            .rev()
-            .filter(|peer| wanted.contains(peer))
-            .map(|peer| (*peer, self.of(peer)))
+        self.order.values().rev().filter(|peer| wanted.contains(peer)).map(|peer| (*peer, self.of(peer)))
     }
 }
 
@@ -257,12 +234,7 @@ mod tests {
 
     fn record(key: u32, provider: PeerId, expires: Instant) -> ProviderRecord {
         let key = RecordKey::from(key.to_be_bytes().to_vec());
-        ProviderRecord {
-            key,
-            provider,
-            expires: Some(expires),
-            addresses: Vec::new(),
-        }
+        ProviderRecord { key, provider, expires: Some(expires), addresses: Vec::new() }
     }
 
     #[test]
@@ -281,16 +253,11 @@ mod tests {
         let mut records = Records::new(PeerId::random());
         let later = Instant::now() + Duration::from_secs(60);
         let greedy = PeerId::random();
-        let taken = (0..300_000)
-            .filter(|key| records.add_provider(record(*key, greedy, later)).is_ok())
-            .count();
+        let taken =
+            (0..300_000).filter(|key| records.add_provider(record(*key, greedy, later)).is_ok()).count();
         assert_eq!(taken, PER_PEER);
         let many = (0..100)
-            .filter(|_| {
-                records
-                    .add_provider(record(1 << 30, PeerId::random(), later))
-                    .is_ok()
-            })
+            .filter(|_| records.add_provider(record(1 << 30, PeerId::random(), later)).is_ok())
             .count();
         assert_eq!(many, PER_KEY);
     }
@@ -300,12 +267,8 @@ mod tests {
         let now = Instant::now();
         let (local, other) = (PeerId::random(), PeerId::random());
         let mut records = Records::new(local);
-        records
-            .add_provider(record(1, other, now + Duration::from_secs(100)))
-            .expect("taken");
-        records
-            .add_provider(record(2, other, now + Duration::from_secs(10)))
-            .expect("taken");
+        records.add_provider(record(1, other, now + Duration::from_secs(100))).expect("taken");
+        records.add_provider(record(2, other, now + Duration::from_secs(10))).expect("taken");
         records.expire(now + Duration::from_secs(50));
         assert_eq!(records.total, 1);
         let mut again = Records::new(local);
@@ -313,10 +276,7 @@ mod tests {
         let key = record(1, other, now).key;
         assert_eq!(again.providers(&key).len(), 1);
         again.remove_provider(&key, &other);
-        assert_eq!(
-            (again.providers(&key).len(), again.total, again.per_peer.len()),
-            (0, 0, 0)
-        );
+        assert_eq!((again.providers(&key).len(), again.total, again.per_peer.len()), (0, 0, 0));
         again.restore(b"not a snapshot", now);
     }
 }

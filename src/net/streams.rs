@@ -41,11 +41,7 @@ pub(super) struct Streams {
 
 impl Streams {
     pub(super) fn new(protocol: StreamProtocol, incoming: mpsc::Sender<Incoming>) -> Self {
-        Self {
-            protocol,
-            incoming,
-            wanted: VecDeque::new(),
-        }
+        Self { protocol, incoming, wanted: VecDeque::new() }
     }
 
     /// Opens a stream to a connected peer.
@@ -98,11 +94,9 @@ impl NetworkBehaviour for Streams {
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         match self.wanted.pop_front() {
-            Some((peer_id, reply)) => Poll::Ready(ToSwarm::NotifyHandler {
-                peer_id,
-                handler: NotifyHandler::Any,
-                event: reply,
-            }),
+            Some((peer_id, reply)) => {
+                Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::Any, event: reply })
+            }
             // The swarm polls again after every command.
             None => Poll::Pending,
         }

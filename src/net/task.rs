@@ -1,4 +1,6 @@
-//! The task that owns the swarm.
+//! The task that owns the swarm. What the swarm says is dealt with in `events`.
+
+mod events;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -8,9 +10,9 @@ use std::{
 
 use libp2p::{
     Multiaddr, PeerId, Swarm,
-    core::{ConnectedPoint, transport::ListenerId},
+    core::transport::ListenerId,
     futures::StreamExt,
-    identify, kad, mdns, ping, relay,
+    kad, relay,
     swarm::{self, ConnectionId, DialError, SwarmEvent, dial_opts::DialOpts},
 };
 use tokio::{
@@ -21,7 +23,7 @@ use tokio::{
 use super::{
     NetError, NetEvent, NetOptions, RememberedPeer, Shared, Snapshot,
     announce::Announcer,
-    behaviour::{Behaviour, BehaviourEvent, kad_protocol},
+    behaviour::{Behaviour, kad_protocol},
     discovery::{Bootstrap, Shunned, dial_opts, peer_of},
     records::AddressBook,
     streams::{Incoming, Reply},
@@ -44,39 +46,15 @@ type Dialed = oneshot::Sender<Result<PeerId, NetError>>;
 
 /// What the handles ask of the task.
 pub(super) enum Command {
-    Connect {
-        addr: Multiaddr,
-        reply: Dialed,
-    },
-    Open {
-        peer: PeerId,
-        reply: Reply,
-    },
-    Providers {
-        root: Cid,
-        found: mpsc::Sender<PeerId>,
-    },
-    Provide {
-        root: Cid,
-    },
-    Unprovide {
-        root: Cid,
-    },
-    Announced {
-        root: Cid,
-        reply: oneshot::Sender<u32>,
-    },
-    Closest {
-        root: Cid,
-        reply: oneshot::Sender<Vec<PeerId>>,
-    },
-    DropProvider {
-        root: Cid,
-        peer: PeerId,
-    },
-    Snapshot {
-        reply: oneshot::Sender<Snapshot>,
-    },
+    Connect { addr: Multiaddr, reply: Dialed },
+    Open { peer: PeerId, reply: Reply },
+    Providers { root: Cid, found: mpsc::Sender<PeerId> },
+    Provide { root: Cid },
+    Unprovide { root: Cid },
+    Announced { root: Cid, reply: oneshot::Sender<u32> },
+    Closest { root: Cid, reply: oneshot::Sender<Vec<PeerId>> },
+    DropProvider { root: Cid, peer: PeerId },
+    Snapshot { reply: oneshot::Sender<Snapshot> },
     Shutdown,
 }
 
@@ -125,7 +103,7 @@ pub(super) async fn start(
     let local = options.keypair.public().to_peer_id();
     let (relay_transport, relay_client) = relay::client::new(local);
     let transport = transport::build(&options.keypair, options.membership.as_ref(), relay_transport)?;
-    let behaviour = Behaviour::new(&options, &options.keypair, relay_client, incoming)?;
+    let behaviour = Behaviour::new(&options, &options.keypair, relay_client, incoming);
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(60));
     let mut task = Task {
         swarm: Swarm::new(transport, behaviour, local, config),
@@ -164,37 +142,21 @@ impl Task {
             check_free(addr)?;
         }
         for addr in addrs {
-            let failed = |addr: &Multiaddr, reason: String| NetError::Listen {
-                addr: addr.clone(),
-                reason,
-            };
-            let id = self
-                .swarm
-                .listen_on(addr.clone())
-                .map_err(|e| failed(&addr, reason(&e)))?;
+            let failed = |addr: &Multiaddr, reason: String| NetError::Listen { addr: addr.clone(), reason };
+            let id = self.swarm.listen_on(addr.clone()).map_err(|e| failed(&addr, reason(&e)))?;
             waiting.insert(id, addr);
         }
         let deadline = Instant::now() + LISTEN_DEADLINE;
         while !waiting.is_empty() {
             let Ok(event) = tokio::time::timeout_at(deadline, self.swarm.select_next_some()).await else {
                 let addr = waiting.into_values().next().unwrap_or_else(Multiaddr::empty);
-                return Err(NetError::Listen {
-                    addr,
-                    reason: "it takes too long".into(),
-                });
+                return Err(NetError::Listen { addr, reason: "it takes too long".into() });
             };
             match &event {
                 SwarmEvent::NewListenAddr { listener_id, .. } => drop(waiting.remove(listener_id)),
-                SwarmEvent::ListenerClosed {
-                    listener_id,
-                    reason: Err(e),
-                    ..
-                } => {
+                SwarmEvent::ListenerClosed { listener_id, reason: Err(e), .. } => {
                     if let Some(addr) = waiting.remove(listener_id) {
-                        return Err(NetError::Listen {
-                            addr,
-                            reason: e.to_string(),
-                        });
+                        return Err(NetError::Listen { addr, reason: e.to_string() });
                     }
                 }
                 _ => {}
@@ -206,11 +168,7 @@ impl Task {
 
     pub(super) async fn run(mut self) {
         loop {
-            let due = [
-                self.announcer_due(),
-                self.bootstrap.next_due(),
-                Some(self.next_expiry),
-            ];
+            let due = [self.announcer_due(), self.bootstrap.next_due(), Some(self.next_expiry)];
             let due = due.into_iter().flatten().min().unwrap_or(self.next_expiry);
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_event(event),
@@ -226,11 +184,7 @@ impl Task {
 
     fn announcer_due(&self) -> Option<Instant> {
         // With nobody to tell, announcing waits for the first peer.
-        if self.dht_peers.is_empty() {
-            None
-        } else {
-            self.announcer.next_due()
-        }
+        if self.dht_peers.is_empty() { None } else { self.announcer.next_due() }
     }
 
     fn on_time(&mut self) {
@@ -254,11 +208,7 @@ impl Task {
         }
         if now >= self.next_expiry {
             self.next_expiry = now + EXPIRY;
-            self.swarm
-                .behaviour_mut()
-                .kad
-                .store_mut()
-                .expire(std::time::Instant::now());
+            self.swarm.behaviour_mut().kad.store_mut().expire(std::time::Instant::now());
         }
     }
 
@@ -308,15 +258,8 @@ impl Task {
     fn snapshot(&mut self) -> Snapshot {
         let remembered = self.book.all(&self.dht_peers).take(REMEMBERED);
         Snapshot {
-            remembered: remembered
-                .map(|(peer, addrs)| RememberedPeer { peer, addrs })
-                .collect(),
-            records: self
-                .swarm
-                .behaviour_mut()
-                .kad
-                .store_mut()
-                .snapshot(std::time::Instant::now()),
+            remembered: remembered.map(|(peer, addrs)| RememberedPeer { peer, addrs }).collect(),
+            records: self.swarm.behaviour_mut().kad.store_mut().snapshot(std::time::Instant::now()),
         }
     }
 
@@ -375,11 +318,7 @@ impl Task {
             return;
         };
         if *asked || self.dht_peers.is_empty() {
-            let replies = self
-                .opening
-                .remove(&peer)
-                .map(|(replies, _)| replies)
-                .unwrap_or_default();
+            let replies = self.opening.remove(&peer).map(|(replies, _)| replies).unwrap_or_default();
             for reply in replies {
                 drop(reply.send(Err(NetError::NoAddress(peer))));
             }
@@ -402,228 +341,6 @@ impl Task {
             self.waiting.push_back(query);
         }
     }
-
-    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
-        match event {
-            SwarmEvent::NewListenAddr { address, .. } => {
-                // A private address is what private peers need: it is said to whoever asks the DHT for us.
-                self.swarm.add_external_address(address.clone());
-                self.share(|shared| shared.listen.push(address.clone()));
-                self.emit(NetEvent::Listening { addr: address });
-            }
-            SwarmEvent::ExpiredListenAddr { address, .. } => {
-                self.swarm.remove_external_address(&address);
-                self.share(|shared| shared.listen.retain(|known| *known != address));
-            }
-            SwarmEvent::ConnectionEstablished {
-                peer_id,
-                connection_id,
-                endpoint,
-                num_established,
-                ..
-            } => {
-                self.on_connected(peer_id, connection_id, &endpoint, num_established.get() == 1);
-            }
-            SwarmEvent::ConnectionClosed {
-                peer_id,
-                connection_id,
-                num_established,
-                ..
-            } => {
-                self.on_closed(peer_id, connection_id, num_established == 0);
-            }
-            SwarmEvent::OutgoingConnectionError {
-                connection_id,
-                peer_id,
-                error,
-                ..
-            } => {
-                self.on_dial_failed(connection_id, peer_id, &error);
-            }
-            SwarmEvent::IncomingConnectionError { error, .. } => {
-                tracing::debug!("a caller was refused: {error}")
-            }
-            SwarmEvent::NewExternalAddrOfPeer { peer_id, address } => self.book.add(peer_id, address),
-            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            _ => {}
-        }
-    }
-
-    fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, first: bool) {
-        let addr = endpoint.get_remote_address().clone();
-        if endpoint.is_dialer() {
-            self.book.add(peer, addr.clone());
-        }
-        self.bootstrap.connected(id, peer);
-        self.share(|shared| {
-            drop(
-                shared
-                    .peers
-                    .entry(peer)
-                    .or_default()
-                    .connections
-                    .insert(id, addr.clone()),
-            )
-        });
-        for reply in self.dialing.remove(&id).into_iter().flatten() {
-            drop(reply.send(Ok(peer)));
-        }
-        for reply in self
-            .opening
-            .remove(&peer)
-            .into_iter()
-            .flat_map(|(replies, _)| replies)
-        {
-            self.swarm.behaviour_mut().streams.open(peer, reply);
-        }
-        if first {
-            self.emit(NetEvent::Connected { peer, addr });
-        }
-    }
-
-    fn on_closed(&mut self, peer: PeerId, id: ConnectionId, last: bool) {
-        self.share(|shared| {
-            if let Some(state) = shared.peers.get_mut(&peer) {
-                state.connections.remove(&id);
-            }
-            if last {
-                shared.peers.remove(&peer);
-            }
-        });
-        if last {
-            self.bootstrap.lost(&peer);
-            self.emit(NetEvent::Lost { peer });
-        }
-    }
-
-    fn on_dial_failed(&mut self, id: ConnectionId, peer: Option<PeerId>, error: &DialError) {
-        if let Some(addr) = self.bootstrap.failed(id, error) {
-            match error {
-                DialError::WrongPeerId { obtained, .. } => {
-                    tracing::warn!(%addr, actual = %obtained, "the bootstrap address belongs to another peer");
-                }
-                DialError::LocalPeerId { .. } => tracing::info!(%addr, "this bootstrap address is our own"),
-                _ => tracing::debug!(%addr, "a bootstrap node cannot be reached: {error}"),
-            }
-        }
-        for reply in self.dialing.remove(&id).into_iter().flatten() {
-            drop(reply.send(Err(dial_error(error))));
-        }
-        if let Some(peer) = peer.filter(|peer| !self.swarm.is_connected(peer)) {
-            self.shunned.add(peer);
-            self.look_up(peer);
-        }
-    }
-
-    fn on_behaviour(&mut self, event: BehaviourEvent) {
-        match event {
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
-                self.on_identified(peer_id, info)
-            }
-            BehaviourEvent::Ping(ping::Event {
-                peer,
-                result: Ok(rtt),
-                ..
-            }) => self.share(|shared| {
-                if let Some(state) = shared.peers.get_mut(&peer) {
-                    state.rtt = Some(rtt);
-                }
-            }),
-            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
-                for (peer, addr) in found {
-                    if !self.shunned.contains(&peer) {
-                        self.book.add(peer, addr);
-                        self.dial(peer);
-                    }
-                }
-            }
-            BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
-                id,
-                result,
-                stats,
-                step,
-            }) => {
-                self.on_answer(id, result, stats.num_successes(), step.last);
-            }
-            _ => {}
-        }
-    }
-
-    fn on_identified(&mut self, peer: PeerId, info: identify::Info) {
-        let dht = info.protocols.contains(&self.kad_protocol);
-        self.share(|shared| {
-            if let Some(state) = shared.peers.get_mut(&peer) {
-                state.agent = Some(info.agent_version.chars().take(64).collect());
-                state.dht = dht;
-            }
-        });
-        if !dht {
-            return;
-        }
-        for addr in info.listen_addrs.into_iter().take(16) {
-            self.book.add(peer, addr.clone());
-            self.swarm.behaviour_mut().kad.add_address(&peer, addr);
-        }
-        if self.dht_peers.insert(peer) {
-            self.announcer.peers_came();
-            if self.dht_peers.len().is_power_of_two() {
-                self.announcer.swarm_grew();
-            }
-        }
-        self.emit(NetEvent::DhtPeer { peer });
-    }
-
-    fn on_answer(&mut self, id: kad::QueryId, result: kad::QueryResult, successes: u32, last: bool) {
-        match result {
-            kad::QueryResult::StartProviding(_) => {
-                // Each peer that took the record was first asked for its neighbours: two successes for one peer.
-                let peers = (successes / 2).min(20);
-                if let Some(cid) = self.announcer.ended(id, peers) {
-                    self.count_announcements(u64::from(peers > 0));
-                    self.emit(NetEvent::Announced { cid, peers });
-                }
-            }
-            kad::QueryResult::GetProviders(Ok(kad::GetProvidersOk::FoundProviders { providers, .. })) => {
-                let local = *self.swarm.local_peer_id();
-                if let Some(Query::Providers { found, .. }) = self.queries.get(&id) {
-                    let gone = providers.into_iter().filter(|peer| *peer != local).any(|peer| {
-                        matches!(found.try_send(peer), Err(mpsc::error::TrySendError::Closed(_)))
-                    });
-                    if gone && let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&id) {
-                        query.finish();
-                    }
-                }
-            }
-            kad::QueryResult::GetClosestPeers(result) if last => {
-                let peers = match result {
-                    Ok(found) => found.peers,
-                    Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
-                };
-                for peer in &peers {
-                    for addr in peer.addrs.iter().take(8) {
-                        self.book.add(peer.peer_id, addr.clone());
-                    }
-                }
-                match self.queries.remove(&id) {
-                    Some(Query::Closest { reply, .. }) => {
-                        drop(reply.send(peers.into_iter().map(|peer| peer.peer_id).collect()));
-                    }
-                    Some(Query::Address { peer }) => self.dial(peer),
-                    _ => {}
-                }
-            }
-            _ => {}
-        }
-        if last {
-            // Dropping the question tells the asker that the answer is complete.
-            self.queries.remove(&id);
-            while self.queries.len() < QUERIES
-                && let Some(query) = self.waiting.pop_front()
-            {
-                self.ask(query);
-            }
-        }
-    }
 }
 
 /// Listeners share ports on purpose (hole punching needs it), so two nodes could sit on one port and each get half of
@@ -643,10 +360,9 @@ fn check_free(addr: &Multiaddr) -> Result<(), NetError> {
         _ => Ok(()),
     };
     match bound {
-        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => Err(NetError::Listen {
-            addr: addr.clone(),
-            reason: "the port is in use".into(),
-        }),
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+            Err(NetError::Listen { addr: addr.clone(), reason: "the port is in use".into() })
+        }
         // Anything else is better told by who really listens.
         _ => Ok(()),
     }
@@ -664,10 +380,8 @@ fn dial_error(error: &DialError) -> NetError {
         }
         DialError::LocalPeerId { .. } => NetError::Dial("this address is our own".into()),
         DialError::Transport(tried) => {
-            let reasons: Vec<String> = tried
-                .iter()
-                .map(|(addr, e)| format!("{addr}: {}", reason(e)))
-                .collect();
+            let reasons: Vec<String> =
+                tried.iter().map(|(addr, e)| format!("{addr}: {}", reason(e))).collect();
             NetError::Dial(reasons.join("; "))
         }
         other => NetError::Dial(other.to_string()),

@@ -65,9 +65,5 @@ where
     if std::fs::exists("/etc/resolv.conf").unwrap_or(false) {
         return dns::tokio::Transport::system(inner).map_err(setup);
     }
-    Ok(dns::tokio::Transport::custom(
-        inner,
-        dns::ResolverConfig::default(),
-        dns::ResolverOpts::default(),
-    ))
+    Ok(dns::tokio::Transport::custom(inner, dns::ResolverConfig::default(), dns::ResolverOpts::default()))
 }

@@ -53,7 +53,7 @@ pub(super) fn start(node: &Node) {
         match node.blocking(|store| Ok(store.sweep()?)).await {
             Ok(Collected { blocks: 0, .. }) => {}
             Ok(Collected { blocks, bytes }) => {
-                tracing::info!(blocks, bytes, "leftovers of killed uploads removed")
+                tracing::info!(blocks, bytes, "leftovers of killed uploads removed");
             }
             Err(error) => tracing::warn!("the sweep failed: {error}"),
         }
@@ -134,16 +134,11 @@ impl Node {
         let mut events = network.net.events();
         loop {
             let event = match events.recv().await {
-                Ok(NetEvent::Connected { peer, addr }) => Event::PeerConnected {
-                    peer: peer.to_string(),
-                    addr: addr.to_string(),
-                },
-                Ok(NetEvent::Lost { peer }) => Event::PeerLost {
-                    peer: peer.to_string(),
-                },
-                Ok(NetEvent::Listening { addr }) => Event::Listening {
-                    addr: addr.to_string(),
-                },
+                Ok(NetEvent::Connected { peer, addr }) => {
+                    Event::PeerConnected { peer: peer.to_string(), addr: addr.to_string() }
+                }
+                Ok(NetEvent::Lost { peer }) => Event::PeerLost { peer: peer.to_string() },
+                Ok(NetEvent::Listening { addr }) => Event::Listening { addr: addr.to_string() },
                 Ok(NetEvent::Announced { cid, peers }) => Event::Announced { cid, peers },
                 Ok(NetEvent::DhtPeer { .. }) => continue,
                 Err(RecvError::Lagged(count)) => Event::Skipped { count },
@@ -158,18 +153,12 @@ impl Node {
     /// # Errors
     /// Those of the store.
     pub async fn collect(&self) -> Result<GcReport, NodeError> {
-        let (removed, usage) = self
-            .blocking(|store| Ok((store.collect()?, store.usage())))
-            .await?;
+        let (removed, usage) = self.blocking(|store| Ok((store.collect()?, store.usage()))).await?;
         let Collected { blocks, bytes } = removed;
         if blocks > 0 {
             self.emit(Event::Collected { blocks, bytes });
         }
-        Ok(GcReport {
-            blocks,
-            bytes,
-            waiting: usage.unreferenced,
-        })
+        Ok(GcReport { blocks, bytes, waiting: usage.unreferenced })
     }
 
     /// Reads all blocks again at the configured rate; what is bad is repaired from peers.
@@ -220,25 +209,11 @@ impl Node {
                 !stop.is_cancelled()
             })?)
         });
-        let Verified {
-            checked,
-            bytes,
-            bad,
-            missing,
-        } = found.await?;
+        let Verified { checked, bytes, bad, missing } = found.await?;
         for cid in &bad {
-            self.emit(Event::BadBlock {
-                cid: *cid,
-                origin: "disk".into(),
-            });
+            self.emit(Event::BadBlock { cid: *cid, origin: "disk".into() });
         }
-        let mut report = VerifyReport {
-            checked,
-            bytes,
-            bad,
-            missing,
-            repaired: Vec::new(),
-        };
+        let mut report = VerifyReport { checked, bytes, bad, missing, repaired: Vec::new() };
         if let Some(network) = &self.inner.network
             && !network.net.connected().is_empty()
         {
@@ -257,6 +232,7 @@ impl Node {
     ///
     /// # Errors
     /// [`ErrorCode::Unreachable`] in a node without a network.
+    #[allow(clippy::unused_async)] // As its neighbours: whoever calls need not know that this one never waits.
     pub async fn peers(&self) -> Result<Vec<PeerReport>, NodeError> {
         let mut peers = self.network()?.net.peers();
         peers.sort_by_key(|peer| peer.peer);
@@ -285,26 +261,20 @@ impl Node {
     /// # Errors
     /// Those of the store.
     pub async fn status(&self) -> Result<Status, NodeError> {
-        let (usage, disk_free) = self
-            .blocking(|store| Ok((store.usage(), store.disk_free())))
-            .await?;
+        let (usage, disk_free) = self.blocking(|store| Ok((store.usage(), store.disk_free()))).await?;
         let inner = &self.inner;
         let net = inner.network.as_ref().map(|network| &network.net);
         let (announced, announce_queue) = net.map_or((0, 0), crate::net::Net::announcements);
         let moved = |which: fn(&crate::net::transfer::Counters) -> u64| {
-            inner
-                .network
-                .as_ref()
-                .map_or(0, |network| which(&network.counters))
+            inner.network.as_ref().map_or(0, |network| which(&network.counters))
         };
         Ok(Status {
             peer: inner.peer.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             uptime_s: inner.started.elapsed().as_secs(),
-            listen: net.map_or_else(Vec::new, |net| {
-                net.listen_addrs().iter().map(ToString::to_string).collect()
-            }),
+            listen: net
+                .map_or_else(Vec::new, |net| net.listen_addrs().iter().map(ToString::to_string).collect()),
             http: self.http().map(|addr| addr.to_string()),
             data_dir: inner.options.data_dir.display().to_string(),
             cluster: inner.options.cluster.is_some(),

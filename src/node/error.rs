@@ -110,11 +110,7 @@ pub struct NodeError {
 impl NodeError {
     /// An error of this code and message.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            hint: String::new(),
-        }
+        Self { code, message: message.into(), hint: String::new() }
     }
 
     /// The same error with a next step.

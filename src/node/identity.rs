@@ -27,20 +27,14 @@ pub fn load_or_create(data_dir: &Path) -> Result<Keypair, NodeError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let keypair = Keypair::generate_ed25519();
             let bytes = keypair.to_protobuf_encoding().map_err(|e| {
-                NodeError::new(
-                    ErrorCode::Other,
-                    format!("the new identity cannot be encoded: {e}"),
-                )
+                NodeError::new(ErrorCode::Other, format!("the new identity cannot be encoded: {e}"))
             })?;
             write_secret(&path, &bytes).map_err(|e| {
                 NodeError::new(ErrorCode::Other, format!("cannot write {}: {e}", path.display()))
             })?;
             Ok(keypair)
         }
-        Err(e) => Err(NodeError::new(
-            ErrorCode::Other,
-            format!("cannot read {}: {e}", path.display()),
-        )),
+        Err(e) => Err(NodeError::new(ErrorCode::Other, format!("cannot read {}: {e}", path.display()))),
     }
 }
 
@@ -51,11 +45,7 @@ pub fn load_or_create(data_dir: &Path) -> Result<Keypair, NodeError> {
 pub fn write_secret(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
 
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     match path.parent() {
@@ -75,7 +65,5 @@ pub fn own_secret(keypair: &Keypair) -> Result<ConvergenceSecret, NodeError> {
         .as_ref()
         .try_into()
         .map_err(|_| NodeError::new(ErrorCode::Other, "odd key length"))?;
-    Ok(ConvergenceSecret::new(
-        Key::new(secret).derive("storgo v1 node convergence secret"),
-    ))
+    Ok(ConvergenceSecret::new(Key::new(secret).derive("storgo v1 node convergence secret")))
 }

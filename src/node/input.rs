@@ -36,14 +36,7 @@ pub(super) struct PipeReader {
 
 pub(super) fn pipe() -> (Pipe, PipeReader) {
     let (sender, pieces) = mpsc::channel(DEPTH);
-    (
-        Pipe(sender),
-        PipeReader {
-            pieces,
-            current: Bytes::new(),
-            ended: false,
-        },
-    )
+    (Pipe(sender), PipeReader { pieces, current: Bytes::new(), ended: false })
 }
 
 impl Pipe {
@@ -72,10 +65,7 @@ impl Read for PipeReader {
                 Some(Piece::Broken(error)) => return Err(error),
                 Some(Piece::End) => self.ended = true,
                 None => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "the sender went away",
-                    ));
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the sender went away"));
                 }
             }
         }
@@ -112,25 +102,15 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_and_their_end_arrive() {
-        let pieces = vec![
-            Ok(Bytes::from_static(b"ab")),
-            Ok(Bytes::new()),
-            Ok(Bytes::from_static(b"c")),
-        ];
+        let pieces = vec![Ok(Bytes::from_static(b"ab")), Ok(Bytes::new()), Ok(Bytes::from_static(b"c"))];
         assert_eq!(read_all(pieces, true).await.expect("whole"), b"abc");
     }
 
     #[tokio::test]
     async fn half_an_input_is_an_error() {
         let broken = vec![Ok(Bytes::from_static(b"ab")), Err(io::Error::other("cut"))];
-        assert_eq!(
-            read_all(broken, true).await.expect_err("broken").to_string(),
-            "cut"
-        );
+        assert_eq!(read_all(broken, true).await.expect_err("broken").to_string(), "cut");
         let gone = vec![Ok(Bytes::from_static(b"ab"))];
-        assert_eq!(
-            read_all(gone, false).await.expect_err("gone").kind(),
-            io::ErrorKind::UnexpectedEof
-        );
+        assert_eq!(read_all(gone, false).await.expect_err("gone").kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -19,19 +19,13 @@ pub struct Reference {
 impl Reference {
     /// A reference as it was typed, with a read key that came by another way.
     pub fn new(text: impl Into<String>, key: Option<Key>) -> Self {
-        Self {
-            text: text.into(),
-            key,
-        }
+        Self { text: text.into(), key }
     }
 }
 
 impl From<&Link> for Reference {
     fn from(link: &Link) -> Self {
-        Self {
-            text: link.cid.to_string(),
-            key: link.key.clone(),
-        }
+        Self { text: link.cid.to_string(), key: link.key.clone() }
     }
 }
 
@@ -59,31 +53,19 @@ impl Node {
         self.blocking(move |store| match text.parse::<Link>() {
             Ok(link) => {
                 let record = store.root(&link.cid)?;
-                let key = key
-                    .or(link.key)
-                    .or_else(|| record.as_ref().and_then(|r| r.key.clone()));
-                Ok(Found {
-                    link: Link { cid: link.cid, key },
-                    record,
-                })
+                let key = key.or(link.key).or_else(|| record.as_ref().and_then(|r| r.key.clone()));
+                Ok(Found { link: Link { cid: link.cid, key }, record })
             }
-            Err(error) if text.starts_with("storgo:") => Err(NodeError::new(
-                ErrorCode::BadRequest,
-                format!("this link cannot be read: {error}"),
-            )
-            .hint("a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #")),
+            Err(error) if text.starts_with("storgo:") => {
+                Err(NodeError::new(ErrorCode::BadRequest, format!("this link cannot be read: {error}"))
+                    .hint("a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #"))
+            }
             Err(_) => {
                 let record = newest_named(store, &text)?.ok_or_else(|| {
                     NodeError::new(ErrorCode::NotFound, format!("no file here is named {text:?}"))
                         .hint("`storgo-node ls` shows what is here; a file elsewhere is read by its link")
                 })?;
-                Ok(Found {
-                    link: Link {
-                        cid: record.cid,
-                        key: record.key.clone(),
-                    },
-                    record: Some(record),
-                })
+                Ok(Found { link: Link { cid: record.cid, key: record.key.clone() }, record: Some(record) })
             }
         })
         .await

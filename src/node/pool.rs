@@ -25,19 +25,14 @@ impl Pool {
         let queue = Arc::new(Mutex::new(queue));
         for n in 0..threads {
             let queue = Arc::clone(&queue);
-            thread::Builder::new()
-                .name(format!("seal-{n}"))
-                .spawn(move || run(&queue))?;
+            thread::Builder::new().name(format!("seal-{n}")).spawn(move || run(&queue))?;
         }
         Ok(Self { jobs })
     }
 
     /// Queues a job; blocks while the queue is full. A job that panics takes no thread with it.
     pub(super) fn submit(&self, job: impl FnOnce() + Send + 'static) {
-        assert!(
-            self.jobs.send(Box::new(job)).is_ok(),
-            "the threads live as long as a handle does"
-        );
+        assert!(self.jobs.send(Box::new(job)).is_ok(), "the threads live as long as a handle does");
     }
 }
 

@@ -65,12 +65,7 @@ impl Sealer {
     pub(super) fn file(&mut self, input: &mut dyn Read, metadata: Metadata) -> Result<Finished, NodeError> {
         let cutter = Cutter::new(self.recipe.chunker, &self.recipe.secret);
         let mut encoder = FileEncoder::new(self.recipe.sealing.clone());
-        let mut chunks = Chunks {
-            input,
-            cutter,
-            buf: Vec::new(),
-            last: false,
-        };
+        let mut chunks = Chunks { input, cutter, buf: Vec::new(), last: false };
         let (done, results) = mpsc::sync_channel::<(u64, Sealed)>(IN_FLIGHT);
         let mut waiting: BTreeMap<u64, (Entry, bool)> = BTreeMap::new();
         let (mut sent, mut received, mut next) = (0_u64, 0_u64, 0_u64);
@@ -88,8 +83,7 @@ impl Sealer {
                 let (recipe, upload, done) = (self.recipe.clone(), Arc::clone(&self.upload), done.clone());
                 let index = sent;
                 // The receiver may be gone: then the upload has failed already.
-                self.pool
-                    .submit(move || drop(done.send((index, seal_and_write(&recipe, &upload, chunk)))));
+                self.pool.submit(move || drop(done.send((index, seal_and_write(&recipe, &upload, chunk)))));
                 sent += 1;
             }
             while received < sent && (!more || sent - next >= IN_FLIGHT as u64) {
@@ -134,10 +128,7 @@ fn seal_and_write(recipe: &Recipe, upload: &Upload, chunk: Vec<u8>) -> Sealed {
 }
 
 fn read_error(e: &io::Error) -> NodeError {
-    NodeError::new(
-        super::ErrorCode::Other,
-        format!("the input could not be read to its end: {e}"),
-    )
+    NodeError::new(super::ErrorCode::Other, format!("the input could not be read to its end: {e}"))
 }
 
 /// Cuts a reader into chunks.

@@ -76,12 +76,7 @@ impl Node {
         self.check_running()?;
         let source = Source::new(self, link.cid, timeout.unwrap_or(self.inner.options.timeout));
         let root = source.root(link).await?;
-        Ok(Opened {
-            node: self.clone(),
-            link: link.clone(),
-            root,
-            source,
-        })
+        Ok(Opened { node: self.clone(), link: link.clone(), root, source })
     }
 
     /// What can be said of a root without its key.
@@ -89,12 +84,8 @@ impl Node {
         let source = Source::new(self, *cid, self.inner.options.timeout);
         let block = source.block(cid, None).await?;
         let visible = node_block::visible(&block)?;
-        let kind = if visible.kind == NodeKind::Dir {
-            FileKind::Dir
-        } else {
-            FileKind::File
-        };
-        Ok(FileInfo::bare(Link { cid: *cid, key: None }, kind))
+        let kind = if visible.kind == NodeKind::Dir { FileKind::Dir } else { FileKind::File };
+        Ok(FileInfo::bare(&Link { cid: *cid, key: None }, kind))
     }
 }
 
@@ -124,16 +115,8 @@ impl Opened {
 
     /// A name for the content: the file's own, or its CID.
     pub fn file_name(&self) -> String {
-        let name = self
-            .metadata()
-            .name
-            .clone()
-            .unwrap_or_else(|| self.link.cid.to_string());
-        if self.kind() == ContentKind::Dir {
-            format!("{name}.tar")
-        } else {
-            name
-        }
+        let name = self.metadata().name.clone().unwrap_or_else(|| self.link.cid.to_string());
+        if self.kind() == ContentKind::Dir { format!("{name}.tar") } else { name }
     }
 
     fn metadata(&self) -> &Metadata {
@@ -145,11 +128,7 @@ impl Opened {
 
     /// What the root says of itself.
     pub fn describe(&self) -> FileInfo {
-        let kind = if self.kind() == ContentKind::Dir {
-            FileKind::Dir
-        } else {
-            FileKind::File
-        };
+        let kind = if self.kind() == ContentKind::Dir { FileKind::Dir } else { FileKind::File };
         let metadata = self.metadata();
         FileInfo {
             name: metadata.name.clone(),
@@ -158,7 +137,7 @@ impl Opened {
             mtime: metadata.mtime,
             chunker: metadata.chunker.clone(),
             link: Some(self.link.to_string()),
-            ..FileInfo::bare(self.link.clone(), kind)
+            ..FileInfo::bare(&self.link, kind)
         }
     }
 
@@ -185,9 +164,7 @@ impl Opened {
     /// Reading stops when the stream is dropped.
     pub fn read(self, options: ReadOptions) -> impl Stream<Item = Result<Bytes, NodeError>> + Send + use<> {
         let (sender, receiver) = mpsc::channel(READY);
-        let Self {
-            node, root, source, ..
-        } = self;
+        let Self { node, root, source, .. } = self;
         let stop = node.stopping();
         node.spawn(async move {
             let sink = Sink(sender.clone());
@@ -291,10 +268,7 @@ fn located(
             match tree.step()? {
                 Step::Item(placed) if placed.offset >= end => return Ok(None),
                 Step::Item(placed) => {
-                    let wanted = Wanted {
-                        entry: placed.item,
-                        offset: placed.offset,
-                    };
+                    let wanted = Wanted { entry: placed.item, offset: placed.offset };
                     return Ok(Some((wanted, (source, tree))));
                 }
                 Step::Need { cid, len } => {
@@ -318,16 +292,7 @@ async fn next_entry(tree: &mut DirTree, source: &Source) -> Result<Option<DirEnt
 
 impl From<DirEntry> for DirEntryInfo {
     fn from(entry: DirEntry) -> Self {
-        let kind = if entry.kind == EntryKind::Dir {
-            FileKind::Dir
-        } else {
-            FileKind::File
-        };
-        Self {
-            name: entry.name,
-            kind,
-            size: entry.size,
-            link: entry.link.to_string(),
-        }
+        let kind = if entry.kind == EntryKind::Dir { FileKind::Dir } else { FileKind::File };
+        Self { name: entry.name, kind, size: entry.size, link: entry.link.to_string() }
     }
 }

@@ -48,17 +48,11 @@ impl Node {
                 for record in page {
                     after = Some(record.cid);
                     let name = record.name.as_deref().unwrap_or_default();
-                    if query
-                        .as_ref()
-                        .is_none_or(|query| name.to_lowercase().contains(query))
-                    {
+                    if query.as_ref().is_none_or(|query| name.to_lowercase().contains(query)) {
                         files.push(describe(&record));
                     }
                     if files.len() == limit {
-                        return Ok(FileList {
-                            files,
-                            next: after.map(|cid| cid.to_string()),
-                        });
+                        return Ok(FileList { files, next: after.map(|cid| cid.to_string()) });
                     }
                 }
                 if !whole {
@@ -81,12 +75,7 @@ impl Node {
                 let mut info = opened.describe();
                 if opened.kind() == ContentKind::Dir {
                     info.entries = Some(
-                        opened
-                            .entries(MAX_ENTRIES)
-                            .await?
-                            .into_iter()
-                            .map(DirEntryInfo::from)
-                            .collect(),
+                        opened.entries(MAX_ENTRIES).await?.into_iter().map(DirEntryInfo::from).collect(),
                     );
                 }
                 info
@@ -104,13 +93,7 @@ impl Node {
             };
         }
         if providers {
-            info.providers = Some(
-                self.providers(link.cid)
-                    .await?
-                    .iter()
-                    .map(PeerId::to_string)
-                    .collect(),
-            );
+            info.providers = Some(self.providers(link.cid).await?.iter().map(PeerId::to_string).collect());
         }
         Ok(info)
     }
@@ -172,29 +155,15 @@ impl Node {
     /// # Errors
     /// [`ErrorCode::NotFound`] where the file is not kept here.
     pub async fn placement(&self, reference: &Reference, wait: Duration) -> Result<Placement, NodeError> {
-        let Found {
-            link: Link { cid, .. },
-            record,
-        } = self.find(reference).await?;
+        let Found { link: Link { cid, .. }, record } = self.find(reference).await?;
         if !record.is_some_and(|record| record.pinned) {
-            return Err(NodeError::new(
-                ErrorCode::NotFound,
-                format!("{cid} is not kept here"),
-            ));
+            return Err(NodeError::new(ErrorCode::NotFound, format!("{cid} is not kept here")));
         }
         let announced = tokio::time::timeout(wait, self.network()?.net.announced(cid)).await;
         Ok(match announced {
-            Ok(Ok(peers)) => Placement {
-                cid,
-                done: true,
-                announced_to: peers,
-            },
+            Ok(Ok(peers)) => Placement { cid, done: true, announced_to: peers },
             Ok(Err(error)) => return Err(error.into()),
-            Err(_) => Placement {
-                cid,
-                done: false,
-                announced_to: 0,
-            },
+            Err(_) => Placement { cid, done: false, announced_to: 0 },
         })
     }
 
@@ -204,27 +173,20 @@ impl Node {
     /// # Errors
     /// [`ErrorCode::NotFound`] where the file is not here.
     pub async fn remove(&self, reference: &Reference) -> Result<RemoveReport, NodeError> {
-        let Found {
-            link: Link { cid, .. },
-            record,
-        } = self.find(reference).await?;
+        let Found { link: Link { cid, .. }, record } = self.find(reference).await?;
         let gone = || NodeError::new(ErrorCode::NotFound, format!("{cid} is not kept here"));
         let record = record.ok_or_else(gone)?;
         if !self.blocking(move |store| Ok(store.remove_root(&cid)?)).await? {
             return Err(gone());
         }
         let withdrawn_from = match &self.inner.network {
-            Some(network) if record.pinned => tokio::time::timeout(WITHDRAW_TIMEOUT, network.withdraw(cid))
-                .await
-                .unwrap_or(0),
+            Some(network) if record.pinned => {
+                tokio::time::timeout(WITHDRAW_TIMEOUT, network.withdraw(cid)).await.unwrap_or(0)
+            }
             _ => 0,
         };
         self.emit(Event::Removed { cid });
-        Ok(RemoveReport {
-            cid,
-            name: record.name,
-            withdrawn_from,
-        })
+        Ok(RemoveReport { cid, name: record.name, withdrawn_from })
     }
 
     /// One block as it is stored here.
@@ -247,13 +209,7 @@ fn describe(record: &RootRecord) -> FileInfo {
     let known = record.key.is_some() || record.public;
     FileInfo {
         cid: record.cid,
-        link: known.then(|| {
-            Link {
-                cid: record.cid,
-                key: record.key.clone(),
-            }
-            .to_string()
-        }),
+        link: known.then(|| Link { cid: record.cid, key: record.key.clone() }.to_string()),
         name: record.name.clone(),
         kind: record.kind.into(),
         size: record.size,

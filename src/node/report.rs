@@ -93,7 +93,7 @@ pub struct FileInfo {
 
 impl FileInfo {
     /// What is known when nothing but the CID (and perhaps the key) is.
-    pub(super) fn bare(link: Link, kind: FileKind) -> Self {
+    pub(super) fn bare(link: &Link, kind: FileKind) -> Self {
         Self {
             cid: link.cid,
             sealed: link.key.is_some(),

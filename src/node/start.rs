@@ -122,10 +122,7 @@ impl Network {
             listen: options.listen.clone(),
             external: options.external.clone(),
             bootstrap: options.bootstrap.clone(),
-            membership: options
-                .cluster
-                .as_ref()
-                .map(crate::content::secret::ClusterKey::membership),
+            membership: options.cluster.as_ref().map(crate::content::secret::ClusterKey::membership),
             mdns: options.mdns,
             relay_server: options.relay_server,
             max_connections: options.max_connections,
@@ -149,11 +146,7 @@ impl Network {
             stop.clone(),
         ));
         let transfers = Transfers::new(net.clone(), Arc::clone(&counters));
-        Ok(Self {
-            net,
-            fetcher: Fetcher::new(store.clone(), transfers),
-            counters,
-        })
+        Ok(Self { net, fetcher: Fetcher::new(store.clone(), transfers), counters })
     }
 
     /// Ends the announcement of a root; answers how many peers dropped the record.

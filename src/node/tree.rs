@@ -22,13 +22,7 @@ use crate::content::{
 const MAX_DEPTH: usize = 2048;
 
 enum Item {
-    File {
-        link: Link,
-        root_len: u32,
-        size: u64,
-        mtime: Option<i64>,
-        mode: Option<u32>,
-    },
+    File { link: Link, root_len: u32, size: u64, mtime: Option<i64>, mode: Option<u32> },
     Dir(Folder),
 }
 
@@ -47,21 +41,14 @@ pub(super) fn store(
     input: &mut dyn Read,
     metadata: Metadata,
 ) -> Result<Finished, NodeError> {
-    let mut top = Folder {
-        mtime: metadata.mtime,
-        mode: metadata.mode,
-        ..Folder::default()
-    };
+    let mut top = Folder { mtime: metadata.mtime, mode: metadata.mode, ..Folder::default() };
     let mut archive = tar::Archive::new(input);
     for entry in archive.entries().map_err(|e| broken(&e))? {
         let mut entry = entry.map_err(|e| broken(&e))?;
         let path = entry.path().map_err(|e| broken(&e))?.into_owned();
         let parts = components(&path)?;
         let header = entry.header();
-        let (mtime, mode) = (
-            header.mtime().ok().and_then(|t| i64::try_from(t).ok()),
-            header.mode().ok(),
-        );
+        let (mtime, mode) = (header.mtime().ok().and_then(|t| i64::try_from(t).ok()), header.mode().ok());
         match header.entry_type() {
             tar::EntryType::Directory => {
                 let folder = descend(&mut top, &parts)?;
@@ -86,18 +73,8 @@ pub(super) fn store(
                         format!("{} is cut short", path.display()),
                     ));
                 }
-                let item = Item::File {
-                    root_len: done.root_len,
-                    link: done.link,
-                    size,
-                    mtime,
-                    mode,
-                };
-                if descend(&mut top, parents)?
-                    .items
-                    .insert(name.clone(), item)
-                    .is_some()
-                {
+                let item = Item::File { root_len: done.root_len, link: done.link, size, mtime, mode };
+                if descend(&mut top, parents)?.items.insert(name.clone(), item).is_some() {
                     return Err(bad_path(&path, "it is there twice"));
                 }
             }
@@ -112,21 +89,9 @@ fn encode(sealer: &mut Sealer, folder: Folder, name: Option<String>) -> Result<(
     let mut total = 0;
     for (name, item) in folder.items {
         let entry = match item {
-            Item::File {
-                link,
-                root_len,
-                size,
-                mtime,
-                mode,
-            } => DirEntry {
-                name,
-                link,
-                root_len,
-                kind: EntryKind::File,
-                size,
-                mtime,
-                mode,
-            },
+            Item::File { link, root_len, size, mtime, mode } => {
+                DirEntry { name, link, root_len, kind: EntryKind::File, size, mtime, mode }
+            }
             Item::Dir(inner) => {
                 let (mtime, mode) = (inner.mtime, inner.mode);
                 let (done, size) = encode(sealer, inner, Some(name.clone()))?;
@@ -144,13 +109,8 @@ fn encode(sealer: &mut Sealer, folder: Folder, name: Option<String>) -> Result<(
         total += entry.size;
         sealer.write_nodes(encoder.push(entry)?)?;
     }
-    let metadata = Metadata {
-        name,
-        size: total,
-        mtime: folder.mtime,
-        mode: folder.mode,
-        ..Metadata::default()
-    };
+    let metadata =
+        Metadata { name, size: total, mtime: folder.mtime, mode: folder.mode, ..Metadata::default() };
     let mut finished = encoder.finish(metadata)?;
     sealer.write_nodes(std::mem::take(&mut finished.blocks))?;
     Ok((finished, total))
@@ -160,10 +120,7 @@ fn encode(sealer: &mut Sealer, folder: Folder, name: Option<String>) -> Result<(
 fn descend<'a>(top: &'a mut Folder, parts: &[String]) -> Result<&'a mut Folder, NodeError> {
     let mut folder = top;
     for part in parts {
-        let item = folder
-            .items
-            .entry(part.clone())
-            .or_insert_with(|| Item::Dir(Folder::default()));
+        let item = folder.items.entry(part.clone()).or_insert_with(|| Item::Dir(Folder::default()));
         match item {
             Item::Dir(inner) => folder = inner,
             Item::File { .. } => {
@@ -196,15 +153,9 @@ fn components(path: &Path) -> Result<Vec<String>, NodeError> {
 }
 
 fn bad_path(path: &Path, why: &str) -> NodeError {
-    NodeError::new(
-        ErrorCode::BadRequest,
-        format!("{:?} cannot be stored: {why}", path.display().to_string()),
-    )
+    NodeError::new(ErrorCode::BadRequest, format!("{:?} cannot be stored: {why}", path.display().to_string()))
 }
 
 fn broken(e: &std::io::Error) -> NodeError {
-    NodeError::new(
-        ErrorCode::BadRequest,
-        format!("the folder's tar stream is broken: {e}"),
-    )
+    NodeError::new(ErrorCode::BadRequest, format!("the folder's tar stream is broken: {e}"))
 }

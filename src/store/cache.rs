@@ -29,9 +29,7 @@ impl Store {
         while self.usage().cached_bytes > goal {
             let before = self.usage().cached_bytes;
             // No more of a batch than is needed: the rest is still useful.
-            let wanted = usize::try_from((before - goal) / (64 << 10))
-                .unwrap_or(BATCH)
-                .clamp(1, BATCH);
+            let wanted = usize::try_from((before - goal) / (64 << 10)).unwrap_or(BATCH).clamp(1, BATCH);
             self.discard(self.inner.index.evictable(wanted)?)?;
             if self.usage().cached_bytes == before {
                 break;

@@ -71,8 +71,7 @@ impl Disk {
     ) -> Result<PathBuf, StoreError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let tmp = TempFile(self.blocks.join(TMP).join(number.to_string()));
-        self.write_aside(&tmp.0, bytes, durability)
-            .map_err(|e| StoreError::io("write a block", e))?;
+        self.write_aside(&tmp.0, bytes, durability).map_err(|e| StoreError::io("write a block", e))?;
         let path = self.path(digest);
         let folder = path.parent().unwrap_or(&self.blocks).to_owned();
         match rename(&tmp.0, &path) {
@@ -86,12 +85,9 @@ impl Disk {
         Ok(folder)
     }
 
+    #[cfg_attr(not(test), allow(clippy::unused_self))] // Faults are planned per disk, in tests.
     fn write_aside(&self, tmp: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(tmp)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(tmp)?;
         #[cfg(test)]
         self.faults.strike("write")?;
         file.write_all(bytes)?;
@@ -106,20 +102,14 @@ impl Disk {
     /// Makes the names in these folders durable, and the folders' own names.
     pub(super) fn sync_folders(&self, folders: &HashSet<PathBuf>) -> Result<(), StoreError> {
         #[cfg(test)]
-        self.faults
-            .strike("folder")
-            .map_err(|e| StoreError::io("sync the folders of blocks", e))?;
+        self.faults.strike("folder").map_err(|e| StoreError::io("sync the folders of blocks", e))?;
         let sync = |path: &Path| File::open(path).and_then(|folder| folder.sync_all());
         let synced = if folders.len() > FOLDERS_ONE_BY_ONE {
             File::open(&self.blocks).and_then(|folder| Ok(rustix::fs::syncfs(folder)?))
         } else {
             let mut all: HashSet<&Path> = HashSet::new();
             for folder in folders {
-                all.extend(
-                    folder
-                        .ancestors()
-                        .take_while(|path| path.starts_with(&self.blocks)),
-                );
+                all.extend(folder.ancestors().take_while(|path| path.starts_with(&self.blocks)));
             }
             all.into_iter().try_for_each(sync)
         };
@@ -191,15 +181,9 @@ impl Disk {
                     }
                     continue;
                 }
-                let digest = path
-                    .strip_prefix(&self.blocks)
-                    .ok()
-                    .and_then(|path| self.layout.digest(path));
+                let digest = path.strip_prefix(&self.blocks).ok().and_then(|path| self.layout.digest(path));
                 let Some(digest) = digest else { continue };
-                let age = item
-                    .metadata()
-                    .ok()
-                    .and_then(|meta| meta.modified().ok()?.elapsed().ok());
+                let age = item.metadata().ok().and_then(|meta| meta.modified().ok()?.elapsed().ok());
                 visit(digest, age.map_or(0, |age| age.as_secs()))?;
             }
         }
@@ -231,12 +215,7 @@ pub(super) fn make_private_dir(path: &Path) -> Result<(), StoreError> {
 /// Writes a small file durably.
 pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let fail = |e| StoreError::io(format!("write {}", path.display()), e);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(fail)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail)
 }
 

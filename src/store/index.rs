@@ -80,11 +80,7 @@ impl Row {
                 1 => Place::Inline,
                 _ => Place::Missing,
             },
-            codec: if bytes[1] == Codec::DagCbor as u8 {
-                Codec::DagCbor
-            } else {
-                Codec::Raw
-            },
+            codec: if bytes[1] == Codec::DagCbor as u8 { Codec::DagCbor } else { Codec::Raw },
             cached: bytes[2] != 0,
             len: word(3),
             refs: word(7),
@@ -122,28 +118,19 @@ impl Index {
     pub(super) fn row(&self, digest: &Digest) -> Result<Option<Row>, StoreError> {
         let read = self.db.begin_read().map_err(StoreError::index)?;
         let table = read.open_table(BLOCKS).map_err(StoreError::index)?;
-        Ok(table
-            .get(digest)
-            .map_err(StoreError::index)?
-            .map(|row| Row::decode(&row.value())))
+        Ok(table.get(digest).map_err(StoreError::index)?.map(|row| Row::decode(&row.value())))
     }
 
     pub(super) fn inline(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
         let read = self.db.begin_read().map_err(StoreError::index)?;
         let table = read.open_table(INLINE).map_err(StoreError::index)?;
-        Ok(table
-            .get(digest)
-            .map_err(StoreError::index)?
-            .map(|bytes| bytes.value().to_vec()))
+        Ok(table.get(digest).map_err(StoreError::index)?.map(|bytes| bytes.value().to_vec()))
     }
 
     pub(super) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let read = self.db.begin_read().map_err(StoreError::index)?;
         let table = read.open_table(META).map_err(StoreError::index)?;
-        Ok(table
-            .get(name)
-            .map_err(StoreError::index)?
-            .map(|bytes| bytes.value().to_vec()))
+        Ok(table.get(name).map_err(StoreError::index)?.map(|bytes| bytes.value().to_vec()))
     }
 
     pub(super) fn root(&self, cid: &Cid) -> Result<Option<Root>, StoreError> {
@@ -161,23 +148,15 @@ impl Index {
         let table = read.open_table(ROOTS).map_err(StoreError::index)?;
         let start = after.map(Cid::to_bytes);
         let start = start.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let range = table
-            .range::<&[u8; Cid::LEN]>((start, Bound::Unbounded))
-            .map_err(StoreError::index)?;
-        range
-            .take(limit)
-            .map(|item| decode_root(item.map_err(StoreError::index)?.1.value()))
-            .collect()
+        let range = table.range::<&[u8; Cid::LEN]>((start, Bound::Unbounded)).map_err(StoreError::index)?;
+        range.take(limit).map(|item| decode_root(item.map_err(StoreError::index)?.1.value())).collect()
     }
 
     /// A part of the list of a root's blocks.
     pub(super) fn list(&self, number: u64, part: u32) -> Result<Option<Vec<Digest>>, StoreError> {
         let read = self.db.begin_read().map_err(StoreError::index)?;
         let table = read.open_table(LISTS).map_err(StoreError::index)?;
-        Ok(table
-            .get((number, part))
-            .map_err(StoreError::index)?
-            .map(|bytes| digests(bytes.value())))
+        Ok(table.get((number, part)).map_err(StoreError::index)?.map(|bytes| digests(bytes.value())))
     }
 
     /// Up to `limit` blocks after `after`, by digest.
@@ -191,9 +170,7 @@ impl Index {
         let read = self.db.begin_read().map_err(StoreError::index)?;
         let table = read.open_table(BLOCKS).map_err(StoreError::index)?;
         let start = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let range = table
-            .range::<&[u8; 20]>((start, Bound::Unbounded))
-            .map_err(StoreError::index)?;
+        let range = table.range::<&[u8; 20]>((start, Bound::Unbounded)).map_err(StoreError::index)?;
         range
             .take(limit)
             .map(|item| {
@@ -222,8 +199,7 @@ impl Index {
         let read = self.db.begin_read().map_err(StoreError::index)?;
         let table = read.open_table(DYING).map_err(StoreError::index)?;
         let all = table.iter().map_err(StoreError::index)?;
-        all.map(|item| Ok(item.map_err(StoreError::index)?.0.value()))
-            .collect()
+        all.map(|item| Ok(item.map_err(StoreError::index)?.0.value())).collect()
     }
 }
 

@@ -55,16 +55,11 @@ impl Lock {
 
     /// Says who holds the lock, and where it serves its API.
     pub(super) fn note(&self, http: Option<&str>) -> Result<(), StoreError> {
-        let note = LockNote {
-            pid: std::process::id(),
-            http: http.map(String::from),
-        };
+        let note = LockNote { pid: std::process::id(), http: http.map(String::from) };
         let text = serde_json::to_string(&note).unwrap_or_default();
         let mut file = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let written = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| file.write_all(text.as_bytes()));
+        let written =
+            file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
         written.map_err(|e| StoreError::io("write the lock file", e))
     }
 }

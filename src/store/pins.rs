@@ -48,9 +48,7 @@ impl Pins {
     /// Dooms those of `candidates` that nobody has pinned, until the answer is dropped.
     pub(super) fn doom(&self, candidates: impl IntoIterator<Item = Digest>) -> Doomed<'_> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = candidates
-            .into_iter()
-            .filter(|digest| !state.pinned.contains_key(digest));
+        let free = candidates.into_iter().filter(|digest| !state.pinned.contains_key(digest));
         let digests: Vec<Digest> = free.collect();
         state.doomed.extend(&digests);
         Doomed { pins: self, digests }

@@ -48,10 +48,8 @@ impl Store {
             keep.put(cid, bytes, PutMode::Sealed)?;
         }
         let before = store.usage().quarantined;
-        let mut found = Rebuilt {
-            blocks: store.adopt_unknown()? + salvaged.len() as u64,
-            ..Rebuilt::default()
-        };
+        let mut found =
+            Rebuilt { blocks: store.adopt_unknown()? + salvaged.len() as u64, ..Rebuilt::default() };
         drop(keep);
         found.damaged = store.usage().quarantined - before;
         found.roots = store.find_roots()?;
@@ -70,12 +68,7 @@ impl Store {
             after = Some(*last);
             for (digest, row) in page {
                 let cid = Cid::new(row.codec, digest);
-                if let Some(bytes) = self
-                    .inner
-                    .index
-                    .inline(&digest)?
-                    .filter(|bytes| cid.matches(bytes))
-                {
+                if let Some(bytes) = self.inner.index.inline(&digest)?.filter(|bytes| cid.matches(bytes)) {
                     found.push((cid, bytes));
                 }
             }
@@ -92,12 +85,7 @@ impl Store {
             for (digest, row) in page.into_iter().filter(|(_, row)| row.codec == Codec::DagCbor) {
                 let cid = Cid::new(row.codec, digest);
                 let Some(visible) = self.node(&cid)? else { continue };
-                listed.extend(
-                    visible
-                        .links
-                        .into_iter()
-                        .filter(|link| link.codec() == Codec::DagCbor),
-                );
+                listed.extend(visible.links.into_iter().filter(|link| link.codec() == Codec::DagCbor));
                 match visible.kind {
                     NodeKind::File => tops.push((cid, RootKind::File)),
                     NodeKind::Dir => tops.push((cid, RootKind::Dir)),
@@ -141,9 +129,7 @@ impl Store {
             record.blocks += 1;
             record.stored_len += bytes.len() as u64;
             if cid.codec() == Codec::DagCbor {
-                let links = node_block::visible(&bytes)
-                    .map(|visible| visible.links)
-                    .unwrap_or_default();
+                let links = node_block::visible(&bytes).map(|visible| visible.links).unwrap_or_default();
                 queue.extend(links.into_iter().filter(|link| seen.insert(*link)));
             }
         }

@@ -9,16 +9,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Index`].
     pub fn add_root(&self, record: RootRecord) -> Result<(), StoreError> {
-        let record = RootRecord {
-            pinned: false,
-            ..record
-        };
+        let record = RootRecord { pinned: false, ..record };
         if self.root(&record.cid)?.is_some_and(|known| known.pinned) {
             return Ok(());
         }
-        self.inner
-            .writer
-            .run(move |tables| tables.add_root(&record, &[], unix_ms()))
+        self.inner.writer.run(move |tables| tables.add_root(&record, &[], unix_ms()))
     }
 
     /// What is kept of a root.
@@ -34,13 +29,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Index`].
     pub fn roots(&self, after: Option<Cid>, limit: usize) -> Result<Vec<RootRecord>, StoreError> {
-        Ok(self
-            .inner
-            .index
-            .roots(after, limit)?
-            .into_iter()
-            .map(|root| root.record)
-            .collect())
+        Ok(self.inner.index.roots(after, limit)?.into_iter().map(|root| root.record).collect())
     }
 
     /// Takes a root off the list; answers whether it was there. Blocks that no other root needs are collected after
@@ -64,9 +53,7 @@ impl Store {
         for number in self.inner.index.dying()? {
             for part in 0.. {
                 let last = self.inner.index.list(number, part)?.is_none();
-                self.inner
-                    .writer
-                    .run(move |tables| tables.drop_part(number, part, unix_ms()))?;
+                self.inner.writer.run(move |tables| tables.drop_part(number, part, unix_ms()))?;
                 if last {
                     break;
                 }

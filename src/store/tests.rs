@@ -39,10 +39,7 @@ impl Faults {
 }
 
 fn options(dir: &TempDir) -> StoreOptions {
-    StoreOptions {
-        grace: Duration::ZERO,
-        ..StoreOptions::new(dir.path().join("data"))
-    }
+    StoreOptions { grace: Duration::ZERO, ..StoreOptions::new(dir.path().join("data")) }
 }
 
 fn open(dir: &TempDir) -> Store {
@@ -77,10 +74,8 @@ fn record(root: &Cid) -> RootRecord {
 
 fn store_all(store: &Store, blocks: &[(Cid, Vec<u8>)]) -> Vec<Put> {
     let upload = store.upload();
-    let puts = blocks
-        .iter()
-        .map(|(cid, bytes)| upload.put(cid, bytes, PutMode::Sealed).expect("put"))
-        .collect();
+    let puts =
+        blocks.iter().map(|(cid, bytes)| upload.put(cid, bytes, PutMode::Sealed).expect("put")).collect();
     upload.commit(record(&blocks[0].0)).expect("committed");
     puts
 }
@@ -99,17 +94,11 @@ const LONG: usize = 40_000;
 #[test]
 fn what_was_committed_is_there_after_a_restart() {
     let dir = TempDir::new().expect("a folder");
-    let blocks = [
-        block(1, LONG),
-        block(2, 10),
-        block(3, 0),
-        block(4, INLINE_MAX),
-        block(5, INLINE_MAX + 1),
-    ];
+    let blocks = [block(1, LONG), block(2, 10), block(3, 0), block(4, INLINE_MAX), block(5, INLINE_MAX + 1)];
     assert_eq!(store_all(&open(&dir), &blocks), [Put::New; 5]);
     let store = open(&dir);
     for (cid, bytes) in &blocks {
-        assert!(store.get(&cid).expect("read").as_ref() == Some(bytes));
+        assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
     }
     assert_eq!(store.roots(None, 10).expect("listed"), [record(&blocks[0].0)]);
     assert_eq!((store.usage().blocks, store.usage().roots), (5, 1));
@@ -126,11 +115,7 @@ fn damage_is_seen_set_aside_and_mended() {
             fs::write(path, bytes).expect("written");
         },
         |path| {
-            fs::File::options()
-                .write(true)
-                .open(path)
-                .and_then(|f| f.set_len(100))
-                .expect("cut")
+            fs::File::options().write(true).open(path).and_then(|f| f.set_len(100)).expect("cut");
         },
         |path| fs::write(path, []).expect("emptied"),
         |path| fs::remove_file(path).expect("removed"),
@@ -147,20 +132,13 @@ fn damage_is_seen_set_aside_and_mended() {
             other => assert!(n == 3 && matches!(other, Ok(None)), "{n}: {other:?}"),
         }
         assert!(matches!(store.get(cid), Ok(None)), "never served again");
-        assert_eq!(
-            store.verify(None, &mut |_| true).expect("verified").missing,
-            [*cid]
-        );
+        assert_eq!(store.verify(None, &mut |_| true).expect("verified").missing, [*cid]);
         assert_eq!(store.usage().quarantined, u64::from(n < 3));
         store.put_cached(cid, bytes).expect("mended");
-        assert!(store.get(&cid).expect("read").as_ref() == Some(bytes));
+        assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
         let verified = store.verify(Some(&blocks[0].0), &mut |_| true).expect("verified");
         assert_eq!((verified.checked, verified.missing.len()), (2, 0));
-        assert_eq!(
-            store.usage().cached_bytes,
-            0,
-            "a mended block is kept, not cached"
-        );
+        assert_eq!(store.usage().cached_bytes, 0, "a mended block is kept, not cached");
     }
 }
 
@@ -173,13 +151,7 @@ fn removed_files_are_collected_and_shared_blocks_stay() {
     store_all(&store, &[b.clone(), shared.clone()]);
     assert!(store.remove_root(&a.0).expect("removed"));
     assert!(!store.remove_root(&a.0).expect("not twice"));
-    assert_eq!(
-        store.collect().expect("collected"),
-        Collected {
-            blocks: 1,
-            bytes: LONG as u64
-        }
-    );
+    assert_eq!(store.collect().expect("collected"), Collected { blocks: 1, bytes: LONG as u64 });
     assert!(!store.has(&a.0).expect("asked") && !file_of(&store, &a.0).exists());
     assert!(store.get(&shared.0).expect("read") == Some(shared.1));
     store.remove_root(&b.0).expect("removed");
@@ -235,11 +207,7 @@ fn block_files_that_a_killed_upload_left_are_adopted_or_swept() {
     let store = open(&dir);
     let (a, b) = (block(1, LONG), block(2, LONG));
     for (cid, bytes) in [&a, &b] {
-        store
-            .inner
-            .disk
-            .write(cid.digest(), bytes, disk::Durability::Synced)
-            .expect("written");
+        store.inner.disk.write(cid.digest(), bytes, disk::Durability::Synced).expect("written");
     }
     assert_eq!(store_all(&store, std::slice::from_ref(&a)), [Put::Known]);
     assert_eq!(store.sweep().expect("swept").blocks, 1);
@@ -260,18 +228,12 @@ fn colliding_public_blocks_are_refused_and_nothing_changes() {
         let upload = store.upload();
         upload.put(&cid, &a, PutMode::Compare).expect("the first");
         assert!(
-            matches!(
-                upload.put(&cid, &b, PutMode::Compare),
-                Err(StoreError::Collision { .. })
-            ),
+            matches!(upload.put(&cid, &b, PutMode::Compare), Err(StoreError::Collision { .. })),
             "in one upload"
         );
         upload.commit(record(&cid)).expect("committed");
         let other = store.upload();
-        assert!(matches!(
-            other.put(&cid, &b, PutMode::Compare),
-            Err(StoreError::Collision { .. })
-        ));
+        assert!(matches!(other.put(&cid, &b, PutMode::Compare), Err(StoreError::Collision { .. })));
         assert!(store.get(&cid).expect("read") == Some(a));
     }
 }
@@ -280,11 +242,7 @@ fn colliding_public_blocks_are_refused_and_nothing_changes() {
 fn the_cache_is_evictable_and_gives_way() {
     let dir = TempDir::new().expect("a folder");
     let len = LONG as u64;
-    let limits = StoreOptions {
-        cache_size: 3 * len,
-        capacity: Some(5 * len),
-        ..options(&dir)
-    };
+    let limits = StoreOptions { cache_size: 3 * len, capacity: Some(5 * len), ..options(&dir) };
     let store = Store::open(limits).expect("opens");
     let kept = block(0, LONG);
     store_all(&store, std::slice::from_ref(&kept));
@@ -300,10 +258,7 @@ fn the_cache_is_evictable_and_gives_way() {
     assert_eq!((store.usage().bytes, store.usage().cached_bytes), (5 * len, 0));
     let upload = store.upload();
     let (cid, bytes) = block(30, LONG);
-    assert!(matches!(
-        upload.put(&cid, &bytes, PutMode::Sealed),
-        Err(StoreError::NoSpace(_))
-    ));
+    assert!(matches!(upload.put(&cid, &bytes, PutMode::Sealed), Err(StoreError::NoSpace(_))));
     assert!(store.get(&kept.0).expect("read").is_some());
 }
 
@@ -335,27 +290,13 @@ fn every_failed_write_leaves_the_store_as_it_was() {
         store.inner.disk.faults.plan(what, 0);
         let (cid, bytes) = block(1, LONG);
         let upload = store.upload();
-        let failed = upload
-            .put(&cid, &bytes, PutMode::Sealed)
-            .and_then(|_| upload.commit(record(&cid)));
-        assert!(
-            matches!(failed, Err(StoreError::NoSpace(_))),
-            "{what}: {failed:?}"
-        );
+        let failed = upload.put(&cid, &bytes, PutMode::Sealed).and_then(|_| upload.commit(record(&cid)));
+        assert!(matches!(failed, Err(StoreError::NoSpace(_))), "{what}: {failed:?}");
         drop(upload);
         assert_eq!(store.root(&cid).expect("asked"), None);
         assert!(store.get(&kept.0).expect("read").as_ref() == Some(&kept.1));
-        assert_eq!(
-            fs::read_dir(dir.path().join("data/blocks/tmp"))
-                .expect("read")
-                .count(),
-            0
-        );
-        assert_eq!(
-            store_all(&store, &[(cid, bytes)]).len(),
-            1,
-            "and the next try works"
-        );
+        assert_eq!(fs::read_dir(dir.path().join("data/blocks/tmp")).expect("read").count(), 0);
+        assert_eq!(store_all(&store, &[(cid, bytes)]).len(), 1, "and the next try works");
     }
 }
 
@@ -381,10 +322,7 @@ fn a_newer_format_is_refused() {
     let dir = TempDir::new().expect("a folder");
     drop(open(&dir));
     fs::write(dir.path().join("data/version"), "2\n").expect("written");
-    assert!(matches!(
-        Store::open(options(&dir)),
-        Err(StoreError::NewerVersion { found: 2, .. })
-    ));
+    assert!(matches!(Store::open(options(&dir)), Err(StoreError::NewerVersion { found: 2, .. })));
 }
 
 #[test]
@@ -393,14 +331,11 @@ fn a_lost_index_is_made_again_from_the_blocks() {
     let blocks = [block(1, LONG), block(2, LONG)];
     store_all(&open(&dir), &blocks);
     fs::write(dir.path().join("data/index.redb"), vec![7; 10_000]).expect("overwritten");
-    assert!(matches!(
-        Store::open(options(&dir)),
-        Err(StoreError::IndexCorrupt(_))
-    ));
+    assert!(matches!(Store::open(options(&dir)), Err(StoreError::IndexCorrupt(_))));
     let (store, found) = Store::rebuild(options(&dir)).expect("rebuilt");
     assert_eq!(found.blocks, 2);
     for (cid, bytes) in &blocks {
-        assert!(store.get(&cid).expect("read").as_ref() == Some(bytes));
+        assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
     }
 }
 
@@ -425,7 +360,7 @@ fn collecting_never_takes_what_an_upload_relies_on() {
                         let blocks = [own, block(7, LONG)];
                         store_all(store, &blocks);
                         for (cid, bytes) in &blocks {
-                            assert!(store.get(&cid).expect("read").as_ref() == Some(bytes));
+                            assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
                         }
                         store.remove_root(&blocks[0].0).expect("removed");
                     }

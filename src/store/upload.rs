@@ -10,8 +10,8 @@ use super::{
     INLINE_MAX, RootRecord, Store, StoreError,
     disk::Durability,
     index::{Place, Row},
+    tables::Arrival,
     unix_ms,
-    writer::Arrival,
 };
 use crate::content::{cid::Cid, hash::Digest};
 
@@ -66,10 +66,7 @@ impl Drop for Reservation<'_> {
 impl Store {
     /// Begins an upload.
     pub fn upload(&self) -> Upload {
-        Upload {
-            store: self.clone(),
-            state: Mutex::default(),
-        }
+        Upload { store: self.clone(), state: Mutex::default() }
     }
 
     /// Promises room for a block, evicting cache where that helps.
@@ -101,12 +98,7 @@ impl Store {
         durability: Durability,
     ) -> Result<(Arrival, Option<PathBuf>), StoreError> {
         let len = u32::try_from(bytes.len()).map_err(|_| StoreError::NoSpace("a block of 4 GiB".into()))?;
-        let mut arrival = Arrival {
-            digest: *cid.digest(),
-            codec: cid.codec(),
-            len,
-            inline: None,
-        };
+        let mut arrival = Arrival { digest: *cid.digest(), codec: cid.codec(), len, inline: None };
         if bytes.len() <= INLINE_MAX {
             arrival.inline = Some(bytes.to_vec());
             return Ok((arrival, None));
@@ -140,24 +132,15 @@ impl Store {
         }
         let needed = row.is_some();
         let _room = self.reserve(bytes.len() as u64)?;
-        let durability = if needed {
-            Durability::Synced
-        } else {
-            Durability::Cache
-        };
+        let durability = if needed { Durability::Synced } else { Durability::Cache };
         let (arrival, folder) = self.place(cid, bytes, durability)?;
         if let Some(folder) = folder.filter(|_| needed) {
             self.inner.disk.sync_folders(&HashSet::from([folder]))?;
         }
         if needed {
-            return self
-                .inner
-                .writer
-                .run(move |tables| tables.arrive(&arrival, false, unix_ms()));
+            return self.inner.writer.run(move |tables| tables.arrive(&arrival, false, unix_ms()));
         }
-        self.inner
-            .writer
-            .post(move |tables| tables.arrive(&arrival, true, unix_ms()));
+        self.inner.writer.post(move |tables| tables.arrive(&arrival, true, unix_ms()));
         Ok(())
     }
 }
@@ -174,10 +157,10 @@ impl Upload {
             if mode == PutMode::Sealed && state.seen.contains_key(&digest) {
                 return Ok(Put::Known);
             }
-            if !state.seen.contains_key(&digest) {
+            if let std::collections::hash_map::Entry::Vacant(e) = state.seen.entry(digest) {
                 // Pinning may wait for the collector, which never waits for an upload.
                 self.store.inner.pins.pin(digest);
-                state.seen.insert(digest, None);
+                e.insert(None);
                 state.blocks.push(digest);
             }
         }
@@ -209,10 +192,7 @@ impl Upload {
                     let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
                     state.seen.get(digest).cloned().flatten()
                 };
-                if let Some(Arrival {
-                    inline: Some(old), ..
-                }) = &earlier
-                {
+                if let Some(Arrival { inline: Some(old), .. }) = &earlier {
                     return same(cid, old == bytes, mode);
                 }
                 if bytes.len() <= INLINE_MAX || inner.disk.len(digest) != Some(u64::from(len)) {
@@ -223,21 +203,12 @@ impl Upload {
                 };
                 if old != bytes {
                     let damaged = !cid.matches(&old);
-                    return if damaged {
-                        Ok(false)
-                    } else {
-                        same(cid, false, mode)
-                    };
+                    return if damaged { Ok(false) } else { same(cid, false, mode) };
                 }
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
                 let path = inner.disk.path(digest);
                 state.folders.extend(path.parent().map(PathBuf::from));
-                let arrival = Arrival {
-                    digest: *digest,
-                    codec: cid.codec(),
-                    len,
-                    inline: None,
-                };
+                let arrival = Arrival { digest: *digest, codec: cid.codec(), len, inline: None };
                 state.seen.insert(*digest, Some(arrival));
                 Ok(true)
             }
@@ -293,10 +264,7 @@ impl Upload {
     }
 
     fn release(&self, state: &mut State) {
-        self.store
-            .inner
-            .reserved
-            .fetch_sub(std::mem::take(&mut state.reserved), Ordering::Relaxed);
+        self.store.inner.reserved.fetch_sub(std::mem::take(&mut state.reserved), Ordering::Relaxed);
     }
 }
 
@@ -318,8 +286,7 @@ impl Drop for Upload {
             // Not committed: the blocks are listed as unreferenced, and wait out the grace period.
             let listed = self.store.inner.writer.run(move |tables| {
                 let now = unix_ms();
-                left.iter()
-                    .try_for_each(|arrival| tables.arrive(arrival, false, now))
+                left.iter().try_for_each(|arrival| tables.arrive(arrival, false, now))
             });
             if let Err(error) = listed {
                 tracing::warn!("blocks of an upload that ended early wait for the sweep: {error}");

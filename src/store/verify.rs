@@ -34,32 +34,29 @@ impl Store {
         progress: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Verified, StoreError> {
         let mut found = Verified::default();
-        match root {
-            Some(cid) => {
-                let Some(root) = self.inner.index.root(cid)? else {
-                    return Ok(found);
+        if let Some(cid) = root {
+            let Some(root) = self.inner.index.root(cid)? else {
+                return Ok(found);
+            };
+            for part in 0.. {
+                let Some(digests) = self.inner.index.list(root.number, part)? else {
+                    break;
                 };
-                for part in 0.. {
-                    let Some(digests) = self.inner.index.list(root.number, part)? else {
-                        break;
-                    };
-                    for digest in &digests {
-                        if !self.verify_one(digest, &mut found, progress)? {
-                            return Ok(found);
-                        }
+                for digest in &digests {
+                    if !self.verify_one(digest, &mut found, progress)? {
+                        return Ok(found);
                     }
                 }
             }
-            None => {
-                let mut after = None;
-                loop {
-                    let page = self.inner.index.blocks(after, PAGE)?;
-                    let Some((last, _)) = page.last() else { break };
-                    after = Some(*last);
-                    for (digest, _) in &page {
-                        if !self.verify_one(digest, &mut found, progress)? {
-                            return Ok(found);
-                        }
+        } else {
+            let mut after = None;
+            loop {
+                let page = self.inner.index.blocks(after, PAGE)?;
+                let Some((last, _)) = page.last() else { break };
+                after = Some(*last);
+                for (digest, _) in &page {
+                    if !self.verify_one(digest, &mut found, progress)? {
+                        return Ok(found);
                     }
                 }
             }
@@ -116,12 +113,8 @@ impl Store {
             if self.inner.index.row(&digest)?.is_some() {
                 return Ok(());
             }
-            let len = self
-                .inner
-                .disk
-                .len(&digest)
-                .and_then(|len| u32::try_from(len).ok())
-                .unwrap_or(u32::MAX);
+            let len =
+                self.inner.disk.len(&digest).and_then(|len| u32::try_from(len).ok()).unwrap_or(u32::MAX);
             let Some(bytes) = self.inner.disk.read(&digest, len)? else {
                 return Ok(());
             };

@@ -129,10 +129,7 @@ pub trait Message: Serialize + DeserializeOwned {
             .expect("our messages are maps, strings and numbers, and a Vec takes all");
         let len = frame.len() - PREFIX_LEN;
         if len > MAX_MESSAGE {
-            return Err(WireError::TooLong {
-                len,
-                limit: MAX_MESSAGE,
-            });
+            return Err(WireError::TooLong { len, limit: MAX_MESSAGE });
         }
         let prefix = u32::try_from(len).expect("256 KiB fit").to_be_bytes();
         frame[..PREFIX_LEN].copy_from_slice(&prefix);
@@ -146,10 +143,7 @@ pub trait Message: Serialize + DeserializeOwned {
     /// Every [`WireError`].
     fn decode(body: &[u8]) -> Result<Self, WireError> {
         if body.len() > MAX_MESSAGE {
-            return Err(WireError::TooLong {
-                len: body.len(),
-                limit: MAX_MESSAGE,
-            });
+            return Err(WireError::TooLong { len: body.len(), limit: MAX_MESSAGE });
         }
         let name = structure::kind(body)?;
         let Some(kind) = Self::KINDS.iter().find(|kind| **kind == name) else {
@@ -178,17 +172,8 @@ impl Message for Request {
 }
 
 impl Message for Response {
-    const KINDS: &'static [&'static str] = &[
-        "block",
-        "missing",
-        "busy",
-        "have",
-        "stored",
-        "released",
-        "withdrawn",
-        "refused",
-        "status",
-    ];
+    const KINDS: &'static [&'static str] =
+        &["block", "missing", "busy", "have", "stored", "released", "withdrawn", "refused", "status"];
 
     fn check(&self) -> Result<(), &'static str> {
         match self {

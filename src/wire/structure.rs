@@ -140,18 +140,9 @@ mod tests {
             (b"\xa1\x63get\x80", "an array of fields"),
             (b"\x82\x63get\xa0", "an array of two"),
             (b"\xa2\x63get\xa0\x63put\xa0", "two kinds"),
-            (
-                b"\xa1\x63get\xa1\x61a\x9b\xff\xff\xff\xff\xff\xff\xff\xff",
-                "an array of 2^64",
-            ),
-            (
-                b"\xa1\x63get\xa1\x61a\xbb\xff\xff\xff\xff\xff\xff\xff\xff",
-                "a map of 2^64",
-            ),
-            (
-                b"\xa1\x63get\xa1\x61a\x5b\x7f\xff\xff\xff\xff\xff\xff\xff",
-                "a string of 2^63",
-            ),
+            (b"\xa1\x63get\xa1\x61a\x9b\xff\xff\xff\xff\xff\xff\xff\xff", "an array of 2^64"),
+            (b"\xa1\x63get\xa1\x61a\xbb\xff\xff\xff\xff\xff\xff\xff\xff", "a map of 2^64"),
+            (b"\xa1\x63get\xa1\x61a\x5b\x7f\xff\xff\xff\xff\xff\xff\xff", "a string of 2^63"),
             (b"\xa1\x63get\xa1\x61a\x1c", "a reserved length"),
             (b"\xa1\x63\xff\xff\xff\xa0", "a kind in no UTF-8"),
         ];
@@ -171,10 +162,7 @@ mod tests {
         // Two maps are around the arrays.
         assert!(kind(&nested(6)).is_ok());
         assert_eq!(kind(&nested(7)), Err(WireError::Structure("nested too deep")));
-        assert_eq!(
-            kind(&nested(1_000_000)),
-            Err(WireError::Structure("nested too deep"))
-        );
+        assert_eq!(kind(&nested(1_000_000)), Err(WireError::Structure("nested too deep")));
     }
 
     #[test]

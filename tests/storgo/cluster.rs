@@ -13,21 +13,16 @@ use super::swarm::{get, noise, put, start_with};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_is_refused_on_tcp_and_on_quic_and_a_member_is_not() {
     let key = ClusterKey::random();
-    for listen in [
-        "/ip4/127.0.0.1/tcp/0",
-        "/ip4/127.0.0.1/udp/0/quic-v1",
-        "/ip6/::1/tcp/0",
-        "/ip6/::1/udp/0/quic-v1",
-    ] {
+    for listen in
+        ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip6/::1/tcp/0", "/ip6/::1/udp/0/quic-v1"]
+    {
         let listen: Multiaddr = listen.parse().expect("a multiaddr");
         let inside = start_with(|options| {
             options.cluster = Some(key.clone());
             options.listen = vec![listen.clone()];
         })
         .await;
-        let addr: Multiaddr = inside.status().await.expect("status").listen[0]
-            .parse()
-            .expect("a multiaddr");
+        let addr: Multiaddr = inside.status().await.expect("status").listen[0].parse().expect("a multiaddr");
         let bytes = noise(1, 100_000);
         let report = put(&inside, &bytes).await;
 
@@ -38,15 +33,9 @@ async fn a_stranger_is_refused_on_tcp_and_on_quic_and_a_member_is_not() {
                 assert_eq!(error.code, ErrorCode::Unreachable, "{addr}: {error}");
             }
             let reference = Reference::from(report.link.as_str());
-            let error = stranger
-                .open(&reference, Some(Duration::from_secs(2)))
-                .await
-                .map(drop)
-                .expect_err("refused");
-            assert!(
-                matches!(error.code, ErrorCode::Timeout | ErrorCode::NotFound),
-                "{addr}: {error}"
-            );
+            let error =
+                stranger.open(&reference, Some(Duration::from_secs(2))).await.map(drop).expect_err("refused");
+            assert!(matches!(error.code, ErrorCode::Timeout | ErrorCode::NotFound), "{addr}: {error}");
             assert_eq!(inside.status().await.expect("status").peers, 0, "{addr}");
         }
         let member = start_with(|options| options.cluster = Some(key.clone())).await;
@@ -62,10 +51,7 @@ async fn a_name_is_as_good_as_an_address() {
     let named = listen.replace("/ip4/127.0.0.1", "/dns4/localhost");
     let other = start_with(|_| {}).await;
     assert_eq!(
-        other
-            .connect(named.parse().expect("a multiaddr"))
-            .await
-            .expect("connected"),
+        other.connect(named.parse().expect("a multiaddr")).await.expect("connected"),
         node.peer_id().to_string()
     );
 }
@@ -76,9 +62,6 @@ async fn an_address_with_another_peers_id_says_who_is_there() {
     let listen = node.status().await.expect("status").listen[0].clone();
     let wrong = listen.replace(&node.peer_id().to_string(), &libp2p::PeerId::random().to_string());
     let other = start_with(|_| {}).await;
-    let error = other
-        .connect(wrong.parse().expect("a multiaddr"))
-        .await
-        .expect_err("another peer");
+    let error = other.connect(wrong.parse().expect("a multiaddr")).await.expect_err("another peer");
     assert!(error.message.contains(&node.peer_id().to_string()), "{error}");
 }

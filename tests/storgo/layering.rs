@@ -43,11 +43,8 @@ fn the_source_obeys_the_layering() {
     let violations: Vec<String> = files
         .iter()
         .flat_map(|path| {
-            let name = path
-                .strip_prefix(&src)
-                .expect("collected below src")
-                .to_string_lossy()
-                .replace('\\', "/");
+            let name =
+                path.strip_prefix(&src).expect("collected below src").to_string_lossy().replace('\\', "/");
             check(&name, &fs::read_to_string(path).expect("readable source"))
         })
         .collect();
@@ -58,67 +55,23 @@ fn the_source_obeys_the_layering() {
 fn every_planted_violation_is_seen() {
     let planted = [
         ("store/disk.rs", "use crate::node::Node;", "store imports node"),
-        (
-            "store.rs",
-            "use crate::{content::cid::Cid, net::{Net, transfer}};",
-            "store imports net",
-        ),
-        (
-            "net/task.rs",
-            "fn f() { crate::fetch::go(); }",
-            "net imports fetch",
-        ),
-        (
-            "net/transfer/client.rs",
-            "use super::super::super::http::serve;",
-            "net imports http",
-        ),
+        ("store.rs", "use crate::{content::cid::Cid, net::{Net, transfer}};", "store imports net"),
+        ("net/task.rs", "fn f() { crate::fetch::go(); }", "net imports fetch"),
+        ("net/transfer/client.rs", "use super::super::super::http::serve;", "net imports http"),
         ("wire.rs", "use super::store;", "wire imports store"),
-        (
-            "wire.rs",
-            "mod tests { use super::super::store; }",
-            "wire imports store",
-        ),
-        (
-            "node.rs",
-            "pub(crate) use crate::cli as door;",
-            "node imports cli",
-        ),
+        ("wire.rs", "mod tests { use super::super::store; }", "wire imports store"),
+        ("node.rs", "pub(crate) use crate::cli as door;", "node imports cli"),
         ("node.rs", "use crate::config::Config;", "node imports config"),
-        (
-            "telemetry.rs",
-            "use crate::config::Config;",
-            "telemetry imports config",
-        ),
-        (
-            "http.rs",
-            "fn f() -> crate::telemetry::Meter { g() }",
-            "http imports telemetry",
-        ),
-        (
-            "fetch.rs",
-            "macro_rules! m { () => { $crate::node::Node } }",
-            "fetch imports node",
-        ),
+        ("telemetry.rs", "use crate::config::Config;", "telemetry imports config"),
+        ("http.rs", "fn f() -> crate::telemetry::Meter { g() }", "http imports telemetry"),
+        ("fetch.rs", "macro_rules! m { () => { $crate::node::Node } }", "fetch imports node"),
         ("store.rs", "use crate::Node;", "store imports Node"),
         ("attic.rs", "", "attic has no floor"),
         ("store.rs", "use crate::attic;", "store imports attic"),
         ("content/seal.rs", "async fn f() {}", "pure code says async"),
-        (
-            "content/seal.rs",
-            "use std::time::{Duration, Instant};",
-            "pure code says Instant",
-        ),
-        (
-            "wire.rs",
-            "use std::{collections::BTreeMap, fs};",
-            "pure code uses std::fs",
-        ),
-        (
-            "wire/bounds.rs",
-            "fn f() { std::net::TcpStream::connect(a); }",
-            "pure code uses std::net",
-        ),
+        ("content/seal.rs", "use std::time::{Duration, Instant};", "pure code says Instant"),
+        ("wire.rs", "use std::{collections::BTreeMap, fs};", "pure code uses std::fs"),
+        ("wire/bounds.rs", "fn f() { std::net::TcpStream::connect(a); }", "pure code uses std::net"),
         ("wire.rs", "use tokio::io::AsyncRead;", "pure code says tokio"),
         ("net.rs", "use serde_cbor::Value;", "serde_cbor outside wire"),
         ("store/mod.rs", "", "is a mod.rs"),
@@ -131,32 +84,16 @@ fn every_planted_violation_is_seen() {
         );
     }
     let long = "// a line\n".repeat(MAX_LINES + 1);
-    assert!(
-        check("node/put.rs", &long)
-            .iter()
-            .any(|v| v.contains("501 lines"))
-    );
+    assert!(check("node/put.rs", &long).iter().any(|v| v.contains("501 lines")));
 }
 
 #[test]
 fn what_is_allowed_is_not_complained_about() {
     let fine = [
-        (
-            "store.rs",
-            "//! Like `crate::node::Node`.\nuse crate::content::{cid::Cid, hash};",
-        ),
-        (
-            "cli/get.rs",
-            "use crate::{config::Config, node::Node, telemetry}; use super::output;",
-        ),
-        (
-            "config.rs",
-            "use crate::{content::secret::ClusterKey, node::NodeOptions};",
-        ),
-        (
-            "net/transfer/client.rs",
-            "use super::{super::Net, limit}; use crate::wire::Request;",
-        ),
+        ("store.rs", "//! Like `crate::node::Node`.\nuse crate::content::{cid::Cid, hash};"),
+        ("cli/get.rs", "use crate::{config::Config, node::Node, telemetry}; use super::output;"),
+        ("config.rs", "use crate::{content::secret::ClusterKey, node::NodeOptions};"),
+        ("net/transfer/client.rs", "use super::{super::Net, limit}; use crate::wire::Request;"),
         (
             "store/disk.rs",
             "mod tests { use super::super::layout; mod deep { use super::super::super::lock; } }",
@@ -165,18 +102,9 @@ fn what_is_allowed_is_not_complained_about() {
             "store.rs",
             r##"const A: &str = "use crate::node;"; const B: &str = r#"crate::"net""#; /* crate::net /* */ */"##,
         ),
-        (
-            "wire.rs",
-            "use serde_cbor::Value; use std::{fmt, collections::BTreeMap};",
-        ),
-        (
-            "content/cid.rs",
-            "/// Not `async`.\nfn f<'a>(c: char) -> bool { c == 'a' || c == '\"' }",
-        ),
-        (
-            "net.rs",
-            "use std::{fs, time::Instant}; async fn f() { tokio::spawn(g()).await; }",
-        ),
+        ("wire.rs", "use serde_cbor::Value; use std::{fmt, collections::BTreeMap};"),
+        ("content/cid.rs", "/// Not `async`.\nfn f<'a>(c: char) -> bool { c == 'a' || c == '\"' }"),
+        ("net.rs", "use std::{fs, time::Instant}; async fn f() { tokio::spawn(g()).await; }"),
         ("main.rs", "use storgo::cli; fn main() { cli::main() }"),
         ("lib.rs", "pub mod cli; pub use node::Node;"),
         ("node/put.rs", &"// a line\n".repeat(MAX_LINES)),
@@ -204,9 +132,7 @@ fn check(name: &str, source: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     let lines = source.lines().count();
     if lines > MAX_LINES {
-        wrong.push(format!(
-            "{name}: {lines} lines, {MAX_LINES} are the limit: it is two ideas"
-        ));
+        wrong.push(format!("{name}: {lines} lines, {MAX_LINES} are the limit: it is two ideas"));
     }
     if name.ends_with("/mod.rs") {
         wrong.push(format!("{name}: is a mod.rs; the face of `x/` is `x.rs`"));
@@ -223,9 +149,7 @@ fn check(name: &str, source: &str) -> Vec<String> {
     };
     for (line, target) in imports(&modules, source) {
         if target != module && floor(&target).is_none_or(|other| other >= own) {
-            wrong.push(format!(
-                "{name}:{line}: {module} imports {target}, which is not below it"
-            ));
+            wrong.push(format!("{name}:{line}: {module} imports {target}, which is not below it"));
         }
     }
     let tokens = tokens(source);
@@ -303,10 +227,7 @@ fn climb(tokens: &[(usize, String)], at: usize, depth: usize) -> Vec<(usize, Str
 
 /// The names that directly follow a path prefix which ends before token `at`: one, or those of a `{…}` tree.
 fn heads(tokens: &[(usize, String)], at: usize) -> Vec<(usize, String)> {
-    branches(tokens, at)
-        .into_iter()
-        .map(|i| tokens[i].clone())
-        .collect()
+    branches(tokens, at).into_iter().map(|i| tokens[i].clone()).collect()
 }
 
 /// Where the names stand that directly follow a path prefix which ends before token `at`.
@@ -316,11 +237,7 @@ fn branches(tokens: &[(usize, String)], at: usize) -> Vec<usize> {
         return Vec::new();
     }
     if text(at + 1) != "{" {
-        return if at + 1 < tokens.len() {
-            vec![at + 1]
-        } else {
-            Vec::new()
-        };
+        return if at + 1 < tokens.len() { vec![at + 1] } else { Vec::new() };
     }
     let mut found = Vec::new();
     let (mut i, mut depth, mut fresh) = (at + 1, 0_usize, false);
@@ -389,10 +306,7 @@ fn tokens(source: &str) -> Vec<(usize, String)> {
             }
             i += 1;
         }
-        line += chars[start..i.min(chars.len())]
-            .iter()
-            .filter(|c| **c == '\n')
-            .count();
+        line += chars[start..i.min(chars.len())].iter().filter(|c| **c == '\n').count();
     }
     out
 }
@@ -422,11 +336,7 @@ fn end_of_string(chars: &[char], mut i: usize) -> Option<usize> {
     }
     let raw = chars.get(i) == Some(&'r');
     i += usize::from(raw);
-    let hashes = if raw {
-        chars[i..].iter().take_while(|c| **c == '#').count()
-    } else {
-        0
-    };
+    let hashes = if raw { chars[i..].iter().take_while(|c| **c == '#').count() } else { 0 };
     i += hashes;
     if chars.get(i) != Some(&'"') {
         return None;

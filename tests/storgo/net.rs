@@ -14,19 +14,14 @@ struct Member {
 }
 
 async fn start(change: impl FnOnce(&mut NetOptions)) -> Member {
-    let mut options = NetOptions {
-        listen: vec![memory()],
-        ..NetOptions::new(Keypair::generate_ed25519())
-    };
+    let mut options = NetOptions { listen: vec![memory()], ..NetOptions::new(Keypair::generate_ed25519()) };
     change(&mut options);
     let (net, streams) = Net::start(options).await.expect("starts");
     Member { net, streams }
 }
 
 fn memory() -> Multiaddr {
-    format!("/memory/{}", rand::random::<u64>() >> 1 | 1)
-        .parse()
-        .expect("a multiaddr")
+    format!("/memory/{}", rand::random::<u64>() >> 1 | 1).parse().expect("a multiaddr")
 }
 
 fn root(n: u32) -> Cid {
@@ -34,9 +29,7 @@ fn root(n: u32) -> Cid {
 }
 
 async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(4 * DEADLINE, work)
-        .await
-        .unwrap_or_else(|_| panic!("{what}: not in time"))
+    tokio::time::timeout(4 * DEADLINE, work).await.unwrap_or_else(|_| panic!("{what}: not in time"))
 }
 
 async fn providers(net: &Net, root: Cid) -> Vec<PeerId> {
@@ -63,12 +56,7 @@ async fn two_hundred_nodes_find_each_others_files() {
         member.net.provide(root(n)).await;
     }
     for (n, member) in (0..).zip(&members) {
-        assert!(
-            within("announced", member.net.announced(root(n)))
-                .await
-                .expect("announced")
-                > 0
-        );
+        assert!(within("announced", member.net.announced(root(n))).await.expect("announced") > 0);
     }
     for (n, member) in (0_u32..).zip(&members) {
         let wanted = (n * 7919 + 13) % NODES;
@@ -88,18 +76,12 @@ async fn ten_thousand_roots_hit_no_limit() {
         provider.net.provide(root(n)).await;
     }
     for n in 0..10_000 {
-        within("announced", provider.net.announced(root(n)))
-            .await
-            .expect("announced");
+        within("announced", provider.net.announced(root(n))).await.expect("announced");
     }
     let asker = start(|options| options.bootstrap = vec![addr]).await;
     within("joined", joined(&asker.net)).await;
     for n in [0, 1024, 9_999] {
-        assert_eq!(
-            within("found", providers(&asker.net, root(n))).await,
-            [provider.net.peer_id()],
-            "{n}"
-        );
+        assert_eq!(within("found", providers(&asker.net, root(n))).await, [provider.net.peer_id()], "{n}");
     }
 }
 
@@ -125,9 +107,7 @@ async fn what_is_withdrawn_is_gone_and_what_is_not_survives_the_holders_restart(
     let provider = start(|options| options.bootstrap = vec![first.clone(), second.clone()]).await;
     for n in [1, 2] {
         provider.net.provide(root(n)).await;
-        within("announced", provider.net.announced(root(n)))
-            .await
-            .expect("announced");
+        within("announced", provider.net.announced(root(n))).await.expect("announced");
     }
     provider.net.unprovide(root(2)).await;
     hub.net.drop_provider(root(2), provider.net.peer_id()).await;
@@ -148,11 +128,7 @@ async fn what_is_withdrawn_is_gone_and_what_is_not_survives_the_holders_restart(
 async fn streams_opened_in_a_row_all_arrive() {
     let mut server = start(|_| {}).await;
     let client = start(|_| {}).await;
-    client
-        .net
-        .connect(server.net.listen_addrs().remove(0))
-        .await
-        .expect("connected");
+    client.net.connect(server.net.listen_addrs().remove(0)).await.expect("connected");
     let accepted = tokio::spawn(async move {
         let mut all = Vec::new();
         while all.len() < 64 {
@@ -165,12 +141,8 @@ async fn streams_opened_in_a_row_all_arrive() {
     for _ in 0..64 {
         let mut stream = within("opened", client.net.open(peer)).await.expect("opened");
         // Negotiated lazily: the first byte makes it real.
-        libp2p::futures::AsyncWriteExt::write_all(&mut stream, b"x")
-            .await
-            .expect("written");
-        libp2p::futures::AsyncWriteExt::flush(&mut stream)
-            .await
-            .expect("flushed");
+        libp2p::futures::AsyncWriteExt::write_all(&mut stream, b"x").await.expect("written");
+        libp2p::futures::AsyncWriteExt::flush(&mut stream).await.expect("flushed");
         opened.push(stream);
     }
     within("accepted", accepted).await.expect("no panic");
@@ -181,10 +153,7 @@ async fn a_taken_port_is_named() {
     let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let port = holder.local_addr().expect("an address").port();
     let addr: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("a multiaddr");
-    let options = NetOptions {
-        listen: vec![addr.clone()],
-        ..NetOptions::new(Keypair::generate_ed25519())
-    };
+    let options = NetOptions { listen: vec![addr.clone()], ..NetOptions::new(Keypair::generate_ed25519()) };
     match Net::start(options).await.map(drop) {
         Err(NetError::Listen { addr: named, reason }) => {
             assert_eq!(named, addr);
@@ -207,22 +176,13 @@ async fn a_lost_bootstrap_node_is_found_again() {
     let mut events = member.net.events();
     within("joined", joined(&member.net)).await;
     hub.net.shutdown().await;
-    within("lost", async {
-        while !matches!(events.recv().await, Ok(NetEvent::Lost { .. })) {}
-    })
-    .await;
+    within("lost", async { while !matches!(events.recv().await, Ok(NetEvent::Lost { .. })) {} }).await;
     let back = start(|options| {
         options.keypair = keypair;
-        options.listen = vec![
-            addr.iter()
-                .filter(|part| !matches!(part, libp2p::multiaddr::Protocol::P2p(_)))
-                .collect(),
-        ];
+        options.listen =
+            vec![addr.iter().filter(|part| !matches!(part, libp2p::multiaddr::Protocol::P2p(_))).collect()];
     })
     .await;
-    within("back", async {
-        while !matches!(events.recv().await, Ok(NetEvent::Connected { .. })) {}
-    })
-    .await;
+    within("back", async { while !matches!(events.recv().await, Ok(NetEvent::Connected { .. })) {} }).await;
     drop(back);
 }

@@ -40,10 +40,7 @@ pub async fn start_with(change: impl FnOnce(&mut NodeOptions)) -> TestNode {
         ..NodeOptions::new(dir.path())
     };
     change(&mut options);
-    TestNode {
-        node: Node::start(options).await.expect("starts"),
-        dir,
-    }
+    TestNode { node: Node::start(options).await.expect("starts"), dir }
 }
 
 /// A node that knows the first address of `other`.
@@ -53,9 +50,7 @@ pub async fn start_knowing(other: &Node) -> TestNode {
 }
 
 pub async fn addr_of(node: &Node) -> Multiaddr {
-    node.status().await.expect("status").listen[0]
-        .parse()
-        .expect("a multiaddr")
+    node.status().await.expect("status").listen[0].parse().expect("a multiaddr")
 }
 
 /// Bytes that look random and are the same every time.
@@ -68,9 +63,7 @@ pub fn noise(seed: u32, len: usize) -> Vec<u8> {
 }
 
 pub async fn put(node: &Node, bytes: &[u8]) -> PutReport {
-    node.put(bytes, PutOptions::named("a file"))
-        .await
-        .expect("stored")
+    node.put(bytes, PutOptions::named("a file")).await.expect("stored")
 }
 
 pub async fn get(node: &Node, link: &str) -> Result<Vec<u8>, NodeError> {
@@ -85,24 +78,13 @@ async fn a_file_stored_on_one_node_is_read_on_another_that_never_heard_of_it() {
     let writer = start_knowing(&hub).await;
     let bytes = noise(1, 10 << 20);
     let report = put(&writer, &bytes).await;
-    let placement = writer
-        .placement(&report.link.as_str().into(), DEADLINE)
-        .await
-        .expect("placed");
+    let placement = writer.placement(&report.link.as_str().into(), DEADLINE).await.expect("placed");
     assert!(placement.done && placement.announced_to >= 1);
     let reader = start_knowing(&hub).await;
     assert!(get(&reader, &report.link).await.expect("read") == bytes);
-    let range = reader
-        .open(&report.link.as_str().into(), None)
-        .await
-        .expect("opened");
-    let part: Vec<_> = range
-        .read(ReadOptions {
-            range: Some(3_000_000..3_000_100),
-        })
-        .try_collect()
-        .await
-        .expect("read");
+    let range = reader.open(&report.link.as_str().into(), None).await.expect("opened");
+    let part: Vec<_> =
+        range.read(ReadOptions { range: Some(3_000_000..3_000_100) }).try_collect().await.expect("read");
     assert!(part.concat() == bytes[3_000_000..3_000_100]);
 }
 
@@ -112,17 +94,10 @@ async fn sizes_at_every_edge_come_back() {
     reader.connect(addr_of(&writer).await).await.expect("connected");
     let edges = [256 << 10, 1 << 20, (2 << 20) - (64 << 10)];
     let sizes = [0, 1, 15, 16, 17, 16 << 10, (16 << 10) + 1];
-    for size in edges
-        .into_iter()
-        .flat_map(|edge| [edge - 1, edge, edge + 1])
-        .chain(sizes)
-    {
+    for size in edges.into_iter().flat_map(|edge| [edge - 1, edge, edge + 1]).chain(sizes) {
         let bytes = noise(size.try_into().expect("small"), size);
         for public in [false, true] {
-            let options = PutOptions {
-                public,
-                ..PutOptions::named("x")
-            };
+            let options = PutOptions { public, ..PutOptions::named("x") };
             let report = writer.put(&bytes[..], options).await.expect("stored");
             assert_eq!(report.size, size as u64);
             assert!(
@@ -142,27 +117,14 @@ async fn storing_the_same_again_stores_nothing_new_and_strangers_share_nothing()
     let again = put(&a, &bytes).await;
     assert_eq!((again.new_blocks, again.cid), (0, first.cid));
     assert_ne!(put(&b, &bytes).await.cid, first.cid);
-    let apart = a
-        .put(
-            &bytes[..],
-            PutOptions {
-                dedup: false,
-                ..PutOptions::named("a file")
-            },
-        )
-        .await
-        .expect("stored");
+    let apart =
+        a.put(&bytes[..], PutOptions { dedup: false, ..PutOptions::named("a file") }).await.expect("stored");
     assert_eq!(apart.new_blocks, apart.blocks);
     let mut longer = vec![1];
     longer.extend_from_slice(&noise(3, 64 << 20));
     put(&a, &longer[1..]).await;
     let shifted = put(&a, &longer).await;
-    assert!(
-        shifted.new_blocks <= 4,
-        "{} of {}",
-        shifted.new_blocks,
-        shifted.blocks
-    );
+    assert!(shifted.new_blocks <= 4, "{} of {}", shifted.new_blocks, shifted.blocks);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,10 +137,7 @@ async fn colliding_files_come_back_right_sealed_and_are_refused_in_public() {
     assert!(
         get(&node, &one.link).await.expect("read") == a && get(&node, &two.link).await.expect("read") == b
     );
-    let public = PutOptions {
-        public: true,
-        ..PutOptions::default()
-    };
+    let public = PutOptions { public: true, ..PutOptions::default() };
     let before = node.status().await.expect("status").blocks;
     let refused = node.put(&b[..], public).await.expect_err("refused");
     assert_eq!(refused.code, ErrorCode::Collision);
@@ -200,17 +159,9 @@ async fn a_damaged_block_is_fetched_from_another_provider_or_named() {
     assert_eq!(put(&second, &bytes).await.cid, report.cid, "one cluster, one CID");
     second.connect(addr_of(&writer).await).await.expect("connected");
     let damaged = damage_a_block(&writer);
-    assert!(
-        get(&writer, &report.link)
-            .await
-            .expect("mended from the other node")
-            == bytes
-    );
+    assert!(get(&writer, &report.link).await.expect("mended from the other node") == bytes);
     let verified = writer.verify(None).await.expect("verified");
-    assert!(
-        verified.bad.is_empty() && verified.missing.is_empty(),
-        "{verified:?}"
-    );
+    assert!(verified.bad.is_empty() && verified.missing.is_empty(), "{verified:?}");
     assert_eq!(writer.status().await.expect("status").quarantined, 1);
 
     // Alone, there is nobody to mend it.
@@ -218,10 +169,7 @@ async fn a_damaged_block_is_fetched_from_another_provider_or_named() {
     let report = put(&alone, &bytes).await;
     let damaged_alone = damage_a_block(&alone);
     assert_ne!(damaged, damaged_alone);
-    let verified = alone
-        .verify(Some(&report.link.as_str().into()))
-        .await
-        .expect("verified");
+    let verified = alone.verify(Some(&report.link.as_str().into())).await.expect("verified");
     assert_eq!(verified.bad.len(), 1);
     let error = get(&alone, &report.link).await.expect_err("no good copy");
     assert!(error.message.contains(&verified.bad[0].to_string()), "{error}");
@@ -242,11 +190,7 @@ pub fn block_files(node: &TestNode) -> Vec<std::path::PathBuf> {
     while let Some(folder) = folders.pop() {
         for item in std::fs::read_dir(folder).expect("read") {
             let path = item.expect("an item").path();
-            if path.is_dir() {
-                folders.push(path)
-            } else {
-                files.push(path)
-            }
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
         }
     }
     files
@@ -260,10 +204,7 @@ async fn half_an_upload_is_no_file() {
         Err(std::io::Error::other("the cable was pulled")),
     ]);
     let kind = storgo::node::report::FileKind::File;
-    let error = node
-        .put_stream(broken, PutOptions::default(), kind)
-        .await
-        .expect_err("half a file");
+    let error = node.put_stream(broken, PutOptions::default(), kind).await.expect_err("half a file");
     assert!(error.message.contains("cable"), "{error}");
     assert!(node.list(None, 10, None).await.expect("listed").files.is_empty());
 }
@@ -283,10 +224,7 @@ async fn a_provider_that_dies_is_replaced_and_when_all_are_gone_the_reader_is_to
     for other in [&a, &b] {
         reader.connect(addr_of(other).await).await.expect("connected");
     }
-    let opened = reader
-        .open(&report.link.as_str().into(), Some(DEADLINE))
-        .await
-        .expect("opened");
+    let opened = reader.open(&report.link.as_str().into(), Some(DEADLINE)).await.expect("opened");
     let mut stream = std::pin::pin!(opened.read(ReadOptions::default()));
     let mut got = Vec::new();
     while let Some(piece) = stream.try_next().await.expect("read") {
@@ -299,10 +237,8 @@ async fn a_provider_that_dies_is_replaced_and_when_all_are_gone_the_reader_is_to
 
     let other = noise(7, 24 << 20);
     let report = put(&b, &other).await;
-    let opened = reader
-        .open(&report.link.as_str().into(), Some(Duration::from_secs(2)))
-        .await
-        .expect("opened");
+    let opened =
+        reader.open(&report.link.as_str().into(), Some(Duration::from_secs(2))).await.expect("opened");
     let mut stream = std::pin::pin!(opened.read(ReadOptions::default()));
     stream.try_next().await.expect("read").expect("some bytes");
     b.shutdown().await;
@@ -324,10 +260,7 @@ async fn what_was_fetched_once_is_not_fetched_again() {
     let reader = start_knowing(&writer).await;
     let bytes = noise(8, 8 << 20);
     let report = put(&writer, &bytes).await;
-    let opened = reader
-        .open(&report.link.as_str().into(), None)
-        .await
-        .expect("opened");
+    let opened = reader.open(&report.link.as_str().into(), None).await.expect("opened");
     let mut stream = Box::pin(opened.read(ReadOptions::default()));
     for _ in 0..3 {
         stream.try_next().await.expect("read").expect("a piece");
@@ -335,16 +268,9 @@ async fn what_was_fetched_once_is_not_fetched_again() {
     drop(stream);
     assert!(get(&reader, &report.link).await.expect("read") == bytes);
     let status = reader.status().await.expect("status");
-    assert!(
-        status.received_bytes < (9 << 20),
-        "{} bytes",
-        status.received_bytes
-    );
+    assert!(status.received_bytes < (9 << 20), "{} bytes", status.received_bytes);
     assert!(get(&reader, &report.link).await.expect("read") == bytes);
-    assert_eq!(
-        reader.status().await.expect("status").received_bytes,
-        status.received_bytes
-    );
+    assert_eq!(reader.status().await.expect("status").received_bytes, status.received_bytes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -354,26 +280,15 @@ async fn a_removed_file_is_withdrawn_and_its_blocks_go() {
     let report = put(&writer, &noise(9, 2 << 20)).await;
     let reference = Reference::from(report.link.as_str());
     writer.placement(&reference, DEADLINE).await.expect("placed");
-    let providers = hub
-        .info(&reference, true)
-        .await
-        .expect("known")
-        .providers
-        .expect("asked");
+    let providers = hub.info(&reference, true).await.expect("known").providers.expect("asked");
     assert_eq!(providers, [writer.peer_id().to_string()]);
     let removed = writer.remove(&reference).await.expect("removed");
     assert_eq!(removed.withdrawn_from, 1);
     writer.collect().await.expect("collected");
     assert_eq!(writer.status().await.expect("status").blocks, 0);
-    assert_eq!(
-        writer.remove(&reference).await.expect_err("gone").code,
-        ErrorCode::NotFound
-    );
+    assert_eq!(writer.remove(&reference).await.expect_err("gone").code, ErrorCode::NotFound);
     let fresh = start_knowing(&hub).await;
-    assert_eq!(
-        get(&fresh, &report.link).await.expect_err("gone").code,
-        ErrorCode::NotFound
-    );
+    assert_eq!(get(&fresh, &report.link).await.expect_err("gone").code, ErrorCode::NotFound);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -382,25 +297,15 @@ async fn a_restarted_node_finds_its_files_and_its_peers_again() {
     let writer = start_knowing(&hub).await;
     let bytes = noise(10, 1 << 20);
     let report = put(&writer, &bytes).await;
-    writer
-        .placement(&report.link.as_str().into(), DEADLINE)
-        .await
-        .expect("placed");
+    writer.placement(&report.link.as_str().into(), DEADLINE).await.expect("placed");
     writer.shutdown().await;
     let TestNode { node, dir } = writer;
     drop(node);
     // No bootstrap address this time.
-    let options = NodeOptions {
-        listen: vec![tcp()],
-        mdns: false,
-        ..NodeOptions::new(dir.path())
-    };
+    let options = NodeOptions { listen: vec![tcp()], mdns: false, ..NodeOptions::new(dir.path()) };
     let again = reopen(options).await;
     assert!(get(&again, &report.link).await.expect("read") == bytes);
-    let placement = again
-        .placement(&report.link.as_str().into(), DEADLINE)
-        .await
-        .expect("placed");
+    let placement = again.placement(&report.link.as_str().into(), DEADLINE).await.expect("placed");
     assert!(placement.announced_to >= 1, "the remembered hub took it");
 }
 

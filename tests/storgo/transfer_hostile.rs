@@ -38,10 +38,7 @@ pub struct Peer {
 }
 
 async fn start_net() -> (Net, IncomingStreams) {
-    let options = NetOptions {
-        listen: vec![tcp()],
-        ..NetOptions::new(Keypair::generate_ed25519())
-    };
+    let options = NetOptions { listen: vec![tcp()], ..NetOptions::new(Keypair::generate_ed25519()) };
     Net::start(options).await.expect("starts")
 }
 
@@ -52,44 +49,22 @@ impl Peer {
         let (net, incoming) = start_net().await;
         let counters = Arc::new(Counters::default());
         let limit = bytes_per_s.map(|rate| Arc::new(Limiter::new(rate)));
-        let options = ServeOptions {
-            limit,
-            ..ServeOptions::default()
-        };
+        let options = ServeOptions { limit, ..ServeOptions::default() };
         let stop = CancellationToken::new();
-        let serving = serve(
-            net.clone(),
-            incoming,
-            store.clone(),
-            options,
-            Arc::clone(&counters),
-            stop,
-        );
+        let serving = serve(net.clone(), incoming, store.clone(), options, Arc::clone(&counters), stop);
         let serving = AbortOnDropHandle::new(tokio::spawn(serving));
         let fetcher = Fetcher::new(store.clone(), Transfers::new(net.clone(), Arc::clone(&counters)));
-        Self {
-            net,
-            store,
-            fetcher,
-            counters,
-            _serving: serving,
-            _dir: dir,
-        }
+        Self { net, store, fetcher, counters, _serving: serving, _dir: dir }
     }
 
     pub fn keep(&self, blocks: &[Vec<u8>]) {
         for block in blocks {
-            self.store
-                .put_cached(&Cid::of(Codec::Raw, block), block)
-                .expect("stored");
+            self.store.put_cached(&Cid::of(Codec::Raw, block), block).expect("stored");
         }
     }
 
     pub async fn knows(&self, other: &Net) {
-        self.net
-            .connect(other.listen_addrs().remove(0))
-            .await
-            .expect("connected");
+        self.net.connect(other.listen_addrs().remove(0)).await.expect("connected");
     }
 }
 
@@ -133,12 +108,7 @@ impl Hostile {
             }
         };
         let answering = AbortOnDropHandle::new(tokio::spawn(answering));
-        Self {
-            net,
-            asked,
-            taken,
-            _answering: answering,
-        }
+        Self { net, asked, taken, _answering: answering }
     }
 }
 
@@ -173,19 +143,11 @@ async fn answer(mut stream: Stream, deed: Deed, asked: &AtomicU32, taken: &Atomi
 }
 
 fn once(bytes: Vec<u8>) -> Script {
-    Script {
-        bytes,
-        endlessly: false,
-    }
+    Script { bytes, endlessly: false }
 }
 
 fn header(cid: Cid, len: usize) -> Vec<u8> {
-    Response::Block {
-        cid,
-        len: u32::try_from(len).expect("short"),
-    }
-    .encode()
-    .expect("encoded")
+    Response::Block { cid, len: u32::try_from(len).expect("short") }.encode().expect("encoded")
 }
 
 fn frame(body: &[u8]) -> Vec<u8> {
@@ -193,11 +155,7 @@ fn frame(body: &[u8]) -> Vec<u8> {
 }
 
 fn wrong_bytes(cids: &[Cid]) -> Script {
-    once(
-        cids.iter()
-            .flat_map(|cid| [header(*cid, BLOCK_LEN), vec![7; BLOCK_LEN]].concat())
-            .collect(),
-    )
+    once(cids.iter().flat_map(|cid| [header(*cid, BLOCK_LEN), vec![7; BLOCK_LEN]].concat()).collect())
 }
 
 fn too_long(cids: &[Cid]) -> Script {
@@ -215,17 +173,11 @@ fn another_block(_: &[Cid]) -> Script {
 
 fn endless(cids: &[Cid]) -> Script {
     // A good start, and then bytes without end.
-    Script {
-        bytes: [header(cids[0], BLOCK_LEN), vec![7; 4 * BLOCK_LEN]].concat(),
-        endlessly: true,
-    }
+    Script { bytes: [header(cids[0], BLOCK_LEN), vec![7; 4 * BLOCK_LEN]].concat(), endlessly: true }
 }
 
 fn endless_answers(cids: &[Cid]) -> Script {
-    Script {
-        bytes: Response::Missing { cid: cids[0] }.encode().expect("encoded"),
-        endlessly: true,
-    }
+    Script { bytes: Response::Missing { cid: cids[0] }.encode().expect("encoded"), endlessly: true }
 }
 
 fn nothing(_: &[Cid]) -> Script {
@@ -241,10 +193,7 @@ fn malformed(_: &[Cid]) -> Script {
 }
 
 fn oversized(_: &[Cid]) -> Script {
-    Script {
-        bytes: [&u32::MAX.to_be_bytes()[..], &vec![0; 1 << 20]].concat(),
-        endlessly: true,
-    }
+    Script { bytes: [&u32::MAX.to_be_bytes()[..], &vec![0; 1 << 20]].concat(), endlessly: true }
 }
 
 fn nested(_: &[Cid]) -> Script {
@@ -265,19 +214,14 @@ async fn survives(what: &str, deed: Deed) {
         let (session, block) = (session.clone(), block.clone());
         async move {
             let cid = Cid::of(Codec::Raw, &block);
-            let got = session
-                .block(&cid, Some(u32::try_from(BLOCK_LEN).expect("short")))
-                .await;
+            let got = session.block(&cid, Some(u32::try_from(BLOCK_LEN).expect("short"))).await;
             assert_eq!(got.expect("the block"), block);
         }
     });
     futures::future::join_all(wanted).await;
     let (took, asked) = (start.elapsed(), hostile.asked.load(Ordering::Relaxed));
     assert!(took < Duration::from_secs(4), "{what}: it cost {took:?}");
-    assert!(
-        asked > 0,
-        "{what}: the hostile peer was never asked, so this shows nothing"
-    );
+    assert!(asked > 0, "{what}: the hostile peer was never asked, so this shows nothing");
     // What the network's own windows hold, and no more.
     let taken = hostile.taken.load(Ordering::Relaxed);
     assert!(taken < 40 << 20, "{what}: {taken} bytes were taken");
@@ -323,12 +267,8 @@ async fn with_liars_alone_there_is_an_error_and_no_hang() {
         let session = reader.fetcher.session(root(), Duration::from_secs(3));
         let block = noise(1, BLOCK_LEN);
         let start = Instant::now();
-        let got = session
-            .block(
-                &Cid::of(Codec::Raw, &block),
-                Some(u32::try_from(BLOCK_LEN).expect("short")),
-            )
-            .await;
+        let got =
+            session.block(&Cid::of(Codec::Raw, &block), Some(u32::try_from(BLOCK_LEN).expect("short"))).await;
         assert!(
             matches!(
                 got,

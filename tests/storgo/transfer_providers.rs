@@ -27,9 +27,7 @@ async fn read(
             let session = session.clone();
             async move {
                 let cid = Cid::of(Codec::Raw, &block);
-                let got = session
-                    .block(&cid, Some(u32::try_from(block.len()).expect("short")))
-                    .await?;
+                let got = session.block(&cid, Some(u32::try_from(block.len()).expect("short"))).await?;
                 assert_eq!(got, block);
                 Ok::<(), FetchError>(())
             }
@@ -66,10 +64,7 @@ async fn three_providers_are_nearly_three_times_as_fast() {
     println!("three providers: {rate:.2} times one");
     assert!(rate > 2.3, "{rate:.2} times one");
     // Hardly anything comes twice.
-    let sent: u64 = providers
-        .iter()
-        .map(|provider| provider.counters.sent.load(Ordering::Relaxed))
-        .sum();
+    let sent: u64 = providers.iter().map(|provider| provider.counters.sent.load(Ordering::Relaxed)).sum();
     let doubled = sent.saturating_sub((blocks.len() * BLOCK_LEN) as u64);
     assert!(doubled < 4 << 20, "{doubled} bytes came twice");
 }
@@ -114,11 +109,7 @@ async fn when_all_are_lost_the_reader_is_told_in_time_and_keeps_what_it_has() {
     });
     let error = read.await.expect_err("nobody is left");
     assert!(matches!(error, FetchError::Timeout { .. }), "{error}");
-    assert!(
-        lost_at.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        lost_at.elapsed()
-    );
+    assert!(lost_at.elapsed() < Duration::from_secs(5), "{:?}", lost_at.elapsed());
     for block in &blocks[..arrived] {
         assert!(reader.store.has(&Cid::of(Codec::Raw, block)).expect("an answer"));
     }

@@ -40,10 +40,8 @@ fn request() -> impl Strategy<Value = Request> {
 fn response() -> impl Strategy<Value = Response> {
     let bitmap = bytes(2000).prop_flat_map(|bitmap| {
         let most = u32::try_from(bitmap.len() * 8).expect("few");
-        (most.saturating_sub(7)..=most).prop_map(move |blocks| Response::Have {
-            blocks,
-            bitmap: bitmap.clone(),
-        })
+        (most.saturating_sub(7)..=most)
+            .prop_map(move |blocks| Response::Have { blocks, bitmap: bitmap.clone() })
     });
     prop_oneof![
         (cid(), block_len()).prop_map(|(cid, len)| Response::Block { cid, len }),
@@ -54,18 +52,9 @@ fn response() -> impl Strategy<Value = Response> {
         Just(Response::Released {}),
         Just(Response::Withdrawn {}),
         any::<String>().prop_map(|reason| Response::Refused { reason }),
-        (
-            any::<Option<String>>(),
-            any::<Option<u64>>(),
-            any::<Option<u64>>(),
-            any::<String>()
-        )
-            .prop_map(|(region, capacity, free, version)| Response::Status {
-                region,
-                capacity,
-                free,
-                version
-            }),
+        (any::<Option<String>>(), any::<Option<u64>>(), any::<Option<u64>>(), any::<String>()).prop_map(
+            |(region, capacity, free, version)| Response::Status { region, capacity, free, version }
+        ),
     ]
 }
 
@@ -73,9 +62,7 @@ fn response() -> impl Strategy<Value = Response> {
 fn schema() -> BasicContext {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/proto/transfer.cddl"))
         .expect("the file");
-    let closed = text
-        .replace(", * tstr => any", "")
-        .replace("{ * tstr => any }", "{}");
+    let closed = text.replace(", * tstr => any", "").replace("{ * tstr => any }", "{}");
     BasicContext::new(flatten_from_str(&closed).expect("valid CDDL"))
 }
 
@@ -129,39 +116,20 @@ fn a_kind_of_a_later_version_is_named() {
 #[test]
 fn limits_hold_at_their_edges() {
     let cid = Cid::of(Codec::Raw, b"");
-    let get = |count| {
-        Request::Get {
-            cids: vec![cid; count],
-        }
-        .encode()
-        .expect("encoded")
-    };
+    let get = |count| Request::Get { cids: vec![cid; count] }.encode().expect("encoded");
     assert!(Request::decode(body(&get(MAX_CIDS))).is_ok());
-    assert!(matches!(
-        Request::decode(body(&get(MAX_CIDS + 1))),
-        Err(WireError::Fields { kind: "get", .. })
-    ));
+    assert!(matches!(Request::decode(body(&get(MAX_CIDS + 1))), Err(WireError::Fields { kind: "get", .. })));
 
     let block = |len| Response::Block { cid, len }.encode().expect("encoded");
     assert!(Response::decode(body(&block(MAX_BLOCK))).is_ok());
     assert!(Response::decode(body(&block(MAX_BLOCK + 1))).is_err());
 
-    let long = Response::Refused {
-        reason: "x".repeat(MAX_MESSAGE),
-    };
+    let long = Response::Refused { reason: "x".repeat(MAX_MESSAGE) };
     assert!(matches!(long.encode(), Err(WireError::TooLong { .. })));
-    assert!(matches!(
-        body_len([0xff; 4], MAX_MESSAGE),
-        Err(WireError::TooLong { .. })
-    ));
+    assert!(matches!(body_len([0xff; 4], MAX_MESSAGE), Err(WireError::TooLong { .. })));
     assert!(body_len([0; 4], MAX_MESSAGE).is_err());
 
-    let short = Response::Have {
-        blocks: 9,
-        bitmap: ByteBuf::from([0]),
-    }
-    .encode()
-    .expect("encoded");
+    let short = Response::Have { blocks: 9, bitmap: ByteBuf::from([0]) }.encode().expect("encoded");
     assert!(Response::decode(body(&short)).is_err());
 }
 
@@ -173,10 +141,7 @@ fn the_bytes_of_a_message_stay_what_they_are() {
     let get = Request::Get { cids: vec![cid] }.encode().expect("encoded");
     assert_eq!(hex(get), format!("00000026a163676574a1646369647381{cid_hex}"));
     let block = Response::Block { cid, len: 65536 }.encode().expect("encoded");
-    assert_eq!(
-        hex(block),
-        format!("0000002fa165626c6f636ba263636964{cid_hex}636c656e1a00010000")
-    );
+    assert_eq!(hex(block), format!("0000002fa165626c6f636ba263636964{cid_hex}636c656e1a00010000"));
 }
 
 proptest! {

@@ -44,10 +44,7 @@ pub(super) fn have(store: &Store, root: &Cid) -> Result<Have, String> {
             return Err("too many blocks for one answer".into());
         }
     }
-    Ok(Have {
-        blocks: bits.count,
-        bitmap: bits.bytes,
-    })
+    Ok(Have { blocks: bits.count, bitmap: bits.bytes })
 }
 
 #[derive(Default)]

@@ -73,12 +73,7 @@ pub struct Transfers {
 impl Transfers {
     /// Transfers over a network.
     pub fn new(net: Net, counters: Arc<Counters>) -> Self {
-        Self {
-            net,
-            counters,
-            peers: Arc::default(),
-            next: Arc::default(),
-        }
+        Self { net, counters, peers: Arc::default(), next: Arc::default() }
     }
 
     /// The network below.
@@ -147,13 +142,7 @@ impl Transfers {
                 }
                 // Those who have gone elsewhere meanwhile are not asked for.
                 batch.retain(|job| !job.reply.is_closed());
-                let ask = batch
-                    .iter()
-                    .map(|job| Ask {
-                        cid: job.cid,
-                        len: job.len,
-                    })
-                    .collect();
+                let ask = batch.iter().map(|job| Ask { cid: job.cid, len: job.len }).collect();
                 for job in batch {
                     if wait.send(job).await.is_err() {
                         return;
@@ -209,9 +198,7 @@ impl Transfers {
     fn count(&self, answer: Answer) -> Result<Vec<u8>, Failure> {
         match answer {
             Answer::Block(bytes) => {
-                self.counters
-                    .received
-                    .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                self.counters.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 Ok(bytes)
             }
             Answer::Missing => Err(Failure::Missing),
@@ -233,9 +220,6 @@ impl Transfers {
             let mut lane = Lane::new(self.net.open(peer).await.ok()?);
             lane.call(&Request::Withdraw { root }).await.ok()
         };
-        matches!(
-            tokio::time::timeout(OPEN, exchange).await,
-            Ok(Some(Response::Withdrawn {}))
-        )
+        matches!(tokio::time::timeout(OPEN, exchange).await, Ok(Some(Response::Withdrawn {})))
     }
 }

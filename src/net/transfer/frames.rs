@@ -24,9 +24,7 @@ pub(super) struct FrameReader<R> {
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(super) fn new(inner: R) -> Self {
-        Self {
-            inner: BufReader::with_capacity(BUFFER_LEN, inner),
-        }
+        Self { inner: BufReader::with_capacity(BUFFER_LEN, inner) }
     }
 
     /// Waits until there is something to read, or the stream has ended: then answers `false`. May be dropped meanwhile.
@@ -79,10 +77,7 @@ pub(super) async fn write_all<W: AsyncWrite + Unpin>(
     mut bytes: &[u8],
 ) -> Result<(), TransferError> {
     while !bytes.is_empty() {
-        match timeout(STALL, writer.write(bytes))
-            .await
-            .map_err(|_| TransferError::Stalled)??
-        {
+        match timeout(STALL, writer.write(bytes)).await.map_err(|_| TransferError::Stalled)?? {
             0 => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
             count => bytes = &bytes[count..],
         }
@@ -92,7 +87,5 @@ pub(super) async fn write_all<W: AsyncWrite + Unpin>(
 
 /// Pushes out what was written.
 pub(super) async fn flush<W: AsyncWrite + Unpin>(writer: &mut W) -> Result<(), TransferError> {
-    Ok(timeout(STALL, writer.flush())
-        .await
-        .map_err(|_| TransferError::Stalled)??)
+    Ok(timeout(STALL, writer.flush()).await.map_err(|_| TransferError::Stalled)??)
 }

@@ -89,10 +89,7 @@ impl Pending {
 impl<S: AsyncRead + AsyncWrite + Unpin> Lane<S> {
     pub(super) fn new(stream: S) -> Self {
         let (reader, writer) = stream.split();
-        Self {
-            reader: FrameReader::new(reader),
-            writer,
-        }
+        Self { reader: FrameReader::new(reader), writer }
     }
 
     /// Asks for whatever comes out of `asks`, until it is closed and all is answered.
@@ -111,9 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<S> {
                     number += 1;
                     pending.lock().asks.extend(part.iter().map(|ask| (number, *ask)));
                     pending.changed.notify_one();
-                    let get = Request::Get {
-                        cids: part.iter().map(|ask| ask.cid).collect(),
-                    };
+                    let get = Request::Get { cids: part.iter().map(|ask| ask.cid).collect() };
                     write_all(&mut self.writer, &get.encode()?).await?;
                     flush(&mut self.writer).await?;
                 }
@@ -180,14 +175,7 @@ async fn read_answers<R: AsyncRead + Unpin>(
             Response::Missing { .. } => (Answer::Missing, 1),
             Response::Busy { .. } => {
                 let queue = pending.lock();
-                (
-                    Answer::Busy,
-                    queue
-                        .asks
-                        .iter()
-                        .take_while(|(other, _)| *other == number)
-                        .count(),
-                )
+                (Answer::Busy, queue.asks.iter().take_while(|(other, _)| *other == number).count())
             }
             Response::Refused { reason } => return Err(TransferError::Refused(reason)),
             _ => return Err(TransferError::Violation("an answer of another kind")),

@@ -23,10 +23,7 @@ pub struct Limiter {
 impl Limiter {
     /// A bucket for this many bytes per second, at least one.
     pub fn new(bytes_per_s: u64) -> Self {
-        Self {
-            bytes_per_s: bytes_per_s.max(1),
-            paid_until: Mutex::new(Instant::now()),
-        }
+        Self { bytes_per_s: bytes_per_s.max(1), paid_until: Mutex::new(Instant::now()) }
     }
 
     /// Waits until this many bytes may pass.
@@ -57,9 +54,6 @@ mod tests {
         }
         let expected = Duration::from_secs_f64(2.0 * 100.0 * 16384.0 / 1e6);
         let took = start.elapsed();
-        assert!(
-            took + BURST >= expected && took < expected + BURST,
-            "{took:?} for {expected:?}"
-        );
+        assert!(took + BURST >= expected && took < expected + BURST, "{took:?} for {expected:?}");
     }
 }

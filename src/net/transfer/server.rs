@@ -77,11 +77,7 @@ pub(super) struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self {
-            streams_per_peer: 32,
-            memory: 32 << 20,
-            memory_per_peer: 12 << 20,
-        }
+        Self { streams_per_peer: 32, memory: 32 << 20, memory_per_peer: 12 << 20 }
     }
 }
 
@@ -104,9 +100,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let server = Server::new(Some(net), store, options, Bounds::default(), counters);
-    server
-        .run(stream::poll_fn(move |cx| incoming.poll_recv(cx)), stop)
-        .await;
+    server.run(stream::poll_fn(move |cx| incoming.poll_recv(cx)), stop).await;
 }
 
 /// Serves the blocks of a store.
@@ -158,11 +152,7 @@ impl Drop for Seat<'_> {
 /// An answer that is ready to go out, and the memory that it takes.
 enum Ready {
     Short(Response),
-    Block {
-        cid: Cid,
-        bytes: Vec<u8>,
-        memory: [OwnedSemaphorePermit; 2],
-    },
+    Block { cid: Cid, bytes: Vec<u8>, memory: [OwnedSemaphorePermit; 2] },
 }
 
 impl Server {
@@ -176,18 +166,7 @@ impl Server {
     ) -> Self {
         let memory = Arc::new(Semaphore::new(bounds.memory.max(BLOCK)));
         let (walks, peers) = (Semaphore::new(2), Mutex::default());
-        Self {
-            inner: Arc::new(Inner {
-                net,
-                store,
-                options,
-                bounds,
-                counters,
-                memory,
-                walks,
-                peers,
-            }),
-        }
+        Self { inner: Arc::new(Inner { net, store, options, bounds, counters, memory, walks, peers }) }
     }
 
     /// Answers on all streams that come in, until they end or `stop` is cancelled: then all streams are dropped.
@@ -229,21 +208,14 @@ impl Inner {
     fn seat(&self, peer: PeerId) -> Option<Seat<'_>> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let most = self.bounds.memory_per_peer.max(BLOCK);
-        let guest = peers.entry(peer).or_insert_with(|| Guest {
-            streams: 0,
-            memory: Arc::new(Semaphore::new(most)),
-        });
+        let guest =
+            peers.entry(peer).or_insert_with(|| Guest { streams: 0, memory: Arc::new(Semaphore::new(most)) });
         if guest.streams >= 2 * self.bounds.streams_per_peer {
             return None;
         }
         guest.streams += 1;
         let excess = guest.streams > self.bounds.streams_per_peer;
-        Some(Seat {
-            inner: self,
-            peer,
-            memory: Arc::clone(&guest.memory),
-            excess,
-        })
+        Some(Seat { inner: self, peer, memory: Arc::clone(&guest.memory), excess })
     }
 
     async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
@@ -289,9 +261,7 @@ impl Inner {
                     break;
                 }
             }
-            Ok(timeout(STALL, writer.close())
-                .await
-                .map_err(|_| TransferError::Stalled)??)
+            Ok(timeout(STALL, writer.close()).await.map_err(|_| TransferError::Stalled)??)
         };
         if seat.excess {
             return tokio::select! { done = writing => done, Err(error) = reading => Err(error) };
@@ -305,9 +275,8 @@ impl Inner {
         seat: &'a Seat<'_>,
         requests: mpsc::Receiver<Result<Request, String>>,
     ) -> impl Stream<Item = impl Future<Output = Result<Ready, TransferError>> + 'a> + 'a {
-        let requests = stream::unfold(requests, |mut requests| async {
-            Some((requests.recv().await?, requests))
-        });
+        let requests =
+            stream::unfold(requests, |mut requests| async { Some((requests.recv().await?, requests)) });
         requests
             .flat_map(|request| match request {
                 Ok(Request::Get { cids }) => stream::iter(cids).map(Ok).left_stream(),
@@ -326,14 +295,8 @@ impl Inner {
     async fn load(&self, seat: &Seat<'_>, cid: Cid) -> Result<Ready, TransferError> {
         let closed = |_| TransferError::Refused("the node stops".into());
         // The peer's own share first, so that one peer waits for itself and not the others for it.
-        let mut own = Arc::clone(&seat.memory)
-            .acquire_many_owned(MAX_BLOCK)
-            .await
-            .map_err(closed)?;
-        let mut all = Arc::clone(&self.memory)
-            .acquire_many_owned(MAX_BLOCK)
-            .await
-            .map_err(closed)?;
+        let mut own = Arc::clone(&seat.memory).acquire_many_owned(MAX_BLOCK).await.map_err(closed)?;
+        let mut all = Arc::clone(&self.memory).acquire_many_owned(MAX_BLOCK).await.map_err(closed)?;
         let store = self.store.clone();
         let found = tokio::task::spawn_blocking(move || store.get(&cid)).await;
         let bytes = match found {
@@ -348,11 +311,7 @@ impl Inner {
         // Small blocks give back what they do not need, but never count as nothing.
         let spare = BLOCK - bytes.len().max(1);
         drop([own.split(spare), all.split(spare)]);
-        Ok(Ready::Block {
-            cid,
-            bytes,
-            memory: [own, all],
-        })
+        Ok(Ready::Block { cid, bytes, memory: [own, all] })
     }
 
     /// The answer to anything but a `Get`.
@@ -361,9 +320,7 @@ impl Inner {
         seat: &Seat<'_>,
         request: Result<Request, String>,
     ) -> Result<Response, TransferError> {
-        let refuse = |reason: &str| Response::Refused {
-            reason: reason.into(),
-        };
+        let refuse = |reason: &str| Response::Refused { reason: reason.into() };
         let request = match request {
             Ok(request) => request,
             Err(reason) => return Ok(refuse(&reason)),
@@ -374,10 +331,7 @@ impl Inner {
                 let store = self.store.clone();
                 let have = tokio::task::spawn_blocking(move || answers::have(&store, &root)).await;
                 match have {
-                    Ok(Ok(Have { blocks, bitmap })) => Response::Have {
-                        blocks,
-                        bitmap: bitmap.into(),
-                    },
+                    Ok(Ok(Have { blocks, bitmap })) => Response::Have { blocks, bitmap: bitmap.into() },
                     Ok(Err(reason)) => refuse(&reason),
                     Err(error) => refuse(&error.to_string()),
                 }
@@ -415,18 +369,14 @@ impl Inner {
             }
             Ok(())
         };
-        timeout(BLOCK_DEADLINE, sending)
-            .await
-            .map_err(|_| TransferError::Stalled)??;
+        timeout(BLOCK_DEADLINE, sending).await.map_err(|_| TransferError::Stalled)??;
         self.counters.sent.fetch_add(u64::from(len), Ordering::Relaxed);
         Ok(())
     }
 }
 
 fn busy() -> Response {
-    Response::Busy {
-        retry_after_ms: u32::try_from(RETRY_AFTER.as_millis()).expect("a second"),
-    }
+    Response::Busy { retry_after_ms: u32::try_from(RETRY_AFTER.as_millis()).expect("a second") }
 }
 
 /// Waits for the peer to say something; `false` when it has ended the stream.
@@ -455,9 +405,7 @@ async fn read_request<R: AsyncRead + Unpin>(
         Err(error) => return Err(error),
     };
     if let Request::Put { blocks, .. } = &request {
-        reader
-            .skip(blocks.iter().map(|block| u64::from(block.len)).sum())
-            .await?;
+        reader.skip(blocks.iter().map(|block| u64::from(block.len)).sum()).await?;
     }
     Ok(Ok(request))
 }

@@ -49,14 +49,7 @@ impl Provider {
         let incoming = stream::poll_fn(move |cx| incoming.poll_recv(cx));
         let stopped = stop.clone();
         tokio::spawn(async move { server.run(incoming, stopped).await });
-        Self {
-            dir,
-            store,
-            counters,
-            stop,
-            streams,
-            peer: PeerId::random(),
-        }
+        Self { dir, store, counters, stop, streams, peer: PeerId::random() }
     }
 
     fn sent(&self) -> u64 {
@@ -66,18 +59,12 @@ impl Provider {
     fn put(&self, bytes: &[u8]) -> Ask {
         let cid = Cid::of(Codec::Raw, bytes);
         self.store.put_cached(&cid, bytes).expect("stored");
-        Ask {
-            cid,
-            len: Some(u32::try_from(bytes.len()).expect("short")),
-        }
+        Ask { cid, len: Some(u32::try_from(bytes.len()).expect("short")) }
     }
 
     async fn pipe(&self) -> Pipe {
         let (ours, theirs) = tokio::io::duplex(64 << 10);
-        self.streams
-            .send((self.peer, theirs.compat()))
-            .await
-            .expect("the server runs");
+        self.streams.send((self.peer, theirs.compat())).await.expect("the server runs");
         ours.compat()
     }
 }
@@ -103,27 +90,16 @@ async fn converse(lane: &mut Lane<Pipe>, asks: Vec<Ask>) -> (Vec<Answer>, Result
 
 fn bytes(seed: u8, len: usize) -> Vec<u8> {
     let mut out = vec![0; len];
-    blake3::Hasher::new()
-        .update(&[seed])
-        .finalize_xof()
-        .fill(&mut out);
+    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut out);
     out
 }
 
 #[tokio::test]
 async fn blocks_come_in_the_order_in_which_they_were_asked_for() {
     let provider = Provider::start();
-    let blocks: Vec<Vec<u8>> = (0..8)
-        .map(|i| bytes(i, 1000 + usize::from(i) * 250_000))
-        .collect();
+    let blocks: Vec<Vec<u8>> = (0..8).map(|i| bytes(i, 1000 + usize::from(i) * 250_000)).collect();
     let mut asks: Vec<Ask> = blocks.iter().map(|block| provider.put(block)).collect();
-    asks.insert(
-        3,
-        Ask {
-            cid: Cid::of(Codec::Raw, b"nowhere"),
-            len: Some(7),
-        },
-    );
+    asks.insert(3, Ask { cid: Cid::of(Codec::Raw, b"nowhere"), len: Some(7) });
     let mut lane = Lane::new(provider.pipe().await);
     // And again, on the same stream.
     for _ in 0..2 {
@@ -152,16 +128,11 @@ async fn a_block_that_is_damaged_on_disk_is_missing() {
     let mut block = bytes(1, 100_000);
     let cid = Cid::of(Codec::Raw, &block);
     let upload = provider.store.upload();
-    upload
-        .put(&cid, &block, crate::store::PutMode::Sealed)
-        .expect("stored");
+    upload.put(&cid, &block, crate::store::PutMode::Sealed).expect("stored");
     block[50_000] ^= 1;
     let path = find(provider.dir.path(), 100_000);
     std::fs::write(path, &block).expect("damaged");
-    let ask = Ask {
-        cid,
-        len: Some(100_000),
-    };
+    let ask = Ask { cid, len: Some(100_000) };
     let (answers, _) = converse(&mut Lane::new(provider.pipe().await), vec![ask]).await;
     assert!(matches!(answers[..], [Answer::Missing]), "{answers:?}");
     assert!(!provider.store.has(&cid).expect("an answer"));
@@ -197,24 +168,15 @@ async fn have_tells_what_is_here_as_far_as_it_can_see() {
     for i in 0..10 {
         let sealed = seal_chunk(&sealing, bytes(i, 1000)).expect("sealed");
         if i % 3 == 0 {
-            provider
-                .store
-                .put_cached(&sealed.entry.cid, &sealed.block)
-                .expect("stored");
+            provider.store.put_cached(&sealed.entry.cid, &sealed.block).expect("stored");
         }
         assert_eq!(encoder.push(sealed.entry).expect("pushed"), []);
     }
-    let metadata = crate::content::encoder::Metadata {
-        size: 10_000,
-        ..Default::default()
-    };
+    let metadata = crate::content::encoder::Metadata { size: 10_000, ..Default::default() };
     let finished = encoder.finish(metadata).expect("finished");
     let root = finished.link.cid;
     for block in finished.blocks {
-        provider
-            .store
-            .put_cached(&block.cid, &block.bytes)
-            .expect("stored");
+        provider.store.put_cached(&block.cid, &block.bytes).expect("stored");
     }
     let mut lane = Lane::new(provider.pipe().await);
     let have = lane.call(&Request::Have { root }).await.expect("an answer");
@@ -222,44 +184,24 @@ async fn have_tells_what_is_here_as_far_as_it_can_see() {
     let bitmap = vec![0b1100_1001, 0b0010_0000].into();
     assert_eq!(have, Response::Have { blocks: 11, bitmap });
     let absent = Cid::of(Codec::DagCbor, b"absent");
-    let have = lane
-        .call(&Request::Have { root: absent })
-        .await
-        .expect("an answer");
-    assert_eq!(
-        have,
-        Response::Have {
-            blocks: 1,
-            bitmap: vec![0].into()
-        }
-    );
+    let have = lane.call(&Request::Have { root: absent }).await.expect("an answer");
+    assert_eq!(have, Response::Have { blocks: 1, bitmap: vec![0].into() });
 }
 
 #[tokio::test]
 async fn what_a_node_does_not_do_is_refused_and_the_stream_goes_on() {
     let provider = Provider::with(
-        ServeOptions {
-            region: Some("attic".into()),
-            ..ServeOptions::default()
-        },
+        ServeOptions { region: Some("attic".into()), ..ServeOptions::default() },
         Bounds::default(),
     );
     let mut pipe = provider.pipe().await;
     let cid = Cid::of(Codec::Raw, b"hello");
-    let put = Request::Put {
-        root: cid,
-        blocks: vec![crate::wire::PutBlock { cid, len: 5 }],
-        ticket: None,
-    };
-    pipe.write_all(&put.encode().expect("encoded"))
-        .await
-        .expect("written");
+    let put = Request::Put { root: cid, blocks: vec![crate::wire::PutBlock { cid, len: 5 }], ticket: None };
+    pipe.write_all(&put.encode().expect("encoded")).await.expect("written");
     pipe.write_all(b"hello").await.expect("written");
     let sing = serde_cbor_frame();
     pipe.write_all(&sing).await.expect("written");
-    pipe.write_all(&Request::Status {}.encode().expect("encoded"))
-        .await
-        .expect("written");
+    pipe.write_all(&Request::Status {}.encode().expect("encoded")).await.expect("written");
     let reason = |response| match response {
         Response::Refused { reason } => reason,
         other => panic!("{other:?}"),
@@ -267,16 +209,8 @@ async fn what_a_node_does_not_do_is_refused_and_the_stream_goes_on() {
     assert!(reason(read_response(&mut pipe).await).contains("strangers"));
     assert!(reason(read_response(&mut pipe).await).contains("sing"));
     match read_response(&mut pipe).await {
-        Response::Status {
-            region,
-            version,
-            free,
-            ..
-        } => {
-            assert_eq!(
-                (region.as_deref(), version.as_str()),
-                (Some("attic"), env!("CARGO_PKG_VERSION"))
-            );
+        Response::Status { region, version, free, .. } => {
+            assert_eq!((region.as_deref(), version.as_str()), (Some("attic"), env!("CARGO_PKG_VERSION")));
             assert!(free.is_some_and(|free| free > 0));
         }
         other => panic!("{other:?}"),
@@ -299,10 +233,7 @@ async fn read_response(pipe: &mut Pipe) -> Response {
 
 #[tokio::test]
 async fn a_stream_too_many_hears_that_we_are_busy() {
-    let bounds = Bounds {
-        streams_per_peer: 1,
-        ..Bounds::default()
-    };
+    let bounds = Bounds { streams_per_peer: 1, ..Bounds::default() };
     let provider = Provider::with(ServeOptions::default(), bounds);
     let ask = provider.put(b"block");
     let mut first = Lane::new(provider.pipe().await);
@@ -317,16 +248,10 @@ async fn a_stream_too_many_hears_that_we_are_busy() {
 async fn one_who_asks_too_much_or_nonsense_is_dropped() {
     let provider = Provider::start();
     let ask = provider.put(&bytes(1, 1 << 20));
-    let get = Request::Get {
-        cids: vec![ask.cid; 1024],
-    }
-    .encode()
-    .expect("encoded");
+    let get = Request::Get { cids: vec![ask.cid; 1024] }.encode().expect("encoded");
     // It never reads, so nothing is answered, and the fifth request is too much.
     let endless = [get.as_slice(); 5].concat();
-    let oversized = (u32::try_from(MAX_MESSAGE).expect("short") + 1)
-        .to_be_bytes()
-        .to_vec();
+    let oversized = (u32::try_from(MAX_MESSAGE).expect("short") + 1).to_be_bytes().to_vec();
     let garbage = [&4_u32.to_be_bytes()[..], b"\xff\xff\xff\xff"].concat();
     let nested = [&1000_u32.to_be_bytes()[..], &[0x81; 1000]].concat();
     for nonsense in [endless, oversized, garbage, nested] {
@@ -341,30 +266,18 @@ async fn one_who_asks_too_much_or_nonsense_is_dropped() {
 
 #[tokio::test]
 async fn peers_that_do_not_read_cannot_take_all_memory_nor_starve_others() {
-    let bounds = Bounds {
-        memory: 8 << 20,
-        memory_per_peer: 4 << 20,
-        ..Bounds::default()
-    };
+    let bounds = Bounds { memory: 8 << 20, memory_per_peer: 4 << 20, ..Bounds::default() };
     let provider = Provider::with(ServeOptions::default(), bounds);
     let ask = provider.put(&bytes(1, 1 << 20));
     let mut deaf = Vec::new();
     for _ in 0..10 {
         let mut pipe = provider.pipe().await;
-        let get = Request::Get {
-            cids: vec![ask.cid; 100],
-        }
-        .encode()
-        .expect("encoded");
+        let get = Request::Get { cids: vec![ask.cid; 100] }.encode().expect("encoded");
         pipe.write_all(&get).await.expect("written");
         deaf.push(pipe);
     }
     let (ours, theirs) = tokio::io::duplex(64 << 10);
-    provider
-        .streams
-        .send((PeerId::random(), theirs.compat()))
-        .await
-        .expect("the server runs");
+    provider.streams.send((PeerId::random(), theirs.compat())).await.expect("the server runs");
     let (answers, done) = converse(&mut Lane::new(ours.compat()), vec![ask; 10]).await;
     assert_eq!(answers.len(), 10);
     assert!(done.is_ok());
@@ -373,10 +286,7 @@ async fn peers_that_do_not_read_cannot_take_all_memory_nor_starve_others() {
 #[tokio::test]
 async fn uploads_keep_to_their_limit() {
     let provider = Provider::with(
-        ServeOptions {
-            limit: Some(Arc::new(Limiter::new(4 << 20))),
-            ..ServeOptions::default()
-        },
+        ServeOptions { limit: Some(Arc::new(Limiter::new(4 << 20))), ..ServeOptions::default() },
         Bounds::default(),
     );
     let ask = provider.put(&bytes(1, 1 << 20));
@@ -397,18 +307,12 @@ async fn answered_with(script: Vec<u8>) -> TransferError {
         drop(theirs.write_all(&script).await);
         theirs
     });
-    let ask = Ask {
-        cid: Cid::of(Codec::Raw, b"abc"),
-        len: Some(3),
-    };
+    let ask = Ask { cid: Cid::of(Codec::Raw, b"abc"), len: Some(3) };
     // More could be asked for, so the lane watches what comes.
     let (more, mut queue) = mpsc::channel(1);
     more.send(vec![ask]).await.expect("there is room");
     let (answers, _collected) = mpsc::channel(16);
-    let error = Lane::new(ours.compat())
-        .converse(&mut queue, &answers)
-        .await
-        .expect_err("it was believed");
+    let error = Lane::new(ours.compat()).converse(&mut queue, &answers).await.expect_err("it was believed");
     drop((more, peer));
     error
 }
@@ -429,18 +333,9 @@ async fn hostile_answers_are_told_apart() {
         ("a shorter block", block(abc, 2, b"ab")),
         ("a block of 4 GiB", block(abc, u32::MAX, b"")),
         ("another block", block(other, 3, b"abc")),
-        (
-            "another block missing",
-            Response::Missing { cid: other }.encode().expect("encoded"),
-        ),
-        (
-            "a second answer",
-            [block(abc, 3, b"abc"), block(abc, 3, b"abc")].concat(),
-        ),
-        (
-            "an endless tail",
-            [block(abc, 3, b"abc"), vec![0x20; 4 << 20]].concat(),
-        ),
+        ("another block missing", Response::Missing { cid: other }.encode().expect("encoded")),
+        ("a second answer", [block(abc, 3, b"abc"), block(abc, 3, b"abc")].concat()),
+        ("an endless tail", [block(abc, 3, b"abc"), vec![0x20; 4 << 20]].concat()),
         ("another kind", Response::Stored {}.encode().expect("encoded")),
         ("malformed CBOR", frame(b"\xff\xff\xff")),
         ("an empty frame", frame(b"")),

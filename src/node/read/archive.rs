@@ -25,16 +25,14 @@ pub(super) async fn send(source: &Source, top: DirTree, sink: &Sink) -> Result<(
             continue;
         };
         let path = format!("{prefix}{}", entry.name);
-        let root = source
-            .node(&entry.link.cid, entry.root_len, |block| open_entry(&entry, block))
-            .await?;
+        let root = source.node(&entry.link.cid, entry.root_len, |block| open_entry(&entry, block)).await?;
         match root {
             Root::Dir(inner) => {
                 let path = format!("{path}/");
                 sink.send(header(&entry, &path)?).await?;
                 if open.len() == MAX_DEPTH {
                     return Err(
-                        NodeError::new(ErrorCode::Integrity, "the folder is nested too deeply").into(),
+                        NodeError::new(ErrorCode::Integrity, "the folder is nested too deeply").into()
                     );
                 }
                 open.push((path, inner));
@@ -61,9 +59,7 @@ fn open_entry(entry: &DirEntry, block: &[u8]) -> Result<Root, crate::content::Co
     if fits {
         Ok(root)
     } else {
-        Err(crate::content::ContentError::Malformed(
-            "an entry is not what its folder says",
-        ))
+        Err(crate::content::ContentError::Malformed("an entry is not what its folder says"))
     }
 }
 
@@ -71,21 +67,14 @@ fn open_entry(entry: &DirEntry, block: &[u8]) -> Result<Root, crate::content::Co
 fn header(entry: &DirEntry, path: &str) -> Result<Bytes, NodeError> {
     let dir = entry.kind == EntryKind::Dir;
     let mut header = tar::Header::new_gnu();
-    header.set_entry_type(if dir {
-        tar::EntryType::Directory
-    } else {
-        tar::EntryType::Regular
-    });
+    header.set_entry_type(if dir { tar::EntryType::Directory } else { tar::EntryType::Regular });
     header.set_size(if dir { 0 } else { entry.size });
     header.set_mode(entry.mode.unwrap_or(if dir { 0o755 } else { 0o644 }) & 0o7777);
     header.set_mtime(entry.mtime.and_then(|t| u64::try_from(t).ok()).unwrap_or(0));
     let mut records = tar::Builder::new(Vec::with_capacity(RECORD));
     let appended = records.append_data(&mut header, path, std::io::empty());
     appended.map_err(|e| {
-        NodeError::new(
-            ErrorCode::Integrity,
-            format!("{path:?} fits into no tar stream: {e}"),
-        )
+        NodeError::new(ErrorCode::Integrity, format!("{path:?} fits into no tar stream: {e}"))
     })?;
     Ok(std::mem::take(records.get_mut()).into())
 }

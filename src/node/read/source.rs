@@ -98,7 +98,7 @@ impl Source {
                 // with a wrong link must not cost a file its root. One that has just come from a peer is not trusted.
                 Err(error) => match self {
                     Self::Swarm(session) if tries > 0 && session.came_from_peer(&link.cid) => {
-                        self.reject(&link.cid).await
+                        self.reject(&link.cid).await;
                     }
                     _ => return Err(error.into()),
                 },
@@ -118,11 +118,7 @@ impl Source {
                 async move {
                     let room = source.room(wanted.entry.len).await;
                     let bytes = source.chunk(&wanted.entry).await?;
-                    Ok(Chunk {
-                        offset: wanted.offset,
-                        bytes,
-                        _room: room,
-                    })
+                    Ok(Chunk { offset: wanted.offset, bytes, _room: room })
                 }
             })
             .try_buffered(READ_AHEAD)

@@ -1,0 +1,268 @@
+//! The index's tables inside one transaction, and the invariants between them.
+
+use redb::{ReadableTable, Table, WriteTransaction};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    StoreError, Usage,
+    index::{BLOCKS, CACHED, DYING, INLINE, LISTS, META, Place, ROOTS, Root, Row, UNREFERENCED},
+};
+use crate::content::{
+    cid::{Cid, Codec},
+    hash::Digest,
+};
+
+/// Digests per part of a root's list.
+const LIST_PART: usize = 4096;
+const STATS: &str = "stats";
+
+/// Totals, kept in the same transactions as what they count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stats {
+    blocks: u64,
+    bytes: u64,
+    cached_bytes: u64,
+    roots: u64,
+    unreferenced: u64,
+    pub(super) quarantined: u64,
+    next_number: u64,
+}
+
+impl Stats {
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            blocks: self.blocks,
+            bytes: self.bytes,
+            cached_bytes: self.cached_bytes,
+            roots: self.roots,
+            unreferenced: self.unreferenced,
+            quarantined: self.quarantined,
+        }
+    }
+}
+
+/// The index's tables inside one transaction, and the invariants between them.
+pub(super) struct Tables<'t> {
+    blocks: Table<'t, &'static [u8; 20], [u8; Row::LEN]>,
+    inline: Table<'t, &'static [u8; 20], &'static [u8]>,
+    roots: Table<'t, &'static [u8; Cid::LEN], &'static [u8]>,
+    lists: Table<'t, (u64, u32), &'static [u8]>,
+    dying: Table<'t, u64, ()>,
+    unreferenced: Table<'t, (u64, &'static [u8; 20]), ()>,
+    cached: Table<'t, (u64, &'static [u8; 20]), ()>,
+    meta: Table<'t, &'static str, &'static [u8]>,
+    pub(super) stats: Stats,
+}
+
+/// A block that has just been stored.
+#[derive(Clone)]
+pub(super) struct Arrival {
+    pub(super) digest: Digest,
+    pub(super) codec: Codec,
+    pub(super) len: u32,
+    /// Its bytes, where it lives in the index.
+    pub(super) inline: Option<Vec<u8>>,
+}
+
+impl<'t> Tables<'t> {
+    pub(super) fn open(write: &'t WriteTransaction) -> Result<Self, StoreError> {
+        let meta = write.open_table(META).map_err(StoreError::index)?;
+        let stats = match meta.get(STATS).map_err(StoreError::index)? {
+            Some(bytes) => serde_ipld_dagcbor::from_slice(bytes.value())
+                .map_err(|e| StoreError::IndexCorrupt(format!("its totals are damaged: {e}")))?,
+            None => Stats::default(),
+        };
+        Ok(Self {
+            blocks: write.open_table(BLOCKS).map_err(StoreError::index)?,
+            inline: write.open_table(INLINE).map_err(StoreError::index)?,
+            roots: write.open_table(ROOTS).map_err(StoreError::index)?,
+            lists: write.open_table(LISTS).map_err(StoreError::index)?,
+            dying: write.open_table(DYING).map_err(StoreError::index)?,
+            unreferenced: write.open_table(UNREFERENCED).map_err(StoreError::index)?,
+            cached: write.open_table(CACHED).map_err(StoreError::index)?,
+            meta,
+            stats,
+        })
+    }
+
+    pub(super) fn finish(mut self) -> Result<Stats, StoreError> {
+        let bytes = serde_ipld_dagcbor::to_vec(&self.stats).map_err(|e| StoreError::Index(e.to_string()))?;
+        self.meta.insert(STATS, bytes.as_slice()).map_err(StoreError::index)?;
+        Ok(self.stats)
+    }
+
+    pub(super) fn set_meta(&mut self, name: &str, value: &[u8]) -> Result<(), StoreError> {
+        self.meta.insert(name, value).map_err(StoreError::index).map(drop)
+    }
+
+    pub(super) fn row(&self, digest: &Digest) -> Result<Option<Row>, StoreError> {
+        Ok(self.blocks.get(digest).map_err(StoreError::index)?.map(|row| Row::decode(&row.value())))
+    }
+
+    /// Writes a row, and keeps the totals and the two lists by age in step with it.
+    fn set(&mut self, digest: &Digest, new: Option<Row>) -> Result<(), StoreError> {
+        let old = self.row(digest)?;
+        if let Some(old) = old {
+            self.count(&old, false);
+            if old.cached {
+                self.cached.remove((old.since, digest)).map_err(StoreError::index)?;
+            } else if old.refs == 0 {
+                self.unreferenced.remove((old.since, digest)).map_err(StoreError::index)?;
+            }
+        }
+        match new {
+            None => drop(self.blocks.remove(digest).map_err(StoreError::index)?),
+            Some(row) => {
+                self.blocks.insert(digest, row.encode()).map_err(StoreError::index)?;
+                self.count(&row, true);
+                if row.cached {
+                    self.cached.insert((row.since, digest), ()).map_err(StoreError::index)?;
+                } else if row.refs == 0 {
+                    self.unreferenced.insert((row.since, digest), ()).map_err(StoreError::index)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, row: &Row, up: bool) {
+        let step =
+            |total: &mut u64, by: u64| *total = if up { *total + by } else { total.saturating_sub(by) };
+        if row.place != Place::Missing {
+            step(&mut self.stats.blocks, 1);
+            step(&mut self.stats.bytes, u64::from(row.len));
+        }
+        if row.cached {
+            step(&mut self.stats.cached_bytes, u64::from(row.len));
+        } else if row.refs == 0 {
+            step(&mut self.stats.unreferenced, 1);
+        }
+    }
+
+    /// Notes that a block's bytes are here. `cached`: only as evictable cache.
+    pub(super) fn arrive(&mut self, block: &Arrival, cached: bool, now: u64) -> Result<(), StoreError> {
+        let Arrival { digest, codec, len, inline } = block;
+        let old = self.row(digest)?;
+        let place = if let Some(bytes) = inline {
+            self.inline.insert(digest, bytes.as_slice()).map_err(StoreError::index)?;
+            Place::Inline
+        } else {
+            Place::File
+        };
+        let kept = old.is_some_and(|row| !row.cached);
+        let refs = old.map_or(0, |row| row.refs);
+        let row = Row { place, codec: *codec, cached: cached && !kept, len: *len, refs, since: now };
+        self.set(digest, Some(row))
+    }
+
+    /// Notes that a block's bytes are gone: where a root needs it, the row stays as missing.
+    pub(super) fn lose(&mut self, digest: &Digest) -> Result<(), StoreError> {
+        let Some(row) = self.row(digest)? else {
+            return Ok(());
+        };
+        self.inline.remove(digest).map_err(StoreError::index)?;
+        let left = (row.refs > 0).then_some(Row { place: Place::Missing, ..row });
+        self.set(digest, left)
+    }
+
+    /// Drops a block that nothing needs; answers whether it was one.
+    pub(super) fn drop_unneeded(&mut self, digest: &Digest) -> Result<Option<Row>, StoreError> {
+        match self.row(digest)? {
+            Some(row) if row.refs == 0 => {
+                self.inline.remove(digest).map_err(StoreError::index)?;
+                self.set(digest, None)?;
+                Ok(Some(row))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn change_refs(&mut self, digest: &Digest, up: bool, now: u64) -> Result<(), StoreError> {
+        let Some(row) = self.row(digest)? else {
+            return if up {
+                Err(StoreError::Index("a block of a new root is not listed".into()))
+            } else {
+                Ok(())
+            };
+        };
+        let refs = if up { row.refs.saturating_add(1) } else { row.refs.saturating_sub(1) };
+        if refs == 0 && row.place == Place::Missing {
+            return self.set(digest, None);
+        }
+        self.set(digest, Some(Row { refs, since: now, cached: false, ..row }))
+    }
+
+    /// Lists a root whose blocks have all arrived. A root that is listed already is not counted twice.
+    pub(super) fn add_root(
+        &mut self,
+        record: &super::RootRecord,
+        blocks: &[Digest],
+        now: u64,
+    ) -> Result<(), StoreError> {
+        let key = record.cid.to_bytes();
+        let old = match self.roots.get(&key).map_err(StoreError::index)? {
+            Some(bytes) => serde_ipld_dagcbor::from_slice::<Root>(bytes.value()).ok(),
+            None => None,
+        };
+        let number = match &old {
+            Some(root) if root.record.pinned || !record.pinned => root.number,
+            _ => {
+                let number = self.stats.next_number;
+                self.stats.next_number += 1;
+                for (part, digests) in (0_u32..).zip(blocks.chunks(LIST_PART)) {
+                    self.lists.insert((number, part), digests.as_flattened()).map_err(StoreError::index)?;
+                    for digest in digests {
+                        self.change_refs(digest, true, now)?;
+                    }
+                }
+                number
+            }
+        };
+        if old.is_none() {
+            self.stats.roots += 1;
+        }
+        let root = Root { number, record: record.clone() };
+        let bytes = serde_ipld_dagcbor::to_vec(&root).map_err(|e| StoreError::Index(e.to_string()))?;
+        self.roots.insert(&key, bytes.as_slice()).map_err(StoreError::index).map(drop)
+    }
+
+    /// Takes a root off the list. Its references are dropped part by part, by [`Tables::drop_part`].
+    pub(super) fn remove_root(&mut self, cid: &Cid) -> Result<(), StoreError> {
+        let removed = match self.roots.remove(&cid.to_bytes()).map_err(StoreError::index)? {
+            Some(bytes) => serde_ipld_dagcbor::from_slice::<Root>(bytes.value()).ok(),
+            None => return Ok(()),
+        };
+        self.stats.roots = self.stats.roots.saturating_sub(1);
+        if let Some(root) = removed {
+            self.dying.insert(root.number, ()).map_err(StoreError::index)?;
+        }
+        Ok(())
+    }
+
+    /// Drops the references of one part of a removed root's list; the root itself when no part is left.
+    pub(super) fn drop_part(&mut self, number: u64, part: u32, now: u64) -> Result<(), StoreError> {
+        let digests = match self.lists.remove((number, part)).map_err(StoreError::index)? {
+            Some(bytes) => super::index::digests(bytes.value()),
+            None => Vec::new(),
+        };
+        for digest in &digests {
+            self.change_refs(digest, false, now)?;
+        }
+        let more =
+            self.lists.range((number, 0)..=(number, u32::MAX)).map_err(StoreError::index)?.next().is_some();
+        if !more {
+            self.dying.remove(number).map_err(StoreError::index)?;
+        }
+        Ok(())
+    }
+
+    /// Notes when cached blocks were last used.
+    pub(super) fn touch_cached(&mut self, used: &[(Digest, u64)]) -> Result<(), StoreError> {
+        for (digest, at) in used {
+            if let Some(row) = self.row(digest)?.filter(|row| row.cached) {
+                self.set(digest, Some(Row { since: *at, ..row }))?;
+            }
+        }
+        Ok(())
+    }
+}
