@@ -100,7 +100,7 @@ fn what_is_allowed_is_not_complained_about() {
         ),
         (
             "store.rs",
-            r##"const A: &str = "use crate::node;"; const B: &str = r#"crate::"net""#; /* crate::net /* */ */"##,
+            "const A: &str = \"use crate::node;\"; const B: &str = r#\"crate::\"net\"\"#; /* crate::net /* */ */",
         ),
         ("wire.rs", "use serde_cbor::Value; use std::{fmt, collections::BTreeMap};"),
         ("content/cid.rs", "/// Not `async`.\nfn f<'a>(c: char) -> bool { c == 'a' || c == '\"' }"),
