@@ -1,4 +1,19 @@
 //! storgo: an encrypted, content-addressed, peer-to-peer file store.
+//!
+//! ```text
+//! cli, main      parse, call, print                               top floor
+//! http           the API: router, token, problem documents
+//! node           Node: the one composition of all below
+//! fetch          the download scheduler
+//! net            swarm, DHT, discovery, cluster gate, transfer
+//! store          blocks on disk, index, uploads, cache, collection
+//! wire           frames and messages (pure)
+//! content        chunk, seal, CID, node block, link, encoder, decoder (pure)
+//! config, telemetry   beside the floors, used by the top
+//! ```
+//! Imports go down only. A put flows down: bytes are cut and sealed by `content`, written by `store`, announced by
+//! `net`. A get flows up: `node` opens a link, `fetch` asks the store and then every provider that `net` finds, and
+//! `content` decrypts and checks what arrives. Whoever embeds storgo starts with [`node::Node`].
 #![deny(missing_docs)]
 
 pub mod cli;
