@@ -6,7 +6,8 @@ use storgo::node::{Node, NodeOptions, PutOptions};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::args().nth(1).ok_or("which file?")?;
     let data_dir = std::env::temp_dir().join(format!("storgo-share-{}", std::process::id()));
-    let options = NodeOptions { listen: vec!["/ip4/127.0.0.1/tcp/0".parse()?], ..NodeOptions::new(&data_dir) };
+    let options =
+        NodeOptions { listen: vec!["/ip4/127.0.0.1/tcp/0".parse()?], ..NodeOptions::new(&data_dir) };
     let node = Node::start(options).await?;
     let report = node.put(tokio::fs::File::open(&path).await?, PutOptions::named(path)).await?;
     println!("link: {}", report.link);
