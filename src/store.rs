@@ -60,7 +60,7 @@ const VERSION: u32 = 1;
 pub struct StoreOptions {
     /// The data directory. Made where it does not exist.
     pub dir: PathBuf,
-    /// How block files are laid out. Blocks stored under another layout are not found: see [`Store::rebuild_index`].
+    /// How block files are laid out. Blocks stored under another layout are not found: see [`Store::rebuild`].
     pub layout: Layout,
     /// Hard limit in bytes for all blocks; none: the disk is the limit.
     pub capacity: Option<u64>,

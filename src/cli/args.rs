@@ -47,7 +47,7 @@ pub(super) struct Common {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Settings")]
 pub(super) struct Flags {
-    /// A peer to find the swarm by, with or without /p2p/<id>; may be repeated.
+    /// A peer to find the swarm by, with or without `/p2p/<id>`; may be repeated.
     #[arg(long, global = true, value_name = "MULTIADDR")]
     bootstrap: Vec<String>,
     /// An address to listen on for peers; may be repeated.

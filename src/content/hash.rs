@@ -13,14 +13,14 @@ pub fn sha1(bytes: &[u8]) -> Digest {
     digest.as_ref().try_into().expect("SHA-1 is 20 bytes long")
 }
 
-/// The bytes hashed by [`sha1_checked`] bear the marks of a SHA-1 collision attack.
+/// The bytes hashed by [`sha1_checked()`] bear the marks of a SHA-1 collision attack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("these bytes carry a SHA-1 collision attack: another block with the same CID can exist")]
 pub struct Collision;
 
 /// The SHA-1 of `bytes`, refused where the bytes were crafted to collide.
 ///
-/// Three to five times slower than [`sha1`]; for `--public` data, where nothing but SHA-1 names a block.
+/// Three to five times slower than [`sha1()`]; for `--public` data, where nothing but SHA-1 names a block.
 ///
 /// # Errors
 /// [`Collision`] when the bytes contain a known SHA-1 attack (Stevens' counter-cryptanalysis, 2013).

@@ -68,7 +68,7 @@ struct Node {
 /// Reads what everybody may see.
 ///
 /// # Errors
-/// [`ContentError::Malformed`] for anything that is not exactly what [`encode`] makes.
+/// [`ContentError::Malformed`] for anything that is not exactly what the encoder makes.
 pub fn visible(block: &[u8]) -> Result<Visible, ContentError> {
     Ok(decode(block)?.0)
 }

@@ -61,8 +61,8 @@ impl Node {
     /// `timeout`: how long to wait without progress, now and while reading; none: as the node is set.
     ///
     /// # Errors
-    /// [`ErrorCode::NotFound`] where nobody has it, [`ErrorCode::Timeout`], [`ErrorCode::Denied`] where the key is
-    /// missing, [`ErrorCode::Integrity`] where the key or the block is not the right one.
+    /// [`super::ErrorCode::NotFound`] where nobody has it, [`super::ErrorCode::Timeout`], [`super::ErrorCode::Denied`] where the key is
+    /// missing, [`super::ErrorCode::Integrity`] where the key or the block is not the right one.
     pub async fn open(&self, reference: &Reference, timeout: Option<Duration>) -> Result<Opened, NodeError> {
         let found = self.find(reference).await?;
         self.open_found(&found.link, timeout).await

@@ -59,6 +59,7 @@ impl Provider {
     fn put(&self, bytes: &[u8]) -> Ask {
         let cid = Cid::of(Codec::Raw, bytes);
         self.store.put_cached(&cid, bytes).expect("stored");
+        settle(&self.store);
         Ask { cid, len: Some(u32::try_from(bytes.len()).expect("short")) }
     }
 
@@ -178,6 +179,7 @@ async fn have_tells_what_is_here_as_far_as_it_can_see() {
     for block in finished.blocks {
         provider.store.put_cached(&block.cid, &block.bytes).expect("stored");
     }
+    settle(&provider.store);
     let mut lane = Lane::new(provider.pipe().await);
     let have = lane.call(&Request::Have { root }).await.expect("an answer");
     // The root, then 0, 3, 6 and 9 of ten.
@@ -374,4 +376,9 @@ async fn an_abandoned_conversation_leaves_nothing_behind() {
     // All its memory is free again: the same peer gets more than would fit beside it.
     let (answers, _) = converse(&mut Lane::new(provider.pipe().await), vec![ask; 40]).await;
     assert_eq!(answers.len(), 40);
+}
+
+/// Waits until the index knows what was put into the cache: nobody waits for that otherwise.
+fn settle(store: &Store) {
+    store.set_meta("settled", &[]).expect("set");
 }
