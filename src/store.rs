@@ -17,12 +17,14 @@ mod collect;
 mod disk;
 mod error;
 mod index;
+mod index_file;
 mod layout;
 mod lock;
 mod pins;
 mod rebuild;
 mod record;
 mod roots;
+mod spare;
 mod tables;
 mod upload;
 mod verify;
@@ -131,7 +133,7 @@ impl Store {
         let lock = Lock::take(&options.dir)?;
         check_version(&options.dir)?;
         let disk = Disk::open(&options.dir, options.layout)?;
-        let (index, writer) = index::open(&options.dir.join("index.redb"))?;
+        let (index, writer) = index::open(&options.dir)?;
         let store = Self {
             inner: Arc::new(Inner {
                 options,
@@ -144,7 +146,11 @@ impl Store {
                 lock,
             }),
         };
-        store.finish_removals()?;
+        match store.finish_removals() {
+            // A full disk is no reason not to open: its files can be read, and removed.
+            Err(error @ StoreError::NoSpace(_)) => tracing::warn!("a removal waits for room: {error}"),
+            finished => finished?,
+        }
         Ok(store)
     }
 
@@ -183,7 +189,9 @@ impl Store {
                 Ok(None)
             }
             Some(_) => {
-                self.quarantine(cid, "its bytes are not what its name says")?;
+                if let Err(error) = self.quarantine(cid, "its bytes are not what its name says") {
+                    tracing::warn!(%cid, "a damaged block could not be set aside: {error}");
+                }
                 Err(StoreError::Corrupt { cid: *cid })
             }
             None => {
@@ -241,7 +249,7 @@ impl Store {
             Place::Missing => {}
         }
         let path = self.inner.disk.path(&digest);
-        self.inner.writer.run(move |tables| {
+        self.inner.writer.let_go(move |tables| {
             tables.stats.quarantined += 1;
             lose(tables, &digest, &path)
         })
@@ -250,12 +258,12 @@ impl Store {
     /// The block's bytes are gone: drops the row, or keeps it as missing where files need it.
     fn forget(&self, digest: &[u8; 20]) -> Result<(), StoreError> {
         let (digest, path) = (*digest, self.inner.disk.path(digest));
-        self.inner.writer.run(move |tables| lose(tables, &digest, &path))
+        self.inner.writer.let_go(move |tables| lose(tables, &digest, &path))
     }
 
     /// How much is stored.
     pub fn usage(&self) -> Usage {
-        self.inner.writer.usage()
+        self.inner.index.usage()
     }
 
     /// Bytes free on the disk, for this user; none where the system does not say.

@@ -75,7 +75,7 @@ impl Store {
         let digests = doomed.digests.clone();
         let removed = Arc::new(Mutex::new(Vec::new()));
         let out = Arc::clone(&removed);
-        self.inner.writer.run(move |tables| {
+        self.inner.writer.let_go(move |tables| {
             let mut rows = Vec::new();
             for digest in &digests {
                 if let Some(row) = tables.drop_unneeded(digest)? {

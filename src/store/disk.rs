@@ -135,6 +135,12 @@ impl Disk {
         }
     }
 
+    /// Makes the bytes of a block's file durable.
+    pub(super) fn sync(&self, digest: &Digest) -> Result<(), StoreError> {
+        let synced = File::open(self.path(digest)).and_then(|file| file.sync_data());
+        synced.map_err(|e| StoreError::io("sync a block", e))
+    }
+
     /// Length in bytes of a block's file, where there is one.
     pub(super) fn len(&self, digest: &Digest) -> Option<u64> {
         fs::metadata(self.path(digest)).ok().map(|meta| meta.len())

@@ -72,7 +72,10 @@ impl StoreError {
     /// An error of the index; a full disk is told apart.
     pub(super) fn index(error: impl Into<redb::Error>) -> Self {
         match error.into() {
-            redb::Error::Io(source) => Self::io("write the index", source),
+            redb::Error::Io(source) => Self::io("use the index", source),
+            redb::Error::PreviousIo => {
+                Self::io("use the index", io::Error::other("reading or writing it failed before"))
+            }
             error => Self::Index(error.to_string()),
         }
     }

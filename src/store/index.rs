@@ -2,10 +2,10 @@
 
 use std::{path::Path, sync::Arc};
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use super::{RootRecord, StoreError, writer::Writer};
+use super::{RootRecord, StoreError, Usage, index_file::IndexFile, spare::Spare, writer::Writer};
 use crate::content::{
     cid::{Cid, Codec},
     hash::Digest,
@@ -27,9 +27,6 @@ pub(super) const UNREFERENCED: TableDefinition<(u64, &[u8; 20]), ()> = TableDefi
 pub(super) const CACHED: TableDefinition<(u64, &[u8; 20]), ()> = TableDefinition::new("cached");
 /// Small named values.
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-
-/// Memory that the index may use for pages, in bytes.
-const PAGE_CACHE: usize = 8 << 20;
 
 /// Where a block's bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,67 +93,78 @@ pub(super) struct Root {
     pub(super) record: RootRecord,
 }
 
-/// Read access. Each call sees one consistent state and waits for nobody.
+/// Read access. Each call sees one consistent state, and waits for nobody (but where the file is opened again after an
+/// I/O error).
 pub(super) struct Index {
-    db: Arc<Database>,
+    file: Arc<IndexFile>,
 }
 
-/// Opens or makes the index, and starts its writer.
-pub(super) fn open(path: &Path) -> Result<(Index, Writer), StoreError> {
-    let opened = Database::builder().set_cache_size(PAGE_CACHE).create(path);
-    let db = Arc::new(opened.map_err(|error| match error {
-        DatabaseError::Storage(redb::StorageError::Io(e)) if e.kind() != std::io::ErrorKind::InvalidData => {
-            StoreError::io("open the index", e)
-        }
-        error => StoreError::IndexCorrupt(error.to_string()),
-    })?);
-    let writer = Writer::start(Arc::clone(&db))?;
-    Ok((Index { db }, writer))
+/// Opens or makes the index in a data directory, and starts its writer.
+pub(super) fn open(dir: &Path) -> Result<(Index, Writer), StoreError> {
+    start(IndexFile::open(&dir.join("index.redb"))?, Spare::open(dir))
+}
+
+pub(super) fn start(file: IndexFile, spare: Spare) -> Result<(Index, Writer), StoreError> {
+    let file = Arc::new(file);
+    let writer = Writer::start(Arc::clone(&file), spare)?;
+    Ok((Index { file }, writer))
 }
 
 impl Index {
+    /// The totals.
+    pub(super) fn usage(&self) -> Usage {
+        self.file.usage()
+    }
+
     pub(super) fn row(&self, digest: &Digest) -> Result<Option<Row>, StoreError> {
-        let read = self.db.begin_read().map_err(StoreError::index)?;
-        let table = read.open_table(BLOCKS).map_err(StoreError::index)?;
-        Ok(table.get(digest).map_err(StoreError::index)?.map(|row| Row::decode(&row.value())))
+        self.file.read(|read| {
+            let table = read.open_table(BLOCKS).map_err(StoreError::index)?;
+            Ok(table.get(digest).map_err(StoreError::index)?.map(|row| Row::decode(&row.value())))
+        })
     }
 
     pub(super) fn inline(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        let read = self.db.begin_read().map_err(StoreError::index)?;
-        let table = read.open_table(INLINE).map_err(StoreError::index)?;
-        Ok(table.get(digest).map_err(StoreError::index)?.map(|bytes| bytes.value().to_vec()))
+        self.file.read(|read| {
+            let table = read.open_table(INLINE).map_err(StoreError::index)?;
+            Ok(table.get(digest).map_err(StoreError::index)?.map(|bytes| bytes.value().to_vec()))
+        })
     }
 
     pub(super) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let read = self.db.begin_read().map_err(StoreError::index)?;
-        let table = read.open_table(META).map_err(StoreError::index)?;
-        Ok(table.get(name).map_err(StoreError::index)?.map(|bytes| bytes.value().to_vec()))
+        self.file.read(|read| {
+            let table = read.open_table(META).map_err(StoreError::index)?;
+            Ok(table.get(name).map_err(StoreError::index)?.map(|bytes| bytes.value().to_vec()))
+        })
     }
 
     pub(super) fn root(&self, cid: &Cid) -> Result<Option<Root>, StoreError> {
-        let read = self.db.begin_read().map_err(StoreError::index)?;
-        let table = read.open_table(ROOTS).map_err(StoreError::index)?;
-        let found = table.get(&cid.to_bytes()).map_err(StoreError::index)?;
-        found.map(|bytes| decode_root(bytes.value())).transpose()
+        self.file.read(|read| {
+            let table = read.open_table(ROOTS).map_err(StoreError::index)?;
+            let found = table.get(&cid.to_bytes()).map_err(StoreError::index)?;
+            found.map(|bytes| decode_root(bytes.value())).transpose()
+        })
     }
 
     /// Up to `limit` roots after `after`, by CID.
     pub(super) fn roots(&self, after: Option<Cid>, limit: usize) -> Result<Vec<Root>, StoreError> {
         use std::ops::Bound;
 
-        let read = self.db.begin_read().map_err(StoreError::index)?;
-        let table = read.open_table(ROOTS).map_err(StoreError::index)?;
-        let start = after.map(Cid::to_bytes);
-        let start = start.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let range = table.range::<&[u8; Cid::LEN]>((start, Bound::Unbounded)).map_err(StoreError::index)?;
-        range.take(limit).map(|item| decode_root(item.map_err(StoreError::index)?.1.value())).collect()
+        self.file.read(|read| {
+            let table = read.open_table(ROOTS).map_err(StoreError::index)?;
+            let start = after.map(Cid::to_bytes);
+            let start = start.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let range =
+                table.range::<&[u8; Cid::LEN]>((start, Bound::Unbounded)).map_err(StoreError::index)?;
+            range.take(limit).map(|item| decode_root(item.map_err(StoreError::index)?.1.value())).collect()
+        })
     }
 
     /// A part of the list of a root's blocks.
     pub(super) fn list(&self, number: u64, part: u32) -> Result<Option<Vec<Digest>>, StoreError> {
-        let read = self.db.begin_read().map_err(StoreError::index)?;
-        let table = read.open_table(LISTS).map_err(StoreError::index)?;
-        Ok(table.get((number, part)).map_err(StoreError::index)?.map(|bytes| digests(bytes.value())))
+        self.file.read(|read| {
+            let table = read.open_table(LISTS).map_err(StoreError::index)?;
+            Ok(table.get((number, part)).map_err(StoreError::index)?.map(|bytes| digests(bytes.value())))
+        })
     }
 
     /// Up to `limit` blocks after `after`, by digest.
@@ -167,39 +175,43 @@ impl Index {
     ) -> Result<Vec<(Digest, Row)>, StoreError> {
         use std::ops::Bound;
 
-        let read = self.db.begin_read().map_err(StoreError::index)?;
-        let table = read.open_table(BLOCKS).map_err(StoreError::index)?;
-        let start = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let range = table.range::<&[u8; 20]>((start, Bound::Unbounded)).map_err(StoreError::index)?;
-        range
-            .take(limit)
-            .map(|item| {
-                let (digest, row) = item.map_err(StoreError::index)?;
-                Ok((*digest.value(), Row::decode(&row.value())))
-            })
-            .collect()
+        self.file.read(|read| {
+            let table = read.open_table(BLOCKS).map_err(StoreError::index)?;
+            let start = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let range = table.range::<&[u8; 20]>((start, Bound::Unbounded)).map_err(StoreError::index)?;
+            range
+                .take(limit)
+                .map(|item| {
+                    let (digest, row) = item.map_err(StoreError::index)?;
+                    Ok((*digest.value(), Row::decode(&row.value())))
+                })
+                .collect()
+        })
     }
 
     /// Up to `limit` blocks that have been unreferenced since `until` or longer, oldest first.
     pub(super) fn unreferenced(&self, until: u64, limit: usize) -> Result<Vec<Digest>, StoreError> {
-        let read = self.db.begin_read().map_err(StoreError::index)?;
-        let table = read.open_table(UNREFERENCED).map_err(StoreError::index)?;
-        oldest(&table, until, limit)
+        self.file.read(|read| {
+            let table = read.open_table(UNREFERENCED).map_err(StoreError::index)?;
+            oldest(&table, until, limit)
+        })
     }
 
     /// Up to `limit` cached blocks, least recently used first.
     pub(super) fn evictable(&self, limit: usize) -> Result<Vec<Digest>, StoreError> {
-        let read = self.db.begin_read().map_err(StoreError::index)?;
-        let table = read.open_table(CACHED).map_err(StoreError::index)?;
-        oldest(&table, u64::MAX, limit)
+        self.file.read(|read| {
+            let table = read.open_table(CACHED).map_err(StoreError::index)?;
+            oldest(&table, u64::MAX, limit)
+        })
     }
 
     /// Numbers of removed roots whose references are still to be dropped.
     pub(super) fn dying(&self) -> Result<Vec<u64>, StoreError> {
-        let read = self.db.begin_read().map_err(StoreError::index)?;
-        let table = read.open_table(DYING).map_err(StoreError::index)?;
-        let all = table.iter().map_err(StoreError::index)?;
-        all.map(|item| Ok(item.map_err(StoreError::index)?.0.value())).collect()
+        self.file.read(|read| {
+            let table = read.open_table(DYING).map_err(StoreError::index)?;
+            let all = table.iter().map_err(StoreError::index)?;
+            all.map(|item| Ok(item.map_err(StoreError::index)?.0.value())).collect()
+        })
     }
 }
 

@@ -58,8 +58,8 @@ impl Lock {
         let note = LockNote { pid: std::process::id(), http: http.map(String::from) };
         let text = serde_json::to_string(&note).unwrap_or_default();
         let mut file = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let written =
-            file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
+        // Written over the old note: on a full disk, what is given back may not be had again.
+        let written = overwrite(&mut file, text.as_bytes());
         written.map_err(|e| StoreError::io("write the lock file", e))
     }
 }
@@ -68,9 +68,15 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // The file stays: removing it would let two processes lock two files of one name.
         if let Ok(file) = self.0.get_mut() {
-            drop(file.set_len(0));
+            drop(overwrite(file, b"{}"));
         }
     }
+}
+
+fn overwrite(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
+    file.rewind()?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)
 }
 
 fn read_note(path: &Path) -> Option<LockNote> {

@@ -42,7 +42,7 @@ impl Store {
             return Ok(false);
         }
         let cid = *cid;
-        self.inner.writer.run(move |tables| tables.remove_root(&cid))?;
+        self.inner.writer.let_go(move |tables| tables.remove_root(&cid))?;
         self.finish_removals()?;
         Ok(true)
     }
@@ -53,7 +53,7 @@ impl Store {
         for number in self.inner.index.dying()? {
             for part in 0.. {
                 let last = self.inner.index.list(number, part)?.is_none();
-                self.inner.writer.run(move |tables| tables.drop_part(number, part, unix_ms()))?;
+                self.inner.writer.let_go(move |tables| tables.drop_part(number, part, unix_ms()))?;
                 if last {
                     break;
                 }

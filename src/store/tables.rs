@@ -1,6 +1,6 @@
 //! The index's tables inside one transaction, and the invariants between them.
 
-use redb::{ReadableTable, Table, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, Table, TableError, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -12,8 +12,8 @@ use crate::content::{
     hash::Digest,
 };
 
-/// Digests per part of a root's list.
-const LIST_PART: usize = 4096;
+/// Digests per part of a root's list: so many references are dropped in one change, which has to fit the spare room.
+const LIST_PART: usize = 1024;
 const STATS: &str = "stats";
 
 /// Totals, kept in the same transactions as what they count.
@@ -64,14 +64,28 @@ pub(super) struct Arrival {
     pub(super) inline: Option<Vec<u8>>,
 }
 
+/// The totals of an index that has been written to.
+pub(super) fn usage(read: &ReadTransaction) -> Result<Option<Usage>, StoreError> {
+    match read.open_table(META) {
+        Ok(meta) => Ok(stats(&meta)?.map(|stats| stats.usage())),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(StoreError::index(error)),
+    }
+}
+
+fn stats(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Option<Stats>, StoreError> {
+    let bytes = meta.get(STATS).map_err(StoreError::index)?;
+    let decode = |bytes: redb::AccessGuard<'_, &[u8]>| serde_ipld_dagcbor::from_slice(bytes.value());
+    bytes
+        .map(decode)
+        .transpose()
+        .map_err(|e| StoreError::IndexCorrupt(format!("its totals are damaged: {e}")))
+}
+
 impl<'t> Tables<'t> {
     pub(super) fn open(write: &'t WriteTransaction) -> Result<Self, StoreError> {
         let meta = write.open_table(META).map_err(StoreError::index)?;
-        let stats = match meta.get(STATS).map_err(StoreError::index)? {
-            Some(bytes) => serde_ipld_dagcbor::from_slice(bytes.value())
-                .map_err(|e| StoreError::IndexCorrupt(format!("its totals are damaged: {e}")))?,
-            None => Stats::default(),
-        };
+        let stats = stats(&meta)?.unwrap_or_default();
         Ok(Self {
             blocks: write.open_table(BLOCKS).map_err(StoreError::index)?,
             inline: write.open_table(INLINE).map_err(StoreError::index)?,

@@ -205,6 +205,8 @@ impl Upload {
                     let damaged = !cid.matches(&old);
                     return if damaged { Ok(false) } else { same(cid, false, mode) };
                 }
+                // It may be cache that a crash took off the list: nobody has synced that.
+                inner.disk.sync(digest)?;
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
                 let path = inner.disk.path(digest);
                 state.folders.extend(path.parent().map(PathBuf::from));

@@ -2,46 +2,55 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use redb::{Database, Durability, WriteTransaction};
+use redb::Durability;
 
-use super::{StoreError, Usage, tables::Tables};
+use super::{StoreError, index_file::IndexFile, spare::Spare, tables::Tables};
 
 /// Changes that share a transaction, at most.
 const BATCH: usize = 256;
 /// Changes that nobody waits for are synced after this long.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
-/// A change. It may run twice: where a batch fails, each change is tried again by itself.
+/// A change. It may run more than once: where a batch fails, each change is tried again by itself.
 type Change = Box<dyn FnMut(&mut Tables<'_>) -> Result<(), StoreError> + Send>;
 
 struct Job {
     change: Change,
+    /// It makes room, and may use the room that is set aside for that.
+    lets_go: bool,
     done: Option<SyncSender<Result<(), StoreError>>>,
+}
+
+impl Job {
+    fn answer(self, result: Result<(), StoreError>) {
+        match (self.done, result) {
+            (Some(done), result) => drop(done.send(result)),
+            (None, Err(error)) => tracing::warn!("the index could not be updated: {error}"),
+            (None, Ok(())) => {}
+        }
+    }
 }
 
 pub(super) struct Writer {
     jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
-    usage: Arc<Mutex<Usage>>,
 }
 
 impl Writer {
-    pub(super) fn start(db: Arc<Database>) -> Result<Self, StoreError> {
-        let usage = Arc::new(Mutex::new(create_tables(&db)?));
+    pub(super) fn start(file: Arc<IndexFile>, spare: Spare) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(BATCH);
-        let shared = Arc::clone(&usage);
         let thread = std::thread::Builder::new()
             .name("index".into())
-            .spawn(move || run(&db, &queue, &shared))
+            .spawn(move || Loop { file, spare, unsynced: None }.run(&queue))
             .map_err(|e| StoreError::io("start the index writer", e))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread), usage })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
     /// Makes a change; returns when it is durable.
@@ -49,8 +58,20 @@ impl Writer {
         &self,
         change: impl FnMut(&mut Tables<'_>) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<(), StoreError> {
+        self.wait(Box::new(change), false)
+    }
+
+    /// Makes a change that makes room, on a full disk too; returns when it is durable.
+    pub(super) fn let_go(
+        &self,
+        change: impl FnMut(&mut Tables<'_>) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.wait(Box::new(change), true)
+    }
+
+    fn wait(&self, change: Change, lets_go: bool) -> Result<(), StoreError> {
         let (done, result) = sync_channel(1);
-        self.send(Job { change: Box::new(change), done: Some(done) });
+        self.send(Job { change, lets_go, done: Some(done) });
         result.recv().map_err(|_| StoreError::Index("its writer has ended".into()))?
     }
 
@@ -59,7 +80,7 @@ impl Writer {
         &self,
         change: impl FnMut(&mut Tables<'_>) -> Result<(), StoreError> + Send + 'static,
     ) {
-        self.send(Job { change: Box::new(change), done: None });
+        self.send(Job { change: Box::new(change), lets_go: false, done: None });
     }
 
     fn send(&self, job: Job) {
@@ -67,10 +88,6 @@ impl Writer {
             // A dead writer is told to the caller by its dropped answer.
             drop(jobs.send(job));
         }
-    }
-
-    pub(super) fn usage(&self) -> Usage {
-        *self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,93 +100,89 @@ impl Drop for Writer {
     }
 }
 
-fn create_tables(db: &Database) -> Result<Usage, StoreError> {
-    let write = begin(db, Durability::Immediate)?;
-    let stats = Tables::open(&write)?.stats;
-    write.commit().map_err(StoreError::index)?;
-    Ok(stats.usage())
+/// The writer's thread.
+struct Loop {
+    file: Arc<IndexFile>,
+    spare: Spare,
+    /// Changes that nobody waits for are not synced one by one: since when there are some.
+    unsynced: Option<Instant>,
 }
 
-fn begin(db: &Database, durability: Durability) -> Result<WriteTransaction, StoreError> {
-    let mut write = db.begin_write().map_err(StoreError::index)?;
-    // Opening after a crash then takes no walk through the whole index.
-    write.set_quick_repair(matches!(durability, Durability::Immediate));
-    write.set_durability(durability).map_err(|e| StoreError::Index(e.to_string()))?;
-    Ok(write)
-}
-
-fn run(db: &Database, queue: &Receiver<Job>, usage: &Mutex<Usage>) {
-    // Changes that nobody waits for are not synced one by one: since when there are some.
-    let mut unsynced: Option<Instant> = None;
-    loop {
-        let next = match unsynced {
-            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(since) => queue.recv_timeout(SYNC_AFTER.saturating_sub(since.elapsed())),
-        };
-        let first = match next {
-            Ok(job) => job,
-            Err(RecvTimeoutError::Timeout) => {
-                sync(db, usage, &mut unsynced);
-                continue;
+impl Loop {
+    fn run(mut self, queue: &Receiver<Job>) {
+        loop {
+            let next = match self.unsynced {
+                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(since) => queue.recv_timeout(SYNC_AFTER.saturating_sub(since.elapsed())),
+            };
+            let first = match next {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.sync();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.sync();
+                    return;
+                }
+            };
+            let mut batch = vec![first];
+            while batch.len() < BATCH {
+                match queue.try_recv() {
+                    Ok(job) => batch.push(job),
+                    Err(_) => break,
+                }
             }
-            Err(RecvTimeoutError::Disconnected) => {
-                sync(db, usage, &mut unsynced);
+            self.handle(batch);
+        }
+    }
+
+    fn handle(&mut self, mut batch: Vec<Job>) {
+        if !self.spare.restore() {
+            // What room there is left is for making room.
+            for job in batch.extract_if(.., |job| !job.lets_go) {
+                job.answer(Err(StoreError::NoSpace("the disk is full".into())));
+            }
+            if batch.is_empty() {
                 return;
-            }
-        };
-        let mut batch = vec![first];
-        while batch.len() < BATCH {
-            match queue.try_recv() {
-                Ok(job) => batch.push(job),
-                Err(_) => break,
             }
         }
         let waited_for = batch.iter().any(|job| job.done.is_some());
-        let overdue = unsynced.is_some_and(|since| since.elapsed() >= SYNC_AFTER);
+        let overdue = self.unsynced.is_some_and(|since| since.elapsed() >= SYNC_AFTER);
         let synced = waited_for || overdue;
         let durability = if synced { Durability::Immediate } else { Durability::None };
-        unsynced = if synced { None } else { unsynced.or_else(|| Some(Instant::now())) };
-        let together = apply(db, &mut batch, usage, durability);
+        self.unsynced = if synced { None } else { self.unsynced.or_else(|| Some(Instant::now())) };
+        let together = self.apply(&mut batch, durability);
         let alone = together.is_err() && batch.len() > 1;
         for mut job in batch {
             let result = match &together {
-                Err(_) if alone => apply(db, std::slice::from_mut(&mut job), usage, durability),
+                Err(_) if alone => self.apply(std::slice::from_mut(&mut job), durability),
                 Err(error) => Err(error.again()),
                 Ok(()) => Ok(()),
             };
-            match (job.done, result) {
-                (Some(done), result) => drop(done.send(result)),
-                (None, Err(error)) => tracing::warn!("the index could not be updated: {error}"),
-                (None, Ok(())) => {}
-            }
+            job.answer(result);
         }
     }
-}
 
-/// Makes durable what was changed without a sync.
-fn sync(db: &Database, usage: &Mutex<Usage>, unsynced: &mut Option<Instant>) {
-    if unsynced.take().is_some()
-        && let Err(error) = apply(db, &mut [], usage, Durability::Immediate)
-    {
-        tracing::warn!("the index could not be synced: {error}");
-    }
-}
-
-fn apply(
-    db: &Database,
-    jobs: &mut [Job],
-    usage: &Mutex<Usage>,
-    durability: Durability,
-) -> Result<(), StoreError> {
-    let write = begin(db, durability)?;
-    let stats = {
-        let mut tables = Tables::open(&write)?;
-        for job in jobs {
-            (job.change)(&mut tables)?;
+    /// Makes durable what was changed without a sync.
+    fn sync(&mut self) {
+        if self.unsynced.take().is_some()
+            && let Err(error) = self.apply(&mut [], Durability::Immediate)
+        {
+            tracing::warn!("the index could not be synced: {error}");
         }
-        tables.finish()?
-    };
-    write.commit().map_err(StoreError::index)?;
-    *usage.lock().unwrap_or_else(PoisonError::into_inner) = stats.usage();
-    Ok(())
+    }
+
+    /// Makes changes in one transaction. What stood in the way is tried to be got out of it, once: an I/O error by
+    /// opening the file again, a full disk by giving the spare room to changes that make more.
+    fn apply(&mut self, jobs: &mut [Job], durability: Durability) -> Result<(), StoreError> {
+        let lets_go = !jobs.is_empty() && jobs.iter().all(|job| job.lets_go);
+        let mut once =
+            || self.file.write(durability, |tables| jobs.iter_mut().try_for_each(|job| (job.change)(tables)));
+        match once() {
+            Err(StoreError::Io { .. }) => once(),
+            Err(StoreError::NoSpace(_)) if lets_go && self.spare.release() => once(),
+            result => result,
+        }
+    }
 }

@@ -3,6 +3,8 @@
 mod cluster;
 mod layering;
 mod net;
+mod store_full_disk;
+mod store_sample;
 mod swarm;
 mod transfer_hostile;
 mod transfer_providers;

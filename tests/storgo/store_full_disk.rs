@@ -1,0 +1,189 @@
+//! A file system without room: errors that say so, and nothing that was stored before is touched.
+
+use std::{
+    env, fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use storgo::store::{PutMode, Store, StoreError, StoreOptions};
+use tempfile::TempDir;
+
+use crate::store_sample::{LONG, assert_readable, block, file, record, store};
+
+const IN_NAMESPACE: &str = "STORGO_TEST_MAY_MOUNT";
+
+/// A small file system in memory, unmounted when dropped.
+struct SmallDisk {
+    unmount: &'static [&'static str],
+    dir: TempDir,
+}
+
+impl SmallDisk {
+    /// None where this user may not mount and these tests have passed in a namespace where they may. There is no third
+    /// way: a full disk is shown, or the test fails.
+    fn new() -> Option<Self> {
+        let dir = TempDir::new().expect("a folder");
+        let user = fs::metadata(dir.path()).expect("made").uid();
+        let mut refusals = Vec::new();
+        for (mount, unmount) in [
+            (&["mount"][..], &["umount", "--lazy"][..]),
+            (&["sudo", "-n", "mount"], &["sudo", "-n", "umount", "--lazy"]),
+        ] {
+            let mut command = Command::new(mount[0]);
+            let options = format!("size=16m,mode=0700,uid={user}");
+            command.args(&mount[1..]).args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path());
+            match command.output() {
+                Ok(output) if output.status.success() => return Some(Self { unmount, dir }),
+                Ok(output) => refusals.push(String::from_utf8_lossy(&output.stderr).into_owned()),
+                Err(error) => refusals.push(error.to_string()),
+            }
+        }
+        assert!(env::var_os(IN_NAMESPACE).is_none(), "no mounting in a namespace of one's own: {refusals:?}");
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount"]).arg(env::current_exe().expect("this program"));
+        let output = command.arg("store_full_disk::").env(IN_NAMESPACE, "1").output();
+        match output
+            .map(|output| String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+        {
+            Ok(said) if said.contains("test result: ok.") && !said.contains("ok. 0 passed") => None,
+            other => panic!(
+                "a full disk needs a small file system, and none can be had: {refusals:?}, {other:?}. Run this as a \
+                 user who may mount"
+            ),
+        }
+    }
+
+    fn options(&self) -> StoreOptions {
+        StoreOptions { grace: Duration::ZERO, ..StoreOptions::new(self.data()) }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(Command::new(self.unmount[0]).args(&self.unmount[1..]).arg(self.dir.path()).status());
+    }
+}
+
+/// Stores files until one finds no room; answers with those that were acknowledged.
+fn fill(disk: &Store, make: impl Fn(u64) -> Vec<(storgo::content::cid::Cid, Vec<u8>)>) -> Vec<u64> {
+    let mut stored = Vec::new();
+    for n in 0..100_000 {
+        match store(disk, &make(n)) {
+            Ok(()) => stored.push(n),
+            Err(StoreError::NoSpace(_)) => return stored,
+            Err(error) => panic!("file {n}: {error:?} instead of NoSpace"),
+        }
+    }
+    panic!("the disk never got full");
+}
+
+fn temporary_files(data: &Path) -> usize {
+    fs::read_dir(data.join("blocks/tmp")).expect("listed").count()
+}
+
+#[test]
+fn a_disk_full_of_long_blocks_refuses_more_keeps_the_rest_and_recovers_when_there_is_room() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let open = Store::open(disk.options()).expect("opens");
+    let stored = fill(&open, file);
+    assert!(stored.len() > 5, "{stored:?}");
+    assert_eq!(temporary_files(&disk.data()), 0);
+    for n in &stored {
+        assert_readable(&open, &file(*n));
+    }
+    for n in &stored[..4] {
+        assert!(open.remove_root(&file(*n)[0].0).expect("a full disk lets go"));
+    }
+    assert!(open.collect().expect("collected").blocks > 0);
+    store(&open, &file(1_000_000)).expect("room again, without a restart");
+    drop(open);
+    let open = Store::open(disk.options()).expect("opens again");
+    stored[4..].iter().for_each(|n| assert_readable(&open, &file(*n)));
+    assert_readable(&open, &file(1_000_000));
+    let verified = open.verify(None, &mut |_| true).expect("verified");
+    assert!(verified.bad.is_empty() && verified.missing.is_empty(), "{verified:?}");
+}
+
+#[test]
+fn a_disk_full_of_short_blocks_fills_the_index_and_neither_blocks_nor_breaks_it() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let open = Store::open(disk.options()).expect("opens");
+    let short = |n| (0..8).map(|part| block(n * 8 + part, 15_000)).collect::<Vec<_>>();
+    let stored = fill(&open, short);
+    assert!(stored.len() > 5, "{stored:?}");
+    for n in &stored {
+        assert_readable(&open, &short(*n));
+    }
+    for n in &stored[..4] {
+        assert!(open.remove_root(&short(*n)[0].0).expect("a full disk lets go"));
+    }
+    assert!(open.collect().expect("collected").blocks > 0);
+    store(&open, &short(1_000_000)).expect("room again, without a restart");
+    drop(open);
+    let open = Store::open(disk.options()).expect("opens again");
+    stored[4..].iter().for_each(|n| assert_readable(&open, &short(*n)));
+    assert_readable(&open, &short(1_000_000));
+}
+
+#[test]
+fn a_disk_that_others_fill_stops_uploads_and_nothing_else() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let open = Store::open(disk.options()).expect("opens");
+    store(&open, &file(1)).expect("stored");
+    store(&open, &file(2)).expect("stored");
+    let upload = open.upload();
+    let (cid, bytes) = block(7, LONG);
+    upload.put(&cid, &bytes, PutMode::Sealed).expect("put");
+    let hog = Hog::new(&disk);
+    let refused = upload.commit(record(cid));
+    drop(upload);
+    assert!(matches!(refused, Err(StoreError::NoSpace(_))), "{refused:?}");
+    assert_readable(&open, &file(1));
+    assert_eq!(open.root(&cid).expect("asked"), None);
+    // What makes room is done: the store has set some aside for that, and has it still after a restart.
+    assert!(open.remove_root(&file(2)[0].0).expect("a full disk lets go"));
+    assert!(open.collect().expect("collected").blocks > 0);
+    drop(open);
+    let hog = hog.again(&disk);
+    let open = Store::open(disk.options()).expect("opens on a full disk");
+    assert_readable(&open, &file(1));
+    drop(hog);
+    store(&open, &file(3)).expect("room again, without a restart");
+    assert_readable(&open, &file(1));
+    assert_readable(&open, &file(3));
+    assert_eq!(open.verify(None, &mut |_| true).expect("verified").missing, []);
+}
+
+/// Somebody else's file, which leaves not a byte to anybody; removed when dropped.
+struct Hog {
+    path: PathBuf,
+}
+
+impl Hog {
+    fn new(disk: &SmallDisk) -> Self {
+        let path = disk.dir.path().join("hog");
+        let mut file = fs::File::create(&path).expect("made");
+        let filled = std::io::copy(&mut std::io::repeat(1), &mut file);
+        assert!(filled.is_err_and(|e| e.kind() == std::io::ErrorKind::StorageFull));
+        Self { path }
+    }
+
+    /// Takes what has become free, too.
+    fn again(self, disk: &SmallDisk) -> Self {
+        drop(self);
+        Self::new(disk)
+    }
+}
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.path));
+    }
+}
