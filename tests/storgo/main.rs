@@ -4,6 +4,7 @@ mod cluster;
 mod layering;
 mod net;
 mod store_full_disk;
+mod store_kills;
 mod store_sample;
 mod swarm;
 mod transfer_hostile;
