@@ -83,7 +83,17 @@ impl Cid {
     /// # Errors
     /// [`CidError`] where the bytes are no CID, or one of a foreign kind.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CidError> {
-        cid::Cid::try_from(bytes).map_err(|e| CidError::Malformed(e.to_string()))?.try_into()
+        let cid = cid::Cid::try_from(bytes).map_err(|e| CidError::Malformed(e.to_string()))?;
+        Self::try_from(cid)?.written_as(bytes)
+    }
+
+    /// The `cid` crate reads as far as it must: what follows is refused here, so that a block has one name.
+    fn written_as(self, bytes: &[u8]) -> Result<Self, CidError> {
+        if bytes == self.to_bytes() {
+            Ok(self)
+        } else {
+            Err(CidError::Malformed("bytes that do not belong to it".into()))
+        }
     }
 
     /// The multihash bytes (`0x11 0x14 ‖ digest`): the key of this block's records in the DHT.
@@ -143,7 +153,10 @@ impl FromStr for Cid {
         if text.len() > 128 {
             return Err(CidError::Malformed("too long".into()));
         }
-        cid::Cid::try_from(text).map_err(|e| CidError::Malformed(e.to_string()))?.try_into()
+        let malformed = |e: String| CidError::Malformed(e);
+        let cid = Self::try_from(cid::Cid::try_from(text).map_err(|e| malformed(e.to_string()))?)?;
+        let (_, bytes) = cid::multibase::decode(text).map_err(|e| malformed(e.to_string()))?;
+        cid.written_as(&bytes)
     }
 }
 
@@ -194,6 +207,8 @@ mod tests {
         assert_eq!(cid.to_string().parse(), Ok(cid));
         assert_eq!(Cid::from_bytes(&cid.to_bytes()), Ok(cid));
         assert!(cid.matches(b"abc") && !cid.matches(b"abd"));
+        let longer = [&cid.to_bytes()[..], &[0]].concat();
+        assert!(matches!(Cid::from_bytes(&longer), Err(CidError::Malformed(_))));
     }
 
     #[test]

@@ -170,6 +170,9 @@ pub(super) fn encode<I: Item>(meta: Option<Metadata>, listed: Listed<I>) -> Resu
 pub(super) fn decode<I: Item>(bytes: &[u8]) -> Result<(Option<Metadata>, Listed<I>), ContentError> {
     let body: Body<I> = serde_ipld_dagcbor::from_slice(bytes)
         .map_err(|_| ContentError::Malformed("its sealed part is no list"))?;
+    if serde_ipld_dagcbor::to_vec(&body).ok().as_deref() != Some(bytes) {
+        return Err(ContentError::Malformed("its sealed part is not in canonical form"));
+    }
     let listed = match (body.items, body.lists) {
         (Some(items), None) => Listed::Items(items),
         (None, Some(lists)) => Listed::Lists(lists),

@@ -9,4 +9,5 @@ mod store_sample;
 mod swarm;
 mod transfer_hostile;
 mod transfer_providers;
+mod vectors;
 mod wire_messages;

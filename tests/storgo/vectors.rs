@@ -1,0 +1,146 @@
+//! The golden vectors in `tests/vectors/` hold the formats still.
+//!
+//! ```text
+//! case: given ─┬─ ours     storgo's code                                       ─▶ must be `expect`
+//!              └─ formula  docs/format.md once more, from ciphers and hashes   ─▶ must be `expect`
+//! ```
+//! The files are what counts: the tests read them, and a file is written again only by hand, with
+//! `cargo test --test storgo rewrite_the_vectors -- --ignored`, which fills in `expect` from `given`.
+
+mod case;
+mod crafted;
+mod formula;
+mod ours;
+
+use std::fs;
+
+use serde_json::Value;
+
+use case::{Case, File, KINDS, Kind};
+
+fn load(kind: Kind) -> File {
+    let text = fs::read_to_string(kind.path()).expect("the file is there");
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", kind.path().display()))
+}
+
+fn check(found: Result<Value, String>, case: &Case, kind: Kind, who: &str) {
+    let found = found.unwrap_or_else(|e| panic!("{who}, {kind:?}, {}: {e}", case.name));
+    assert_eq!(found, case.expect, "{who}, {kind:?}, {}", case.name);
+}
+
+#[test]
+fn storgo_gives_what_the_vectors_say() {
+    for kind in KINDS {
+        for case in &load(kind).cases {
+            check(ours::expect(kind, &case.given), case, kind, "storgo");
+        }
+    }
+}
+
+#[test]
+fn the_formulas_of_the_format_give_what_the_vectors_say() {
+    for kind in KINDS {
+        let file = load(kind);
+        if kind == Kind::Reading {
+            // These trees are built by the formulas in the first place.
+            let crafted = crafted::cases();
+            assert_eq!(serde_json::json!(file.cases), serde_json::json!(crafted));
+            continue;
+        }
+        for case in &file.cases {
+            check(formula::expect(kind, &case.given), case, kind, "the formula");
+        }
+    }
+}
+
+#[test]
+fn the_tables_of_the_cutter_are_those_in_the_vectors() {
+    let tables = load(Kind::ChunkCuts).tables.expect("tables");
+    let gear: Vec<String> =
+        fastcdc::v2020::get_gear_with_seed(0).0.iter().map(|word| format!("{word:016x}")).collect();
+    assert_eq!(tables["gear"], serde_json::json!(gear));
+    let mask = |bits: usize| format!("{:016x}", fastcdc::v2020::MASKS[bits]);
+    assert_eq!(tables["mask_before_average"], mask(21));
+    assert_eq!(tables["mask_from_average"], mask(19));
+}
+
+/// Whatever is changed in a vector, by as little as one character, is noticed.
+#[test]
+fn a_changed_vector_fails() {
+    let mut changed = 0;
+    for kind in KINDS {
+        for case in &load(kind).cases {
+            let mut leaves = Vec::new();
+            collect(&case.expect, "", &mut leaves);
+            let found = ours::expect(kind, &case.given);
+            for leaf in leaves.drain(..) {
+                let mut expect = case.expect.clone();
+                if case::change(expect.pointer_mut(&leaf).expect("a leaf")) {
+                    assert_ne!(found.as_ref(), Ok(&expect), "{kind:?}, {}: {leaf}", case.name);
+                    changed += 1;
+                }
+            }
+            if case.expect.get("refused").is_some() {
+                // What is refused already may be refused for the same reason when it is changed.
+                continue;
+            }
+            collect(&case.given, "", &mut leaves);
+            if kind == Kind::ChunkCuts {
+                // Equal bytes are cut like other equal bytes, the first ones of a chunk decide nothing, and `fixed`
+                // cuts whatever it gets.
+                let fixed = case.given["secret"].is_null();
+                let idle = |leaf: &str| {
+                    leaf.ends_with("/byte") || leaf.ends_with("/hex") || fixed && leaf.ends_with("/seed")
+                };
+                leaves.retain(|leaf| !idle(leaf));
+            }
+            for leaf in leaves {
+                let mut given = case.given.clone();
+                if case::change(given.pointer_mut(&leaf).expect("a leaf")) {
+                    let found = ours::expect(kind, &given);
+                    assert_ne!(found.as_ref(), Ok(&case.expect), "{kind:?}, {}: {leaf}", case.name);
+                    changed += 1;
+                }
+            }
+        }
+    }
+    assert!(changed > 500, "{changed}");
+}
+
+/// Pointers to all strings, numbers and booleans.
+fn collect(value: &Value, at: &str, into: &mut Vec<String>) {
+    match value {
+        Value::Null => {}
+        Value::Array(items) => {
+            // The first and the last stand for a long list.
+            let last = items.len().saturating_sub(1);
+            for (i, item) in
+                items.iter().enumerate().filter(|(i, _)| items.len() < 20 || [0, last].contains(i))
+            {
+                collect(item, &format!("{at}/{i}"), into);
+            }
+        }
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                collect(field, &format!("{at}/{name}"), into);
+            }
+        }
+        _ => into.push(at.to_owned()),
+    }
+}
+
+#[test]
+#[ignore = "writes the files that the other tests read: for a change of the format alone"]
+fn rewrite_the_vectors() {
+    for kind in KINDS {
+        let mut file = load(kind);
+        if kind == Kind::Reading {
+            file.cases = crafted::cases();
+        }
+        for case in &mut file.cases {
+            case.expect = ours::expect(kind, &case.given).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+        }
+        let text = serde_json::to_string_pretty(&file).expect("JSON") + "\n";
+        fs::write(kind.path(), text).expect("written");
+    }
+}

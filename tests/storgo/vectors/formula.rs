@@ -1,0 +1,385 @@
+//! The format a second time, straight from `docs/format.md`: BLAKE3, SHA-1, single AES blocks, a generic CBOR writer.
+//! Nothing of storgo is used here, so that a mistake made there is not confirmed by itself.
+
+use aes::cipher::{BlockCipherEncrypt, KeyInit};
+use ciborium::Value as Cbor;
+use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
+use serde_json::{Value, json};
+use sha1::Digest;
+
+use super::case::{self, Keys, Kind, Lists, Meta, hex, hex32, parse, to_hex};
+
+pub const RAW: u8 = 0x55;
+pub const DAG_CBOR: u8 = 0x71;
+
+const MIN: usize = 256 << 10;
+const AVERAGE: usize = 1 << 20;
+const MAX: usize = 1984 << 10;
+/// Bytes of list in a node, and what each kind of item counts for.
+const LIST_LIMIT: usize = (1 << 20) - (16 << 10);
+const CHUNK_COST: usize = 137;
+const NAME_COST: usize = 134;
+const CHILD_COST: usize = 121;
+
+pub fn expect(kind: Kind, given: &Value) -> Result<Value, String> {
+    match kind {
+        Kind::ChunkCuts => cuts(&parse(given)?),
+        Kind::SealedChunks => chunk(&parse(given)?),
+        Kind::NodeBlocks => node(&parse(given)?),
+        Kind::Reading => Err("see `crafted`".into()),
+        Kind::Links => Ok(link(&parse::<case::LinkText>(given)?.text)),
+        Kind::Keys => keys(&parse(given)?),
+    }
+}
+
+fn derive(context: &str, parts: &[&[u8]]) -> [u8; 32] {
+    blake3::derive_key(context, &parts.concat())
+}
+
+/// AES-256 in counter mode, counted by hand.
+pub fn aes_ctr(key: [u8; 32], bytes: &mut [u8]) {
+    let cipher = aes::Aes256::new(&key.into());
+    for (count, part) in (0_u128..).zip(bytes.chunks_mut(16)) {
+        let mut pad = count.to_be_bytes().into();
+        cipher.encrypt_block(&mut pad);
+        part.iter_mut().zip(pad).for_each(|(byte, pad)| *byte ^= pad);
+    }
+}
+
+pub fn cid(codec: u8, block: &[u8]) -> Vec<u8> {
+    [&[1, codec, 0x11, 20], sha1::Sha1::digest(block).as_slice()].concat()
+}
+
+pub fn cid_text(cid: &[u8]) -> String {
+    format!("b{}", BASE32_NOPAD.encode(cid).to_lowercase())
+}
+
+pub fn link_text(cid: &[u8], key: Option<[u8; 32]>) -> String {
+    let key = key.map_or(String::new(), |key| format!("#{}", BASE64URL_NOPAD.encode(&key)));
+    format!("storgo://{}{key}", cid_text(cid))
+}
+
+fn secret(text: Option<&String>) -> Result<Option<[u8; 32]>, String> {
+    text.map(|text| hex32(text)).transpose()
+}
+
+/// The gear table as its authors made it: MD5 is not at hand, so the vectors' own copy is taken, and compared elsewhere.
+fn gear() -> Result<(Vec<u64>, u64, u64), String> {
+    let text = std::fs::read_to_string(Kind::ChunkCuts.path()).map_err(|e| e.to_string())?;
+    let file: case::File = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    let tables = file.tables.ok_or("no tables")?;
+    let word = |value: &Value| {
+        u64::from_str_radix(value.as_str().unwrap_or_default(), 16).map_err(|e| e.to_string())
+    };
+    let gear: Result<Vec<u64>, String> =
+        tables["gear"].as_array().ok_or("no table")?.iter().map(word).collect();
+    Ok((gear?, word(&tables["mask_before_average"])?, word(&tables["mask_from_average"])?))
+}
+
+/// Length of the chunk at the front.
+type Cut = Box<dyn Fn(&[u8]) -> usize>;
+
+fn cuts(given: &case::Cuts) -> Result<Value, String> {
+    let mut data = Vec::new();
+    for piece in &given.data {
+        data.extend(piece.bytes()?);
+    }
+    let cut: Cut = if let Some(size) = given.chunker.strip_prefix("fixed:") {
+        let size: usize = size.parse().map_err(|_| "no size")?;
+        Box::new(move |rest| rest.len().min(size))
+    } else {
+        let secret = secret(given.secret.as_ref())?.ok_or("no secret")?;
+        let seed = derive("storgo v1 chunker seed", &[&secret]);
+        let seed = u64::from_le_bytes(seed[..8].try_into().expect("8 bytes"));
+        let seed = if seed == 0 { 1 } else { seed };
+        let (mut gear, before, after) = gear()?;
+        for word in &mut gear {
+            *word ^= seed;
+        }
+        Box::new(move |rest| gear_cut(rest, &gear, before, after))
+    };
+    let mut lengths = Vec::new();
+    for size in &given.sizes {
+        let (mut at, mut of_this) = (0, Vec::new());
+        while at < *size {
+            let len = cut(&data[at..*size]);
+            of_this.push(len);
+            at += len;
+        }
+        lengths.push(of_this);
+    }
+    Ok(json!({ "lengths": lengths }))
+}
+
+fn gear_cut(rest: &[u8], gear: &[u64], before: u64, after: u64) -> usize {
+    let len = rest.len().min(MAX);
+    let mut hash = 0_u64;
+    for at in MIN..len / 2 * 2 {
+        hash = (hash << 1).wrapping_add(gear[usize::from(rest[at])]);
+        if hash & (if at < AVERAGE { before } else { after }) == 0 {
+            return at;
+        }
+    }
+    len
+}
+
+/// One chunk, sealed or not.
+pub struct Sealed {
+    pub hash: [u8; 32],
+    pub key: Option<[u8; 32]>,
+    pub cid: Vec<u8>,
+    pub block: Vec<u8>,
+}
+
+pub fn seal(secret: Option<[u8; 32]>, plaintext: &[u8]) -> Sealed {
+    let hash = *blake3::hash(plaintext).as_bytes();
+    let key = secret.map(|secret| derive("storgo v1 chunk key", &[&secret, &hash]));
+    let mut block = plaintext.to_vec();
+    if let Some(key) = key {
+        aes_ctr(key, &mut block);
+    }
+    Sealed { hash, key, cid: cid(RAW, &block), block }
+}
+
+fn chunk(given: &case::Chunk) -> Result<Value, String> {
+    let plaintext = given.plaintext.bytes()?;
+    let secret = secret(given.secret.as_ref())?;
+    if secret.is_none() && sha1_checked::Sha1::try_digest(&plaintext).has_collision() {
+        return Ok(json!({ "refused": "collision" }));
+    }
+    let sealed = seal(secret, &plaintext);
+    Ok(json!({
+        "hash": to_hex(&sealed.hash),
+        "key": sealed.key.map(|key| to_hex(&key)),
+        "cid_bytes": to_hex(&sealed.cid),
+        "block": case::shown(&cid_text(&sealed.cid), &sealed.block),
+    }))
+}
+
+pub fn text(text: &str) -> Cbor {
+    Cbor::Text(text.into())
+}
+
+pub fn bytes(bytes: &[u8]) -> Cbor {
+    Cbor::Bytes(bytes.to_vec())
+}
+
+pub fn maybe<T>(value: Option<T>, as_cbor: impl FnOnce(T) -> Cbor) -> Cbor {
+    value.map_or(Cbor::Null, as_cbor)
+}
+
+pub fn cbor_link(cid: &[u8]) -> Cbor {
+    Cbor::Tag(42, Box::new(Cbor::Bytes([&[0], cid].concat())))
+}
+
+/// A map in DAG-CBOR's order: short keys first, equally long ones by their bytes.
+pub fn map(mut fields: Vec<(&str, Cbor)>) -> Cbor {
+    fields.sort_by_key(|(name, _)| (name.len(), *name));
+    Cbor::Map(fields.into_iter().map(|(name, value)| (text(name), value)).collect())
+}
+
+pub fn cbor(value: &Cbor) -> Vec<u8> {
+    let mut out = Vec::new();
+    ciborium::into_writer(value, &mut out).expect("a Vec takes all");
+    out
+}
+
+/// A node block that is made.
+#[derive(Clone)]
+pub struct Made {
+    pub cid: Vec<u8>,
+    pub key: Option<[u8; 32]>,
+    pub block: Vec<u8>,
+}
+
+/// Seals a body: key, and `salt ‖ body` encrypted.
+pub fn seal_body(secret: [u8; 32], body: &[u8]) -> ([u8; 32], Vec<u8>) {
+    let hash = *blake3::hash(body).as_bytes();
+    let salt = &derive("storgo v1 node salt", &[&secret, &hash])[..16];
+    let key = derive("storgo v1 node key", &[salt, &hash]);
+    let mut sealed = [salt, body].concat();
+    aes_ctr(key, &mut sealed);
+    (key, sealed)
+}
+
+/// A node block over these blocks.
+pub fn node_block(secret: Option<[u8; 32]>, kind: &str, listed: &[(Vec<u8>, u64)], body: &[u8]) -> Made {
+    let (key, part) = match secret {
+        None => (None, ("plain", bytes(body))),
+        Some(secret) => {
+            let (key, sealed) = seal_body(secret, body);
+            (Some(key), ("sealed", bytes(&sealed)))
+        }
+    };
+    let block = cbor(&map(vec![
+        ("v", 1.into()),
+        ("kind", text(kind)),
+        ("lens", Cbor::Array(listed.iter().map(|(_, len)| (*len).into()).collect())),
+        ("links", Cbor::Array(listed.iter().map(|(cid, _)| cbor_link(cid)).collect())),
+        part,
+    ]));
+    Made { cid: cid(DAG_CBOR, &block), key, block }
+}
+
+/// Something that a node lists: the block, what the body says of it, plaintext bytes, and what it counts for.
+#[derive(Clone)]
+pub struct Listed {
+    pub block: (Vec<u8>, u64),
+    pub entry: Cbor,
+    pub size: u64,
+    pub items: u64,
+    pub cost: usize,
+}
+
+pub fn listed_chunk(secret: Option<[u8; 32]>, plaintext: &[u8]) -> Listed {
+    let sealed = seal(secret, plaintext);
+    let len = plaintext.len() as u64;
+    let key = maybe(sealed.key, |key| bytes(&key));
+    let entry = Cbor::Array(vec![cbor_link(&sealed.cid), len.into(), key, bytes(&sealed.hash)]);
+    Listed { block: (sealed.cid, len), entry, size: len, items: 1, cost: CHUNK_COST }
+}
+
+/// A list node over items, and how its parent lists it.
+pub fn list(secret: Option<[u8; 32]>, what: &str, items: &[Listed]) -> (Made, Listed) {
+    let body = cbor(&map(vec![(what, Cbor::Array(items.iter().map(|item| item.entry.clone()).collect()))]));
+    let blocks: Vec<_> = items.iter().map(|item| item.block.clone()).collect();
+    let made = node_block(secret, "list", &blocks, &body);
+    let len = made.block.len() as u64;
+    let size: u64 = items.iter().map(|item| item.size).sum();
+    let count: u64 = items.iter().map(|item| item.items).sum();
+    let key = maybe(made.key, |key| bytes(&key));
+    let entry = Cbor::Array(vec![cbor_link(&made.cid), len.into(), key, size.into(), count.into()]);
+    let listed = Listed { block: (made.cid.clone(), len), entry, size, items: count, cost: CHILD_COST };
+    (made, listed)
+}
+
+/// A root over items (`what` is `items`) or over list nodes (`lists`).
+pub fn root(
+    secret: Option<[u8; 32]>,
+    kind: &str,
+    mut meta: Vec<(&str, Cbor)>,
+    what: &str,
+    items: &[Listed],
+) -> Made {
+    let size: u64 = items.iter().map(|item| item.size).sum();
+    meta.push(("size", size.into()));
+    let entries = Cbor::Array(items.iter().map(|item| item.entry.clone()).collect());
+    let body = cbor(&map(vec![("meta", map(meta)), (what, entries)]));
+    let blocks: Vec<_> = items.iter().map(|item| item.block.clone()).collect();
+    node_block(secret, kind, &blocks, &body)
+}
+
+fn metadata(meta: &Meta) -> Vec<(&'static str, Cbor)> {
+    let fields = [
+        ("name", meta.name.as_deref().map(text)),
+        ("type", meta.media_type.as_deref().map(text)),
+        ("mtime", meta.mtime.map(Cbor::from)),
+        ("mode", meta.mode.map(Cbor::from)),
+        ("chunker", meta.chunker.as_deref().map(text)),
+    ];
+    fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+fn node(given: &case::Node) -> Result<Value, String> {
+    let secret = secret(given.secret.as_ref())?;
+    let (kind, items) = match &given.lists {
+        Lists::Names(names) => ("dir", names.iter().map(listed_name).collect::<Result<Vec<_>, _>>()?),
+        lists => ("file", lists.chunks()?.iter().map(|chunk| listed_chunk(secret, chunk)).collect()),
+    };
+    let mut groups: Vec<Vec<Listed>> = vec![Vec::new()];
+    let mut cost = 0;
+    for item in items.iter().cloned() {
+        if cost + item.cost > LIST_LIMIT {
+            groups.push(Vec::new());
+            cost = 0;
+        }
+        cost += item.cost;
+        groups.last_mut().expect("one at least").push(item);
+    }
+    let mut blocks = Vec::new();
+    let root = if groups.len() == 1 {
+        root(secret, kind, metadata(&given.meta), "items", &items)
+    } else {
+        assert!(groups.len() * CHILD_COST <= LIST_LIMIT, "one level of lists is enough for a vector");
+        let mut lists = Vec::new();
+        for group in &groups {
+            let (made, listed) = list(secret, "items", group);
+            blocks.push(made);
+            lists.push(listed);
+        }
+        root(secret, kind, metadata(&given.meta), "lists", &lists)
+    };
+    let size: u64 = items.iter().map(|item| item.size).sum();
+    let (link, root_len) = (link_text(&root.cid, root.key), root.block.len());
+    blocks.push(root);
+    let shown: Vec<Value> =
+        blocks.iter().map(|made| case::shown(&cid_text(&made.cid), &made.block)).collect();
+    Ok(json!({ "link": link, "size": size, "root_len": root_len, "blocks": shown }))
+}
+
+pub fn listed_name(name: &case::DirName) -> Result<Listed, String> {
+    let link = parts(&name.link).map_err(String::from)?;
+    let entry = Cbor::Array(vec![
+        text(&name.name),
+        cbor_link(&link.0),
+        name.root_len.into(),
+        maybe(link.1, |key| bytes(&key)),
+        name.dir.into(),
+        name.size.into(),
+        maybe(name.mtime, Cbor::from),
+        maybe(name.mode, Cbor::from),
+    ]);
+    let cost = NAME_COST + name.name.len();
+    Ok(Listed { block: (link.0, name.root_len.into()), entry, size: name.size, items: 1, cost })
+}
+
+/// CID and key of a link, or which of them is none.
+fn parts(text: &str) -> Result<(Vec<u8>, Option<[u8; 32]>), &'static str> {
+    let rest = text.strip_prefix("storgo://").unwrap_or(text);
+    let (cid, key) = rest.split_once('#').map_or((rest, None), |(cid, key)| (cid, Some(key)));
+    let key = key
+        .map(|key| BASE64URL_NOPAD.decode(key.as_bytes()).ok()?.try_into().ok())
+        .map_or(Ok(None), |key: Option<[u8; 32]>| key.map(Some).ok_or("key"))?;
+    let cid = cid
+        .strip_prefix('b')
+        .and_then(|cid| BASE32_NOPAD.decode(cid.to_uppercase().as_bytes()).ok())
+        .ok_or("cid")?;
+    match cid[..] {
+        [1, RAW | DAG_CBOR, 0x11, 20, ref digest @ ..] if digest.len() == 20 => Ok((cid, key)),
+        _ => Err("cid"),
+    }
+}
+
+fn link(text: &str) -> Value {
+    match parts(text) {
+        Err(refused) => json!({ "refused": refused }),
+        Ok((cid, key)) => json!({
+            "cid": cid_text(&cid),
+            "codec": cid[1],
+            "sha1": to_hex(&cid[4..]),
+            "key": key.map(|key| to_hex(&key)),
+            "canonical": link_text(&cid, key),
+        }),
+    }
+}
+
+fn keys(given: &Keys) -> Result<Value, String> {
+    Ok(match given {
+        Keys::ClusterKey(text) => {
+            let cluster = hex(text)?;
+            let membership = derive("storgo v1 membership key", &[&cluster]);
+            let read = derive("storgo v1 read key", &[&cluster]);
+            let tag = &derive("storgo v1 kad protocol", &[&membership])[..8];
+            json!({
+                "membership_key": to_hex(&membership),
+                "convergence_secret": to_hex(&derive("storgo v1 convergence secret", &[&read])),
+                "noise_prologue": to_hex(&derive("storgo v1 noise prologue", &[&membership])),
+                "quic_proof_key": to_hex(&derive("storgo v1 quic proof", &[&membership])),
+                "kad_protocol": format!("/storgo/kad/1.0.0/{}", to_hex(tag)),
+            })
+        }
+        Keys::Ed25519Secret(text) => json!({
+            "convergence_secret": to_hex(&derive("storgo v1 node convergence secret", &[&hex(text)?])),
+        }),
+    })
+}
