@@ -11,6 +11,7 @@ mod doctor;
 mod door;
 mod get;
 mod output;
+mod pack;
 mod provide;
 mod run;
 mod setup;
@@ -40,12 +41,14 @@ struct Context {
 pub fn main() -> ExitCode {
     let args = Args::parse();
     let json = args.common.json;
+    // An unfinished folder is cleared away by a thread of its own. Blocking reads of stdin cannot be interrupted: they
+    // end with the process.
+    let clearing = if matches!(args.command, Some(Command::Get { .. })) { 2000 } else { 100 };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(interruptible(args));
-            // Blocking reads of stdin cannot be interrupted; they end with the process.
-            runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+            runtime.shutdown_timeout(std::time::Duration::from_millis(clearing));
             result
         }
         Err(e) => Err(Stop::Error(NodeError::new(ErrorCode::Other, format!("cannot start: {e}")))),
@@ -73,28 +76,22 @@ impl From<NodeError> for Stop {
 }
 
 async fn interruptible(args: Args) -> Result<(), Stop> {
-    let interrupt = async {
-        // Commands that end in good order by themselves wait for the signal too, and are faster.
-        drop(tokio::signal::ctrl_c().await);
-    };
     let stays =
         matches!(args.command, None | Some(Command::Run | Command::Demo { .. } | Command::Provide { .. }));
     if stays {
         return dispatch(args).await;
     }
+    let mut stop = run::stop_signal()?;
     tokio::select! {
         done = dispatch(args) => done,
-        () = interrupt => Err(Stop::Interrupted),
+        _ = stop.recv() => Err(Stop::Interrupted),
     }
 }
 
 async fn dispatch(args: Args) -> Result<(), Stop> {
     let context = match &args.command {
         Some(Command::Completions { shell }) => {
-            return {
-                args::completions(*shell);
-                Ok(())
-            };
+            return Ok(args::completions(*shell)?);
         }
         Some(Command::Man) => return Ok(args::man()?),
         Some(Command::Demo { once }) => return demo::run(*once, args.common.json).await,

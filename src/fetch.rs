@@ -51,8 +51,16 @@ pub enum FetchError {
         /// How long.
         waited: Duration,
     },
-    /// No good copy is left.
-    #[error("no good copy of block {cid} was found: what peers and the disk hold is not what its name says")]
+    /// No peer was there to ask.
+    #[error("no peer could be reached in {} s, and block {cid} is not here", waited.as_secs())]
+    Alone {
+        /// The block.
+        cid: Cid,
+        /// How long.
+        waited: Duration,
+    },
+    /// No good copy is left: what is held is damaged, or those who say that they have the file have lost the block.
+    #[error("no good copy of block {cid} was found: it is damaged or lost where this file is kept")]
     Corrupt {
         /// The block.
         cid: Cid,

@@ -260,6 +260,11 @@ impl Node {
         self.inner.peer
     }
 
+    /// Whether it was started without a network.
+    pub fn is_offline(&self) -> bool {
+        self.inner.network.is_none()
+    }
+
     /// Cancelled when the node begins to stop.
     pub fn stopping(&self) -> CancellationToken {
         self.inner.stop.clone()

@@ -1,9 +1,10 @@
 //! What can be typed.
 
-use std::{io::Write, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use super::output;
 use crate::node::{ErrorCode, NodeError};
 
 /// Encrypted, content-addressed, peer-to-peer file store.
@@ -277,15 +278,17 @@ pub(super) enum ConfigAction {
     Path,
 }
 
-pub(super) fn completions(shell: clap_complete::Shell) {
-    clap_complete::generate(shell, &mut Args::command(), "storgo-node", &mut std::io::stdout());
+pub(super) fn completions(shell: clap_complete::Shell) -> Result<(), NodeError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "storgo-node", &mut script);
+    output::write_out(&script)
 }
 
 pub(super) fn man() -> Result<(), NodeError> {
     let mut page = Vec::new();
     let made = clap_mangen::Man::new(Args::command()).render(&mut page);
-    let written = made.and_then(|()| std::io::stdout().write_all(&page));
-    written.map_err(|e| NodeError::new(ErrorCode::Other, format!("cannot write the manual page: {e}")))
+    made.map_err(|e| NodeError::new(ErrorCode::Other, format!("cannot make the manual page: {e}")))?;
+    output::write_out(&page)
 }
 
 #[cfg(test)]

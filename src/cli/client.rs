@@ -13,7 +13,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tower::ServiceExt;
 
 use crate::{
-    content::link::Link,
+    content::{cid::Cid, link::Link},
     http::{KEY_HEADER, REQUEST_ID_HEADER},
     node::{ErrorCode, NodeError},
 };
@@ -43,8 +43,17 @@ pub(super) struct Target {
 impl Target {
     /// The target of `reference` (a link, CID or name): `/api/v1/files/{…}` and then `rest`.
     pub(super) fn file(reference: &str, rest: &str) -> Result<Self, NodeError> {
-        let (id, key) = if reference.starts_with("storgo:") || reference.contains('#') {
-            let link: Link = reference.parse().map_err(|e| {
+        if reference.is_empty() {
+            return Err(NodeError::new(ErrorCode::BadRequest, "an empty reference names no file")
+                .hint("give a link, a CID or a name; `storgo-node ls` shows what is here"));
+        }
+        // A name may hold a #; a link without its scheme begins with a CID.
+        let is_link = |text: &str| {
+            text.starts_with("storgo:")
+                || text.split_once('#').is_some_and(|(cid, _)| cid.parse::<Cid>().is_ok())
+        };
+        let (id, key) = if is_link(reference.trim()) {
+            let link: Link = reference.trim().parse().map_err(|e| {
                 NodeError::new(ErrorCode::BadRequest, format!("this link cannot be read: {e}"))
                     .hint("a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #")
             })?;
@@ -206,5 +215,20 @@ mod tests {
     fn no_name_leaves_its_part_of_the_path() {
         assert_eq!(escape("a b/c?d#é"), "a%20b%2Fc%3Fd%23%C3%A9");
         assert_eq!((escape(".."), escape("a.txt")), ("%2E%2E".into(), "a.txt".into()));
+    }
+
+    #[test]
+    fn a_name_may_hold_what_parts_a_link_from_its_key() {
+        let target = Target::file("notes #1.txt", "").expect("a name");
+        assert_eq!((target.path.as_str(), target.key), ("/api/v1/files/notes%20%231.txt", None));
+        let cid = Cid::of(crate::content::cid::Codec::DagCbor, b"x");
+        let link = Link { cid, key: Some(crate::content::secret::Key::new([1; 32])) }.to_string();
+        for text in [link.clone(), format!(" {link}\n"), link["storgo://".len()..].into()] {
+            let target = Target::file(&text, "").expect("a link");
+            assert!(target.path.ends_with(&cid.to_string()) && target.key.is_some(), "{text}");
+        }
+        for bad in ["", "storgo://x", &link[..link.len() - 1], &format!("{cid}#short")] {
+            assert!(Target::file(bad, "").is_err(), "{bad}");
+        }
     }
 }

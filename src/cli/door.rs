@@ -1,12 +1,17 @@
 //! The way to a node: the one that runs on the data directory, or one started for this command alone.
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use libp2p::Multiaddr;
 
 use super::{
     Context,
     client::{Client, Transport},
+    output,
 };
 use crate::{
     config::{ByteSize, Origin, Settings, parse_duration},
@@ -18,6 +23,11 @@ use crate::{
 
 /// Name of the file in the data directory that holds the cluster key.
 pub(super) const CLUSTER_FILE: &str = "cluster.key";
+
+/// How long a command waits for whoever holds the data directory and does not serve yet.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
 /// A client, and the node behind it where that is in this process.
 pub(super) struct Door {
@@ -35,8 +45,20 @@ pub(super) enum Need {
 }
 
 impl Door {
-    /// Opens the way to a node.
+    /// Opens the way to a node. Where one is about to serve, or another command is about to end, it waits a little.
     pub(super) async fn open(context: &Context, need: Need) -> Result<Self, NodeError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Self::try_open(context, need).await {
+                Err(error) if error.code == ErrorCode::Locked && Instant::now() < deadline => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn try_open(context: &Context, need: Need) -> Result<Self, NodeError> {
         if let Some(note) = read_lock(&context.data_dir) {
             let addr = note.http.as_deref().and_then(|http| http.parse::<SocketAddr>().ok());
             let Some(addr) = addr else {
@@ -47,6 +69,11 @@ impl Door {
                 );
             };
             let token = http::load_or_create_token(&context.data_dir)?;
+            let idle = idle_flags(context);
+            if !idle.is_empty() {
+                let message = format!("{}: without effect, because a node runs already", idle.join(", "));
+                output::say(context, &message);
+            }
             return Ok(Self { client: Client::new(Transport::Tcp(addr), token), node: None });
         }
         let mut options = node_options(&context.settings, &context.data_dir)?;
@@ -68,6 +95,12 @@ impl Door {
             node.shutdown().await;
         }
     }
+}
+
+/// Flags that were given, and that only a node that starts can heed.
+fn idle_flags(context: &Context) -> Vec<&str> {
+    let given = context.sources.flags.iter();
+    given.filter(|(key, ..)| !matches!(*key, "timeout" | "chunker")).map(|(.., flag)| flag.as_str()).collect()
 }
 
 /// Addresses with a free port each.

@@ -1,8 +1,10 @@
 //! `get`: read a file or folder.
 
 use std::{
-    io,
+    fs, io,
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use axum::{
@@ -22,8 +24,14 @@ use super::{
 use crate::{
     config::parse_duration,
     http::{KIND_HEADER, TIMEOUT_HEADER},
-    node::{ErrorCode, NodeError, report::FileInfo},
+    node::{
+        ErrorCode, NodeError,
+        report::{FileInfo, Status},
+    },
 };
+
+/// After this long without an answer, a reader that knows no peer is told so.
+const SILENCE: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(context: &Context, reference: &str, options: GetOptions) -> Result<(), NodeError> {
     let door = Door::open(context, Need::Network).await?;
@@ -48,7 +56,10 @@ async fn get(
     }
     let target = Target::file(reference, "/content")?;
     let waiting = output::spinner(context, "looking");
-    let response = client.send(Method::GET, &target, &headers, Body::empty()).await;
+    let response = tokio::select! {
+        response = client.send(Method::GET, &target, &headers, Body::empty()) => response,
+        never = say_whether_alone(context, client) => match never {},
+    };
     waiting.finish_and_clear();
     let response = response?;
     let folder = response.headers().get(KIND_HEADER).is_some_and(|kind| kind == "dir");
@@ -56,36 +67,22 @@ async fn get(
         return Err(NodeError::new(ErrorCode::BadRequest, "a folder has no ranges of bytes"));
     }
     let started = std::time::Instant::now();
-    let (bytes, out) = match options.output {
-        Some(path) if path == Path::new("-") => (to_stdout(context, client, response).await?, None),
-        path => {
-            let path = match path {
-                Some(path) => path,
-                None => default_name(client, reference).await?,
-            };
-            if !options.force && path.symlink_metadata().is_ok() {
-                return Err(NodeError::new(
-                    ErrorCode::BadRequest,
-                    format!("{} is there already", path.display()),
-                )
-                .hint("name another place with -o, or replace it with --force"));
+    let place = place(client, reference, options.output, folder, options.force).await?;
+    let (bytes, out) = match place {
+        Place::Stdout => (to_stdout(context, client, response).await?, None),
+        Place::Device(path) => (to_device(context, client, response, &path).await?, Some(path)),
+        Place::New(path) if folder => {
+            let id = request_id(&response);
+            let bar = output::progress(context, "fetching", None);
+            let done = unpack::run(response.into_body(), &path, options.force, &bar).await;
+            bar.finish_and_clear();
+            match done {
+                Err(unpack::Failure::Input(_)) => return Err(client.why_short(id.as_deref()).await),
+                Err(unpack::Failure::Output(error)) => return Err(error),
+                Ok(bytes) => (bytes, Some(path)),
             }
-            let bytes = if folder {
-                let id = request_id(&response);
-                let total = None;
-                let bar = output::progress(context, "fetching", total);
-                let done = unpack::run(response.into_body(), &path, options.force, &bar).await;
-                bar.finish_and_clear();
-                match done {
-                    Err(unpack::Failure::Input(_)) => return Err(client.why_short(id.as_deref()).await),
-                    Err(unpack::Failure::Output(error)) => return Err(error),
-                    Ok(bytes) => bytes,
-                }
-            } else {
-                to_file(context, client, response, &path).await?
-            };
-            (bytes, Some(path))
         }
+        Place::New(path) => (to_file(context, client, response, &path).await?, Some(path)),
     };
     let rate = super::provide::bytes_per_s(bytes, started.elapsed());
     let place = out.as_ref().map_or_else(|| "stdout".into(), |path| path.display().to_string());
@@ -99,13 +96,59 @@ async fn get(
     Ok(())
 }
 
+/// Where the content goes.
+enum Place {
+    Stdout,
+    /// A terminal, `/dev/null`, a named pipe: written to, never replaced.
+    Device(PathBuf),
+    New(PathBuf),
+}
+
+/// Decides where the content goes; what is there already stays, unless `force` is given.
+async fn place(
+    client: &Client,
+    reference: &str,
+    output: Option<PathBuf>,
+    folder: bool,
+    force: bool,
+) -> Result<Place, NodeError> {
+    let path = match output {
+        Some(path) if path == Path::new("-") => return Ok(Place::Stdout),
+        // As `cp` does: a file goes into a folder that is there.
+        Some(path) if !folder && path.is_dir() => path.join(default_name(client, reference).await?),
+        Some(path) => path,
+        None => default_name(client, reference).await?,
+    };
+    let kind = fs::metadata(&path).map(|meta| meta.file_type());
+    if !folder && kind.is_ok_and(|kind| kind.is_char_device() || kind.is_fifo()) {
+        return Ok(Place::Device(path));
+    }
+    if !force && path.symlink_metadata().is_ok() {
+        let message = format!("{} is there already", path.display());
+        return Err(NodeError::new(ErrorCode::BadRequest, message)
+            .hint("name another place with -o, or replace it with --force"));
+    }
+    Ok(Place::New(path))
+}
+
+/// Tells a reader who waits in vain because no peer is connected.
+async fn say_whether_alone(context: &Context, client: &Client) -> std::convert::Infallible {
+    tokio::time::sleep(SILENCE).await;
+    let status = client.json::<Status>(Method::GET, &Target::path("/api/v1/status")).await;
+    if status.is_ok_and(|status| status.peers == 0) {
+        output::say(context, "no peer is connected yet; waiting for one (--bootstrap MULTIADDR names one)");
+    }
+    std::future::pending().await
+}
+
 /// `A-B`, both ends included, as HTTP says it.
 fn range_header(text: &str) -> Result<String, NodeError> {
     let number = |text: &str| text.is_empty() || text.bytes().all(|b| b.is_ascii_digit());
     match text.split_once('-') {
         Some((first, last)) if number(first) && number(last) && (first.len() + last.len()) > 0 => {
-            let (a, b) = (first.parse::<u64>(), last.parse::<u64>());
-            if matches!((a, b), (Ok(a), Ok(b)) if a > b) {
+            // More digits than a u64 holds still are a number: one beyond any file.
+            let value = |digits: &str| digits.parse().unwrap_or(u64::MAX);
+            if !first.is_empty() && !last.is_empty() && value(first) > value(last) {
                 return Err(NodeError::new(
                     ErrorCode::BadRequest,
                     format!("the range {text} ends before it begins"),
@@ -136,6 +179,22 @@ async fn to_stdout(context: &Context, client: &Client, response: Response<Body>)
     Ok(pieces.count)
 }
 
+async fn to_device(
+    context: &Context,
+    client: &Client,
+    response: Response<Body>,
+    path: &Path,
+) -> Result<u64, NodeError> {
+    let fail = |e: io::Error| unpack::cannot_write(path, &e);
+    let mut device = tokio::fs::File::options().write(true).open(path).await.map_err(fail)?;
+    let mut pieces = Pieces::new(context, client, response);
+    while let Some(piece) = pieces.next().await? {
+        device.write_all(&piece).await.map_err(fail)?;
+    }
+    device.flush().await.map_err(fail)?;
+    Ok(pieces.count)
+}
+
 async fn to_file(
     context: &Context,
     client: &Client,
@@ -151,7 +210,7 @@ async fn to_file(
         file.write_all(&piece).await.map_err(fail)?;
     }
     file.flush().await.map_err(fail)?;
-    part.finish()?;
+    part.finish(false)?;
     Ok(pieces.count)
 }
 
@@ -202,7 +261,7 @@ mod tests {
         for good in ["0-99", "100-", "-50"] {
             assert_eq!(range_header(good).ok(), Some(format!("bytes={good}")));
         }
-        for bad in ["", "-", "5", "9-1", "a-b", "1-2-3", "1-2,3-4", "+1-2"] {
+        for bad in ["", "-", "5", "9-1", "99999999999999999999-5", "a-b", "1-2-3", "1-2,3-4", "+1-2"] {
             assert!(range_header(bad).is_err(), "{bad}");
         }
     }

@@ -32,7 +32,8 @@ const INVITE: &str = "storgo-invite:";
 const MAX_INVITE: usize = 8 << 10;
 
 fn fail(what: &str, path: &Path, e: &std::io::Error) -> NodeError {
-    NodeError::new(ErrorCode::Other, format!("cannot {what} {}: {e}", path.display()))
+    let code = if e.kind() == std::io::ErrorKind::NotFound { ErrorCode::NotFound } else { ErrorCode::Other };
+    NodeError::new(code, format!("cannot {what} {}: {e}", path.display()))
 }
 
 fn make_data_dir(context: &Context) -> Result<(), NodeError> {
@@ -231,6 +232,7 @@ fn backup(context: &Context, path: &Path) -> Result<(), NodeError> {
     };
     let text = serde_json::to_string_pretty(&backup).map_err(|e| other(&e))? + "\n";
     write_secret(path, text.as_bytes()).map_err(|e| fail("write", path, &e))?;
+    output::result(context, &serde_json::json!({ "file": path }), |_| String::new())?;
     output::say(
         context,
         &format!(
@@ -247,7 +249,7 @@ fn restore(context: &Context, path: &Path) -> Result<(), NodeError> {
         || NodeError::new(ErrorCode::BadRequest, format!("{} is no backup of storgo", path.display()));
     let backup: Backup = serde_json::from_str(&text).map_err(|_| damaged())?;
     let identity = BASE64URL_NOPAD.decode(backup.identity.as_bytes()).map_err(|_| damaged())?;
-    let keypair = Keypair::from_protobuf_encoding(&identity).map_err(|_| damaged())?;
+    Keypair::from_protobuf_encoding(&identity).map_err(|_| damaged())?;
     let cluster = backup.cluster_key.as_deref().map(parse_cluster_key).transpose()?;
     make_data_dir(context)?;
     for name in [IDENTITY_FILE, CLUSTER_FILE] {
@@ -262,5 +264,5 @@ fn restore(context: &Context, path: &Path) -> Result<(), NodeError> {
     if let Some(key) = cluster {
         save_cluster_key(context, &key)?;
     }
-    output::print(&format!("{}\n", keypair.public().to_peer_id()))
+    output::result(context, &describe(context)?, |id| format!("{}\n", id.peer))
 }

@@ -149,6 +149,12 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), N
 }
 
 pub(super) async fn peers(context: &Context, add: Option<String>) -> Result<(), NodeError> {
+    if let Some(addr) = &add {
+        addr.parse::<libp2p::Multiaddr>().map_err(|e| {
+            NodeError::new(ErrorCode::BadRequest, format!("{addr:?} is no multiaddr: {e}"))
+                .hint("one looks like /ip4/192.0.2.7/tcp/3000")
+        })?;
+    }
     let peers: Vec<PeerReport> = ask(context, Need::Network, async |client| {
         let target = Target::path("/api/v1/peers");
         if let Some(addr) = add {
@@ -279,12 +285,14 @@ pub(super) fn config(context: &Context, action: &ConfigAction) -> Result<(), Nod
         ConfigAction::Check => {
             // Loading has checked everything; what is left is what only a start would see.
             node_options(&context.settings, &context.data_dir)?;
+            output::result(context, &serde_json::json!({ "valid": true }), |_| String::new())?;
             output::say(context, "all settings are right");
             Ok(())
         }
         ConfigAction::Path => {
             let path = context.sources.file.as_ref().or(context.sources.default_file.as_ref());
-            output::print(&format!("{}\n", path.map(|path| path.display().to_string()).unwrap_or_default()))
+            let path = path.map(|path| path.display().to_string()).unwrap_or_default();
+            output::result(context, &serde_json::json!({ "path": path }), |_| format!("{path}\n"))
         }
         ConfigAction::Show { origin } => {
             if context.json {

@@ -31,23 +31,35 @@ pub(super) struct Partial {
 
 impl Partial {
     pub(super) fn beside(path: &Path) -> Result<Self, NodeError> {
-        let name = path.file_name().ok_or_else(|| {
-            NodeError::new(ErrorCode::BadRequest, format!("{} is no name for a file", path.display()))
-        })?;
-        let mut part = std::ffi::OsString::from(".");
-        part.push(name);
-        part.push(format!(".{:08x}.part", rand::random::<u32>()));
-        Ok(Self { aside: path.with_file_name(part), place: path.into(), done: false })
+        if path.file_name().is_none() {
+            let message = format!("{} is no name for a file", path.display());
+            return Err(NodeError::new(ErrorCode::BadRequest, message));
+        }
+        Ok(Self { aside: aside(path), place: path.into(), done: false })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.aside
     }
 
-    /// Gives it its name.
-    #[allow(clippy::disallowed_methods)] // The one rename of the command line: what has its name is complete.
-    pub(super) fn finish(mut self) -> Result<(), NodeError> {
-        fs::rename(&self.aside, &self.place).map_err(|e| cannot_write(&self.place, &e))?;
+    /// Gives it its name. With `force`, a folder that has it now makes way, and is removed when the new one is there.
+    #[allow(clippy::disallowed_methods)] // The renames of the command line: what has its name is complete.
+    pub(super) fn finish(mut self, force: bool) -> Result<(), NodeError> {
+        let fail = |e: io::Error| cannot_write(&self.place, &e);
+        let old = (force && self.aside.is_dir() && self.place.symlink_metadata().is_ok())
+            .then(|| aside(&self.place));
+        if let Some(old) = &old {
+            fs::rename(&self.place, old).map_err(fail)?;
+        }
+        if let Err(e) = fs::rename(&self.aside, &self.place) {
+            if let Some(old) = &old {
+                drop(fs::rename(old, &self.place));
+            }
+            return Err(fail(e));
+        }
+        if let Some(old) = &old {
+            remove(old).map_err(fail)?;
+        }
         self.done = true;
         Ok(())
     }
@@ -56,10 +68,19 @@ impl Partial {
 impl Drop for Partial {
     fn drop(&mut self) {
         if !self.done {
-            drop(fs::remove_file(&self.aside));
-            drop(fs::remove_dir_all(&self.aside));
+            drop(remove(&self.aside));
         }
     }
+}
+
+/// A new name beside a place; short, so that it fits wherever the place's own does.
+fn aside(place: &Path) -> PathBuf {
+    place.with_file_name(format!(".storgo-{:08x}.part", rand::random::<u32>()))
+}
+
+/// Removes a file, a link or a whole folder.
+fn remove(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata()?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
 pub(super) fn cannot_write(path: &Path, e: &io::Error) -> NodeError {
@@ -74,22 +95,21 @@ pub(super) async fn run(body: Body, path: &Path, force: bool, bar: &ProgressBar)
     let (path, bar) = (path.to_owned(), bar.clone());
     let unpacking = tokio::task::spawn_blocking(move || {
         let part = Partial::beside(&path).map_err(Failure::Output)?;
-        let bytes = unpack(Incoming { receiver, current: Bytes::new() }, part.path(), &bar)?;
-        if force && path.symlink_metadata().is_ok() {
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(|e| Failure::Output(cannot_write(&path, &e)))?;
-        }
-        part.finish().map_err(Failure::Output)?;
+        let mut input = Incoming { receiver, current: Bytes::new(), ended: false };
+        let bytes = unpack(&mut input, part.path(), &bar)?;
+        // The archive's own end is not enough: a stream that broke off between two entries looks the same.
+        io::copy(&mut input, &mut io::sink()).map_err(Failure::Input)?;
+        part.finish(force).map_err(Failure::Output)?;
         Ok(bytes)
     });
     let mut pieces = body.into_data_stream();
-    while let Some(piece) = pieces.next().await {
-        let broken = piece.is_err();
-        if sender.send(piece.map_err(io::Error::other)).await.is_err() || broken {
+    loop {
+        let piece = pieces.next().await.transpose().map_err(io::Error::other);
+        let more = matches!(piece, Ok(Some(_)));
+        if sender.send(piece).await.is_err() || !more {
             break;
         }
     }
-    drop(sender);
     unpacking.await.unwrap_or_else(|_| Err(Failure::Input(io::Error::other("unpacking failed"))))
 }
 
@@ -182,18 +202,20 @@ fn safe(inside: &Path) -> Result<PathBuf, NodeError> {
     Ok(path)
 }
 
-/// Pieces that arrive, as a reader.
+/// Pieces that arrive, as a reader. The end must be said: a sender that goes away is an error.
 struct Incoming {
-    receiver: tokio::sync::mpsc::Receiver<io::Result<Bytes>>,
+    receiver: tokio::sync::mpsc::Receiver<io::Result<Option<Bytes>>>,
     current: Bytes,
+    ended: bool,
 }
 
 impl Read for Incoming {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(piece) => self.current = piece?,
-                None => return Ok(0),
+        while self.current.is_empty() && !self.ended {
+            match self.receiver.blocking_recv().transpose()? {
+                Some(Some(piece)) => self.current = piece,
+                Some(None) => self.ended = true,
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
         let len = buf.len().min(self.current.len());

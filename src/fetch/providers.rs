@@ -24,6 +24,8 @@ struct Provider {
     /// Since when it has had something to do without a pause.
     busy_since: Option<Instant>,
     lacks: HashSet<Cid>,
+    /// Whether it says that it has all of this root; else it is only connected.
+    announced: bool,
     rests_until: Option<Instant>,
 }
 
@@ -35,9 +37,13 @@ pub(super) struct Providers {
 }
 
 impl Providers {
-    /// Adds a provider; answers whether it is new.
-    pub(super) fn add(&mut self, peer: PeerId) -> bool {
-        if self.banned.contains(&peer) || self.known.contains_key(&peer) {
+    /// Adds a provider, which `announced` the root or is only connected; answers whether it is new.
+    pub(super) fn add(&mut self, peer: PeerId, announced: bool) -> bool {
+        if let Some(provider) = self.known.get_mut(&peer) {
+            provider.announced |= announced;
+            return false;
+        }
+        if self.banned.contains(&peer) {
             return false;
         }
         let provider = Provider {
@@ -45,6 +51,7 @@ impl Providers {
             outstanding: 0,
             busy_since: None,
             lacks: HashSet::new(),
+            announced,
             rests_until: None,
         };
         self.known.insert(peer, provider);
@@ -70,6 +77,16 @@ impl Providers {
     /// Whether anybody might still have the block, now or when it is free again.
     pub(super) fn may_have(&self, cid: &Cid) -> bool {
         self.known.values().any(|provider| !provider.lacks.contains(cid))
+    }
+
+    /// Whether nobody was ever there to ask.
+    pub(super) fn is_empty(&self) -> bool {
+        self.known.is_empty() && self.banned.is_empty()
+    }
+
+    /// Whether somebody who announced the root lacks this block of it.
+    pub(super) fn was_lost(&self, cid: &Cid) -> bool {
+        self.known.values().any(|provider| provider.announced && provider.lacks.contains(cid))
     }
 
     /// When the next resting provider may be asked again.
@@ -124,8 +141,8 @@ mod tests {
     fn work_goes_where_it_is_done_first() {
         let (slow, fast) = (PeerId::random(), PeerId::random());
         let mut providers = Providers::default();
-        providers.add(slow);
-        providers.add(fast);
+        providers.add(slow, true);
+        providers.add(fast, false);
         let start = Instant::now();
         for (peer, millis) in [(slow, 1000), (fast, 10)] {
             for n in 0..20 {
@@ -145,13 +162,17 @@ mod tests {
     fn who_lies_is_out_and_who_lacks_is_passed_over() {
         let (a, b) = (PeerId::random(), PeerId::random());
         let mut providers = Providers::default();
-        assert!(providers.add(a) && providers.add(b) && !providers.add(a));
+        assert!(providers.is_empty());
+        assert!(providers.add(a, false) && providers.add(b, true) && !providers.add(a, false));
         let cid = Cid::of(Codec::Raw, b"x");
         let now = Instant::now();
         providers.lacks(&a, cid);
+        assert!(!providers.was_lost(&cid), "it never said that it has the file");
+        providers.add(a, true);
+        assert!(providers.was_lost(&cid));
         assert_eq!(providers.pick(&cid, 1, &[], now), Some(b));
         providers.ban(b);
-        assert!(!providers.add(b));
+        assert!(!providers.add(b, true));
         assert_eq!((providers.pick(&cid, 1, &[], now), providers.may_have(&cid)), (None, false));
         let other = Cid::of(Codec::Raw, b"y");
         providers.lost(&a, now);

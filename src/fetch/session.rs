@@ -1,7 +1,7 @@
 //! Reading one root.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -34,6 +34,8 @@ const ASK_CONNECTED: usize = 32;
 /// Peers that are asked for a root at once: as long as it is not here, nobody is known to have anything, and any one of
 /// them may be slow to say so.
 const PROBES: usize = 8;
+/// How long a reader waits for a first peer, where that is more than a quarter of its time.
+const FIRST_PEER: Duration = Duration::from_secs(15);
 /// Bad copies of one block after which it is given up.
 const BAD_COPIES: u32 = 8;
 
@@ -59,6 +61,8 @@ struct State {
     changed: Notify,
     progress: Mutex<Instant>,
     rounds: Mutex<u32>,
+    /// Blocks that were here, and bad.
+    damaged: Mutex<HashSet<Cid>>,
 }
 
 impl State {
@@ -66,8 +70,8 @@ impl State {
         change(&mut self.providers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn add(&self, peer: PeerId) {
-        if self.providers(|providers| providers.add(peer)) {
+    fn add(&self, peer: PeerId, announced: bool) {
+        if self.providers(|providers| providers.add(peer, announced)) {
             self.changed.notify_waiters();
         }
     }
@@ -80,6 +84,7 @@ impl Session {
             changed: Notify::new(),
             progress: Mutex::new(Instant::now()),
             rounds: Mutex::new(0),
+            damaged: Mutex::default(),
         };
         Self {
             inner: Arc::new(Inner {
@@ -150,7 +155,10 @@ impl Session {
         match tokio::task::spawn_blocking(move || store.get(&cid)).await.map_err(|_| FetchError::Worker)? {
             Ok(block) => Ok(block),
             // Set aside; peers may have a good one.
-            Err(StoreError::Corrupt { .. }) => Ok(None),
+            Err(StoreError::Corrupt { .. }) => {
+                self.inner.state.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(cid);
+                Ok(None)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -188,9 +196,9 @@ impl Session {
                 }
             }
             if tries.is_empty() && self.given_up(&cid) {
-                return Err(if bad > 0 { FetchError::Corrupt { cid } } else { FetchError::NotFound { cid } });
+                return Err(self.no_copy(cid, bad).unwrap_or(FetchError::NotFound { cid }));
             }
-            let deadline = self.deadline();
+            let deadline = self.deadline(&cid);
             let wake = self.wake(deadline, hedge_at);
             tokio::select! {
                 Some((peer, answer)) = tries.next(), if !tries.is_empty() => {
@@ -209,8 +217,8 @@ impl Session {
                 }
                 () = &mut changed => {}
                 () = tokio::time::sleep_until(wake.into()) => {
-                    if Instant::now() >= self.deadline() {
-                        return Err(FetchError::Timeout { cid, waited: self.inner.timeout });
+                    if Instant::now() >= self.deadline(&cid) {
+                        return Err(self.out_of_time(cid, bad));
                     }
                 }
             }
@@ -272,8 +280,39 @@ impl Session {
         Ok(kept)
     }
 
-    fn deadline(&self) -> Instant {
-        *self.inner.state.progress.lock().unwrap_or_else(PoisonError::into_inner) + self.inner.timeout
+    fn deadline(&self, cid: &Cid) -> Instant {
+        let waits = if self.is_alone(cid) { self.first_peer() } else { self.inner.timeout };
+        *self.inner.state.progress.lock().unwrap_or_else(PoisonError::into_inner) + waits
+    }
+
+    fn first_peer(&self) -> Duration {
+        self.inner.timeout.min(FIRST_PEER.max(self.inner.timeout / 4))
+    }
+
+    /// Whether nobody was ever there to ask for what no other read has begun to fetch.
+    fn is_alone(&self, cid: &Cid) -> bool {
+        (*cid == self.inner.root || self.is_damaged(cid))
+            && self.inner.state.providers(|providers| providers.is_empty())
+    }
+
+    fn is_damaged(&self, cid: &Cid) -> bool {
+        self.inner.state.damaged.lock().unwrap_or_else(PoisonError::into_inner).contains(cid)
+    }
+
+    /// The error where it is known that a block was bad, or has been lost where it should be.
+    fn no_copy(&self, cid: Cid, bad: u32) -> Option<FetchError> {
+        let lost = cid != self.inner.root && self.inner.state.providers(|providers| providers.was_lost(&cid));
+        (bad > 0 || lost || self.is_damaged(&cid)).then_some(FetchError::Corrupt { cid })
+    }
+
+    fn out_of_time(&self, cid: Cid, bad: u32) -> FetchError {
+        if self.is_alone(&cid) {
+            return self.no_copy(cid, bad).unwrap_or(FetchError::Alone { cid, waited: self.first_peer() });
+        }
+        if bad > 0 || self.is_damaged(&cid) {
+            return FetchError::Corrupt { cid };
+        }
+        FetchError::Timeout { cid, waited: self.inner.timeout }
     }
 
     /// A reader that paused has not waited for the network: its time begins when it asks.
@@ -306,7 +345,7 @@ impl Session {
         }
         let net = self.inner.fetcher.transfers.net();
         for peer in net.connected().into_iter().take(ASK_CONNECTED) {
-            self.inner.state.add(peer);
+            self.inner.state.add(peer, false);
         }
         let search = search(net.clone(), self.inner.root, Arc::clone(&self.inner.state));
         *discovery = Some(AbortOnDropHandle::new(tokio::spawn(search)));
@@ -334,7 +373,10 @@ async fn search(net: crate::net::Net, root: Cid, state: Arc<State>) {
     loop {
         let mut found = net.find_providers(root).await;
         while let Some(peer) = found.recv().await {
-            state.add(peer);
+            // Others may say that this node has it, too.
+            if peer != net.peer_id() {
+                state.add(peer, true);
+            }
         }
         *state.rounds.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         state.changed.notify_waiters();
@@ -344,7 +386,7 @@ async fn search(net: crate::net::Net, root: Cid, state: Arc<State>) {
             tokio::select! {
                 () = &mut pause => break,
                 event = events.recv() => match event {
-                    Ok(NetEvent::Connected { peer, .. }) => state.add(peer),
+                    Ok(NetEvent::Connected { peer, .. }) => state.add(peer, false),
                     // With the first peer of our DHT there is somebody to ask.
                     Ok(NetEvent::DhtPeer { .. }) => break,
                     Ok(_) | Err(RecvError::Lagged(_)) => {}

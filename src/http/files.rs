@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use axum::{
     Json,
-    body::Body,
+    body::{Body, Bytes},
     extract::{Path, Query, State, rejection::JsonRejection},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use data_encoding::BASE64URL_NOPAD;
-use futures::TryStreamExt;
+use futures::{Stream, StreamExt, TryStreamExt};
 use serde::Deserialize;
 
 use super::{Door, KEY_HEADER, problem::Problem};
@@ -24,6 +24,8 @@ use crate::{
 
 /// Longest wait of a long poll.
 const MAX_WAIT: Duration = Duration::from_secs(300);
+/// How long the rest of a refused upload is read.
+const MAX_DRAIN: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,10 +65,26 @@ pub(super) async fn put(
         mode: query.mode,
     };
     let kind = if query.tree { FileKind::Dir } else { FileKind::File };
-    let bytes = body.into_data_stream().map_err(std::io::Error::other);
-    let report = door.node.put_stream(bytes, options, kind).await?;
+    let mut bytes = body.into_data_stream().map_err(std::io::Error::other);
+    let report = match door.node.put_stream(&mut bytes, options, kind).await {
+        Ok(report) => report,
+        Err(error) => {
+            drain(&door, bytes);
+            return Err(error.into());
+        }
+    };
     let location = format!("/api/v1/files/{}", report.cid);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(report)).into_response())
+}
+
+/// Reads on for a while where an upload was refused. The caller still sends; if this side just closed, its system would
+/// throw away the answer that says why.
+fn drain(door: &Door, mut bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin + 'static) {
+    let stop = door.node.stopping();
+    door.node.spawn(async move {
+        let all = async { while let Some(Ok(_)) = bytes.next().await {} };
+        stop.run_until_cancelled(tokio::time::timeout(MAX_DRAIN, all)).await;
+    });
 }
 
 #[derive(Deserialize)]

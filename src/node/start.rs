@@ -17,7 +17,7 @@ use crate::{
         Net, NetOptions, RememberedPeer,
         transfer::{Counters, Limiter, ServeOptions, Transfers, serve},
     },
-    store::{Store, StoreOptions},
+    store::{Store, StoreError, StoreOptions},
 };
 
 /// Threads that seal and write: more than cores, because most of them wait for a sync.
@@ -28,6 +28,8 @@ const UPLOADS: usize = 8;
 const EVENTS: usize = 1024;
 /// How long tasks may take to end after they were told.
 const STOP: Duration = Duration::from_secs(3);
+/// How long others may take to look at the lock of the data directory.
+const LOOKERS: Duration = Duration::from_millis(200);
 
 /// Name under which remembered peers are kept in the store.
 pub(super) const META_PEERS: &str = "peers";
@@ -49,7 +51,7 @@ impl Node {
             ..StoreOptions::new(&options.data_dir)
         };
         let opened = tokio::task::spawn_blocking(move || -> Result<_, NodeError> {
-            let store = Store::open(store_options)?;
+            let store = open(&store_options)?;
             let keypair = identity::load_or_create(store.dir())?;
             Ok((store, keypair))
         });
@@ -102,6 +104,19 @@ impl Node {
         }
         if let Some(network) = &inner.network {
             network.net.shutdown().await;
+        }
+    }
+}
+
+/// Opens the store. Whoever looks who holds the lock holds it for that moment too: that is no reason to fail.
+fn open(options: &StoreOptions) -> Result<Store, StoreError> {
+    let deadline = std::time::Instant::now() + LOOKERS;
+    loop {
+        match Store::open(options.clone()) {
+            Err(StoreError::Locked { .. }) if std::time::Instant::now() < deadline => {
+                std::thread::sleep(LOOKERS / 20);
+            }
+            opened => return opened,
         }
     }
 }

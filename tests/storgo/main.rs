@@ -1,5 +1,9 @@
 //! The integration tests: real files, real sockets, the real binary.
 
+mod binary;
+mod cli_cluster;
+mod cli_swarm;
+mod cli_verbs;
 mod cluster;
 mod layering;
 mod net;

@@ -1,0 +1,279 @@
+//! What is to be stored, as a stream: a file, a folder as tar, or stdin.
+
+use std::{
+    collections::HashSet,
+    fs,
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::UNIX_EPOCH,
+};
+
+use axum::body::{Body, Bytes};
+use futures::{Stream, StreamExt, stream};
+use indicatif::ProgressBar;
+use tokio_util::io::ReaderStream;
+
+use crate::node::{ErrorCode, NodeError};
+
+/// Bytes read at a time.
+const PIECE: usize = 512 << 10;
+
+/// What goes in.
+pub(super) struct Input {
+    /// Its own name, or the one that was given.
+    pub(super) name: Option<String>,
+    /// What else is known of it, as the API takes it.
+    pub(super) query: String,
+    /// Bytes of its files, where known.
+    pub(super) size: Option<u64>,
+    what: What,
+}
+
+enum What {
+    Stdin,
+    File(PathBuf),
+    Folder(Vec<Found>),
+}
+
+/// Why the input could not be read to its end. Whoever takes the stream learns only that it broke off.
+#[derive(Clone, Default)]
+pub(super) struct Trouble(Arc<Mutex<Option<NodeError>>>);
+
+impl Trouble {
+    fn note(&self, error: NodeError) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    pub(super) fn take(&self) -> Option<NodeError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Input {
+    /// The bytes, as the body of a request.
+    pub(super) async fn body(self, bar: &ProgressBar) -> Result<(Body, Trouble), NodeError> {
+        let trouble = Trouble::default();
+        let body = match self.what {
+            What::Stdin => {
+                let stdin = ReaderStream::with_capacity(tokio::io::stdin(), PIECE);
+                watched(stdin, bar, &trouble, Path::new("stdin"))
+            }
+            What::File(path) => {
+                let mut file = tokio::fs::File::open(&path).await.map_err(|e| unreadable(&path, &e))?;
+                file.set_max_buf_size(PIECE);
+                watched(ReaderStream::with_capacity(file, PIECE), bar, &trouble, &path)
+            }
+            What::Folder(found) => {
+                watched(tar_stream(found, &trouble), bar, &trouble, Path::new("the folder"))
+            }
+        };
+        Ok((body, trouble))
+    }
+}
+
+fn watched(
+    input: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    bar: &ProgressBar,
+    trouble: &Trouble,
+    path: &Path,
+) -> Body {
+    let (bar, trouble, path) = (bar.clone(), trouble.clone(), path.to_owned());
+    Body::from_stream(input.inspect(move |piece| match piece {
+        Ok(bytes) => bar.inc(bytes.len() as u64),
+        Err(e) => trouble.note(unreadable(&path, e)),
+    }))
+}
+
+fn unreadable(path: &Path, e: &io::Error) -> NodeError {
+    let code = if e.kind() == io::ErrorKind::NotFound { ErrorCode::NotFound } else { ErrorCode::Other };
+    NodeError::new(code, format!("cannot read {}: {e}", path.display()))
+}
+
+/// Looks at what is to be stored. Nothing is read yet.
+pub(super) fn look_at(path: &Path, name: Option<String>) -> Result<Input, NodeError> {
+    if path == Path::new("-") {
+        return Ok(Input { name, query: String::new(), size: None, what: What::Stdin });
+    }
+    let meta = fs::metadata(path).map_err(|e| unreadable(path, &e))?;
+    let own_name = || {
+        // `.` and `..` have no name of their own.
+        let full = path.canonicalize().ok()?;
+        full.file_name()?.to_str().map(String::from)
+    };
+    let name =
+        name.or_else(|| path.file_name().and_then(|name| name.to_str()).map(String::from)).or_else(own_name);
+    let query = format!("mtime={}&mode={}", mtime(&meta), meta.permissions().mode() & 0o7777);
+    if meta.is_dir() {
+        let found = walk(path)?;
+        let size = found.iter().map(|item| item.size).sum();
+        let query = format!("{query}&tree=true");
+        return Ok(Input { name, query, size: Some(size), what: What::Folder(found) });
+    }
+    if !meta.is_file() {
+        return Err(NodeError::new(
+            ErrorCode::BadRequest,
+            format!("{} is neither a file nor a folder", path.display()),
+        )
+        .hint("pipe it in: storgo-node provide - < FILE"));
+    }
+    Ok(Input { name, query, size: Some(meta.len()), what: What::File(path.into()) })
+}
+
+fn mtime(meta: &fs::Metadata) -> i64 {
+    let time = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    time.and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or(0)
+}
+
+/// Something inside a folder.
+struct Found {
+    path: PathBuf,
+    inside: PathBuf,
+    dir: bool,
+    size: u64,
+    mtime: i64,
+    mode: u32,
+}
+
+/// Lists a folder, names in order. Symbolic links are followed; one that leads back into itself is an error.
+fn walk(top: &Path) -> Result<Vec<Found>, NodeError> {
+    let mut found = Vec::new();
+    let mut above = HashSet::new();
+    enter(top, Path::new(""), &mut above, &mut found)?;
+    Ok(found)
+}
+
+fn enter(
+    path: &Path,
+    inside: &Path,
+    above: &mut HashSet<(u64, u64)>,
+    found: &mut Vec<Found>,
+) -> Result<(), NodeError> {
+    let meta = fs::metadata(path).map_err(|e| unreadable(path, &e))?;
+    let id = (meta.dev(), meta.ino());
+    if !above.insert(id) {
+        let message = format!("{} leads back to a folder that it is in", path.display());
+        return Err(NodeError::new(ErrorCode::BadRequest, message)
+            .hint("remove the symbolic link that makes the loop"));
+    }
+    let mut items: Vec<_> =
+        fs::read_dir(path).and_then(Iterator::collect::<io::Result<_>>).map_err(|e| unreadable(path, &e))?;
+    items.sort_by_key(fs::DirEntry::file_name);
+    for item in items {
+        let (path, inside) = (item.path(), inside.join(item.file_name()));
+        let meta = fs::metadata(&path).map_err(|e| match fs::read_link(&path) {
+            Ok(target) => unreadable(&path, &e)
+                .hint(format!("it is a symbolic link to {}; mend or remove it", target.display())),
+            Err(_) => unreadable(&path, &e),
+        })?;
+        let (dir, mode) = (meta.is_dir(), meta.permissions().mode() & 0o7777);
+        if !dir && !meta.is_file() {
+            let message = format!("{} is neither a file nor a folder", path.display());
+            return Err(NodeError::new(ErrorCode::BadRequest, message));
+        }
+        let size = if dir { 0 } else { meta.len() };
+        found.push(Found {
+            path: path.clone(),
+            inside: inside.clone(),
+            dir,
+            size,
+            mtime: mtime(&meta),
+            mode,
+        });
+        if dir {
+            enter(&path, &inside, above, found)?;
+        }
+    }
+    above.remove(&id);
+    Ok(())
+}
+
+/// A folder as a tar stream, made on a thread that may block.
+fn tar_stream(found: Vec<Found>, trouble: &Trouble) -> impl Stream<Item = io::Result<Bytes>> + use<> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    let trouble = trouble.clone();
+    tokio::task::spawn_blocking(move || {
+        let pipe = Pipe { sender: sender.clone(), buf: Vec::with_capacity(PIECE) };
+        if let Err((path, e)) = write_tar(found, pipe) {
+            // Nobody reads any more: that has another reason, which is known elsewhere.
+            if e.kind() != io::ErrorKind::BrokenPipe {
+                trouble.note(unreadable(&path, &e));
+            }
+            drop(sender.blocking_send(Err(e)));
+        }
+    });
+    stream::unfold(
+        receiver,
+        |mut receiver| async move { receiver.recv().await.map(|piece| (piece, receiver)) },
+    )
+}
+
+fn write_tar(found: Vec<Found>, pipe: Pipe) -> Result<(), (PathBuf, io::Error)> {
+    let mut tar = tar::Builder::new(pipe);
+    for item in found {
+        append(&mut tar, &item).map_err(|e| (item.path, e))?;
+    }
+    let done = tar.into_inner().and_then(|mut pipe| pipe.flush());
+    done.map_err(|e| (PathBuf::from("the folder"), e))
+}
+
+fn append(tar: &mut tar::Builder<Pipe>, item: &Found) -> io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(item.mode);
+    header.set_mtime(u64::try_from(item.mtime).unwrap_or(0));
+    if item.dir {
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_size(0);
+        return tar.append_data(&mut header, &item.inside, io::empty());
+    }
+    header.set_size(item.size);
+    let file = fs::File::open(&item.path)?;
+    // A file that grows meanwhile is stored as long as it was; one that shrinks breaks the stream below.
+    let mut exact = Exact { input: io::Read::take(file, item.size), left: item.size };
+    tar.append_data(&mut header, &item.inside, &mut exact)
+}
+
+/// A reader that must yield as many bytes as it said.
+struct Exact<R> {
+    input: R,
+    left: u64,
+}
+
+impl<R: io::Read> io::Read for Exact<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let len = self.input.read(buf)?;
+        self.left -= len as u64;
+        if len == 0 && self.left > 0 && !buf.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file became shorter while it was read",
+            ));
+        }
+        Ok(len)
+    }
+}
+
+/// Writes into a channel, in pieces.
+struct Pipe {
+    sender: tokio::sync::mpsc::Sender<io::Result<Bytes>>,
+    buf: Vec<u8>,
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buf.extend_from_slice(bytes);
+        if self.buf.len() >= PIECE {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buf.is_empty() {
+            return Ok(());
+        }
+        let full = std::mem::replace(&mut self.buf, Vec::with_capacity(PIECE));
+        self.sender.blocking_send(Ok(full.into())).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}

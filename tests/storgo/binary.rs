@@ -1,0 +1,323 @@
+//! The real binary: data directories, commands with a deadline, nodes that end with their test.
+
+use std::{
+    ffi::OsStr,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long a command may take before its test gives up.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a node of a test is started with: nobody but those named is its peer.
+pub const ALONE: [&str; 4] = ["--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0"];
+
+/// A machine: a folder of its own with a data directory in it.
+pub struct Machine {
+    home: TempDir,
+}
+
+impl Machine {
+    pub fn new() -> Self {
+        Self { home: TempDir::new().expect("a folder") }
+    }
+
+    /// The folder in which commands run.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.home().join("data")
+    }
+
+    /// Writes a file in the home folder. All are of the same age: that is a part of what is stored.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.home().join(name);
+        std::fs::write(&path, bytes).expect("written");
+        let file = std::fs::File::options().write(true).open(&path).expect("opened");
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)).expect("set");
+        path
+    }
+
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.home().join(name)).expect("a file")
+    }
+
+    /// `storgo-node` on this machine, with nothing from the environment of the tests.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_storgo-node"));
+        command
+            .env_clear()
+            .env("HOME", self.home())
+            .env("STORGO_DATA_DIR", self.data())
+            .env("STORGO_MDNS", "false")
+            .current_dir(self.home())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Done {
+        let mut command = self.command();
+        command.args(args);
+        Done::of(command)
+    }
+
+    /// Runs a command to its end, with these bytes on its stdin.
+    pub fn run_with<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>, stdin: &[u8]) -> Done {
+        let mut command = self.command();
+        command.args(args);
+        run(command, Some(stdin.to_vec()))
+    }
+
+    /// Starts a command that stays.
+    pub fn spawn<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Running {
+        let mut command = self.command();
+        command.args(args);
+        Running::new(command)
+    }
+
+    /// Starts a node and waits until it serves.
+    pub fn start<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Live {
+        self.start_on(&ALONE, args)
+    }
+
+    /// Starts a node with addresses of its own, and waits until it serves.
+    pub fn start_on<S: AsRef<OsStr>>(&self, addrs: &[&str], args: impl IntoIterator<Item = S>) -> Live {
+        let mut command = self.command();
+        command.args(addrs).arg("--json").args(args);
+        let running = Running::new(command);
+        let status = serde_json::from_str(&running.line()).expect("a status");
+        Live { running, status }
+    }
+
+    /// Stores a file on the node that runs here, and waits until its peers know of it.
+    pub fn provide(&self, name: &str, bytes: &[u8]) -> Value {
+        let path = self.file(name, bytes);
+        self.run(["provide".as_ref(), path.as_os_str(), "--json".as_ref()]).ok().json()
+    }
+
+    /// The answer of the node that runs here.
+    pub fn status(&self) -> Value {
+        self.run(["status", "--json"]).ok().json()
+    }
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Done {
+    pub args: String,
+    pub code: Option<i32>,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Done {
+    /// Runs a command to its end.
+    pub fn of(command: Command) -> Self {
+        run(command, None)
+    }
+
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        self.ends(0)
+    }
+
+    #[track_caller]
+    pub fn ends(self, code: i32) -> Self {
+        let start = self.text().chars().take(500).collect::<String>();
+        assert_eq!(self.code, Some(code), "{}\n{start}\n{}", self.args, self.stderr);
+        self
+    }
+
+    /// It failed with this code, said these words, and printed no result.
+    #[track_caller]
+    pub fn fails(self, code: i32, words: &[&str]) -> Self {
+        let done = self.ends(code);
+        for word in words {
+            assert!(done.stderr.contains(word), "{}: {word:?} is not in\n{}", done.args, done.stderr);
+        }
+        assert!(done.stdout.is_empty(), "{}: a result: {}", done.args, done.text());
+        done
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// stdout, without the end of its one line.
+    #[track_caller]
+    pub fn one_line(&self) -> String {
+        let text = self.text();
+        let line = text.strip_suffix('\n').expect("a whole line");
+        assert!(!line.is_empty() && !line.contains('\n'), "{}: {text:?} is not one line", self.args);
+        line.into()
+    }
+
+    /// stdout, which is one JSON value and nothing else.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.stdout)
+            .unwrap_or_else(|e| panic!("{}: {e}: {}\n{}", self.args, self.text(), self.stderr))
+    }
+}
+
+fn run(mut command: Command, stdin: Option<Vec<u8>>) -> Done {
+    let args = format!("{command:?}");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    if stdin.is_some() {
+        command.stdin(Stdio::piped());
+    }
+    let mut child = command.spawn().expect("the binary starts");
+    let pid = Pid::from_child(&child);
+    if let (Some(bytes), Some(mut pipe)) = (stdin, child.stdin.take()) {
+        // A command that ends early closes its side: no matter.
+        thread::spawn(move || drop(pipe.write_all(&bytes)));
+    }
+    let (sender, receiver) = mpsc::sync_channel(1);
+    thread::spawn(move || drop(sender.send(child.wait_with_output())));
+    let Ok(output) = receiver.recv_timeout(DEADLINE) else {
+        let _ = kill_process(pid, Signal::KILL);
+        panic!("{args} does not end");
+    };
+    let output = output.expect("awaited");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    Done { args, code: output.status.code(), stdout: output.stdout, stderr }
+}
+
+/// A command that runs; killed when dropped.
+pub struct Running {
+    args: String,
+    child: Child,
+    stdout: mpsc::Receiver<String>,
+    stderr: mpsc::Receiver<String>,
+}
+
+/// Lines of output that wait to be looked at.
+const LINES: usize = 10_000;
+
+impl Running {
+    pub fn new(mut command: Command) -> Self {
+        let args = format!("{command:?}");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A Ctrl-C for the tests is none for the node, and the other way round.
+        command.process_group(0);
+        let mut child = command.spawn().expect("the binary starts");
+        let stdout = lines(child.stdout.take().expect("piped"));
+        let stderr = lines(child.stderr.take().expect("piped"));
+        Self { args, child, stdout, stderr }
+    }
+
+    /// The next line on stdout.
+    pub fn line(&self) -> String {
+        self.stdout.recv_timeout(DEADLINE).unwrap_or_else(|_| {
+            let words: Vec<_> = self.stderr.try_iter().collect();
+            panic!("{} says nothing more; stderr: {words:?}", self.args)
+        })
+    }
+
+    /// The next line on stdout, where there is one already.
+    pub fn try_line(&self) -> Option<String> {
+        self.stdout.try_recv().ok()
+    }
+
+    /// Waits for a line on stdout that contains this.
+    pub fn says(&self, word: &str) -> String {
+        wait_for(&self.stdout, word).unwrap_or_else(|| panic!("{} never says {word:?}", self.args))
+    }
+
+    /// Waits for a line on stderr that contains this.
+    pub fn notes(&self, word: &str) -> String {
+        wait_for(&self.stderr, word).unwrap_or_else(|| panic!("{} never notes {word:?}", self.args))
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
+    /// Asks it to end, and waits; answers with its exit code and how long that took.
+    pub fn stop(self) -> (Option<i32>, Duration) {
+        self.end_by(Signal::TERM)
+    }
+
+    /// Sends a signal that ends it; answers with its exit code and how long that took.
+    pub fn end_by(mut self, signal: Signal) -> (Option<i32>, Duration) {
+        let asked = Instant::now();
+        self.signal(signal);
+        let code = self.wait();
+        (code, asked.elapsed())
+    }
+
+    /// Waits until it has ended; answers with its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        // Its stdout ends with it.
+        let deadline = Instant::now() + DEADLINE;
+        while let Some(left) = deadline.checked_duration_since(Instant::now()) {
+            if let Err(mpsc::RecvTimeoutError::Disconnected) = self.stdout.recv_timeout(left) {
+                return self.child.wait().expect("awaited").code();
+            }
+        }
+        panic!("{} does not end", self.args)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn lines(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::sync_channel(LINES);
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn wait_for(lines: &mpsc::Receiver<String>, word: &str) -> Option<String> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let line = lines.recv_timeout(deadline.checked_duration_since(Instant::now())?).ok()?;
+        if line.contains(word) {
+            return Some(line);
+        }
+    }
+}
+
+/// A node that serves.
+pub struct Live {
+    pub running: Running,
+    pub status: Value,
+}
+
+impl Live {
+    /// Its first address, with its peer id.
+    pub fn addr(&self) -> String {
+        self.status["listen"][0].as_str().expect("an address").into()
+    }
+
+    /// Its first address alone, as a person would type it.
+    pub fn bare_addr(&self) -> String {
+        self.addr().split("/p2p/").next().expect("an address").into()
+    }
+
+    pub fn stop(self) -> (Option<i32>, Duration) {
+        self.running.stop()
+    }
+}

@@ -1,0 +1,85 @@
+//! A cluster by two commands: one line brings in a machine, and whoever lacks the key stays outside.
+
+use super::{
+    binary::{Live, Machine},
+    swarm::noise,
+};
+
+const TCP: &str = "/ip4/127.0.0.1/tcp/0";
+const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
+
+/// Starts a node that listens on one address alone.
+fn start(machine: &Machine, listen: &str, args: &[&str]) -> Live {
+    machine.start_on(&["--listen", listen, "--http", "127.0.0.1:0"], args)
+}
+
+#[test]
+fn one_line_brings_in_a_machine_and_a_stranger_stays_outside() {
+    for listen in [TCP, QUIC] {
+        let (first, second) = (Machine::new(), Machine::new());
+        first.run(["invite"]).fails(2, &["in no cluster", "init --cluster"]);
+        let made = first.run(["init", "--cluster", "--json"]).ok().json();
+        assert_eq!(made["cluster"], true);
+        let inside = start(&first, listen, &[]);
+        let bytes = noise(1, 2 << 20);
+        let report = first.provide("secret plans", &bytes);
+        let link = report["link"].as_str().expect("a link");
+
+        let invite = first.run(["invite"]).ok().one_line();
+        assert!(invite.starts_with("storgo-invite:"), "{invite}");
+        let joined = second.run(["join", &invite]).ok();
+        assert_eq!(joined.one_line(), second.run(["id"]).ok().one_line());
+        second.run(["join", &invite]).ok();
+        let member = start(&second, listen, &[]);
+        assert_eq!(member.status["cluster"], true);
+        assert!(second.run(["get", link, "-o", "-"]).ok().stdout == bytes);
+        second.run(["join", &invite]).fails(11, &["stop it"]);
+        // One cluster, one name for the same bytes, on both machines.
+        let other = noise(2, 2 << 20);
+        let here = first.provide("other", &other);
+        let there = second.provide("other", &other);
+        assert_eq!(here["cid"], there["cid"]);
+
+        // Neither an open node nor one of another cluster comes in.
+        let (open, foreign) = (Machine::new(), Machine::new());
+        foreign.run(["init", "--cluster"]).ok();
+        foreign.run(["join", &invite]).fails(2, &["in another cluster"]);
+        for stranger in [&open, &foreign] {
+            let _node = start(stranger, listen, &["--bootstrap", &inside.addr()]);
+            let done = stranger.run(["get", link, "-o", "stolen", "--timeout", "2s"]);
+            assert!(matches!(done.code, Some(4 | 5 | 9)), "{done:?}");
+            assert!(!stranger.home().join("stolen").exists());
+            // On QUIC one believes to be connected until one is hung up on.
+            if listen == TCP {
+                stranger.run(["peers", "--add", &inside.addr()]).fails(5, &[]);
+            }
+            assert_eq!(stranger.status()["received_bytes"], 0);
+            // The same bytes, and no name in common.
+            let theirs = stranger.provide("other", &other);
+            assert_ne!(theirs["cid"], here["cid"]);
+            assert_eq!(theirs["new_blocks"], theirs["blocks"]);
+        }
+    }
+}
+
+#[test]
+fn what_is_no_invite_changes_nothing() {
+    let machine = Machine::new();
+    let (first, other) = (Machine::new(), Machine::new());
+    first.run(["init", "--cluster"]).ok();
+    let line = first.run(["invite"]).ok();
+    assert!(line.stderr.contains("names no address"), "{}", line.stderr);
+    let line = line.one_line();
+    for bad in ["", "storgo-invite:", "hello", &line[..line.len() - 9], &line["storgo-invite:".len()..]] {
+        machine.run(["join", bad]).fails(2, &["no invite"]);
+        assert!(!machine.data().exists());
+    }
+    // Settings that are there stay as they are.
+    other.run(["init"]).ok();
+    let path = other.data().join("config.toml");
+    std::fs::write(&path, "# mine\nbootstrap = \"/ip4/192.0.2.1/tcp/3000\"\n").expect("written");
+    other.run(["join", &format!(" {line}\n")]).ok();
+    let text = std::fs::read_to_string(&path).expect("read");
+    assert!(text.contains("# mine") && text.contains("192.0.2.1"), "{text}");
+    assert_eq!(other.run(["id", "--json"]).ok().json()["cluster"], true);
+}

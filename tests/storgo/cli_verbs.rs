@@ -1,0 +1,239 @@
+//! Every verb: its exit code, what is on stdout, and JSON where that was asked for.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
+    process::Stdio,
+};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::binary::{ALONE, Done, Machine, Running};
+
+/// Verbs that print one JSON value, and what kind that is.
+type Kind = fn(&Value) -> bool;
+const VERBS: [(&[&str], Kind); 14] = [
+    (&["ls"], Value::is_array),
+    (&["ls", "thi"], Value::is_array),
+    (&["info", "thing"], Value::is_object),
+    (&["peers"], Value::is_array),
+    (&["id"], Value::is_object),
+    (&["verify"], Value::is_object),
+    (&["verify", "thing"], Value::is_object),
+    (&["gc"], Value::is_object),
+    (&["doctor"], Value::is_array),
+    (&["config", "show"], Value::is_object),
+    (&["config", "show", "--origin"], Value::is_object),
+    (&["config", "check"], Value::is_object),
+    (&["config", "path"], Value::is_object),
+    (&["rm", "thing"], Value::is_array),
+];
+
+#[test]
+fn every_verb_answers_with_and_without_a_running_node() {
+    for runs in [true, false] {
+        let machine = Machine::new();
+        let node = runs.then(|| machine.start::<&str>([]));
+        for json in [true, false] {
+            let file = machine.file("thing", b"some bytes");
+            let stored = machine.run(["provide".as_ref(), file.as_os_str(), "--no-serve".as_ref()]);
+            let link = stored.ok().one_line();
+            assert!(link.starts_with("storgo://"), "{link}");
+            for (verb, kind) in VERBS {
+                let done = machine.run(verb.iter().chain(json.then_some(&"--json"))).ok();
+                if json {
+                    assert!(kind(&done.json()), "{}", done.text());
+                    assert!(done.stderr.is_empty(), "{}: {}", done.args, done.stderr);
+                }
+                if matches!(verb, ["ls" | "info" | "rm", ..]) {
+                    assert!(done.text().contains("thing"), "{}", done.text());
+                }
+                let quiet = machine.run(["-q", "status"]);
+                assert_eq!(quiet.code, Some(if runs { 0 } else { 5 }), "{}", quiet.stderr);
+            }
+            machine.run(["ls"]).ok();
+            machine.run(["rm", "thing"]).fails(4, &["thing"]);
+        }
+        if let Some(node) = node {
+            let status = machine.status();
+            assert_eq!(status["peer"], node.status["peer"]);
+            assert_eq!(machine.run(["id"]).ok().one_line(), status["peer"].as_str().expect("an id"));
+            assert!(machine.run(["status"]).ok().text().contains("api      http://127.0.0.1:"));
+            assert_eq!(node.stop().0, Some(0));
+        }
+        machine.run(["status"]).fails(5, &["no node runs", "storgo-node run"]);
+        machine.run(["status", "--json"]).fails(5, &["\"code\":\"unreachable\""]);
+    }
+}
+
+#[test]
+fn several_removals_say_what_was_done() {
+    let machine = Machine::new();
+    let _node = machine.start::<&str>([]);
+    machine.provide("one", b"1");
+    machine.provide("two", b"2");
+    let done = machine.run(["rm", "one", "nothing", "two"]).ends(3);
+    assert_eq!(done.text().lines().count(), 2);
+    assert!(done.stderr.contains("nothing") && done.stderr.contains("2 of 3 removed"), "{}", done.stderr);
+}
+
+#[test]
+fn texts_for_shells_and_manuals_are_whole_and_may_be_cut() {
+    let machine = Machine::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = machine.run(["completions", shell]).ok();
+        assert!(script.text().contains("storgo-node") && script.stderr.is_empty());
+    }
+    assert!(machine.run(["man"]).ok().text().contains(".TH storgo-node"));
+    assert!(machine.run(["--help"]).ok().text().contains("provide"));
+    assert!(machine.run(["--version"]).ok().one_line().starts_with("storgo-node "));
+    assert!(!machine.data().exists(), "nothing of this needs a data directory");
+    // As `| head -0` does.
+    for verb in [&["completions", "bash"][..], &["man"], &["config", "show"]] {
+        let mut command = machine.command();
+        let mut child =
+            command.args(verb).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("ended");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && stderr.is_empty(), "{verb:?}: {stderr}");
+    }
+}
+
+#[test]
+fn events_tell_what_happens_as_it_happens() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let events = machine.spawn(["events"]);
+    events.notes("waiting for events");
+    let report = machine.provide("a", b"bytes");
+    let cid = report["cid"].as_str().expect("a CID");
+    assert_eq!(events.says("stored"), format!("stored {cid}, 5 B"));
+    machine.run(["rm", "a"]).ok();
+    assert_eq!(events.says("removed"), format!("removed {cid}"));
+    assert_eq!(events.end_by(Signal::INT).0, Some(130));
+
+    let mut events = machine.spawn(["events", "--json"]);
+    // It says nothing before the first event.
+    let line = (0..200).find_map(|n: u32| {
+        machine.provide("b", &n.to_be_bytes());
+        events.try_line()
+    });
+    let event: Value = serde_json::from_str(&line.expect("an event")).expect("JSON");
+    assert_eq!(event["type"], "stored");
+    assert_eq!(node.stop().0, Some(0));
+    assert_eq!(events.wait(), Some(0));
+}
+
+#[test]
+fn settings_say_where_they_come_from() {
+    let machine = Machine::new();
+    machine.run(["init"]).ok();
+    std::fs::write(machine.data().join("config.toml"), "[cache]\nsize = \"2 GiB\"\n").expect("written");
+    let shown = |args: &[&str]| {
+        let mut command = machine.command();
+        command.env("STORGO_GC_GRACE", "10m").args(["config", "show", "--json"]).args(args);
+        Done::of(command).ok().json()
+    };
+    let all = shown(&["--timeout", "7s", "--profile", "prod"]);
+    for (key, value, origin) in [
+        ("cache.size", "2 GiB", machine.data().join("config.toml").display().to_string()),
+        ("gc.grace", "10m", "$STORGO_GC_GRACE".into()),
+        ("timeout", "7s", "--timeout".into()),
+        ("log.format", "json", "profile prod".into()),
+        ("storage.layout", "sharded", "built-in".into()),
+    ] {
+        assert_eq!(all[key]["value"][0], value, "{key}");
+        assert_eq!(all[key]["origin"], origin, "{key}");
+    }
+    assert!(machine.run(["config", "show", "--origin"]).ok().text().contains("built-in"));
+    let path = machine.data().join("config.toml");
+    assert_eq!(machine.run(["config", "path"]).ok().one_line(), path.display().to_string());
+    assert!(machine.run(["config", "check"]).ok().stdout.is_empty());
+    std::fs::write(&path, "[cache]\nsise = 1\n").expect("written");
+    machine.run(["config", "check"]).fails(2, &["config.toml", "did you mean \"cache.size\""]);
+    std::fs::write(&path, "cache = [").expect("written");
+    machine.run(["ls"]).fails(2, &["config.toml"]);
+    machine.run(["--config", "/nowhere.toml", "ls"]).fails(2, &["/nowhere.toml"]);
+    std::fs::remove_file(&path).expect("removed");
+    machine.run(["--profile", "production", "ls"]).fails(2, &["dev, staging or prod"]);
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
+}
+
+#[test]
+fn the_port_variable_sets_the_http_port() {
+    let machine = Machine::new();
+    let port = free_port();
+    let mut command = machine.command();
+    command.env("PORT", port.to_string()).args(["--json", "run", "--listen", ALONE[1]]);
+    let node = Running::new(command);
+    let status: Value = serde_json::from_str(&node.line()).expect("a status");
+    assert_eq!(status["http"], format!("127.0.0.1:{port}"));
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("served");
+    socket.write_all(b"GET /livez HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("asked");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("answered");
+    assert!(answer.starts_with("HTTP/1.0 200") && answer.ends_with("ok\n"), "{answer}");
+
+    let mut command = machine.command();
+    command.env("PORT", "many").args(["run"]);
+    Done::of(command).fails(2, &["$PORT"]);
+}
+
+#[test]
+fn keys_move_by_backup_and_restore_and_are_never_replaced() {
+    let (old, new) = (Machine::new(), Machine::new());
+    let id = old.run(["init", "--cluster"]).ok().one_line();
+    assert_eq!(old.run(["id"]).ok().one_line(), id);
+    old.run(["init", "--cluster"]).fails(2, &["in a cluster already", "invite"]);
+    assert!(old.run(["key", "backup", "keys.json"]).ok().stderr.contains("keep it"));
+    let mode = old.home().join("keys.json").metadata().expect("made").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let keys = old.read("keys.json");
+    old.run(["key", "backup", "keys.json"]).fails(1, &["keys.json"]);
+    assert_eq!(old.read("keys.json"), keys);
+    assert!(old.run(["--json", "key", "backup", "more.json"]).ok().json()["file"].is_string());
+
+    new.file("keys.json", &keys);
+    new.file("half.json", &keys[..keys.len() / 2]);
+    new.run(["key", "restore", "half.json"]).fails(2, &["is no backup"]);
+    new.run(["key", "restore", "nothing.json"]).fails(4, &["nothing.json"]);
+    let restored = new.run(["--json", "key", "restore", "keys.json"]).ok().json();
+    assert_eq!((&restored["peer"], &restored["cluster"]), (&id.clone().into(), &true.into()));
+    assert_eq!(new.run(["id"]).ok().one_line(), id);
+    new.run(["key", "restore", "keys.json"]).fails(2, &["has keys already"]);
+    // The same secrets: the same file has the same name.
+    let cid = |machine: &Machine| {
+        let done = machine.run_with(["provide", "-", "--no-serve", "--json"], b"the same bytes");
+        done.ok().json()["cid"].clone()
+    };
+    assert_eq!(cid(&old), cid(&new));
+    let version = new.data().join("identity.key");
+    std::fs::write(&version, b"junk").expect("written");
+    new.run(["id"]).fails(1, &["identity.key is damaged", "key restore"]);
+}
+
+#[test]
+fn an_index_is_made_anew_from_the_blocks() {
+    let machine = Machine::new();
+    let bytes = super::swarm::noise(5, 3 << 20);
+    let path = machine.file("file", &bytes);
+    let link = machine.run(["provide".as_ref(), path.as_os_str(), "--no-serve".as_ref()]).ok().one_line();
+    let node = machine.start::<&str>([]);
+    machine.run(["verify", "--rebuild-index"]).fails(11, &["the node runs"]);
+    drop(node);
+    let index = machine.data().join("index.redb");
+    let good = std::fs::read(&index).expect("read");
+    std::fs::write(&index, b"junk").expect("written");
+    machine.run(["ls"]).fails(1, &["verify --rebuild-index"]);
+    std::fs::write(&index, good).expect("written");
+    let report = machine.run(["verify", "--rebuild-index", "--json"]).ok().json();
+    assert_eq!(report["bad"], serde_json::json!([]));
+    assert!(machine.run(["get", &link, "-o", "-"]).ok().stdout == bytes);
+}
