@@ -10,6 +10,7 @@
 
 mod announce;
 mod behaviour;
+mod book;
 mod discovery;
 mod mux;
 mod proof;
@@ -322,7 +323,8 @@ impl Net {
     }
 
     /// Opens a stream to a peer; connects first where there is no connection, by the addresses known here or in the
-    /// DHT.
+    /// DHT. The protocol is offered together with the first bytes: a peer that does not speak it is found out by the
+    /// first read.
     ///
     /// # Errors
     /// [`NetError::Dial`], [`NetError::NoAddress`], [`NetError::NotStorgo`], [`NetError::Stream`].
@@ -352,10 +354,11 @@ impl Net {
         self.tell(Command::Provide { root }).await;
     }
 
-    /// Ends the announcement of a root. Peers that have the record keep it until they are told: see
-    /// [`transfer`].
+    /// Ends the announcement of a root; returns when none is on its way any more. Peers that have the record keep it
+    /// until they are told: see [`transfer`].
     pub async fn unprovide(&self, root: Cid) {
-        self.tell(Command::Unprovide { root }).await;
+        // After shutdown nothing is on its way either.
+        drop(self.ask(|done| Command::Unprovide { root, done }).await);
     }
 
     /// Waits until a root that is [provided](Net::provide) has been announced; answers how many peers took the record.

@@ -1,4 +1,4 @@
-//! Whom to dial, and when: bootstrap addresses for ever, others a few times.
+//! Whom to dial, and when: bootstrap addresses for ever, and peers of earlier days while nobody is there.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -76,11 +76,10 @@ impl Bootstrap {
     pub(super) fn failed(&mut self, id: ConnectionId, error: &DialError) -> Option<&Multiaddr> {
         let entry =
             self.entries.iter_mut().find(|entry| matches!(entry.state, State::Dialing(d) if d == id))?;
-        entry.state = if let DialError::LocalPeerId { .. } = error {
+        entry.state = if matches!(error, DialError::LocalPeerId { .. }) {
             State::Ourselves
         } else {
-            // Spread, so that a swarm does not knock at its returning bootstrap node all at once.
-            let pause = entry.pause.mul_f64(0.75 + rand::random::<f64>() / 2.0);
+            let pause = spread(entry.pause);
             entry.pause = (entry.pause * 2).min(PAUSE.1);
             State::Waiting(Instant::now() + pause)
         };
@@ -94,6 +93,60 @@ impl Bootstrap {
             }
         }
     }
+}
+
+/// Peers dialled at a time to find back into the swarm.
+const BATCH: usize = 16;
+
+/// The way back into the swarm while nobody of it is connected: peers that were seen before, a few at a time, in turn
+/// and for ever.
+pub(super) struct Rejoin {
+    at: Instant,
+    pause: Duration,
+    tried: usize,
+}
+
+impl Rejoin {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { at: now, pause: PAUSE.0, tried: 0 }
+    }
+
+    /// When it is next to be tried.
+    pub(super) fn next_due(&self) -> Instant {
+        self.at
+    }
+
+    /// Whom to dial now, out of all who are known.
+    pub(super) fn due(&mut self, now: Instant, known: &[PeerId]) -> Vec<PeerId> {
+        if self.at > now {
+            return Vec::new();
+        }
+        self.at = now + spread(self.pause);
+        let batch: Vec<PeerId> = known
+            .iter()
+            .cycle()
+            .skip(self.tried % known.len().max(1))
+            .take(BATCH.min(known.len()))
+            .copied()
+            .collect();
+        self.tried += batch.len();
+        if self.tried >= known.len() {
+            // Everybody has been tried: there is no hurry to begin again.
+            self.tried = 0;
+            self.pause = (self.pause * 2).min(PAUSE.1);
+        }
+        batch
+    }
+
+    /// Somebody is there, or has just gone: the next search begins with short pauses.
+    pub(super) fn reset(&mut self) {
+        *self = Self::new(Instant::now() + PAUSE.0);
+    }
+}
+
+/// Spread, so that a swarm does not knock at its returning node all at once.
+fn spread(pause: Duration) -> Duration {
+    pause.mul_f64(0.75 + rand::random::<f64>() / 2.0)
 }
 
 /// How to dial an address, with or without `/p2p/…`.
@@ -130,5 +183,33 @@ impl Shunned {
 
     pub(super) fn contains(&self, peer: &PeerId) -> bool {
         self.0.get(peer).is_some_and(|until| *until > Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_known_is_tried_in_turn_with_growing_pauses() {
+        let known: Vec<PeerId> = (0..40).map(|_| PeerId::random()).collect();
+        let mut now = Instant::now();
+        let mut rejoin = Rejoin::new(now);
+        let mut tried = Vec::new();
+        while tried.len() < 40 {
+            let batch = rejoin.due(now, &known);
+            assert!(batch.len() <= BATCH && rejoin.due(now, &known).is_empty());
+            tried.extend(batch);
+            now = rejoin.next_due();
+        }
+        assert!(known.iter().all(|peer| tried.contains(peer)));
+        for _ in 0..100 {
+            rejoin.due(now, &known);
+            let pause = rejoin.next_due() - now;
+            assert!(pause <= PAUSE.1.mul_f64(1.25), "{pause:?}");
+            now = rejoin.next_due();
+        }
+        rejoin.reset();
+        assert!(rejoin.due(Instant::now() + PAUSE.0, &[]).is_empty());
     }
 }

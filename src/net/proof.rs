@@ -39,13 +39,21 @@ pub(super) async fn run(
         return Ok((remote, muxer));
     };
     let key = key.derive("storgo v1 quic proof");
-    let proof = prove(&key, local, remote, &mut muxer, endpoint.is_dialer());
+    let proof = prove(&key, local, remote, &mut muxer, begins(&endpoint));
     match tokio::time::timeout(DEADLINE, proof).await {
         Ok(Ok(())) => Ok((remote, muxer)),
         Ok(Err(error)) => Err(error),
         Err(_) => {
             Err(io::Error::new(io::ErrorKind::TimedOut, "the peer did not prove its membership in time"))
         }
+    }
+}
+
+/// Whether this side begins. In a hole punch both sides dial, and one of them does so as the listener.
+fn begins(endpoint: &ConnectedPoint) -> bool {
+    match endpoint {
+        ConnectedPoint::Dialer { role_override, .. } => role_override.is_dialer(),
+        ConnectedPoint::Listener { .. } => false,
     }
 }
 
@@ -139,7 +147,23 @@ fn check(shown: [u8; 32], made: blake3::Hash) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use libp2p::{
+        Multiaddr,
+        core::{Endpoint, transport::PortUse},
+    };
+
     use super::*;
+
+    #[test]
+    fn in_a_hole_punch_one_of_two_dialers_begins() {
+        let dialing_as = |role_override| ConnectedPoint::Dialer {
+            address: Multiaddr::empty(),
+            role_override,
+            port_use: PortUse::Reuse,
+        };
+        assert!(begins(&dialing_as(Endpoint::Dialer)));
+        assert!(!begins(&dialing_as(Endpoint::Listener)));
+    }
 
     #[test]
     fn a_proof_is_for_one_connection_and_one_role_alone() {

@@ -5,7 +5,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::HashMap,
     time::{Duration, Instant},
 };
 
@@ -68,8 +68,8 @@ impl Records {
             });
             !records.is_empty()
         });
-        for peer in &gone {
-            self.forget(peer);
+        for peer in gone {
+            self.forget(&peer);
         }
     }
 
@@ -174,57 +174,7 @@ impl RecordStore for Records {
         if records.is_empty() {
             self.others.remove(key);
         }
-        for _ in 0..removed {
-            self.forget(peer);
-        }
-    }
-}
-
-/// Addresses of peers, as far as they are known: bounded, newest first.
-#[derive(Default)]
-pub(super) struct AddressBook {
-    peers: HashMap<PeerId, Vec<libp2p::Multiaddr>>,
-    order: BTreeMap<u64, PeerId>,
-    used: HashMap<PeerId, u64>,
-    clock: u64,
-}
-
-/// Peers whose addresses are kept.
-const PEERS: usize = 4096;
-/// Addresses kept of one peer.
-const ADDRS: usize = 8;
-
-impl AddressBook {
-    /// Notes an address.
-    pub(super) fn add(&mut self, peer: PeerId, addr: libp2p::Multiaddr) {
-        let addrs = self.peers.entry(peer).or_default();
-        addrs.retain(|known| *known != addr);
-        addrs.insert(0, addr);
-        addrs.truncate(ADDRS);
-        self.clock += 1;
-        if let Some(old) = self.used.insert(peer, self.clock) {
-            self.order.remove(&old);
-        }
-        self.order.insert(self.clock, peer);
-        if self.peers.len() > PEERS
-            && let Some((_, oldest)) = self.order.pop_first()
-        {
-            self.peers.remove(&oldest);
-            self.used.remove(&oldest);
-        }
-    }
-
-    /// What is known of a peer.
-    pub(super) fn of(&self, peer: &PeerId) -> Vec<libp2p::Multiaddr> {
-        self.peers.get(peer).cloned().unwrap_or_default()
-    }
-
-    /// Everything, most recently seen first, of these peers.
-    pub(super) fn all<'a>(
-        &'a self,
-        wanted: &'a HashSet<PeerId>,
-    ) -> impl Iterator<Item = (PeerId, Vec<libp2p::Multiaddr>)> + 'a {
-        self.order.values().rev().filter(|peer| wanted.contains(peer)).map(|peer| (*peer, self.of(peer)))
+        (0..removed).for_each(|_| self.forget(peer));
     }
 }
 

@@ -4,7 +4,7 @@
 //! above which the newest is reset: the opener sees that, nothing disappears silently.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     convert::Infallible,
     task::{Context, Poll},
 };
@@ -13,9 +13,10 @@ use libp2p::{
     Multiaddr, PeerId, Stream, StreamProtocol,
     core::{Endpoint, transport::PortUse, upgrade::ReadyUpgrade},
     swarm::{
-        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
-        NetworkBehaviour, NotifyHandler, StreamUpgradeError, SubstreamProtocol, THandler, THandlerInEvent,
-        THandlerOutEvent, ToSwarm,
+        ConnectionClosed, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId,
+        FromSwarm, NetworkBehaviour, NotifyHandler, StreamUpgradeError, SubstreamProtocol, THandler,
+        THandlerInEvent, THandlerOutEvent, ToSwarm,
+        behaviour::ConnectionEstablished,
         handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
     },
 };
@@ -37,11 +38,13 @@ pub(super) struct Streams {
     protocol: StreamProtocol,
     incoming: mpsc::Sender<Incoming>,
     wanted: VecDeque<(PeerId, Reply)>,
+    /// Connections that run over no relay: a stream takes one of them where there is a choice.
+    direct: HashMap<PeerId, Vec<ConnectionId>>,
 }
 
 impl Streams {
     pub(super) fn new(protocol: StreamProtocol, incoming: mpsc::Sender<Incoming>) -> Self {
-        Self { protocol, incoming, wanted: VecDeque::new() }
+        Self { protocol, incoming, wanted: VecDeque::new(), direct: HashMap::new() }
     }
 
     /// Opens a stream to a connected peer.
@@ -86,7 +89,27 @@ impl NetworkBehaviour for Streams {
         Ok(self.handler(peer))
     }
 
-    fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionEstablished(ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            }) if !endpoint.is_relayed() => {
+                self.direct.entry(peer_id).or_default().push(connection_id);
+            }
+            FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
+                if let Some(direct) = self.direct.get_mut(&peer_id) {
+                    direct.retain(|id| *id != connection_id);
+                    if direct.is_empty() {
+                        self.direct.remove(&peer_id);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
 
     fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
         match event {}
@@ -95,7 +118,10 @@ impl NetworkBehaviour for Streams {
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         match self.wanted.pop_front() {
             Some((peer_id, reply)) => {
-                Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::Any, event: reply })
+                // The newest is the one most surely alive.
+                let direct = self.direct.get(&peer_id).and_then(|ids| ids.last());
+                let handler = direct.map_or(NotifyHandler::Any, |id| NotifyHandler::One(*id));
+                Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event: reply })
             }
             // The swarm polls again after every command.
             None => Poll::Pending,

@@ -1,6 +1,8 @@
-//! The task that owns the swarm. What the swarm says is dealt with in `events`.
+//! The task that owns the swarm.
 
+mod dialing;
 mod events;
+mod query;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -10,22 +12,25 @@ use std::{
 
 use libp2p::{
     Multiaddr, PeerId, Swarm,
-    core::transport::ListenerId,
+    core::{transport::ListenerId, upgrade::Version},
     futures::StreamExt,
     kad, relay,
-    swarm::{self, ConnectionId, DialError, SwarmEvent, dial_opts::DialOpts},
+    swarm::{self, ConnectionId, SwarmEvent},
 };
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
     time::Instant,
 };
 
+use dialing::Opening;
+use query::Query;
+
 use super::{
     NetError, NetEvent, NetOptions, RememberedPeer, Shared, Snapshot,
-    announce::Announcer,
+    announce::{Announcer, Growth},
     behaviour::{Behaviour, kad_protocol},
-    discovery::{Bootstrap, Shunned, dial_opts, peer_of},
-    records::AddressBook,
+    book::AddressBook,
+    discovery::{Bootstrap, Rejoin, Shunned},
     streams::{Incoming, Reply},
     transport,
 };
@@ -33,10 +38,6 @@ use crate::content::cid::Cid;
 
 /// How long listening may take to begin.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
-/// Questions to the DHT at a time; more wait.
-const QUERIES: usize = 32;
-/// Questions that may wait; more are answered with nothing.
-const WAITING_QUERIES: usize = 4096;
 /// How often expired records are dropped.
 const EXPIRY: Duration = Duration::from_secs(600);
 /// Peers that are remembered for the next start.
@@ -50,28 +51,12 @@ pub(super) enum Command {
     Open { peer: PeerId, reply: Reply },
     Providers { root: Cid, found: mpsc::Sender<PeerId> },
     Provide { root: Cid },
-    Unprovide { root: Cid },
+    Unprovide { root: Cid, done: oneshot::Sender<()> },
     Announced { root: Cid, reply: oneshot::Sender<u32> },
     Closest { root: Cid, reply: oneshot::Sender<Vec<PeerId>> },
     DropProvider { root: Cid, peer: PeerId },
     Snapshot { reply: oneshot::Sender<Snapshot> },
     Shutdown,
-}
-
-/// A question to the DHT.
-enum Query {
-    Providers {
-        root: Cid,
-        found: mpsc::Sender<PeerId>,
-    },
-    Closest {
-        root: Cid,
-        reply: oneshot::Sender<Vec<PeerId>>,
-    },
-    /// Where is this peer? Streams are waiting for it.
-    Address {
-        peer: PeerId,
-    },
 }
 
 pub(super) struct Task {
@@ -82,12 +67,16 @@ pub(super) struct Task {
     kad_protocol: libp2p::StreamProtocol,
     announcer: Announcer,
     bootstrap: Bootstrap,
+    rejoin: Rejoin,
     shunned: Shunned,
     book: AddressBook,
+    /// Connected peers that speak our DHT protocol.
     dht_peers: HashSet<PeerId>,
+    growth: Growth,
     dialing: HashMap<ConnectionId, Vec<Dialed>>,
-    /// Streams that wait for a connection, and whether the DHT has been asked for the peer's address.
-    opening: HashMap<PeerId, (Vec<Reply>, bool)>,
+    opening: HashMap<PeerId, Opening>,
+    /// Who waits for the end of the last announcement of a root that is no longer provided.
+    leaving: HashMap<kad::QueryId, Vec<oneshot::Sender<()>>>,
     queries: HashMap<kad::QueryId, Query>,
     waiting: VecDeque<Query>,
     next_expiry: Instant,
@@ -104,7 +93,10 @@ pub(super) async fn start(
     let (relay_transport, relay_client) = relay::client::new(local);
     let transport = transport::build(&options.keypair, options.membership.as_ref(), relay_transport)?;
     let behaviour = Behaviour::new(&options, &options.keypair, relay_client, incoming);
-    let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(60));
+    let config = swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(Duration::from_secs(60))
+        // One protocol is offered at a time: a question goes out with its offer, and not a round trip later.
+        .with_substream_upgrade_protocol_override(Version::V1Lazy);
     let mut task = Task {
         swarm: Swarm::new(transport, behaviour, local, config),
         commands,
@@ -113,11 +105,14 @@ pub(super) async fn start(
         kad_protocol: kad_protocol(options.membership.as_ref()),
         announcer: Announcer::default(),
         bootstrap: Bootstrap::new(options.bootstrap),
+        rejoin: Rejoin::new(Instant::now()),
         shunned: Shunned::default(),
         book: AddressBook::default(),
         dht_peers: HashSet::new(),
+        growth: Growth::default(),
         dialing: HashMap::new(),
         opening: HashMap::new(),
+        leaving: HashMap::new(),
         queries: HashMap::new(),
         waiting: VecDeque::new(),
         next_expiry: Instant::now() + EXPIRY,
@@ -126,11 +121,11 @@ pub(super) async fn start(
     for addr in options.external {
         task.swarm.add_external_address(addr);
     }
-    for RememberedPeer { peer, addrs } in options.remembered.into_iter().take(REMEMBERED) {
-        for addr in addrs.into_iter().rev() {
-            task.book.add(peer, addr);
+    // The last one noted is the first one tried.
+    for RememberedPeer { peer, addrs } in options.remembered.iter().take(REMEMBERED).rev() {
+        if *peer != local {
+            task.book.says(*peer, addrs);
         }
-        task.dial(peer);
     }
     Ok(task)
 }
@@ -168,8 +163,9 @@ impl Task {
 
     pub(super) async fn run(mut self) {
         loop {
-            let due = [self.announcer_due(), self.bootstrap.next_due(), Some(self.next_expiry)];
-            let due = due.into_iter().flatten().min().unwrap_or(self.next_expiry);
+            let due =
+                [self.announcer_due(), self.growth.next_due(), self.bootstrap.next_due(), self.rejoin_due()];
+            let due = due.into_iter().flatten().fold(self.next_expiry, Instant::min);
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_event(event),
                 command = self.commands.recv() => match command {
@@ -184,7 +180,12 @@ impl Task {
 
     fn announcer_due(&self) -> Option<Instant> {
         // With nobody to tell, announcing waits for the first peer.
-        if self.dht_peers.is_empty() { None } else { self.announcer.next_due() }
+        if self.dht_peers.is_empty() { None } else { self.announcer.next_due(Instant::now()) }
+    }
+
+    fn rejoin_due(&self) -> Option<Instant> {
+        let alone = self.dht_peers.is_empty() && self.book.ours().next().is_some();
+        alone.then(|| self.rejoin.next_due())
     }
 
     fn on_time(&mut self) {
@@ -194,6 +195,15 @@ impl Task {
             if let Err(error) = self.swarm.dial(opts) {
                 self.bootstrap.failed(id, &error);
             }
+        }
+        if self.rejoin_due().is_some_and(|at| at <= now) {
+            let known: Vec<PeerId> = self.book.ours().map(|(peer, _)| peer).collect();
+            for peer in self.rejoin.due(now, &known) {
+                self.dial(peer);
+            }
+        }
+        if self.growth.is_due(self.dht_peers.len(), now) {
+            self.announcer.swarm_grew();
         }
         if !self.dht_peers.is_empty() {
             while let Some(cid) = self.announcer.next(now) {
@@ -224,26 +234,12 @@ impl Task {
         match command {
             Command::Connect { addr, reply } => self.connect(addr, reply),
             Command::Open { peer, reply } => self.open(peer, reply),
-            Command::Providers { root, found } => {
-                let known = kad::store::RecordStore::providers(
-                    self.swarm.behaviour_mut().kad.store_mut(),
-                    &key(&root),
-                );
-                let local = *self.swarm.local_peer_id();
-                for record in known.into_iter().filter(|record| record.provider != local) {
-                    let _ = found.try_send(record.provider);
-                }
-                self.ask(Query::Providers { root, found });
-            }
+            Command::Providers { root, found } => self.find_providers(root, found),
             Command::Provide { root } => {
                 self.announcer.add(root);
                 self.count_announcements(0);
             }
-            Command::Unprovide { root } => {
-                self.announcer.remove(&root);
-                self.swarm.behaviour_mut().kad.stop_providing(&key(&root));
-                self.count_announcements(0);
-            }
+            Command::Unprovide { root, done } => self.unprovide(root, done),
             Command::Announced { root, reply } => self.announcer.wait(&root, reply),
             Command::Closest { root, reply } => self.ask(Query::Closest { root, reply }),
             Command::DropProvider { root, peer } => {
@@ -255,8 +251,25 @@ impl Task {
         }
     }
 
+    /// Ends the announcement of a root; says so when no announcement of it is on its way any more, because one that is
+    /// would undo a withdrawal.
+    fn unprovide(&mut self, root: Cid, done: oneshot::Sender<()>) {
+        let flying = self.announcer.remove(&root);
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        kad.stop_providing(&key(&root));
+        if let Some(id) = flying
+            && let Some(mut query) = kad.query_mut(&id)
+        {
+            query.finish();
+            self.leaving.entry(id).or_default().push(done);
+        } else {
+            let _ = done.send(());
+        }
+        self.count_announcements(0);
+    }
+
     fn snapshot(&mut self) -> Snapshot {
-        let remembered = self.book.all(&self.dht_peers).take(REMEMBERED);
+        let remembered = self.book.ours().take(REMEMBERED);
         Snapshot {
             remembered: remembered.map(|(peer, addrs)| RememberedPeer { peer, addrs }).collect(),
             records: self.swarm.behaviour_mut().kad.store_mut().snapshot(std::time::Instant::now()),
@@ -264,83 +277,26 @@ impl Task {
     }
 
     fn count_announcements(&self, more: u64) {
-        let queued = self.announcer.queued(Instant::now());
+        let queued = self.announcer.queued();
         self.share(|shared| {
             shared.announced += more;
             shared.queued = queued;
         });
     }
+}
 
-    fn connect(&mut self, addr: Multiaddr, reply: Dialed) {
-        if let Some(peer) = peer_of(&addr).filter(|peer| self.swarm.is_connected(peer)) {
-            drop(reply.send(Ok(peer)));
-            return;
-        }
-        let opts = dial_opts(addr);
-        let id = opts.connection_id();
-        match self.swarm.dial(opts) {
-            Ok(()) => self.dialing.entry(id).or_default().push(reply),
-            Err(error) => drop(reply.send(Err(dial_error(&error)))),
-        }
-    }
+/// The DHT's key of a root: its multihash.
+fn key(root: &Cid) -> kad::RecordKey {
+    kad::RecordKey::new(&root.multihash())
+}
 
-    fn open(&mut self, peer: PeerId, reply: Reply) {
-        if self.swarm.is_connected(&peer) {
-            self.swarm.behaviour_mut().streams.open(peer, reply);
-            return;
-        }
-        let first = !self.opening.contains_key(&peer);
-        self.opening.entry(peer).or_default().0.push(reply);
-        if first {
-            self.dial(peer);
-        }
+/// What lies at the bottom of an error: the wrappers above it say nothing.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut bottom = error;
+    while let Some(source) = bottom.source() {
+        bottom = source;
     }
-
-    /// Dials a peer by the addresses known here; without any, asks the DHT.
-    fn dial(&mut self, peer: PeerId) {
-        if self.swarm.is_connected(&peer) || peer == *self.swarm.local_peer_id() {
-            return;
-        }
-        let opts = DialOpts::peer_id(peer)
-            .addresses(self.book.of(&peer))
-            .extend_addresses_through_behaviour()
-            .build();
-        match self.swarm.dial(opts) {
-            // Already on its way: its end is ours too.
-            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
-            Err(_) => self.look_up(peer),
-        }
-    }
-
-    /// Where a peer could not be dialled: asks the DHT once where it is.
-    fn look_up(&mut self, peer: PeerId) {
-        let Some((_, asked)) = self.opening.get_mut(&peer) else {
-            return;
-        };
-        if *asked || self.dht_peers.is_empty() {
-            let replies = self.opening.remove(&peer).map(|(replies, _)| replies).unwrap_or_default();
-            for reply in replies {
-                drop(reply.send(Err(NetError::NoAddress(peer))));
-            }
-            return;
-        }
-        *asked = true;
-        self.ask(Query::Address { peer });
-    }
-
-    fn ask(&mut self, query: Query) {
-        if self.queries.len() < QUERIES {
-            let kad = &mut self.swarm.behaviour_mut().kad;
-            let id = match &query {
-                Query::Providers { root, .. } => kad.get_providers(key(root)),
-                Query::Closest { root, .. } => kad.get_closest_peers(root.multihash().to_vec()),
-                Query::Address { peer } => kad.get_closest_peers(*peer),
-            };
-            self.queries.insert(id, query);
-        } else if self.waiting.len() < WAITING_QUERIES {
-            self.waiting.push_back(query);
-        }
-    }
+    bottom.to_string()
 }
 
 /// Listeners share ports on purpose (hole punching needs it), so two nodes could sit on one port and each get half of
@@ -366,33 +322,4 @@ fn check_free(addr: &Multiaddr) -> Result<(), NetError> {
         // Anything else is better told by who really listens.
         _ => Ok(()),
     }
-}
-
-/// The DHT's key of a root: its multihash.
-fn key(root: &Cid) -> kad::RecordKey {
-    kad::RecordKey::new(&root.multihash())
-}
-
-fn dial_error(error: &DialError) -> NetError {
-    match error {
-        DialError::WrongPeerId { obtained, .. } => {
-            NetError::Dial(format!("another peer is at this address: {obtained}"))
-        }
-        DialError::LocalPeerId { .. } => NetError::Dial("this address is our own".into()),
-        DialError::Transport(tried) => {
-            let reasons: Vec<String> =
-                tried.iter().map(|(addr, e)| format!("{addr}: {}", reason(e))).collect();
-            NetError::Dial(reasons.join("; "))
-        }
-        other => NetError::Dial(other.to_string()),
-    }
-}
-
-/// What lies at the bottom of an error: the wrappers above it say nothing.
-fn reason(error: &dyn std::error::Error) -> String {
-    let mut bottom = error;
-    while let Some(source) = bottom.source() {
-        bottom = source;
-    }
-    bottom.to_string()
 }

@@ -1,6 +1,6 @@
 //! How bytes get from node to node: TCP with Noise and Yamux, QUIC, relays, DNS names; memory for tests.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use libp2p::{
     PeerId, Transport,
@@ -54,16 +54,20 @@ fn noise_config(keypair: &Keypair, membership: Option<&MembershipKey>) -> Result
     })
 }
 
-/// DNS names by the system's resolver; where the system names none, by the hosts file alone.
+/// DNS names by the system's resolver; where its configuration is missing or useless, by the hosts file alone.
 fn with_names<T>(inner: T) -> Result<dns::tokio::Transport<T>, NetError>
 where
     T: Transport + Send + Unpin + 'static,
     T::Dial: Send,
     T::Error: Send,
 {
-    let setup = |e: io::Error| NetError::Setup(format!("DNS: {e}"));
-    if std::fs::exists("/etc/resolv.conf").unwrap_or(false) {
-        return dns::tokio::Transport::system(inner).map_err(setup);
+    // Tried on a transport that costs nothing: where it fails, the one given is gone.
+    match dns::tokio::Transport::system(MemoryTransport::new()) {
+        Ok(_) => dns::tokio::Transport::system(inner).map_err(|e| NetError::Setup(format!("DNS: {e}"))),
+        Err(error) => {
+            tracing::info!("names are looked up in the hosts file alone: {error}");
+            let (config, options) = (dns::ResolverConfig::default(), dns::ResolverOpts::default());
+            Ok(dns::tokio::Transport::custom(inner, config, options))
+        }
     }
-    Ok(dns::tokio::Transport::custom(inner, dns::ResolverConfig::default(), dns::ResolverOpts::default()))
 }

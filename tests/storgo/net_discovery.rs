@@ -1,0 +1,133 @@
+//! How nodes find each other and what they hold, and find back after something was lost.
+
+use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
+use storgo::net::NetEvent;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use super::{
+    net::{Member, joined, providers, root, start, within},
+    swarm::tcp,
+};
+
+async fn start_at(keypair: &Keypair, addr: &Multiaddr) -> Member {
+    start(|options| {
+        options.keypair = keypair.clone();
+        options.listen = vec![addr.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()];
+    })
+    .await
+}
+
+/// Waits for an event that comes after `events` was made.
+async fn until(events: &mut Receiver<NetEvent>, wanted: impl Fn(&NetEvent) -> bool) {
+    loop {
+        match events.recv().await {
+            Ok(event) if wanted(&event) => return,
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => panic!("the network has ended"),
+        }
+    }
+}
+
+fn is_lost(event: &NetEvent) -> bool {
+    matches!(event, NetEvent::Lost { .. })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_third_node_finds_a_provider_that_it_was_never_told_of() {
+    for listen in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
+        let on_it = || vec![listen.parse().expect("a multiaddr")];
+        let hub = start(|options| options.listen = on_it()).await;
+        // Without the peer's id, as a person would type it.
+        let full = hub.net.listen_addrs().remove(0).to_string();
+        let addr: Multiaddr = full.split("/p2p/").next().expect("the front").parse().expect("a multiaddr");
+        let join = |options: &mut storgo::net::NetOptions| {
+            options.listen = on_it();
+            options.bootstrap = vec![addr.clone()];
+        };
+        let provider = start(join).await;
+        provider.net.provide(root(1)).await;
+        assert_eq!(within("announced", provider.net.announced(root(1))).await.expect("announced"), 1);
+        let asker = start(join).await;
+        within("joined", joined(&asker.net)).await;
+        assert_eq!(
+            within("found", providers(&asker.net, root(1))).await,
+            [provider.net.peer_id()],
+            "{listen}"
+        );
+        within("opened", asker.net.open(provider.net.peer_id())).await.expect("opened");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_node_finds_back_through_the_peers_it_remembers() {
+    let hub = start(|options| options.listen = vec![tcp()]).await;
+    let member = start(|options| options.bootstrap = hub.net.listen_addrs()).await;
+    within("joined", joined(&member.net)).await;
+    let remembered = member.net.snapshot().await.expect("a snapshot").remembered;
+    member.net.shutdown().await;
+    let again = start(|options| options.remembered = remembered).await;
+    within("joined", joined(&again.net)).await;
+    assert_eq!(again.net.connected(), [hub.net.peer_id()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_are_down_at_the_start_are_still_remembered_and_found_when_they_are_back() {
+    let keypair = Keypair::generate_ed25519();
+    let hub = start_at(&keypair, &tcp()).await;
+    let addr = hub.net.listen_addrs().remove(0);
+    let member = start(|options| options.bootstrap = hub.net.listen_addrs()).await;
+    within("joined", joined(&member.net)).await;
+    let remembered = member.net.snapshot().await.expect("a snapshot").remembered;
+    assert_eq!(remembered.len(), 1);
+    hub.net.shutdown().await;
+    member.net.shutdown().await;
+
+    let again = start(|options| options.remembered.clone_from(&remembered)).await;
+    // Another run in which nobody was there must not cost what is known.
+    assert_eq!(again.net.snapshot().await.expect("a snapshot").remembered, remembered);
+    let mut events = again.net.events();
+    let back = start_at(&keypair, &addr).await;
+    within("joined", joined(&again.net)).await;
+
+    // And once more, after it was connected.
+    back.net.shutdown().await;
+    within("lost", until(&mut events, is_lost)).await;
+    let _back = start_at(&keypair, &addr).await;
+    within("joined again", joined(&again.net)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announcement_that_nobody_took_is_made_when_a_peer_comes_or_comes_back() {
+    let keypair = Keypair::generate_ed25519();
+    let hub = start_at(&keypair, &tcp()).await;
+    let addr = hub.net.listen_addrs().remove(0);
+    hub.net.shutdown().await;
+    let alone = start(|options| options.bootstrap = vec![addr.clone()]).await;
+    alone.net.provide(root(1)).await;
+    // An answered question: what was said before it has been heard.
+    alone.net.snapshot().await.expect("a snapshot");
+    assert_eq!(alone.net.announcements(), (0, 1));
+    let hub = start_at(&keypair, &addr).await;
+    assert_eq!(within("announced", alone.net.announced(root(1))).await.expect("announced"), 1);
+
+    let mut events = alone.net.events();
+    hub.net.shutdown().await;
+    within("lost", until(&mut events, is_lost)).await;
+    alone.net.provide(root(2)).await;
+    let hub = start_at(&keypair, &addr).await;
+    assert_eq!(within("announced", alone.net.announced(root(2))).await.expect("announced"), 1);
+    assert_eq!(within("asked", providers(&hub.net, root(2))).await, [alone.net.peer_id()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_unprovide_nothing_of_the_root_is_on_its_way() {
+    let hub = start(|_| {}).await;
+    let provider = start(|options| options.bootstrap = hub.net.listen_addrs()).await;
+    within("joined", joined(&provider.net)).await;
+    for n in 0..200 {
+        provider.net.provide(root(n)).await;
+        within("ended", provider.net.unprovide(root(n))).await;
+        assert_eq!(provider.net.announcements().1, 0, "{n}");
+    }
+    assert!(within("told", provider.net.announced(root(1))).await.is_err(), "it is not provided");
+}

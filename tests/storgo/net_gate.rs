@@ -1,0 +1,69 @@
+//! Who may speak to a cluster, seen from the swarm alone.
+
+use libp2p::{
+    Multiaddr,
+    futures::{AsyncReadExt, AsyncWriteExt},
+};
+use storgo::{
+    content::secret::{ClusterKey, MembershipKey},
+    net::NetEvent,
+};
+use tokio::sync::{broadcast::error::TryRecvError, mpsc};
+
+use super::net::{start, within};
+
+const LISTEN: [&str; 4] =
+    ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip6/::1/tcp/0", "/ip6/::1/udp/0/quic-v1"];
+
+fn any_cluster() -> MembershipKey {
+    ClusterKey::random().membership()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_stranger_gets_a_connection_and_a_member_gets_a_stream() {
+    let key = any_cluster();
+    for listen in LISTEN {
+        let mut inside = start(|options| {
+            options.listen = vec![listen.parse().expect("a multiaddr")];
+            options.membership = Some(key.clone());
+        })
+        .await;
+        let (addr, peer) = (inside.net.listen_addrs().remove(0), inside.net.peer_id());
+        let mut seen = inside.net.events();
+        for membership in [None, Some(any_cluster())] {
+            let stranger = start(|options| options.membership = membership).await;
+            // On QUIC, a stranger who knows of no proof believes to be connected until it is hung up on.
+            drop(within("refused", stranger.net.connect(addr.clone())).await);
+            if let Ok(mut stream) = within("refused", stranger.net.open(peer)).await {
+                let heard = within("hung up on", stream.read(&mut [0])).await;
+                assert!(!matches!(heard, Ok(1..)), "{listen}: {heard:?}");
+            }
+            assert!(matches!(inside.streams.try_recv(), Err(mpsc::error::TryRecvError::Empty)), "{listen}");
+            stranger.net.shutdown().await;
+        }
+        assert!(matches!(seen.try_recv(), Err(TryRecvError::Empty)), "{listen}: nobody was let in");
+
+        let member = start(|options| options.membership = Some(key.clone())).await;
+        assert_eq!(within("welcome", member.net.connect(addr)).await.expect("welcome"), peer, "{listen}");
+        let mut stream = within("opened", member.net.open(peer)).await.expect("opened");
+        stream.write_all(b"x").await.expect("written");
+        stream.flush().await.expect("flushed");
+        let (from, _) = within("accepted", inside.streams.recv()).await.expect("a stream");
+        assert_eq!(from, member.net.peer_id(), "{listen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_is_not_fooled_by_a_stranger_that_it_calls() {
+    for listen in LISTEN {
+        let stranger = start(|options| options.listen = vec![listen.parse().expect("a multiaddr")]).await;
+        let addr: Multiaddr = stranger.net.listen_addrs().remove(0);
+        let member = start(|options| options.membership = Some(any_cluster())).await;
+        let mut seen = member.net.events();
+        within("refused", member.net.connect(addr)).await.expect_err(listen);
+        while let Ok(event) = seen.try_recv() {
+            assert!(!matches!(event, NetEvent::Connected { .. }), "{listen}: {event:?}");
+        }
+        assert_eq!(member.net.connected(), [], "{listen}");
+    }
+}

@@ -1,0 +1,85 @@
+//! Connections and streams to peers, by all kinds of addresses and by none.
+
+use libp2p::{PeerId, futures::AsyncWriteExt};
+use storgo::net::NetError;
+
+use super::{
+    net::{joined, start, within},
+    swarm::tcp,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_address_leads_to_the_peer() {
+    for (listen, transport) in [
+        ("/ip4/127.0.0.1/tcp/0", "tcp"),
+        ("/ip4/127.0.0.1/udp/0/quic-v1", "quic"),
+        ("/ip6/::1/tcp/0", "tcp"),
+        ("/ip6/::1/udp/0/quic-v1", "quic"),
+    ] {
+        let server = start(|options| options.listen = vec![listen.parse().expect("a multiaddr")]).await;
+        let full = server.net.listen_addrs().remove(0).to_string();
+        let bare = full.split("/p2p/").next().expect("the front").to_owned();
+        let named = bare.replace("/ip4/127.0.0.1/", "/dns4/localhost/");
+        for addr in [full, bare, named] {
+            let client = start(|_| {}).await;
+            let peer = within(&addr, client.net.connect(addr.parse().expect("a multiaddr"))).await;
+            assert_eq!(peer.expect("connected"), server.net.peer_id(), "{addr}");
+            let info = client.net.peers().remove(0);
+            assert_eq!(
+                (info.peer, info.transport(), info.relayed()),
+                (server.net.peer_id(), transport, false)
+            );
+            client.net.shutdown().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_one_was_never_told_of_is_found_by_its_id() {
+    let hub = start(|options| options.listen = vec![tcp()]).await;
+    let addr = hub.net.listen_addrs().remove(0);
+    let mut wanted = start(|options| {
+        options.listen = vec![tcp()];
+        options.bootstrap = vec![addr.clone()];
+    })
+    .await;
+    within("joined", joined(&wanted.net)).await;
+    let asker = start(|options| options.bootstrap = vec![addr]).await;
+    within("joined", joined(&asker.net)).await;
+    let mut stream = within("opened", asker.net.open(wanted.net.peer_id())).await.expect("opened");
+    stream.write_all(b"x").await.expect("written");
+    stream.flush().await.expect("flushed");
+    assert_eq!(within("accepted", wanted.streams.recv()).await.expect("a stream").0, asker.net.peer_id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_opened_says_why() {
+    let (node, other) = (start(|options| options.listen = vec![tcp()]).await, start(|_| {}).await);
+    let myself = within("ourselves", node.net.open(node.net.peer_id())).await;
+    assert!(matches!(&myself, Err(NetError::Dial(why)) if why.contains("ourselves")), "{myself:?}");
+
+    let nobody = PeerId::random();
+    let unknown = within("unknown", node.net.open(nobody)).await;
+    assert!(matches!(unknown, Err(NetError::NoAddress(peer)) if peer == nobody), "{unknown:?}");
+
+    let addr = node.net.listen_addrs().remove(0);
+    let wrong = addr.to_string().replace(&node.net.peer_id().to_string(), &nobody.to_string());
+    let wrong = within("wrong", other.net.connect(wrong.parse().expect("a multiaddr"))).await;
+    let actual = node.net.peer_id().to_string();
+    assert!(matches!(&wrong, Err(NetError::Dial(why)) if why.contains(&actual)), "{wrong:?}");
+
+    let gone = node.net.peer_id();
+    within("connected", other.net.connect(addr)).await.expect("connected");
+    node.net.shutdown().await;
+    within("lost", async {
+        let mut events = other.net.events();
+        while other.net.connected().contains(&gone) {
+            drop(events.recv().await);
+        }
+    })
+    .await;
+    let refused = within("gone", other.net.open(gone)).await;
+    assert!(matches!(&refused, Err(NetError::Dial(why)) if why.contains("refused")), "{refused:?}");
+    other.net.shutdown().await;
+    assert!(matches!(other.net.open(gone).await, Err(NetError::Closed)));
+}
