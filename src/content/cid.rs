@@ -173,26 +173,12 @@ impl Serialize for Cid {
 
 impl<'de> Deserialize<'de> for Cid {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl serde::de::Visitor<'_> for Visitor {
-            type Value = Cid;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a CID, as text or 24 bytes")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Cid, E> {
-                text.parse().map_err(E::custom)
-            }
-
-            fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Cid, E> {
-                Cid::from_bytes(bytes).map_err(E::custom)
-            }
-        }
         if deserializer.is_human_readable() {
-            deserializer.deserialize_str(Visitor)
+            let text = String::deserialize(deserializer)?;
+            text.parse().map_err(serde::de::Error::custom)
         } else {
-            deserializer.deserialize_bytes(Visitor)
+            let bytes = serde_bytes::ByteArray::<{ Self::LEN }>::deserialize(deserializer)?;
+            Self::from_bytes(&*bytes).map_err(serde::de::Error::custom)
         }
     }
 }

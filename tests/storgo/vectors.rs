@@ -7,9 +7,9 @@
 //! The files are what counts: the tests read them, and a file is written again only by hand, with
 //! `cargo test --test storgo rewrite_the_vectors -- --ignored`, which fills in `expect` from `given`.
 
-mod case;
+pub mod case;
 mod crafted;
-mod formula;
+pub mod formula;
 mod ours;
 
 use std::fs;

@@ -1,0 +1,237 @@
+//! The bodies of the fuzz targets, run over random inputs and over valid ones that were damaged.
+
+#[path = "../../fuzz/src/lib.rs"]
+mod bodies;
+
+use std::{cell::Cell, sync::LazyLock};
+
+use data_encoding::HEXLOWER;
+use proptest::{collection::vec, prelude::*, sample::Index, test_runner::TestRunner};
+use serde_json::Value;
+use storgo::{
+    config::TABLE,
+    content::cid::{Cid, Codec},
+    wire::{Message, PREFIX_LEN, PutBlock, Request, Response},
+};
+
+use crate::vectors::{
+    case::DirName,
+    formula::{Made, link_text, list, listed_chunk, listed_name, root},
+};
+
+/// Valid inputs of each body.
+struct Samples {
+    frames: Vec<Vec<u8>>,
+    nodes: Vec<Vec<u8>>,
+    trees: Vec<Vec<u8>>,
+    links: Vec<Vec<u8>>,
+    streams: Vec<Vec<u8>>,
+    settings: Vec<Vec<u8>>,
+}
+
+static SAMPLES: LazyLock<Samples> = LazyLock::new(|| Samples {
+    frames: frames(),
+    nodes: nodes(),
+    trees: trees(),
+    links: links(),
+    streams: vec![frames().concat()],
+    settings: settings(),
+});
+
+fn cid() -> Cid {
+    Cid::of(Codec::Raw, b"x")
+}
+
+fn frames() -> Vec<Vec<u8>> {
+    let requests = [
+        Request::Get { cids: vec![cid(); 3] },
+        Request::Have { root: cid() },
+        Request::Put { root: cid(), blocks: vec![PutBlock { cid: cid(), len: 9 }], ticket: None },
+        Request::Release { root: cid(), signed: serde_bytes::ByteBuf::from(*b"signed") },
+        Request::Withdraw { root: cid() },
+        Request::Status {},
+    ];
+    let responses = [
+        Response::Block { cid: cid(), len: 70_000 },
+        Response::Missing { cid: cid() },
+        Response::Busy { retry_after_ms: 100 },
+        Response::Have { blocks: 9, bitmap: serde_bytes::ByteBuf::from([0xff, 0x80]) },
+        Response::Stored {},
+        Response::Refused { reason: "no".into() },
+        Response::Status { region: Some("eu".into()), capacity: None, free: Some(1), version: "1".into() },
+    ];
+    let requests = requests.iter().map(|request| request.encode().expect("encoded"));
+    requests.chain(responses.iter().map(|response| response.encode().expect("encoded"))).collect()
+}
+
+fn vectors(name: &str) -> Value {
+    let path = format!("{}/tests/vectors/{name}", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_str(&std::fs::read_to_string(path).expect("the vectors")).expect("JSON")
+}
+
+/// Node blocks that are right, and such that must be refused.
+fn nodes() -> Vec<Vec<u8>> {
+    let vectors = vectors("reading.json");
+    let blocks = vectors["cases"].as_array().expect("cases").iter().flat_map(|case| {
+        case["given"]["blocks"]
+            .as_array()
+            .expect("blocks")
+            .iter()
+            .map(|block| HEXLOWER.decode(block.as_str().expect("text").as_bytes()).expect("hexadecimal"))
+    });
+    blocks.collect()
+}
+
+fn links() -> Vec<Vec<u8>> {
+    let vectors = vectors("links.json");
+    let cases = vectors["cases"].as_array().expect("cases").iter();
+    let mut all: Vec<Vec<u8>> =
+        cases.map(|case| case["given"]["text"].as_str().expect("text").as_bytes().to_vec()).collect();
+    all.push(cid().to_bytes().to_vec());
+    all
+}
+
+/// Public trees as `bodies::tree` takes them: a file, a file with lists in lists, a folder.
+fn trees() -> Vec<Vec<u8>> {
+    let chunk = |n: u8| listed_chunk(None, &[n; 700]);
+    let flat = root(None, "file", Vec::new(), "items", &[chunk(1), chunk(2)]);
+    let (left, of_left) = list(None, "items", &[chunk(1), chunk(2)]);
+    let (right, of_right) = list(None, "items", &[chunk(3)]);
+    let (both, of_both) = list(None, "lists", &[of_left, of_right]);
+    let deep = root(None, "file", Vec::new(), "lists", &[of_both]);
+    let name = |name: &str| DirName {
+        name: name.into(),
+        link: link_text(&flat.cid, None),
+        root_len: 99,
+        dir: false,
+        size: 1400,
+        mtime: Some(1),
+        mode: None,
+    };
+    let names: Vec<_> = ["a", "b", "ü"].map(|text| listed_name(&name(text)).expect("a link")).into();
+    let folder = root(None, "dir", Vec::new(), "items", &names);
+    let packed = |blocks: &[&Made]| {
+        let mut out = vec![1];
+        for made in blocks {
+            out.extend(u16::try_from(made.block.len()).expect("short").to_be_bytes());
+            out.extend_from_slice(&made.block);
+        }
+        out
+    };
+    vec![packed(&[&flat]), packed(&[&deep, &both, &left, &right]), packed(&[&folder])]
+}
+
+fn settings() -> Vec<Vec<u8>> {
+    TABLE.iter().zip(0_u8..).map(|(setting, n)| [&[n], setting.example.as_bytes()].concat()).collect()
+}
+
+/// What damage does: bytes overwritten, bytes gone, bytes put in.
+#[derive(Debug, Clone)]
+enum Damage {
+    Set(Index, u8),
+    Flip(Index, u32),
+    Cut(Index),
+    Remove(Index),
+    Insert(Index, u8),
+    Splice(Index, Index),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Damage::Set(at, byte)),
+        (any::<Index>(), 0_u32..8).prop_map(|(at, bit)| Damage::Flip(at, bit)),
+        any::<Index>().prop_map(Damage::Cut),
+        any::<Index>().prop_map(Damage::Remove),
+        (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Damage::Insert(at, byte)),
+        (any::<Index>(), any::<Index>()).prop_map(|(from, to)| Damage::Splice(from, to)),
+    ]
+}
+
+fn damaged(mut bytes: Vec<u8>, damage: &[Damage]) -> Vec<u8> {
+    for one in damage {
+        if bytes.is_empty() {
+            break;
+        }
+        let len = bytes.len();
+        match one {
+            Damage::Set(at, byte) => bytes[at.index(len)] = *byte,
+            Damage::Flip(at, bit) => bytes[at.index(len)] ^= 1_u8 << bit,
+            Damage::Cut(at) => bytes.truncate(at.index(len)),
+            Damage::Remove(at) => drop(bytes.remove(at.index(len))),
+            Damage::Insert(at, byte) => bytes.insert(at.index(len), *byte),
+            Damage::Splice(from, to) => {
+                let piece = bytes[from.index(len)..].to_vec();
+                bytes.splice(to.index(len).., piece);
+            }
+        }
+    }
+    bytes
+}
+
+/// Runs a body over valid inputs, over some that were damaged, and over noise. Some of the damaged ones must still be
+/// understood: otherwise nothing but the first gate would be tried.
+fn run(body: fn(&[u8]) -> bool, samples: &'static [Vec<u8>], cases: u32) {
+    assert!(samples.iter().filter(|sample| body(sample)).count() * 4 >= samples.len());
+    let understood = Cell::new(0_u32);
+    let input = (any::<Index>(), vec(damage(), 1..6), vec(any::<u8>(), 0..400));
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let outcome = TestRunner::new(config).run(&input, |(which, damage, noise)| {
+        understood.update(|n| n + u32::from(body(&damaged(which.get(samples).clone(), &damage))));
+        body(&noise);
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+    assert!(understood.get() > cases / 100, "{} of {cases}", understood.get());
+}
+
+#[test]
+fn no_message_breaks_a_promise() {
+    run(|frame| bodies::wire_message(frame.get(PREFIX_LEN..).unwrap_or_default()), &SAMPLES.frames, 20_000);
+}
+
+#[test]
+fn no_stream_of_frames_breaks_a_promise() {
+    run(bodies::wire_frame, &SAMPLES.streams, 5000);
+}
+
+#[test]
+fn no_node_block_breaks_a_promise() {
+    run(bodies::node_block, &SAMPLES.nodes, 20_000);
+}
+
+#[test]
+fn no_tree_breaks_a_promise() {
+    run(bodies::tree, &SAMPLES.trees, 20_000);
+}
+
+#[test]
+fn no_link_breaks_a_promise() {
+    run(bodies::link, &SAMPLES.links, 20_000);
+}
+
+#[test]
+fn no_setting_breaks_a_promise() {
+    run(bodies::setting, &SAMPLES.settings, 5000);
+}
+
+#[test]
+#[ignore = "writes a corpus for libFuzzer, see fuzz/README.md"]
+fn write_the_seeds_of_the_fuzzer() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let messages: Vec<Vec<u8>> = SAMPLES.frames.iter().map(|frame| frame[PREFIX_LEN..].to_vec()).collect();
+    for (target, samples) in [
+        ("wire_message", &messages),
+        ("wire_frame", &SAMPLES.streams),
+        ("node_block", &SAMPLES.nodes),
+        ("tree", &SAMPLES.trees),
+        ("link", &SAMPLES.links),
+        ("setting", &SAMPLES.settings),
+    ] {
+        std::fs::create_dir_all(folder.join(target)).expect("a folder");
+        for (n, sample) in samples.iter().enumerate() {
+            std::fs::write(folder.join(target).join(format!("seed-{n}")), sample).expect("written");
+        }
+    }
+}
