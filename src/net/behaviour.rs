@@ -121,3 +121,25 @@ fn multicast(options: &NetOptions, local: PeerId) -> Toggle<mdns::tokio::Behavio
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::secret::{ClusterKey, Key};
+
+    #[test]
+    fn a_clusters_dht_is_named_as_the_golden_vectors_say() {
+        let vectors = include_str!("../../tests/vectors/keys.json");
+        let vectors: serde_json::Value = serde_json::from_str(vectors).expect("JSON");
+        let mut checked = 0;
+        for case in vectors["cases"].as_array().expect("cases") {
+            let Some(key) = case["given"]["cluster_key"].as_str() else { continue };
+            let key = data_encoding::HEXLOWER.decode(key.as_bytes()).expect("hexadecimal");
+            let cluster = ClusterKey::new(Key::new(key.try_into().expect("32 bytes")));
+            let name = kad_protocol(Some(&cluster.membership()));
+            assert_eq!(Some(name.as_ref()), case["expect"]["kad_protocol"].as_str());
+            checked += 1;
+        }
+        assert!(checked > 0);
+    }
+}

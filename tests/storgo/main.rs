@@ -5,6 +5,7 @@ mod cli_cluster;
 mod cli_swarm;
 mod cli_verbs;
 mod cluster;
+mod docs;
 mod fuzz_bodies;
 mod layering;
 mod net;
