@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub(crate) use table::address;
 pub use table::{Setting, TABLE};
 pub use values::{ByteSize, parse_bytes, parse_duration};
 

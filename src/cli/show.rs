@@ -150,9 +150,9 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), N
 
 pub(super) async fn peers(context: &Context, add: Option<String>) -> Result<(), NodeError> {
     if let Some(addr) = &add {
-        addr.parse::<libp2p::Multiaddr>().map_err(|e| {
-            NodeError::new(ErrorCode::BadRequest, format!("{addr:?} is no multiaddr: {e}"))
-                .hint("one looks like /ip4/192.0.2.7/tcp/3000")
+        crate::config::address(addr).map_err(|reason| {
+            NodeError::new(ErrorCode::BadRequest, format!("{addr:?} cannot be dialled: {reason}"))
+                .hint("a multiaddr looks like /ip4/192.0.2.7/tcp/3000")
         })?;
     }
     let peers: Vec<PeerReport> = ask(context, Need::Network, async |client| {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, multiaddr::Protocol};
 
 use super::values::{ByteSize, parse_duration};
 
@@ -49,6 +49,14 @@ fn parses<T: std::str::FromStr<Err: std::fmt::Display>>(value: &str) -> Result<(
     value.parse::<T>().map(drop).map_err(|e| e.to_string())
 }
 
+/// An address that a swarm can use: one with a port, or by a relay.
+pub(crate) fn address(value: &str) -> Result<(), String> {
+    let addr: Multiaddr = value.parse().map_err(|e| format!("it is no multiaddr ({e})"))?;
+    let mut parts = addr.iter();
+    let used = |part| matches!(part, Protocol::Tcp(_) | Protocol::QuicV1 | Protocol::P2pCircuit);
+    if parts.any(used) { Ok(()) } else { Err("it names neither a tcp nor a quic-v1 port".into()) }
+}
+
 fn duration(value: &str) -> Result<(), String> {
     parse_duration(value).map(drop)
 }
@@ -74,21 +82,21 @@ pub static TABLE: &[Setting] = &[
         "listen",
         "/ip4/0.0.0.0/tcp/3000, /ip4/0.0.0.0/udp/3000/quic-v1, /ip6/::/tcp/3000, /ip6/::/udp/3000/quic-v1",
         "/ip4/0.0.0.0/tcp/3000",
-        parses::<Multiaddr>,
+        address,
         "addresses to listen on for peers; port 0 takes a free one",
     ),
     setting(
         "external",
         "",
         "/dns4/box.example.org/tcp/3000",
-        parses::<Multiaddr>,
+        address,
         "addresses at which others reach this node, where it cannot know them",
     ),
     setting(
         "bootstrap",
         "",
         "/dns4/box.example.org/tcp/3000",
-        parses::<Multiaddr>,
+        address,
         "peers to find the swarm by, with or without /p2p/<id>",
     ),
     setting(

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -53,6 +53,7 @@ struct Inner {
     /// Who sent what is in the cache, as long as its content may still turn out to be wrong.
     senders: Mutex<HashMap<Cid, PeerId>>,
     discovery: Mutex<Option<AbortOnDropHandle<()>>>,
+    kept: OnceLock<bool>,
 }
 
 struct State {
@@ -61,7 +62,7 @@ struct State {
     changed: Notify,
     progress: Mutex<Instant>,
     rounds: Mutex<u32>,
-    /// Blocks that were here, and bad.
+    /// Blocks that should be here, and are bad or lost.
     damaged: Mutex<HashSet<Cid>>,
 }
 
@@ -94,6 +95,7 @@ impl Session {
                 state: Arc::new(state),
                 senders: Mutex::default(),
                 discovery: Mutex::default(),
+                kept: OnceLock::new(),
             }),
         }
     }
@@ -151,16 +153,30 @@ impl Session {
     }
 
     async fn stored(&self, cid: Cid) -> Result<Option<Vec<u8>>, FetchError> {
-        let store = self.inner.fetcher.store.clone();
-        match tokio::task::spawn_blocking(move || store.get(&cid)).await.map_err(|_| FetchError::Worker)? {
-            Ok(block) => Ok(block),
-            // Set aside; peers may have a good one.
-            Err(StoreError::Corrupt { .. }) => {
-                self.inner.state.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(cid);
-                Ok(None)
+        let this = self.clone();
+        let look = tokio::task::spawn_blocking(move || {
+            let store = &this.inner.fetcher.store;
+            let found = match store.get(&cid) {
+                // Set aside; peers may have a good one.
+                Err(StoreError::Corrupt { .. }) => None,
+                Ok(None) if !this.is_kept() => return Ok(None),
+                found => found?,
+            };
+            if found.is_none() {
+                this.inner.state.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(cid);
             }
-            Err(error) => Err(error.into()),
-        }
+            Ok(found)
+        });
+        look.await.map_err(|_| FetchError::Worker)?
+    }
+
+    /// Whether this node keeps the whole root, so that a block of it that is not here was lost. Reads the index, once.
+    fn is_kept(&self) -> bool {
+        let keeps = || {
+            let record = self.inner.fetcher.store.root(&self.inner.root);
+            record.is_ok_and(|record| record.is_some_and(|record| record.pinned))
+        };
+        *self.inner.kept.get_or_init(keeps)
     }
 
     /// Fetches a block from providers until one gives it, or the session's time is over.

@@ -85,7 +85,8 @@ impl Node {
         let block = source.block(cid, None).await?;
         let visible = node_block::visible(&block)?;
         let kind = if visible.kind == NodeKind::Dir { FileKind::Dir } else { FileKind::File };
-        Ok(FileInfo::bare(&Link { cid: *cid, key: None }, kind))
+        // What is public is read without a key.
+        Ok(FileInfo { sealed: true, ..FileInfo::bare(&Link { cid: *cid, key: None }, kind) })
     }
 }
 

@@ -87,6 +87,20 @@ impl Machine {
         Running::new(command)
     }
 
+    /// Starts a command whose stdout is read as bytes.
+    pub fn pipe<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Piped {
+        let mut command = self.command();
+        command.args(args);
+        Piped::new(command)
+    }
+
+    /// Starts a command whose stdin is fed piece by piece.
+    pub fn fed<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Piped {
+        let mut command = self.command();
+        command.args(args).stdin(Stdio::piped());
+        Piped::new(command)
+    }
+
     /// Starts a node and waits until it serves.
     pub fn start<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Live {
         self.start_on(&ALONE, args)
@@ -241,6 +255,12 @@ impl Running {
         wait_for(&self.stderr, word).unwrap_or_else(|| panic!("{} never notes {word:?}", self.args))
     }
 
+    /// As when the power goes: nothing is put in order. Returns when the process is gone.
+    pub fn kill(mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().expect("awaited");
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
@@ -278,6 +298,89 @@ impl Drop for Running {
     }
 }
 
+/// A command with a pipe on each side; killed when dropped.
+pub struct Piped {
+    args: String,
+    child: Child,
+}
+
+impl Piped {
+    fn new(mut command: Command) -> Self {
+        let args = format!("{command:?}");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { args, child: command.spawn().expect("the binary starts") }
+    }
+
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.child.stdin.as_mut().expect("piped").write_all(bytes).expect("fed");
+    }
+
+    /// The next bytes of its stdout.
+    pub fn read(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.child.stdout.as_mut().expect("piped").read_exact(&mut bytes).expect("so many bytes");
+        bytes
+    }
+
+    /// Waits for its end by itself; its stdin stays open. Answers with the rest of its stdout as well.
+    pub fn finish(mut self) -> (Vec<u8>, Done) {
+        let (mut stdout, mut stderr) = (Vec::new(), String::new());
+        let guard = Guard::new(Pid::from_child(&self.child), &self.args);
+        self.child.stdout.take().expect("piped").read_to_end(&mut stdout).expect("read");
+        self.child.stderr.take().expect("piped").read_to_string(&mut stderr).expect("read");
+        let code = self.child.wait().expect("awaited").code();
+        drop(guard);
+        (stdout, Done { args: self.args.clone(), code, stdout: Vec::new(), stderr })
+    }
+
+    /// As [`Piped::finish`], all of its stdout in the answer.
+    pub fn done(self) -> Done {
+        let (stdout, done) = self.finish();
+        Done { stdout, ..done }
+    }
+
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("awaited");
+    }
+
+    /// Sends a signal that ends it; answers with its exit code.
+    pub fn end_by(self, signal: Signal) -> Option<i32> {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+        self.finish().1.code
+    }
+}
+
+impl Drop for Piped {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Kills a process that outlives its deadline, so that whoever waits for it goes on (and fails).
+struct Guard(Option<mpsc::SyncSender<()>>);
+
+impl Guard {
+    fn new(pid: Pid, args: &str) -> Self {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let args = args.to_owned();
+        thread::spawn(move || {
+            if receiver.recv_timeout(DEADLINE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{args} does not end");
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        });
+        Self(Some(sender))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.0.take());
+    }
+}
+
 fn lines(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::sync_channel(LINES);
     thread::spawn(move || {
@@ -297,6 +400,42 @@ fn wait_for(lines: &mpsc::Receiver<String>, word: &str) -> Option<String> {
         if line.contains(word) {
             return Some(line);
         }
+    }
+}
+
+/// The link in what `provide --json` or `info --json` printed.
+#[track_caller]
+pub fn link(report: &Value) -> &str {
+    report["link"].as_str().expect("a link")
+}
+
+/// The block files of a machine, finished ones alone.
+pub fn block_files(machine: &Machine) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![machine.data().join("blocks")];
+    while let Some(folder) = folders.pop() {
+        // A folder may go while it is looked at.
+        for item in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = item.path();
+            if !path.is_dir() {
+                found.push(path);
+            } else if path.file_name() != Some("tmp".as_ref()) {
+                folders.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Waits until this is so.
+#[track_caller]
+pub fn eventually(what: &str, so: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !so() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        thread::yield_now();
+        thread::park_timeout(Duration::from_millis(10));
     }
 }
 

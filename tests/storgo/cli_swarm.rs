@@ -2,10 +2,8 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use serde_json::Value;
-
 use super::{
-    binary::{Live, Machine},
+    binary::{Live, Machine, link},
     swarm::noise,
 };
 
@@ -21,10 +19,6 @@ fn three() -> Three {
     let second = machines[1].start(["--bootstrap", &first.bare_addr()]);
     let third = machines[2].start(["--bootstrap", &first.addr()]);
     Three { machines, _nodes: [first, second, third] }
-}
-
-fn link(report: &Value) -> &str {
-    report["link"].as_str().expect("a link")
 }
 
 #[test]

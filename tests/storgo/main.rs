@@ -1,7 +1,12 @@
 //! The integration tests: real files, real sockets, the real binary.
 
 mod binary;
+mod cli_alone;
 mod cli_cluster;
+mod cli_failures;
+mod cli_hostile;
+mod cli_kills;
+mod cli_sizes;
 mod cli_swarm;
 mod cli_verbs;
 mod cluster;

@@ -1,0 +1,167 @@
+//! What cannot be had: each reason has its exit code, and what was there stays as it was.
+
+use std::{path::Path, time::Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::{
+    binary::{DEADLINE, Machine, block_files, eventually, link},
+    swarm::noise,
+};
+
+/// Flips a bit of one stored block.
+fn damage_a_block(machine: &Machine) {
+    let file = &block_files(machine)[0];
+    let mut bytes = std::fs::read(file).expect("read");
+    bytes[12345] ^= 4;
+    std::fs::write(file, bytes).expect("written");
+}
+
+/// The CID behind `block ` in what a command said.
+fn named_block(stderr: &str) -> &str {
+    let rest = stderr.split("block ").nth(1).unwrap_or_else(|| panic!("no block in {stderr}"));
+    rest.split_whitespace().next().expect("a CID")
+}
+
+#[test]
+fn a_damaged_block_on_the_only_provider_is_named_and_set_aside() {
+    let (writer, reader) = (Machine::new(), Machine::new());
+    let node = writer.start::<&str>([]);
+    let _reader = reader.start(["--bootstrap", &node.addr()]);
+    let bytes = noise(1, 4 << 20);
+    let report = writer.provide("file", &bytes);
+    damage_a_block(&writer);
+    let done = reader.run(["get", link(&report), "-o", "got"]).fails(7, &["no good copy of block"]);
+    assert!(!reader.home().join("got").exists());
+    let block = named_block(&done.stderr);
+
+    // The provider has set the bad copy aside, and knows what it lacks.
+    assert_eq!(writer.status()["quarantined"], 1);
+    assert_eq!(std::fs::read_dir(writer.data().join("quarantine")).expect("made").count(), 1);
+    let verified = writer.run(["verify", "file", "--json"]).ends(7).json();
+    assert_eq!(verified["missing"], serde_json::json!([block]));
+    writer.run(["get", "file", "-o", "-"]).ends(7);
+    assert!(writer.run(["doctor"]).ok().text().contains("damaged"));
+
+    // The same file once more brings back what was missing, and nothing else.
+    let again = writer.provide("file", &bytes);
+    assert_eq!((&again["cid"], &again["new_blocks"]), (&report["cid"], &1.into()));
+    assert!(reader.run(["get", link(&report), "-o", "-"]).ok().stdout == bytes);
+    writer.run(["verify"]).ok();
+}
+
+#[test]
+fn a_damaged_block_is_found_without_a_node_and_without_a_wait() {
+    let machine = Machine::new();
+    let path = machine.file("file", &noise(2, 4 << 20));
+    machine.run(["provide".as_ref(), path.as_os_str(), "--no-serve".as_ref()]).ok();
+    damage_a_block(&machine);
+    let done = machine.run(["verify", "--json"]).ends(7);
+    let block = done.json()["bad"][0].as_str().expect("a CID").to_owned();
+    let done = machine.run(["get", "file", "-o", "got", "--force", "--timeout", "2s"]);
+    assert_eq!(named_block(&done.fails(7, &[]).stderr), block);
+    assert!(!machine.home().join("got").exists());
+}
+
+#[test]
+fn a_reader_learns_whether_nobody_is_there_nobody_has_it_or_the_key_is_missing() {
+    let (writer, reader, elsewhere) = (Machine::new(), Machine::new(), Machine::new());
+    let lost = elsewhere.run_with(["provide", "-", "--no-serve"], b"far away").ok().one_line();
+    let lost_cid = &lost["storgo://".len()..lost.find('#').expect("a key")];
+    reader.run(["get", &lost, "--timeout", "1s"]).fails(5, &["no peer", "--bootstrap"]);
+
+    let node = writer.start::<&str>([]);
+    let report = writer.provide("file", &noise(3, 100_000));
+    let _reader = reader.start(["--bootstrap", &node.addr()]);
+    for reference in [lost.as_str(), lost_cid, "no such name"] {
+        reader.run(["get", reference, "-o", "-"]).fails(4, &[]);
+        reader.run(["info", reference]).fails(4, &[]);
+        reader.run(["rm", reference]).ends(4);
+        reader.run(["verify", reference]).fails(4, &[]);
+    }
+    let cid = report["cid"].as_str().expect("a CID");
+    reader.run(["get", cid, "-o", "-"]).fails(6, &["whole link"]);
+    let info = reader.run(["info", cid, "--json"]).ok().json();
+    assert_eq!((&info["link"], &info["sealed"]), (&Value::Null, &true.into()));
+    let other = if link(&report).ends_with('A') { "B" } else { "A" };
+    let wrong = link(&report);
+    let wrong = format!("{}{other}{}", &wrong[..wrong.len() - 10], &wrong[wrong.len() - 9..]);
+    reader.run(["get", &wrong, "-o", "-"]).fails(7, &["complete"]);
+}
+
+#[test]
+fn a_quota_is_a_limit_and_leaves_nothing_behind() {
+    for runs in [true, false] {
+        let machine = Machine::new();
+        machine.run(["init"]).ok();
+        std::fs::write(machine.data().join("config.toml"), "[storage]\ncapacity = \"2 MiB\"\n")
+            .expect("written");
+        let _node = runs.then(|| machine.start::<&str>([]));
+        let small = machine.file("small", &noise(4, 300_000));
+        machine.run(["provide".as_ref(), small.as_os_str(), "--no-serve".as_ref()]).ok();
+        let big = machine.file("big", &noise(5, 40 << 20));
+        let provide = ["provide".as_ref(), big.as_os_str(), "--no-serve".as_ref()];
+        machine.run(provide).fails(13, &["storage.capacity", "hint"]);
+        let listed = machine.run(["ls", "--json"]).ok().json();
+        assert_eq!(listed.as_array().map(Vec::len), Some(1));
+        assert_eq!(machine.run(["get", "small", "-o", "-"]).ok().stdout, machine.read("small"));
+        machine.run(["rm", "small"]).ok();
+    }
+}
+
+#[test]
+fn an_interrupted_reader_leaves_nothing_behind() {
+    let (writer, reader) = (Machine::new(), Machine::new());
+    // So slow that no test waits for the end.
+    let node = writer.start(["--upload-limit", "200 KiB"]);
+    let folder = writer.home().join("folder");
+    std::fs::create_dir(&folder).expect("made");
+    for n in 0..8 {
+        std::fs::write(folder.join(n.to_string()), noise(n, 1 << 20)).expect("written");
+    }
+    let folder = writer.run(["provide", "folder", "--json"]).ok().json();
+    let file = writer.provide("file", &noise(99, 8 << 20));
+    let alone = |reader: &Machine| {
+        let names =
+            std::fs::read_dir(reader.home()).expect("read").map(|item| item.expect("read").file_name());
+        names.filter(|name| name != "data").collect::<Vec<_>>()
+    };
+    let _node = reader.start(["--bootstrap", &node.addr()]);
+    for (what, signal) in [(&file, Signal::INT), (&folder, Signal::TERM)] {
+        let get = reader.spawn(["get", link(what), "-o", "out"]);
+        eventually("it begins to write", || !alone(&reader).is_empty());
+        let (code, took) = get.end_by(signal);
+        assert_eq!(code, Some(130));
+        assert!(took.as_secs() < 5, "{took:?}");
+        assert_eq!(alone(&reader), Vec::<std::ffi::OsString>::new());
+    }
+    // One that waits for its first peer, with a node of its own.
+    let lonely = Machine::new();
+    let get = lonely.spawn(["get", link(&file)]);
+    get.notes("no peer is connected yet");
+    assert_eq!(get.end_by(Signal::INT).0, Some(130));
+}
+
+#[test]
+fn what_is_typed_wrong_is_a_usage_error() {
+    let machine = Machine::new();
+    let wrong: [&[&str]; 10] = [
+        &["fetch", "x"],
+        &["get"],
+        &["rm"],
+        &["ls", "--nonsense"],
+        &["--capacity", "much", "ls"],
+        &["--timeout", "soon", "ls"],
+        &["--mdns", "maybe", "ls"],
+        &["--chunker", "fixed:0", "ls"],
+        &["get", "storgo://nonsense#key"],
+        &["get", ""],
+    ];
+    for args in wrong {
+        let started = Instant::now();
+        machine.run(args).fails(2, &["error"]);
+        assert!(started.elapsed() < DEADLINE / 10);
+    }
+    assert!(!Path::new("out").exists());
+}

@@ -1,0 +1,181 @@
+//! Bad input of every kind: a clear error, and nothing is written where it should not be.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::{ffi::OsStrExt, fs::symlink},
+    path::Path,
+};
+
+use super::binary::{ALONE, Done, Machine, link};
+
+/// Names in a folder.
+fn names(folder: &Path) -> Vec<String> {
+    let items = fs::read_dir(folder).expect("a folder");
+    let mut names: Vec<_> =
+        items.map(|item| item.expect("an item").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_hostile_name_stays_in_the_folder_in_which_it_is_read() {
+    let machine = Machine::new();
+    let _node = machine.start::<&str>([]);
+    let inner = machine.home().join("a/b");
+    fs::create_dir_all(&inner).expect("made");
+    let before = names(machine.home());
+    let hostile = ["../../evil", "/etc/storgo-evil", "..", ".", "", "a/../../evil", "\u{1b}[2Jevil"];
+    for (name, n) in hostile.into_iter().zip(0_u8..) {
+        let stored = machine.run_with(["provide", "-", "--json", "--name", name], &[n]).ok().json();
+        let mut command = machine.command();
+        command.current_dir(&inner).args(["get", link(&stored)]);
+        let done = Done::of(command).ok();
+        assert!(!done.stderr.contains('\u{1b}'), "{:?}", done.stderr);
+        assert_eq!(names(&inner).len(), usize::from(n) + 1, "{name:?}: {:?}", names(&inner));
+        let listed = machine.run(["ls"]).ok().text();
+        assert!(!listed.contains('\u{1b}'), "{listed:?}");
+    }
+    assert_eq!(names(machine.home()), before);
+    assert_eq!(names(&machine.home().join("a")), ["b"]);
+    assert!(!Path::new("/etc/storgo-evil").exists());
+}
+
+#[test]
+fn places_that_do_not_take_a_file_say_so() {
+    let machine = Machine::new();
+    let _node = machine.start::<&str>([]);
+    let report = machine.provide("file", b"bytes");
+    machine.run(["get", link(&report), "-o", "no/such/folder/x"]).fails(1, &["no/such/folder/x"]);
+    // As `cp` does: into a folder that is there.
+    fs::create_dir_all(machine.home().join("in/file")).expect("made");
+    fs::create_dir(machine.home().join("out")).expect("made");
+    machine.run(["get", link(&report), "-o", "out/"]).ok();
+    assert_eq!(machine.read("out/file"), b"bytes");
+    machine.run(["get", link(&report), "-o", "in"]).fails(2, &["in/file is there already"]);
+    machine.run(["get", link(&report), "-o", "in", "--force"]).fails(1, &["in/file"]);
+    assert_eq!(names(&machine.home().join("in")), ["file"]);
+    // What is no file is written to, not replaced.
+    machine.run(["get", link(&report), "-o", "/dev/null"]).ok();
+    machine.run(["get", link(&report), "-o", "/dev/null", "--force"]).ok();
+    assert!(!Path::new("/dev/null").is_file());
+    assert_eq!(machine.run(["get", link(&report), "-o", "/dev/stdout"]).ok().stdout, b"bytes");
+    // A link is not followed to what it names.
+    let other = machine.file("other", b"mine");
+    symlink(&other, machine.home().join("link")).expect("made");
+    machine.run(["get", link(&report), "-o", "link"]).fails(2, &["is there already"]);
+    machine.run(["get", link(&report), "-o", "link", "--force"]).ok();
+    assert_eq!((machine.read("other"), machine.read("link")), (b"mine".to_vec(), b"bytes".to_vec()));
+}
+
+#[test]
+fn an_archive_that_leads_outside_is_refused() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let token = fs::read_to_string(machine.data().join("api.token")).expect("a token");
+    let http = node.status["http"].as_str().expect("an address");
+    for path in ["../evil", "/evil", "a/../../evil", "a/./../../b", ".."] {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.as_gnu_mut().expect("gnu").name[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_size(1);
+        header.set_mode(0o644);
+        header.set_cksum();
+        tar.append(&header, &b"x"[..]).expect("appended");
+        let body = tar.into_inner().expect("whole");
+        let mut socket = TcpStream::connect(http).expect("served");
+        let head = format!(
+            "POST /api/v1/files?tree=true HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
+             Content-Length: {}\r\n\r\n",
+            token.trim(),
+            body.len()
+        );
+        socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(&body)).expect("asked");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("answered");
+        assert!(answer.starts_with("HTTP/1.0 400") && answer.contains("stay inside"), "{answer}");
+    }
+    assert_eq!(machine.run(["ls", "--json"]).ok().json(), serde_json::json!([]));
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_nothing_is_stored() {
+    for runs in [true, false] {
+        let machine = Machine::new();
+        let _node = runs.then(|| machine.start::<&str>([]));
+        let provide = |path: &str| machine.run(["provide", path, "--no-serve"]);
+        provide("nothing").fails(4, &["nothing", "No such file"]);
+        provide("/dev/zero").fails(2, &["neither a file nor a folder", "provide -"]);
+        // The system gives no byte of this one.
+        provide("/proc/self/mem").fails(1, &["cannot read /proc/self/mem"]);
+        let folder = machine.home().join("folder");
+        fs::create_dir_all(folder.join("inner")).expect("made");
+        fs::write(folder.join("a"), super::swarm::noise(1, 3 << 20)).expect("written");
+        let refused = |target: &str, code: i32, words: &[&str]| {
+            let place = folder.join("inner/link");
+            symlink(target, &place).expect("made");
+            provide("folder").fails(code, words);
+            fs::remove_file(place).expect("removed");
+        };
+        refused("..", 2, &["inner/link", "leads back", "symbolic link"]);
+        refused("link", 1, &["inner/link", "symbolic link to link"]);
+        refused("/nowhere", 4, &["inner/link", "symbolic link to /nowhere"]);
+        refused("/dev/null", 2, &["inner/link", "neither a file nor a folder"]);
+        // A file that is shorter than it says: its end is found when half of the folder is on its way.
+        refused("/sys/devices/system/cpu/online", 1, &["inner/link", "shorter"]);
+        let latin = folder.join(OsStr::from_bytes(b"caf\xe9"));
+        fs::write(&latin, b"x").expect("written");
+        provide("folder").fails(2, &["UTF-8"]);
+        fs::remove_file(latin).expect("removed");
+        assert_eq!(machine.run(["ls", "--json"]).ok().json(), serde_json::json!([]));
+        provide("folder").ok();
+    }
+}
+
+#[test]
+fn addresses_that_are_none_or_taken_are_refused_with_a_way_out() {
+    let machine = Machine::new();
+    for bad in ["nowhere", "127.0.0.1:3000", "/ip4/127.0.0.1", "/ip4/300.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/x"]
+    {
+        for flag in ["--bootstrap", "--listen"] {
+            machine.run([flag, bad, "run"]).fails(2, &[flag, "for example"]);
+        }
+        machine.run(["peers", "--add", bad]).fails(2, &["multiaddr"]);
+    }
+    machine.run(["--http", "nowhere", "run"]).fails(2, &["--http"]);
+    machine.run(["--http", "0.0.0.0:0", "run", ALONE[0], ALONE[1]]).fails(2, &["loopback", "proxy"]);
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = taken.local_addr().expect("an address");
+    let listen = format!("/ip4/127.0.0.1/tcp/{}", addr.port());
+    let done = machine.run(["run", "--listen", &listen, "--http", "127.0.0.1:0"]);
+    done.fails(1, &[&listen, "--listen"]);
+    let done = machine.run(["run", "--listen", ALONE[1], "--http", &addr.to_string()]);
+    done.fails(1, &[&addr.to_string(), "--http"]);
+    machine
+        .run(["run", "--listen", "/ip4/192.0.2.1/tcp/0", "--http", "127.0.0.1:0"])
+        .fails(1, &["192.0.2.1"]);
+    // Nothing of this keeps the data directory.
+    let _node = machine.start::<&str>([]);
+    machine.run(["peers", "--add", &listen.replace(&addr.port().to_string(), "1")]).fails(5, &[]);
+}
+
+#[test]
+fn a_data_directory_of_a_newer_program_is_left_alone() {
+    let machine = Machine::new();
+    machine.run_with(["provide", "-", "--name", "x", "--no-serve"], b"x").ok();
+    let version = machine.data().join("version");
+    let known = fs::read(&version).expect("read");
+    fs::write(&version, b"99\n").expect("written");
+    let index = fs::read(machine.data().join("index.redb")).expect("read");
+    for verb in [&["ls"][..], &["run", ALONE[0], ALONE[1]], &["get", "x", "-o", "-"], &["gc"]] {
+        machine.run(verb).fails(1, &["format 99", "newer storgo-node"]);
+    }
+    machine.run(["verify", "--rebuild-index"]).fails(1, &["format 99"]);
+    assert!(fs::read(machine.data().join("index.redb")).expect("read") == index);
+    fs::write(&version, b"?").expect("written");
+    machine.run(["ls"]).fails(1, &["version"]);
+    fs::write(&version, known).expect("written");
+    assert_eq!(machine.run(["get", "x", "-o", "-"]).ok().stdout, b"x");
+}

@@ -1,0 +1,157 @@
+//! Ends of every kind, in the middle of work: what was acknowledged is there, what was finished is not done twice.
+
+use std::{path::Path, time::Duration};
+
+use super::{
+    binary::{Machine, block_files, eventually, link},
+    swarm::noise,
+};
+
+/// How long a node may take to end.
+const END: Duration = Duration::from_secs(5);
+/// What is so slow that a test can stop it half-way, and fast enough to be waited for.
+const SLOW: [&str; 2] = ["--upload-limit", "6 MiB"];
+
+fn bytes_on_disk(machine: &Machine) -> u64 {
+    block_files(machine).iter().map(|file| file.metadata().expect("there").len()).sum()
+}
+
+fn number(machine: &Machine, field: &str) -> u64 {
+    machine.status()[field].as_u64().expect("a number")
+}
+
+/// Bytes of all blocks of a file.
+fn stored_len(machine: &Machine, name: &str) -> u64 {
+    machine.run(["info", name, "--json"]).ok().json()["stored_len"].as_u64().expect("known")
+}
+
+#[test]
+fn when_the_provider_dies_the_reader_is_told_and_goes_on_from_there_later() {
+    let (writer, reader) = (Machine::new(), Machine::new());
+    let node = writer.start(SLOW);
+    let bytes = noise(1, 16 << 20);
+    let report = writer.provide("file", &bytes);
+    let stored = stored_len(&writer, "file");
+    let here = reader.start(["--bootstrap", &node.addr()]);
+    let mut get = reader.pipe(["get", link(&report), "-o", "-", "--timeout", "2s"]);
+    assert!(get.read(3 << 20) == bytes[..3 << 20]);
+    node.running.kill();
+    let (rest, done) = get.finish();
+    assert!(bytes[3 << 20..].starts_with(&rest) && rest.len() < (13 << 20), "{} more", rest.len());
+    assert!(done.code == Some(9) && done.stderr.contains("goes on from there"), "{done:?}");
+    let received = number(&reader, "received_bytes");
+    assert!(received > (3 << 20) && received < stored);
+
+    let _back = writer.start(["--bootstrap", &here.addr()]);
+    reader.run(["get", link(&report), "-o", "got"]).ok();
+    assert!(reader.read("got") == bytes);
+    let received = number(&reader, "received_bytes");
+    assert!(received <= stored, "{received} bytes for {stored}");
+}
+
+#[test]
+fn when_the_readers_node_dies_no_finished_block_is_fetched_again() {
+    let (writer, reader) = (Machine::new(), Machine::new());
+    let node = writer.start(SLOW);
+    let bytes = noise(2, 16 << 20);
+    let report = writer.provide("file", &bytes);
+    let stored = stored_len(&writer, "file");
+    let here = reader.start(["--bootstrap", &node.addr()]);
+    let mut get = reader.pipe(["get", link(&report), "-o", "-"]);
+    get.read(4 << 20);
+    here.running.kill();
+    let (_, done) = get.finish();
+    assert!(done.code == Some(5), "{done:?}");
+    let kept = bytes_on_disk(&reader);
+    assert!(kept >= (3 << 20), "{kept}");
+
+    let _here = reader.start(["--bootstrap", &node.addr()]);
+    reader.run(["get", link(&report), "-o", "got"]).ok();
+    assert!(reader.read("got") == bytes);
+    // Small blocks live in the index, whose last moments are not synced.
+    let received = number(&reader, "received_bytes");
+    assert!(received <= stored - kept + (64 << 10), "{received} bytes, {kept} of {stored} were here");
+}
+
+#[test]
+fn a_killed_provide_is_taken_up_where_it_was() {
+    let machine = Machine::new();
+    for runs in [true, false] {
+        let bytes = noise(if runs { 3 } else { 33 }, 12 << 20);
+        let before = block_files(&machine).len();
+        let node = runs.then(|| machine.start::<&str>([]));
+        let mut provide = machine.fed(["provide", "-", "--name", "file", "--no-serve"]);
+        provide.feed(&bytes[..8 << 20]);
+        eventually("some blocks are written", || block_files(&machine).len() >= before + 3);
+        match node {
+            Some(node) => {
+                node.running.kill();
+                let done = provide.done();
+                assert!(done.code == Some(5) && done.stdout.is_empty(), "{done:?}");
+            }
+            None => provide.kill(),
+        }
+        let known = block_files(&machine).len() as u64;
+        assert_eq!(machine.run(["ls", "--json"]).ok().json(), serde_json::json!([]));
+        let provide = ["provide", "-", "--name", "file", "--no-serve", "--json"];
+        let report = machine.run_with(provide, &bytes).ok().json();
+        let (blocks, new) = (report["blocks"].as_u64(), report["new_blocks"].as_u64());
+        let (blocks, new) = (blocks.expect("a number"), new.expect("a number"));
+        assert!(new + 3 <= blocks, "{new} of {blocks} are new");
+        let all = block_files(&machine).len() as u64;
+        // Its one block that is no file is the root.
+        assert_eq!(new, all - known + 1, "{known} were here, {all} are now");
+        assert!(machine.run(["get", "file", "-o", "-"]).ok().stdout == bytes);
+        machine.run(["verify"]).ok();
+        machine.run(["rm", "file"]).ok();
+    }
+}
+
+#[test]
+fn a_node_ends_in_time_whatever_it_is_doing_and_keeps_what_it_acknowledged() {
+    let (writer, reader) = (Machine::new(), Machine::new());
+    let node = writer.start(["--upload-limit", "2 MiB"]);
+    let bytes = noise(4, 32 << 20);
+    let report = writer.provide("file", &bytes);
+    let there = reader.start(["--bootstrap", &node.addr()]);
+    let mut events = writer.spawn(["events"]);
+    events.notes("waiting for events");
+    let mut get = reader.pipe(["get", link(&report), "-o", "-"]);
+    get.read(1000);
+    let mut provide = writer.fed(["provide", "-", "--name", "never whole"]);
+    let before = block_files(&writer).len();
+    provide.feed(&noise(5, 4 << 20));
+    eventually("some blocks are written", || block_files(&writer).len() > before);
+
+    // The reader's node first: it is told to end in the middle of a read.
+    let (code, took) = there.stop();
+    assert!(code == Some(0) && took < END, "{code:?} after {took:?}");
+    assert_eq!(get.finish().1.code, Some(5));
+    let (code, took) = node.stop();
+    assert!(code == Some(0) && took < END, "{code:?} after {took:?}");
+    let done = provide.done();
+    assert!(done.code == Some(5) && done.stdout.is_empty(), "{done:?}");
+    assert_eq!(events.wait(), Some(0));
+
+    let _node = writer.start::<&str>([]);
+    let listed = writer.run(["ls", "--json"]).ok().json();
+    assert_eq!(listed.as_array().map(Vec::len), Some(1));
+    assert!(writer.run(["get", "file", "-o", "-"]).ok().stdout == bytes);
+    writer.run(["verify"]).ok();
+}
+
+#[test]
+fn what_was_acknowledged_a_moment_before_a_kill_is_there() {
+    let machine = Machine::new();
+    for n in 0..5 {
+        let node = machine.start::<&str>([]);
+        let name = format!("file {n}");
+        let bytes = noise(n, 700_000);
+        let link = link(&machine.provide(&name, &bytes)).to_owned();
+        node.running.kill();
+        assert!(machine.run(["get", &link, "-o", "-"]).ok().stdout == bytes);
+    }
+    let listed = machine.run(["ls", "--json"]).ok().json();
+    assert_eq!(listed.as_array().map(Vec::len), Some(5));
+    assert!(Path::new(&machine.data()).join("lock").exists());
+}
