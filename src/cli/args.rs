@@ -7,11 +7,23 @@ use clap::{CommandFactory, Parser, Subcommand};
 use super::output;
 use crate::node::{ErrorCode, NodeError};
 
+/// What scripts go by; DESIGN 6 fixes it, and [`ErrorCode::exit_code`] gives it.
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done                          7  integrity: no good copy of a block
+    1  another error                 8  stored, below the redundancy asked for
+    2  wrong usage or settings       9  timed out; what has arrived is kept
+    3  partly done                  11  data directory in use by another process
+    4  not found                    13  out of space or quota
+    5  no node or peer reachable   130  interrupted
+    6  denied, or no key";
+
 /// Encrypted, content-addressed, peer-to-peer file store.
 ///
 /// Without a command, runs a node (as `run` does).
 #[derive(Debug, Parser)]
 #[command(name = "storgo-node", version, max_term_width = 100, propagate_version = true)]
+#[command(after_long_help = EXIT_CODES)]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) common: Common,

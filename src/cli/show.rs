@@ -155,6 +155,9 @@ pub(super) async fn peers(context: &Context, add: Option<String>) -> Result<(), 
                 .hint("a multiaddr looks like /ip4/192.0.2.7/tcp/3000")
         })?;
     }
+    if add.is_none() {
+        needs_a_running_node(context)?;
+    }
     let peers: Vec<PeerReport> = ask(context, Need::Network, async |client| {
         let target = Target::path("/api/v1/peers");
         if let Some(addr) = add {
@@ -185,14 +188,17 @@ pub(super) async fn peers(context: &Context, add: Option<String>) -> Result<(), 
     })
 }
 
+/// For questions that a node started for them alone could not answer.
+fn needs_a_running_node(context: &Context) -> Result<(), NodeError> {
+    if read_lock(&context.data_dir).is_some() {
+        return Ok(());
+    }
+    let message = format!("no node runs on {}", context.data_dir.display());
+    Err(NodeError::new(ErrorCode::Unreachable, message).hint("start one with `storgo-node run`"))
+}
+
 pub(super) async fn status(context: &Context) -> Result<(), NodeError> {
-    let Some(_) = read_lock(&context.data_dir) else {
-        return Err(NodeError::new(
-            ErrorCode::Unreachable,
-            format!("no node runs on {}", context.data_dir.display()),
-        )
-        .hint("start one with `storgo-node run`"));
-    };
+    needs_a_running_node(context)?;
     let target = Target::path("/api/v1/status");
     let status: Status =
         ask(context, Need::Store, async |client| client.json(Method::GET, &target).await).await?;
@@ -237,6 +243,7 @@ pub(super) async fn status(context: &Context) -> Result<(), NodeError> {
 }
 
 pub(super) async fn events(context: &Context) -> Result<(), NodeError> {
+    needs_a_running_node(context)?;
     let door = Door::open(context, Need::Network).await?;
     let target = Target::path("/api/v1/events");
     let response = door.client.send(Method::GET, &target, &[], Body::empty()).await?;
