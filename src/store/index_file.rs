@@ -73,20 +73,22 @@ impl IndexFile {
         }
     }
 
-    /// Makes a change in one transaction. After an I/O error nothing is changed, and the file is opened again.
+    /// Makes a change in one transaction; answers with the bytes of short blocks that came, less those that went. After
+    /// an I/O error nothing is changed, and the file is opened again.
     pub(super) fn write(
         &self,
         durability: Durability,
         mut change: impl FnMut(&mut Tables<'_>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<i64, StoreError> {
         self.with(|db| {
             let write = begin(db, durability)?;
             let mut tables = Tables::open(&write)?;
             change(&mut tables)?;
+            let grown = tables.grown;
             let stats = tables.finish()?;
             write.commit().map_err(StoreError::index)?;
             self.set_usage(stats.usage());
-            Ok(())
+            Ok(grown)
         })
     }
 
@@ -170,3 +172,7 @@ fn begin(db: &Database, durability: Durability) -> Result<WriteTransaction, Stor
     write.set_durability(durability).map_err(|e| StoreError::Index(e.to_string()))?;
     Ok(write)
 }
+
+#[cfg(test)]
+#[path = "index_file/tests.rs"]
+mod tests;

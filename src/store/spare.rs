@@ -12,20 +12,23 @@ use rustix::fs::{FallocateFlags, fallocate};
 /// Bytes set aside, at most. One change that lets go rewrites less than this of the index.
 const SPARE: u64 = 16 << 20;
 /// The part of a small disk that is set aside at most: one in so many bytes.
-const OF_DISK: u64 = 32;
+const OF_DISK: u64 = 64;
 
 /// A file that is there to be removed when the disk is full.
 pub(super) struct Spare {
     path: PathBuf,
     held: bool,
+    /// Bytes that have become free within the index since the file is gone. The index gives few of them back to the
+    /// disk, and uses them again.
+    within: i64,
 }
 
 impl Spare {
     /// Sets room aside, where there is some.
     pub(super) fn open(dir: &Path) -> Self {
         let path = dir.join("spare");
-        let held = fs::metadata(&path).is_ok_and(|meta| meta.len() == wanted(dir));
-        let mut spare = Self { path, held };
+        let mut spare = Self { path, held: false, within: 0 };
+        spare.held = fs::metadata(&spare.path).is_ok_and(|meta| meta.len() == spare.wanted());
         spare.restore();
         spare
     }
@@ -36,19 +39,40 @@ impl Spare {
         had && fs::remove_file(&self.path).is_ok()
     }
 
-    /// Sets room aside again; answers whether it is.
-    pub(super) fn restore(&mut self) -> bool {
+    /// Whether there is room to let go, on the disk or within the index, so that something new may be taken.
+    pub(super) fn is_enough(&mut self) -> bool {
+        self.restore() || u64::try_from(self.within).is_ok_and(|within| within >= self.wanted())
+    }
+
+    /// The index has grown by so many bytes.
+    pub(super) fn note(&mut self, grown: i64) {
+        if !self.held {
+            self.within = self.within.saturating_sub(grown);
+        }
+    }
+
+    /// Sets room aside again, where there is some; answers whether it is.
+    fn restore(&mut self) -> bool {
         if !self.held {
             self.held = self.make().is_ok();
-            if !self.held {
+            if self.held {
+                self.within = 0;
+            } else {
                 drop(fs::remove_file(&self.path));
             }
         }
         self.held
     }
 
+    /// How much to set aside, in bytes.
+    fn wanted(&self) -> u64 {
+        let stats = rustix::fs::statvfs(self.path.parent().unwrap_or(&self.path));
+        let disk = stats.map_or(0, |stats| stats.f_blocks.saturating_mul(stats.f_frsize));
+        SPARE.min(disk / OF_DISK)
+    }
+
     fn make(&self) -> io::Result<()> {
-        let len = wanted(self.path.parent().unwrap_or(&self.path));
+        let len = self.wanted();
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.path)?;
         match fallocate(&file, FallocateFlags::empty(), 0, len) {
@@ -56,12 +80,6 @@ impl Spare {
             allocated => Ok(allocated?),
         }
     }
-}
-
-/// How much to set aside in `dir`, in bytes.
-fn wanted(dir: &Path) -> u64 {
-    let disk = rustix::fs::statvfs(dir).map_or(0, |stats| stats.f_blocks.saturating_mul(stats.f_frsize));
-    SPARE.min(disk / OF_DISK)
 }
 
 /// For file systems that cannot set aside: bytes that none of them can compress.
@@ -90,9 +108,24 @@ mod tests {
         assert_eq!(len(), Some(SPARE));
         assert!(spare.release() && !spare.release());
         assert_eq!(len(), None);
-        assert!(spare.restore());
+        assert!(spare.is_enough());
+        assert_eq!(len(), Some(SPARE));
         drop(spare);
         assert!(Spare::open(dir.path()).release(), "found again after a restart");
+    }
+
+    #[test]
+    fn what_becomes_free_within_the_index_counts_until_it_is_used() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let mut spare = Spare::open(dir.path());
+        spare.note(-20 << 20);
+        assert!(spare.release());
+        fs::create_dir(&spare.path).expect("in the way");
+        assert!(!spare.is_enough(), "what became free before was not counted");
+        spare.note(-20 << 20);
+        assert!(spare.is_enough());
+        spare.note(10 << 20);
+        assert!(!spare.is_enough());
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub(super) struct Tables<'t> {
     cached: Table<'t, (u64, &'static [u8; 20]), ()>,
     meta: Table<'t, &'static str, &'static [u8]>,
     pub(super) stats: Stats,
+    /// Bytes of short blocks that came, less those that went.
+    pub(super) grown: i64,
 }
 
 /// A block that has just been stored.
@@ -82,6 +84,10 @@ fn stats(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Optio
         .map_err(|e| StoreError::IndexCorrupt(format!("its totals are damaged: {e}")))
 }
 
+fn signed(len: usize) -> i64 {
+    i64::try_from(len).unwrap_or(i64::MAX)
+}
+
 impl<'t> Tables<'t> {
     pub(super) fn open(write: &'t WriteTransaction) -> Result<Self, StoreError> {
         let meta = write.open_table(META).map_err(StoreError::index)?;
@@ -96,6 +102,7 @@ impl<'t> Tables<'t> {
             cached: write.open_table(CACHED).map_err(StoreError::index)?,
             meta,
             stats,
+            grown: 0,
         })
     }
 
@@ -158,7 +165,8 @@ impl<'t> Tables<'t> {
         let Arrival { digest, codec, len, inline } = block;
         let old = self.row(digest)?;
         let place = if let Some(bytes) = inline {
-            self.inline.insert(digest, bytes.as_slice()).map_err(StoreError::index)?;
+            let old = self.inline.insert(digest, bytes.as_slice()).map_err(StoreError::index)?;
+            self.grown += signed(bytes.len()) - old.map_or(0, |old| signed(old.value().len()));
             Place::Inline
         } else {
             Place::File
@@ -174,16 +182,22 @@ impl<'t> Tables<'t> {
         let Some(row) = self.row(digest)? else {
             return Ok(());
         };
-        self.inline.remove(digest).map_err(StoreError::index)?;
+        self.remove_inline(digest)?;
         let left = (row.refs > 0).then_some(Row { place: Place::Missing, ..row });
         self.set(digest, left)
+    }
+
+    fn remove_inline(&mut self, digest: &Digest) -> Result<(), StoreError> {
+        let old = self.inline.remove(digest).map_err(StoreError::index)?;
+        self.grown -= old.map_or(0, |old| signed(old.value().len()));
+        Ok(())
     }
 
     /// Drops a block that nothing needs; answers whether it was one.
     pub(super) fn drop_unneeded(&mut self, digest: &Digest) -> Result<Option<Row>, StoreError> {
         match self.row(digest)? {
             Some(row) if row.refs == 0 => {
-                self.inline.remove(digest).map_err(StoreError::index)?;
+                self.remove_inline(digest)?;
                 self.set(digest, None)?;
                 Ok(Some(row))
             }

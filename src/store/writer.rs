@@ -138,7 +138,7 @@ impl Loop {
     }
 
     fn handle(&mut self, mut batch: Vec<Job>) {
-        if !self.spare.restore() {
+        if !self.spare.is_enough() {
             // What room there is left is for making room.
             for job in batch.extract_if(.., |job| !job.lets_go) {
                 job.answer(Err(StoreError::NoSpace("the disk is full".into())));
@@ -179,10 +179,12 @@ impl Loop {
         let lets_go = !jobs.is_empty() && jobs.iter().all(|job| job.lets_go);
         let mut once =
             || self.file.write(durability, |tables| jobs.iter_mut().try_for_each(|job| (job.change)(tables)));
-        match once() {
+        let grown = match once() {
             Err(StoreError::Io { .. }) => once(),
             Err(StoreError::NoSpace(_)) if lets_go && self.spare.release() => once(),
             result => result,
-        }
+        }?;
+        self.spare.note(grown);
+        Ok(())
     }
 }
