@@ -3,7 +3,7 @@
 //! ```text
 //! block ─ here already? ─▶ done
 //!   └─ Session: providers (connected peers at once, the DHT beside) ─ the one that should be done first ─▶ Transfers
-//!         ├─ slow: asked a second one as well, the first good answer counts
+//!         ├─ standing still, or somebody else would be done in half the time: asked as well, the first good answer counts
 //!         ├─ lost, missing: another one        ├─ one bad block: never asked again
 //!         └─ SHA-1, caller's own check, cache: one job on a thread that may block
 //! ```
@@ -12,6 +12,7 @@
 
 mod providers;
 mod session;
+mod watch;
 
 use std::{
     collections::HashMap,

@@ -18,8 +18,8 @@ const REST: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 struct Provider {
-    /// Bytes per second, averaged.
-    rate: f64,
+    /// Bytes per second, averaged; none before it was measured.
+    rate: Option<f64>,
     outstanding: u64,
     /// Since when it has had something to do without a pause.
     busy_since: Option<Instant>,
@@ -27,6 +27,14 @@ struct Provider {
     /// Whether it says that it has all of this root; else it is only connected.
     announced: bool,
     rests_until: Option<Instant>,
+}
+
+/// Who is to be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Picked {
+    pub(super) peer: PeerId,
+    /// Bytes that it has been asked for, the block's own included: it sends them in order.
+    pub(super) ahead: u64,
 }
 
 /// Who can be asked.
@@ -47,7 +55,7 @@ impl Providers {
             return false;
         }
         let provider = Provider {
-            rate: FIRST_RATE,
+            rate: None,
             outstanding: 0,
             busy_since: None,
             lacks: HashSet::new(),
@@ -58,20 +66,34 @@ impl Providers {
         true
     }
 
-    /// Picks who should have the block first, and notes that it is asked. `besides`: who is asked already.
-    pub(super) fn pick(&mut self, cid: &Cid, len: u64, besides: &[PeerId], now: Instant) -> Option<PeerId> {
+    /// Picks who should have the block first, and notes that it is asked. `besides`: who is asked already. `within`:
+    /// only somebody who should have it within this time.
+    pub(super) fn pick(
+        &mut self,
+        cid: &Cid,
+        len: u64,
+        besides: &[PeerId],
+        within: Option<Duration>,
+        now: Instant,
+    ) -> Option<Picked> {
         let able = self.known.iter_mut().filter(|(peer, provider)| {
             !besides.contains(peer)
                 && !provider.lacks.contains(cid)
                 && provider.rests_until.is_none_or(|until| until <= now)
                 && (provider.outstanding == 0 || provider.outstanding + len <= OUTSTANDING)
+                // Of one that was never measured and has not answered yet, nobody knows when it will be done.
+                && (within.is_none() || provider.rate.is_some() || provider.outstanding == 0)
         });
         #[allow(clippy::cast_precision_loss)]
-        let done_in = |provider: &Provider| (provider.outstanding + len) as f64 / provider.rate;
+        let done_in =
+            |provider: &Provider| (provider.outstanding + len) as f64 / provider.rate.unwrap_or(FIRST_RATE);
         let (peer, provider) = able.min_by(|(_, a), (_, b)| done_in(a).total_cmp(&done_in(b)))?;
+        if within.is_some_and(|within| done_in(provider) > within.as_secs_f64()) {
+            return None;
+        }
         provider.outstanding += len;
         provider.busy_since.get_or_insert(now);
-        Some(*peer)
+        Some(Picked { peer: *peer, ahead: provider.outstanding })
     }
 
     /// Whether anybody might still have the block, now or when it is free again.
@@ -104,7 +126,7 @@ impl Providers {
         if len > 0 {
             #[allow(clippy::cast_precision_loss)]
             let rate = len as f64 / took.as_secs_f64().max(1e-4);
-            provider.rate = provider.rate * 0.8 + rate * 0.2;
+            provider.rate = Some(provider.rate.map_or(rate, |known| known * 0.8 + rate * 0.2));
         }
         provider.outstanding = provider.outstanding.saturating_sub(asked);
         provider.busy_since = (provider.outstanding > 0).then_some(now);
@@ -121,7 +143,7 @@ impl Providers {
     pub(super) fn lost(&mut self, peer: &PeerId, now: Instant) {
         if let Some(provider) = self.known.get_mut(peer) {
             provider.rests_until = Some(now + REST);
-            provider.rate = (provider.rate / 2.0).max(1000.0);
+            provider.rate = provider.rate.map(|rate| (rate / 2.0).max(1000.0));
         }
     }
 
@@ -153,9 +175,16 @@ mod tests {
             }
         }
         let cid = Cid::of(Codec::Raw, b"x");
-        let picks: Vec<_> = (0..7).filter_map(|_| providers.pick(&cid, 1 << 20, &[], start)).collect();
-        assert!(picks.iter().all(|peer| *peer == fast), "a hundred times as fast");
-        assert_eq!(providers.pick(&cid, 1 << 20, &[fast], start), Some(slow));
+        let picks: Vec<_> = (0..7).filter_map(|_| providers.pick(&cid, 1 << 20, &[], None, start)).collect();
+        assert!(picks.iter().all(|picked| picked.peer == fast), "a hundred times as fast");
+        assert_eq!(picks.last().map(|picked| picked.ahead), Some(7 << 20));
+        let soon = Some(Duration::from_millis(200));
+        assert_eq!(providers.pick(&cid, 1 << 20, &[fast], soon, start), None);
+        assert_eq!(providers.pick(&cid, 1 << 20, &[fast], None, start).map(|picked| picked.peer), Some(slow));
+    }
+
+    fn pick(providers: &mut Providers, cid: &Cid, now: Instant) -> Option<PeerId> {
+        providers.pick(cid, 1, &[], None, now).map(|picked| picked.peer)
     }
 
     #[test]
@@ -170,13 +199,13 @@ mod tests {
         assert!(!providers.was_lost(&cid), "it never said that it has the file");
         providers.add(a, true);
         assert!(providers.was_lost(&cid));
-        assert_eq!(providers.pick(&cid, 1, &[], now), Some(b));
+        assert_eq!(pick(&mut providers, &cid, now), Some(b));
         providers.ban(b);
         assert!(!providers.add(b, true));
-        assert_eq!((providers.pick(&cid, 1, &[], now), providers.may_have(&cid)), (None, false));
+        assert_eq!((pick(&mut providers, &cid, now), providers.may_have(&cid)), (None, false));
         let other = Cid::of(Codec::Raw, b"y");
         providers.lost(&a, now);
-        assert_eq!((providers.pick(&other, 1, &[], now), providers.may_have(&other)), (None, true));
-        assert_eq!(providers.pick(&other, 1, &[], now + REST), Some(a));
+        assert_eq!((pick(&mut providers, &other, now), providers.may_have(&other)), (None, true));
+        assert_eq!(pick(&mut providers, &other, now + REST), Some(a));
     }
 }

@@ -13,7 +13,11 @@ use libp2p::{
 use tokio::sync::{Notify, broadcast::error::RecvError};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{FetchError, Fetcher, providers::Providers};
+use super::{
+    FetchError, Fetcher,
+    providers::{Picked, Providers},
+    watch::{Verdict, Watch},
+};
 use crate::{
     content::cid::Cid,
     net::{NetEvent, transfer::Failure},
@@ -21,8 +25,8 @@ use crate::{
     wire::MAX_BLOCK,
 };
 
-/// A provider that has not answered for this long is doubled by another one, where there is one.
-const HEDGE: Duration = Duration::from_millis(1200);
+/// Providers that are asked for one block at a time, where those asked before are too slow.
+const HEDGES: usize = 3;
 /// How long one waits for somebody else who fetches the same block.
 const TURN: Duration = Duration::from_secs(5);
 /// Pause between two questions to the DHT.
@@ -186,8 +190,8 @@ impl Session {
         let mut tries = FuturesUnordered::new();
         let mut asked: Vec<PeerId> = Vec::new();
         let mut bad = 0;
-        // When the one who was asked counts as slow.
-        let mut hedge_at: Option<Instant> = None;
+        // Who was asked last.
+        let mut watch: Option<(PeerId, Watch)> = None;
         let at_once = if cid == self.inner.root { PROBES } else { 1 };
         self.progressed_if_idle();
         loop {
@@ -195,27 +199,36 @@ impl Session {
             let changed = state.changed.notified();
             let mut changed = std::pin::pin!(changed);
             changed.as_mut().enable();
-            let slow = hedge_at.is_some_and(|at| at <= Instant::now());
-            if tries.len() < at_once || (slow && tries.len() == 1) {
-                let picked =
-                    state.providers(|providers| providers.pick(&cid, weight, &asked, Instant::now()));
-                if let Some(peer) = picked {
+            let now = Instant::now();
+            let watched = |asked: usize| (1..HEDGES.max(at_once)).contains(&asked);
+            let verdict = match &mut watch {
+                Some((peer, watch)) if watched(tries.len()) => {
+                    watch.look(self.inner.fetcher.transfers.moved(peer), now)
+                }
+                _ => Verdict::Early,
+            };
+            let within = match verdict {
+                Verdict::Busy(within) => Some(within),
+                Verdict::Early | Verdict::Stalled => None,
+            };
+            if tries.len() < at_once || verdict != Verdict::Early {
+                let picked = state.providers(|providers| providers.pick(&cid, weight, &asked, within, now));
+                if let Some(Picked { peer, ahead }) = picked {
                     asked.push(peer);
+                    let moved = self.inner.fetcher.transfers.moved(&peer);
+                    watch = Some((peer, Watch::new(weight, ahead, moved, now)));
                     tries.push(self.ask(peer, cid, len, weight));
-                    hedge_at = (tries.len() == 1).then(|| Instant::now() + HEDGE);
                     if tries.len() < at_once {
                         continue;
                     }
-                } else if slow {
-                    // Nobody else can be asked now; whoever comes free wakes this loop.
-                    hedge_at = Some(Instant::now() + HEDGE);
                 }
             }
             if tries.is_empty() && self.given_up(&cid) {
                 return Err(self.no_copy(cid, bad).unwrap_or(FetchError::NotFound { cid }));
             }
             let deadline = self.deadline(&cid);
-            let wake = self.wake(deadline, hedge_at);
+            let look = watch.filter(|_| watched(tries.len())).map(|(_, watch)| watch.next());
+            let wake = self.wake(deadline, look);
             tokio::select! {
                 Some((peer, answer)) = tries.next(), if !tries.is_empty() => {
                     asked.retain(|known| *known != peer);
@@ -339,10 +352,10 @@ impl Session {
         }
     }
 
-    fn wake(&self, deadline: Instant, hedge_at: Option<Instant>) -> Instant {
+    fn wake(&self, deadline: Instant, look: Option<Instant>) -> Instant {
         let now = Instant::now();
         let rested = self.inner.state.providers(|providers| providers.next_rested(now));
-        [Some(deadline), rested, hedge_at].into_iter().flatten().min().unwrap_or(deadline)
+        [Some(deadline), rested, look].into_iter().flatten().min().unwrap_or(deadline)
     }
 
     /// Whether everybody has been asked, more than once, and nobody can have it.

@@ -70,6 +70,25 @@ async fn three_providers_are_nearly_three_times_as_fast() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn on_slow_links_hardly_anything_is_sent_twice() {
+    // Several seconds for each block in the queue: old, and no reason to ask somebody else as well.
+    let blocks = blocks(7, 24);
+    let reader = Peer::start(None).await;
+    let mut providers = Vec::new();
+    for _ in 0..3 {
+        let provider = Peer::start(Some(BLOCK_LEN as u64)).await;
+        provider.keep(&blocks);
+        reader.knows(&provider.net).await;
+        providers.push(provider);
+    }
+    let session = reader.fetcher.session(root(), Duration::from_secs(60));
+    read(&session, &blocks, |_| {}).await.expect("all blocks");
+    let sent: u64 = providers.iter().map(|provider| provider.counters.sent.load(Ordering::Relaxed)).sum();
+    let doubled = sent.saturating_sub((blocks.len() * BLOCK_LEN) as u64) / BLOCK_LEN as u64;
+    assert!(doubled <= 3, "{doubled} of 24 blocks came twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_dies_in_the_middle_costs_less_than_two_seconds() {
     let blocks = blocks(3, 80);
     let reader = Peer::start(None).await;

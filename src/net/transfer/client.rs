@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -51,8 +51,14 @@ pub enum Failure {
     Violation,
 }
 
-/// The way to a peer's stream, and its number: a later stream to the same peer has another one.
-type Stream = (u64, mpsc::Sender<Job>);
+/// The way to a peer's stream.
+struct Stream {
+    /// A later stream to the same peer has another one.
+    number: u64,
+    jobs: mpsc::Sender<Job>,
+    /// Bytes that have arrived on it; none before it is open.
+    moved: Option<Arc<AtomicU64>>,
+}
 
 struct Job {
     cid: Cid,
@@ -99,19 +105,30 @@ impl Transfers {
         Err(Failure::Lost)
     }
 
+    /// Bytes that have arrived from a peer on its present stream, also of blocks that are not complete.
+    pub fn moved(&self, peer: &PeerId) -> u64 {
+        let peers = self.peers();
+        let moved = peers.get(peer).and_then(|stream| stream.moved.as_ref());
+        moved.map_or(0, |moved| moved.load(Ordering::Relaxed))
+    }
+
+    fn peers(&self) -> MutexGuard<'_, HashMap<PeerId, Stream>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn stream(&self, peer: PeerId) -> mpsc::Sender<Job> {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, jobs)) = peers.get(&peer).filter(|(_, jobs)| !jobs.is_closed()) {
-            return jobs.clone();
+        let mut peers = self.peers();
+        if let Some(stream) = peers.get(&peer).filter(|stream| !stream.jobs.is_closed()) {
+            return stream.jobs.clone();
         }
         let (jobs, queue) = mpsc::channel(JOBS);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        peers.insert(peer, (number, jobs.clone()));
+        peers.insert(peer, Stream { number, jobs: jobs.clone(), moved: None });
         let this = self.clone();
         tokio::spawn(async move {
-            this.run(peer, queue).await;
-            let mut peers = this.peers.lock().unwrap_or_else(PoisonError::into_inner);
-            if peers.get(&peer).is_some_and(|(current, _)| *current == number) {
+            this.run(peer, number, queue).await;
+            let mut peers = this.peers();
+            if peers.get(&peer).is_some_and(|stream| stream.number == number) {
                 peers.remove(&peer);
             }
         });
@@ -119,7 +136,7 @@ impl Transfers {
     }
 
     /// Owns one stream until it fails, or nobody needs it. Whoever still waits then is told by their dropped reply.
-    async fn run(&self, peer: PeerId, mut jobs: mpsc::Receiver<Job>) {
+    async fn run(&self, peer: PeerId, number: u64, mut jobs: mpsc::Receiver<Job>) {
         let opened = tokio::time::timeout(OPEN, self.net.open(peer)).await;
         let mut lane = match opened {
             Ok(Ok(stream)) => Lane::new(stream),
@@ -129,6 +146,9 @@ impl Transfers {
             }
             Err(_) => return,
         };
+        if let Some(stream) = self.peers().get_mut(&peer).filter(|stream| stream.number == number) {
+            stream.moved = Some(lane.moved());
+        }
         let (asks, mut asked) = mpsc::channel(1);
         let (answers, mut answered) = mpsc::channel(1);
         // Who waits for an answer, in the order of the asks.

@@ -1,6 +1,13 @@
 //! Frames on a stream, each read and each write with a deadline.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt,
@@ -20,11 +27,17 @@ const BUFFER_LEN: usize = 1 << 10;
 /// The reading half of a stream.
 pub(super) struct FrameReader<R> {
     inner: BufReader<R>,
+    moved: Arc<AtomicU64>,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(super) fn new(inner: R) -> Self {
-        Self { inner: BufReader::with_capacity(BUFFER_LEN, inner) }
+        Self { inner: BufReader::with_capacity(BUFFER_LEN, inner), moved: Arc::default() }
+    }
+
+    /// Bytes that have arrived so far, also of what is not complete.
+    pub(super) fn moved(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.moved)
     }
 
     /// Waits until there is something to read, or the stream has ended: then answers `false`. May be dropped meanwhile.
@@ -64,7 +77,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             let read = self.inner.read(space);
             match timeout(STALL, read).await.map_err(|_| TransferError::Stalled)?? {
                 0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                count => space = &mut space[count..],
+                count => {
+                    self.moved.fetch_add(count as u64, Ordering::Relaxed);
+                    space = &mut space[count..];
+                }
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
 use futures::{
@@ -90,6 +90,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lane<S> {
     pub(super) fn new(stream: S) -> Self {
         let (reader, writer) = stream.split();
         Self { reader: FrameReader::new(reader), writer }
+    }
+
+    /// Bytes that have arrived so far.
+    pub(super) fn moved(&self) -> Arc<AtomicU64> {
+        self.reader.moved()
     }
 
     /// Asks for whatever comes out of `asks`, until it is closed and all is answered.
