@@ -63,7 +63,9 @@ fn a_hundred_mebibytes_go_round_and_a_shifted_file_shares_its_blocks() {
     big_file(&writer.home().join("256"), b"!", 256);
     let shifted = provide("256");
     assert_eq!(shifted["size"], (256 << 20) + 1);
-    assert!(number(&shifted["new_blocks"]) * 100 <= number(&shifted["blocks"]), "{shifted}");
+    // The first chunk and the root; and one chunk more, rarely two, where the cuts do not meet again at once. That
+    // depends on the node's secret.
+    assert!(number(&shifted["new_blocks"]) <= 4 && number(&shifted["blocks"]) > 200, "{shifted}");
 }
 
 /// The names of all block files.
