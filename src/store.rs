@@ -14,6 +14,7 @@
 
 mod cache;
 mod collect;
+mod direct;
 mod disk;
 mod error;
 mod index;

@@ -11,7 +11,7 @@ use std::{
 
 use data_encoding::HEXLOWER;
 
-use super::{Layout, StoreError};
+use super::{Layout, StoreError, direct::DirectWriter};
 use crate::content::hash::Digest;
 
 const TMP: &str = "tmp";
@@ -24,6 +24,7 @@ pub(super) struct Disk {
     quarantine: PathBuf,
     layout: Layout,
     next: AtomicU64,
+    writer: DirectWriter,
     #[cfg(test)]
     pub(super) faults: super::tests::Faults,
 }
@@ -53,6 +54,7 @@ impl Disk {
             quarantine: dir.join("quarantine"),
             layout,
             next: AtomicU64::new(0),
+            writer: DirectWriter::default(),
             #[cfg(test)]
             faults: super::tests::Faults::default(),
         })
@@ -85,12 +87,10 @@ impl Disk {
         Ok(folder)
     }
 
-    #[cfg_attr(not(test), allow(clippy::unused_self))] // Faults are planned per disk, in tests.
     fn write_aside(&self, tmp: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(tmp)?;
         #[cfg(test)]
         self.faults.strike("write")?;
-        file.write_all(bytes)?;
+        let file = self.writer.create(tmp, bytes)?;
         if durability == Durability::Synced {
             #[cfg(test)]
             self.faults.strike("sync")?;
