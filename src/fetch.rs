@@ -10,6 +10,7 @@
 //! A provider's turn is decided by what it has to do already and how fast it was so far. Blocks are kept as cache when
 //! they are complete, so whatever was fetched once is there when a read is tried again.
 
+mod line;
 mod providers;
 mod session;
 mod watch;
@@ -29,7 +30,7 @@ use crate::{
 };
 pub use session::Session;
 
-/// Memory for blocks on their way to readers, over all sessions, in KiB.
+/// Memory for blocks on their way to readers that all sessions share, in KiB.
 const WINDOW_KIB: usize = 40 << 10;
 /// Blocks of one session on their way at a time.
 pub const READ_AHEAD: usize = 20;

@@ -38,6 +38,7 @@ use std::{
 };
 
 pub use collect::Collected;
+pub use direct::DirectFile;
 pub use error::StoreError;
 pub use layout::Layout;
 pub use lock::{LockNote, read_lock};

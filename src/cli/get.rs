@@ -12,7 +12,7 @@ use axum::{
     http::{Method, Response, header},
 };
 use futures::StreamExt;
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, sync::mpsc};
 
 use super::{
     Context,
@@ -28,8 +28,11 @@ use crate::{
         ErrorCode, NodeError,
         report::{FileInfo, Status},
     },
+    store::DirectFile,
 };
 
+/// Pieces of an answer that wait to be written.
+const PIECES: usize = 16;
 /// After this long without an answer, a reader that knows no peer is told so.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -203,13 +206,24 @@ async fn to_file(
 ) -> Result<u64, NodeError> {
     let fail = |e: io::Error| unpack::cannot_write(path, &e);
     let part = unpack::Partial::beside(path)?;
-    let mut file = tokio::fs::File::create_new(part.path()).await.map_err(fail)?;
-    file.set_max_buf_size(1 << 20);
+    let mut file = DirectFile::create_new(part.path()).map_err(fail)?;
+    let (sender, mut receiver) = mpsc::channel::<axum::body::Bytes>(PIECES);
+    let writing = tokio::task::spawn_blocking(move || {
+        while let Some(piece) = receiver.blocking_recv() {
+            file.write_all(&piece)?;
+        }
+        Ok(file)
+    });
     let mut pieces = Pieces::new(context, client, response);
     while let Some(piece) = pieces.next().await? {
-        file.write_all(&piece).await.map_err(fail)?;
+        if sender.send(piece).await.is_err() {
+            // The writer has ended: it says why.
+            break;
+        }
     }
-    file.flush().await.map_err(fail)?;
+    drop(sender);
+    let written = writing.await.map_err(|_| NodeError::new(ErrorCode::Other, "the writing thread failed"))?;
+    written.and_then(DirectFile::finish).map_err(fail)?;
     part.finish(false)?;
     Ok(pieces.count)
 }

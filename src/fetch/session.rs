@@ -1,5 +1,7 @@
 //! Reading one root.
 
+mod turns;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -10,11 +12,13 @@ use libp2p::{
     PeerId,
     futures::{StreamExt, stream::FuturesUnordered},
 };
-use tokio::sync::{Notify, broadcast::error::RecvError};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast::error::RecvError};
 use tokio_util::task::AbortOnDropHandle;
+use turns::{Ticket, Turn};
 
 use super::{
     FetchError, Fetcher,
+    line::{Line, Wanted},
     providers::{Picked, Providers},
     watch::{Verdict, Watch},
 };
@@ -40,6 +44,8 @@ const ASK_CONNECTED: usize = 32;
 const PROBES: usize = 8;
 /// How long a reader waits for a first peer, where that is more than a quarter of its time.
 const FIRST_PEER: Duration = Duration::from_secs(15);
+/// Memory that each session has for itself, in KiB: the longest block.
+const OWN_ROOM_KIB: u32 = MAX_BLOCK >> 10;
 /// Bad copies of one block after which it is given up.
 const BAD_COPIES: u32 = 8;
 
@@ -58,10 +64,12 @@ struct Inner {
     senders: Mutex<HashMap<Cid, PeerId>>,
     discovery: Mutex<Option<AbortOnDropHandle<()>>>,
     kept: OnceLock<bool>,
+    own_room: Arc<Semaphore>,
 }
 
 struct State {
     providers: Mutex<Providers>,
+    line: Mutex<Line>,
     /// Something has changed that may help who waits.
     changed: Notify,
     progress: Mutex<Instant>,
@@ -75,6 +83,14 @@ impl State {
         change(&mut self.providers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn line<T>(&self, change: impl FnOnce(&mut Line) -> T) -> T {
+        change(&mut self.line.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn progressed(&self) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
     fn add(&self, peer: PeerId, announced: bool) {
         if self.providers(|providers| providers.add(peer, announced)) {
             self.changed.notify_waiters();
@@ -86,6 +102,7 @@ impl Session {
     pub(super) fn new(fetcher: Fetcher, root: Cid, timeout: Duration) -> Self {
         let state = State {
             providers: Mutex::default(),
+            line: Mutex::default(),
             changed: Notify::new(),
             progress: Mutex::new(Instant::now()),
             rounds: Mutex::new(0),
@@ -100,6 +117,7 @@ impl Session {
                 senders: Mutex::default(),
                 discovery: Mutex::default(),
                 kept: OnceLock::new(),
+                own_room: Arc::new(Semaphore::new(OWN_ROOM_KIB as usize)),
             }),
         }
     }
@@ -109,6 +127,7 @@ impl Session {
     /// # Errors
     /// [`FetchError`].
     pub async fn block(&self, cid: &Cid, len: Option<u32>) -> Result<Vec<u8>, FetchError> {
+        let ticket = Ticket::new(&self.inner.state);
         if let Some(block) = self.stored(*cid).await? {
             return Ok(block);
         }
@@ -117,42 +136,56 @@ impl Session {
         let (this, cid) = (self.clone(), *cid);
         let fetching = tokio::spawn(async move {
             let flight = this.inner.fetcher.flight(&cid);
-            // Whoever has the turn may be waiting for providers that this session does not need.
-            let turn = tokio::time::timeout(TURN, flight.acquire_owned()).await;
-            if turn.is_ok()
-                && let Some(block) = this.stored(cid).await?
-            {
-                return Ok(block);
-            }
-            this.fetch(cid, len).await
+            let Ok(_turn) = Arc::clone(&flight).try_acquire_owned() else {
+                // Whoever has the turn may be waiting for providers that this session does not need.
+                ticket.step_aside();
+                let turn = tokio::time::timeout(TURN, flight.acquire_owned()).await;
+                if turn.is_ok()
+                    && let Some(block) = this.stored(cid).await?
+                {
+                    return Ok(block);
+                }
+                return this.fetch(cid, len, &ticket).await;
+            };
+            this.fetch(cid, len, &ticket).await
         });
         fetching.await.map_err(|_| FetchError::Worker)?
     }
 
-    /// Memory for a block that is about to be read, over all sessions. Held until the reader has it.
-    pub async fn room(&self, len: u32) -> Option<tokio::sync::OwnedSemaphorePermit> {
-        let window = Arc::clone(&self.inner.fetcher.window);
-        window.acquire_many_owned((len >> 10) + 1).await.ok()
-    }
-
-    /// Whether a block was fetched by this session.
-    pub fn came_from_peer(&self, cid: &Cid) -> bool {
-        self.inner.senders.lock().unwrap_or_else(PoisonError::into_inner).contains_key(cid)
-    }
-
-    /// The block's name is right and its content is not: sets it aside, and never asks again who sent it.
-    pub async fn reject(&self, cid: &Cid) {
-        let sender = self.inner.senders.lock().unwrap_or_else(PoisonError::into_inner).remove(cid);
-        if let Some(peer) = sender {
-            tracing::warn!(%peer, %cid, "a peer sent a forged block");
-            self.inner.state.providers(|providers| providers.ban(peer));
+    /// Memory for a block that is about to be read. Held until the reader has it.
+    ///
+    /// All sessions share a window, and each has room for one block of its own besides: readers that have paused never
+    /// stop another one.
+    pub async fn room(&self, len: u32) -> Option<OwnedSemaphorePermit> {
+        let kib = (len >> 10) + 1;
+        let own = Arc::clone(&self.inner.own_room).acquire_many_owned(kib.min(OWN_ROOM_KIB));
+        let shared = Arc::clone(&self.inner.fetcher.window).acquire_many_owned(kib);
+        tokio::select! {
+            biased;
+            room = own => room.ok(),
+            room = shared => room.ok(),
         }
-        let (store, cid) = (self.inner.fetcher.store.clone(), *cid);
-        let aside = tokio::task::spawn_blocking(move || {
-            store.quarantine(&cid, "its content is not what its key says")
-        });
-        if let Ok(Err(error)) = aside.await {
-            tracing::warn!(%cid, "a forged block could not be set aside: {error}");
+    }
+
+    /// The block's name is right, and its content is not what the reader's key says. Drops what this session fetched,
+    /// and never asks again who sent it; answers whether it did. A block that was here before, or that a file here needs,
+    /// stays: then it is the link that is wrong, and a wrong link must not cost another file its blocks.
+    pub async fn reject(&self, cid: &Cid) -> bool {
+        let sender = self.inner.senders.lock().unwrap_or_else(PoisonError::into_inner).remove(cid);
+        let Some(peer) = sender else { return false };
+        let (store, digest) = (self.inner.fetcher.store.clone(), *cid);
+        let dropped = tokio::task::spawn_blocking(move || store.drop_cached(&digest)).await;
+        match dropped {
+            Ok(Ok(true)) => {
+                tracing::warn!(%peer, %cid, "a peer sent a block that its reader's key does not open");
+                self.inner.state.providers(|providers| providers.ban(peer));
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%cid, "a block that does not open could not be dropped: {error}");
+                false
+            }
+            Ok(Ok(false)) | Err(_) => false,
         }
     }
 
@@ -184,7 +217,7 @@ impl Session {
     }
 
     /// Fetches a block from providers until one gives it, or the session's time is over.
-    async fn fetch(&self, cid: Cid, len: Option<u32>) -> Result<Vec<u8>, FetchError> {
+    async fn fetch(&self, cid: Cid, len: Option<u32>, ticket: &Ticket) -> Result<Vec<u8>, FetchError> {
         let state = &self.inner.state;
         let weight = u64::from(len.unwrap_or(64 << 10));
         let mut tries = FuturesUnordered::new();
@@ -200,34 +233,41 @@ impl Session {
             let mut changed = std::pin::pin!(changed);
             changed.as_mut().enable();
             let now = Instant::now();
-            let watched = |asked: usize| (1..HEDGES.max(at_once)).contains(&asked);
             let verdict = match &mut watch {
-                Some((peer, watch)) if watched(tries.len()) => {
+                Some((peer, watch)) if !tries.is_empty() => {
                     watch.look(self.inner.fetcher.transfers.moved(peer), now)
                 }
                 _ => Verdict::Early,
             };
-            let within = match verdict {
-                Verdict::Busy(within) => Some(within),
-                Verdict::Early | Verdict::Stalled => None,
+            let picked = match verdict {
+                _ if tries.len() < at_once => {
+                    ticket.want(Wanted { cid, len: weight, besides: asked.clone() }, now)
+                }
+                Verdict::Stalled if tries.len() < HEDGES => {
+                    state.providers(|providers| providers.pick(&cid, weight, &asked, None, now))
+                }
+                Verdict::Busy(within) if tries.len() < HEDGES => {
+                    state.providers(|providers| providers.pick(&cid, weight, &asked, Some(within), now))
+                }
+                _ => None,
             };
-            if tries.len() < at_once || verdict != Verdict::Early {
-                let picked = state.providers(|providers| providers.pick(&cid, weight, &asked, within, now));
-                if let Some(Picked { peer, ahead }) = picked {
-                    asked.push(peer);
-                    let moved = self.inner.fetcher.transfers.moved(&peer);
-                    watch = Some((peer, Watch::new(weight, ahead, moved, now)));
-                    tries.push(self.ask(peer, cid, len, weight));
-                    if tries.len() < at_once {
-                        continue;
-                    }
+            if matches!(verdict, Verdict::Busy(_)) {
+                state.progressed();
+            }
+            if let Some(Picked { peer, ahead }) = picked {
+                asked.push(peer);
+                let moved = self.inner.fetcher.transfers.moved(&peer);
+                watch = Some((peer, Watch::new(weight, ahead, moved, now)));
+                tries.push(self.ask(peer, cid, len, weight));
+                if tries.len() < at_once {
+                    continue;
                 }
             }
             if tries.is_empty() && self.given_up(&cid) {
                 return Err(self.no_copy(cid, bad).unwrap_or(FetchError::NotFound { cid }));
             }
             let deadline = self.deadline(&cid);
-            let look = watch.filter(|_| watched(tries.len())).map(|(_, watch)| watch.next());
+            let look = watch.filter(|_| !tries.is_empty()).map(|(_, watch)| watch.next());
             let wake = self.wake(deadline, look);
             tokio::select! {
                 Some((peer, answer)) = tries.next(), if !tries.is_empty() => {
@@ -268,7 +308,7 @@ impl Session {
         match &answer {
             Ok(block) => {
                 turn.got = block.len() as u64;
-                *self.inner.state.progress.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                self.inner.state.progressed();
             }
             Err(Failure::Missing) => self.inner.state.providers(|providers| providers.lacks(&peer, cid)),
             Err(Failure::Lost | Failure::Busy) => {
@@ -378,21 +418,6 @@ impl Session {
         }
         let search = search(net.clone(), self.inner.root, Arc::clone(&self.inner.state));
         *discovery = Some(AbortOnDropHandle::new(tokio::spawn(search)));
-    }
-}
-
-/// One question to one provider.
-struct Turn<'a> {
-    state: &'a State,
-    peer: PeerId,
-    weight: u64,
-    got: u64,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.state.providers(|providers| providers.gave(&self.peer, self.weight, self.got, Instant::now()));
-        self.state.changed.notify_waiters();
     }
 }
 

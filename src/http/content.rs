@@ -58,7 +58,7 @@ pub(super) async fn read(
             let len = range.as_ref().map_or(size, |r| r.end - r.start);
             response
                 .header(KIND_HEADER, "file")
-                .header(header::CONTENT_TYPE, opened.media_type().unwrap_or("application/octet-stream"))
+                .header(header::CONTENT_TYPE, media_type(opened.media_type()))
                 .header(header::CONTENT_LENGTH, len)
                 .header(header::ACCEPT_RANGES, "bytes")
         }
@@ -80,6 +80,12 @@ pub(super) async fn read(
         Body::from_stream(bytes.inspect_err(move |error| failures.note(&id, error.clone())))
     };
     response.body(body).map_err(|e| Problem::bad_request(format!("the answer has an impossible header: {e}")))
+}
+
+/// What the storer said the content is; nothing in particular where that is no header's value.
+fn media_type(said: Option<&str>) -> HeaderValue {
+    let said = said.and_then(|said| HeaderValue::from_str(said).ok());
+    said.unwrap_or(HeaderValue::from_static("application/octet-stream"))
 }
 
 /// `GET /blocks/{cid}`: one block as it is stored here, sealed.
@@ -171,6 +177,14 @@ fn header_value(text: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_media_type_that_is_no_header_hides_no_file() {
+        assert_eq!(media_type(Some("text/plain")), "text/plain");
+        for odd in [None, Some("text/\nplain"), Some("\u{7f}")] {
+            assert_eq!(media_type(odd), "application/octet-stream");
+        }
+    }
 
     #[test]
     fn ranges_are_read_as_the_rfc_says() {

@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Read},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc},
 };
 
@@ -82,8 +83,12 @@ impl Sealer {
                 }
                 let (recipe, upload, done) = (self.recipe.clone(), Arc::clone(&self.upload), done.clone());
                 let index = sent;
-                // The receiver may be gone: then the upload has failed already.
-                self.pool.submit(move || drop(done.send((index, seal_and_write(&recipe, &upload, chunk)))));
+                self.pool.submit(move || {
+                    let job = AssertUnwindSafe(|| seal_and_write(&recipe, &upload, chunk));
+                    let sealed = catch_unwind(job).unwrap_or_else(|_| Err(NodeError::lost_worker()));
+                    // The receiver may be gone: then the upload has failed already.
+                    drop(done.send((index, sealed)));
+                });
                 sent += 1;
             }
             while received < sent && (!more || sent - next >= IN_FLIGHT as u64) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Store, StoreError, unix_ms};
-use crate::content::hash::Digest;
+use crate::content::{cid::Cid, hash::Digest};
 
 /// Uses that are noted in memory before they are written together.
 const NOTED: usize = 1024;
@@ -23,6 +23,15 @@ impl Touched {
 }
 
 impl Store {
+    /// Drops a block that nothing here needs; answers whether it is gone. What a file or an upload needs stays.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::Index`].
+    pub fn drop_cached(&self, cid: &Cid) -> Result<bool, StoreError> {
+        let dropped = self.discard(vec![*cid.digest()])?;
+        Ok(dropped.blocks > 0 || self.inner.index.row(cid.digest())?.is_none())
+    }
+
     /// Evicts cached blocks until about `bytes` are free, or none is left.
     pub(super) fn evict(&self, bytes: u64) -> Result<(), StoreError> {
         let goal = self.usage().cached_bytes.saturating_sub(bytes);

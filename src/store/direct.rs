@@ -1,9 +1,13 @@
-//! Writing past the page cache: a block is written once and read much later, if ever, so a copy of it in the cache costs
-//! a processor more than its hash does, and drives out what others need.
+//! Reading and writing past the page cache.
+//!
+//! A block is written once and read much later, if ever, and a file that was fetched is as long as it is: a copy of either
+//! in the page cache costs a processor more than its hash does, and drives out what others need. What is read twice within
+//! a short time is read through the cache the second time, and stays there.
 
 use std::{
+    collections::{HashSet, VecDeque},
     fs::{File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{
@@ -14,35 +18,63 @@ use std::{
 
 use rustix::fs::OFlags;
 
+use crate::content::hash::Digest;
+
 /// What memory, offset and length must be a multiple of, on every device in use.
 const ALIGN: usize = 4096;
-/// Shorter blocks go through the page cache: a write to the device itself costs more than copying them.
-const SHORTEST: usize = 64 << 10;
-/// Buffers kept for the next writes, each as long as the longest block so far.
+/// Shorter files go through the page cache: a way to the device and back costs more than copying them.
+pub(super) const SHORTEST: usize = 64 << 10;
+/// Buffers kept for the next blocks, each as long as the longest block so far.
 const KEPT: usize = 4;
+/// Blocks that are remembered as read.
+const RECENT: usize = 4096;
+/// Length in bytes of the pieces in which a long file is written.
+const PIECE: usize = 1 << 20;
 
-/// Writes files on one file system.
+/// Memory with a part that begins where a page does.
 #[derive(Default)]
-pub(super) struct DirectWriter {
-    /// The file system has said that it cannot.
-    refused: AtomicBool,
-    buffers: Mutex<Vec<Vec<u8>>>,
+struct Aligned(Vec<u8>);
+
+impl Aligned {
+    /// `len` bytes, with what they need to fill the last page.
+    fn space(&mut self, len: usize) -> &mut [u8] {
+        let padded = len.next_multiple_of(ALIGN);
+        if self.0.len() < padded + ALIGN {
+            self.0.resize(padded + ALIGN, 0);
+        }
+        let start = self.0.as_ptr().align_offset(ALIGN);
+        &mut self.0[start..start + padded]
+    }
 }
 
-impl DirectWriter {
+fn direct(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    options.clone().custom_flags(i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0)).open(path)
+}
+
+/// Whether it is the file system that knows no other way than through the page cache.
+fn is_refusal(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+}
+
+/// Block files of one store.
+#[derive(Default)]
+pub(super) struct BlockFiles {
+    /// The file system has said that it cannot.
+    refused: AtomicBool,
+    buffers: Mutex<Vec<Aligned>>,
+    recent: Mutex<Recent>,
+}
+
+impl BlockFiles {
     /// Makes a new file of these bytes for this user alone; whether they have reached the device is for `sync_data` to
-    /// say. Goes through the page cache where the file system knows no other way.
+    /// say.
     pub(super) fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
-        if bytes.len() >= SHORTEST && !self.refused.load(Ordering::Relaxed) {
-            let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
-            let written = options.clone().custom_flags(flags).open(path).and_then(|file| {
-                self.write(&file, bytes)?;
-                Ok(file)
-            });
+        if self.goes_direct(bytes.len()) {
+            let written = direct(&options, path).and_then(|file| self.write(file, bytes));
             match written {
-                Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+                Err(e) if is_refusal(&e) => {
                     self.refused.store(true, Ordering::Relaxed);
                     // Some make the file before they refuse.
                     options.create_new(false).create(true).truncate(true);
@@ -55,23 +87,166 @@ impl DirectWriter {
         Ok(file)
     }
 
-    fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
-        let kept = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut buffer = kept.unwrap_or_default();
-        let padded = bytes.len().next_multiple_of(ALIGN);
-        if buffer.len() < padded + ALIGN {
-            buffer.resize(padded + ALIGN, 0);
+    /// The bytes of a block's file, at most `limit`.
+    pub(super) fn read(&self, digest: &Digest, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        if self.goes_direct(limit)
+            && !self.recent.lock().unwrap_or_else(PoisonError::into_inner).again(digest)
+        {
+            match direct(&options, path).and_then(|file| self.read_direct(file, limit)) {
+                Err(e) if is_refusal(&e) => self.refused.store(true, Ordering::Relaxed),
+                read => return read,
+            }
         }
-        let start = buffer.as_ptr().align_offset(ALIGN);
-        buffer[start..start + bytes.len()].copy_from_slice(bytes);
-        let written = file.write_all(&buffer[start..start + padded]);
-        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        if buffers.len() < KEPT {
-            buffers.push(buffer);
+        let mut bytes = Vec::with_capacity(limit);
+        options.open(path)?.take(limit as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn goes_direct(&self, len: usize) -> bool {
+        len >= SHORTEST && !self.refused.load(Ordering::Relaxed)
+    }
+
+    fn with_buffer<T>(&self, work: impl FnOnce(&mut Aligned) -> T) -> T {
+        let lock = || self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = lock().pop().unwrap_or_default();
+        let done = work(&mut buffer);
+        let mut kept = lock();
+        if kept.len() < KEPT {
+            kept.push(buffer);
         }
-        drop(buffers);
-        written?;
-        if padded > bytes.len() { file.set_len(bytes.len() as u64) } else { Ok(()) }
+        done
+    }
+
+    fn write(&self, mut file: File, bytes: &[u8]) -> io::Result<File> {
+        self.with_buffer(|buffer| {
+            let space = buffer.space(bytes.len());
+            space[..bytes.len()].copy_from_slice(bytes);
+            file.write_all(space)
+        })?;
+        if !bytes.len().is_multiple_of(ALIGN) {
+            file.set_len(bytes.len() as u64)?;
+        }
+        Ok(file)
+    }
+
+    fn read_direct(&self, mut file: File, limit: usize) -> io::Result<Vec<u8>> {
+        self.with_buffer(|buffer| {
+            let space = buffer.space(limit);
+            let mut len = 0;
+            // A read that ends within a page has met the end of the file.
+            while len < space.len() && len.is_multiple_of(ALIGN) {
+                match file.read(&mut space[len..]) {
+                    Ok(0) => break,
+                    Ok(count) => len += count,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            Ok(space[..len.min(limit)].to_vec())
+        })
+    }
+}
+
+/// Blocks that were read a short time ago.
+#[derive(Default)]
+struct Recent {
+    known: HashSet<Digest>,
+    order: VecDeque<Digest>,
+}
+
+impl Recent {
+    /// Notes that a block is read; answers whether it was a short time ago, too.
+    fn again(&mut self, digest: &Digest) -> bool {
+        if !self.known.insert(*digest) {
+            return true;
+        }
+        self.order.push_back(*digest);
+        if self.order.len() > RECENT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        false
+    }
+}
+
+/// A long file that is written from its beginning to its end.
+pub struct DirectFile {
+    file: File,
+    buffer: Aligned,
+    filled: usize,
+    len: u64,
+}
+
+impl DirectFile {
+    /// Makes a new file.
+    ///
+    /// # Errors
+    /// As `File::create_new`.
+    pub fn create_new(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        let file = match direct(&options, path) {
+            // Some make the file before they refuse.
+            Err(e) if is_refusal(&e) => options.create_new(false).create(true).truncate(true).open(path)?,
+            opened => opened?,
+        };
+        Ok(Self { file, buffer: Aligned::default(), filled: 0, len: 0 })
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// As writing to a file.
+    pub fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let space = &mut self.buffer.space(PIECE)[self.filled..];
+            let (now, later) = bytes.split_at(bytes.len().min(space.len()));
+            space[..now.len()].copy_from_slice(now);
+            self.filled += now.len();
+            self.len += now.len() as u64;
+            bytes = later;
+            if self.filled == PIECE {
+                self.write_buffer(PIECE)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is left, and gives the file its length.
+    ///
+    /// # Errors
+    /// As writing to a file.
+    pub fn finish(mut self) -> io::Result<()> {
+        if self.len == self.filled as u64 {
+            // A short file: whoever wanted it will read it now.
+            self.through_cache()?;
+            return self.file.write_all(&self.buffer.space(PIECE)[..self.filled]);
+        }
+        let padded = self.filled.next_multiple_of(ALIGN);
+        self.write_buffer(padded)?;
+        self.file.set_len(self.len)
+    }
+
+    fn through_cache(&self) -> io::Result<()> {
+        let flags = rustix::fs::fcntl_getfl(&self.file)?;
+        Ok(rustix::fs::fcntl_setfl(&self.file, flags - OFlags::DIRECT)?)
+    }
+
+    fn write_buffer(&mut self, len: usize) -> io::Result<()> {
+        let written = self.file.write_all(&self.buffer.space(PIECE)[..len]);
+        match written {
+            // Opened, and refused all the same.
+            Err(e) if is_refusal(&e) => {
+                self.through_cache()?;
+                self.file.write_all(&self.buffer.space(PIECE)[..len])?;
+            }
+            written => written?,
+        }
+        self.filled = 0;
+        Ok(())
     }
 }
 
@@ -79,22 +254,33 @@ impl DirectWriter {
 mod tests {
     use super::*;
 
+    const LENGTHS: [usize; 8] =
+        [0, 1, SHORTEST - 1, SHORTEST, SHORTEST + 1, SHORTEST + ALIGN, PIECE, 3 * PIECE + 4095];
+
+    fn bytes(len: usize) -> Vec<u8> {
+        (0..len).map(|n| u8::try_from(n % 251).expect("small")).collect()
+    }
+
     #[test]
     fn files_have_their_bytes_and_length_whatever_the_file_system_can() {
         let dir = tempfile::tempdir().expect("a folder");
         for refused in [false, true] {
-            let writer = DirectWriter::default();
-            writer.refused.store(refused, Ordering::Relaxed);
-            for len in [0, 1, SHORTEST - 1, SHORTEST, SHORTEST + 1, 3 * SHORTEST + 4095, SHORTEST + ALIGN] {
-                let bytes: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).expect("small")).collect();
-                let path = dir.path().join(format!("{refused}-{len}"));
-                drop(writer.create(&path, &bytes).expect("written"));
-                assert!(std::fs::read(&path).expect("read") == bytes, "{len} bytes");
-                let again = writer.create(&path, &bytes).expect_err("there already");
+            let files = BlockFiles::default();
+            files.refused.store(refused, Ordering::Relaxed);
+            for (n, len) in (0..).zip(LENGTHS) {
+                let (bytes, path) = (bytes(len), dir.path().join(format!("{refused}-{len}")));
+                drop(files.create(&path, &bytes).expect("written"));
+                for _ in 0..2 {
+                    assert!(files.read(&[n; 20], &path, len + 1).expect("read") == bytes, "{len} bytes");
+                }
+                // No more than was asked for, and no less than there is.
+                let short = files.read(&[n + 100; 20], &path, len / 2).expect("read");
+                assert!(short == bytes[..len / 2], "half of {len} bytes");
+                let again = files.create(&path, &bytes).expect_err("there already");
                 assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
             }
             assert_eq!(
-                writer.refused.load(Ordering::Relaxed),
+                files.refused.load(Ordering::Relaxed),
                 refused,
                 "this file system takes direct writes"
             );
@@ -102,15 +288,44 @@ mod tests {
     }
 
     #[test]
+    fn a_long_file_is_what_was_written_in_whatever_pieces() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for len in LENGTHS {
+            for piece in [1 << 16, 4097, PIECE + 1] {
+                let (bytes, path) = (bytes(len), dir.path().join(format!("{len}-{piece}")));
+                let mut file = DirectFile::create_new(&path).expect("made");
+                bytes.chunks(piece).for_each(|part| file.write_all(part).expect("written"));
+                file.finish().expect("finished");
+                assert!(std::fs::read(&path).expect("read") == bytes, "{len} bytes in pieces of {piece}");
+                assert!(DirectFile::create_new(&path).is_err());
+            }
+        }
+    }
+
+    #[test]
     fn buffers_are_used_again_and_only_a_few_are_kept() {
-        let (dir, writer) = (tempfile::tempdir().expect("a folder"), DirectWriter::default());
+        let (dir, files) = (tempfile::tempdir().expect("a folder"), BlockFiles::default());
         std::thread::scope(|scope| {
             for n in 0..16 {
                 let path = dir.path().join(n.to_string());
-                let writer = &writer;
-                scope.spawn(move || writer.create(&path, &vec![7; SHORTEST]).expect("written"));
+                let files = &files;
+                scope.spawn(move || files.create(&path, &bytes(SHORTEST)).expect("written"));
             }
         });
-        assert!((1..=KEPT).contains(&writer.buffers.lock().expect("whole").len()));
+        assert!((1..=KEPT).contains(&files.buffers.lock().expect("whole").len()));
+    }
+
+    #[test]
+    fn what_is_read_again_soon_is_remembered_and_what_was_read_long_ago_is_not() {
+        let mut recent = Recent::default();
+        let digest = |n: usize| {
+            let mut digest = [0; 20];
+            digest[..8].copy_from_slice(&n.to_le_bytes());
+            digest
+        };
+        assert!(!recent.again(&digest(0)) && recent.again(&digest(0)));
+        (1..=RECENT).for_each(|n| assert!(!recent.again(&digest(n))));
+        assert!(!recent.again(&digest(0)));
+        assert_eq!((recent.known.len(), recent.order.len()), (RECENT, RECENT));
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
@@ -11,7 +11,7 @@ use std::{
 
 use data_encoding::HEXLOWER;
 
-use super::{Layout, StoreError, direct::DirectWriter};
+use super::{Layout, StoreError, direct::BlockFiles};
 use crate::content::hash::Digest;
 
 const TMP: &str = "tmp";
@@ -24,7 +24,7 @@ pub(super) struct Disk {
     quarantine: PathBuf,
     layout: Layout,
     next: AtomicU64,
-    writer: DirectWriter,
+    files: BlockFiles,
     #[cfg(test)]
     pub(super) faults: super::tests::Faults,
 }
@@ -54,7 +54,7 @@ impl Disk {
             quarantine: dir.join("quarantine"),
             layout,
             next: AtomicU64::new(0),
-            writer: DirectWriter::default(),
+            files: BlockFiles::default(),
             #[cfg(test)]
             faults: super::tests::Faults::default(),
         })
@@ -90,7 +90,7 @@ impl Disk {
     fn write_aside(&self, tmp: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
         #[cfg(test)]
         self.faults.strike("write")?;
-        let file = self.writer.create(tmp, bytes)?;
+        let file = self.files.create(tmp, bytes)?;
         if durability == Durability::Synced {
             #[cfg(test)]
             self.faults.strike("sync")?;
@@ -119,19 +119,15 @@ impl Disk {
     /// The bytes of a block's file; none where there is no such file. Reads `len` bytes and one more, so that a file
     /// that has grown shows.
     pub(super) fn read(&self, digest: &Digest, len: u32) -> Result<Option<Vec<u8>>, StoreError> {
-        let file = match File::open(self.path(digest)) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(StoreError::io("open a block", e)),
-        };
-        let mut bytes = Vec::with_capacity(len as usize + 1);
-        match file.take(u64::from(len) + 1).read_to_end(&mut bytes) {
-            Ok(_) => Ok(Some(bytes)),
+        match self.files.read(digest, &self.path(digest), len as usize + 1) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             // A sector that cannot be read is damage to this block, not to the store.
-            Err(e) => {
+            Err(e) if is_damage(&e) => {
                 tracing::warn!("a block cannot be read: {e}");
                 Ok(Some(Vec::new()))
             }
+            Err(e) => Err(StoreError::io("read a block", e)),
         }
     }
 
@@ -195,6 +191,15 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+/// Whether the device or the file system has lost the bytes, and nothing else is wrong.
+fn is_damage(e: &io::Error) -> bool {
+    use rustix::io::Errno;
+
+    [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::ISDIR]
+        .iter()
+        .any(|known| e.raw_os_error() == Some(known.raw_os_error()))
 }
 
 /// The one place that renames: what has a name in the store is complete.

@@ -25,5 +25,6 @@ mod store_sample;
 mod swarm;
 mod transfer_hostile;
 mod transfer_providers;
+mod transfer_readers;
 mod vectors;
 mod wire_messages;

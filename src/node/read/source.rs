@@ -58,11 +58,11 @@ impl Source {
     }
 
     /// A block whose bytes hash to its CID, and still are not what its key or its parent says: SHA-1 alone does not
-    /// decide. It is set aside, and whoever sent it is not asked again.
-    async fn reject(&self, cid: &Cid) {
+    /// decide. Where a peer has just sent it, it is dropped, that peer is not asked again, and another try makes sense.
+    async fn reject(&self, cid: &Cid) -> bool {
         match self {
             Self::Swarm(session) => session.reject(cid).await,
-            Self::Here(_) => {}
+            Self::Here(_) => false,
         }
     }
 
@@ -79,8 +79,8 @@ impl Source {
             tries -= 1;
             match accept(&block) {
                 Ok(accepted) => return Ok(accepted),
-                Err(error) if tries == 0 => return Err(error.into()),
-                Err(_) => self.reject(cid).await,
+                Err(error) if tries == 0 || !self.reject(cid).await => return Err(error.into()),
+                Err(_) => {}
             }
         }
     }
@@ -94,14 +94,9 @@ impl Source {
             match open_root(link, &block) {
                 Ok(root) => return Ok(root),
                 Err(ContentError::NoKey) => return Err(ContentError::NoKey.into()),
-                // A wrong link and a forged block look the same. A block that was here before is left alone: a reader
-                // with a wrong link must not cost a file its root. One that has just come from a peer is not trusted.
-                Err(error) => match self {
-                    Self::Swarm(session) if tries > 0 && session.came_from_peer(&link.cid) => {
-                        self.reject(&link.cid).await;
-                    }
-                    _ => return Err(error.into()),
-                },
+                // A wrong link and a forged block look the same.
+                Err(error) if tries == 0 || !self.reject(&link.cid).await => return Err(error.into()),
+                Err(_) => {}
             }
         }
     }
@@ -140,8 +135,8 @@ impl Source {
             let opened = tokio::task::spawn_blocking(move || open_chunk(&checked, block)).await;
             match opened.map_err(|_| NodeError::lost_worker())? {
                 Ok(bytes) => return Ok(Bytes::from(bytes)),
-                Err(error) if tries == 0 => return Err(error.into()),
-                Err(_) => self.reject(&entry.cid).await,
+                Err(error) if tries == 0 || !self.reject(&entry.cid).await => return Err(error.into()),
+                Err(_) => {}
             }
         }
     }

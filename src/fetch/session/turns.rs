@@ -1,0 +1,70 @@
+//! Whose turn it is: blocks wait for providers, and providers for their next block.
+
+use std::{sync::Arc, time::Instant};
+
+use libp2p::PeerId;
+
+use super::State;
+use crate::fetch::{
+    line::{Line, Wanted},
+    providers::Picked,
+};
+
+/// A block's place in the line of those that need a provider.
+pub(super) struct Ticket {
+    state: Arc<State>,
+    number: u64,
+}
+
+impl Ticket {
+    pub(super) fn new(state: &Arc<State>) -> Self {
+        Self { state: Arc::clone(state), number: state.line(Line::enter) }
+    }
+
+    /// A provider for this block, when it has its turn.
+    pub(super) fn want(&self, wanted: Wanted, now: Instant) -> Option<Picked> {
+        let (picked, others) = self.state.line(|line| {
+            self.state.providers(|providers| {
+                line.want(self.number, wanted, |Wanted { cid, len, besides }| {
+                    providers.pick(cid, *len, besides, None, now)
+                })
+            })
+        });
+        if others {
+            self.state.changed.notify_waiters();
+        }
+        picked
+    }
+
+    /// Lets others go first until it wants a provider.
+    pub(super) fn step_aside(&self) {
+        let (given, others) = self.state.line(|line| (line.leave(self.number), !line.is_empty()));
+        if let Some((wanted, picked)) = given {
+            self.state.providers(|providers| providers.gave(&picked.peer, wanted.len, 0, Instant::now()));
+        }
+        if others {
+            self.state.changed.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.step_aside();
+    }
+}
+
+/// One question to one provider.
+pub(super) struct Turn<'a> {
+    pub(super) state: &'a State,
+    pub(super) peer: PeerId,
+    pub(super) weight: u64,
+    pub(super) got: u64,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.state.providers(|providers| providers.gave(&self.peer, self.weight, self.got, Instant::now()));
+        self.state.changed.notify_waiters();
+    }
+}

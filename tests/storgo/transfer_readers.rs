@@ -1,0 +1,102 @@
+//! What readers may rely on: blocks in their order, bytes that count on slow links, room beside readers that pause, and
+//! wrong links that harm nobody.
+
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt, stream};
+use storgo::{
+    content::cid::{Cid, Codec},
+    fetch::{READ_AHEAD, Session},
+    store::PutMode,
+};
+
+use super::{
+    store_sample::record,
+    transfer_hostile::{Peer, blocks, root},
+};
+
+fn name(block: &[u8]) -> Cid {
+    Cid::of(Codec::Raw, block)
+}
+
+async fn get(session: &Session, block: &[u8]) {
+    let got =
+        session.block(&name(block), Some(u32::try_from(block.len()).expect("short"))).await.expect("a block");
+    assert!(got == block);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_arrive_in_the_order_in_which_they_are_wanted() {
+    let blocks = blocks(21, 60);
+    let (provider, reader) = (Peer::start(Some(16 << 20)).await, Peer::start(None).await);
+    provider.keep(&blocks);
+    reader.knows(&provider.net).await;
+    let session = reader.fetcher.session(root(), Duration::from_secs(20));
+    let arriving = stream::iter(0..blocks.len()).map(|n| {
+        let (session, blocks) = (&session, &blocks);
+        async move {
+            get(session, &blocks[n]).await;
+            n
+        }
+    });
+    let order: Vec<usize> = arriving.buffer_unordered(READ_AHEAD).collect().await;
+    // Two neighbours may change places between the stream and this line; nobody overtakes a crowd.
+    let moved = (0..).zip(&order).map(|(at, n): (usize, _)| at.abs_diff(*n)).max();
+    assert!(moved.is_some_and(|moved| moved <= 3), "{order:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_on_which_one_block_takes_longer_than_the_timeout_is_slow_and_not_dead() {
+    let blocks = blocks(22, 2);
+    let (provider, reader) = (Peer::start(Some(64 << 10)).await, Peer::start(None).await);
+    provider.keep(&blocks);
+    reader.knows(&provider.net).await;
+    let session = reader.fetcher.session(root(), Duration::from_secs(3));
+    get(&session, &blocks[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_pause_stop_nobody() {
+    let peer = Peer::start(None).await;
+    let pausing: Vec<Session> =
+        (0..4).map(|_| peer.fetcher.session(root(), Duration::from_secs(5))).collect();
+    let mut held = Vec::new();
+    for session in &pausing {
+        while let Some(Some(room)) = session.room(2_000_000).now_or_never() {
+            held.push(room);
+            assert!(held.len() < 1000, "there is no bound");
+        }
+    }
+    let another = peer.fetcher.session(root(), Duration::from_secs(5));
+    assert!(another.room(2_000_000).now_or_never().flatten().is_some(), "beside {} blocks held", held.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_link_costs_no_file_its_blocks_and_a_forged_block_is_fetched_elsewhere() {
+    let blocks = blocks(23, 3);
+    let (provider, reader) = (Peer::start(None).await, Peer::start(None).await);
+    provider.keep(&blocks);
+    reader.knows(&provider.net).await;
+    let keep = |block: &[u8]| {
+        let upload = reader.store.upload();
+        upload.put(&name(block), block, PutMode::Sealed).expect("stored");
+        upload.commit(record(name(block))).expect("listed");
+    };
+    let has = |block: &[u8]| reader.store.has(&name(block)).expect("an answer");
+    let session = reader.fetcher.session(root(), Duration::from_secs(5));
+
+    keep(&blocks[0]);
+    get(&session, &blocks[0]).await;
+    assert!(!session.reject(&name(&blocks[0])).await && has(&blocks[0]), "it was here before");
+
+    get(&session, &blocks[1]).await;
+    keep(&blocks[1]);
+    assert!(!session.reject(&name(&blocks[1])).await && has(&blocks[1]), "a file needs it by now");
+
+    get(&session, &blocks[2]).await;
+    assert!(session.reject(&name(&blocks[2])).await && !has(&blocks[2]));
+    let other = Peer::start(None).await;
+    other.keep(&blocks[2..]);
+    reader.knows(&other.net).await;
+    get(&session, &blocks[2]).await;
+}
