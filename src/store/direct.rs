@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{
-        Mutex, PoisonError,
+        Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -24,8 +24,10 @@ use crate::content::hash::Digest;
 const ALIGN: usize = 4096;
 /// Shorter files go through the page cache: a way to the device and back costs more than copying them.
 pub(super) const SHORTEST: usize = 64 << 10;
-/// Buffers kept for the next blocks, each as long as the longest block so far.
-const KEPT: usize = 4;
+/// Buffers in use at a time, each as long as the longest block so far: who comes later waits, as it would for the device.
+const BUFFERS: usize = 6;
+/// Buffers kept for the next blocks.
+const KEPT: usize = 2;
 /// Blocks that are remembered as read.
 const RECENT: usize = 4096;
 /// Length in bytes of the pieces in which a long file is written.
@@ -61,7 +63,8 @@ fn is_refusal(e: &io::Error) -> bool {
 pub(super) struct BlockFiles {
     /// The file system has said that it cannot.
     refused: AtomicBool,
-    buffers: Mutex<Vec<Aligned>>,
+    buffers: Mutex<Buffers>,
+    given_back: Condvar,
     recent: Mutex<Recent>,
 }
 
@@ -108,15 +111,21 @@ impl BlockFiles {
         len >= SHORTEST && !self.refused.load(Ordering::Relaxed)
     }
 
+    fn buffers(&self) -> MutexGuard<'_, Buffers> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn with_buffer<T>(&self, work: impl FnOnce(&mut Aligned) -> T) -> T {
-        let lock = || self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut buffer = lock().pop().unwrap_or_default();
-        let done = work(&mut buffer);
-        let mut kept = lock();
-        if kept.len() < KEPT {
-            kept.push(buffer);
-        }
-        done
+        let mut lease = Lease { files: self, buffer: self.lease() };
+        work(&mut lease.buffer)
+    }
+
+    fn lease(&self) -> Aligned {
+        let full = |buffers: &mut Buffers| buffers.in_use >= BUFFERS;
+        let waited = self.given_back.wait_while(self.buffers(), full);
+        let mut buffers = waited.unwrap_or_else(PoisonError::into_inner);
+        buffers.in_use += 1;
+        buffers.free.pop().unwrap_or_default()
     }
 
     fn write(&self, mut file: File, bytes: &[u8]) -> io::Result<File> {
@@ -146,6 +155,30 @@ impl BlockFiles {
             }
             Ok(space[..len.min(limit)].to_vec())
         })
+    }
+}
+
+#[derive(Default)]
+struct Buffers {
+    free: Vec<Aligned>,
+    in_use: usize,
+}
+
+/// A buffer that is given back when dropped.
+struct Lease<'a> {
+    files: &'a BlockFiles,
+    buffer: Aligned,
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let mut buffers = self.files.buffers();
+        buffers.in_use -= 1;
+        if buffers.free.len() < KEPT {
+            buffers.free.push(std::mem::take(&mut self.buffer));
+        }
+        drop(buffers);
+        self.files.given_back.notify_one();
     }
 }
 
@@ -303,16 +336,17 @@ mod tests {
     }
 
     #[test]
-    fn buffers_are_used_again_and_only_a_few_are_kept() {
+    fn buffers_are_few_are_used_again_and_come_back() {
         let (dir, files) = (tempfile::tempdir().expect("a folder"), BlockFiles::default());
         std::thread::scope(|scope| {
-            for n in 0..16 {
+            for n in 0..4 * BUFFERS {
                 let path = dir.path().join(n.to_string());
                 let files = &files;
                 scope.spawn(move || files.create(&path, &bytes(SHORTEST)).expect("written"));
             }
         });
-        assert!((1..=KEPT).contains(&files.buffers.lock().expect("whole").len()));
+        let buffers = files.buffers();
+        assert!((1..=KEPT).contains(&buffers.free.len()) && buffers.in_use == 0, "{}", buffers.free.len());
     }
 
     #[test]
