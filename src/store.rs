@@ -9,7 +9,8 @@
 //! The order of things is what makes it safe: a block is durable before a row says that it is kept, and a row is gone
 //! before its file is. All calls block; callers run them on threads made for that.
 //!
-//! One file per block (`disk`), but for small ones, which live in the index. Blocks are known by the SHA-1 digest in
+//! One file per block (`disk`), but for small ones, which live in the index (and of these, what longer files cannot be
+//! read without is a file, too: so they outlive a lost index). Blocks are known by the SHA-1 digest in
 //! their CID.
 
 mod cache;
@@ -22,8 +23,10 @@ mod index_file;
 mod layout;
 mod lock;
 mod pins;
+mod private;
 mod rebuild;
 mod record;
+mod relocate;
 mod roots;
 mod spare;
 mod tables;
@@ -33,7 +36,7 @@ mod writer;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -42,6 +45,7 @@ pub use direct::DirectFile;
 pub use error::StoreError;
 pub use layout::Layout;
 pub use lock::{LockNote, read_lock};
+pub use private::write_new;
 pub use rebuild::Rebuilt;
 pub use record::{RootKind, RootRecord};
 pub use upload::{Put, PutMode, Upload};
@@ -49,13 +53,15 @@ pub use verify::Verified;
 
 use crate::content::cid::Cid;
 use disk::Disk;
-use index::{Index, Place};
+use index::{Index, Place, Row};
 use lock::Lock;
 use pins::Pins;
 use writer::Writer;
 
-/// Blocks up to this many bytes live in the index.
+/// Blocks up to this many bytes live in the index, but for those without which longer files could not be read.
 const INLINE_MAX: usize = 16 << 10;
+/// The name of the index in a data directory.
+const INDEX: &str = "index.redb";
 /// The format of a data directory that this program writes.
 const VERSION: u32 = 1;
 
@@ -64,7 +70,7 @@ const VERSION: u32 = 1;
 pub struct StoreOptions {
     /// The data directory. Made where it does not exist.
     pub dir: PathBuf,
-    /// How block files are laid out. Blocks stored under another layout are not found: see [`Store::rebuild`].
+    /// How block files are laid out. That of a directory in use is changed by [`Store::rebuild`] alone.
     pub layout: Layout,
     /// Hard limit in bytes for all blocks; none: the disk is the limit.
     pub capacity: Option<u64>,
@@ -118,8 +124,10 @@ struct Inner {
     pins: Pins,
     /// Bytes promised to blocks that are being written.
     reserved: AtomicU64,
+    /// Held shared while promised bytes become rows: nobody is told that the store is full in between.
+    settling: RwLock<()>,
     touched: Mutex<cache::Touched>,
-    lock: Lock,
+    lock: Arc<Lock>,
 }
 
 impl Store {
@@ -128,14 +136,31 @@ impl Store {
     /// Takes time that does not depend on how much is stored.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] where another process has it, [`StoreError::NewerVersion`], [`StoreError::IndexCorrupt`],
-    /// [`StoreError::Io`].
+    /// [`StoreError::Locked`] where another process has it, [`StoreError::NewerVersion`], [`StoreError::OtherLayout`],
+    /// [`StoreError::HalfMoved`], [`StoreError::IndexCorrupt`], [`StoreError::Io`].
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
+        let (lock, disk) = Self::enter(&options)?;
+        relocate::check(&options.dir, &disk, options.layout)?;
+        Self::open_index(options, INDEX, disk, lock)
+    }
+
+    /// What comes before anything is looked at in a data directory.
+    fn enter(options: &StoreOptions) -> Result<(Arc<Lock>, Disk), StoreError> {
         disk::make_private_dir(&options.dir)?;
-        let lock = Lock::take(&options.dir)?;
+        let lock = Arc::new(Lock::take(&options.dir)?);
         check_version(&options.dir)?;
+        private::tighten(&options.dir)?;
         let disk = Disk::open(&options.dir, options.layout)?;
-        let (index, writer) = index::open(&options.dir)?;
+        Ok((lock, disk))
+    }
+
+    fn open_index(
+        options: StoreOptions,
+        name: &str,
+        disk: Disk,
+        lock: Arc<Lock>,
+    ) -> Result<Self, StoreError> {
+        let (index, writer) = index::open(&options.dir, name)?;
         let store = Self {
             inner: Arc::new(Inner {
                 options,
@@ -144,6 +169,7 @@ impl Store {
                 writer,
                 pins: Pins::default(),
                 reserved: AtomicU64::new(0),
+                settling: RwLock::default(),
                 touched: Mutex::default(),
                 lock,
             }),
@@ -173,34 +199,35 @@ impl Store {
         let Some(row) = self.inner.index.row(digest)? else {
             return self.adopt_cached(cid);
         };
-        let bytes = match row.place {
-            Place::Missing => return Ok(None),
-            Place::Inline => self.inner.index.inline(digest)?,
-            Place::File => self.inner.disk.read(digest, row.len)?,
-        };
-        match bytes {
+        if row.place == Place::Missing {
+            return Ok(None);
+        }
+        match self.read(digest, row)? {
             Some(bytes) if cid.matches(&bytes) => {
                 if row.cached {
                     self.touch(digest);
                 }
                 Ok(Some(bytes))
             }
-            // A cached block is not synced: after a crash it may be cut or empty, and that is no damage.
-            _ if row.cached => {
-                self.forget(digest)?;
-                Ok(None)
-            }
-            Some(_) => {
-                if let Err(error) = self.quarantine(cid, "its bytes are not what its name says") {
-                    tracing::warn!(%cid, "a damaged block could not be set aside: {error}");
+            bytes => match self.give_up(cid) {
+                Ok(Some(mended)) => Ok(Some(mended)),
+                Ok(None) if row.cached || bytes.is_none() => Ok(None),
+                Err(error) if bytes.is_none() => Err(error),
+                given_up => {
+                    if let Err(error) = given_up {
+                        tracing::warn!(%cid, "a damaged block could not be set aside: {error}");
+                    }
+                    Err(StoreError::Corrupt { cid: *cid })
                 }
-                Err(StoreError::Corrupt { cid: *cid })
-            }
-            None => {
-                tracing::warn!(%cid, "a block's file is gone");
-                self.forget(digest)?;
-                Ok(None)
-            }
+            },
+        }
+    }
+
+    fn read(&self, digest: &[u8; 20], row: Row) -> Result<Option<Vec<u8>>, StoreError> {
+        match row.place {
+            Place::Missing => Ok(None),
+            Place::Inline => self.inner.index.inline(digest),
+            Place::File => self.inner.disk.read(digest, row.len),
         }
     }
 
@@ -231,36 +258,36 @@ impl Store {
         Ok(self.inner.index.row(cid.digest())?.is_some_and(|row| row.place != Place::Missing))
     }
 
-    /// Sets a block aside: it is missing from now on, and its bytes stay in `quarantine/` for a look.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Index`].
-    pub fn quarantine(&self, cid: &Cid, reason: &str) -> Result<(), StoreError> {
+    /// Drops a block whose bytes are wrong or gone, or keeps it as missing where files need it. Answers with its bytes
+    /// where they are right by now: an upload may have mended it since somebody looked.
+    fn give_up(&self, cid: &Cid) -> Result<Option<Vec<u8>>, StoreError> {
         let digest = *cid.digest();
-        let Some(row) = self.inner.index.row(&digest)? else {
-            return Ok(());
+        let doomed = self.inner.pins.doom([digest]);
+        // An upload has it in hand: that one compares the bytes, and mends them.
+        let row = if doomed.digests.is_empty() { None } else { self.inner.index.row(&digest)? };
+        let Some(row) = row.filter(|row| row.place != Place::Missing) else {
+            return Ok(None);
         };
-        tracing::warn!(%cid, reason, "a block is damaged and set aside");
-        match row.place {
-            Place::File => self.inner.disk.quarantine(&digest)?,
-            Place::Inline => {
-                if let Some(bytes) = self.inner.index.inline(&digest)? {
-                    self.inner.disk.quarantine_bytes(&digest, &bytes)?;
-                }
-            }
-            Place::Missing => {}
+        let bytes = self.read(&digest, row)?;
+        if bytes.as_ref().is_some_and(|bytes| cid.matches(bytes)) {
+            return Ok(bytes);
         }
-        let path = self.inner.disk.path(&digest);
+        // A cached block is not synced: after a crash it may be cut or empty, and that is no damage.
+        let set_aside = bytes.is_some() && !row.cached;
+        match (row.place, bytes) {
+            (_, None) => tracing::warn!(%cid, "a block's file is gone"),
+            _ if !set_aside => self.inner.disk.remove(&digest)?,
+            (Place::Inline, Some(bytes)) => self.inner.disk.quarantine_bytes(&digest, &bytes)?,
+            _ => self.inner.disk.quarantine(&digest)?,
+        }
+        if set_aside {
+            tracing::warn!(%cid, "a block is damaged and set aside");
+        }
         self.inner.writer.let_go(move |tables| {
-            tables.stats.quarantined += 1;
-            lose(tables, &digest, &path)
-        })
-    }
-
-    /// The block's bytes are gone: drops the row, or keeps it as missing where files need it.
-    fn forget(&self, digest: &[u8; 20]) -> Result<(), StoreError> {
-        let (digest, path) = (*digest, self.inner.disk.path(digest));
-        self.inner.writer.let_go(move |tables| lose(tables, &digest, &path))
+            tables.stats.quarantined += u64::from(set_aside);
+            tables.lose(&digest)
+        })?;
+        Ok(None)
     }
 
     /// How much is stored.
@@ -304,15 +331,6 @@ impl Store {
     }
 }
 
-/// Notes that a block is gone, unless an upload has put it back meanwhile.
-fn lose(tables: &mut tables::Tables<'_>, digest: &[u8; 20], path: &Path) -> Result<(), StoreError> {
-    let back = tables.row(digest)?.is_some_and(|row| {
-        let len = std::fs::metadata(path).ok().map(|meta| meta.len());
-        row.place == Place::File && !row.cached && len == Some(u64::from(row.len))
-    });
-    if back { Ok(()) } else { tables.lose(digest) }
-}
-
 fn check_version(dir: &Path) -> Result<(), StoreError> {
     let path = dir.join("version");
     match std::fs::read_to_string(&path) {
@@ -325,7 +343,8 @@ fn check_version(dir: &Path) -> Result<(), StoreError> {
             }),
         },
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            disk::write_new(&path, format!("{VERSION}\n").as_bytes())
+            let written = private::write_new(&path, format!("{VERSION}\n").as_bytes());
+            written.map_err(|e| StoreError::io(format!("write {}", path.display()), e))
         }
         Err(source) => Err(StoreError::Io { what: format!("read {}", path.display()), source }),
     }

@@ -67,14 +67,23 @@ async fn rebuild_index(context: &Context) -> Result<(), NodeError> {
             .hint("stop it first: the index cannot be replaced under it"));
     }
     let options = node_options(&context.settings, &context.data_dir)?;
+    let layout = options.layout;
     let store =
         StoreOptions { layout: options.layout, grace: options.grace, ..StoreOptions::new(&context.data_dir) };
     let bar = output::spinner(context, "rebuilding");
     let rebuilt = tokio::task::spawn_blocking(move || Store::rebuild(store).map(|(_, found)| found)).await;
     bar.finish_and_clear();
     let found = rebuilt.map_err(|_| NodeError::new(ErrorCode::Other, "rebuilding failed"))??;
+    let moved = match found.moved {
+        0 => String::new(),
+        n => format!("; {} moved to layout {layout}", plural(n, "block")),
+    };
+    let nameless = match found.roots - found.known {
+        0 => String::new(),
+        n => format!(". The names and keys of {} were in the old index: links read them", plural(n, "file")),
+    };
     let text = format!(
-        "index rebuilt: {}, {}; {} damaged. Names and keys were in the old index: files are read by their links",
+        "index rebuilt: {}, {}; {} damaged{moved}{nameless}",
         plural(found.blocks, "block"),
         plural(found.roots, "file"),
         found.damaged

@@ -83,8 +83,13 @@ fn tempfile_in(dir: &std::path::Path) -> std::io::Result<()> {
 }
 
 fn secrets(context: &Context) -> Finding {
-    for name in [IDENTITY_FILE, CLUSTER_FILE, TOKEN_FILE] {
-        let path = context.data_dir.join(name);
+    // Names and read keys are in the index, and in those that were set aside.
+    let here = std::fs::read_dir(&context.data_dir).into_iter().flatten().flatten();
+    let indexes = here
+        .map(|item| item.path())
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("index.redb")));
+    let keys = [IDENTITY_FILE, CLUSTER_FILE, TOKEN_FILE].map(|name| context.data_dir.join(name));
+    for path in keys.into_iter().chain(indexes) {
         let Ok(meta) = path.metadata() else { continue };
         let mode = meta.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
@@ -92,7 +97,7 @@ fn secrets(context: &Context) -> Finding {
             return finding("secrets", State::Fail, says);
         }
     }
-    finding("secrets", State::Ok, "keys and token are for this user alone")
+    finding("secrets", State::Ok, "keys, token and index are for this user alone")
 }
 
 fn clock() -> Finding {

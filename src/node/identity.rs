@@ -1,11 +1,12 @@
 //! Who this node is: `identity.key`, and what follows from it.
 
-use std::{fs, io::Write, path::Path};
+use std::{fs, path::Path};
 
 use libp2p::identity::Keypair;
 
 use super::error::{ErrorCode, NodeError};
 use crate::content::secret::{ConvergenceSecret, Key};
+pub use crate::store::write_new as write_secret;
 
 /// Name of the identity file inside the data directory.
 pub const IDENTITY_FILE: &str = "identity.key";
@@ -36,20 +37,6 @@ pub fn load_or_create(data_dir: &Path) -> Result<Keypair, NodeError> {
         }
         Err(e) => Err(NodeError::new(ErrorCode::Other, format!("cannot read {}: {e}", path.display()))),
     }
-}
-
-/// Writes a new file that only its owner can read, durably. Fails where the file exists.
-///
-/// # Errors
-/// The operating system's.
-pub fn write_secret(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// The convergence secret of a node that belongs to no cluster: nobody else's blocks deduplicate against its own.

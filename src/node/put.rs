@@ -76,15 +76,15 @@ impl Sealer {
             if let Some(chunk) = chunk {
                 if sent == 0 && chunks.is_done() {
                     // A file of one chunk is not worth another thread.
-                    let (entry, new) = seal_and_write(&self.recipe, &self.upload, chunk)?;
+                    let (entry, new) = seal_and_write(&self.recipe, &self.upload, chunk, false)?;
                     self.count(u64::from(entry.len), new);
                     self.write_nodes(encoder.push(entry)?)?;
                     break;
                 }
                 let (recipe, upload, done) = (self.recipe.clone(), Arc::clone(&self.upload), done.clone());
-                let index = sent;
+                let (index, is_last) = (sent, chunks.is_done());
                 self.pool.submit(move || {
-                    let job = AssertUnwindSafe(|| seal_and_write(&recipe, &upload, chunk));
+                    let job = AssertUnwindSafe(|| seal_and_write(&recipe, &upload, chunk, is_last));
                     let sealed = catch_unwind(job).unwrap_or_else(|_| Err(NodeError::lost_worker()));
                     // The receiver may be gone: then the upload has failed already.
                     drop(done.send((index, sealed)));
@@ -126,9 +126,11 @@ impl Sealer {
     }
 }
 
-fn seal_and_write(recipe: &Recipe, upload: &Upload, chunk: Vec<u8>) -> Sealed {
+/// `is_last`: it ends a file of several chunks.
+fn seal_and_write(recipe: &Recipe, upload: &Upload, chunk: Vec<u8>, is_last: bool) -> Sealed {
     let sealed = seal_chunk(&recipe.sealing, chunk)?;
-    let put = upload.put(&sealed.entry.cid, &sealed.block, recipe.mode())?;
+    let put = if is_last { Upload::put_last } else { Upload::put };
+    let put = put(upload, &sealed.entry.cid, &sealed.block, recipe.mode())?;
     Ok((sealed.entry, put == Put::New))
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Store, StoreError, index::Place, unix_ms};
+use super::{Store, StoreError, disk::BlockFile, index::Place, unix_ms};
 use crate::content::hash::Digest;
 
 /// Blocks collected in one transaction.
@@ -48,20 +48,26 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`], [`StoreError::Index`].
     pub fn sweep(&self) -> Result<Collected, StoreError> {
-        let grace = self.inner.options.grace.as_secs();
+        let grace = self.inner.options.grace;
         let mut total = Collected::default();
-        self.inner.disk.walk(&mut |digest, age_s| {
-            if age_s < grace || self.inner.index.row(&digest)?.is_some() {
-                return Ok(());
+        self.inner.disk.walk(&mut |file| {
+            let BlockFile { path, digest, .. } = file;
+            let meta = std::fs::metadata(path).ok();
+            let age = meta.as_ref().and_then(|meta| meta.modified().ok()?.elapsed().ok());
+            if age.is_none_or(|age| age < grace)
+                || file.layout != self.inner.options.layout
+                || self.inner.index.row(digest)?.is_some()
+            {
+                return Ok(true);
             }
-            let doomed = self.inner.pins.doom([digest]);
+            let doomed = self.inner.pins.doom([*digest]);
             // Asked again now that nobody can store it meanwhile.
-            if doomed.digests.is_empty() || self.inner.index.row(&digest)?.is_some() {
-                return Ok(());
+            if !doomed.digests.is_empty() && self.inner.index.row(digest)?.is_none() {
+                total.blocks += 1;
+                total.bytes += meta.map_or(0, |meta| meta.len());
+                self.inner.disk.remove(digest)?;
             }
-            total.blocks += 1;
-            total.bytes += self.inner.disk.len(&digest).unwrap_or(0);
-            self.inner.disk.remove(&digest)
+            Ok(true)
         })?;
         Ok(total)
     }

@@ -2,9 +2,9 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::{self, File},
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -12,7 +12,7 @@ use std::{
 use data_encoding::HEXLOWER;
 
 use super::{Layout, StoreError, direct::BlockFiles};
-use crate::content::hash::Digest;
+use crate::content::hash::{self, Digest};
 
 const TMP: &str = "tmp";
 
@@ -81,6 +81,11 @@ impl Disk {
                 make_private_dir(&folder)?;
                 rename(&tmp.0, &path).map_err(|e| StoreError::io("put a block in place", e))?;
             }
+            // Damage of a kind that cannot be written over.
+            Err(e) if e.kind() == io::ErrorKind::IsADirectory => {
+                self.quarantine(digest)?;
+                rename(&tmp.0, &path).map_err(|e| StoreError::io("put a block in place", e))?;
+            }
             renamed => renamed.map_err(|e| StoreError::io("put a block in place", e))?,
         }
         std::mem::forget(tmp);
@@ -104,15 +109,14 @@ impl Disk {
         #[cfg(test)]
         self.faults.strike("folder").map_err(|e| StoreError::io("sync the folders of blocks", e))?;
         let sync = |path: &Path| File::open(path).and_then(|folder| folder.sync_all());
-        let synced = if folders.len() > FOLDERS_ONE_BY_ONE {
-            File::open(&self.blocks).and_then(|folder| Ok(rustix::fs::syncfs(folder)?))
-        } else {
-            let mut all: HashSet<&Path> = HashSet::new();
-            for folder in folders {
-                all.extend(folder.ancestors().take_while(|path| path.starts_with(&self.blocks)));
-            }
-            all.into_iter().try_for_each(sync)
-        };
+        if folders.len() > FOLDERS_ONE_BY_ONE {
+            return self.sync_file_system();
+        }
+        let mut all: HashSet<&Path> = HashSet::new();
+        for folder in folders {
+            all.extend(folder.ancestors().take_while(|path| path.starts_with(&self.blocks)));
+        }
+        let synced = all.into_iter().try_for_each(sync);
         synced.map_err(|e| StoreError::io("sync the folders of blocks", e))
     }
 
@@ -161,36 +165,82 @@ impl Disk {
     /// Keeps the bytes of a bad block that has no file.
     pub(super) fn quarantine_bytes(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
         make_private_dir(&self.quarantine)?;
-        let written = fs::write(self.quarantine.join(HEXLOWER.encode(digest)), bytes);
+        let path = self.quarantine.join(HEXLOWER.encode(digest));
+        let written = super::private::replace(&path, bytes);
         written.map_err(|e| StoreError::io("set a block aside", e))
     }
 
-    /// Calls `visit` with the digest and the age of every block file, whether the index knows it or not.
+    /// Calls `visit` with every block file of any layout, whether the index knows it or not, until that says to stop.
     pub(super) fn walk(
         &self,
-        visit: &mut dyn FnMut(Digest, u64) -> Result<(), StoreError>,
+        visit: &mut dyn FnMut(&BlockFile) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
+        let fail = |e| StoreError::io("list block files", e);
         let mut folders = vec![self.blocks.clone()];
         while let Some(folder) = folders.pop() {
-            let fail = |e| StoreError::io("list block files", e);
-            for item in fs::read_dir(&folder).map_err(fail)? {
+            let items = match fs::read_dir(&folder) {
+                // Emptied meanwhile, and removed.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                items => items.map_err(fail)?,
+            };
+            for item in items {
                 let item = item.map_err(fail)?;
                 let path = item.path();
-                let kind = item.file_type().map_err(fail)?;
-                if kind.is_dir() {
+                if item.file_type().map_err(fail)?.is_dir() {
                     if path != self.blocks.join(TMP) {
                         folders.push(path);
                     }
                     continue;
                 }
-                let digest = path.strip_prefix(&self.blocks).ok().and_then(|path| self.layout.digest(path));
-                let Some(digest) = digest else { continue };
-                let age = item.metadata().ok().and_then(|meta| meta.modified().ok()?.elapsed().ok());
-                visit(digest, age.map_or(0, |age| age.as_secs()))?;
+                let found = path.strip_prefix(&self.blocks).ok().and_then(Layout::of);
+                let Some((layout, digest)) = found else { continue };
+                if !visit(&BlockFile { path, layout, digest })? {
+                    return Ok(());
+                }
             }
         }
         Ok(())
     }
+
+    /// The layout of some block file; none where there are no block files.
+    pub(super) fn first_layout(&self) -> Result<Option<Layout>, StoreError> {
+        let mut first = None;
+        self.walk(&mut |file| {
+            first = Some(file.layout);
+            Ok(false)
+        })?;
+        Ok(first)
+    }
+
+    /// Moves a file of another layout to where this one wants it, and removes the folders that are empty then. Where
+    /// there is a file already, the one with the right bytes stays.
+    pub(super) fn take_in(&self, file: &BlockFile) -> Result<(), StoreError> {
+        let fail = |e| StoreError::io("move a block to another layout", e);
+        let to = self.path(&file.digest);
+        if fs::read(&to).is_ok_and(|bytes| hash::sha1(&bytes) == file.digest) {
+            fs::remove_file(&file.path).map_err(fail)?;
+        } else {
+            make_private_dir(to.parent().unwrap_or(&self.blocks))?;
+            rename(&file.path, &to).map_err(fail)?;
+        }
+        let emptied = file.path.ancestors().skip(1).take_while(|folder| *folder != self.blocks);
+        // The first one that is not empty refuses, and so do those above it.
+        emptied.map_while(|folder| fs::remove_dir(folder).ok()).for_each(drop);
+        Ok(())
+    }
+
+    /// Makes durable all that was written to the file system of the blocks.
+    pub(super) fn sync_file_system(&self) -> Result<(), StoreError> {
+        let synced = File::open(&self.blocks).and_then(|folder| Ok(rustix::fs::syncfs(folder)?));
+        synced.map_err(|e| StoreError::io("sync the folders of blocks", e))
+    }
+}
+
+/// A file that has a block's name.
+pub(super) struct BlockFile {
+    pub(super) path: PathBuf,
+    pub(super) layout: Layout,
+    pub(super) digest: Digest,
 }
 
 /// Whether the device or the file system has lost the bytes, and nothing else is wrong.
@@ -204,7 +254,7 @@ fn is_damage(e: &io::Error) -> bool {
 
 /// The one place that renames: what has a name in the store is complete.
 #[allow(clippy::disallowed_methods)]
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
@@ -221,21 +271,4 @@ impl Drop for TempFile {
 pub(super) fn make_private_dir(path: &Path) -> Result<(), StoreError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|e| StoreError::io(format!("make the folder {}", path.display()), e))
-}
-
-/// Writes a small file durably.
-pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let fail = |e| StoreError::io(format!("write {}", path.display()), e);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail)
-}
-
-/// Gives a file another name, where it exists.
-pub(super) fn set_aside(from: &Path, to: &Path) -> Result<(), StoreError> {
-    match rename(from, to) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(StoreError::io(format!("set {} aside", from.display()), e))
-        }
-        _ => Ok(()),
-    }
 }

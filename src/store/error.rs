@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use super::Layout;
 use crate::content::cid::Cid;
 
 /// An error of the store.
@@ -26,6 +27,23 @@ pub enum StoreError {
         /// The newest format known.
         known: u32,
     },
+    /// The blocks are laid out in another way than the settings say.
+    #[error(
+        "the blocks in this data directory are laid out as {found}, and storage.layout says {asked}: set it to {found}, \
+         or move them with `storgo-node verify --rebuild-index`"
+    )]
+    OtherLayout {
+        /// The layout of the blocks.
+        found: Layout,
+        /// The layout in the settings.
+        asked: Layout,
+    },
+    /// Moving blocks to another layout has not come to its end.
+    #[error(
+        "moving the blocks of this data directory to another layout was interrupted: finish it with `storgo-node verify \
+         --rebuild-index`"
+    )]
+    HalfMoved,
     /// The index cannot be read.
     #[error("index.redb is damaged ({0}): rebuild it with `storgo-node verify --rebuild-index`")]
     IndexCorrupt(String),

@@ -100,17 +100,18 @@ pub(super) struct Index {
 }
 
 /// Opens or makes the index in a data directory, and starts its writer.
-pub(super) fn open(dir: &Path) -> Result<(Index, Writer), StoreError> {
-    start(IndexFile::open(&dir.join("index.redb"))?, Spare::open(dir))
-}
-
-pub(super) fn start(file: IndexFile, spare: Spare) -> Result<(Index, Writer), StoreError> {
-    let file = Arc::new(file);
-    let writer = Writer::start(Arc::clone(&file), spare)?;
-    Ok((Index { file }, writer))
+pub(super) fn open(dir: &Path, name: &str) -> Result<(Index, Writer), StoreError> {
+    let index = Index::open(&dir.join(name))?;
+    let writer = Writer::start(Arc::clone(&index.file), Spare::open(dir))?;
+    Ok((index, writer))
 }
 
 impl Index {
+    /// Opens or makes an index that nobody writes to.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { file: Arc::new(IndexFile::open(path)?) })
+    }
+
     /// The totals.
     pub(super) fn usage(&self) -> Usage {
         self.file.usage()
@@ -134,6 +135,19 @@ impl Index {
         self.file.read(|read| {
             let table = read.open_table(META).map_err(StoreError::index)?;
             Ok(table.get(name).map_err(StoreError::index)?.map(|bytes| bytes.value().to_vec()))
+        })
+    }
+
+    /// All small named values.
+    pub(super) fn all_meta(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.file.read(|read| {
+            let table = read.open_table(META).map_err(StoreError::index)?;
+            let all = table.iter().map_err(StoreError::index)?;
+            all.map(|item| {
+                let (name, value) = item.map_err(StoreError::index)?;
+                Ok((name.value().to_owned(), value.value().to_vec()))
+            })
+            .collect()
         })
     }
 

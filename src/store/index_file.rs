@@ -12,9 +12,11 @@ use std::{
     sync::{Mutex, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use redb::{Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
+use redb::{
+    Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, StorageError, WriteTransaction,
+};
 
-use super::{StoreError, Usage, tables::Tables};
+use super::{StoreError, Usage, private, tables::Tables};
 
 /// Memory that the index may use for pages, in bytes.
 const PAGE_CACHE: usize = 8 << 20;
@@ -36,10 +38,13 @@ struct Slot {
 }
 
 impl IndexFile {
-    /// Opens the file, or makes it.
+    /// Opens the file, or makes it, for this user alone.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let path = path.to_owned();
-        Self::open_with(Box::new(move || Database::builder().set_cache_size(PAGE_CACHE).create(&path)))
+        Self::open_with(Box::new(move || {
+            let file = private::open(&path).map_err(StorageError::from)?;
+            Database::builder().set_cache_size(PAGE_CACHE).create_file(file)
+        }))
     }
 
     pub(super) fn open_with(opener: Opener) -> Result<Self, StoreError> {
@@ -145,7 +150,7 @@ fn is_io(error: &StoreError) -> bool {
 
 fn cannot_open(error: DatabaseError) -> StoreError {
     match error {
-        DatabaseError::Storage(redb::StorageError::Io(e)) if e.kind() != io::ErrorKind::InvalidData => {
+        DatabaseError::Storage(StorageError::Io(e)) if e.kind() != io::ErrorKind::InvalidData => {
             StoreError::io("open the index", e)
         }
         error => StoreError::IndexCorrupt(error.to_string()),

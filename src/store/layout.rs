@@ -1,6 +1,10 @@
 //! The path of a block's file.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use data_encoding::HEXLOWER;
 
@@ -27,14 +31,15 @@ impl Layout {
         }
     }
 
-    /// The digest that a path below `blocks/` stands for.
-    pub(super) fn digest(self, path: &std::path::Path) -> Option<[u8; 20]> {
-        let hex = match self {
-            Self::Segments => path.iter().filter_map(|part| part.to_str()).collect(),
-            Self::Sharded | Self::Flat => path.file_name()?.to_str()?.to_owned(),
+    /// The layout and the digest that a path below `blocks/` stands for.
+    pub(super) fn of(path: &Path) -> Option<(Self, [u8; 20])> {
+        let (layout, hex) = match path.iter().count() {
+            1 => (Self::Flat, path.to_str()?.to_owned()),
+            3 => (Self::Sharded, path.file_name()?.to_str()?.to_owned()),
+            _ => (Self::Segments, path.iter().filter_map(|part| part.to_str()).collect()),
         };
         let digest = HEXLOWER.decode(hex.as_bytes()).ok()?.try_into().ok()?;
-        (self.path(&digest) == path).then_some(digest)
+        (layout.path(&digest) == path).then_some((layout, digest))
     }
 }
 
@@ -76,10 +81,12 @@ mod tests {
         for layout in [Layout::Sharded, Layout::Segments, Layout::Flat] {
             let path = layout.path(&digest);
             assert!(path.is_relative());
-            assert_eq!(layout.digest(&path), Some(digest));
+            assert_eq!(Layout::of(&path), Some((layout, digest)));
             assert_eq!(layout.to_string().parse(), Ok(layout));
         }
         assert_eq!(Layout::Segments.path(&digest).iter().count(), 8);
-        assert_eq!(Layout::Sharded.digest(std::path::Path::new("aa/bb/xx")), None);
+        for path in ["", "aa", "aa/bb/xx", "tmp/7"] {
+            assert_eq!(Layout::of(Path::new(path)), None);
+        }
     }
 }

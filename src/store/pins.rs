@@ -45,12 +45,13 @@ impl Pins {
         }
     }
 
-    /// Dooms those of `candidates` that nobody has pinned, until the answer is dropped.
+    /// Dooms those of `candidates` that nobody has pinned or doomed, until the answer is dropped.
     pub(super) fn doom(&self, candidates: impl IntoIterator<Item = Digest>) -> Doomed<'_> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = candidates.into_iter().filter(|digest| !state.pinned.contains_key(digest));
-        let digests: Vec<Digest> = free.collect();
-        state.doomed.extend(&digests);
+        let State { pinned, doomed } = &mut *state;
+        let candidates = candidates.into_iter();
+        let digests =
+            candidates.filter(|digest| !pinned.contains_key(digest) && doomed.insert(*digest)).collect();
         Doomed { pins: self, digests }
     }
 }
@@ -68,5 +69,26 @@ impl Drop for Doomed<'_> {
             state.doomed.remove(digest);
         }
         self.pins.settled.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_doomed_by_one_at_a_time_and_never_while_pinned() {
+        let pins = Pins::default();
+        let (a, b) = ([1; 20], [2; 20]);
+        pins.pin(b);
+        let first = pins.doom([a, b]);
+        assert_eq!(first.digests, [a]);
+        let second = pins.doom([a]);
+        assert!(second.digests.is_empty());
+        drop(second);
+        assert!(pins.doom([a]).digests.is_empty(), "the first one is not through with it");
+        drop(first);
+        pins.unpin([&b]);
+        assert_eq!(pins.doom([a, b]).digests, [a, b]);
     }
 }

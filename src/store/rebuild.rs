@@ -1,18 +1,38 @@
-//! A new index from the blocks alone.
+//! A new index, from the blocks and from what can still be read of the old one.
 //!
 //! Blocks say what they are: data, or node blocks that list others. A file's root is a node block that no other one
-//! lists. Names and keys were in the old index only: files come back under their CIDs, and their links still open them.
+//! lists. Names and keys are in the index only: where the old one cannot be read, files come back under their CIDs, and
+//! their links still open them.
+//!
+//! The new index is made beside the old one and takes its place when it is complete, so that a rebuild may be
+//! interrupted at any moment.
 
-use std::collections::{HashSet, VecDeque};
-
-use super::{PutMode, RootKind, RootRecord, Store, StoreError, StoreOptions, disk, lock::Lock, unix_ms};
-use crate::content::{
-    cid::{Cid, Codec},
-    node_block::{self, NodeKind},
+use std::{
+    cell::Cell,
+    collections::{HashSet, VecDeque},
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
-/// Blocks looked up at a time.
+use super::{
+    INDEX, PutMode, RootKind, RootRecord, Store, StoreError, StoreOptions, disk,
+    index::{Index, Place, Row},
+    private, relocate,
+    tables::{Arrival, STATS},
+    unix_ms,
+};
+use crate::content::{
+    cid::{Cid, Codec},
+    hash::Digest,
+    node_block::{self, NodeKind, Visible},
+};
+
+/// Rows looked up at a time.
 const PAGE: usize = 256;
+/// The name of an index that is being made.
+const NEW_INDEX: &str = "index.redb.new";
 
 /// What a rebuild found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,61 +41,83 @@ pub struct Rebuilt {
     pub blocks: u64,
     /// Files and folders found.
     pub roots: u64,
+    /// Those of them whose names and keys the old index still knew.
+    pub known: u64,
     /// Blocks that were damaged and are set aside.
     pub damaged: u64,
+    /// Blocks that were laid out in another way, and were moved.
+    pub moved: u64,
 }
 
 impl Store {
-    /// Sets the old index aside (as `index.redb.old`) and makes a new one from the blocks. Blocks that lived in the
-    /// old index itself, those of 16 KiB and less, are taken from it where it can be read.
+    /// Makes a new index from the blocks, and moves the blocks where the layout wants them. Names, keys and blocks that
+    /// lived in the old index itself, most of those of 16 KiB and less, are taken from it where it can be read. It stays,
+    /// as `index.redb.old` or, where there is one, with a number behind that.
     ///
     /// # Errors
     /// As [`Store::open`].
     pub fn rebuild(options: StoreOptions) -> Result<(Self, Rebuilt), StoreError> {
         let dir = options.dir.clone();
-        let salvaged = match Self::open(options.clone()) {
-            Ok(old) => old.salvage()?,
-            Err(StoreError::IndexCorrupt(_) | StoreError::Index(_)) => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        {
-            let _lock = Lock::take(&dir)?;
-            disk::set_aside(&dir.join("index.redb"), &dir.join("index.redb.old"))?;
+        let (lock, disk) = Self::enter(&options)?;
+        let moved = relocate::settle(&dir, &disk, options.layout)?;
+        // What an interrupted rebuild has left.
+        remove(&dir.join(NEW_INDEX))?;
+        let old = OldIndex::open(&dir.join(INDEX))?;
+        let new = Self::open_index(options.clone(), NEW_INDEX, disk, Arc::clone(&lock))?;
+        let mut found = Rebuilt { moved, ..Rebuilt::default() };
+        found.blocks = new.take_small_blocks(&old)? + new.adopt_unknown()?;
+        found.damaged = new.usage().quarantined;
+        for (name, value) in old.meta() {
+            new.set_meta(&name, &value)?;
         }
-        let store = Self::open(options)?;
-        let keep = store.upload();
-        for (cid, bytes) in &salvaged {
-            keep.put(cid, bytes, PutMode::Sealed)?;
-        }
-        let before = store.usage().quarantined;
-        let mut found =
-            Rebuilt { blocks: store.adopt_unknown()? + salvaged.len() as u64, ..Rebuilt::default() };
-        drop(keep);
-        found.damaged = store.usage().quarantined - before;
-        found.roots = store.find_roots()?;
-        Ok((store, found))
+        found.known = new.take_roots(&old)?;
+        found.roots = found.known + new.find_roots(&old)?;
+        drop((new, old));
+        replace_index(&dir)?;
+        let disk = disk::Disk::open(&dir, options.layout)?;
+        Ok((Self::open_index(options, INDEX, disk, lock)?, found))
     }
 
-    /// The small blocks of a readable index.
-    fn salvage(&self) -> Result<Vec<(Cid, Vec<u8>)>, StoreError> {
-        let mut found = Vec::new();
-        let mut after = None;
+    /// Stores the small blocks of an old index; answers how many.
+    fn take_small_blocks(&self, old: &OldIndex) -> Result<u64, StoreError> {
+        let upload = self.upload();
+        let (mut taken, mut after) = (0, None);
         loop {
-            let page = self.inner.index.blocks(after, PAGE)?;
-            let Some((last, _)) = page.last() else {
-                return Ok(found);
-            };
+            let page = old.blocks(after);
+            let Some((last, _)) = page.last() else { break };
             after = Some(*last);
-            for (digest, row) in page {
+            for (digest, row) in page.into_iter().filter(|(_, row)| row.place == Place::Inline) {
                 let cid = Cid::new(row.codec, digest);
-                if let Some(bytes) = self.inner.index.inline(&digest)?.filter(|bytes| cid.matches(bytes)) {
-                    found.push((cid, bytes));
+                if let Some(bytes) = old.inline(&digest).filter(|bytes| cid.matches(bytes)) {
+                    upload.put(&cid, &bytes, PutMode::Sealed)?;
+                    taken += 1;
+                }
+            }
+        }
+        upload.keep()?;
+        Ok(taken)
+    }
+
+    /// Lists the roots of an old index; answers how many.
+    fn take_roots(&self, old: &OldIndex) -> Result<u64, StoreError> {
+        let (mut taken, mut after) = (0, None);
+        loop {
+            let page = old.roots(after);
+            let Some(last) = page.last() else { return Ok(taken) };
+            after = Some(last.cid);
+            for record in page {
+                taken += 1;
+                if record.pinned {
+                    self.list_again(record)?;
+                } else {
+                    self.add_root(record)?;
                 }
             }
         }
     }
 
-    fn find_roots(&self) -> Result<u64, StoreError> {
+    /// Lists roots that the old index did not know; answers how many. What it knew and did not list was removed.
+    fn find_roots(&self, old: &OldIndex) -> Result<u64, StoreError> {
         let (mut tops, mut listed) = (Vec::new(), HashSet::new());
         let mut after = None;
         loop {
@@ -93,46 +135,150 @@ impl Store {
                 }
             }
         }
-        tops.retain(|(cid, _)| !listed.contains(cid));
-        for (cid, kind) in &tops {
-            self.list_again(*cid, *kind)?;
+        tops.retain(|(cid, _)| !listed.contains(cid) && !old.knew(cid.digest()));
+        let mut found = 0;
+        for (cid, kind) in tops {
+            if self.root(&cid)?.is_none() {
+                self.list_again(nameless(cid, kind))?;
+                found += 1;
+            }
         }
-        Ok(tops.len() as u64)
+        Ok(found)
     }
 
-    fn node(&self, cid: &Cid) -> Result<Option<node_block::Visible>, StoreError> {
+    fn node(&self, cid: &Cid) -> Result<Option<Visible>, StoreError> {
         Ok(self.get(cid)?.and_then(|bytes| node_block::visible(&bytes).ok()))
     }
 
-    /// Lists a root with all blocks below it that are here.
-    fn list_again(&self, root: Cid, kind: RootKind) -> Result<(), StoreError> {
-        let upload = self.upload();
-        let mut record = RootRecord {
-            cid: root,
-            key: None,
-            kind,
-            name: None,
-            size: 0,
-            blocks: 0,
-            stored_len: 0,
-            media_type: None,
-            created: i64::try_from(unix_ms()).unwrap_or(0) * 1000,
-            pinned: true,
-            owner: Vec::new(),
-            public: false,
-        };
-        let mut queue = VecDeque::from([root]);
-        let mut seen = HashSet::from([root]);
-        while let Some(cid) = queue.pop_front() {
-            let Some(bytes) = self.get(&cid)? else { continue };
-            upload.put(&cid, &bytes, PutMode::Sealed)?;
-            record.blocks += 1;
-            record.stored_len += bytes.len() as u64;
-            if cid.codec() == Codec::DagCbor {
-                let links = node_block::visible(&bytes).map(|visible| visible.links).unwrap_or_default();
-                queue.extend(links.into_iter().filter(|link| seen.insert(*link)));
+    /// Lists a root with all blocks below it, also those that are not here: they are missing, and that can be seen.
+    fn list_again(&self, mut record: RootRecord) -> Result<(), StoreError> {
+        let (mut blocks, mut lacking, mut stored_len) = (Vec::new(), Vec::new(), 0);
+        let mut queue = VecDeque::from([(record.cid, 0)]);
+        let mut seen = HashSet::from([record.cid]);
+        while let Some((cid, len)) = queue.pop_front() {
+            let digest = *cid.digest();
+            blocks.push(digest);
+            let Some(row) = self.inner.index.row(&digest)? else {
+                lacking.push(Arrival { digest, codec: cid.codec(), len, inline: None });
+                continue;
+            };
+            stored_len += u64::from(row.len);
+            if cid.codec() == Codec::DagCbor
+                && let Some(Visible { links, lens, .. }) = self.node(&cid)?
+            {
+                queue.extend(links.into_iter().zip(lens).filter(|(link, _)| seen.insert(*link)));
             }
         }
-        upload.commit(record)
+        if record.blocks == 0 {
+            (record.blocks, record.stored_len) = (blocks.len() as u64, stored_len);
+        }
+        self.inner.writer.run(move |tables| {
+            let now = unix_ms();
+            lacking.iter().try_for_each(|block| tables.lack(block, now))?;
+            tables.add_root(&record, &blocks, now).map(drop)
+        })
     }
+}
+
+/// What is known of a root from its block alone.
+fn nameless(cid: Cid, kind: RootKind) -> RootRecord {
+    RootRecord {
+        cid,
+        key: None,
+        kind,
+        name: None,
+        size: 0,
+        blocks: 0,
+        stored_len: 0,
+        media_type: None,
+        created: i64::try_from(unix_ms()).unwrap_or(0) * 1000,
+        pinned: true,
+        owner: Vec::new(),
+        public: false,
+    }
+}
+
+/// As much of an old index as can be read: damage may show at any point, also as a panic of the database.
+struct OldIndex {
+    index: Option<Index>,
+    /// Something could not be read: what is not found in it may have been there.
+    is_damaged: Cell<bool>,
+}
+
+impl OldIndex {
+    fn open(path: &Path) -> Result<Self, StoreError> {
+        let with = |index: Option<Index>| Self { is_damaged: Cell::new(index.is_none()), index };
+        if !path.exists() {
+            return Ok(with(None));
+        }
+        let opened = catch_unwind(|| Index::open(path));
+        match opened.unwrap_or_else(|_| Err(StoreError::IndexCorrupt("reading it failed".into()))) {
+            Ok(index) => Ok(with(Some(index))),
+            Err(StoreError::IndexCorrupt(_) | StoreError::Index(_)) => Ok(with(None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read<T: Default>(&self, look: impl FnOnce(&Index) -> Result<T, StoreError>) -> T {
+        let Some(index) = &self.index else { return T::default() };
+        match catch_unwind(AssertUnwindSafe(|| look(index))) {
+            Ok(Ok(found)) => return found,
+            Ok(Err(error)) => tracing::warn!("a part of the old index cannot be read: {error}"),
+            Err(_) => tracing::warn!("a part of the old index cannot be read"),
+        }
+        self.is_damaged.set(true);
+        T::default()
+    }
+
+    fn blocks(&self, after: Option<Digest>) -> Vec<(Digest, Row)> {
+        self.read(|index| index.blocks(after, PAGE))
+    }
+
+    fn inline(&self, digest: &Digest) -> Option<Vec<u8>> {
+        self.read(|index| index.inline(digest))
+    }
+
+    /// Whether it is sure to have known this block.
+    fn knew(&self, digest: &Digest) -> bool {
+        !self.is_damaged.get() && self.read(|index| index.row(digest)).is_some()
+    }
+
+    fn roots(&self, after: Option<Cid>) -> Vec<RootRecord> {
+        let roots = self.read(|index| index.roots(after, PAGE));
+        roots.into_iter().map(|root| root.record).collect()
+    }
+
+    /// All small named values but the totals.
+    fn meta(&self) -> Vec<(String, Vec<u8>)> {
+        let mut all = self.read(Index::all_meta);
+        all.retain(|(name, _)| name != STATS);
+        all
+    }
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::io(format!("remove {}", path.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Puts the new index in the place of the old one, which stays under another name.
+fn replace_index(dir: &Path) -> Result<(), StoreError> {
+    let fail = |e| StoreError::io("put the new index in place", e);
+    let (index, new) = (dir.join(INDEX), dir.join(NEW_INDEX));
+    if index.exists() {
+        let numbered = (2..).map(|n| dir.join(format!("{INDEX}.old.{n}")));
+        let mut names = std::iter::once(dir.join(format!("{INDEX}.old"))).chain(numbered);
+        let free: Option<PathBuf> = names.find(|name| !name.exists());
+        let free = free.unwrap_or_default();
+        // By a second name where the file system has such: then there is an index at every moment.
+        if fs::hard_link(&index, &free).is_err() {
+            disk::rename(&index, &free).map_err(fail)?;
+        }
+    }
+    disk::rename(&new, &index).map_err(fail)?;
+    private::sync_folder(&index).map_err(fail)
 }

@@ -13,7 +13,7 @@ impl Store {
         if self.root(&record.cid)?.is_some_and(|known| known.pinned) {
             return Ok(());
         }
-        self.inner.writer.run(move |tables| tables.add_root(&record, &[], unix_ms()))
+        self.inner.writer.run(move |tables| tables.add_root(&record, &[], unix_ms()).map(drop))
     }
 
     /// What is kept of a root.

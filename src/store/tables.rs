@@ -1,5 +1,7 @@
 //! The index's tables inside one transaction, and the invariants between them.
 
+use std::{collections::HashSet, sync::Arc};
+
 use redb::{ReadTransaction, ReadableTable, Table, TableError, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +16,8 @@ use crate::content::{
 
 /// Digests per part of a root's list: so many references are dropped in one change, which has to fit the spare room.
 const LIST_PART: usize = 1024;
-const STATS: &str = "stats";
+/// The name of the totals among the small named values.
+pub(super) const STATS: &str = "stats";
 
 /// Totals, kept in the same transactions as what they count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +66,14 @@ pub(super) struct Arrival {
     pub(super) codec: Codec,
     pub(super) len: u32,
     /// Its bytes, where it lives in the index.
-    pub(super) inline: Option<Vec<u8>>,
+    pub(super) inline: Option<Arc<[u8]>>,
+}
+
+impl Arrival {
+    /// Bytes that it takes in memory, and in the index.
+    pub(super) fn short_len(&self) -> u64 {
+        self.inline.as_ref().map_or(0, |bytes| bytes.len() as u64)
+    }
 }
 
 /// The totals of an index that has been written to.
@@ -165,15 +175,26 @@ impl<'t> Tables<'t> {
         let Arrival { digest, codec, len, inline } = block;
         let old = self.row(digest)?;
         let place = if let Some(bytes) = inline {
-            let old = self.inline.insert(digest, bytes.as_slice()).map_err(StoreError::index)?;
+            let old = self.inline.insert(digest, &**bytes).map_err(StoreError::index)?;
             self.grown += signed(bytes.len()) - old.map_or(0, |old| signed(old.value().len()));
             Place::Inline
         } else {
+            self.remove_inline(digest)?;
             Place::File
         };
         let kept = old.is_some_and(|row| !row.cached);
         let refs = old.map_or(0, |row| row.refs);
         let row = Row { place, codec: *codec, cached: cached && !kept, len: *len, refs, since: now };
+        self.set(digest, Some(row))
+    }
+
+    /// Notes a block that a root needs and that is not here.
+    pub(super) fn lack(&mut self, block: &Arrival, now: u64) -> Result<(), StoreError> {
+        if self.row(&block.digest)?.is_some() {
+            return Ok(());
+        }
+        let Arrival { digest, codec, len, .. } = block;
+        let row = Row { place: Place::Missing, codec: *codec, cached: false, len: *len, refs: 0, since: now };
         self.set(digest, Some(row))
     }
 
@@ -220,38 +241,61 @@ impl<'t> Tables<'t> {
         self.set(digest, Some(Row { refs, since: now, cached: false, ..row }))
     }
 
-    /// Lists a root whose blocks have all arrived. A root that is listed already is not counted twice.
+    /// Lists a root whose blocks have all arrived. A root that is listed already is not counted twice. Answers whether
+    /// its old list of blocks is to be let go, part by part, as that of a removed root.
     pub(super) fn add_root(
         &mut self,
         record: &super::RootRecord,
         blocks: &[Digest],
         now: u64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let key = record.cid.to_bytes();
         let old = match self.roots.get(&key).map_err(StoreError::index)? {
             Some(bytes) => serde_ipld_dagcbor::from_slice::<Root>(bytes.value()).ok(),
             None => None,
         };
         let number = match &old {
-            Some(root) if root.record.pinned || !record.pinned => root.number,
-            _ => {
-                let number = self.stats.next_number;
-                self.stats.next_number += 1;
-                for (part, digests) in (0_u32..).zip(blocks.chunks(LIST_PART)) {
-                    self.lists.insert((number, part), digests.as_flattened()).map_err(StoreError::index)?;
-                    for digest in digests {
-                        self.change_refs(digest, true, now)?;
-                    }
-                }
-                number
-            }
+            Some(root) if !record.pinned => root.number,
+            Some(root) if root.record.pinned => self.complete(root.number, blocks, now)?,
+            _ => self.new_list(blocks, now)?,
         };
         if old.is_none() {
             self.stats.roots += 1;
         }
         let root = Root { number, record: record.clone() };
         let bytes = serde_ipld_dagcbor::to_vec(&root).map_err(|e| StoreError::Index(e.to_string()))?;
-        self.roots.insert(&key, bytes.as_slice()).map_err(StoreError::index).map(drop)
+        self.roots.insert(&key, bytes.as_slice()).map_err(StoreError::index)?;
+        Ok(old.is_some_and(|old| old.record.pinned && old.number != number))
+    }
+
+    /// Keeps a list of blocks, and a reference to each; answers with its number.
+    fn new_list(&mut self, blocks: &[Digest], now: u64) -> Result<u64, StoreError> {
+        let number = self.stats.next_number;
+        self.stats.next_number += 1;
+        for (part, digests) in (0_u32..).zip(blocks.chunks(LIST_PART)) {
+            self.lists.insert((number, part), digests.as_flattened()).map_err(StoreError::index)?;
+            for digest in digests {
+                self.change_refs(digest, true, now)?;
+            }
+        }
+        Ok(number)
+    }
+
+    /// The list of a root that is stored again: the old one, unless that was made when some blocks were lost. The new
+    /// one then has them all, and the references of the old one are dropped later, as if its root had been removed.
+    fn complete(&mut self, number: u64, blocks: &[Digest], now: u64) -> Result<u64, StoreError> {
+        let mut all = Vec::new();
+        for item in self.lists.range((number, 0)..=(number, u32::MAX)).map_err(StoreError::index)? {
+            all.extend(super::index::digests(item.map_err(StoreError::index)?.1.value()));
+        }
+        let old: HashSet<Digest> = all.iter().copied().collect();
+        all.extend(blocks.iter().filter(|digest| !old.contains(*digest)));
+        if all.len() == old.len() {
+            return Ok(number);
+        }
+        let completed = self.new_list(&all, now)?;
+        self.dying.insert(number, ()).map_err(StoreError::index)?;
+        Ok(completed)
     }
 
     /// Takes a root off the list. Its references are dropped part by part, by [`Tables::drop_part`].

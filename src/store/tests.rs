@@ -13,6 +13,11 @@ use tempfile::TempDir;
 use super::*;
 use crate::content::cid::Codec;
 
+#[path = "tests/mending.rs"]
+mod mending;
+#[path = "tests/short_blocks.rs"]
+mod short_blocks;
+
 /// Makes the n-th file operation of a kind fail.
 #[derive(Default)]
 pub(super) struct Faults(Mutex<Option<(&'static str, u32)>>);

@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    sync::{Mutex, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{
@@ -13,14 +16,21 @@ use super::{
     tables::Arrival,
     unix_ms,
 };
-use crate::content::{cid::Cid, hash::Digest};
+use crate::content::{
+    cid::{Cid, Codec},
+    hash::Digest,
+    node_block,
+};
 
-/// How a block that seems to be stored already is treated.
+/// Bytes of short blocks that an upload holds in memory before the index lists them.
+pub(super) const FLUSH_BYTES: u64 = 4 << 20;
+
+/// How a block that this upload has put before is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutMode {
-    /// Sealed content: its name stands for its bytes (a reader checks them by another hash as well).
+    /// Sealed content: one name, one block (a reader checks it by another hash as well).
     Sealed,
-    /// Public content: bytes are compared, since two different blocks can share a SHA-1.
+    /// Public content: bytes are compared each time, since two different blocks can share a SHA-1.
     Compare,
 }
 
@@ -29,7 +39,7 @@ pub enum PutMode {
 pub enum Put {
     /// The block was not here.
     New,
-    /// The block was here already.
+    /// The block was here already, and its bytes are right.
     Known,
 }
 
@@ -38,17 +48,39 @@ pub enum Put {
 pub struct Upload {
     store: Store,
     state: Mutex<State>,
+    /// Held by the thread that lists short blocks; the others that have too many of them wait for it.
+    flushing: Mutex<()>,
 }
 
 #[derive(Default)]
 struct State {
     /// Every block of this upload, in order of arrival.
     blocks: Vec<Digest>,
-    /// The same, and what was stored of it by this upload.
-    seen: HashMap<Digest, Option<Arrival>>,
+    seen: HashSet<Digest>,
+    /// What was stored by this upload and is not listed yet.
+    waiting: HashMap<Digest, Arrival>,
+    /// Bytes of the short blocks that wait.
+    short_bytes: u64,
     folders: HashSet<PathBuf>,
+    /// Block files to sync before they get a row.
+    unsynced: Vec<Digest>,
     /// Bytes written that no row counts yet.
     reserved: u64,
+}
+
+impl State {
+    fn wait_for_row(&mut self, arrival: Arrival) {
+        self.short_bytes += arrival.short_len();
+        if let Some(old) = self.waiting.insert(arrival.digest, arrival) {
+            self.short_bytes -= old.short_len();
+        }
+    }
+
+    fn has_row(&mut self, digest: &Digest) {
+        if let Some(arrival) = self.waiting.remove(digest) {
+            self.short_bytes -= arrival.short_len();
+        }
+    }
 }
 
 /// Bytes promised to a block that is being written.
@@ -66,7 +98,7 @@ impl Drop for Reservation<'_> {
 impl Store {
     /// Begins an upload.
     pub fn upload(&self) -> Upload {
-        Upload { store: self.clone(), state: Mutex::default() }
+        Upload { store: self.clone(), state: Mutex::default(), flushing: Mutex::default() }
     }
 
     /// Promises room for a block, evicting cache where that helps.
@@ -74,15 +106,15 @@ impl Store {
         let before = self.inner.reserved.fetch_add(bytes, Ordering::Relaxed);
         let reservation = Reservation { store: self, bytes };
         if let Some(capacity) = self.inner.options.capacity {
-            let wanted = before + bytes;
-            let over = (self.usage().bytes + wanted).saturating_sub(capacity);
+            let over = (self.usage().bytes + before + bytes).saturating_sub(capacity);
             if over > 0 {
                 self.evict(over)?;
-                let usage = self.usage();
-                if usage.bytes + wanted > capacity {
+                // Blocks that are being listed count twice for a moment, as rows and as promised.
+                let _settled = self.inner.settling.write().unwrap_or_else(PoisonError::into_inner);
+                let (used, promised) = (self.usage().bytes, self.inner.reserved.load(Ordering::Relaxed));
+                if used + promised > capacity {
                     return Err(StoreError::NoSpace(format!(
-                        "{} of {capacity} bytes are in use, and storage.capacity is a hard limit",
-                        usage.bytes
+                        "{used} of {capacity} bytes are in use, and storage.capacity is a hard limit"
                     )));
                 }
             }
@@ -96,11 +128,12 @@ impl Store {
         cid: &Cid,
         bytes: &[u8],
         durability: Durability,
+        inline: bool,
     ) -> Result<(Arrival, Option<PathBuf>), StoreError> {
         let len = u32::try_from(bytes.len()).map_err(|_| StoreError::NoSpace("a block of 4 GiB".into()))?;
         let mut arrival = Arrival { digest: *cid.digest(), codec: cid.codec(), len, inline: None };
-        if bytes.len() <= INLINE_MAX {
-            arrival.inline = Some(bytes.to_vec());
+        if inline {
+            arrival.inline = Some(bytes.into());
             return Ok((arrival, None));
         }
         let folder = self.inner.disk.write(cid.digest(), bytes, durability)?;
@@ -133,7 +166,7 @@ impl Store {
         let needed = row.is_some();
         let _room = self.reserve(bytes.len() as u64)?;
         let durability = if needed { Durability::Synced } else { Durability::Cache };
-        let (arrival, folder) = self.place(cid, bytes, durability)?;
+        let (arrival, folder) = self.place(cid, bytes, durability, lives_in_index(cid, bytes))?;
         if let Some(folder) = folder.filter(|_| needed) {
             self.inner.disk.sync_folders(&HashSet::from([folder]))?;
         }
@@ -148,92 +181,118 @@ impl Store {
 impl Upload {
     /// Stores a block, or finds that it is stored. Call it from several threads: that is how syncs overlap.
     ///
+    /// What is here already is compared: a damaged block is put right.
+    ///
     /// # Errors
-    /// [`StoreError::NoSpace`]; [`StoreError::Collision`] in [`PutMode::Compare`]; [`StoreError::Io`].
+    /// [`StoreError::NoSpace`]; [`StoreError::Collision`]; [`StoreError::Io`].
     pub fn put(&self, cid: &Cid, bytes: &[u8], mode: PutMode) -> Result<Put, StoreError> {
+        self.put_in(cid, bytes, mode, lives_in_index(cid, bytes))
+    }
+
+    /// As [`Upload::put`], for the end of a file whose other blocks are longer: it is a file as those are, however short,
+    /// so that they are not read without it should the index be lost.
+    ///
+    /// # Errors
+    /// As [`Upload::put`].
+    pub fn put_last(&self, cid: &Cid, bytes: &[u8], mode: PutMode) -> Result<Put, StoreError> {
+        self.put_in(cid, bytes, mode, false)
+    }
+
+    fn put_in(&self, cid: &Cid, bytes: &[u8], mode: PutMode, inline: bool) -> Result<Put, StoreError> {
         let digest = *cid.digest();
-        {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if mode == PutMode::Sealed && state.seen.contains_key(&digest) {
-                return Ok(Put::Known);
-            }
-            if let std::collections::hash_map::Entry::Vacant(e) = state.seen.entry(digest) {
+        let waiting = {
+            let mut state = self.state();
+            if state.seen.insert(digest) {
                 // Pinning may wait for the collector, which never waits for an upload.
                 self.store.inner.pins.pin(digest);
-                e.insert(None);
                 state.blocks.push(digest);
+            } else if mode == PutMode::Sealed {
+                return Ok(Put::Known);
             }
-        }
+            state.waiting.get(&digest).cloned()
+        };
+        // Asked after what waits: a block that has got its row in between is seen here.
         let row = self.store.inner.index.row(&digest)?;
-        if self.is_here(cid, bytes, row, mode)? {
+        if self.is_here(cid, bytes, waiting.as_ref(), row, mode, inline)? {
             return Ok(Put::Known);
         }
         let room = self.store.reserve(bytes.len() as u64)?;
-        let (arrival, folder) = self.store.place(cid, bytes, Durability::Synced)?;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.folders.extend(folder);
-        state.seen.insert(digest, Some(arrival));
-        // From now on the upload answers for the bytes, until rows count them.
-        state.reserved += room.bytes;
-        std::mem::forget(room);
+        // Short ones are synced together at the end: a folder of many files has many of them.
+        let durability = if bytes.len() > INLINE_MAX { Durability::Synced } else { Durability::Cache };
+        let (arrival, folder) = self.store.place(cid, bytes, durability, inline)?;
+        let too_many = {
+            let mut state = self.state();
+            if folder.is_some() && durability == Durability::Cache {
+                state.unsynced.push(digest);
+            }
+            state.folders.extend(folder);
+            state.wait_for_row(arrival);
+            // From now on the upload answers for the bytes, until rows count them.
+            state.reserved += room.bytes;
+            std::mem::forget(room);
+            state.short_bytes >= FLUSH_BYTES
+        };
+        if too_many {
+            self.flush()?;
+        }
         let known = row.is_some_and(|row| row.cached);
         Ok(if known { Put::Known } else { Put::New })
     }
 
-    /// Whether the block need not be written.
-    fn is_here(&self, cid: &Cid, bytes: &[u8], row: Option<Row>, mode: PutMode) -> Result<bool, StoreError> {
+    /// Whether the block need not be written. It must be where its bytes are not those at hand.
+    fn is_here(
+        &self,
+        cid: &Cid,
+        bytes: &[u8],
+        waiting: Option<&Arrival>,
+        row: Option<Row>,
+        mode: PutMode,
+        inline: bool,
+    ) -> Result<bool, StoreError> {
         let inner = &self.store.inner;
         let digest = cid.digest();
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        match row {
-            // Written by this upload a moment ago, or left by one that was killed: the index does not know it yet.
-            None => {
-                let earlier = {
-                    let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                    state.seen.get(digest).cloned().flatten()
-                };
-                if let Some(Arrival { inline: Some(old), .. }) = &earlier {
-                    return same(cid, old == bytes, mode);
-                }
-                if bytes.len() <= INLINE_MAX || inner.disk.len(digest) != Some(u64::from(len)) {
-                    return Ok(false);
-                }
-                let Some(old) = inner.disk.read(digest, len)? else {
-                    return Ok(false);
-                };
-                if old != bytes {
-                    let damaged = !cid.matches(&old);
-                    return if damaged { Ok(false) } else { same(cid, false, mode) };
-                }
-                // It may be cache that a crash took off the list: nobody has synced that.
-                inner.disk.sync(digest)?;
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                let path = inner.disk.path(digest);
-                state.folders.extend(path.parent().map(PathBuf::from));
-                let arrival = Arrival { digest: *digest, codec: cid.codec(), len, inline: None };
-                state.seen.insert(*digest, Some(arrival));
-                Ok(true)
-            }
-            Some(row) => match row.place {
-                Place::Missing => Ok(false),
-                // Cache is not synced: it is written again, for good.
-                _ if row.cached && mode == PutMode::Sealed => Ok(false),
-                _ if mode == PutMode::Compare => {
-                    let old = if row.place == Place::Inline {
-                        inner.index.inline(digest)?
-                    } else {
-                        inner.disk.read(digest, row.len)?
-                    };
-                    match old {
-                        Some(old) if old == bytes => Ok(!row.cached),
-                        Some(old) if cid.matches(&old) => same(cid, false, mode),
-                        _ => Ok(false),
-                    }
-                }
-                Place::Inline => Ok(true),
-                Place::File => Ok(inner.disk.len(digest) == Some(u64::from(row.len))),
-            },
+        if let Some(old) = waiting.and_then(|arrival| arrival.inline.as_ref()) {
+            return same(cid, old, bytes);
         }
+        let old = match row {
+            Some(row) if row.place == Place::Missing => return Ok(false),
+            // Cache is not synced: it is written again, for good.
+            Some(row) if row.cached && mode == PutMode::Sealed => return Ok(false),
+            Some(row) if row.place == Place::Inline => inner.index.inline(digest)?,
+            Some(row) => inner.disk.read(digest, row.len)?,
+            None if inline => return Ok(false),
+            None => inner.disk.read(digest, len)?,
+        };
+        let Some(old) = old else { return Ok(false) };
+        if !same(cid, &old, bytes)? {
+            if row.is_some() {
+                tracing::warn!(%cid, "a block is damaged and written again");
+            }
+            return Ok(false);
+        }
+        if row.is_none() && waiting.is_none() {
+            // Left by an upload that was killed, or cache that a crash took off the list: nobody has synced that.
+            inner.disk.sync(digest)?;
+            let mut state = self.state();
+            state.folders.extend(inner.disk.path(digest).parent().map(PathBuf::from));
+            state.wait_for_row(Arrival { digest: *digest, codec: cid.codec(), len, inline: None });
+        }
+        Ok(row.is_none_or(|row| !row.cached))
+    }
+
+    /// Has the index list the short blocks that wait, so that memory stays bounded. No root needs them yet: until one
+    /// does, it is this upload's pins that keep them.
+    fn flush(&self) -> Result<(), StoreError> {
+        let _turn = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let short: Vec<Arrival> = {
+            let state = self.state();
+            if state.short_bytes < FLUSH_BYTES {
+                return Ok(());
+            }
+            state.waiting.values().filter(|arrival| arrival.inline.is_some()).cloned().collect()
+        };
+        self.list(short, None).map(drop)
     }
 
     /// Lists the root. When this returns, all of it survives a power cut.
@@ -241,60 +300,109 @@ impl Upload {
     /// # Errors
     /// [`StoreError::NoSpace`], [`StoreError::Io`], [`StoreError::Index`]; nothing is listed then.
     pub fn commit(&self, record: RootRecord) -> Result<(), StoreError> {
+        self.sync_folders()?;
         let (blocks, arrivals) = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if !state.folders.is_empty() {
-                self.store.inner.disk.sync_folders(&state.folders)?;
-                state.folders.clear();
-            }
-            let arrivals: Vec<Arrival> = state.seen.values().flatten().cloned().collect();
-            (state.blocks.clone(), arrivals)
+            let state = self.state();
+            (state.blocks.clone(), state.waiting.values().cloned().collect())
         };
-        self.store.inner.writer.run(move |tables| {
-            let now = unix_ms();
-            for arrival in &arrivals {
-                tables.arrive(arrival, false, now)?;
-            }
-            tables.add_root(&record, &blocks, now)
-        })?;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        for arrival in state.seen.values_mut() {
-            *arrival = None;
+        // A list that lacked some blocks may be replaced by this: what it held is let go now, or later.
+        if self.list(arrivals, Some((record, blocks)))?
+            && let Err(error) = self.store.finish_removals()
+        {
+            tracing::warn!("an old list of blocks waits for the next start: {error}");
         }
-        self.release(&mut state);
         Ok(())
     }
 
-    fn release(&self, state: &mut State) {
-        self.store.inner.reserved.fetch_sub(std::mem::take(&mut state.reserved), Ordering::Relaxed);
+    /// Lists what was put, without a root: it is unreferenced until one needs it.
+    pub(super) fn keep(&self) -> Result<(), StoreError> {
+        self.sync_folders()?;
+        let arrivals = self.state().waiting.values().cloned().collect();
+        self.list(arrivals, None).map(drop)
+    }
+
+    /// Makes rows of what has arrived, durably, and lists a root; answers whether that takes the place of an old list.
+    fn list(
+        &self,
+        arrivals: Vec<Arrival>,
+        root: Option<(RootRecord, Vec<Digest>)>,
+    ) -> Result<bool, StoreError> {
+        let inner = &self.store.inner;
+        let _settling = inner.settling.read().unwrap_or_else(PoisonError::into_inner);
+        let (arrivals, is_all) = (Arc::<[Arrival]>::from(arrivals), root.is_some());
+        let listed = Arc::clone(&arrivals);
+        let replaces = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&replaces);
+        inner.writer.run(move |tables| {
+            let now = unix_ms();
+            listed.iter().try_for_each(|arrival| tables.arrive(arrival, false, now))?;
+            if let Some((record, blocks)) = &root {
+                told.store(tables.add_root(record, blocks, now)?, Ordering::Relaxed);
+            }
+            Ok(())
+        })?;
+        let mut state = self.state();
+        arrivals.iter().for_each(|arrival| state.has_row(&arrival.digest));
+        let counted: u64 = arrivals.iter().map(|arrival| u64::from(arrival.len)).sum();
+        let counted = if is_all { state.reserved } else { counted.min(state.reserved) };
+        state.reserved -= counted;
+        inner.reserved.fetch_sub(counted, Ordering::Relaxed);
+        Ok(replaces.load(Ordering::Relaxed))
+    }
+
+    fn sync_folders(&self) -> Result<(), StoreError> {
+        let mut state = self.state();
+        if !state.folders.is_empty() {
+            self.store.inner.disk.sync_folders(&state.folders)?;
+            // Where that was a sync of the whole file system, this asks for errors and does nothing else.
+            state.unsynced.iter().try_for_each(|digest| self.store.inner.disk.sync(digest))?;
+            state.folders.clear();
+            state.unsynced.clear();
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.state().short_bytes
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// In compare mode, different bytes under one name are a collision. In sealed mode they cannot be told apart from the
-/// right ones here; a reader can.
-fn same(cid: &Cid, equal: bool, mode: PutMode) -> Result<bool, StoreError> {
-    match (equal, mode) {
-        (true, _) => Ok(true),
-        (false, PutMode::Compare) => Err(StoreError::Collision { cid: *cid }),
-        (false, PutMode::Sealed) => Ok(false),
+/// Whether a block lives in the index: a short one does. A node block that leads to block files is a file like them:
+/// should the index be lost, it is needed to read them.
+fn lives_in_index(cid: &Cid, bytes: &[u8]) -> bool {
+    let leads_to_files = || {
+        let is_file =
+            |(link, len): (&Cid, &u32)| link.codec() == Codec::DagCbor || *len as usize > INLINE_MAX;
+        node_block::visible(bytes).is_ok_and(|visible| visible.links.iter().zip(&visible.lens).any(is_file))
+    };
+    bytes.len() <= INLINE_MAX && !(cid.codec() == Codec::DagCbor && leads_to_files())
+}
+
+/// Whether the bytes of a stored block are those at hand. Others that have the same name are a collision; any others are
+/// damage.
+fn same(cid: &Cid, stored: &[u8], bytes: &[u8]) -> Result<bool, StoreError> {
+    match stored == bytes {
+        false if cid.matches(stored) => Err(StoreError::Collision { cid: *cid }),
+        equal => Ok(equal),
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let mut state = std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
-        let left: Vec<Arrival> = state.seen.values().flatten().cloned().collect();
-        if !left.is_empty() {
-            // Not committed: the blocks are listed as unreferenced, and wait out the grace period.
-            let listed = self.store.inner.writer.run(move |tables| {
-                let now = unix_ms();
-                left.iter().try_for_each(|arrival| tables.arrive(arrival, false, now))
-            });
-            if let Err(error) = listed {
-                tracing::warn!("blocks of an upload that ended early wait for the sweep: {error}");
-            }
+        // Not committed: the blocks are listed as unreferenced, and wait out the grace period. The next upload takes what
+        // is listed for durable.
+        if !self.state().waiting.is_empty()
+            && let Err(error) = self.keep()
+        {
+            tracing::warn!("blocks of an upload that ended early wait for the sweep: {error}");
         }
-        self.release(&mut state);
+        let state = std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
+        self.store.inner.reserved.fetch_sub(state.reserved, Ordering::Relaxed);
         self.store.inner.pins.unpin(&state.blocks);
     }
 }

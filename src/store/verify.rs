@@ -99,8 +99,8 @@ impl Store {
         }
     }
 
-    /// Lists every block file that the index does not know, after the index was lost or the layout changed. Each is
-    /// read and hashed; a file whose bytes are not what its name says is set aside.
+    /// Lists every block file that the index does not know, after the index was lost. Each is read and hashed; a file
+    /// whose bytes are not what its name says is set aside.
     ///
     /// Answers with the number of blocks found.
     ///
@@ -109,25 +109,32 @@ impl Store {
     pub fn adopt_unknown(&self) -> Result<u64, StoreError> {
         let upload = self.upload();
         let mut adopted = 0;
-        self.inner.disk.walk(&mut |digest, _| {
+        self.inner.disk.walk(&mut |file| {
+            let digest = file.digest;
             if self.inner.index.row(&digest)?.is_some() {
-                return Ok(());
+                return Ok(true);
             }
             let len =
                 self.inner.disk.len(&digest).and_then(|len| u32::try_from(len).ok()).unwrap_or(u32::MAX);
             let Some(bytes) = self.inner.disk.read(&digest, len)? else {
-                return Ok(());
+                return Ok(true);
             };
             if hash::sha1(&bytes) != digest {
-                return self.inner.disk.quarantine(&digest);
+                self.inner.disk.quarantine(&digest)?;
+                self.inner.writer.run(|tables| {
+                    tables.stats.quarantined += 1;
+                    Ok(())
+                })?;
+                return Ok(true);
             }
             // A node block says what it is; anything else is data.
             let node = crate::content::node_block::visible(&bytes).is_ok();
             let codec = if node { Codec::DagCbor } else { Codec::Raw };
             upload.put(&Cid::new(codec, digest), &bytes, PutMode::Sealed)?;
             adopted += 1;
-            Ok(())
+            Ok(true)
         })?;
+        upload.keep()?;
         Ok(adopted)
     }
 }

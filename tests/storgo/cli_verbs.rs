@@ -223,22 +223,3 @@ fn keys_move_by_backup_and_restore_and_are_never_replaced() {
     std::fs::write(&version, b"junk").expect("written");
     new.run(["id"]).fails(1, &["identity.key is damaged", "key restore"]);
 }
-
-#[test]
-fn an_index_is_made_anew_from_the_blocks() {
-    let machine = Machine::new();
-    let bytes = super::swarm::noise(5, 3 << 20);
-    let path = machine.file("file", &bytes);
-    let link = machine.run(["provide".as_ref(), path.as_os_str(), "--no-serve".as_ref()]).ok().one_line();
-    let node = machine.start::<&str>([]);
-    machine.run(["verify", "--rebuild-index"]).fails(11, &["the node runs"]);
-    drop(node);
-    let index = machine.data().join("index.redb");
-    let good = std::fs::read(&index).expect("read");
-    std::fs::write(&index, b"junk").expect("written");
-    machine.run(["ls"]).fails(1, &["verify --rebuild-index"]);
-    std::fs::write(&index, good).expect("written");
-    let report = machine.run(["verify", "--rebuild-index", "--json"]).ok().json();
-    assert_eq!(report["bad"], serde_json::json!([]));
-    assert!(machine.run(["get", &link, "-o", "-"]).ok().stdout == bytes);
-}

@@ -6,6 +6,7 @@ mod cli_cluster;
 mod cli_failures;
 mod cli_hostile;
 mod cli_kills;
+mod cli_rebuild;
 mod cli_sizes;
 mod cli_swarm;
 mod cli_verbs;

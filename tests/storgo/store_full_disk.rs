@@ -10,6 +10,7 @@ use std::{
 
 use storgo::{
     content::cid::Cid,
+    node::identity::load_or_create,
     store::{PutMode, Store, StoreError, StoreOptions},
 };
 use tempfile::TempDir;
@@ -189,6 +190,17 @@ fn a_disk_that_others_fill_stops_uploads_and_nothing_else() {
     assert_readable(&open, &file(1));
     assert_readable(&open, &file(3));
     assert_eq!(open.verify(None, &mut |_| true).expect("verified").missing, []);
+}
+
+#[test]
+fn an_identity_that_found_no_room_leaves_no_part_of_it() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let hog = Hog::new(&disk);
+    load_or_create(disk.dir.path()).expect_err("a full disk");
+    drop(hog);
+    let made = load_or_create(disk.dir.path()).expect("made, now that there is room");
+    let read = load_or_create(disk.dir.path()).expect("read");
+    assert_eq!(made.public(), read.public());
 }
 
 /// Somebody else's file, which leaves not a byte to anybody; removed when dropped.

@@ -188,7 +188,7 @@ fn bytes(n: u32) -> Vec<u8> {
 /// Change number `n`: its block arrives, every third one goes later, and its number is noted.
 fn change(index: &IndexFile, n: u32, durability: Durability) -> Result<(), StoreError> {
     let len = u32::try_from(bytes(n).len()).expect("short");
-    let arrival = Arrival { digest: digest(n), codec: Codec::Raw, len, inline: Some(bytes(n)) };
+    let arrival = Arrival { digest: digest(n), codec: Codec::Raw, len, inline: Some(bytes(n).into()) };
     index.write(durability, |tables| {
         tables.arrive(&arrival, false, u64::from(n))?;
         if n > 30 && n.is_multiple_of(3) {

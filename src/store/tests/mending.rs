@@ -1,0 +1,117 @@
+//! Damage that is met while something is stored, and uploads that end early.
+
+use super::*;
+
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).expect("read");
+    bytes[1000] ^= 1;
+    fs::write(path, bytes).expect("written");
+}
+
+#[test]
+fn storing_a_file_again_mends_its_damaged_blocks() {
+    let damages: [fn(&Path); 5] = [
+        flip,
+        |path| fs::write(path, vec![0; LONG]).expect("zeros"),
+        |path| fs::write(path, [fs::read(path).expect("read"), vec![0]].concat()).expect("longer"),
+        |path| fs::remove_file(path).expect("removed"),
+        |path| fs::remove_file(path).and_then(|()| fs::create_dir(path)).expect("a folder"),
+    ];
+    for damage in damages {
+        let dir = TempDir::new().expect("a folder");
+        let store = open(&dir);
+        let blocks = [block(1, LONG), block(2, LONG)];
+        store_all(&store, &blocks);
+        damage(&file_of(&store, &blocks[1].0));
+        assert_eq!(store_all(&store, &blocks), [Put::Known, Put::New]);
+        assert!(store.get(&blocks[1].0).expect("read").as_ref() == Some(&blocks[1].1));
+        assert_eq!((store.usage().blocks, store.usage().roots), (2, 1));
+        let verified = store.verify(None, &mut |_| true).expect("verified");
+        assert!(verified.bad.is_empty() && verified.missing.is_empty(), "{verified:?}");
+    }
+}
+
+#[test]
+fn what_an_upload_has_in_hand_is_not_set_aside_under_it() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let (cid, bytes) = block(1, LONG);
+    store_all(&store, &[(cid, bytes.clone())]);
+    let upload = store.upload();
+    assert_eq!(upload.put(&cid, &bytes, PutMode::Sealed).expect("put"), Put::Known);
+    flip(&file_of(&store, &cid));
+    assert!(matches!(store.get(&cid), Err(StoreError::Corrupt { .. })));
+    assert!(store.has(&cid).expect("asked") && file_of(&store, &cid).exists());
+    store_all(&store, &[(cid, bytes.clone())]);
+    assert!(store.get(&cid).expect("read").as_ref() == Some(&bytes));
+    flip(&file_of(&store, &cid));
+    drop(upload);
+    assert!(matches!(store.get(&cid), Err(StoreError::Corrupt { .. })));
+    assert!(!store.has(&cid).expect("asked"), "nobody had it in hand");
+}
+
+#[test]
+fn a_block_that_was_mended_since_somebody_read_it_is_not_set_aside() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let (cid, bytes) = block(1, LONG);
+    store_all(&store, &[(cid, bytes.clone())]);
+    assert!(store.give_up(&cid).expect("looked at again").as_ref() == Some(&bytes));
+    assert!(store.get(&cid).expect("read") == Some(bytes));
+    assert_eq!(store.usage().quarantined, 0);
+}
+
+#[test]
+fn blocks_of_an_upload_that_ended_early_are_listed_only_once_their_folders_are_synced() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let (cid, bytes) = block(1, LONG);
+    for fails in [true, false] {
+        let upload = store.upload();
+        upload.put(&cid, &bytes, PutMode::Sealed).expect("put");
+        if fails {
+            store.inner.disk.faults.plan("folder", 0);
+        }
+        drop(upload);
+        assert_eq!(store.has(&cid).expect("asked"), !fails);
+    }
+}
+
+#[test]
+fn storing_a_root_again_completes_its_list_of_blocks() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let (root, lost, more) = (block(1, LONG), block(2, LONG), block(3, 100));
+    store_all(&store, std::slice::from_ref(&root));
+    store_all(&store, &[root.clone(), lost.clone(), more.clone()]);
+    assert_eq!(store.collect().expect("collected").blocks, 0);
+    assert_eq!(store.usage().unreferenced, 0);
+    for (cid, bytes) in [&root, &lost, &more] {
+        assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
+    }
+    // A shorter list takes nothing away.
+    store_all(&store, std::slice::from_ref(&root));
+    assert_eq!(store.collect().expect("collected").blocks, 0);
+    assert_eq!(store.verify(Some(&root.0), &mut |_| true).expect("verified").checked, 3);
+    store.remove_root(&root.0).expect("removed");
+    assert_eq!(store.collect().expect("collected").blocks, 3);
+    assert_eq!(store.usage(), Usage::default());
+}
+
+#[test]
+fn the_short_end_of_a_long_file_is_a_file() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let (root, end) = (block(1, LONG), block(2, 100));
+    for put in [Put::New, Put::Known] {
+        let upload = store.upload();
+        upload.put(&root.0, &root.1, PutMode::Sealed).expect("put");
+        assert_eq!(upload.put_last(&end.0, &end.1, PutMode::Sealed).expect("put"), put);
+        upload.commit(record(&root.0)).expect("committed");
+    }
+    drop(store);
+    fs::remove_file(dir.path().join("data/index.redb")).expect("removed");
+    let (store, found) = Store::rebuild(options(&dir)).expect("rebuilt");
+    assert_eq!(found.blocks, 2);
+    assert!(store.get(&end.0).expect("read") == Some(end.1));
+}

@@ -1,0 +1,92 @@
+//! Uploads of many short blocks.
+
+use super::*;
+use crate::store::upload::FLUSH_BYTES;
+
+/// Enough to be listed in several turns.
+const MANY: u32 = 1000;
+
+#[test]
+fn many_short_blocks_take_bounded_memory_and_are_safe_until_their_root_is_listed() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let upload = store.upload();
+    for n in 0..MANY {
+        let (cid, bytes) = block(n, INLINE_MAX);
+        assert_eq!(upload.put(&cid, &bytes, PutMode::Sealed).expect("put"), Put::New);
+        assert!(upload.held_bytes() < FLUSH_BYTES, "{} bytes after {n} blocks", upload.held_bytes());
+    }
+    assert!(store.usage().blocks > 0, "listed on the way");
+    assert_eq!(store.collect().expect("collected").blocks, 0);
+    assert_eq!(store.root(&block(0, INLINE_MAX).0).expect("asked"), None);
+    upload.commit(record(&block(0, INLINE_MAX).0)).expect("committed");
+    drop(upload);
+    assert_eq!(store.collect().expect("collected").blocks, 0);
+    assert_eq!((store.usage().blocks, store.usage().unreferenced), (u64::from(MANY), 0));
+    for n in 0..MANY {
+        let (cid, bytes) = block(n, INLINE_MAX);
+        assert!(store.get(&cid).expect("read") == Some(bytes));
+    }
+    store.remove_root(&block(0, INLINE_MAX).0).expect("removed");
+    assert_eq!(store.collect().expect("collected").blocks, u64::from(MANY));
+    assert_eq!(store.usage(), Usage::default());
+}
+
+#[test]
+fn many_short_blocks_of_an_upload_that_ends_early_are_known_to_the_next_and_collected_otherwise() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    for put in [Put::New, Put::Known] {
+        let upload = store.upload();
+        for n in 0..MANY {
+            let (cid, bytes) = block(n, INLINE_MAX);
+            assert_eq!(upload.put(&cid, &bytes, PutMode::Compare).expect("put"), put);
+        }
+    }
+    assert_eq!(store.collect().expect("collected").blocks, u64::from(MANY));
+    assert_eq!(store.usage(), Usage::default());
+}
+
+#[test]
+fn a_quota_is_used_to_the_last_byte_and_no_further() {
+    let dir = TempDir::new().expect("a folder");
+    let capacity = u64::from(MANY) * INLINE_MAX as u64;
+    let store = Store::open(StoreOptions { capacity: Some(capacity), ..options(&dir) }).expect("opens");
+    let upload = store.upload();
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let upload = &upload;
+            scope.spawn(move || {
+                for n in (worker..MANY).step_by(4) {
+                    let (cid, bytes) = block(n, INLINE_MAX);
+                    upload.put(&cid, &bytes, PutMode::Sealed).expect("there is room for it");
+                }
+            });
+        }
+    });
+    let (cid, bytes) = block(MANY, 1);
+    assert!(matches!(upload.put(&cid, &bytes, PutMode::Sealed), Err(StoreError::NoSpace(_))));
+    upload.commit(record(&block(0, INLINE_MAX).0)).expect_err("a block of it could not be stored");
+    drop(upload);
+    assert_eq!(store.usage().bytes, capacity);
+    assert_eq!(store.inner.reserved.load(Ordering::Relaxed), 0);
+    assert_eq!(store.collect().expect("collected").bytes, capacity);
+    store_all(&store, &[(cid, bytes)]);
+}
+
+#[test]
+fn a_collision_with_a_short_block_is_seen_wherever_that_is_by_then() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let a = include_bytes!("../../../tests/vectors/shattered-a.bin");
+    let b = include_bytes!("../../../tests/vectors/shattered-b.bin");
+    let cid = Cid::of(Codec::Raw, a);
+    let upload = store.upload();
+    upload.put(&cid, a, PutMode::Compare).expect("the first");
+    for n in 0..300 {
+        assert!(matches!(upload.put(&cid, b, PutMode::Compare), Err(StoreError::Collision { .. })), "{n}");
+        let (cid, bytes) = block(n, INLINE_MAX);
+        upload.put(&cid, &bytes, PutMode::Compare).expect("put");
+    }
+    assert!(store.has(&cid).expect("asked"), "listed by now");
+}

@@ -1,0 +1,186 @@
+//! A lost or damaged index, another layout: what comes back, and what is refused until it can.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::{
+    binary::{Done, Machine},
+    swarm::noise,
+};
+
+const LEN: usize = 3 << 20;
+
+fn provide(machine: &Machine, path: &Path) -> String {
+    machine.run(["provide".as_ref(), path.as_os_str(), "--no-serve".as_ref()]).ok().one_line()
+}
+
+fn rebuild(machine: &Machine) {
+    let done = machine.run(["verify", "--rebuild-index", "--json"]).ok().json();
+    assert_eq!(done["bad"], serde_json::json!([]));
+    assert_eq!(done["missing"], serde_json::json!([]));
+}
+
+fn names(machine: &Machine) -> Vec<String> {
+    let listed = machine.run(["ls", "--json"]).ok().json();
+    let names = listed.as_array().expect("a list").iter().map(|file| file["name"].as_str().map(String::from));
+    names.flatten().collect()
+}
+
+#[test]
+fn files_are_read_by_their_links_when_the_index_is_lost_altogether() {
+    let machine = Machine::new();
+    let bytes = noise(5, LEN);
+    let file = provide(&machine, &machine.file("file", &bytes));
+    fs::create_dir_all(machine.home().join("folder/inner")).expect("made");
+    machine.file("folder/a", &bytes[..100_000]);
+    machine.file("folder/inner/b", &bytes[..200_000]);
+    let folder = provide(&machine, &machine.home().join("folder"));
+    let node = machine.start::<&str>([]);
+    machine.run(["verify", "--rebuild-index"]).fails(11, &["the node runs"]);
+    drop(node);
+
+    let index = machine.data().join("index.redb");
+    for lost in [true, false] {
+        if lost {
+            fs::remove_file(&index).expect("removed");
+        } else {
+            fs::write(&index, b"junk").expect("written");
+            machine.run(["ls"]).fails(1, &["verify --rebuild-index"]);
+        }
+        rebuild(&machine);
+        assert!(machine.run(["get", &file, "-o", "-"]).ok().stdout == bytes);
+        let out = format!("out-{lost}");
+        machine.run(["get", &folder, "-o", &out]).ok();
+        assert!(machine.read(&format!("{out}/inner/b")) == bytes[..200_000]);
+        assert_eq!(machine.run(["ls", "--json"]).ok().json().as_array().map(Vec::len), Some(2));
+    }
+    // Stored again, they have their names.
+    assert_eq!(provide(&machine, &machine.home().join("file")), file);
+    assert_eq!(names(&machine), ["file"]);
+}
+
+#[test]
+fn a_rebuild_keeps_names_and_keys_brings_nothing_back_and_overwrites_no_earlier_index() {
+    let machine = Machine::new();
+    let bytes = noise(6, LEN);
+    provide(&machine, &machine.file("short", b"short"));
+    provide(&machine, &machine.file("long", &bytes));
+    provide(&machine, &machine.file("gone", &bytes[..LEN / 2]));
+    machine.run(["rm", "gone"]).ok();
+    for round in 1..=3 {
+        let done = machine.run(["verify", "--rebuild-index"]).ok();
+        assert!(done.stderr.contains("2 files") && !done.stderr.contains("names"), "{}", done.stderr);
+        let mut names = names(&machine);
+        names.sort();
+        assert_eq!(names, ["long", "short"]);
+        assert!(machine.run(["get", "long", "-o", "-"]).ok().stdout == bytes);
+        assert_eq!(machine.run(["get", "short", "-o", "-"]).ok().stdout, b"short");
+        let here = fs::read_dir(machine.data()).expect("listed");
+        let old = here.filter(|item| {
+            let name = item.as_ref().expect("listed").file_name();
+            name.to_string_lossy().starts_with("index.redb.old")
+        });
+        assert_eq!(old.count(), round);
+    }
+}
+
+#[test]
+fn a_block_that_a_rebuild_did_not_find_is_said_to_be_missing_and_kept_once_it_is_back() {
+    let machine = Machine::new();
+    let bytes = noise(7, LEN);
+    let path = machine.file("file", &bytes);
+    let link = provide(&machine, &path);
+    let mut longest = block_files(&machine.data().join("blocks"));
+    longest.sort_by_key(|path| fs::metadata(path).expect("there").len());
+    fs::remove_file(longest.last().expect("blocks")).expect("removed");
+    fs::remove_file(machine.data().join("index.redb")).expect("removed");
+    let done = machine.run(["verify", "--rebuild-index", "--json"]).ends(7);
+    assert_eq!(done.json()["missing"].as_array().map(Vec::len), Some(1));
+    assert_eq!(provide(&machine, &path), link);
+    let mut gc = machine.command();
+    gc.env("STORGO_GC_GRACE", "0s").arg("gc");
+    Done::of(gc).ok();
+    assert!(machine.run(["get", &link, "-o", "-"]).ok().stdout == bytes);
+    assert_eq!(machine.run(["verify", "file", "--json"]).ok().json()["missing"], serde_json::json!([]));
+}
+
+fn block_files(below: &Path) -> Vec<PathBuf> {
+    let items = fs::read_dir(below).expect("listed").map(|item| item.expect("listed").path());
+    items.flat_map(|path| if path.is_dir() { block_files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn another_layout_is_refused_until_the_blocks_are_moved() {
+    let machine = Machine::new();
+    let bytes = noise(8, LEN);
+    provide(&machine, &machine.file("file", &bytes));
+    let with = |layout: &str, args: &[&str]| {
+        let mut command = machine.command();
+        command.env("STORGO_STORAGE_LAYOUT", layout).args(args);
+        Done::of(command)
+    };
+    let get = ["get", "file", "-o", "-"];
+    let mut before = "sharded";
+    for layout in ["flat", "segments", "sharded"] {
+        let says = [&format!("laid out as {before}"), &format!("says {layout}"), "--rebuild-index"];
+        let said = with(layout, &["ls"]).ends(1).stderr;
+        assert!(says.iter().all(|words| said.contains(words)), "{said}");
+        assert!(with(before, &get).ok().stdout == bytes, "nothing is changed");
+        let files = block_files(&machine.data().join("blocks")).len();
+        with(layout, &["verify", "--rebuild-index"]).ok();
+        assert_eq!(block_files(&machine.data().join("blocks")).len(), files);
+        assert!(with(layout, &get).ok().stdout == bytes);
+        with(before, &["ls"]).fails(1, &[layout]);
+        before = layout;
+    }
+    // Interrupted on the way, or written by a program that did not note the layout.
+    fs::write(machine.data().join("layout"), "moving\n").expect("written");
+    machine.run(["ls"]).fails(1, &["interrupted", "--rebuild-index"]);
+    machine.run(["verify", "--rebuild-index"]).ok();
+    assert!(machine.run(get).ok().stdout == bytes);
+    fs::remove_file(machine.data().join("layout")).expect("removed");
+    with("flat", &["ls"]).fails(1, &["sharded"]);
+    machine.run(["ls"]).ok();
+    assert_eq!(fs::read_to_string(machine.data().join("layout")).expect("written"), "sharded\n");
+}
+
+#[test]
+fn nobody_else_can_read_an_index_whatever_the_umask_and_the_folder_allow() {
+    let machine = Machine::new();
+    fs::create_dir(machine.data()).expect("made");
+    fs::set_permissions(machine.data(), fs::Permissions::from_mode(0o777)).expect("set");
+    let storgo = |args: &str| {
+        let of = machine.command();
+        let mut command = Command::new("sh");
+        let script = format!("umask 000; exec {} {args}", env!("CARGO_BIN_EXE_storgo-node"));
+        command
+            .arg("-c")
+            .arg(script)
+            .current_dir(machine.home())
+            .env_clear()
+            .stdin(std::process::Stdio::null());
+        command.envs(of.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Done::of(command).ok()
+    };
+    machine.file("file", &noise(9, 100_000));
+    storgo("provide file --no-serve");
+    storgo("verify --rebuild-index");
+    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    for item in fs::read_dir(machine.data()).expect("listed") {
+        let path = item.expect("listed").path();
+        assert_eq!(mode(&path) & 0o077, 0, "{} has mode {:o}", path.display(), mode(&path));
+    }
+    // One that an earlier program left open to others.
+    for name in ["index.redb", "index.redb.old"] {
+        let index = machine.data().join(name);
+        fs::set_permissions(&index, fs::Permissions::from_mode(0o644)).expect("set");
+        machine.run(["doctor"]).ends(1).text().find(name).expect("named");
+        storgo("ls");
+        assert_eq!(mode(&index), 0o600);
+    }
+    machine.run(["doctor"]).ok();
+}
