@@ -2,15 +2,19 @@
 //!
 //! Own records are without limit: a node may announce as many files as it has. Records of others are bounded per key,
 //! per peer and in all, and expire. Values are not taken: storgo's DHT says who has a file, and nothing else.
+//!
+//! Whoever asks is told where a provider is, or it could not reach one that it never met. Those addresses are the
+//! provider's choice, so few and short ones are kept, once for each provider and not once for each record.
 
 use std::{
     borrow::Cow,
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use libp2p::{
-    PeerId,
+    Multiaddr, PeerId,
     kad::{
         ProviderRecord, Record, RecordKey,
         store::{Error, RecordStore, Result},
@@ -22,47 +26,100 @@ use serde::{Deserialize, Serialize};
 const PER_KEY: usize = 64;
 /// Records of one peer that are kept.
 const PER_PEER: usize = 200_000;
-/// Records of others that are kept in all. Some 100 bytes each.
+/// Records of others that are kept in all. Some 150 bytes each.
 const TOTAL: usize = 500_000;
 /// Longest key that is taken, in bytes: a multihash of ours is 22 long.
 const MAX_KEY: usize = 64;
+/// Addresses of a provider that are kept.
+const ADDRESSES: usize = 4;
+/// Longest address that is kept, in bytes.
+const MAX_ADDRESS: usize = 128;
+/// Bytes of addresses that are kept in all. Beyond it, a provider is found only by way of the routing table.
+const ADDRESS_BYTES: usize = 4 << 20;
 
 /// The store.
 pub(super) struct Records {
     local: PeerId,
     own: HashMap<RecordKey, ProviderRecord>,
-    others: HashMap<RecordKey, Vec<ProviderRecord>>,
-    per_peer: HashMap<PeerId, usize>,
+    others: HashMap<RecordKey, Vec<Held>>,
+    providers: HashMap<Arc<PeerId>, Provider>,
     total: usize,
+    address_bytes: usize,
+}
+
+/// A record of another peer.
+struct Held {
+    provider: Arc<PeerId>,
+    expires: Option<Instant>,
+}
+
+/// What is kept of a peer that has records here.
+#[derive(Default)]
+struct Provider {
+    records: usize,
+    /// As it said last.
+    addresses: Vec<Multiaddr>,
 }
 
 /// A record as it is saved.
 #[derive(Serialize, Deserialize)]
 struct Saved(#[serde(with = "serde_bytes")] Vec<u8>, #[serde(with = "serde_bytes")] Vec<u8>, u64);
 
+impl Held {
+    fn is_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|at| at <= now)
+    }
+}
+
 impl Records {
     pub(super) fn new(local: PeerId) -> Self {
-        Self { local, own: HashMap::new(), others: HashMap::new(), per_peer: HashMap::new(), total: 0 }
+        Self {
+            local,
+            own: HashMap::new(),
+            others: HashMap::new(),
+            providers: HashMap::new(),
+            total: 0,
+            address_bytes: 0,
+        }
     }
 
     fn forget(&mut self, peer: &PeerId) {
         self.total = self.total.saturating_sub(1);
-        if let Some(count) = self.per_peer.get_mut(peer) {
-            *count -= 1;
-            if *count == 0 {
-                self.per_peer.remove(peer);
+        if let Some(provider) = self.providers.get_mut(peer) {
+            provider.records -= 1;
+            if provider.records == 0 {
+                self.address_bytes -= len(&provider.addresses);
+                self.providers.remove(peer);
             }
         }
+    }
+
+    /// Notes where a provider says that it is; what does not fit is left out.
+    fn note_addresses(&mut self, peer: &PeerId, said: &[Multiaddr]) {
+        let Some(provider) = self.providers.get_mut(peer) else { return };
+        let short = said.iter().filter(|addr| addr.len() <= MAX_ADDRESS).take(ADDRESSES);
+        // Copied, so that they do not hold the message that they came in.
+        let mut kept: Vec<Multiaddr> =
+            short.filter_map(|addr| Multiaddr::try_from(addr.to_vec()).ok()).collect();
+        if kept.is_empty() || kept == provider.addresses {
+            return;
+        }
+        self.address_bytes -= len(&provider.addresses);
+        if self.address_bytes + len(&kept) > ADDRESS_BYTES {
+            kept = Vec::new();
+        }
+        self.address_bytes += len(&kept);
+        provider.addresses = kept;
     }
 
     /// Drops what has expired.
     pub(super) fn expire(&mut self, now: Instant) {
         let mut gone = Vec::new();
         self.others.retain(|_, records| {
-            records.retain(|record| {
-                let live = !record.is_expired(now);
+            records.retain(|held| {
+                let live = !held.is_expired(now);
                 if !live {
-                    gone.push(record.provider);
+                    gone.push(Arc::clone(&held.provider));
                 }
                 live
             });
@@ -77,11 +134,11 @@ impl Records {
     pub(super) fn snapshot(&self, now: Instant) -> Vec<u8> {
         let saved: Vec<Saved> = self
             .others
-            .values()
-            .flatten()
-            .filter_map(|record| {
-                let left = record.expires?.checked_duration_since(now)?;
-                Some(Saved(record.key.to_vec(), record.provider.to_bytes(), left.as_secs()))
+            .iter()
+            .flat_map(|(key, records)| records.iter().map(move |held| (key, held)))
+            .filter_map(|(key, held)| {
+                let left = held.expires?.checked_duration_since(now)?;
+                Some(Saved(key.to_vec(), held.provider.to_bytes(), left.as_secs()))
             })
             .collect();
         serde_ipld_dagcbor::to_vec(&saved).unwrap_or_default()
@@ -101,6 +158,11 @@ impl Records {
             drop(self.add_provider(record));
         }
     }
+}
+
+/// Bytes of all these addresses.
+fn len(addresses: &[Multiaddr]) -> usize {
+    addresses.iter().map(Multiaddr::len).sum()
 }
 
 impl RecordStore for Records {
@@ -125,35 +187,50 @@ impl RecordStore for Records {
     }
 
     fn add_provider(&mut self, record: ProviderRecord) -> Result<()> {
-        if record.provider == self.local {
-            self.own.insert(record.key.clone(), record);
+        let ProviderRecord { key, provider, expires, addresses } = record;
+        if provider == self.local {
+            self.own.insert(key.clone(), ProviderRecord { key, provider, expires, addresses });
             return Ok(());
         }
-        if record.key.as_ref().len() > MAX_KEY {
+        if key.as_ref().len() > MAX_KEY {
             return Err(Error::ValueTooLarge);
         }
-        let records = self.others.entry(record.key.clone()).or_default();
-        if let Some(known) = records.iter_mut().find(|known| known.provider == record.provider) {
-            *known = record;
+        let held = self.others.get_mut(&key);
+        if let Some(known) = held.and_then(|held| held.iter_mut().find(|held| *held.provider == provider)) {
+            known.expires = expires;
+            self.note_addresses(&provider, &addresses);
             return Ok(());
         }
-        let of_peer = self.per_peer.get(&record.provider).copied().unwrap_or(0);
-        if records.len() >= PER_KEY || of_peer >= PER_PEER || self.total >= TOTAL {
-            if records.is_empty() {
-                self.others.remove(&record.key);
-            }
+        let of_key = self.others.get(&key).map_or(0, Vec::len);
+        let of_peer = self.providers.get(&provider).map_or(0, |known| known.records);
+        if of_key >= PER_KEY || of_peer >= PER_PEER || self.total >= TOTAL {
             return Err(Error::MaxProvidedKeys);
         }
-        *self.per_peer.entry(record.provider).or_default() += 1;
+        let known = self.providers.get_key_value(&provider).map(|(peer, _)| Arc::clone(peer));
+        let peer = known.unwrap_or_else(|| Arc::new(provider));
+        self.providers.entry(Arc::clone(&peer)).or_default().records += 1;
+        self.note_addresses(&provider, &addresses);
         self.total += 1;
-        records.push(record);
+        let held = self.others.entry(RecordKey::from(key.to_vec())).or_default();
+        // Most keys have one provider for ever: room for more is made when they come.
+        held.reserve_exact(1);
+        held.push(Held { provider: peer, expires });
         Ok(())
     }
 
     fn providers(&self, key: &RecordKey) -> Vec<ProviderRecord> {
         let now = Instant::now();
-        let others = self.others.get(key).into_iter().flatten().filter(|record| !record.is_expired(now));
-        self.own.get(key).into_iter().chain(others).cloned().collect()
+        let others = self.others.get(key).into_iter().flatten().filter(|held| !held.is_expired(now));
+        let others = others.map(|held| ProviderRecord {
+            key: key.clone(),
+            provider: *held.provider,
+            expires: held.expires,
+            addresses: self
+                .providers
+                .get(&held.provider)
+                .map_or_else(Vec::new, |provider| provider.addresses.clone()),
+        });
+        self.own.get(key).cloned().into_iter().chain(others).collect()
     }
 
     fn provided(&self) -> Self::ProvidedIter<'_> {
@@ -169,7 +246,7 @@ impl RecordStore for Records {
             return;
         };
         let before = records.len();
-        records.retain(|record| record.provider != *peer);
+        records.retain(|held| *held.provider != *peer);
         let removed = before - records.len();
         if records.is_empty() {
             self.others.remove(key);
@@ -226,7 +303,53 @@ mod tests {
         let key = record(1, other, now).key;
         assert_eq!(again.providers(&key).len(), 1);
         again.remove_provider(&key, &other);
-        assert_eq!((again.providers(&key).len(), again.total, again.per_peer.len()), (0, 0, 0));
+        assert_eq!((again.providers(&key).len(), again.total, again.providers.len()), (0, 0, 0));
         again.restore(b"not a snapshot", now);
+    }
+
+    fn addr(peer: usize, n: usize) -> Multiaddr {
+        format!("/ip4/192.0.2.{}/tcp/{}", peer % 250, 1000 + n).parse().expect("a multiaddr")
+    }
+
+    #[test]
+    fn a_provider_is_found_by_its_addresses_and_they_take_little_room_whatever_it_says() {
+        let mut records = Records::new(PeerId::random());
+        let later = Instant::now() + Duration::from_secs(60);
+        let long: Multiaddr =
+            format!("/dns4/{}/tcp/1", "x".repeat(MAX_ADDRESS)).parse().expect("a multiaddr");
+        let greedy = PeerId::random();
+        for key in 0..1000 {
+            let addresses = [vec![long.clone()], (0..500).map(|n| addr(1, n)).collect()].concat();
+            records.add_provider(ProviderRecord { addresses, ..record(key, greedy, later) }).expect("taken");
+        }
+        let found = records.providers(&record(7, greedy, later).key);
+        assert_eq!(found[0].addresses, (0..ADDRESSES).map(|n| addr(1, n)).collect::<Vec<_>>());
+        assert!(records.address_bytes <= ADDRESSES * MAX_ADDRESS, "{}", records.address_bytes);
+        // What it says last counts, for all its records, and saying nothing takes nothing back.
+        let moved = ProviderRecord { addresses: vec![addr(2, 9)], ..record(5, greedy, later) };
+        records.add_provider(moved).expect("taken");
+        records.add_provider(record(6, greedy, later)).expect("taken");
+        assert_eq!(records.providers(&record(7, greedy, later).key)[0].addresses, [addr(2, 9)]);
+        for key in 0..1000 {
+            records.remove_provider(&record(key, greedy, later).key, &greedy);
+        }
+        assert_eq!((records.address_bytes, records.providers.len()), (0, 0));
+    }
+
+    #[test]
+    fn addresses_of_many_providers_keep_within_their_budget() {
+        let mut records = Records::new(PeerId::random());
+        let later = Instant::now() + Duration::from_secs(60);
+        let long: Multiaddr =
+            format!("/dns4/{}/tcp/1", "x".repeat(MAX_ADDRESS - 10)).parse().expect("a multiaddr");
+        let peers = ADDRESS_BYTES / (ADDRESSES * long.len()) + 100;
+        for key in 0..u32::try_from(peers).expect("few") {
+            let addresses = vec![long.clone(); 100];
+            records
+                .add_provider(ProviderRecord { addresses, ..record(key, PeerId::random(), later) })
+                .expect("taken");
+        }
+        assert_eq!(records.total, peers);
+        assert!(records.address_bytes <= ADDRESS_BYTES && records.address_bytes > ADDRESS_BYTES / 2);
     }
 }
