@@ -85,6 +85,9 @@ fn decode(block: &[u8]) -> Result<(Visible, Node), ContentError> {
     if node.links.len() != node.lens.len() {
         return Err(ContentError::Malformed("links and lens differ in number"));
     }
+    if node.kind == NodeKind::List && node.links.is_empty() {
+        return Err(ContentError::Malformed("a list of nothing"));
+    }
     if node.lens.iter().any(|len| *len == 0 || *len as usize > MAX_CHUNK) {
         return Err(ContentError::Malformed("a block length out of bounds"));
     }
@@ -197,6 +200,15 @@ mod tests {
             })
             .collect();
         assert!(order.is_sorted(), "{order:?}");
+    }
+
+    #[test]
+    fn a_root_may_be_empty_and_a_list_may_not() {
+        let empty = |kind| encode(&Sealing::Public, kind, &[], b"the body".to_vec()).expect("encoded").0;
+        for root in [NodeKind::File, NodeKind::Dir] {
+            assert!(visible(&empty(root).bytes).is_ok());
+        }
+        assert_eq!(visible(&empty(NodeKind::List).bytes), Err(ContentError::Malformed("a list of nothing")));
     }
 
     #[test]

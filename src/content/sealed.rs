@@ -174,6 +174,14 @@ pub(super) fn decode<I: Item>(bytes: &[u8]) -> Result<(Option<Metadata>, Listed<
         return Err(ContentError::Malformed("its sealed part is not in canonical form"));
     }
     let listed = match (body.items, body.lists) {
+        // Only a root may be empty. A list that yields nothing could be listed again and again, and a reader would walk
+        // for ever without finding anything.
+        (Some(items), None) if items.is_empty() && body.meta.is_none() => {
+            return Err(ContentError::Malformed("a list of nothing"));
+        }
+        (None, Some(lists)) if lists.is_empty() || lists.iter().any(|child| child.items == 0) => {
+            return Err(ContentError::Malformed("a list of nothing"));
+        }
         (Some(items), None) => Listed::Items(items),
         (None, Some(lists)) => Listed::Lists(lists),
         _ => {

@@ -71,6 +71,13 @@ fn trees() -> Vec<Case> {
     let uneven = root(Some(SECRET), "file", Vec::new(), "lists", &[of_both, of_alone]);
     let (none, of_none) = list(Some(SECRET), "items", &[]);
     let empty = root(Some(SECRET), "file", Vec::new(), "lists", std::slice::from_ref(&of_none));
+    let said = |mut listed: Listed| {
+        if let Cbor::Array(fields) = &mut listed.entry {
+            fields[4] = 1.into();
+        }
+        over(&none, &listed)
+    };
+    let said = said(of_none.clone());
     let no_lists = root(Some(SECRET), "file", Vec::new(), "lists", &[]);
     vec![
         case(
@@ -79,8 +86,14 @@ fn trees() -> Vec<Case> {
             &[&both, &left, &right, &alone],
             found(&[1, 2, 3, 4]),
         ),
-        case("a list of nothing", &empty, &[&none], found(&[])),
-        case("no lists", &no_lists, &[], found(&[])),
+        case("refused: a list of nothing", &empty, &[&none], refused("malformed")),
+        case(
+            "refused: a list of nothing that is said to have an item",
+            &said,
+            &[&none],
+            refused("malformed"),
+        ),
+        case("refused: no lists", &no_lists, &[], refused("malformed")),
     ]
 }
 
