@@ -18,6 +18,7 @@ mod client;
 mod frames;
 mod lane;
 mod limit;
+mod pace;
 mod server;
 
 use std::io;

@@ -2,7 +2,8 @@
 //!
 //! Each stream is one task with two halves. The reading half always reads, so that a peer can never be stuck on us; what
 //! is asked waits in a bounded queue. The writing half answers in order and loads a little ahead. Bytes on their way
-//! from disk to peers are counted, over all peers and for each: that bounds memory, whatever the peers do.
+//! from disk to peers are counted, over all peers and for each: that bounds memory, whatever the peers do. Who takes them
+//! slowly while others wait for memory is let go (`pace`).
 
 use std::{
     collections::HashMap,
@@ -30,6 +31,7 @@ use super::{
     answers::{self, Have},
     frames::{FrameReader, STALL, flush, write_all},
     limit::PIECE,
+    pace::{Hold, PacedWriter, Paces, Watched},
 };
 use crate::{
     content::cid::Cid,
@@ -117,6 +119,7 @@ struct Inner {
     bounds: Bounds,
     counters: Arc<Counters>,
     memory: Arc<Semaphore>,
+    paces: Paces,
     /// Walks over whole roots, which are the dearest question.
     walks: Semaphore,
     peers: Mutex<HashMap<PeerId, Guest>>,
@@ -133,6 +136,7 @@ struct Seat<'a> {
     inner: &'a Inner,
     peer: PeerId,
     memory: Arc<Semaphore>,
+    watched: Watched<'a>,
     /// One stream more than the peer may have.
     excess: bool,
 }
@@ -152,7 +156,7 @@ impl Drop for Seat<'_> {
 /// An answer that is ready to go out, and the memory that it takes.
 enum Ready {
     Short(Response),
-    Block { cid: Cid, bytes: Vec<u8>, memory: [OwnedSemaphorePermit; 2] },
+    Block { cid: Cid, bytes: Vec<u8>, memory: ([OwnedSemaphorePermit; 2], Hold) },
 }
 
 impl Server {
@@ -165,8 +169,8 @@ impl Server {
         counters: Arc<Counters>,
     ) -> Self {
         let memory = Arc::new(Semaphore::new(bounds.memory.max(BLOCK)));
-        let (walks, peers) = (Semaphore::new(2), Mutex::default());
-        Self { inner: Arc::new(Inner { net, store, options, bounds, counters, memory, walks, peers }) }
+        let (walks, peers, paces) = (Semaphore::new(2), Mutex::default(), Paces::default());
+        Self { inner: Arc::new(Inner { net, store, options, bounds, counters, memory, paces, walks, peers }) }
     }
 
     /// Answers on all streams that come in, until they end or `stop` is cancelled: then all streams are dropped.
@@ -193,7 +197,12 @@ impl Server {
 
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, peer: PeerId, stream: S) {
         let Some(seat) = self.inner.seat(peer) else { return };
-        match self.inner.converse(&seat, stream).await {
+        let pace = Arc::clone(&seat.watched.pace);
+        let done = tokio::select! {
+            done = self.inner.converse(&seat, stream) => done,
+            () = pace.ended() => Err(TransferError::Stalled),
+        };
+        match done {
             Ok(()) => {}
             Err(error) if error.is_hostile() => {
                 tracing::info!(%peer, "a transfer stream was dropped: {error}");
@@ -215,7 +224,8 @@ impl Inner {
         }
         guest.streams += 1;
         let excess = guest.streams > self.bounds.streams_per_peer;
-        Some(Seat { inner: self, peer, memory: Arc::clone(&guest.memory), excess })
+        let memory = Arc::clone(&guest.memory);
+        Some(Seat { inner: self, peer, memory, watched: self.paces.watch(), excess })
     }
 
     async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
@@ -223,7 +233,8 @@ impl Inner {
         seat: &Seat<'_>,
         stream: S,
     ) -> Result<(), TransferError> {
-        let (reader, mut writer) = stream.split();
+        let (reader, writer) = stream.split();
+        let mut writer = PacedWriter::new(writer, Arc::clone(&seat.watched.pace));
         let mut reader = FrameReader::new(reader);
         let (queue, requests) = mpsc::channel(MAX_REQUESTS);
         let queued = AtomicUsize::new(0);
@@ -296,7 +307,10 @@ impl Inner {
         let closed = |_| TransferError::Refused("the node stops".into());
         // The peer's own share first, so that one peer waits for itself and not the others for it.
         let mut own = Arc::clone(&seat.memory).acquire_many_owned(MAX_BLOCK).await.map_err(closed)?;
-        let mut all = Arc::clone(&self.memory).acquire_many_owned(MAX_BLOCK).await.map_err(closed)?;
+        // Before it is ours: memory can be granted while this stream is busy with an earlier answer.
+        let hold = seat.watched.pace.hold();
+        let all = Arc::clone(&self.memory).acquire_many_owned(MAX_BLOCK);
+        let mut all = self.paces.make_room(all).await.map_err(closed)?;
         let store = self.store.clone();
         let found = tokio::task::spawn_blocking(move || store.get(&cid)).await;
         let bytes = match found {
@@ -311,7 +325,7 @@ impl Inner {
         // Small blocks give back what they do not need, but never count as nothing.
         let spare = BLOCK - bytes.len().max(1);
         drop([own.split(spare), all.split(spare)]);
-        Ok(Ready::Block { cid, bytes, memory: [own, all] })
+        Ok(Ready::Block { cid, bytes, memory: ([own, all], hold) })
     }
 
     /// The answer to anything but a `Get`.

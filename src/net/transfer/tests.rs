@@ -64,8 +64,12 @@ impl Provider {
     }
 
     async fn pipe(&self) -> Pipe {
+        self.pipe_of(self.peer).await
+    }
+
+    async fn pipe_of(&self, peer: PeerId) -> Pipe {
         let (ours, theirs) = tokio::io::duplex(64 << 10);
-        self.streams.send((self.peer, theirs.compat())).await.expect("the server runs");
+        self.streams.send((peer, theirs.compat())).await.expect("the server runs");
         ours.compat()
     }
 }
@@ -278,11 +282,41 @@ async fn peers_that_do_not_read_cannot_take_all_memory_nor_starve_others() {
         pipe.write_all(&get).await.expect("written");
         deaf.push(pipe);
     }
-    let (ours, theirs) = tokio::io::duplex(64 << 10);
-    provider.streams.send((PeerId::random(), theirs.compat())).await.expect("the server runs");
-    let (answers, done) = converse(&mut Lane::new(ours.compat()), vec![ask; 10]).await;
+    let mut lane = Lane::new(provider.pipe_of(PeerId::random()).await);
+    let (answers, done) = converse(&mut lane, vec![ask; 10]).await;
     assert_eq!(answers.len(), 10);
     assert!(done.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_peers_that_read_slowly_cannot_stop_a_node_from_serving() {
+    let provider = Provider::start();
+    let ask = provider.put(&bytes(1, (2 << 20) - 1));
+    let get = Request::Get { cids: vec![ask.cid; 100] }.encode().expect("encoded");
+    let mut slow = Vec::new();
+    // More than enough for all the memory there is, each with a name of its own and never quite silent.
+    for n in 0..20 {
+        if n == 2 {
+            tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+            assert!(slow.iter().all(|reader: &JoinHandle<()>| !reader.is_finished()), "nobody else waits");
+        }
+        let mut pipe = provider.pipe_of(PeerId::random()).await;
+        pipe.write_all(&get).await.expect("written");
+        slow.push(tokio::spawn(async move {
+            let mut taken = vec![0; 4 << 10];
+            while pipe.read_exact(&mut taken).await.is_ok() {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        }));
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let start = tokio::time::Instant::now();
+    let mut lane = Lane::new(provider.pipe_of(PeerId::random()).await);
+    let (answers, done) = converse(&mut lane, vec![ask; 10]).await;
+    let took = start.elapsed();
+    assert!(done.is_ok() && answers.len() == 10, "{done:?}");
+    assert!(took.as_secs() < 30, "it waited {took:?}");
+    slow.iter().for_each(JoinHandle::abort);
 }
 
 #[tokio::test]
