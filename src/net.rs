@@ -12,6 +12,7 @@ mod announce;
 mod behaviour;
 mod book;
 mod discovery;
+mod keep;
 mod mux;
 mod proof;
 mod records;
@@ -65,8 +66,10 @@ pub struct NetOptions {
     pub mdns: bool,
     /// Whether to relay for others.
     pub relay_server: bool,
-    /// Connections at most.
+    /// Connections at most; a quarter of them is for those that we open, and a quarter may stay while idle.
     pub max_connections: u32,
+    /// How long a connection on which nothing is done stays, where it is not one that stays anyway.
+    pub idle_timeout: Duration,
     /// Peers of an earlier run.
     pub remembered: Vec<RememberedPeer>,
     /// Provider records of an earlier run, as [`Snapshot::records`] gave them.
@@ -85,6 +88,7 @@ impl NetOptions {
             mdns: false,
             relay_server: false,
             max_connections: 512,
+            idle_timeout: Duration::from_secs(60),
             remembered: Vec::new(),
             records: Vec::new(),
         }

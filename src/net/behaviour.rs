@@ -58,8 +58,11 @@ impl Behaviour {
         incoming: tokio::sync::mpsc::Sender<Incoming>,
     ) -> Self {
         let local = keypair.public().to_peer_id();
+        // Whoever calls us leaves room for those whom we call.
+        let callers = options.max_connections - options.max_connections / 4;
         let limits = ConnectionLimits::default()
             .with_max_established(Some(options.max_connections))
+            .with_max_established_incoming(Some(callers))
             .with_max_established_per_peer(Some(4))
             .with_max_pending_incoming(Some(options.max_connections))
             .with_max_pending_outgoing(Some(options.max_connections));

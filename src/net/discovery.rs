@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 /// First and longest pause between two tries of a bootstrap address.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// With so many peers of the DHT, the loss of a bootstrap node is nothing to hurry for.
+const ENOUGH: usize = 16;
 /// A peer found on the local network that could not be reached is left alone for this long.
 const SHUN: Duration = Duration::from_secs(300);
 
@@ -63,13 +65,16 @@ impl Bootstrap {
         dials
     }
 
-    pub(super) fn connected(&mut self, id: ConnectionId, peer: PeerId) {
-        for entry in &mut self.entries {
-            if matches!(entry.state, State::Dialing(dialing) if dialing == id) {
-                entry.state = State::Connected(peer);
-                entry.pause = PAUSE.0;
-            }
+    /// A connection is there; `true` where one of these addresses led to it.
+    pub(super) fn connected(&mut self, id: ConnectionId, peer: PeerId) -> bool {
+        let dialed =
+            self.entries.iter_mut().find(|entry| matches!(entry.state, State::Dialing(d) if d == id));
+        if let Some(entry) = dialed {
+            entry.state = State::Connected(peer);
+            entry.pause = PAUSE.0;
+            return true;
         }
+        false
     }
 
     /// A try has failed; answers with the address where it was one of these.
@@ -86,10 +91,13 @@ impl Bootstrap {
         Some(&entry.addr)
     }
 
-    pub(super) fn lost(&mut self, peer: &PeerId) {
+    /// A peer has gone, and so many of the DHT are still there. With enough of them there is no hurry: a bootstrap node
+    /// with a large swarm cannot keep everybody's idle connection.
+    pub(super) fn lost(&mut self, peer: &PeerId, others: usize) {
+        let pause = if others < ENOUGH { PAUSE.0 } else { spread(PAUSE.1) };
         for entry in &mut self.entries {
             if matches!(&entry.state, State::Connected(known) if known == peer) {
-                entry.state = State::Waiting(Instant::now() + PAUSE.0);
+                entry.state = State::Waiting(Instant::now() + pause);
             }
         }
     }

@@ -4,7 +4,7 @@
 //! above which the newest is reset: the opener sees that, nothing disappears silently.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     convert::Infallible,
     task::{Context, Poll},
 };
@@ -37,24 +37,56 @@ pub(super) type Reply = oneshot::Sender<Result<Stream, NetError>>;
 pub(super) struct Streams {
     protocol: StreamProtocol,
     incoming: mpsc::Sender<Incoming>,
-    wanted: VecDeque<(PeerId, Reply)>,
-    /// Connections that run over no relay: a stream takes one of them where there is a choice.
-    direct: HashMap<PeerId, Vec<ConnectionId>>,
+    orders: VecDeque<(PeerId, NotifyHandler, Order)>,
+    connections: HashMap<PeerId, Vec<Connection>>,
+    /// Peers whose connections stay when nothing is done on them.
+    kept: HashSet<PeerId>,
+}
+
+struct Connection {
+    id: ConnectionId,
+    /// It runs over no relay: a stream takes such a one where there is a choice.
+    direct: bool,
+}
+
+/// What a connection is to do.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Open a stream.
+    Open(Reply),
+    /// Stay, or end when idle.
+    Keep(bool),
 }
 
 impl Streams {
     pub(super) fn new(protocol: StreamProtocol, incoming: mpsc::Sender<Incoming>) -> Self {
-        Self { protocol, incoming, wanted: VecDeque::new(), direct: HashMap::new() }
+        let (orders, connections, kept) = (VecDeque::new(), HashMap::new(), HashSet::new());
+        Self { protocol, incoming, orders, connections, kept }
     }
 
     /// Opens a stream to a connected peer.
     pub(super) fn open(&mut self, peer: PeerId, reply: Reply) {
-        self.wanted.push_back((peer, reply));
+        // The newest is the one most surely alive.
+        let mut connections = self.connections.get(&peer).into_iter().flatten();
+        let direct = connections.rfind(|connection| connection.direct);
+        let handler = direct.map_or(NotifyHandler::Any, |connection| NotifyHandler::One(connection.id));
+        self.orders.push_back((peer, handler, Order::Open(reply)));
+    }
+
+    /// Keeps the connections to a peer, those to come as well, or lets them end when they are idle.
+    pub(super) fn keep(&mut self, peer: PeerId, keep: bool) {
+        let changed = if keep { self.kept.insert(peer) } else { self.kept.remove(&peer) };
+        if changed {
+            for connection in self.connections.get(&peer).into_iter().flatten() {
+                self.orders.push_back((peer, NotifyHandler::One(connection.id), Order::Keep(keep)));
+            }
+        }
     }
 
     fn handler(&self, peer: PeerId) -> Handler {
         Handler {
             peer,
+            keep: self.kept.contains(&peer),
             protocol: self.protocol.clone(),
             incoming: PollSender::new(self.incoming.clone()),
             arrived: VecDeque::new(),
@@ -96,14 +128,15 @@ impl NetworkBehaviour for Streams {
                 connection_id,
                 endpoint,
                 ..
-            }) if !endpoint.is_relayed() => {
-                self.direct.entry(peer_id).or_default().push(connection_id);
+            }) => {
+                let connection = Connection { id: connection_id, direct: !endpoint.is_relayed() };
+                self.connections.entry(peer_id).or_default().push(connection);
             }
             FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
-                if let Some(direct) = self.direct.get_mut(&peer_id) {
-                    direct.retain(|id| *id != connection_id);
-                    if direct.is_empty() {
-                        self.direct.remove(&peer_id);
+                if let Some(connections) = self.connections.get_mut(&peer_id) {
+                    connections.retain(|connection| connection.id != connection_id);
+                    if connections.is_empty() {
+                        self.connections.remove(&peer_id);
                     }
                 }
             }
@@ -116,12 +149,9 @@ impl NetworkBehaviour for Streams {
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        match self.wanted.pop_front() {
-            Some((peer_id, reply)) => {
-                // The newest is the one most surely alive.
-                let direct = self.direct.get(&peer_id).and_then(|ids| ids.last());
-                let handler = direct.map_or(NotifyHandler::Any, |id| NotifyHandler::One(*id));
-                Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event: reply })
+        match self.orders.pop_front() {
+            Some((peer_id, handler, event)) => {
+                Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event })
             }
             // The swarm polls again after every command.
             None => Poll::Pending,
@@ -132,6 +162,7 @@ impl NetworkBehaviour for Streams {
 /// One connection's side of it.
 pub(super) struct Handler {
     peer: PeerId,
+    keep: bool,
     protocol: StreamProtocol,
     incoming: PollSender<Incoming>,
     arrived: VecDeque<Stream>,
@@ -146,7 +177,7 @@ impl Handler {
 }
 
 impl ConnectionHandler for Handler {
-    type FromBehaviour = Reply;
+    type FromBehaviour = Order;
     type ToBehaviour = Infallible;
     type InboundProtocol = ReadyUpgrade<StreamProtocol>;
     type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
@@ -157,9 +188,9 @@ impl ConnectionHandler for Handler {
         self.upgrade()
     }
 
-    /// Connections are kept: a swarm of ours is small, and a connection at hand saves the first byte's handshake.
+    /// Besides, a connection stays as long as a stream on it is in use: the swarm sees to that.
     fn connection_keep_alive(&self) -> bool {
-        true
+        self.keep || !self.wanted.is_empty() || !self.opening.is_empty() || !self.arrived.is_empty()
     }
 
     fn poll(
@@ -186,8 +217,11 @@ impl ConnectionHandler for Handler {
         Poll::Pending
     }
 
-    fn on_behaviour_event(&mut self, reply: Reply) {
-        self.wanted.push_back(reply);
+    fn on_behaviour_event(&mut self, order: Order) {
+        match order {
+            Order::Open(reply) => self.wanted.push_back(reply),
+            Order::Keep(keep) => self.keep = keep,
+        }
     }
 
     fn on_connection_event(

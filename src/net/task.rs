@@ -31,6 +31,7 @@ use super::{
     behaviour::{Behaviour, kad_protocol},
     book::AddressBook,
     discovery::{Bootstrap, Rejoin, Shunned},
+    keep::{Change, Kept},
     streams::{Incoming, Reply},
     transport,
 };
@@ -72,6 +73,7 @@ pub(super) struct Task {
     book: AddressBook,
     /// Connected peers that speak our DHT protocol.
     dht_peers: HashSet<PeerId>,
+    kept: Kept,
     growth: Growth,
     dialing: HashMap<ConnectionId, Vec<Dialed>>,
     opening: HashMap<PeerId, Opening>,
@@ -94,7 +96,7 @@ pub(super) async fn start(
     let transport = transport::build(&options.keypair, options.membership.as_ref(), relay_transport)?;
     let behaviour = Behaviour::new(&options, &options.keypair, relay_client, incoming);
     let config = swarm::Config::with_tokio_executor()
-        .with_idle_connection_timeout(Duration::from_secs(60))
+        .with_idle_connection_timeout(options.idle_timeout)
         // One protocol is offered at a time: a question goes out with its offer, and not a round trip later.
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
     let mut task = Task {
@@ -109,6 +111,7 @@ pub(super) async fn start(
         shunned: Shunned::default(),
         book: AddressBook::default(),
         dht_peers: HashSet::new(),
+        kept: Kept::new(local, options.max_connections as usize / 4),
         growth: Growth::default(),
         dialing: HashMap::new(),
         opening: HashMap::new(),
@@ -266,6 +269,16 @@ impl Task {
             let _ = done.send(());
         }
         self.count_announcements(0);
+    }
+
+    fn keep(&mut self, Change { keep, let_go }: Change) {
+        let streams = &mut self.swarm.behaviour_mut().streams;
+        if let Some(peer) = keep {
+            streams.keep(peer, true);
+        }
+        if let Some(peer) = let_go {
+            streams.keep(peer, false);
+        }
     }
 
     fn snapshot(&mut self) -> Snapshot {

@@ -17,6 +17,7 @@ mod layering;
 mod net;
 mod net_discovery;
 mod net_gate;
+mod net_keep;
 mod net_open;
 mod store_damage;
 mod store_full_disk;

@@ -58,7 +58,10 @@ impl Task {
         if endpoint.is_dialer() {
             self.book.reached(peer, &addr);
         }
-        self.bootstrap.connected(id, peer);
+        if self.bootstrap.connected(id, peer) {
+            let change = self.kept.bootstrap(peer);
+            self.keep(change);
+        }
         self.share(|shared| {
             let state = shared.peers.entry(peer).or_default();
             state.connections.insert(id, addr.clone());
@@ -84,11 +87,24 @@ impl Task {
             }
         });
         if last {
-            self.bootstrap.lost(&peer);
             if self.dht_peers.remove(&peer) && self.dht_peers.is_empty() {
                 self.rejoin.reset();
             }
+            self.bootstrap.lost(&peer, self.dht_peers.len());
+            self.no_longer_kept(peer);
             self.emit(NetEvent::Lost { peer });
+        }
+    }
+
+    /// A peer has gone: where its connection was one that stays, another one takes its place.
+    fn no_longer_kept(&mut self, peer: PeerId) {
+        let room = self.kept.gone(peer);
+        self.swarm.behaviour_mut().streams.keep(peer, false);
+        if room {
+            for peer in self.dht_peers.clone() {
+                let change = self.kept.dht_peer(peer);
+                self.keep(change);
+            }
         }
     }
 
@@ -133,6 +149,8 @@ impl Task {
         for addr in self.book.of(&peer) {
             self.swarm.behaviour_mut().kad.add_address(&peer, addr);
         }
+        let change = self.kept.dht_peer(peer);
+        self.keep(change);
         if self.dht_peers.insert(peer) {
             self.announcer.peers_came();
             self.growth.peer_came(self.dht_peers.len(), Instant::now());
