@@ -23,6 +23,7 @@ mod records;
 pub mod report;
 mod start;
 mod tree;
+mod withdrawals;
 
 use std::{
     io,
@@ -76,6 +77,8 @@ struct Inner {
     tasks: TaskTracker,
     started: Instant,
     http: Mutex<Option<SocketAddr>>,
+    /// Held while the noted withdrawals are changed.
+    withdrawing: tokio::sync::Mutex<()>,
 }
 
 struct Network {

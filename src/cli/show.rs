@@ -132,6 +132,12 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), N
         }
     }
     door.close().await;
+    if removed.iter().any(|report| report.withdrawal_pending) {
+        output::say(
+            context,
+            "some peers could not be told: they name this node as a provider until it runs and meets them, for 48 hours at most",
+        );
+    }
     output::result(context, &removed, |removed| {
         let line = |report: &RemoveReport| {
             format!("removed {} {}\n", report.cid, output::clean(report.name.as_deref().unwrap_or("")))

@@ -23,7 +23,7 @@ mod server;
 
 use std::io;
 
-pub use client::{Failure, Transfers};
+pub use client::{Failure, Transfers, Withdrawn};
 pub use limit::Limiter;
 pub use server::{Counters, ServeOptions, serve};
 

@@ -39,6 +39,7 @@ pub(super) fn start(node: &Node) {
             }
         });
         run(node, |node| async move { node.announce_all().await });
+        run(node, |node| async move { node.keep_withdrawing().await });
         run(node, |node| async move { node.pass_on_events().await });
     }
     if node.inner.options.offline {

@@ -11,6 +11,7 @@ use super::{
     read::ContentKind,
     report::{DirEntryInfo, Event, FileInfo, FileList, Placement, RemoveReport},
     unix_micros,
+    withdrawals::Outcome,
 };
 use crate::{
     content::{cid::Cid, link::Link},
@@ -23,8 +24,6 @@ const PROVIDER_SEARCH: Duration = Duration::from_secs(5);
 const MAX_PROVIDERS: usize = 100;
 /// Entries of a folder that `info` lists at most.
 const MAX_ENTRIES: usize = 10_000;
-/// How long the withdrawal of a provider record may take.
-const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Node {
     /// A page of the files known here, in the order of their CIDs: at most `limit`, those after `cursor`, and with
@@ -168,7 +167,8 @@ impl Node {
     }
 
     /// Removes a file from this node and withdraws its announcement. Its blocks are freed when no other file uses
-    /// them and the grace period is over.
+    /// them and the grace period is over. Peers that cannot be told now are told when they are there, also after a
+    /// restart of this node.
     ///
     /// # Errors
     /// [`ErrorCode::NotFound`] where the file is not here.
@@ -176,17 +176,25 @@ impl Node {
         let Found { link: Link { cid, .. }, record } = self.find(reference).await?;
         let gone = || NodeError::new(ErrorCode::NotFound, format!("{cid} is not kept here"));
         let record = record.ok_or_else(gone)?;
+        if record.pinned {
+            self.note_withdrawal(cid).await?;
+        }
         if !self.blocking(move |store| Ok(store.remove_root(&cid)?)).await? {
             return Err(gone());
         }
-        let withdrawn_from = match &self.inner.network {
-            Some(network) if record.pinned => {
-                tokio::time::timeout(WITHDRAW_TIMEOUT, network.withdraw(cid)).await.unwrap_or(0)
-            }
-            _ => 0,
-        };
         self.emit(Event::Removed { cid });
-        Ok(RemoveReport { cid, name: record.name, withdrawn_from })
+        let mut report =
+            RemoveReport { cid, name: record.name, withdrawn_from: 0, withdrawal_pending: false };
+        if record.pinned {
+            // It is removed, whatever becomes of this.
+            match self.withdraw(cid).await {
+                Ok(Outcome { told, pending }) => {
+                    (report.withdrawn_from, report.withdrawal_pending) = (told, pending);
+                }
+                Err(error) => tracing::warn!(%cid, "the record could not be withdrawn: {error}"),
+            }
+        }
+        Ok(report)
     }
 
     /// One block as it is stored here.

@@ -145,6 +145,10 @@ pub struct RemoveReport {
     pub name: Option<String>,
     /// Peers that were told to forget the provider record.
     pub withdrawn_from: u32,
+    /// Some peers could not be told yet: they are told when this node runs and they are there. Until then, and for 48
+    /// hours at most, they name this node as a provider.
+    #[serde(default)]
+    pub withdrawal_pending: bool,
 }
 
 /// The answer to `verify`.

@@ -84,6 +84,7 @@ impl Node {
                 tasks,
                 started: std::time::Instant::now(),
                 http: std::sync::Mutex::default(),
+                withdrawing: tokio::sync::Mutex::default(),
             }),
         };
         chores::start(&node);
@@ -162,10 +163,5 @@ impl Network {
         ));
         let transfers = Transfers::new(net.clone(), Arc::clone(&counters));
         Ok(Self { net, fetcher: Fetcher::new(store.clone(), transfers), counters })
-    }
-
-    /// Ends the announcement of a root; answers how many peers dropped the record.
-    pub(super) async fn withdraw(&self, root: crate::content::cid::Cid) -> u32 {
-        self.fetcher.transfers().withdraw(root).await
     }
 }

@@ -19,6 +19,7 @@ mod net_discovery;
 mod net_gate;
 mod net_keep;
 mod net_open;
+mod removal;
 mod store_damage;
 mod store_full_disk;
 mod store_kills;

@@ -51,6 +51,15 @@ pub enum Failure {
     Violation,
 }
 
+/// What became of a withdrawal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Withdrawn {
+    /// Peers that dropped the record.
+    pub told: u32,
+    /// Peers that may have it and could not be told.
+    pub missed: u32,
+}
+
 /// The way to a peer's stream.
 struct Stream {
     /// A later stream to the same peer has another one.
@@ -226,13 +235,14 @@ impl Transfers {
         }
     }
 
-    /// Asks the peers that hold our provider record of a root to drop it; answers how many did.
-    pub async fn withdraw(&self, root: Cid) -> u32 {
+    /// Asks the peers that hold our provider record of a root to drop it.
+    pub async fn withdraw(&self, root: Cid) -> Withdrawn {
         self.net.unprovide(root).await;
         let peers = self.net.closest_peers(root).await.unwrap_or_default();
         let told = peers.into_iter().map(|peer| self.withdraw_from(peer, root));
         let told = libp2p::futures::future::join_all(told).await;
-        u32::try_from(told.into_iter().filter(|done| *done).count()).unwrap_or(u32::MAX)
+        let count = |wanted| told.iter().filter(|done| **done == wanted).count().try_into();
+        Withdrawn { told: count(true).unwrap_or(u32::MAX), missed: count(false).unwrap_or(u32::MAX) }
     }
 
     async fn withdraw_from(&self, peer: PeerId, root: Cid) -> bool {

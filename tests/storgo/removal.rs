@@ -1,0 +1,87 @@
+//! A removal reaches the peers that hold the record, whenever they are there.
+
+use libp2p::Multiaddr;
+use storgo::node::{Node, NodeOptions, Reference};
+use tempfile::TempDir;
+
+use super::{
+    net::{joined, providers, start, within},
+    swarm::{DEADLINE, TestNode, addr_of, noise, put, reopen, start_knowing, start_with, tcp},
+};
+
+/// Stops a node; answers with its directory.
+async fn stop(TestNode { node, dir }: TestNode) -> TempDir {
+    node.shutdown().await;
+    dir
+}
+
+fn options(dir: &TempDir) -> NodeOptions {
+    NodeOptions { listen: vec![tcp()], mdns: false, ..NodeOptions::new(dir.path()) }
+}
+
+/// Waits until nobody that `hub` knows of names this peer as a provider.
+async fn forgotten(hub: Multiaddr, report: &storgo::node::report::PutReport, writer: &Node) {
+    let asker = start(|options| options.bootstrap = vec![hub]).await;
+    within("joined", joined(&asker.net)).await;
+    let forgotten = async {
+        while providers(&asker.net, report.cid).await.contains(&writer.peer_id()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("forgotten", forgotten).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_removed_without_a_network_is_withdrawn_at_the_next_start() {
+    let hub = start_with(|_| {}).await;
+    let writer = start_knowing(&hub).await;
+    let report = put(&writer, &noise(1, 1 << 20)).await;
+    let reference = Reference::from(report.link.as_str());
+    writer.placement(&reference, DEADLINE).await.expect("placed");
+    let peer = writer.peer_id();
+    let dir = stop(writer).await;
+
+    let offline = reopen(NodeOptions { offline: true, ..options(&dir) }).await;
+    let removed = offline.remove(&reference).await.expect("removed");
+    assert_eq!((removed.withdrawn_from, removed.withdrawal_pending), (0, true));
+    offline.shutdown().await;
+    drop(offline);
+    let addr = addr_of(&hub).await;
+    let asker = start(|options| options.bootstrap = vec![addr.clone()]).await;
+    within("joined", joined(&asker.net)).await;
+    assert_eq!(providers(&asker.net, report.cid).await, [peer], "the record is still there");
+
+    let again = reopen(options(&dir)).await;
+    forgotten(addr, &report, &again).await;
+    again.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_away_when_a_file_was_removed_is_told_on_its_return() {
+    let hub = start_with(|_| {}).await;
+    let mut addr = addr_of(&hub).await;
+    let writer = start_knowing(&hub).await;
+    let report = put(&writer, &noise(2, 1 << 20)).await;
+    let reference = Reference::from(report.link.as_str());
+    writer.placement(&reference, DEADLINE).await.expect("placed");
+    let dir = stop(hub).await;
+    let gone = async {
+        while !writer.peers().await.expect("asked").is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("gone", gone).await;
+    let removed = writer.remove(&reference).await.expect("removed");
+    assert_eq!((removed.withdrawn_from, removed.withdrawal_pending), (0, true));
+
+    addr.pop();
+    let hub = reopen(NodeOptions { listen: vec![addr.clone()], ..options(&dir) }).await;
+    let met = async {
+        while !hub.peers().await.expect("asked").iter().any(|peer| peer.dht) {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("met again", met).await;
+    forgotten(addr, &report, &writer).await;
+    hub.shutdown().await;
+}
