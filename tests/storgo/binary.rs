@@ -110,9 +110,7 @@ impl Machine {
     pub fn start_on<S: AsRef<OsStr>>(&self, addrs: &[&str], args: impl IntoIterator<Item = S>) -> Live {
         let mut command = self.command();
         command.args(addrs).arg("--json").args(args);
-        let running = Running::new(command);
-        let status = serde_json::from_str(&running.line()).expect("a status");
-        Live { running, status }
+        Live::of(command)
     }
 
     /// Stores a file on the node that runs here, and waits until its peers know of it.
@@ -446,6 +444,13 @@ pub struct Live {
 }
 
 impl Live {
+    /// Starts a node, with `--json`, and waits until it serves.
+    pub fn of(command: Command) -> Self {
+        let running = Running::new(command);
+        let status = serde_json::from_str(&running.line()).expect("a status");
+        Self { running, status }
+    }
+
     /// Its first address, with its peer id.
     pub fn addr(&self) -> String {
         self.status["listen"][0].as_str().expect("an address").into()

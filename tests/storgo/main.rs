@@ -1,11 +1,14 @@
 //! The integration tests: real files, real sockets, the real binary.
 
 mod binary;
+mod cable;
 mod cli_alone;
 mod cli_cluster;
+mod cli_doors;
 mod cli_failures;
 mod cli_hostile;
 mod cli_kills;
+mod cli_lan;
 mod cli_rebuild;
 mod cli_sizes;
 mod cli_swarm;

@@ -1,0 +1,94 @@
+//! Two machines of their own network, and a cable between them: two network namespaces and a veth pair.
+//!
+//! The namespaces live as long as the processes that hold them, and those end with the test, however it ends.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+};
+
+/// A network of its own. Gone when dropped.
+pub struct Island {
+    holder: Child,
+    /// Made by somebody who is not root: whoever enters has to become root there.
+    user: bool,
+}
+
+impl Island {
+    /// A namespace; where that needs it, with one of users around it.
+    fn new() -> Self {
+        let root = rustix::process::geteuid().is_root();
+        let mut command = Command::new("unshare");
+        if !root {
+            command.args(["--user", "--map-root-user"]);
+        }
+        Self::hold(command, !root)
+    }
+
+    fn hold(mut command: Command, user: bool) -> Self {
+        // Its stdin is a pipe that ends with the test: so does it.
+        command.args(["--net", "sh", "-c", "echo made && exec cat"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut holder = command.spawn().expect("this test needs `unshare` (util-linux)");
+        let mut line = String::new();
+        let stdout = holder.stdout.as_mut().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).expect("read");
+        assert_eq!(
+            line.trim(),
+            "made",
+            "this test needs a network namespace: run it as root, or where users may make namespaces"
+        );
+        Self { holder, user }
+    }
+
+    /// A command that runs in here, with the environment and the folder of the one given.
+    pub fn enter(&self, inner: &Command) -> Command {
+        let mut command = Command::new("nsenter");
+        command.env_clear().arg("--net").arg("--target").arg(self.holder.id().to_string());
+        if self.user {
+            command.args(["--user", "--preserve-credentials"]);
+        }
+        command.arg("--").arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null());
+        command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if let Some(folder) = inner.get_current_dir() {
+            command.current_dir(folder);
+        }
+        command
+    }
+
+    /// A second namespace, with the same owner.
+    fn neighbour(&self) -> Self {
+        let mut command = self.enter(&Command::new("unshare"));
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        Self::hold(command, self.user)
+    }
+
+    fn ip(&self, words: &str) {
+        let mut ip = Command::new("ip");
+        ip.args(words.split(' ')).env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        let output =
+            self.enter(&ip).output().expect("this test needs `nsenter` and `ip` (util-linux, iproute2)");
+        assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for Island {
+    fn drop(&mut self) {
+        drop(self.holder.kill());
+        drop(self.holder.wait());
+    }
+}
+
+/// Two networks that reach each other and nothing else.
+pub fn joined_by_a_cable() -> [Island; 2] {
+    let first = Island::new();
+    let second = first.neighbour();
+    first.ip(&format!("link add cable type veth peer name cable netns {}", second.holder.id()));
+    for (island, addr) in [(&first, "192.0.2.1/24"), (&second, "192.0.2.2/24")] {
+        island.ip("link set lo up");
+        island.ip(&format!("addr add {addr} dev cable"));
+        island.ip("link set cable up");
+        island.ip("route add default dev cable");
+    }
+    [first, second]
+}

@@ -1,0 +1,66 @@
+//! What a running node lets in, by real HTTP calls; and the demo.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+};
+
+use super::binary::{DEADLINE, Live, Machine};
+
+/// One HTTP call; answers with the status and the whole response.
+fn call(node: &Live, path: &str, host: &str, token: Option<&str>) -> (u16, String) {
+    let addr = node.status["http"].as_str().expect("it serves");
+    let mut stream = TcpStream::connect(addr).expect("connected");
+    stream.set_read_timeout(Some(DEADLINE)).expect("set");
+    let host = host.replace("ADDR", addr);
+    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\n{token}Connection: close\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered");
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, answer)
+}
+
+#[test]
+fn the_api_opens_to_its_token_and_its_own_name_alone() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let report = machine.provide("secret", b"the secret");
+    let token = std::fs::read_to_string(machine.data().join("api.token")).expect("a token");
+    let token = token.trim();
+    let almost = format!("{}{}", &token[..token.len() - 1], if token.ends_with('A') { 'B' } else { 'A' });
+    let content = format!("/api/v1/files/{}/content", report["cid"].as_str().expect("a CID"));
+    for path in ["/api/v1/status", "/api/v1/files", "/api/v1/peers", &content] {
+        let (status, answer) = call(&node, path, "ADDR", Some(token));
+        assert_eq!(status, 200, "{path}: {answer}");
+        for wrong in [None, Some(""), Some(almost.as_str()), Some(&token[..token.len() / 2])] {
+            let (status, answer) = call(&node, path, "ADDR", wrong);
+            assert_eq!(status, 401, "{path}, {wrong:?}: {answer}");
+            assert!(answer.contains("\"code\":\"denied\""), "{answer}");
+            assert!(!answer.contains("the secret") && !answer.contains(token), "{answer}");
+        }
+        // A web page that points its own name at this machine, whatever it knows.
+        for host in ["evil.example", "localhost.evil.example", "192.0.2.1:8080", ""] {
+            let (status, answer) = call(&node, path, host, Some(token));
+            assert_eq!(status, 421, "{path}, {host}: {answer}");
+            assert!(!answer.contains("the secret"), "{answer}");
+        }
+    }
+    assert_eq!(call(&node, "/api/v1/status", "localhost", Some(token)).0, 200);
+    let _ = node.stop();
+}
+
+#[test]
+fn the_demo_works_by_itself_and_says_when_a_port_is_taken() {
+    // Taken here, or by somebody else: both will do.
+    let _taken = TcpListener::bind("127.0.0.1:4000");
+    let machine = Machine::new();
+    let mut command = machine.command();
+    command.args(["demo", "--once"]).env("TMPDIR", machine.home());
+    let done = super::binary::Done::of(command).ok();
+    let text = done.text();
+    assert!(text.contains("port 4000 is taken: node 2 uses "), "{text}");
+    assert!(text.contains("identical") && text.contains("storgo://"), "{text}");
+    let left: Vec<_> = std::fs::read_dir(machine.home()).expect("read").collect();
+    assert!(left.is_empty(), "it leaves nothing behind: {left:?}");
+}
