@@ -128,6 +128,9 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
     Ok(())
 }
 
+/// Variables that name files.
+const PATHS: [&str; 2] = ["STORGO_DATA_DIR", "STORGO_CONFIG"];
+
 impl Context {
     fn new(args: &Args) -> Result<Self, NodeError> {
         let data_dir = match &args.common.data_dir {
@@ -138,7 +141,7 @@ impl Context {
             profile: args.common.profile.clone(),
             file: args.common.config.clone(),
             default_file: Some(data_dir.join("config.toml")),
-            env: std::env::vars().collect(),
+            env: environment()?,
             flags: args.common.flags.given(),
         };
         let settings = Settings::load(&sources)?;
@@ -151,6 +154,22 @@ impl From<ConfigError> for NodeError {
         Self::new(ErrorCode::BadRequest, error.to_string())
             .hint("`storgo-node config show` lists all settings")
     }
+}
+
+/// The environment, as far as it is text. A setting that is not is an error; the data directory and the settings file are
+/// paths, which need not be text and are read as flags.
+fn environment() -> Result<Vec<(String, String)>, NodeError> {
+    let mut env = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => env.push((name, value)),
+            (Ok(name), Err(_)) if name.starts_with("STORGO_") && !PATHS.contains(&name.as_str()) => {
+                return Err(NodeError::new(ErrorCode::BadRequest, format!("{name} is not valid UTF-8")));
+            }
+            _ => {}
+        }
+    }
+    Ok(env)
 }
 
 fn default_data_dir() -> Result<PathBuf, NodeError> {

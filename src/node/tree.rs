@@ -41,7 +41,7 @@ pub(super) fn store(
     input: &mut dyn Read,
     metadata: Metadata,
 ) -> Result<Finished, NodeError> {
-    let mut top = Folder { mtime: metadata.mtime, mode: metadata.mode, ..Folder::default() };
+    let mut top = Folder { items: BTreeMap::new(), mtime: metadata.mtime, mode: metadata.mode };
     let mut archive = tar::Archive::new(input);
     for entry in archive.entries().map_err(|e| broken(&e))? {
         let mut entry = entry.map_err(|e| broken(&e))?;
@@ -81,39 +81,80 @@ pub(super) fn store(
             _ => return Err(bad_path(&path, "it is neither a regular file nor a folder")),
         }
     }
-    encode(sealer, top, metadata.name).map(|(finished, _)| finished)
+    encode(sealer, top, metadata.name)
 }
 
-fn encode(sealer: &mut Sealer, folder: Folder, name: Option<String>) -> Result<(Finished, u64), NodeError> {
-    let mut encoder = DirEncoder::new(sealer.recipe.sealing.clone());
-    let mut total = 0;
-    for (name, item) in folder.items {
-        let entry = match item {
-            Item::File { link, root_len, size, mtime, mode } => {
-                DirEntry { name, link, root_len, kind: EntryKind::File, size, mtime, mode }
+/// A folder whose entries are being listed.
+struct Open {
+    items: std::collections::btree_map::IntoIter<String, Item>,
+    encoder: DirEncoder,
+    metadata: Metadata,
+}
+
+impl Drop for Folder {
+    /// Without recursion, for the same reason.
+    fn drop(&mut self) {
+        let mut items: Vec<Item> = std::mem::take(&mut self.items).into_values().collect();
+        while let Some(item) = items.pop() {
+            if let Item::Dir(mut folder) = item {
+                items.extend(std::mem::take(&mut folder.items).into_values());
             }
-            Item::Dir(inner) => {
-                let (mtime, mode) = (inner.mtime, inner.mode);
-                let (done, size) = encode(sealer, inner, Some(name.clone()))?;
-                DirEntry {
-                    name,
-                    root_len: done.root_len,
-                    link: done.link,
-                    kind: EntryKind::Dir,
-                    size,
-                    mtime,
-                    mode,
-                }
-            }
-        };
-        total += entry.size;
-        sealer.write_nodes(encoder.push(entry)?)?;
+        }
     }
-    let metadata =
-        Metadata { name, size: total, mtime: folder.mtime, mode: folder.mode, ..Metadata::default() };
-    let mut finished = encoder.finish(metadata)?;
-    sealer.write_nodes(std::mem::take(&mut finished.blocks))?;
-    Ok((finished, total))
+}
+
+impl Open {
+    fn new(sealer: &Sealer, mut folder: Folder, name: Option<String>) -> Self {
+        let metadata =
+            Metadata { name, mtime: folder.mtime, mode: folder.mode, size: 0, ..Metadata::default() };
+        let encoder = DirEncoder::new(sealer.recipe.sealing.clone());
+        Self { items: std::mem::take(&mut folder.items).into_iter(), encoder, metadata }
+    }
+
+    fn add(&mut self, sealer: &mut Sealer, entry: DirEntry) -> Result<(), NodeError> {
+        self.metadata.size += entry.size;
+        sealer.write_nodes(self.encoder.push(entry)?)
+    }
+
+    /// The root of this folder, and its entry in the folder above.
+    fn finish(self, sealer: &mut Sealer) -> Result<(Finished, DirEntry), NodeError> {
+        let Metadata { name, size, mtime, mode, .. } = self.metadata.clone();
+        let mut finished = self.encoder.finish(self.metadata)?;
+        sealer.write_nodes(std::mem::take(&mut finished.blocks))?;
+        let entry = DirEntry {
+            name: name.unwrap_or_default(),
+            root_len: finished.root_len,
+            link: finished.link.clone(),
+            kind: EntryKind::Dir,
+            size,
+            mtime,
+            mode,
+        };
+        Ok((finished, entry))
+    }
+}
+
+/// Lists folders in folders, the innermost first. Without recursion: a thread's stack is shorter than folders may be deep.
+fn encode(sealer: &mut Sealer, top: Folder, name: Option<String>) -> Result<Finished, NodeError> {
+    let mut above = Vec::new();
+    let mut open = Open::new(sealer, top, name);
+    loop {
+        match open.items.next() {
+            Some((name, Item::File { link, root_len, size, mtime, mode })) => {
+                let kind = EntryKind::File;
+                open.add(sealer, DirEntry { name, link, root_len, kind, size, mtime, mode })?;
+            }
+            Some((name, Item::Dir(inner))) => {
+                above.push(std::mem::replace(&mut open, Open::new(sealer, inner, Some(name))));
+            }
+            None => {
+                let (finished, entry) = open.finish(sealer)?;
+                let Some(parent) = above.pop() else { return Ok(finished) };
+                open = parent;
+                open.add(sealer, entry)?;
+            }
+        }
+    }
 }
 
 /// The folder at `parts`, made on the way where it does not exist.

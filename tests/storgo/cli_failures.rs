@@ -165,3 +165,22 @@ fn what_is_typed_wrong_is_a_usage_error() {
     }
     assert!(!Path::new("out").exists());
 }
+
+#[test]
+fn a_variable_that_is_not_text_is_no_matter_unless_it_is_a_setting() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let machine = Machine::new();
+    let odd = std::ffi::OsStr::from_bytes(b"\xff\xfe");
+    let mut command = machine.command();
+    command.args(["config", "show"]).env("LESSOPEN", odd).env(odd, "x");
+    super::binary::Done::of(command).ok();
+    let mut command = machine.command();
+    command.args(["config", "show"]).env("STORGO_CACHE_SIZE", odd);
+    super::binary::Done::of(command).fails(2, &["STORGO_CACHE_SIZE", "UTF-8"]);
+    // A folder may have any name.
+    let mut command = machine.command();
+    command.args(["init"]).env("STORGO_DATA_DIR", machine.home().join(odd));
+    super::binary::Done::of(command).ok();
+    assert!(machine.home().join(odd).join("identity.key").exists());
+}

@@ -15,6 +15,7 @@ mod cli_swarm;
 mod cli_verbs;
 mod cluster;
 mod docs;
+mod folders;
 mod fuzz_bodies;
 mod layering;
 mod net;

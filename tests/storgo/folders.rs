@@ -1,0 +1,47 @@
+//! Folders in folders, as deep as a path may be: no stack is that deep.
+
+use storgo::node::{ErrorCode, Node, PutOptions, ReadOptions, Reference};
+use tokio_stream::StreamExt;
+
+use super::swarm::start_with;
+
+/// A tar stream with a file this many folders down.
+fn tower(folders: usize) -> Vec<u8> {
+    let mut records = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(3);
+    header.set_mode(0o644);
+    records.append_data(&mut header, format!("{}f", "d/".repeat(folders)), &b"abc"[..]).expect("appended");
+    records.into_inner().expect("a stream")
+}
+
+async fn read(node: &Node, link: &str) -> Vec<u8> {
+    let opened = node.open(&Reference::from(link), None).await.expect("opened");
+    let mut pieces = std::pin::pin!(opened.read(ReadOptions::default()));
+    let mut bytes = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        bytes.extend_from_slice(&piece.expect("read"));
+    }
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_deepest_path_is_stored_and_comes_back_and_a_deeper_one_is_refused() {
+    let node = start_with(|options| options.offline = true).await;
+    // Two bytes each, and 4096 is the most that Linux takes.
+    let put = async |bytes: &[u8]| node.put_tree(bytes, PutOptions::named("tower")).await;
+    let report = put(&tower(2047)).await.expect("stored");
+    let stream = read(&node, &report.link).await;
+    let mut archive = tar::Archive::new(&stream[..]);
+    let deepest = archive.entries().expect("entries").map(|entry| entry.expect("an entry")).last();
+    let path = deepest.expect("a file").path().expect("a path").into_owned();
+    assert_eq!(path.components().count(), 2048);
+
+    // Refused by name, and whatever was gathered before is let go without a deep stack either.
+    let error = put(&tower(2048)).await.expect_err("too deep");
+    assert_eq!(error.code, ErrorCode::BadRequest);
+    let mut broken = tower(2047);
+    broken.truncate(broken.len() - 1024);
+    broken.extend_from_slice(&[0xff; 512]);
+    assert_eq!(put(&broken).await.expect_err("broken").code, ErrorCode::BadRequest);
+}
