@@ -126,6 +126,8 @@ struct Inner {
     reserved: AtomicU64,
     /// Held shared while promised bytes become rows: nobody is told that the store is full in between.
     settling: RwLock<()>,
+    /// Held, one by the digest, while a stored block is compared with bytes at hand.
+    comparing: [Mutex<()>; 4],
     touched: Mutex<cache::Touched>,
     lock: Arc<Lock>,
 }
@@ -170,6 +172,7 @@ impl Store {
                 pins: Pins::default(),
                 reserved: AtomicU64::new(0),
                 settling: RwLock::default(),
+                comparing: Default::default(),
                 touched: Mutex::default(),
                 lock,
             }),

@@ -175,7 +175,7 @@ pub(super) enum Command {
     Verify {
         /// A link, CID or name; without it, everything.
         reference: Option<String>,
-        /// Make a new index from the blocks (the node must not run).
+        /// Make a new index from the blocks, and move them to the layout in the settings (the node must not run).
         #[arg(long, conflicts_with = "reference")]
         rebuild_index: bool,
     },

@@ -121,7 +121,8 @@ impl Node {
         let Found { link, record } = self.find(&Reference::from(link)).await?;
         let opened = self.open_found(&link, None).await?;
         let info = opened.describe();
-        if let Some(record) = record {
+        // The key of a file that is kept may have been lost with the index.
+        if let Some(record) = record.filter(|record| record.key.is_some() || link.key.is_none()) {
             return Ok(describe(&record));
         }
         let record = RootRecord {

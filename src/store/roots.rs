@@ -4,15 +4,24 @@ use super::{RootRecord, Store, StoreError, unix_ms};
 use crate::content::cid::Cid;
 
 impl Store {
-    /// Lists a root that is only known, not kept: nothing is referenced. A root that is kept stays as it is.
+    /// Lists a root that is only known, not kept: nothing is referenced. A root that is kept stays so; where its key and
+    /// name were lost with an index, it gets them.
     ///
     /// # Errors
     /// [`StoreError::Index`].
     pub fn add_root(&self, record: RootRecord) -> Result<(), StoreError> {
-        let record = RootRecord { pinned: false, ..record };
-        if self.root(&record.cid)?.is_some_and(|known| known.pinned) {
-            return Ok(());
-        }
+        let record = match self.root(&record.cid)?.filter(|known| known.pinned) {
+            None => RootRecord { pinned: false, ..record },
+            Some(known) if known.key.is_none() && record.key.is_some() => RootRecord {
+                pinned: true,
+                created: known.created,
+                blocks: known.blocks,
+                stored_len: known.stored_len,
+                owner: known.owner,
+                ..record
+            },
+            Some(_) => return Ok(()),
+        };
         self.inner.writer.run(move |tables| tables.add_root(&record, &[], unix_ms()).map(drop))
     }
 

@@ -255,14 +255,19 @@ impl Upload {
         if let Some(old) = waiting.and_then(|arrival| arrival.inline.as_ref()) {
             return same(cid, old, bytes);
         }
+        let lane = &inner.comparing[usize::from(digest[0]) % inner.comparing.len()];
+        let _turn;
         let old = match row {
             Some(row) if row.place == Place::Missing => return Ok(false),
             // Cache is not synced: it is written again, for good.
             Some(row) if row.cached && mode == PutMode::Sealed => return Ok(false),
             Some(row) if row.place == Place::Inline => inner.index.inline(digest)?,
-            Some(row) => inner.disk.read(digest, row.len)?,
             None if inline => return Ok(false),
-            None => inner.disk.read(digest, len)?,
+            row => {
+                // Few at a time, so that comparing takes no more memory than writing.
+                _turn = lane.lock().unwrap_or_else(PoisonError::into_inner);
+                inner.disk.read(digest, row.map_or(len, |row| row.len))?
+            }
         };
         let Some(old) = old else { return Ok(false) };
         if !same(cid, &old, bytes)? {

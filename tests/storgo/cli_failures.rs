@@ -10,10 +10,11 @@ use super::{
     swarm::noise,
 };
 
-/// Flips a bit of one stored block.
+/// Flips a bit of one stored block, which is none of the short files that hold lists.
 fn damage_a_block(machine: &Machine) {
-    let file = &block_files(machine)[0];
-    let mut bytes = std::fs::read(file).expect("read");
+    let longest = block_files(machine).into_iter().max_by_key(|file| file.metadata().expect("there").len());
+    let file = longest.expect("a block file");
+    let mut bytes = std::fs::read(&file).expect("read");
     bytes[12345] ^= 4;
     std::fs::write(file, bytes).expect("written");
 }

@@ -175,9 +175,10 @@ async fn a_damaged_block_is_fetched_from_another_provider_or_named() {
     assert!(error.message.contains(&verified.bad[0].to_string()), "{error}");
 }
 
-/// Flips a bit of one block file; answers with its name.
+/// Flips a bit of the longest block file; answers with its name.
 pub fn damage_a_block(node: &TestNode) -> String {
-    let file = block_files(node).into_iter().next().expect("a block file");
+    let longest = block_files(node).into_iter().max_by_key(|file| file.metadata().expect("there").len());
+    let file = longest.expect("a block file");
     let mut bytes = std::fs::read(&file).expect("read");
     bytes[12345] ^= 4;
     std::fs::write(&file, bytes).expect("written");

@@ -115,3 +115,21 @@ fn the_short_end_of_a_long_file_is_a_file() {
     assert_eq!(found.blocks, 2);
     assert!(store.get(&end.0).expect("read") == Some(end.1));
 }
+
+#[test]
+fn a_file_whose_key_was_lost_gets_it_back_and_stays_kept() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let blocks = [block(1, LONG), block(2, LONG)];
+    store_all(&store, &blocks);
+    let key = Some(crate::content::secret::Key::new([7; 32]));
+    let opened =
+        RootRecord { key: key.clone(), pinned: false, blocks: 0, created: 9, ..record(&blocks[0].0) };
+    store.add_root(opened.clone()).expect("learned");
+    let known = store.root(&blocks[0].0).expect("asked").expect("listed");
+    assert_eq!(known, RootRecord { key, ..record(&blocks[0].0) });
+    store.add_root(RootRecord { name: None, ..opened }).expect("nothing to learn");
+    assert_eq!(store.root(&blocks[0].0).expect("asked"), Some(known));
+    assert_eq!(store.collect().expect("collected").blocks, 0);
+    assert_eq!(store.verify(Some(&blocks[0].0), &mut |_| true).expect("verified").checked, 2);
+}
