@@ -134,7 +134,10 @@ const PATHS: [&str; 2] = ["STORGO_DATA_DIR", "STORGO_CONFIG"];
 impl Context {
     fn new(args: &Args) -> Result<Self, NodeError> {
         let data_dir = match &args.common.data_dir {
-            Some(dir) => dir.clone(),
+            Some(dir) => {
+                has_place(dir)?;
+                dir.clone()
+            }
             None => default_data_dir()?,
         };
         let sources = Sources {
@@ -170,6 +173,18 @@ fn environment() -> Result<Vec<(String, String)>, NodeError> {
         }
     }
     Ok(env)
+}
+
+/// A data directory is made, the folder that it lies in is not: that one is missing when its disk is not there, and a new
+/// empty node in its stead would look as if every file were lost.
+fn has_place(dir: &std::path::Path) -> Result<(), NodeError> {
+    match dir.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists()) {
+        Some(parent) => {
+            Err(NodeError::new(ErrorCode::BadRequest, format!("there is no folder {}", parent.display()))
+                .hint("--data-dir makes the last folder of its path alone: is the disk there?"))
+        }
+        None => Ok(()),
+    }
 }
 
 fn default_data_dir() -> Result<PathBuf, NodeError> {

@@ -257,7 +257,7 @@ pub(super) struct GetOptions {
     /// Only these bytes, both ends included: 0-99, 100-, -50.
     #[arg(long, value_name = "A-B", allow_hyphen_values = true)]
     pub(super) range: Option<String>,
-    /// Replace what is there.
+    /// Replace a file that is there; a folder is never replaced.
     #[arg(long)]
     pub(super) force: bool,
 }

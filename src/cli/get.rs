@@ -77,7 +77,7 @@ async fn get(
         Place::New(path) if folder => {
             let id = request_id(&response);
             let bar = output::progress(context, "fetching", None);
-            let done = unpack::run(response.into_body(), &path, options.force, &bar).await;
+            let done = unpack::run(response.into_body(), &path, &bar).await;
             bar.finish_and_clear();
             match done {
                 Err(unpack::Failure::Input(_)) => return Err(client.why_short(id.as_deref()).await),
@@ -117,8 +117,8 @@ async fn place(
 ) -> Result<Place, NodeError> {
     let path = match output {
         Some(path) if path == Path::new("-") => return Ok(Place::Stdout),
-        // As `cp` does: a file goes into a folder that is there.
-        Some(path) if !folder && path.is_dir() => path.join(default_name(client, reference).await?),
+        // As `cp -r` does: what comes goes into a folder that is there.
+        Some(path) if path.is_dir() => path.join(default_name(client, reference).await?),
         Some(path) => path,
         None => default_name(client, reference).await?,
     };
@@ -126,7 +126,13 @@ async fn place(
     if !folder && kind.is_ok_and(|kind| kind.is_char_device() || kind.is_fifo()) {
         return Ok(Place::Device(path));
     }
-    if !force && path.symlink_metadata().is_ok() {
+    let there = path.symlink_metadata();
+    if there.is_ok() && (folder || path.is_dir()) {
+        let message = format!("{} is there already", path.display());
+        return Err(NodeError::new(ErrorCode::BadRequest, message)
+            .hint("name another place with -o: a folder is never replaced, not even with --force"));
+    }
+    if !force && there.is_ok() {
         let message = format!("{} is there already", path.display());
         return Err(NodeError::new(ErrorCode::BadRequest, message)
             .hint("name another place with -o, or replace it with --force"));
@@ -224,7 +230,7 @@ async fn to_file(
     drop(sender);
     let written = writing.await.map_err(|_| NodeError::new(ErrorCode::Other, "the writing thread failed"))?;
     written.and_then(DirectFile::finish).map_err(fail)?;
-    part.finish(false)?;
+    part.finish()?;
     Ok(pieces.count)
 }
 

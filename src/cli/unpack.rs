@@ -42,24 +42,10 @@ impl Partial {
         &self.aside
     }
 
-    /// Gives it its name. With `force`, a folder that has it now makes way, and is removed when the new one is there.
-    #[allow(clippy::disallowed_methods)] // The renames of the command line: what has its name is complete.
-    pub(super) fn finish(mut self, force: bool) -> Result<(), NodeError> {
-        let fail = |e: io::Error| cannot_write(&self.place, &e);
-        let old = (force && self.aside.is_dir() && self.place.symlink_metadata().is_ok())
-            .then(|| aside(&self.place));
-        if let Some(old) = &old {
-            fs::rename(&self.place, old).map_err(fail)?;
-        }
-        if let Err(e) = fs::rename(&self.aside, &self.place) {
-            if let Some(old) = &old {
-                drop(fs::rename(old, &self.place));
-            }
-            return Err(fail(e));
-        }
-        if let Some(old) = &old {
-            remove(old).map_err(fail)?;
-        }
+    /// Gives it its name. A file makes way; a folder does not.
+    #[allow(clippy::disallowed_methods)] // The rename of the command line: what has its name is complete.
+    pub(super) fn finish(mut self) -> Result<(), NodeError> {
+        fs::rename(&self.aside, &self.place).map_err(|e| cannot_write(&self.place, &e))?;
         self.done = true;
         Ok(())
     }
@@ -90,7 +76,7 @@ pub(super) fn cannot_write(path: &Path, e: &io::Error) -> NodeError {
 }
 
 /// Unpacks a folder that arrives as a tar stream; answers with the bytes of its files.
-pub(super) async fn run(body: Body, path: &Path, force: bool, bar: &ProgressBar) -> Result<u64, Failure> {
+pub(super) async fn run(body: Body, path: &Path, bar: &ProgressBar) -> Result<u64, Failure> {
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
     let (path, bar) = (path.to_owned(), bar.clone());
     let unpacking = tokio::task::spawn_blocking(move || {
@@ -99,7 +85,7 @@ pub(super) async fn run(body: Body, path: &Path, force: bool, bar: &ProgressBar)
         let bytes = unpack(&mut input, part.path(), &bar)?;
         // The archive's own end is not enough: a stream that broke off between two entries looks the same.
         io::copy(&mut input, &mut io::sink()).map_err(Failure::Input)?;
-        part.finish(force).map_err(Failure::Output)?;
+        part.finish().map_err(Failure::Output)?;
         Ok(bytes)
     });
     let mut pieces = body.into_data_stream();

@@ -162,10 +162,17 @@ fn a_folder_with_odd_names_comes_back_as_it_was() {
     let big = entries.iter().find(|entry| entry["name"] == "big").expect("listed");
     assert!(reader.run(["get", link(big), "-o", "-"]).ok().stdout == noise(99, 3 << 20));
 
-    reader.run(["get", link(&report), "-o", "copy"]).fails(2, &["is there already"]);
+    // Into a folder that is there, as `cp -r` does; and nothing of what is there is ever lost.
+    reader.run(["get", link(&report), "-o", "copy"]).ok();
+    let inner = reader.home().join("copy/my folder");
+    assert!(contents(&inner) == contents(&top));
+    std::fs::write(inner.join("precious"), "mine").expect("written");
+    for force in [&[][..], &["--force"]] {
+        let again = ["get", link(&report), "-o", "copy"].into_iter().chain(force.iter().copied());
+        reader.run(again).fails(2, &["is there already", "never replaced"]);
+    }
+    assert_eq!(reader.read("copy/my folder/precious"), b"mine");
     reader.run(["get", link(&report), "-o", "x", "--range", "0-1"]).fails(2, &["no ranges"]);
-    reader.run(["get", link(&report), "-o", "copy", "--force"]).ok();
-    assert!(contents(&reader.home().join("copy")) == contents(&top));
 
     // Names that no shell would like, alone.
     for name in ["-dash", "line\nbreak", &"l".repeat(255), "a#b c"] {

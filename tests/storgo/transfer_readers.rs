@@ -27,8 +27,8 @@ async fn get(session: &Session, block: &[u8]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn blocks_arrive_in_the_order_in_which_they_are_wanted() {
-    let blocks = blocks(21, 60);
-    let (provider, reader) = (Peer::start(Some(16 << 20)).await, Peer::start(None).await);
+    let blocks = blocks(21, 30);
+    let (provider, reader) = (Peer::start(Some(2 << 20)).await, Peer::start(None).await);
     provider.keep(&blocks);
     reader.knows(&provider.net).await;
     let session = reader.fetcher.session(root(), Duration::from_secs(20));

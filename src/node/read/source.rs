@@ -23,6 +23,9 @@ use crate::{
     store::Store,
 };
 
+/// How long a block that its key does not open is looked for elsewhere.
+const ELSEWHERE: Duration = Duration::from_secs(3);
+
 /// Blocks of one root. Cheap to clone.
 #[derive(Clone)]
 pub(super) enum Source {
@@ -66,39 +69,40 @@ impl Source {
         }
     }
 
-    /// Fetches a node block and hands it to `accept`; tries again elsewhere while `accept` finds it forged.
+    /// Fetches a node block and hands it to `accept`; tries again elsewhere where that finds it forged.
     pub(super) async fn node<T>(
         &self,
         cid: &Cid,
         len: u32,
         mut accept: impl FnMut(&[u8]) -> Result<T, ContentError>,
     ) -> Result<T, NodeError> {
-        let mut tries = TRIES;
-        loop {
-            let block = self.block(cid, Some(len)).await?;
-            tries -= 1;
-            match accept(&block) {
-                Ok(accepted) => return Ok(accepted),
-                Err(error) if tries == 0 || !self.reject(cid).await => return Err(error.into()),
-                Err(_) => {}
+        let found = match accept(&self.block(cid, Some(len)).await?) {
+            Ok(accepted) => return Ok(accepted),
+            Err(error) => error,
+        };
+        let mut elsewhere = Elsewhere::new(self, *cid, Some(len));
+        while let Some(block) = elsewhere.next().await {
+            if let Ok(accepted) = accept(&block) {
+                return Ok(accepted);
             }
         }
+        Err(found.into())
     }
 
     /// Fetches and opens a root block.
     pub(super) async fn root(&self, link: &Link) -> Result<Root, NodeError> {
-        let mut tries = TRIES;
-        loop {
-            let block = self.block(&link.cid, None).await?;
-            tries -= 1;
-            match open_root(link, &block) {
-                Ok(root) => return Ok(root),
-                Err(ContentError::NoKey) => return Err(ContentError::NoKey.into()),
-                // A wrong link and a forged block look the same.
-                Err(error) if tries == 0 || !self.reject(&link.cid).await => return Err(error.into()),
-                Err(_) => {}
+        let found = match open_root(link, &self.block(&link.cid, None).await?) {
+            Err(error) if !matches!(error, ContentError::NoKey) => error,
+            done => return Ok(done?),
+        };
+        // A wrong link and a forged block look the same.
+        let mut elsewhere = Elsewhere::new(self, link.cid, None);
+        while let Some(block) = elsewhere.next().await {
+            if let Ok(root) = open_root(link, &block) {
+                return Ok(root);
             }
         }
+        Err(found.into())
     }
 
     /// The plaintext of `wanted`, in order, read ahead.
@@ -127,17 +131,51 @@ impl Source {
     }
 
     async fn chunk(&self, entry: &Entry) -> Result<Bytes, NodeError> {
-        let mut tries = TRIES;
-        loop {
-            let block = self.block(&entry.cid, Some(entry.len)).await?;
-            tries -= 1;
-            let checked = entry.clone();
-            let opened = tokio::task::spawn_blocking(move || open_chunk(&checked, block)).await;
-            match opened.map_err(|_| NodeError::lost_worker())? {
-                Ok(bytes) => return Ok(Bytes::from(bytes)),
-                Err(error) if tries == 0 || !self.reject(&entry.cid).await => return Err(error.into()),
-                Err(_) => {}
+        let found = match open(entry, self.block(&entry.cid, Some(entry.len)).await?).await? {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => error,
+        };
+        let mut elsewhere = Elsewhere::new(self, entry.cid, Some(entry.len));
+        while let Some(block) = elsewhere.next().await {
+            if let Ok(bytes) = open(entry, block).await? {
+                return Ok(bytes);
             }
         }
+        Err(found.into())
+    }
+}
+
+/// Opens a chunk on a thread that may compute.
+async fn open(entry: &Entry, block: Vec<u8>) -> Result<Result<Bytes, ContentError>, NodeError> {
+    let entry = entry.clone();
+    let opened = tokio::task::spawn_blocking(move || open_chunk(&entry, block)).await;
+    Ok(opened.map_err(|_| NodeError::lost_worker())?.map(Bytes::from))
+}
+
+/// Other copies of a block that its key did not open, for a short while. Whoever finds none says what was found first:
+/// that nobody else has the block says less than that the key does not fit it.
+struct Elsewhere<'a> {
+    source: &'a Source,
+    cid: Cid,
+    len: Option<u32>,
+    tries: usize,
+    until: tokio::time::Instant,
+}
+
+impl<'a> Elsewhere<'a> {
+    fn new(source: &'a Source, cid: Cid, len: Option<u32>) -> Self {
+        Self { source, cid, len, tries: TRIES - 1, until: tokio::time::Instant::now() + ELSEWHERE }
+    }
+
+    /// Drops the copy that was no good, and fetches another one.
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        self.tries = self.tries.checked_sub(1)?;
+        let other = async {
+            if !self.source.reject(&self.cid).await {
+                return None;
+            }
+            self.source.block(&self.cid, self.len).await.ok()
+        };
+        tokio::time::timeout_at(self.until, other).await.ok().flatten()
     }
 }
