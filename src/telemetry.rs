@@ -1,11 +1,21 @@
 //! Logs: to stderr, as text for people or as JSON for machines. No key, link or name is ever logged.
 
-use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// Begins to log. `level` is a level or a list of targets; `json` chooses the form. A second call changes nothing.
 pub fn start(level: &str, json: bool) {
-    let filter: Targets = level.parse().unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
-    // libp2p tells every refused connection at debug; that is of use only where it is asked for by name.
+    let mut filter: Targets =
+        level.parse().unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
+    // A node that knows nobody yet is warned of by Kademlia every five minutes: of use only where it is asked for by name.
+    let usual = matches!(filter.default_level(), Some(LevelFilter::INFO | LevelFilter::WARN));
+    if usual && !level.contains("libp2p_kad") {
+        filter = filter.with_target("libp2p_kad", tracing::Level::ERROR);
+    }
     let colour =
         std::env::var_os("NO_COLOR").is_none() && std::io::IsTerminal::is_terminal(&std::io::stderr());
     let registry = tracing_subscriber::registry().with(filter);

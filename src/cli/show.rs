@@ -50,8 +50,10 @@ pub(super) async fn ls(context: &Context, query: Option<&str>) -> Result<(), Nod
         }
     })
     .await?;
-    if files.is_empty() {
-        output::say(context, "no files here yet: store one with `storgo-node provide FILE`");
+    match query {
+        _ if !files.is_empty() => {}
+        None => output::say(context, "no files here yet: store one with `storgo-node provide FILE`"),
+        Some(query) => output::say(context, &format!("no name contains {query:?}")),
     }
     output::result(context, &files, |files| {
         if files.is_empty() {
@@ -124,10 +126,9 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), N
         match answer {
             Ok(report) => removed.push(report),
             Err(error) => {
-                if references.len() > 1 {
-                    output::error(&error, context.json);
+                if let Some(earlier) = failed.replace(error) {
+                    output::error(&earlier, context.json);
                 }
-                failed = Some(error);
             }
         }
     }
@@ -146,8 +147,9 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), N
     })?;
     match failed {
         None => Ok(()),
-        Some(error) if references.len() == 1 || removed.is_empty() => Err(error),
-        Some(_) => {
+        Some(error) if removed.is_empty() => Err(error),
+        Some(error) => {
+            output::error(&error, context.json);
             let message = format!("{} of {} removed", removed.len(), references.len());
             Err(NodeError::new(ErrorCode::Partial, message))
         }

@@ -24,6 +24,8 @@ enum Place {
     Wanted(Wanted),
     /// A provider that was chosen for it while somebody else was asking.
     Given(Wanted, Picked),
+    /// Its question is on the way to the provider, which answers in the order of the questions.
+    Asking,
 }
 
 /// Blocks that wait for a provider.
@@ -53,16 +55,23 @@ impl Line {
         self.places.is_empty()
     }
 
-    /// Gives providers, as `pick` finds them, to all who wait, in their order. Answers with the one for `number`, which
-    /// else keeps its place, and whether others were given one.
+    /// The question for a block is with its provider: the next one may follow.
+    pub(super) fn asked(&mut self, number: u64) {
+        if matches!(self.places.get(&number), Some(Place::Asking)) {
+            self.places.remove(&number);
+        }
+    }
+
+    /// Gives providers, as `pick` finds them, to all who wait, in their order. Answers with the one for `number`, as soon
+    /// as nobody before it still has to ask one, and whether others were given one. Until then it keeps its place.
     pub(super) fn want(
         &mut self,
         number: u64,
         wanted: Wanted,
         mut pick: impl FnMut(&Wanted) -> Option<Picked>,
     ) -> (Option<Picked>, bool) {
-        if let Some(Place::Given(..)) = self.places.get(&number) {
-            return (self.leave(number).map(|(_, picked)| picked), false);
+        if matches!(self.places.get(&number), Some(Place::Given(..))) {
+            return (self.take(number), false);
         }
         self.places.insert(number, Place::Wanted(wanted));
         let mut others = false;
@@ -75,14 +84,23 @@ impl Line {
                         others |= *waiting != number;
                     }
                 }
-                Place::Given(..) => {}
+                Place::Given(..) | Place::Asking => {}
             }
         }
-        let own = match self.places.get(&number) {
-            Some(Place::Given(..)) => self.leave(number).map(|(_, picked)| picked),
-            _ => None,
-        };
-        (own, others)
+        (self.take(number), others)
+    }
+
+    /// What was given to `number`, where it is next to ask.
+    fn take(&mut self, number: u64) -> Option<Picked> {
+        let to_ask = |place: &Place| matches!(place, Place::Given(..) | Place::Asking);
+        if self.places.range(..number).any(|(_, place)| to_ask(place)) {
+            return None;
+        }
+        let place = self.places.get_mut(&number)?;
+        let Place::Given(_, picked) = place else { return None };
+        let picked = *picked;
+        *place = Place::Asking;
+        Some(picked)
     }
 }
 
@@ -119,7 +137,11 @@ mod tests {
         let (own, others) = line.want(numbers[0], block(0), some(2, &mut order));
         assert!(own.is_some() && others);
         assert_eq!(order, [block(0).cid, block(1).cid]);
-        assert!(line.want(numbers[1], block(1), |_| unreachable!("it was given one")).0.is_some());
+        let given = |_: &Wanted| unreachable!("it was given one");
+        assert_eq!(line.want(numbers[1], block(1), given), (None, false), "the first one has not asked yet");
+        line.asked(numbers[0]);
+        assert!(line.want(numbers[1], block(1), given).0.is_some());
+        line.asked(numbers[1]);
         assert_eq!(line.want(numbers[3], block(3), some(1, &mut order)), (None, true));
         assert_eq!(order[2], block(2).cid);
         // The third goes away: what it was given goes back.

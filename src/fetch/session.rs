@@ -258,7 +258,7 @@ impl Session {
                 asked.push(peer);
                 let moved = self.inner.fetcher.transfers.moved(&peer);
                 watch = Some((peer, Watch::new(weight, ahead, moved, now)));
-                tries.push(self.ask(peer, cid, len, weight));
+                tries.push(self.ask(peer, cid, len, weight, ticket));
                 if tries.len() < at_once {
                     continue;
                 }
@@ -301,10 +301,16 @@ impl Session {
         cid: Cid,
         len: Option<u32>,
         weight: u64,
+        ticket: &Ticket,
     ) -> (PeerId, Result<Vec<u8>, Failure>) {
         // Given back also where the asker goes away.
         let mut turn = Turn { state: &self.inner.state, peer, weight, got: 0 };
-        let answer = self.inner.fetcher.transfers.get(peer, cid, len).await;
+        let question = self.inner.fetcher.transfers.ask(peer, cid, len).await;
+        ticket.asked();
+        let answer = match question {
+            Some(answer) => answer.await.unwrap_or(Err(Failure::Lost)),
+            None => Err(Failure::Lost),
+        };
         match &answer {
             Ok(block) => {
                 turn.got = block.len() as u64;

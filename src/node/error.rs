@@ -152,6 +152,8 @@ impl From<ContentError> for NodeError {
                 .hint("ask for the whole link: the part behind # is the read key"),
             ContentError::WrongKey { .. } => Self::new(ErrorCode::Integrity, message)
                 .hint("check that the link is complete; if it is, this is not the file that it was made for"),
+            // Only what is to be written can be: readers call it malformed.
+            ContentError::TooLarge(_) => Self::new(ErrorCode::BadRequest, message),
             _ => Self::new(ErrorCode::Integrity, message),
         }
     }

@@ -1,12 +1,12 @@
-//! What readers may rely on: bytes that count on slow links, room beside readers that pause, and
+//! What readers may rely on: blocks in their order, bytes that count on slow links, room beside readers that pause, and
 //! wrong links that harm nobody.
 
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, stream};
 use storgo::{
     content::cid::{Cid, Codec},
-    fetch::Session,
+    fetch::{READ_AHEAD, Session},
     store::PutMode,
 };
 
@@ -23,6 +23,26 @@ async fn get(session: &Session, block: &[u8]) {
     let got =
         session.block(&name(block), Some(u32::try_from(block.len()).expect("short"))).await.expect("a block");
     assert!(got == block);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_arrive_in_the_order_in_which_they_are_wanted() {
+    let blocks = blocks(21, 30);
+    let (provider, reader) = (Peer::start(Some(2 << 20)).await, Peer::start(None).await);
+    provider.keep(&blocks);
+    reader.knows(&provider.net).await;
+    let session = reader.fetcher.session(root(), Duration::from_secs(20));
+    let arriving = stream::iter(0..blocks.len()).map(|n| {
+        let (session, blocks) = (&session, &blocks);
+        async move {
+            get(session, &blocks[n]).await;
+            n
+        }
+    });
+    let order: Vec<usize> = arriving.buffer_unordered(READ_AHEAD).collect().await;
+    // Two neighbours may change places between the stream and this line; nobody overtakes a crowd.
+    let moved = (0..).zip(&order).map(|(at, n): (usize, _)| at.abs_diff(*n)).max();
+    assert!(moved.is_some_and(|moved| moved <= 3), "{order:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,6 +36,17 @@ impl Ticket {
         picked
     }
 
+    /// The question is with the provider: the next block's may follow.
+    pub(super) fn asked(&self) {
+        let others = self.state.line(|line| {
+            line.asked(self.number);
+            !line.is_empty()
+        });
+        if others {
+            self.state.changed.notify_waiters();
+        }
+    }
+
     /// Lets others go first until it wants a provider.
     pub(super) fn step_aside(&self) {
         let (given, others) = self.state.line(|line| (line.leave(self.number), !line.is_empty()));

@@ -60,6 +60,9 @@ pub struct Withdrawn {
     pub missed: u32,
 }
 
+/// The way to an answer.
+pub type Answering = oneshot::Receiver<Result<Vec<u8>, Failure>>;
+
 /// The way to a peer's stream.
 struct Stream {
     /// A later stream to the same peer has another one.
@@ -96,22 +99,20 @@ impl Transfers {
         &self.net
     }
 
-    /// Asks a peer for a block. The bytes have the right length, where one is given; nothing else of them has been
-    /// checked.
-    ///
-    /// # Errors
-    /// [`Failure`].
-    pub async fn get(&self, peer: PeerId, cid: Cid, len: Option<u32>) -> Result<Vec<u8>, Failure> {
+    /// Asks a peer for a block; returns with the way to the answer as soon as the question has its place on the peer's
+    /// stream, none where there can be no stream. The bytes have the right length, where one is given; nothing else of
+    /// them has been checked. A dropped answer means that the peer was lost.
+    pub async fn ask(&self, peer: PeerId, cid: Cid, len: Option<u32>) -> Option<Answering> {
         let (reply, answer) = oneshot::channel();
         let mut job = Job { cid, len, reply };
         // A stream that is just being closed for idleness is replaced once.
         for _ in 0..2 {
             match self.stream(peer).send(job).await {
-                Ok(()) => return answer.await.unwrap_or(Err(Failure::Lost)),
+                Ok(()) => return Some(answer),
                 Err(mpsc::error::SendError(unsent)) => job = unsent,
             }
         }
-        Err(Failure::Lost)
+        None
     }
 
     /// Bytes that have arrived from a peer on its present stream, also of blocks that are not complete.
