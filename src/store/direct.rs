@@ -94,12 +94,14 @@ impl BlockFiles {
     pub(super) fn read(&self, digest: &Digest, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
         let mut options = OpenOptions::new();
         options.read(true);
-        if self.goes_direct(limit)
-            && !self.recent.lock().unwrap_or_else(PoisonError::into_inner).again(digest)
-        {
+        if self.goes_direct(limit) && !self.recent().known.contains(digest) {
             match direct(&options, path).and_then(|file| self.read_direct(file, limit)) {
                 Err(e) if is_refusal(&e) => self.refused.store(true, Ordering::Relaxed),
-                read => return read,
+                Err(e) => return Err(e),
+                Ok(bytes) => {
+                    self.recent().note(digest);
+                    return Ok(bytes);
+                }
             }
         }
         let mut bytes = Vec::with_capacity(limit);
@@ -109,6 +111,10 @@ impl BlockFiles {
 
     fn goes_direct(&self, len: usize) -> bool {
         len >= SHORTEST && !self.refused.load(Ordering::Relaxed)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn buffers(&self) -> MutexGuard<'_, Buffers> {
@@ -190,18 +196,15 @@ struct Recent {
 }
 
 impl Recent {
-    /// Notes that a block is read; answers whether it was a short time ago, too.
-    fn again(&mut self, digest: &Digest) -> bool {
-        if !self.known.insert(*digest) {
-            return true;
+    fn note(&mut self, digest: &Digest) {
+        if self.known.insert(*digest) {
+            self.order.push_back(*digest);
         }
-        self.order.push_back(*digest);
         if self.order.len() > RECENT
             && let Some(oldest) = self.order.pop_front()
         {
             self.known.remove(&oldest);
         }
-        false
     }
 }
 
@@ -302,7 +305,10 @@ mod tests {
             files.refused.store(refused, Ordering::Relaxed);
             for (n, len) in (0..).zip(LENGTHS) {
                 let (bytes, path) = (bytes(len), dir.path().join(format!("{refused}-{len}")));
+                let missing = files.read(&[n; 20], &path, len).expect_err("nothing there yet");
+                assert_eq!(missing.kind(), io::ErrorKind::NotFound);
                 drop(files.create(&path, &bytes).expect("written"));
+                assert!(!files.recent().known.contains(&[n; 20]), "what was only looked for was not read");
                 for _ in 0..2 {
                     assert!(files.read(&[n; 20], &path, len + 1).expect("read") == bytes, "{len} bytes");
                 }
@@ -357,9 +363,12 @@ mod tests {
             digest[..8].copy_from_slice(&n.to_le_bytes());
             digest
         };
-        assert!(!recent.again(&digest(0)) && recent.again(&digest(0)));
-        (1..=RECENT).for_each(|n| assert!(!recent.again(&digest(n))));
-        assert!(!recent.again(&digest(0)));
+        recent.note(&digest(0));
+        recent.note(&digest(0));
+        (1..RECENT).for_each(|n| recent.note(&digest(n)));
+        assert!(recent.known.contains(&digest(0)));
+        recent.note(&digest(RECENT));
+        assert!(!recent.known.contains(&digest(0)) && recent.known.contains(&digest(1)));
         assert_eq!((recent.known.len(), recent.order.len()), (RECENT, RECENT));
     }
 }
