@@ -12,6 +12,7 @@ mod content;
 mod files;
 mod observe;
 mod problem;
+mod ui;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -69,6 +70,7 @@ pub fn router(node: Node, token: &str) -> Router {
         .layer(middleware::from_fn_with_state(door.clone(), auth::require_token));
     Router::new()
         .nest("/api/v1", api)
+        .merge(ui::routes())
         .route("/livez", get(observe::livez))
         .route("/readyz", get(observe::readyz))
         .method_not_allowed_fallback(problem::wrong_method)

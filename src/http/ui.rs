@@ -1,0 +1,237 @@
+//! The page: files out of the binary, with headers that let it do nothing but be this page.
+//!
+//! Nobody needs a token for them: they hold no secret, and the page has to come before its sign-in. What they do, they
+//! do through the API.
+
+use std::sync::LazyLock;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Path,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use data_encoding::HEXLOWER;
+
+use super::problem;
+
+/// What the page may load and do: its own files, and calls of its own API. No inline script or style, and HTML is never
+/// made from text.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
+     media-src 'self' blob:; connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; \
+     frame-ancestors 'none'; require-trusted-types-for 'script'";
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const JS: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+
+/// One file of the page.
+struct Asset {
+    /// Its path below `/ui/`.
+    path: &'static str,
+    media_type: &'static str,
+    bytes: &'static [u8],
+}
+
+macro_rules! assets {
+    ($($media_type:ident: $($path:literal)+;)+) => {
+        &[$($(Asset { path: $path, media_type: $media_type, bytes: include_bytes!(concat!("ui/", $path)) },)+)+]
+    };
+}
+
+static ASSETS: &[Asset] = assets! {
+    HTML: "index.html";
+    CSS: "style.css";
+    SVG: "icon.svg";
+    JS: "adding.js" "api.js" "blocks.js" "connection.js" "copy.js" "dialog.js" "dom.js" "drop.js"
+        "events.js" "format.js" "gather.js" "graph.js" "history.js" "icons.js" "kept.js" "main.js"
+        "notes.js" "opening.js" "peering.js" "preview.js" "removing.js" "router.js" "session.js" "speed.js"
+        "tokens.js" "transfers.js" "tray.js" "tus.js" "uploads.js" "views/activity.js" "views/file.js" "views/files.js"
+        "views/nowhere.js" "views/overview.js" "views/peers.js" "views/settings.js" "views/signin.js" "vitals.js" "words.js";
+};
+
+/// A tag per file that changes with its bytes, in the order of [`ASSETS`].
+static TAGS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| {
+    let tag = |asset: &Asset| {
+        let hash = HEXLOWER.encode(&blake3::hash(asset.bytes).as_bytes()[..16]);
+        HeaderValue::from_str(&format!("\"{hash}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+    };
+    ASSETS.iter().map(tag).collect()
+});
+
+/// `GET /` is the page, `GET /ui/…` what it is made of.
+pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    Router::new().route("/", get(index)).route("/ui/{*path}", get(file))
+}
+
+async fn index(headers: HeaderMap) -> Response {
+    answer("index.html", &headers).unwrap_or_else(|| StatusCode::NOT_FOUND.into_response())
+}
+
+async fn file(Path(path): Path<String>, headers: HeaderMap, uri: Uri) -> Response {
+    match answer(&path, &headers) {
+        Some(response) => response,
+        None => problem::no_such_path(uri).await.into_response(),
+    }
+}
+
+/// The answer with one file; none where there is none of that path. Only whole paths of the list are found, so no path
+/// leads out of it.
+fn answer(path: &str, headers: &HeaderMap) -> Option<Response> {
+    let at = ASSETS.iter().position(|asset| asset.path == path)?;
+    let (asset, tag) = (&ASSETS[at], &TAGS[at]);
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|value| lists(value, tag));
+    let mut response = if known {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        ([(header::CONTENT_TYPE, asset.media_type)], Body::from(asset.bytes)).into_response()
+    };
+    let out = response.headers_mut();
+    out.insert(header::ETAG, tag.clone());
+    // Asked for each time, answered with 304: a new binary shows its own page at once.
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (
+            HeaderName::from_static("permissions-policy"),
+            "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+        ),
+    ] {
+        out.insert(name, HeaderValue::from_static(value));
+    }
+    Some(response)
+}
+
+/// Whether an `If-None-Match` names this tag (weak comparison).
+fn lists(value: &HeaderValue, tag: &HeaderValue) -> bool {
+    let Ok(text) = value.to_str() else { return false };
+    text.split(',')
+        .map(str::trim)
+        .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one).as_bytes() == tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path};
+
+    use axum::http::{Method, Request};
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn call(method: Method, path: &str, if_none_match: Option<&str>) -> Response {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(tag) = if_none_match {
+            request = request.header(header::IF_NONE_MATCH, tag);
+        }
+        let request = request.body(Body::empty()).expect("a request");
+        routes().with_state(()).oneshot(request).await.expect("an answer")
+    }
+
+    async fn body(response: Response) -> Vec<u8> {
+        response.into_body().collect().await.expect("a body").to_bytes().to_vec()
+    }
+
+    fn header<'a>(response: &'a Response, name: &str) -> &'a str {
+        response.headers().get(name).map_or("", |value| value.to_str().expect("text"))
+    }
+
+    #[test]
+    fn every_file_of_the_page_is_in_the_binary() {
+        fn collect(folder: &path::Path, below: &str, into: &mut BTreeSet<String>) {
+            for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
+                let name = format!("{below}{}", entry.file_name().to_string_lossy());
+                if entry.path().is_dir() {
+                    collect(&entry.path(), &format!("{name}/"), into);
+                } else {
+                    into.insert(name);
+                }
+            }
+        }
+        let mut there = BTreeSet::new();
+        collect(&path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/ui"), "", &mut there);
+        let served: BTreeSet<_> = ASSETS.iter().map(|asset| asset.path.to_owned()).collect();
+        assert_eq!(served, there);
+        assert_eq!(ASSETS.len(), served.len(), "a file is listed twice");
+    }
+
+    #[test]
+    fn the_page_has_nothing_inline_and_no_way_to_make_html_from_text() {
+        for asset in ASSETS.iter().filter(|asset| asset.media_type != SVG) {
+            let text = std::str::from_utf8(asset.bytes).expect("UTF-8");
+            for word in [
+                " style=\"",
+                " onclick",
+                "<style",
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "eval(",
+                "http://",
+                "https://",
+            ] {
+                let known = word == "http://" && asset.path == "dom.js";
+                assert!(known || !text.contains(word), "{} has {word}", asset.path);
+            }
+            assert!(text.lines().count() <= 500, "{} is two ideas", asset.path);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_page_comes_with_strict_headers() {
+        for path in ["/", "/ui/main.js", "/ui/style.css", "/ui/icon.svg", "/ui/views/files.js"] {
+            let response = call(Method::GET, path, None).await;
+            assert_eq!(response.status(), StatusCode::OK, "{path}");
+            let policy = header(&response, "content-security-policy");
+            assert!(policy.starts_with("default-src 'none';") && !policy.contains("unsafe"), "{policy}");
+            assert_eq!(header(&response, "x-content-type-options"), "nosniff");
+            assert_eq!(header(&response, "referrer-policy"), "no-referrer");
+            assert_eq!(header(&response, "cache-control"), "no-cache");
+            assert!(!body(response).await.is_empty());
+        }
+        assert_eq!(header(&call(Method::GET, "/", None).await, "content-type"), HTML);
+        assert_eq!(header(&call(Method::GET, "/ui/main.js", None).await, "content-type"), JS);
+    }
+
+    #[tokio::test]
+    async fn what_the_browser_has_is_not_sent_again() {
+        let first = call(Method::GET, "/ui/main.js", None).await;
+        let tag = header(&first, "etag").to_owned();
+        assert_eq!(tag.len(), 34);
+        for known in [tag.clone(), format!("W/{tag}"), format!("\"x\", {tag}"), "*".to_owned()] {
+            let again = call(Method::GET, "/ui/main.js", Some(&known)).await;
+            assert_eq!(again.status(), StatusCode::NOT_MODIFIED, "{known}");
+            assert_eq!(header(&again, "etag"), tag);
+            assert!(body(again).await.is_empty());
+        }
+        assert_eq!(call(Method::GET, "/", Some(&tag)).await.status(), StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn no_path_leads_elsewhere() {
+        for path in [
+            "/ui/",
+            "/ui/nothing.js",
+            "/ui/../ui.rs",
+            "/ui/%2e%2e/ui.rs",
+            "/ui/views",
+            "/ui//main.js",
+            "/ui/main.js/",
+        ] {
+            assert_eq!(call(Method::GET, path, None).await.status(), StatusCode::NOT_FOUND, "{path}");
+        }
+        assert_eq!(call(Method::POST, "/", None).await.status(), StatusCode::METHOD_NOT_ALLOWED);
+        let head = call(Method::HEAD, "/", None).await;
+        assert_eq!(head.status(), StatusCode::OK);
+        assert!(body(head).await.is_empty());
+    }
+}

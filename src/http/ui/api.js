@@ -1,0 +1,64 @@
+// Calls of the node's API. Every failure is a Problem: what happened, a stable code, and the next step.
+
+import { connection } from './connection.js';
+
+export const API = '/api/v1';
+
+/** A failure as the API tells it (RFC 9457), or as the network does (`code` is `offline` then). */
+export class Problem extends Error {
+  constructor({ status = 0, code = 'other', detail, title, hint = '' }) {
+    super(detail || title || 'the request failed');
+    this.status = status;
+    this.code = code;
+    this.hint = hint;
+  }
+}
+
+/** Told when a call says that nobody is signed in. */
+export const onSignedOut = new EventTarget();
+
+export const offline = () =>
+  new Problem({ code: 'offline', detail: 'The node does not answer.', hint: 'Check that storgo-node runs; this page goes on by itself when it is back.' });
+
+/** The response of a call that succeeded. `body` is sent as JSON. */
+export async function request(method, path, { body, headers = {}, signal } = {}) {
+  const sent = body === undefined ? { ...headers } : { ...headers, 'content-type': 'application/json' };
+  let response;
+  try {
+    response = await fetch(API + path, {
+      method, headers: sent, signal, credentials: 'same-origin', cache: 'no-store',
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch (error) {
+    if (error.name === 'AbortError') throw error;
+    connection.lost();
+    throw offline();
+  }
+  connection.seen();
+  if (response.ok) return response;
+  throw await problem(response);
+}
+
+async function problem(response) {
+  const told = await response.json().catch(() => ({}));
+  return toProblem(response.status, told);
+}
+
+/** The Problem of a status and its document. Tells the page where the session has ended. */
+export function toProblem(status, told) {
+  const failure = new Problem({ title: `The node answered with status ${status}.`, ...told, status });
+  if (status === 401) onSignedOut.dispatchEvent(new CustomEvent('signedout', { detail: failure }));
+  return failure;
+}
+
+const json = async (response) => (response.status === 204 ? null : response.json());
+
+export const get = (path, signal) => request('GET', path, { signal }).then(json);
+export const post = (path, body = {}, signal) => request('POST', path, { body, signal }).then(json);
+export const remove = (path) => request('DELETE', path).then(json);
+
+/** `?a=1&b=2` of what is set. */
+export function query(values) {
+  const set = Object.entries(values).filter(([, value]) => value !== null && value !== undefined && value !== '');
+  return set.length ? `?${new URLSearchParams(set)}` : '';
+}

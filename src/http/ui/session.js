@@ -1,0 +1,69 @@
+// Who is signed in, and what that allows.
+
+import { get, onSignedOut, post, remove } from './api.js';
+
+const RANK = { read: 1, write: 2, admin: 3 };
+
+class Session extends EventTarget {
+  scope = null;
+  expires = null;
+  /** Why the last sign-in or call was refused, for the sign-in view. */
+  refused = null;
+
+  constructor() {
+    super();
+    onSignedOut.addEventListener('signedout', (event) => {
+      if (this.scope) this.refused = event.detail;
+      this.#set(null);
+    });
+  }
+
+  /** Whether calls of `scope` are allowed. */
+  may(scope) {
+    return (RANK[this.scope] ?? 0) >= RANK[scope];
+  }
+
+  /** Signs in by the one-time code of a link, where the address has one, or goes on with the cookie's session. */
+  async begin() {
+    const code = /^#signin=(.+)$/.exec(location.hash)?.[1];
+    if (!code) return this.#take(() => get('/session'));
+    // Out of the address and of the history before anything else happens.
+    history.replaceState(null, '', '#/');
+    const ok = await this.#take(() => post('/session', { code }));
+    const why = this.refused;
+    // A link that was used up may still belong to somebody who is signed in.
+    if (ok || (await this.#take(() => get('/session')))) return true;
+    this.refused = why;
+    return false;
+  }
+
+  signIn = (token) => this.#take(() => post('/session', { token }));
+
+  async signOut() {
+    await remove('/session');
+    this.refused = null;
+    this.#set(null);
+  }
+
+  async #take(ask) {
+    try {
+      const { scope, expires_unix_s: expires } = await ask();
+      this.refused = null;
+      this.expires = expires;
+      this.#set(scope);
+      return true;
+    } catch (problem) {
+      this.refused = problem;
+      this.#set(null);
+      return false;
+    }
+  }
+
+  #set(scope) {
+    if (this.scope === scope) return;
+    this.scope = scope;
+    this.dispatchEvent(new Event('change'));
+  }
+}
+
+export const session = new Session();

@@ -1,0 +1,120 @@
+// The uploads, beside every view: how far each is, and what can be done about it.
+
+import { fill, h, keyed, say } from './dom.js';
+import { bytes, duration, plural, rate } from './format.js';
+import { icon } from './icons.js';
+import { note } from './notes.js';
+import { uploads } from './uploads.js';
+
+const SHOWN = 60;
+
+const tool = (name, label, act) => h('button', { type: 'button', class: 'quiet', 'aria-label': label, title: label, on: { click: act } }, icon(name));
+
+/** One line: what state an upload is in. */
+function words(upload) {
+  const { state, sent, size, speed, stalled, problem } = upload;
+  const far = `${bytes(sent)} of ${bytes(size)}`;
+  if (state === 'sending') {
+    if (stalled) return `${far} · waiting: ${stalled}`;
+    const left = speed.left(size - sent);
+    return [far, speed.rate !== null && rate(speed.rate), left !== null && `${duration(left)} left`].filter(Boolean).join(' · ');
+  }
+  return {
+    waiting: `waiting · ${bytes(size)}`,
+    paused: `paused at ${far}`,
+    storing: stalled ? `waiting: ${stalled}` : 'all sent; being written to disk',
+    stored: `stored · ${bytes(size)}`,
+    failed: ['not stored:', problem?.message, problem?.hint].filter(Boolean).join(' '),
+    elsewhere: 'another tab sends it',
+    locked: `${far} are there. The browser wants to be asked before it reads the file again.`,
+    lost: `${far} are there. Choose the same file again to go on.`,
+  }[state];
+}
+
+function row(upload) {
+  const meter = h('progress', { max: '1', 'aria-label': `Progress of ${upload.name}` });
+  const text = h('p', { class: 'hint' });
+  const tools = h('div', { class: 'tools' });
+  const element = h('li', {}, h('div', { class: 'what' }, h('p', { class: 'name', title: upload.name }, upload.name), meter, text), tools);
+  return Object.assign(element, { meter, text, tools, drawn: null });
+}
+
+function rejoin(upload) {
+  const input = h('input', { type: 'file', class: 'unseen', tabindex: '-1', 'aria-label': `Choose ${upload.name} again`, on: {
+    change: () => {
+      const wrong = input.files[0] && uploads.rejoin(upload, input.files[0]);
+      if (wrong) note(wrong, 'bad', 'Choose the file that the upload began with.');
+      input.value = '';
+    },
+  } });
+  return [input, h('button', { type: 'button', on: { click: () => input.click() } }, 'Choose file')];
+}
+
+function toolsOf(upload) {
+  const { name, state } = upload;
+  const end = tool('cross', `Give up storing ${name}`, () => uploads.dismiss(upload));
+  switch (state) {
+    case 'waiting':
+    case 'sending': return [tool('pause', `Pause ${name}`, () => uploads.pause(upload)), end];
+    case 'paused': return [tool('play', `Go on with ${name}`, () => uploads.resume(upload)), end];
+    case 'failed': return [upload.file && h('button', { type: 'button', on: { click: () => uploads.resume(upload) } }, 'Try again'), end];
+    case 'locked': return [h('button', { type: 'button', on: { click: () => uploads.resume(upload) } }, 'Go on'), end];
+    case 'lost': return [...rejoin(upload), end];
+    case 'elsewhere': return [h('button', { type: 'button', on: { click: () => uploads.resume(upload) } }, 'Go on here')];
+    case 'stored': return [h('a', { class: 'button', href: `#/file/${upload.cid}` }, 'Show'), tool('cross', `Take ${name} off this list`, () => uploads.dismiss(upload))];
+    default: return [];
+  }
+}
+
+function update(element, upload) {
+  const { state } = upload;
+  element.meter.hidden = ['stored', 'failed', 'waiting'].includes(state);
+  // Without a value it shows that it works without saying how far.
+  if (state === 'storing') element.meter.removeAttribute('value');
+  else element.meter.value = upload.size ? upload.sent / upload.size : 1;
+  say(element.text, words(upload));
+  if (element.drawn === state) return;
+  const focused = element.tools.contains(document.activeElement);
+  element.drawn = state;
+  element.className = `upload ${state}`;
+  fill(element.tools, toolsOf(upload));
+  if (focused) element.tools.querySelector('button, a')?.focus();
+}
+
+function summary() {
+  const open = uploads.list.filter((upload) => upload.open);
+  const failed = uploads.list.filter(({ state }) => state === 'failed').length;
+  const running = open.filter(({ state }) => ['sending', 'storing', 'waiting'].includes(state));
+  const parts = [];
+  if (running.length) {
+    const size = running.reduce((sum, upload) => sum + upload.size, 0);
+    const sent = running.reduce((sum, upload) => sum + upload.sent, 0);
+    parts.push(`storing ${plural(running.length, 'file')}, ${size ? Math.floor((sent / size) * 100) : 100} %`);
+  }
+  if (open.length > running.length) parts.push(`${open.length - running.length} not running`);
+  if (failed) parts.push(`${failed} failed`);
+  if (!parts.length) parts.push(`${plural(uploads.list.length, 'file')} stored`);
+  return parts.join(' · ');
+}
+
+/** Fills the tray and keeps it true. */
+export function begin(element) {
+  const title = h('span');
+  const list = h('ul');
+  const more = h('p', { class: 'hint more' });
+  const clear = h('button', { type: 'button', class: 'quiet text', on: { click: () => uploads.dismissFinished() } }, 'Clear what is stored');
+  const details = h('details', { open: true }, h('summary', {}, title), list, h('div', { class: 'foot' }, more, clear));
+  fill(element, details);
+  const draw = () => {
+    const rank = ({ state }) => (state === 'stored' ? 2 : state === 'waiting' ? 1 : 0);
+    const sorted = [...uploads.list].sort((a, b) => rank(a) - rank(b));
+    element.hidden = !sorted.length;
+    document.body.classList.toggle('has-tray', !element.hidden);
+    say(title, summary());
+    keyed(list, sorted.slice(0, SHOWN), ({ key }) => key, row, update);
+    say(more, sorted.length > SHOWN ? `and ${plural(sorted.length - SHOWN, 'more file')}` : '');
+    clear.hidden = !sorted.some(({ state }) => state === 'stored');
+  };
+  uploads.addEventListener('change', draw);
+  draw();
+}

@@ -1,0 +1,71 @@
+// Resumable uploads (tus 1.0). A piece is bounded, so a proxy that refuses large bodies is no obstacle, and what has
+// arrived of a piece that broke off counts.
+
+import { API, Problem, offline, request, toProblem } from './api.js';
+import { connection } from './connection.js';
+
+const VERSION = { 'tus-resumable': '1.0.0' };
+const PIECE = 32 * 1024 * 1024;
+
+const path = (id) => `/uploads/${encodeURIComponent(id)}`;
+
+function base64(text) {
+  const raw = Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join('');
+  return btoa(raw);
+}
+
+/** Creates an upload; its id. */
+export async function create(size, metadata) {
+  const pairs = Object.entries(metadata).filter(([, value]) => value !== '' && value !== null && value !== undefined);
+  const response = await request('POST', '/uploads', {
+    headers: { ...VERSION, 'upload-length': String(size), 'upload-metadata': pairs.map(([key, value]) => `${key} ${base64(String(value))}`).join(',') },
+  });
+  return decodeURIComponent(response.headers.get('location').split('/').pop());
+}
+
+/** How many bytes the node has. */
+export async function offset(id, signal) {
+  const response = await request('HEAD', path(id), { headers: VERSION, signal });
+  return Number(response.headers.get('upload-offset'));
+}
+
+/** What the node says of an upload. */
+export const look = async (id, signal) => (await request('GET', path(id), { signal })).json();
+
+/** Throws away what has arrived. */
+export const end = (id) => request('DELETE', path(id), { headers: VERSION });
+
+/**
+ * Sends the next piece of `blob` from `from` on: {offset, cid}, with a CID where this was the last and all is stored.
+ * By XMLHttpRequest, because fetch does not tell how far it is.
+ */
+export function send(id, blob, from, { progress, signal }) {
+  const piece = blob.slice(from, from + PIECE);
+  return new Promise((done, failed) => {
+    const xhr = new XMLHttpRequest();
+    const abort = () => xhr.abort();
+    xhr.open('PATCH', API + path(id));
+    for (const [name, value] of Object.entries(VERSION)) xhr.setRequestHeader(name, value);
+    xhr.setRequestHeader('upload-offset', String(from));
+    xhr.setRequestHeader('content-type', 'application/offset+octet-stream');
+    xhr.upload.onprogress = (event) => progress(from + event.loaded);
+    xhr.onload = () => {
+      connection.seen();
+      if (xhr.status === 204) return done({ offset: Number(xhr.getResponseHeader('upload-offset')), cid: xhr.getResponseHeader('storgo-cid') });
+      let told = {};
+      try {
+        told = JSON.parse(xhr.responseText);
+      } catch { /* a proxy's page: the status is all there is */ }
+      return failed(toProblem(xhr.status, told));
+    };
+    xhr.onerror = () => failed(offline());
+    xhr.onabort = () => failed(new DOMException('stopped', 'AbortError'));
+    xhr.onloadend = () => signal.removeEventListener('abort', abort);
+    signal.addEventListener('abort', abort);
+    if (signal.aborted) return failed(new DOMException('stopped', 'AbortError'));
+    return xhr.send(piece);
+  });
+}
+
+/** Whether trying again can help. */
+export const passing = (problem) => problem instanceof Problem && (problem.status === 0 || problem.status === 409 || problem.status === 423 || problem.status === 429 || problem.status >= 502);

@@ -1,0 +1,119 @@
+// Everything at a glance: one true sentence, the storage, what moves, who is there.
+
+import { post } from '../api.js';
+import { ask } from '../dialog.js';
+import { events } from '../events.js';
+import { fill, h, keyed, say } from '../dom.js';
+import { bytes, duration, number, plural } from '../format.js';
+import { bar, graph } from '../graph.js';
+import { history } from '../history.js';
+import { icon } from '../icons.js';
+import { complain, loading, note } from '../notes.js';
+import { watchPeers, latency } from '../peering.js';
+import { session } from '../session.js';
+import { vitals } from '../vitals.js';
+import { describe } from '../words.js';
+
+export const title = 'Overview';
+
+/** What is true of all that is stored: {tone, head, text}. Nothing is promised that the node does not do. */
+export function sentence(status) {
+  const { files, quarantined, peers, capacity, stored_bytes: stored } = status;
+  const many = files === 1 ? 'One file is' : `${number(files)} files are`;
+  if (quarantined > 0) {
+    return { tone: 'bad', head: `${plural(quarantined, 'block')} on this disk ${quarantined === 1 ? 'was' : 'were'} damaged and set aside.`,
+      text: 'No wrong byte is served. “Check everything” says which files need them and fetches good copies where a peer has some.' };
+  }
+  if (!files) return { tone: 'ok', head: 'Nothing is stored here yet.', text: 'Drop a file anywhere on this page; it is encrypted before it is written.' };
+  if (capacity && stored > capacity * 0.95) {
+    return { tone: 'warn', head: `${many} kept, and the space is nearly used up.`, text: 'Delete files or raise storage.capacity; a file that does not fit is refused before anything changes.' };
+  }
+  const reach = peers ? `${plural(peers, 'peer')} can read from here now.` : 'No peer is connected, so nobody else can read them now.';
+  return { tone: peers ? 'ok' : 'warn', head: `${many} kept on this disk. ${reach}`,
+    text: 'This node is the only one that promises to keep them: other nodes hold what they have read, for as long as they like. Losing this disk can lose the files.' };
+}
+
+function storage(status) {
+  const { stored_bytes: all, cached_bytes: cached, capacity, disk_free: disk } = status;
+  const kept = all - cached;
+  const free = capacity ? Math.max(0, capacity - kept) : (disk ?? 0);
+  const room = disk === null || disk === undefined ? free : Math.min(free, disk + cached);
+  return [
+    bar([{ label: 'kept', value: kept, kind: 'kept' }, { label: 'cache, goes when room is needed', value: cached, kind: 'cache' }, { label: 'free', value: room, kind: 'free' }],
+      kept + cached + room, bytes),
+    h('p', { class: 'hint' }, capacity ? `The limit is ${bytes(capacity)} (storage.capacity).` : 'No limit is set; the disk is the limit.'),
+  ];
+}
+
+export function show({ body, head, signal }) {
+  const truth = h('section', { class: 'truth', 'aria-label': 'State' }, loading());
+  const store = h('section', { class: 'card' }, h('h2', {}, 'Storage'), loading());
+  const curve = graph();
+  const traffic = h('section', { class: 'card wide' }, h('h2', {}, 'Blocks up and down'), curve.element);
+  const peerList = h('ul', { class: 'rows' });
+  const peerWords = h('p', { class: 'hint' });
+  const peers = h('section', { class: 'card' }, h('h2', {}, 'Peers now'), peerWords, peerList, h('a', { href: '#/peers' }, 'All peers'));
+  const recent = h('ul', { class: 'rows' });
+  const last = h('section', { class: 'card' }, h('h2', {}, 'Lately'), recent, h('a', { href: '#/activity' }, 'All activity'));
+  const risk = h('section', { class: 'card' }, h('h2', {}, 'At risk'), loading());
+  const check = h('button', { type: 'button', on: { click: () => verify(check) } }, icon('shield'), 'Check everything');
+  head.append(h('div', { class: 'buttons' }, session.may('write') && check));
+  const facts = h('p', { class: 'hint facts' });
+  fill(body, truth, h('div', { class: 'cards' }, traffic, store, peers, risk, last), facts);
+
+  let told = '';
+  const draw = () => {
+    const { status } = vitals;
+    curve.update(vitals.rates);
+    if (!status) return;
+    const { tone, head: first, text } = sentence(status);
+    if (told !== first) {
+      told = first;
+      truth.className = `truth ${tone}`;
+      fill(truth, icon(tone === 'ok' ? 'check' : 'warning'), h('div', {}, h('p', { class: 'lead' }, first), h('p', { class: 'hint' }, text)));
+    }
+    fill(store, h('h2', {}, 'Storage'), storage(status));
+    fill(risk, h('h2', {}, 'At risk'), atRisk(status));
+    say(facts, `storgo ${status.version} · up ${duration(status.uptime_s)} · ${plural(status.files, 'file')} in ${plural(status.blocks, 'block')} · ${plural(status.announced, 'root')} announced${status.announce_queue ? `, ${status.announce_queue} waiting` : ''}`);
+  };
+  const drawRecent = () => {
+    const entries = history.entries.map((entry) => ({ entry, words: describe(entry) })).slice(0, 6);
+    keyed(recent, entries.length ? entries : [{ entry: { at: 0 }, words: { text: 'Nothing has happened since this page was opened.' } }], ({ entry, words }) => `${entry.at} ${words.text}`,
+      ({ words }) => h('li', {}, words.icon && icon(words.icon), h('span', {}, words.text)), () => {});
+  };
+  vitals.addEventListener('change', draw, { signal });
+  history.addEventListener('change', drawRecent, { signal });
+  events.addEventListener('event', ({ detail }) => ['stored', 'removed', 'peer_connected', 'peer_lost', 'bad_block'].includes(detail.type) && vitals.now(), { signal });
+  watchPeers(signal, (list) => {
+    say(peerWords, list.length ? `${plural(list.length, 'peer')} connected.` : 'No peer is connected.');
+    keyed(peerList, list.slice(0, 5), ({ peer }) => peer,
+      ({ peer }) => h('li', {}, h('span', { class: 'mono' }, `…${peer.slice(-8)}`), h('span', { class: 'hint' })),
+      (element, peer) => say(element.lastChild, `${peer.transport}${peer.relayed ? ', relayed' : ', direct'} · ${latency(peer)}`));
+  });
+  draw();
+  drawRecent();
+}
+
+function atRisk({ files, quarantined }) {
+  if (quarantined > 0) {
+    return [h('p', {}, icon('warning'), ` ${plural(quarantined, 'damaged block')} set aside.`), h('p', { class: 'hint' }, 'Check everything: it names the files and mends what a peer can mend.')];
+  }
+  if (!files) return [h('p', {}, 'No files, no risk.')];
+  return [h('p', {}, icon('warning'), ` ${plural(files, 'file')} with one promised copy.`),
+    h('p', { class: 'hint' }, 'No damaged block is known. Copies on other nodes are not made yet: keep a backup of what you cannot lose.')];
+}
+
+async function verify(button) {
+  button.disabled = true;
+  note('Every block is read and checked; this may take a while.');
+  try {
+    const { checked, bytes: size, bad, missing, repaired } = await post('/verify');
+    const lost = bad.length + missing.length - repaired.length;
+    await ask({ title: lost > 0 ? 'Some blocks are not well' : 'Everything is well', body: h('ul', { class: 'rows' },
+      h('li', {}, `${plural(checked, 'block')} read and checked, ${bytes(size)}`), h('li', {}, `${number(bad.length)} damaged`), h('li', {}, `${number(missing.length)} missing`), h('li', {}, `${number(repaired.length)} fetched anew from peers`)) });
+  } catch (problem) {
+    complain(problem);
+  }
+  button.disabled = false;
+  vitals.now();
+}
