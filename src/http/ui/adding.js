@@ -8,7 +8,7 @@ import { uploads } from './uploads.js';
 /** The card with its buttons. */
 export function adding() {
   const open = h('input', { type: 'checkbox', id: 'store-open', 'aria-describedby': 'store-open-hint' });
-  const add = (files) => uploads.add(files, { open: open.checked });
+  const add = (files) => uploads.add(files, { unsealed: open.checked });
   const input = (label, props) => {
     const field = h('input', { type: 'file', multiple: true, class: 'unseen', tabindex: '-1', 'aria-label': label, ...props, on: {
       change: () => {

@@ -33,7 +33,7 @@ export function begin(veil) {
     }
     try {
       const files = await dropped(event.dataTransfer);
-      if (files.length) uploads.add(files, { open: document.getElementById('store-open')?.checked });
+      if (files.length) uploads.add(files, { unsealed: document.getElementById('store-open')?.checked });
       else note('There was no file in it.', 'bad');
     } catch (error) {
       complain(error);

@@ -8,7 +8,7 @@ import { session } from './session.js';
 const HIDDEN_MS = 60000;
 
 class Events extends EventTarget {
-  #last = '0';
+  #last = '';
   #stop = null;
   #wait = 1000;
   #hidden = null;
@@ -44,9 +44,10 @@ class Events extends EventTarget {
   }
 
   async #read(signal) {
-    const response = await fetch(`${API}/events`, {
-      signal, cache: 'no-store', headers: { accept: 'text/event-stream', 'last-event-id': this.#last },
-    });
+    const headers = { accept: 'text/event-stream' };
+    // What was missed since the last one that came; before the first, nothing was missed.
+    if (this.#last) headers['last-event-id'] = this.#last;
+    const response = await fetch(`${API}/events`, { signal, headers, cache: 'no-store' });
     if (!response.ok) return toProblem(response.status, {});
     connection.seen();
     this.#wait = 1000;

@@ -1,6 +1,7 @@
 // Who is signed in, and what that allows.
 
 import { get, onSignedOut, post, remove } from './api.js';
+import { history as activity } from './history.js';
 
 const RANK = { read: 1, write: 2, admin: 3 };
 
@@ -26,15 +27,22 @@ class Session extends EventTarget {
   /** Signs in by the one-time code of a link, where the address has one, or goes on with the cookie's session. */
   async begin() {
     const code = /^#signin=(.+)$/.exec(location.hash)?.[1];
-    if (!code) return this.#take(() => get('/session'));
+    if (!code) return this.#goOn();
     // Out of the address and of the history before anything else happens.
     history.replaceState(null, '', '#/');
     const ok = await this.#take(() => post('/session', { code }));
     const why = this.refused;
     // A link that was used up may still belong to somebody who is signed in.
-    if (ok || (await this.#take(() => get('/session')))) return true;
+    if (ok || (await this.#goOn())) return true;
     this.refused = why;
     return false;
+  }
+
+  /** With the session that the browser has, if it has one: that it has none is no news. */
+  async #goOn() {
+    const ok = await this.#take(() => get('/session'));
+    if (this.refused?.status === 401) this.refused = null;
+    return ok;
   }
 
   signIn = (token) => this.#take(() => post('/session', { token }));
@@ -42,6 +50,7 @@ class Session extends EventTarget {
   async signOut() {
     await remove('/session');
     this.refused = null;
+    activity.clear();
     this.#set(null);
   }
 

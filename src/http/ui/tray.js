@@ -89,7 +89,7 @@ function summary() {
   if (running.length) {
     const size = running.reduce((sum, upload) => sum + upload.size, 0);
     const sent = running.reduce((sum, upload) => sum + upload.sent, 0);
-    parts.push(`storing ${plural(running.length, 'file')}, ${size ? Math.floor((sent / size) * 100) : 100} %`);
+    parts.push(`storing ${plural(running.length, 'file')}, ${size ? Math.min(100, Math.floor((sent / size) * 100)) : 100} %`);
   }
   if (open.length > running.length) parts.push(`${open.length - running.length} not running`);
   if (failed) parts.push(`${failed} failed`);
@@ -103,7 +103,7 @@ export function begin(element) {
   const list = h('ul');
   const more = h('p', { class: 'hint more' });
   const clear = h('button', { type: 'button', class: 'quiet text', on: { click: () => uploads.dismissFinished() } }, 'Clear what is stored');
-  const details = h('details', { open: true }, h('summary', {}, title), list, h('div', { class: 'foot' }, more, clear));
+  const details = h('details', { open: !matchMedia('(max-width: 52rem)').matches }, h('summary', {}, title), list, h('div', { class: 'foot' }, more, clear));
   fill(element, details);
   const draw = () => {
     const rank = ({ state }) => (state === 'stored' ? 2 : state === 'waiting' ? 1 : 0);

@@ -31,6 +31,7 @@ class Upload {
     Object.assign(this, fields);
   }
 
+  /** Whether it still has something before it. */
   get open() {
     return !['stored', 'failed'].includes(this.state);
   }
@@ -45,10 +46,10 @@ class Uploads extends EventTarget {
     session.addEventListener('change', () => (session.scope ? this.#restore() : this.#drop()));
   }
 
-  /** Queues files: [{file, name, handle}]. `open`: not encrypted. */
-  add(files, { open = false } = {}) {
+  /** Queues files: [{file, name, handle}]. `unsealed`: public. */
+  add(files, { unsealed = false } = {}) {
     const fresh = files.map(({ file, name, handle }) => new Upload({
-      file, handle, name, size: file.size, type: file.type, mtime: Math.floor(file.lastModified / 1000), open,
+      file, handle, name, size: file.size, type: file.type, mtime: Math.floor(file.lastModified / 1000), unsealed,
     }));
     this.list.push(...fresh);
     for (const upload of fresh) kept.keep(upload);
@@ -209,11 +210,12 @@ class Uploads extends EventTarget {
       if (await this.#settled(upload, signal)) return;
       upload.sent = await tus.offset(upload.id, signal);
     } else {
-      upload.id = await tus.create(upload.size, { filename: upload.name, filetype: upload.type, mtime: upload.mtime, public: upload.open ? 'true' : '' });
+      upload.id = await tus.create(upload.size, { filename: upload.name, filetype: upload.type, mtime: upload.mtime, public: upload.unsealed ? 'true' : '' });
       upload.sent = 0;
       await kept.keep(upload);
       if (upload.size === 0 && (await this.#settled(upload, signal))) return;
     }
+    upload.speed.at(upload.sent);
     for (;;) {
       const { offset, cid } = await tus.send(upload.id, upload.file, upload.sent, { signal, progress: (sent) => this.#progress(upload, sent) });
       upload.stalled = null;

@@ -29,7 +29,7 @@ export function show({ body, signal }) {
   }
 
   function draw() {
-    const entries = history.entries.map((entry, i) => ({ key: `${history.entries.length - i}`, entry, words: describe(entry) }))
+    const entries = history.entries.map((entry) => ({ entry, words: describe(entry) }))
       .filter(({ words }) => !only.checked || words.bad).slice(0, SHOWN);
     nothing.hidden = entries.length > 0;
     say(nothing, only.checked ? 'Nothing went wrong.' : 'Nothing has happened since this page was opened.');

@@ -77,8 +77,9 @@ export function show({ body, head, signal }) {
     say(facts, `storgo ${status.version} · up ${duration(status.uptime_s)} · ${plural(status.files, 'file')} in ${plural(status.blocks, 'block')} · ${plural(status.announced, 'root')} announced${status.announce_queue ? `, ${status.announce_queue} waiting` : ''}`);
   };
   const drawRecent = () => {
-    const entries = history.entries.map((entry) => ({ entry, words: describe(entry) })).slice(0, 6);
-    keyed(recent, entries.length ? entries : [{ entry: { at: 0 }, words: { text: 'Nothing has happened since this page was opened.' } }], ({ entry, words }) => `${entry.at} ${words.text}`,
+    const nothing = { serial: 0, words: { text: 'Nothing has happened since this page was opened.' } };
+    const entries = history.entries.slice(0, 6).map((entry) => ({ serial: entry.serial, words: describe(entry) }));
+    keyed(recent, entries.length ? entries : [nothing], ({ serial }) => serial,
       ({ words }) => h('li', {}, words.icon && icon(words.icon), h('span', {}, words.text)), () => {});
   };
   vitals.addEventListener('change', draw, { signal });

@@ -35,7 +35,7 @@ export function show({ body, head, signal }) {
   const state = h('div', {}, loading());
   const words = h('p', { class: 'hint', role: 'status' });
   head.append(h('div', { class: 'buttons' },
-    session.may('write') && h('button', { type: 'button', class: 'main', on: { click: add } }, icon('plus'), 'Add a peer'),
+    session.may('admin') && h('button', { type: 'button', class: 'main', on: { click: add } }, icon('plus'), 'Add a peer'),
     session.may('admin') && h('button', { type: 'button', on: { click: invite } }, icon('qr'), 'Invite')));
   const own = h('section', { class: 'card' }, h('h2', {}, 'This node'), loading());
   fill(body, words, state, table, own);

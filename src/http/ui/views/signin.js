@@ -12,8 +12,7 @@ export function show({ body, signal }) {
   const button = h('button', { type: 'submit', class: 'main' }, 'Sign in');
   const say = () => {
     const why = session.refused;
-    // Nobody was signed in: that is what this view says anyway.
-    wrong.textContent = why && why.code !== 'offline' && !session.quiet ? why.message : '';
+    wrong.textContent = why ? [why.message, why.hint].filter(Boolean).join(' ') : '';
   };
   const form = h('form', { class: 'card', on: { submit } },
     h('h2', {}, 'With a token'),
@@ -28,7 +27,6 @@ export function show({ body, signal }) {
     button.disabled = false;
     if (ok || signal.aborted) return;
     say();
-    wrong.textContent ||= 'The node does not answer.';
     field.select();
     field.focus();
   }
