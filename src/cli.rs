@@ -3,6 +3,7 @@
 //! Commands talk to a node through its HTTP API alone (`client`). Where none runs on the data directory, `door` starts
 //! one in this process and calls the same API without a socket. stdout carries the result, stderr the words.
 
+mod access;
 mod args;
 mod care;
 mod client;
@@ -122,6 +123,8 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
         Command::Invite => setup::invite(&context).await?,
         Command::Join { invite } => setup::join(&context, &invite)?,
         Command::Key { action } => setup::key(&context, &action)?,
+        Command::Web => access::web(&context).await?,
+        Command::Token { action } => access::token(&context, action).await?,
         Command::Config { action } => show::config(&context, &action)?,
         Command::Demo { .. } | Command::Completions { .. } | Command::Man => {}
     }

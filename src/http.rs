@@ -1,35 +1,38 @@
 //! The HTTP door: parse, call [`Node`], answer. DESIGN 6 fixes the contract.
 //!
 //! ```text
-//! request ─ request id ─ Host check ─ bearer token ─ handler ─▶ Node
-//!                                                      └ error ─▶ application/problem+json
+//! socket ─ serve (limits, TLS) ─ request id ─ Host check ─ auth (token or session, scope) ─ handler ─▶ Node
+//!                                                                                └ error ─▶ application/problem+json
 //! ```
 //! The command line is a client of this API and of nothing else: over TCP where a node runs, or by calling the
-//! [`Router`] directly where it has started one itself.
+//! [`Router`] directly where it has started one itself. Every route is declared with its handler's `utoipa::path`, so
+//! that the document at `/api/openapi.json` says what is there (`openapi`).
 
+mod access;
 mod auth;
 mod content;
+mod extract;
 mod files;
 mod observe;
+mod openapi;
 mod problem;
+mod serve;
 mod ui;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Router, middleware,
-    routing::{get, post},
-    serve::ListenerExt,
-};
-use tokio::net::TcpListener;
+use axum::{Extension, Router, extract::DefaultBodyLimit, middleware};
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use auth::{TOKEN_FILE, load_or_create_token};
+pub use access::SignInLink;
+use auth::{Access, host::Hosts};
+pub use auth::{Scope, TOKEN_FILE, TokenInfo, load_or_create_token};
+pub use observe::SettingInfo;
 use problem::Failures;
+pub use serve::{ServeOptions, Served, Tls, serve};
 
-use crate::node::{
-    Node,
-    error::{ErrorCode, NodeError},
-};
+use crate::node::{Node, error::NodeError};
 
 /// Name of the header that carries a file's read key (base64url), so that it is never part of a URL.
 pub const KEY_HEADER: &str = "storgo-key";
@@ -40,76 +43,118 @@ pub const KIND_HEADER: &str = "storgo-kind";
 /// Name of the header that carries a request's id.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
+/// Longest JSON body, in bytes.
+const MAX_JSON: usize = 64 << 10;
+/// How long a caller may send, or take, nothing while it should.
+const STALL: Duration = Duration::from_secs(60);
+
+/// What the API knows beside its node.
+#[derive(Debug, Clone, Default)]
+pub struct DoorOptions {
+    /// Names that the node is called by, beside `localhost`.
+    pub hosts: Vec<String>,
+    /// The settings in force, for `GET /settings`.
+    pub settings: Vec<SettingInfo>,
+}
+
 /// What every handler can reach.
 #[derive(Clone)]
 struct Door {
     node: Node,
-    token: Arc<str>,
+    access: Arc<Access>,
+    hosts: Arc<Hosts>,
+    settings: Arc<[SettingInfo]>,
     failures: Arc<Failures>,
 }
 
-/// The API of `node`, as a service that can be called without any socket. `token` is what callers must show.
-pub fn router(node: Node, token: &str) -> Router {
-    let door = Door { node, token: token.into(), failures: Arc::default() };
-    let api = Router::new()
-        .route("/files", post(files::put).get(files::list))
-        .route("/files/{reference}", get(files::info).delete(files::remove))
-        .route("/files/{reference}/content", get(content::read))
-        .route("/files/{reference}/placement", get(files::placement))
-        .route("/files/{reference}/verify", post(files::verify))
-        .route("/links/open", post(files::open_link))
-        .route("/blocks/{cid}", get(content::block))
-        .route("/verify", post(observe::verify))
-        .route("/gc", post(observe::gc))
-        .route("/peers", get(observe::peers).post(observe::connect))
-        .route("/status", get(observe::status))
-        .route("/events", get(observe::events))
-        .route("/errors/{id}", get(problem::recall))
-        .method_not_allowed_fallback(problem::wrong_method)
-        .fallback(problem::no_such_path)
-        .layer(middleware::from_fn_with_state(door.clone(), auth::require_token));
-    Router::new()
-        .nest("/api/v1", api)
-        .merge(ui::routes())
-        .route("/livez", get(observe::livez))
-        .route("/readyz", get(observe::readyz))
-        .method_not_allowed_fallback(problem::wrong_method)
-        .fallback(problem::no_such_path)
-        .layer(middleware::from_fn(auth::check_host))
-        .layer(middleware::from_fn(problem::tag))
-        .with_state(door)
+/// Whether a request came over TLS.
+#[derive(Debug, Clone, Copy)]
+struct Secure(bool);
+
+impl Door {
+    async fn new(node: Node, options: DoorOptions, any_address: bool) -> Result<Self, NodeError> {
+        let names = options.hosts.iter().map(|name| name.to_ascii_lowercase()).collect();
+        Ok(Self {
+            access: Arc::new(Access::load(&node).await?),
+            hosts: Arc::new(Hosts { names, any_address }),
+            settings: options.settings.into(),
+            failures: Arc::default(),
+            node,
+        })
+    }
+
+    /// A new one-time sign-in link; none where no page is served.
+    fn sign_in_link(&self) -> Option<SignInLink> {
+        let door = self.node.http()?;
+        let scheme = if door.tls { "https" } else { "http" };
+        let port = door.addr.port();
+        let host = match self.hosts.names.first() {
+            _ if door.addr.ip().is_loopback() => door.addr.to_string(),
+            Some(name) => format!("{name}:{port}"),
+            None if door.addr.ip().is_unspecified() => format!("127.0.0.1:{port}"),
+            None => door.addr.to_string(),
+        };
+        Some(SignInLink { url: format!("{scheme}://{host}/#signin={}", self.access.sessions.new_code()) })
+    }
 }
 
-/// Serves the API of `node` on `addr` until the node shuts down, and notes the address where the command line
-/// looks for it. Port 0 takes a free one; the answer is the address that was bound.
+/// The API of `node`, as a service that can be called without any socket.
 ///
 /// # Errors
-/// [`ErrorCode::BadRequest`] for an address that is not loopback (that comes with TLS), [`ErrorCode::Other`] where
-/// the port is taken or the token file cannot be read.
-pub async fn serve(node: &Node, addr: SocketAddr) -> Result<SocketAddr, NodeError> {
-    if !addr.ip().is_loopback() {
-        return Err(NodeError::new(ErrorCode::BadRequest, format!("{addr} is not a loopback address"))
-            .hint("the API speaks plain HTTP: bind it to 127.0.0.1 and put a TLS proxy in front"));
-    }
-    let token = load_or_create_token(node.data_dir())?;
-    let listener = TcpListener::bind(addr).await.map_err(|e| {
-        NodeError::new(ErrorCode::Other, format!("cannot serve HTTP on {addr}: {e}"))
-            .hint("choose another address with `--http HOST:PORT`")
-    })?;
-    let bound = listener
-        .local_addr()
-        .map_err(|e| NodeError::new(ErrorCode::Other, format!("cannot read the bound address: {e}")))?;
-    let app = router(node.clone(), &token);
-    node.set_http(bound)?;
-    // Head and body of an answer are two writes: held back for the head's acknowledgement, the body comes 40 ms late.
-    let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));
-    let stop = node.stopping();
-    node.spawn(async move {
-        let serving =
-            axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
-        if let Err(e) = serving.await {
-            tracing::error!("the HTTP server ended: {e}");
-        }
-    });
-    Ok(bound)
+/// Those of the store, which keeps the tokens.
+pub async fn router(node: Node, options: DoorOptions) -> Result<Router, NodeError> {
+    let door = Door::new(node, options, false).await?;
+    Ok(routes(door).layer(Extension(Secure(false))))
+}
+
+/// Every route, and what stands before it.
+fn routes(door: Door) -> Router {
+    let read = OpenApiRouter::new()
+        .routes(routes!(files::list))
+        .routes(routes!(files::info))
+        .routes(routes!(content::read))
+        .routes(routes!(files::placement))
+        .routes(routes!(content::block))
+        .routes(routes!(observe::peers))
+        .routes(routes!(observe::status))
+        .routes(routes!(observe::events))
+        .routes(routes!(problem::recall));
+    let write = OpenApiRouter::new()
+        .routes(routes!(files::put))
+        .routes(routes!(files::remove))
+        .routes(routes!(files::verify))
+        .routes(routes!(files::open_link))
+        .routes(routes!(observe::verify))
+        .routes(routes!(observe::gc))
+        .route_layer(middleware::from_fn(auth::need_write));
+    let admin = OpenApiRouter::new()
+        .routes(routes!(observe::connect))
+        .routes(routes!(observe::settings))
+        .routes(routes!(access::new_link))
+        .routes(routes!(access::tokens, access::create_token))
+        .routes(routes!(access::revoke_token))
+        .route_layer(middleware::from_fn(auth::need_admin));
+    let api = read
+        .merge(write)
+        .merge(admin)
+        .fallback(problem::no_such_path)
+        .layer(middleware::from_fn_with_state(door.clone(), auth::authenticate));
+    let session = OpenApiRouter::new().routes(routes!(access::sign_in, access::session, access::sign_out));
+    let (router, mut document) = OpenApiRouter::with_openapi(openapi::Api::openapi())
+        .nest("/api/v1", api.merge(session))
+        .routes(routes!(observe::livez))
+        .routes(routes!(observe::readyz))
+        .routes(routes!(openapi::document))
+        .split_for_parts();
+    openapi::finish(&mut document);
+    let document = openapi::Document(document.to_json().unwrap_or_default().into());
+    router
+        .merge(ui::routes())
+        .method_not_allowed_fallback(problem::wrong_method)
+        .fallback(problem::no_such_path)
+        .layer(Extension(document))
+        .layer(DefaultBodyLimit::max(MAX_JSON))
+        .layer(middleware::from_fn_with_state(door.clone(), auth::host::check))
+        .layer(middleware::from_fn(problem::tag))
+        .with_state(door)
 }

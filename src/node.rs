@@ -76,9 +76,16 @@ struct Inner {
     stop: CancellationToken,
     tasks: TaskTracker,
     started: Instant,
-    http: Mutex<Option<SocketAddr>>,
+    http: Mutex<Option<HttpDoor>>,
     /// Held while the noted withdrawals are changed.
     withdrawing: tokio::sync::Mutex<()>,
+}
+
+/// Where the API is served.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HttpDoor {
+    pub(crate) addr: SocketAddr,
+    pub(crate) tls: bool,
 }
 
 struct Network {
@@ -278,14 +285,25 @@ impl Node {
         self.inner.tasks.spawn(task);
     }
 
-    /// Notes where the API is served, for `status` and for the command line.
-    pub(crate) fn set_http(&self, addr: SocketAddr) -> Result<(), NodeError> {
-        *self.inner.http.lock().unwrap_or_else(PoisonError::into_inner) = Some(addr);
-        Ok(self.inner.store.set_lock_note(&addr.to_string())?)
+    /// Notes where the API is served, for `status`, and where it takes the command line's calls.
+    pub(crate) fn set_http(&self, door: HttpDoor, commands: SocketAddr) -> Result<(), NodeError> {
+        *self.inner.http.lock().unwrap_or_else(PoisonError::into_inner) = Some(door);
+        Ok(self.inner.store.set_lock_note(&commands.to_string())?)
     }
 
-    fn http(&self) -> Option<SocketAddr> {
+    /// Where the API is served.
+    pub(crate) fn http(&self) -> Option<HttpDoor> {
         *self.inner.http.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A small value of a door, by name.
+    pub(crate) async fn meta(&self, name: &'static str) -> Result<Option<Vec<u8>>, NodeError> {
+        self.blocking(move |store| Ok(store.meta(name)?)).await
+    }
+
+    /// Keeps a small value of a door, durably.
+    pub(crate) async fn set_meta(&self, name: &'static str, value: Vec<u8>) -> Result<(), NodeError> {
+        self.blocking(move |store| Ok(store.set_meta(name, &value)?)).await
     }
 
     fn emit(&self, event: Event) {

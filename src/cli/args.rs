@@ -69,9 +69,24 @@ pub(super) struct Flags {
     /// An address at which others reach this node; may be repeated.
     #[arg(long, global = true, value_name = "MULTIADDR")]
     external: Vec<String>,
-    /// Address of the HTTP API (loopback).
+    /// Address of the HTTP API.
     #[arg(long, global = true, value_name = "HOST:PORT")]
     http: Option<String>,
+    /// A name under which the HTTP API is called, beside localhost; may be repeated.
+    #[arg(long, global = true, value_name = "NAME")]
+    http_host: Vec<String>,
+    /// Serve the HTTP API without TLS beyond this machine.
+    #[arg(long, global = true)]
+    http_insecure: bool,
+    /// Certificate chain for the HTTP API, in PEM.
+    #[arg(long, global = true, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<String>,
+    /// Private key of that certificate, in PEM.
+    #[arg(long, global = true, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<String>,
+    /// Serve the HTTP API over TLS, with a certificate that the node makes.
+    #[arg(long, global = true, conflicts_with = "tls_cert")]
+    tls_self_signed: bool,
     /// Look for peers on the local network: true or false.
     #[arg(long, global = true, value_name = "BOOL")]
     mdns: Option<String>,
@@ -108,14 +123,21 @@ impl Flags {
     /// Those that were given: setting, values, flag.
     pub(super) fn given(&self) -> Vec<(&'static str, Vec<String>, String)> {
         let mut given = Vec::new();
-        let lists = [("bootstrap", &self.bootstrap), ("listen", &self.listen), ("external", &self.external)];
-        for (key, values) in lists {
+        let lists = [
+            ("bootstrap", "--bootstrap", &self.bootstrap),
+            ("listen", "--listen", &self.listen),
+            ("external", "--external", &self.external),
+            ("http.hosts", "--http-host", &self.http_host),
+        ];
+        for (key, flag, values) in lists {
             if !values.is_empty() {
-                given.push((key, values.clone(), format!("--{key}")));
+                given.push((key, values.clone(), flag.into()));
             }
         }
         let singles = [
             ("http", "--http", &self.http),
+            ("tls.cert", "--tls-cert", &self.tls_cert),
+            ("tls.key", "--tls-key", &self.tls_key),
             ("mdns", "--mdns", &self.mdns),
             ("relay.server", "--relay-server", &self.relay_server),
             ("max.connections", "--max-connections", &self.max_connections),
@@ -127,6 +149,13 @@ impl Flags {
             ("log.level", "--log-level", &self.log_level),
             ("log.format", "--log-format", &self.log_format),
         ];
+        let switches = [
+            ("http.insecure", "--http-insecure", self.http_insecure),
+            ("tls.self.signed", "--tls-self-signed", self.tls_self_signed),
+        ];
+        for (key, flag, _) in switches.into_iter().filter(|(.., on)| *on) {
+            given.push((key, vec!["true".into()], flag.into()));
+        }
         for (key, flag, value) in singles {
             if let Some(value) = value {
                 given.push((key, vec![value.clone()], flag.into()));
@@ -213,6 +242,13 @@ pub(super) enum Command {
         #[command(subcommand)]
         action: KeyAction,
     },
+    /// Print a link that signs a browser in to this node's page, once.
+    Web,
+    /// Make, list and revoke tokens for the HTTP API.
+    Token {
+        #[command(subcommand)]
+        action: TokenAction,
+    },
     /// Show or check the settings in force.
     Config {
         #[command(subcommand)]
@@ -273,6 +309,29 @@ pub(super) enum KeyAction {
     Restore {
         /// A file that `backup` made.
         file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenAction {
+    /// Make a token and print it; it is shown this once.
+    Create {
+        /// What it opens: read, write or admin.
+        #[arg(long, default_value = "read", value_parser = ["read", "write", "admin"])]
+        scope: String,
+        /// After what time it ends, for example 30d [default: when it is revoked].
+        #[arg(long, value_name = "TIME")]
+        ttl: Option<String>,
+        /// What to call it [default: its scope].
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List the tokens.
+    Ls,
+    /// End a token.
+    Revoke {
+        /// Its id, as `token ls` shows it.
+        id: String,
     },
 }
 

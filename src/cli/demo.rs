@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Stop, output, run};
 use crate::{
-    http,
+    http::{self, ServeOptions},
     node::{ErrorCode, Node, NodeError, NodeOptions, PutOptions, ReadOptions, Reference},
 };
 
@@ -148,7 +148,7 @@ async fn show(dir: &Scratch, json: bool) -> Result<Vec<Node>, NodeError> {
 
 async fn serve(node: &Node) -> Result<SocketAddr, NodeError> {
     let addr = SocketAddr::from(([127, 0, 0, 1], free_port(HTTP)?));
-    http::serve(node, addr).await
+    Ok(http::serve(node, ServeOptions::new(addr)).await?.addr)
 }
 
 /// This port where it is free, else another one.

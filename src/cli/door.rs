@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::{ByteSize, Origin, Settings, parse_duration},
     content::secret::{ClusterKey, Key},
-    http,
+    http::{self, DoorOptions, ServeOptions, SettingInfo, Tls},
     node::{ErrorCode, Node, NodeError, NodeOptions},
     store::read_lock,
 };
@@ -84,7 +84,7 @@ impl Door {
         }
         let node = Node::start(options).await?;
         let token = http::load_or_create_token(&context.data_dir)?;
-        let router = http::router(node.clone(), &token);
+        let router = http::router(node.clone(), door_options(&context.settings)).await?;
         Ok(Self { client: Client::new(Transport::InProcess(router), token), node: Some(node) })
     }
 
@@ -136,6 +136,41 @@ pub(super) fn node_options(settings: &Settings, data_dir: &Path) -> Result<NodeO
         upload_limit: bytes("upload.limit"),
         chunker: settings.parsed("chunker").unwrap_or_default(),
         timeout: time("timeout").unwrap_or(base.timeout),
+        ..base
+    })
+}
+
+/// What the API is told of the settings.
+pub(super) fn door_options(settings: &Settings) -> DoorOptions {
+    let shown = settings.show().map(|(setting, values, origin)| {
+        let value = match (setting.secret, values.is_empty()) {
+            (true, true) => "not set".into(),
+            (true, false) => "set".into(),
+            (false, _) => values.join(", "),
+        };
+        SettingInfo { key: setting.key.into(), value, origin: origin.to_string() }
+    });
+    DoorOptions { hosts: settings.list("http.hosts").to_vec(), settings: shown.collect() }
+}
+
+/// How the API is served, by the settings.
+pub(super) fn serve_options(settings: &Settings) -> Result<ServeOptions, NodeError> {
+    let addr = settings.parsed("http").unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
+    let tls = match (settings.get("tls.cert"), settings.get("tls.key")) {
+        (Some(cert), Some(key)) => Tls::Files { cert: cert.into(), key: key.into() },
+        (None, None) if settings.is_on("tls.self.signed") => Tls::SelfSigned,
+        (None, None) => Tls::Off,
+        _ => {
+            return Err(NodeError::new(ErrorCode::BadRequest, "tls.cert and tls.key belong together")
+                .hint("give both, or tls.self.signed"));
+        }
+    };
+    let base = ServeOptions::new(addr);
+    Ok(ServeOptions {
+        tls,
+        insecure: settings.is_on("http.insecure"),
+        connections: settings.parsed("http.connections").unwrap_or(base.connections),
+        door: door_options(settings),
         ..base
     })
 }

@@ -15,7 +15,7 @@ use super::{
     show::plural,
 };
 use crate::{
-    http,
+    http::{self, ServeOptions},
     node::{
         ErrorCode, Node, NodeError,
         report::{Placement, PutReport},
@@ -76,7 +76,9 @@ pub(super) async fn run(context: &Context, path: &Path, options: ProvideOptions)
 }
 
 async fn serve(node: &Node) -> Result<SocketAddr, NodeError> {
-    let served = http::serve(node, SocketAddr::from(([127, 0, 0, 1], 0))).await;
+    let served = http::serve(node, ServeOptions::new(SocketAddr::from(([127, 0, 0, 1], 0))))
+        .await
+        .map(|served| served.addr);
     if served.is_err() {
         node.shutdown().await;
     }

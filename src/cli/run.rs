@@ -1,11 +1,13 @@
 //! `run`: a node until it is told to stop.
 
+use std::io::IsTerminal;
+
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Context, door, output};
 use crate::{
     config::Origin,
-    http,
+    http::{self, ServeOptions, Served},
     node::{ErrorCode, Node, NodeError},
 };
 
@@ -26,7 +28,7 @@ pub(super) async fn run(context: &Context) -> Result<(), NodeError> {
             return Err(error);
         }
     };
-    banner(context, &node, http).await?;
+    banner(context, &node, &http).await?;
     stop.recv().await;
     output::say(context, "stopping");
     node.shutdown().await;
@@ -63,20 +65,20 @@ async fn start(context: &Context) -> Result<Node, NodeError> {
     }
 }
 
-async fn serve(context: &Context, node: &Node) -> Result<std::net::SocketAddr, NodeError> {
-    let addr =
-        context.settings.parsed("http").unwrap_or_else(|| std::net::SocketAddr::from(([127, 0, 0, 1], 8080)));
+async fn serve(context: &Context, node: &Node) -> Result<Served, NodeError> {
+    let options = door::serve_options(&context.settings)?;
     let by_default = door::origin(&context.settings, "http") == Some(Origin::BuiltIn);
-    match http::serve(node, addr).await {
+    match http::serve(node, options.clone()).await {
         Err(error) if by_default && error.message.contains("cannot serve") => {
             output::say(context, &format!("{error}; taking a free port instead (choose with --http)"));
-            http::serve(node, std::net::SocketAddr::from((addr.ip(), 0))).await
+            let addr = std::net::SocketAddr::from((options.addr.ip(), 0));
+            http::serve(node, ServeOptions { addr, ..options }).await
         }
         served => served,
     }
 }
 
-async fn banner(context: &Context, node: &Node, http: std::net::SocketAddr) -> Result<(), NodeError> {
+async fn banner(context: &Context, node: &Node, http: &Served) -> Result<(), NodeError> {
     let status = node.status().await?;
     if context.json {
         return output::result(context, &status, |_| String::new());
@@ -89,7 +91,16 @@ async fn banner(context: &Context, node: &Node, http: std::net::SocketAddr) -> R
     for addr in &status.listen {
         output::say(context, &format!("listen  {addr}"));
     }
-    output::say(context, &format!("api     http://{http}/api/v1/status"));
+    output::say(context, &format!("api     {}/api/v1/status", http.url()));
+    if let Some(fingerprint) = &http.fingerprint {
+        output::say(context, &format!("tls     the certificate's SHA-256 is {fingerprint}"));
+    }
+    // A link that signs in is for the person at the terminal, not for a log.
+    if std::io::stderr().is_terminal()
+        && let Some(link) = http.sign_in_link()
+    {
+        output::say(context, &format!("page    {link}   (signs in once; `storgo-node web` prints another)"));
+    }
     // An address that another machine can use is the better example.
     let outside = status.listen.iter().find(|addr| !addr.contains("/127.0.0.1/") && !addr.contains("/::1/"));
     if let Some(addr) = outside.or(status.listen.first()) {

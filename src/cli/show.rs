@@ -197,7 +197,7 @@ pub(super) async fn peers(context: &Context, add: Option<String>) -> Result<(), 
 }
 
 /// For questions that a node started for them alone could not answer.
-fn needs_a_running_node(context: &Context) -> Result<(), NodeError> {
+pub(super) fn needs_a_running_node(context: &Context) -> Result<(), NodeError> {
     if read_lock(&context.data_dir).is_some() {
         return Ok(());
     }

@@ -68,6 +68,15 @@ fn key(value: &str) -> Result<(), String> {
     }
 }
 
+fn host_name(value: &str) -> Result<(), String> {
+    let part = |part: &str| {
+        !part.is_empty()
+            && part.len() < 64
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    };
+    if value.split('.').all(part) { Ok(()) } else { Err("it is no host name".into()) }
+}
+
 fn log_format(value: &str) -> Result<(), String> {
     if matches!(value, "text" | "json") { Ok(()) } else { Err("use text or json".into()) }
 }
@@ -104,7 +113,49 @@ pub static TABLE: &[Setting] = &[
         "127.0.0.1:8080",
         "127.0.0.1:8080",
         parses::<SocketAddr>,
-        "address of the HTTP API; loopback only",
+        "address of the HTTP API; beyond loopback it takes TLS, or http.insecure",
+    ),
+    setting(
+        "http.hosts",
+        "",
+        "box.example.org",
+        host_name,
+        "names under which the HTTP API is called, beside localhost",
+    ),
+    setting(
+        "http.insecure",
+        "false",
+        "true",
+        parses::<bool>,
+        "serve HTTP without TLS beyond this machine, for a proxy in front that does TLS",
+    ),
+    setting(
+        "http.connections",
+        "1024",
+        "1024",
+        parses::<std::num::NonZeroU32>,
+        "HTTP connections held at most; a new one ends the one that waits longest",
+    ),
+    setting(
+        "tls.cert",
+        "",
+        "/etc/storgo/chain.pem",
+        parses::<std::path::PathBuf>,
+        "certificate chain of the HTTP API, in PEM; with tls.key",
+    ),
+    setting(
+        "tls.key",
+        "",
+        "/etc/storgo/key.pem",
+        parses::<std::path::PathBuf>,
+        "file with the private key of tls.cert, in PEM",
+    ),
+    setting(
+        "tls.self.signed",
+        "false",
+        "true",
+        parses::<bool>,
+        "serve the HTTP API over TLS with a certificate that the node makes",
     ),
     setting("mdns", "true", "false", parses::<bool>, "find peers on the local network"),
     setting(

@@ -1,26 +1,125 @@
-//! Who may call: a bearer token, and no `Host` but our own.
+//! Who may call: bearer tokens with a scope, browser sessions made from a one-time sign-in link, and no `Host` but
+//! our own.
+//!
+//! ```text
+//! Authorization: Bearer … ─▶ tokens ──┐
+//! Cookie: storgo_session  ─▶ sessions ┴▶ Caller (scope) ─▶ the handler, or 401 / 403
+//! ```
+//! Only hashes of secrets are kept, and hashes are compared, in constant time: neither length nor a common prefix shows.
 
-use std::{fs, net::IpAddr, path::Path};
+pub(super) mod host;
+mod sessions;
+mod tokens;
+
+use std::{fs, path::Path};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, Uri, header},
+    http::{HeaderMap, Method, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use data_encoding::BASE64URL_NOPAD;
+use serde::{Deserialize, Serialize};
 
 use super::{Door, problem::Problem};
 use crate::{
     content::secret::Key,
     node::{
+        Node,
         error::{ErrorCode, NodeError},
         identity::write_secret,
     },
 };
+pub(super) use sessions::{COOKIE, SESSION_TTL, Sessions};
+pub use tokens::TokenInfo;
+pub(super) use tokens::{NewToken, Tokens};
 
 /// Name of the token file inside the data directory.
 pub const TOKEN_FILE: &str = "api.token";
+
+/// What a caller may do. Each scope holds the ones before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Look at everything but links, tokens and settings.
+    Read,
+    /// Store and remove files too, and see their links.
+    Write,
+    /// Everything.
+    Admin,
+}
+
+impl Scope {
+    /// Its name in JSON and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Who calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Caller {
+    pub(super) scope: Scope,
+    /// When what it showed ends, seconds since 1970.
+    pub(super) expires: Option<i64>,
+    /// The token that it showed, or that its session was made from; none for the node's own.
+    pub(super) token: Option<String>,
+    /// Whether it is a browser with a session.
+    pub(super) cookie: bool,
+}
+
+/// Everything that lets callers in.
+pub(super) struct Access {
+    pub(super) tokens: Tokens,
+    pub(super) sessions: Sessions,
+}
+
+impl Access {
+    pub(super) async fn load(node: &Node) -> Result<Self, NodeError> {
+        let own = load_or_create_token(node.data_dir())?;
+        Ok(Self { tokens: Tokens::load(node.clone(), &own).await?, sessions: Sessions::default() })
+    }
+
+    /// Who the headers say is calling.
+    ///
+    /// # Errors
+    /// A 401 for who shows nothing that is valid; a 403 for a browser that was sent here by another site.
+    pub(super) async fn caller(&self, method: &Method, headers: &HeaderMap) -> Result<Caller, Problem> {
+        if let Some(value) = headers.get(header::AUTHORIZATION) {
+            let shown = value.to_str().ok().and_then(|value| value.split_once(' '));
+            let shown = shown.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+            let caller = match shown {
+                Some((_, token)) => self.tokens.caller(token.trim()).await,
+                None => None,
+            };
+            return caller.ok_or_else(|| unauthorized("this token is not valid"));
+        }
+        let Some(id) = sessions::cookie(headers) else {
+            return Err(unauthorized("a token is needed"));
+        };
+        let caller = self.sessions.caller(id);
+        let caller = caller.ok_or_else(|| unauthorized("this session has ended"))?;
+        if host::same_origin(method, headers) {
+            Ok(caller)
+        } else {
+            Err(NodeError::new(ErrorCode::Denied, "this request comes from another site")
+                .hint("a browser session serves the node's own page alone; a program shows a token")
+                .into())
+        }
+    }
+}
+
+fn unauthorized(message: &str) -> Problem {
+    let error = NodeError::new(ErrorCode::Denied, message).hint(
+        "send `Authorization: Bearer …` with a token from `storgo-node token create`, or sign in by the link that `storgo-node web` prints",
+    );
+    Problem::with_status(error, 401)
+}
 
 /// Reads the token that opens this data directory's API, or makes one (32 random bytes, mode 0600).
 ///
@@ -42,73 +141,47 @@ pub fn load_or_create_token(data_dir: &Path) -> Result<String, NodeError> {
     }
 }
 
-/// Lets a request through that shows the token.
-pub(super) async fn require_token(State(door): State<Door>, request: Request, next: Next) -> Response {
-    let shown = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token.trim());
-    // Hashes are compared, in constant time: neither length nor a common prefix of the token shows.
-    match shown.map(|token| blake3::hash(token.as_bytes())) {
-        Some(hash) if hash == blake3::hash(door.token.as_bytes()) => next.run(request).await,
-        shown => {
-            let message = if shown.is_some() { "this token is not valid" } else { "a token is needed" };
-            let error = NodeError::new(ErrorCode::Denied, message)
-                .hint("send `Authorization: Bearer …` with the token from `api.token` in the data directory");
-            Problem::with_status(error, 401).into_response()
+/// Finds out who calls, for the handlers; who is nobody goes no further.
+pub(super) async fn authenticate(State(door): State<Door>, mut request: Request, next: Next) -> Response {
+    match door.access.caller(request.method(), request.headers()).await {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
         }
+        Err(problem) => problem.into_response(),
     }
 }
 
-/// Refuses a `Host` that is not a loopback name: a web page must not reach this API by pointing its own name here
-/// (DNS rebinding).
-pub(super) async fn check_host(request: Request, next: Next) -> Response {
-    if host_is_ours(request.headers(), request.uri()) {
-        return next.run(request).await;
-    }
-    let error = NodeError::new(ErrorCode::Denied, "this Host is not served here")
-        .hint("call the API as 127.0.0.1, [::1] or localhost");
-    Problem::with_status(error, 421).into_response()
+/// Lets callers through that may write.
+pub(super) async fn need_write(request: Request, next: Next) -> Response {
+    need(Scope::Write, request, next).await
 }
 
-fn host_is_ours(headers: &HeaderMap, uri: &Uri) -> bool {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return false;
-    };
-    let Some(host) = host.to_str().ok().and_then(|h| h.parse::<http::uri::Authority>().ok()) else {
-        return false;
-    };
-    // An absolute-form target may not name another host than the header does.
-    if uri.authority().is_some_and(|target| target.host() != host.host()) {
-        return false;
-    }
-    let name = host.host().trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+/// Lets callers through that may do everything.
+pub(super) async fn need_admin(request: Request, next: Next) -> Response {
+    need(Scope::Admin, request, next).await
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn accepts(host: &str) -> bool {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, host.parse().expect("a header value"));
-        host_is_ours(&headers, &Uri::from_static("/"))
-    }
-
-    #[test]
-    fn only_loopback_names_are_served() {
-        for host in ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "[::1]:8080", "127.0.0.2"] {
-            assert!(accepts(host), "{host}");
+async fn need(scope: Scope, request: Request, next: Next) -> Response {
+    match request.extensions().get::<Caller>() {
+        Some(caller) if caller.scope >= scope => next.run(request).await,
+        Some(caller) => {
+            let message =
+                format!("this takes the scope {}; yours is {}", scope.as_str(), caller.scope.as_str());
+            let hint = format!("make a token for it: `storgo-node token create --scope {}`", scope.as_str());
+            Problem::from(NodeError::new(ErrorCode::Denied, message).hint(hint)).into_response()
         }
-        for host in ["evil.example", "localhost.evil.example", "10.0.0.1:8080", "127.0.0.1@evil", "", "[::2]"]
-        {
-            assert!(!accepts(host), "{host}");
-        }
-        assert!(!host_is_ours(&HeaderMap::new(), &Uri::from_static("/")));
+        None => unauthorized("a token is needed").into_response(),
     }
+}
+
+/// A new secret of `N` random bytes, in base64url.
+fn secret<const N: usize>() -> String {
+    BASE64URL_NOPAD.encode(&rand::random::<[u8; 32]>()[..N])
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }

@@ -8,14 +8,14 @@ use std::{
 
 use axum::{
     Json,
-    extract::{Path, Request, State},
+    extract::{Request, State},
     http::{HeaderValue, StatusCode, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 
-use super::{Door, REQUEST_ID_HEADER};
+use super::{Door, REQUEST_ID_HEADER, extract::Segment};
 use crate::node::error::{ErrorCode, NodeError};
 
 /// A [`NodeError`] as an HTTP response.
@@ -42,13 +42,22 @@ impl From<NodeError> for Problem {
     }
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
+/// A problem document (RFC 9457).
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Document<'a> {
+    /// `about:blank`: the status says it.
     r#type: &'a str,
+    /// What the status means.
     title: &'a str,
+    /// The status of the answer.
+    #[schema(minimum = 400, maximum = 599)]
     status: u16,
+    /// What happened, in a sentence.
     detail: &'a str,
+    /// What happened, for programs.
     code: ErrorCode,
+    /// What to do next; may be empty.
     hint: &'a str,
 }
 
@@ -77,11 +86,20 @@ impl IntoResponse for Problem {
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(pub(super) String);
 
+/// Bytes of a request's header at most.
+const MAX_HEADER: usize = 32 << 10;
+
 /// Gives every request an id and its response the header that names it.
 pub(super) async fn tag(mut request: Request, next: Next) -> Response {
     let id = format!("{:016x}", rand::random::<u64>());
     request.extensions_mut().insert(RequestId(id.clone()));
-    let mut response = next.run(request).await;
+    let len: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let mut response = if len + request.uri().path().len() > MAX_HEADER {
+        let error = NodeError::new(ErrorCode::BadRequest, "the header of this request is too large");
+        Problem::with_status(error, 431).into_response()
+    } else {
+        next.run(request).await
+    };
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID_HEADER, value);
     }
@@ -111,8 +129,10 @@ impl Failures {
     }
 }
 
-/// `GET /errors/{id}`: the problem document of a transfer that broke off.
-pub(super) async fn recall(State(door): State<Door>, Path(id): Path<String>) -> Problem {
+/// Why the body of an answer broke off: the problem document of that request, under its id.
+#[utoipa::path(get, path = "/errors/{id}", tag = "node", params(("id" = String, Path, description = "`X-Request-Id` of the answer")),
+    responses((status = 404), (status = 409), (status = 422), (status = 502), (status = 504), (status = 507)))]
+pub(super) async fn recall(State(door): State<Door>, Segment(id): Segment<String>) -> Problem {
     match door.failures.of(&id) {
         Some(error) => error.into(),
         None => {
@@ -122,10 +142,13 @@ pub(super) async fn recall(State(door): State<Door>, Path(id): Path<String>) -> 
 }
 
 pub(super) async fn no_such_path(uri: Uri) -> Problem {
-    NodeError::new(ErrorCode::NotFound, format!("there is nothing at {}", uri.path())).into()
+    NodeError::new(ErrorCode::NotFound, format!("there is nothing at {}", uri.path()))
+        .hint("/api/docs shows what there is")
+        .into()
 }
 
 pub(super) async fn wrong_method() -> Problem {
-    let error = NodeError::new(ErrorCode::BadRequest, "this method is not served at this path");
+    let error = NodeError::new(ErrorCode::BadRequest, "this method is not served at this path")
+        .hint("the header Allow names those that are");
     Problem::with_status(error, 405)
 }

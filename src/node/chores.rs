@@ -276,7 +276,8 @@ impl Node {
             uptime_s: inner.started.elapsed().as_secs(),
             listen: net
                 .map_or_else(Vec::new, |net| net.listen_addrs().iter().map(ToString::to_string).collect()),
-            http: self.http().map(|addr| addr.to_string()),
+            http: self.http().map(|door| door.addr.to_string()),
+            https: self.http().is_some_and(|door| door.tls),
             data_dir: inner.options.data_dir.display().to_string(),
             cluster: inner.options.cluster.is_some(),
             peers: net.map_or(0, |net| u32::try_from(net.connected().len()).unwrap_or(u32::MAX)),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{content::ContentError, fetch::FetchError, net::NetError, store::StoreError};
 
 /// What went wrong, as every door names it. The names are part of the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorCode {

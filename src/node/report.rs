@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::content::{cid::Cid, link::Link};
 
 /// What a root is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FileKind {
     /// One file.
@@ -15,7 +15,7 @@ pub enum FileKind {
 }
 
 /// The answer to a put.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PutReport {
     /// The root CID.
     pub cid: Cid,
@@ -36,14 +36,14 @@ pub struct PutReport {
 }
 
 /// How a file is kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Redundancy {
     /// Whole copies that are known to be durable.
     pub copies: u32,
 }
 
 /// How far the announcement of a root has come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Placement {
     /// The root.
     pub cid: Cid,
@@ -54,7 +54,7 @@ pub struct Placement {
 }
 
 /// One stored file or folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FileInfo {
     /// The root CID.
     pub cid: Cid,
@@ -115,7 +115,7 @@ impl FileInfo {
 }
 
 /// One name inside a folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DirEntryInfo {
     /// The name, one path component.
     pub name: String,
@@ -128,7 +128,7 @@ pub struct DirEntryInfo {
 }
 
 /// A page of the list of files.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FileList {
     /// The files, in the order of their CIDs.
     pub files: Vec<FileInfo>,
@@ -137,7 +137,7 @@ pub struct FileList {
 }
 
 /// The answer to a removal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RemoveReport {
     /// The root that was removed.
     pub cid: Cid,
@@ -152,7 +152,7 @@ pub struct RemoveReport {
 }
 
 /// The answer to `verify`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct VerifyReport {
     /// Blocks that were read and hashed.
     pub checked: u64,
@@ -167,7 +167,7 @@ pub struct VerifyReport {
 }
 
 /// The answer to `gc`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct GcReport {
     /// Blocks removed.
     pub blocks: u64,
@@ -178,7 +178,7 @@ pub struct GcReport {
 }
 
 /// A connected peer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PeerReport {
     /// Its peer id.
     pub peer: String,
@@ -197,7 +197,7 @@ pub struct PeerReport {
 }
 
 /// The answer to `status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Status {
     /// This node's peer id.
     pub peer: String,
@@ -211,6 +211,9 @@ pub struct Status {
     pub listen: Vec<String>,
     /// HTTP address of this node, where it serves one.
     pub http: Option<String>,
+    /// Whether it is served over TLS.
+    #[serde(default)]
+    pub https: bool,
     /// The data directory.
     pub data_dir: String,
     /// Whether a cluster key is set.
@@ -242,7 +245,7 @@ pub struct Status {
 }
 
 /// Something that happened on this node, for `events`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {

@@ -1,5 +1,8 @@
 //! The integration tests: real files, real sockets, the real binary.
 
+mod api;
+mod api_auth;
+mod api_tls;
 mod binary;
 mod cable;
 mod cli_alone;

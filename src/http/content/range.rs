@@ -1,0 +1,73 @@
+//! Single byte ranges (RFC 9110, 14).
+
+use std::ops::Range;
+
+/// What a `Range` asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Part(Range<u64>),
+    Unsatisfiable,
+}
+
+/// A single byte range (RFC 9110, 14.1.2). Anything else, several ranges included, is ignored as the RFC allows:
+/// the whole file is the answer.
+pub(super) fn parse_range(text: &str, size: u64) -> Option<Wanted> {
+    let (unit, spec) = text.split_once('=')?;
+    if !unit.trim().eq_ignore_ascii_case("bytes") {
+        return None;
+    }
+    let (first, last) = spec.trim().split_once('-')?;
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        // More digits than a u64 holds still are a number: one beyond any file.
+        digits.then(|| text.parse().unwrap_or(u64::MAX))
+    };
+    let (start, end) = match (first.trim(), last.trim()) {
+        ("", suffix) => {
+            let len = number(suffix)?;
+            (if len == 0 { size } else { size.saturating_sub(len) }, size)
+        }
+        (first, "") => (number(first)?, size),
+        (first, last) => {
+            let (start, last) = (number(first)?, number(last)?);
+            if last < start {
+                return None;
+            }
+            (start, last.saturating_add(1).min(size))
+        }
+    };
+    Some(if start >= size { Wanted::Unsatisfiable } else { Wanted::Part(start..end) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_the_rfc_says() {
+        let part = |range| Some(Wanted::Part(range));
+        assert_eq!(parse_range("bytes=0-9", 100), part(0..10));
+        assert_eq!(parse_range("bytes=90-", 100), part(90..100));
+        assert_eq!(parse_range("bytes=-7", 100), part(93..100));
+        assert_eq!(parse_range("bytes=-700", 100), part(0..100));
+        assert_eq!(parse_range("bytes=5-99999999999999999999999", 100), part(5..100));
+        assert_eq!(parse_range("bytes=100-", 100), Some(Wanted::Unsatisfiable));
+        assert_eq!(parse_range("bytes=-0", 100), Some(Wanted::Unsatisfiable));
+        assert_eq!(parse_range("bytes=0-", 0), Some(Wanted::Unsatisfiable));
+        for ignored in ["bytes=9-1", "bytes=1-2,4-5", "lines=1-2", "bytes=", "bytes=-", "bytes=+1-2", "5-6"] {
+            assert_eq!(parse_range(ignored, 100), None, "{ignored}");
+        }
+    }
+
+    #[test]
+    fn files_beyond_four_gigabytes_have_ranges_too() {
+        let size = 6 << 40;
+        let last = size - 1;
+        assert_eq!(parse_range(&format!("bytes={last}-"), size), Some(Wanted::Part(last..size)));
+        assert_eq!(
+            parse_range("bytes=4294967296-4294967297", size),
+            Some(Wanted::Part(4_294_967_296..4_294_967_298))
+        );
+        assert_eq!(parse_range("bytes=-1", u64::MAX), Some(Wanted::Part(u64::MAX - 1..u64::MAX)));
+    }
+}

@@ -1,0 +1,117 @@
+//! How a browser is told to treat content: as a file to keep, unless it is of a kind that can do no harm.
+
+use axum::http::HeaderValue;
+
+/// What the storer said the content is; nothing in particular where that is no media type.
+pub(super) fn media_type(said: Option<&str>) -> HeaderValue {
+    let said = said.filter(|said| said.len() <= 200 && said.contains('/'));
+    let said = said.and_then(|said| HeaderValue::from_str(said).ok());
+    said.unwrap_or(HeaderValue::from_static("application/octet-stream"))
+}
+
+/// The type under which content may be shown in the browser; none where it may not.
+///
+/// What can run scripts or load anything is never shown: HTML, SVG and every kind of XML. Text is shown as plain text,
+/// whatever kind of text it is.
+pub(super) fn inline_type(said: Option<&str>) -> Option<HeaderValue> {
+    let essence = said?.split(';').next()?.trim().to_ascii_lowercase();
+    let (kind, sub) = essence.split_once('/')?;
+    let markup = sub.contains("xml") || sub.contains("svg") || sub.contains("html");
+    let source = ["application/json", "application/toml", "application/yaml", "application/x-sh"];
+    match kind {
+        _ if markup => None,
+        "image" | "audio" | "video" => HeaderValue::from_str(&essence).ok(),
+        "text" => Some(HeaderValue::from_static("text/plain; charset=utf-8")),
+        _ if essence == "application/pdf" => Some(HeaderValue::from_static("application/pdf")),
+        _ if source.contains(&essence.as_str()) => {
+            Some(HeaderValue::from_static("text/plain; charset=utf-8"))
+        }
+        _ => None,
+    }
+}
+
+/// What shown or kept content may do in a browser: nothing. Browsers show no PDF in a sandbox, and their PDF viewers
+/// are one of their own.
+pub(super) fn policy(shown_as: Option<&HeaderValue>) -> &'static str {
+    match shown_as {
+        Some(kind) if kind == "application/pdf" => {
+            "default-src 'none'; object-src 'self'; style-src 'unsafe-inline'"
+        }
+        _ => "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'",
+    }
+}
+
+/// `attachment` or `inline`, with the name twice: in plain ASCII for old readers, and in full by RFC 8187.
+pub(in super::super) fn disposition(how: &str, name: &str) -> HeaderValue {
+    let plain: String = name
+        .chars()
+        .map(|c| if c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '%') || c == ' ' { c } else { '_' })
+        .collect();
+    let full: String = name.bytes().fold(String::new(), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            out.push_str(&data_encoding::HEXUPPER.encode(&[byte]));
+        }
+        out
+    });
+    header_value(&format!("{how}; filename=\"{plain}\"; filename*=UTF-8''{full}"))
+}
+
+pub(super) fn header_value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_media_type_that_is_no_header_hides_no_file() {
+        assert_eq!(media_type(Some("text/plain")), "text/plain");
+        for odd in [None, Some("text/\nplain"), Some("\u{7f}"), Some("plain")] {
+            assert_eq!(media_type(odd), "application/octet-stream");
+        }
+    }
+
+    #[test]
+    fn what_can_run_is_never_shown() {
+        for harmful in [
+            "text/html",
+            "TEXT/HTML; charset=x",
+            "image/svg+xml",
+            "image/SVG",
+            "application/xhtml+xml",
+            "text/xml",
+            "application/xml",
+            "text/xsl+xml",
+            "application/javascript",
+            "application/octet-stream",
+            "",
+            "html",
+        ] {
+            assert_eq!(inline_type(Some(harmful)), None, "{harmful}");
+        }
+        for (said, shown) in [
+            ("image/png", "image/png"),
+            ("video/mp4; codecs=x", "video/mp4"),
+            ("text/javascript", "text/plain; charset=utf-8"),
+            ("application/json", "text/plain; charset=utf-8"),
+            ("application/pdf", "application/pdf"),
+        ] {
+            assert_eq!(inline_type(Some(said)).expect("shown"), shown, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_name_cannot_break_out_of_its_header() {
+        let value = disposition("attachment", "a\"b\\c\r\nX: y/ü.txt");
+        assert_eq!(
+            value.to_str().ok(),
+            Some(
+                "attachment; filename=\"a_b_c__X: y/_.txt\"; filename*=UTF-8''a%22b%5Cc%0D%0AX%3A%20y%2F%C3%BC.txt"
+            )
+        );
+    }
+}

@@ -1,0 +1,123 @@
+//! The document of the API (OpenAPI 3.1), made from the handlers themselves: a route cannot be added without it.
+
+use axum::{Extension, body::Bytes, http::header, response::IntoResponse};
+use utoipa::{
+    Modify, OpenApi, PartialSchema, ToSchema,
+    openapi::{
+        Components, ContentBuilder, HeaderBuilder, ObjectBuilder, Ref, RefOr, Required, ResponseBuilder,
+        Type,
+        path::Operation,
+        schema::Schema,
+        security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme},
+    },
+};
+
+use super::{auth, problem};
+use crate::content::cid::Cid;
+
+impl PartialSchema for Cid {
+    fn schema() -> RefOr<Schema> {
+        let cid = ObjectBuilder::new().schema_type(Type::String).description(Some("A CIDv1 in base32"));
+        cid.examples(["bafyrcifi5zl5wmkkcjxqmxbyzhq5p2fyhlemoyq"]).into()
+    }
+}
+
+impl ToSchema for Cid {}
+
+/// What the document says before any route is added.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "storgo", description = "The HTTP API of a storgo node: an encrypted, content-addressed, peer-to-peer file store."),
+    components(schemas(problem::Document)),
+    modifiers(&Access),
+    security(("token" = []), ("session" = [])),
+    tags(
+        (name = "files", description = "Store, list, read, check and remove files"),
+        (name = "uploads", description = "Resumable uploads: tus 1.0 with creation, creation-with-upload, checksum, expiration and termination"),
+        (name = "node", description = "Peers, status, events, settings"),
+        (name = "access", description = "Tokens and browser sessions"),
+        (name = "diststore", description = "The calls of DistStore, on the same names"),
+    )
+)]
+pub(super) struct Api;
+
+struct Access;
+
+impl Modify for Access {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let components = openapi.components.get_or_insert_with(Components::new);
+        components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+        let cookie = ApiKey::Cookie(ApiKeyValue::new(auth::COOKIE));
+        components.add_security_scheme("session", SecurityScheme::ApiKey(cookie));
+    }
+}
+
+/// What every call under the token can answer, beside what its handler says.
+const EVERYWHERE: [(&str, &str); 6] = [
+    ("400", "The request cannot be understood"),
+    ("401", "No valid token or session"),
+    ("403", "The scope does not reach, or a key is missing"),
+    ("421", "The Host is not served here"),
+    ("500", "Something failed here"),
+    ("503", "The node is stopping"),
+];
+
+/// Fills in what is the same everywhere: problem documents and the request's id.
+pub(super) fn finish(openapi: &mut utoipa::openapi::OpenApi) {
+    for (path, item) in &mut openapi.paths.paths {
+        let operations =
+            [&mut item.get, &mut item.head, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            let open = !path.starts_with("/api/")
+                || path.starts_with("/api/openapi")
+                || path.starts_with("/api/docs");
+            finish_operation(operation, open && path != "/metrics");
+        }
+    }
+}
+
+fn finish_operation(operation: &mut Operation, open: bool) {
+    let responses = &mut operation.responses.responses;
+    for (status, description) in EVERYWHERE {
+        if !open || status == "421" {
+            let response = ResponseBuilder::new().description(description).build();
+            responses.entry(status.into()).or_insert(RefOr::T(response));
+        }
+    }
+    for (status, response) in responses {
+        let RefOr::T(response) = response else { continue };
+        if status.starts_with(['4', '5']) && response.content.is_empty() {
+            let schema = Ref::from_schema_name("Problem");
+            let content = ContentBuilder::new().schema(Some(schema)).build();
+            response.content.insert("application/problem+json".into(), RefOr::T(content));
+        }
+        if response.description.is_empty() {
+            let status = status.parse().ok().and_then(|status| axum::http::StatusCode::from_u16(status).ok());
+            let reason = status.and_then(|status| status.canonical_reason()).unwrap_or_default();
+            reason.clone_into(&mut response.description);
+        }
+        let id = ObjectBuilder::new().schema_type(Type::String);
+        response.headers.insert(
+            super::REQUEST_ID_HEADER.into(),
+            RefOr::T(
+                HeaderBuilder::new().schema(Some(id)).description(Some("The id of this request")).build(),
+            ),
+        );
+    }
+    if let Some(body) = &mut operation.request_body
+        && let RefOr::T(body) = body
+    {
+        body.required = Some(Required::True);
+    }
+}
+
+/// The document, as it is sent.
+#[derive(Clone)]
+pub(super) struct Document(pub(super) Bytes);
+
+/// The OpenAPI document.
+#[utoipa::path(get, path = "/api/openapi.json", tag = "node", security(()),
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = serde_json::Value)))]
+pub(super) async fn document(Extension(Document(json)): Extension<Document>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache")], json)
+}

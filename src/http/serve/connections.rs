@@ -1,0 +1,128 @@
+//! How many connections there are, and which of them goes when there are too many.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+
+/// The connections of one door.
+pub(super) struct Connections {
+    limit: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    open: usize,
+    next: u64,
+    /// Those without a request, the one that has waited longest first.
+    waiting: BTreeMap<u64, CancellationToken>,
+}
+
+/// The place of one connection; given back when dropped.
+pub(super) struct Slot {
+    connections: Arc<Connections>,
+    ended: CancellationToken,
+    /// Its number among those that wait; none while a request is answered.
+    waits: Mutex<Option<u64>>,
+}
+
+/// A request that is being answered.
+pub(super) struct Busy(Arc<Slot>);
+
+impl Connections {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit: limit.max(1), state: Mutex::default() }
+    }
+
+    /// A place for a new connection. Where all are taken, the connection that has waited longest ends; where none
+    /// waits, there is no place.
+    pub(super) fn enter(self: &Arc<Self>) -> Option<Arc<Slot>> {
+        let mut state = self.lock();
+        if state.open >= self.limit {
+            let (_, longest) = state.waiting.pop_first()?;
+            longest.cancel();
+            // Its own slot finds itself not waiting any more, and counts down when it is dropped: soon.
+        }
+        state.open += 1;
+        let ended = CancellationToken::new();
+        let number = state.wait(&ended);
+        drop(state);
+        Some(Arc::new(Slot { connections: Arc::clone(self), ended, waits: Mutex::new(Some(number)) }))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn wait(&mut self, ended: &CancellationToken) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.waiting.insert(number, ended.clone());
+        number
+    }
+}
+
+impl Slot {
+    /// Cancelled when the connection must go.
+    pub(super) fn ended(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
+    /// Says that a request has come; the connection waits again when the answer is dropped.
+    pub(super) fn busy(self: &Arc<Self>) -> Busy {
+        if let Some(number) = self.waits().take() {
+            self.connections.lock().waiting.remove(&number);
+        }
+        Busy(Arc::clone(self))
+    }
+
+    fn waits(&self) -> std::sync::MutexGuard<'_, Option<u64>> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let number = self.0.connections.lock().wait(&self.0.ended);
+        *self.0.waits() = Some(number);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let number = self.waits().take();
+        let mut state = self.connections.lock();
+        state.open -= 1;
+        if let Some(number) = number {
+            state.waiting.remove(&number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_that_waits_longest_makes_room() {
+        let connections = Arc::new(Connections::new(2));
+        let (first, second) = (connections.enter().expect("room"), connections.enter().expect("room"));
+        let busy = first.busy();
+        let third = connections.enter().expect("room is made");
+        assert!(
+            !first.ended().is_cancelled() && second.ended().is_cancelled() && !third.ended().is_cancelled()
+        );
+        drop(second);
+        let busy_too = third.busy();
+        assert!(connections.enter().is_none(), "whoever works is not sent away");
+        drop(busy);
+        assert!(connections.enter().is_some() && first.ended().is_cancelled());
+        drop((busy_too, third, first));
+        assert_eq!((connections.lock().open, connections.lock().waiting.len()), (0, 0));
+    }
+}

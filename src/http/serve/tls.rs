@@ -1,0 +1,119 @@
+//! The certificate: from files, or one that the node makes for itself and keeps.
+
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use sha2::{Digest, Sha256};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
+};
+
+use super::{ServeOptions, Tls};
+use crate::node::{
+    error::{ErrorCode, NodeError},
+    identity::write_secret,
+};
+
+/// Name of the file in the data directory with the certificate that the node made, and its key.
+const FILE: &str = "api-tls.pem";
+/// How long such a certificate is good.
+const GOOD_FOR: Duration = Duration::from_secs(800 * 24 * 60 * 60);
+/// How old it may be at a start; an older one is made anew.
+const MAX_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+/// How much the clocks of others may be behind.
+const SLACK: Duration = Duration::from_secs(24 * 60 * 60);
+
+pub(super) struct Loaded {
+    pub(super) acceptor: TlsAcceptor,
+    pub(super) fingerprint: String,
+}
+
+/// What `options` ask for; none where that is no TLS.
+pub(super) fn load(options: &ServeOptions, data_dir: &Path) -> Result<Option<Loaded>, NodeError> {
+    let (cert, key) = match &options.tls {
+        Tls::Off => return Ok(None),
+        Tls::Files { cert, key } => (read(cert)?, read(key)?),
+        Tls::SelfSigned => {
+            let pem = self_signed(options, data_dir)?;
+            (pem.clone(), pem)
+        }
+    };
+    let unusable = |e: &dyn std::fmt::Display| {
+        NodeError::new(ErrorCode::BadRequest, format!("the certificate cannot be used: {e}"))
+            .hint("--tls-cert takes a chain in PEM, the node's own certificate first, and --tls-key its private key")
+    };
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(&cert).collect::<Result<_, _>>().map_err(|e| unusable(&e))?;
+    let Some(own) = chain.first() else {
+        return Err(unusable(&"there is none in the file"));
+    };
+    let fingerprint = data_encoding::HEXUPPER.encode(&Sha256::digest(own));
+    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|e| unusable(&e))?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| unusable(&e))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|e| unusable(&e))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Some(Loaded { acceptor: TlsAcceptor::from(Arc::new(config)), fingerprint }))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, NodeError> {
+    fs::read(path)
+        .map_err(|e| NodeError::new(ErrorCode::BadRequest, format!("cannot read {}: {e}", path.display())))
+}
+
+/// The kept certificate, where it is young and names what it should; else a new one.
+fn self_signed(options: &ServeOptions, data_dir: &Path) -> Result<Vec<u8>, NodeError> {
+    let path = data_dir.join(FILE);
+    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(String::from).to_vec();
+    names.extend(options.door.hosts.iter().cloned());
+    if !options.addr.ip().is_unspecified() {
+        names.push(options.addr.ip().to_string());
+    }
+    names.sort();
+    names.dedup();
+    let first_line = format!("# storgo-node, self-signed, for {}\n", names.join(" "));
+    let fail =
+        |e: std::io::Error| NodeError::new(ErrorCode::Other, format!("cannot use {}: {e}", path.display()));
+    match fs::read(&path) {
+        Ok(kept) if kept.starts_with(first_line.as_bytes()) && is_young(&path) => return Ok(kept),
+        Ok(_) => fs::remove_file(&path).map_err(fail)?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(fail(e)),
+    }
+    let pem = first_line + &make(names)?;
+    write_secret(&path, pem.as_bytes()).map_err(fail)?;
+    Ok(pem.into_bytes())
+}
+
+fn is_young(path: &Path) -> bool {
+    let age = fs::metadata(path).and_then(|meta| meta.modified()).ok().and_then(|made| made.elapsed().ok());
+    age.is_some_and(|age| age < MAX_AGE)
+}
+
+fn make(names: Vec<String>) -> Result<String, NodeError> {
+    let fail =
+        |e: rcgen::Error| NodeError::new(ErrorCode::BadRequest, format!("no certificate can be made: {e}"));
+    let mut params = rcgen::CertificateParams::new(names).map_err(fail)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let start = rcgen::date_time_ymd(1970, 1, 1);
+    params.not_before = start + now.saturating_sub(SLACK);
+    params.not_after = start + now + GOOD_FOR;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "storgo-node");
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    let key = rcgen::KeyPair::generate().map_err(fail)?;
+    let cert = params.self_signed(&key).map_err(fail)?;
+    Ok(cert.pem() + &key.serialize_pem())
+}
