@@ -7,12 +7,15 @@ export const API = '/api/v1';
 /** A failure as the API tells it (RFC 9457), or as the network does (`code` is `offline` then). */
 export class Problem extends Error {
   constructor({ status = 0, code = 'other', detail, title, hint = '' }) {
-    super(detail || title || 'the request failed');
+    super(sentence(detail || title || 'the request failed'));
     this.status = status;
     this.code = code;
-    this.hint = hint;
+    this.hint = sentence(hint);
   }
 }
+
+/** The API's words as a sentence: they begin small, for programs that put something before them. */
+const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? '' : '.');
 
 /** Told when a call says that nobody is signed in. */
 export const onSignedOut = new EventTarget();

@@ -35,8 +35,12 @@ export function ask({ title, body, actions = [], act }) {
   dialog.addEventListener('click', (event) => {
     if (event.target === dialog) dialog.close();
   });
+  // Another view, another talk.
+  const leave = () => dialog.close();
+  addEventListener('hashchange', leave);
   dialog.showModal();
   return new Promise((done) => dialog.addEventListener('close', () => {
+    removeEventListener('hashchange', leave);
     dialog.remove();
     done(answer);
   }));
