@@ -5,6 +5,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import unittest
 
@@ -117,7 +118,7 @@ class ThePage(unittest.TestCase):
         self.assertEqual(download.value.suggested_filename, "big file.bin")
         self.assertEqual(hashlib.sha256(download.value.path().read_bytes()).digest(), hashlib.sha256(data).digest())
 
-    def test_03_a_file_that_the_browser_did_not_keep_is_chosen_again(self):
+    def test_03_an_upload_that_the_browser_did_not_keep_is_chosen_again(self):
         # More than what is kept inside the browser.
         path = self.work / "large.bin"
         with open(path, "wb") as file:
@@ -135,6 +136,28 @@ class ThePage(unittest.TestCase):
         window.throttle(None)
         row.locator("input[type=file]").set_input_files(path)
         self.stored(window, "large.bin")
+
+    def test_03_a_folder_becomes_one_folder(self):
+        top = self.work / "album"
+        (top / "inner").mkdir(parents=True)
+        (top / "first.txt").write_text("one")
+        (top / "inner" / ("ü" + "x" * 120 + ".txt")).write_text("two")
+        window = self.window()
+        page = window.page
+        window.go("files")
+        page.locator("#choose-folder").set_input_files(top)
+        cid = self.stored(window, "album")
+        window.go(f"file/{cid}")
+        page.get_by_role("heading", name="album", exact=True).wait_for()
+        page.get_by_role("button", name="first.txt").wait_for()
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download as tar").click()
+        with tarfile.open(download.value.path()) as tar:
+            files = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
+        self.assertEqual(sorted(files.values()), [b"one", b"two"])
+        self.assertTrue(any(name.endswith("inner/ü" + "x" * 120 + ".txt") for name in files), files.keys())
+        page.get_by_role("button", name="first.txt").click()
+        page.get_by_role("heading", name="first.txt").wait_for()
 
     def test_04_a_video_is_seeked_without_being_loaded_whole(self):
         path = self.work / "clip.webm"

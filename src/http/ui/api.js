@@ -21,7 +21,11 @@ const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + (/[.!
 export const onSignedOut = new EventTarget();
 
 export const offline = () =>
-  new Problem({ code: 'offline', detail: 'The node does not answer.', hint: 'Check that storgo-node runs; this page goes on by itself when it is back.' });
+  new Problem({
+    code: 'offline',
+    detail: 'The node does not answer.',
+    hint: 'Check that storgo-node runs; this page goes on by itself when it is back.',
+  });
 
 /** The response of a call that succeeded. `body` is sent as JSON. */
 export async function request(method, path, { body, headers = {}, signal } = {}) {
@@ -29,7 +33,11 @@ export async function request(method, path, { body, headers = {}, signal } = {})
   let response;
   try {
     response = await fetch(API + path, {
-      method, headers: sent, signal, credentials: 'same-origin', cache: 'no-store',
+      method,
+      headers: sent,
+      signal,
+      credentials: 'same-origin',
+      cache: 'no-store',
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {

@@ -25,7 +25,12 @@ export function grid(cid, signal) {
         count.here += block.here ? 1 : 0;
         count.node += block.kind === 'node' ? 1 : 0;
         const state = block.here ? 'here' : 'away';
-        cells.append(h('i', { class: `${state} ${block.kind}`, title: `${short(block.cid)} · ${bytes(block.len)} · ${block.kind === 'node' ? 'lists other blocks' : 'data'} · ${block.here ? 'on this node' : 'not on this node'}` }));
+        cells.append(
+          h('i', {
+            class: `${state} ${block.kind}`,
+            title: `${short(block.cid)} · ${bytes(block.len)} · ${block.kind === 'node' ? 'lists other blocks' : 'data'} · ${block.here ? 'on this node' : 'not on this node'}`,
+          }),
+        );
       }
       cursor = page.next;
       const whole = cursor ? `Of the first ${plural(count.all, 'block')}` : `Of ${plural(count.all, 'block')}`;
@@ -42,4 +47,14 @@ export function grid(cid, signal) {
   return place;
 }
 
-const key = () => h('p', { class: 'grid-key hint', 'aria-hidden': 'true' }, h('i', { class: 'here data' }), 'here', h('i', { class: 'away data' }), 'not here', h('i', { class: 'here node' }), 'lists other blocks');
+const key = () =>
+  h(
+    'p',
+    { class: 'grid-key hint', 'aria-hidden': 'true' },
+    h('i', { class: 'here data' }),
+    'here',
+    h('i', { class: 'away data' }),
+    'not here',
+    h('i', { class: 'here node' }),
+    'lists other blocks',
+  );

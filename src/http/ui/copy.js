@@ -10,12 +10,21 @@ async function toClipboard(field) {
   // The clipboard's own interface is missing where the page came over plain HTTP from another machine.
   if (navigator.clipboard) return navigator.clipboard.writeText(field.value);
   field.select();
-  if (!document.execCommand('copy')) throw new Error('The browser did not allow copying; the text is selected: press Ctrl-C.');
+  if (!document.execCommand('copy'))
+    throw new Error('The browser did not allow copying; the text is selected: press Ctrl-C.');
 }
 
 /** A read-only field with a copy button. `what` names it, for example `link`. */
 export function copyField(what, text) {
-  const field = h('input', { type: 'text', readonly: true, value: text, 'aria-label': what, spellcheck: 'false', class: 'mono', on: { focus: () => field.select() } });
+  const field = h('input', {
+    type: 'text',
+    readonly: true,
+    value: text,
+    'aria-label': what,
+    spellcheck: 'false',
+    class: 'mono',
+    on: { focus: () => field.select() },
+  });
   const button = h('button', { type: 'button', on: { click: copy } }, icon('copy'), `Copy ${what}`);
   async function copy() {
     try {
@@ -44,5 +53,14 @@ export function qr(text, label) {
 
 /** A dialog with the text and its QR code. */
 export function show(title, what, text, warning) {
-  return ask({ title, body: h('div', { class: 'share' }, warning && h('p', { class: 'hint' }, warning), copyField(what, text), qr(text, `QR code of the ${what}`)) });
+  return ask({
+    title,
+    body: h(
+      'div',
+      { class: 'share' },
+      warning && h('p', { class: 'hint' }, warning),
+      copyField(what, text),
+      qr(text, `QR code of the ${what}`),
+    ),
+  });
 }

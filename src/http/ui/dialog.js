@@ -11,9 +11,19 @@ let serial = 0;
 export function ask({ title, body, actions = [], act }) {
   const id = `dialog-${(serial += 1)}`;
   const wrong = h('p', { class: 'wrong', role: 'alert' });
-  const buttons = [h('button', { type: 'button', on: { click: () => dialog.close() } }, actions.length ? 'Cancel' : 'Close')];
-  for (const { label, value, kind } of actions) buttons.push(h('button', { type: 'submit', value, class: kind ?? 'main' }, label));
-  const form = h('form', { method: 'dialog', on: { submit } }, h('h2', { id }, title), body, wrong, h('div', { class: 'buttons' }, buttons));
+  const buttons = [
+    h('button', { type: 'button', on: { click: () => dialog.close() } }, actions.length ? 'Cancel' : 'Close'),
+  ];
+  for (const { label, value, kind } of actions)
+    buttons.push(h('button', { type: 'submit', value, class: kind ?? 'main' }, label));
+  const form = h(
+    'form',
+    { method: 'dialog', on: { submit } },
+    h('h2', { id }, title),
+    body,
+    wrong,
+    h('div', { class: 'buttons' }, buttons),
+  );
   const dialog = h('dialog', { 'aria-labelledby': id }, form);
   let answer = null;
 
@@ -39,9 +49,11 @@ export function ask({ title, body, actions = [], act }) {
   const leave = () => dialog.close();
   addEventListener('hashchange', leave);
   dialog.showModal();
-  return new Promise((done) => dialog.addEventListener('close', () => {
-    removeEventListener('hashchange', leave);
-    dialog.remove();
-    done(answer);
-  }));
+  return new Promise((done) =>
+    dialog.addEventListener('close', () => {
+      removeEventListener('hashchange', leave);
+      dialog.remove();
+      done(answer);
+    }),
+  );
 }

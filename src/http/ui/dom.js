@@ -26,7 +26,8 @@ function dress(element, props, children) {
   return element;
 }
 
-const pieces = (children) => children.flat(9).filter((child) => child !== null && child !== undefined && child !== false);
+const pieces = (children) =>
+  children.flat(9).filter((child) => child !== null && child !== undefined && child !== false);
 
 /** Puts `children` in the place of what `element` holds. */
 export function fill(element, ...children) {

@@ -73,7 +73,9 @@ class Events extends EventTarget {
     if (!data.length) return;
     try {
       this.dispatchEvent(new CustomEvent('event', { detail: JSON.parse(data.join('\n')) }));
-    } catch { /* not for us */ }
+    } catch {
+      /* not for us */
+    }
   }
 }
 

@@ -27,7 +27,8 @@ export const plural = (count, one, many = `${one}s`) => `${number(count)} ${coun
 export function duration(seconds) {
   seconds = Math.max(0, Math.round(seconds));
   if (seconds < 60) return `${seconds} s`;
-  if (seconds < 3600) return seconds < 600 ? `${Math.floor(seconds / 60)} min ${seconds % 60} s` : `${Math.round(seconds / 60)} min`;
+  if (seconds < 3600)
+    return seconds < 600 ? `${Math.floor(seconds / 60)} min ${seconds % 60} s` : `${Math.round(seconds / 60)} min`;
   if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
   return `${Math.floor(seconds / 86400)} d ${Math.floor((seconds % 86400) / 3600)} h`;
 }
@@ -42,4 +43,5 @@ export const date = (seconds) => (seconds ? DATE.format(new Date(seconds * 1000)
 export const clock = (ms) => CLOCK.format(new Date(ms));
 
 /** The two ends of a long id: `12D3Koo…x7Qp`. */
-export const short = (id, head = 8, tail = 6) => (id.length > head + tail + 1 ? `${id.slice(0, head)}…${id.slice(-tail)}` : id);
+export const short = (id, head = 8, tail = 6) =>
+  id.length > head + tail + 1 ? `${id.slice(0, head)}…${id.slice(-tail)}` : id;

@@ -16,11 +16,13 @@ function ceiling(value) {
 
 function line(rates, key, top) {
   const from = POINTS - rates.length;
-  return rates.map((point, i) => {
-    const x = ((from + i) / (POINTS - 1)) * WIDTH;
-    const y = HEIGHT - 2 - (point[key] / top) * (HEIGHT - 6);
-    return `${i ? 'L' : 'M'}${x.toFixed(1)} ${y.toFixed(1)}`;
-  }).join('');
+  return rates
+    .map((point, i) => {
+      const x = ((from + i) / (POINTS - 1)) * WIDTH;
+      const y = HEIGHT - 2 - (point[key] / top) * (HEIGHT - 6);
+      return `${i ? 'L' : 'M'}${x.toFixed(1)} ${y.toFixed(1)}`;
+    })
+    .join('');
 }
 
 /** A figure with `update(rates)`. */
@@ -28,15 +30,34 @@ export function graph() {
   const up = svg('path', { class: 'line up' });
   const down = svg('path', { class: 'line down' });
   const grid = [0.25, 0.5, 0.75].map((part) => svg('path', { class: 'grid', d: `M0 ${HEIGHT * part}H${WIDTH}` }));
-  const picture = svg('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', 'aria-hidden': 'true', class: 'graph' }, grid, down, up);
+  const picture = svg(
+    'svg',
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', 'aria-hidden': 'true', class: 'graph' },
+    grid,
+    down,
+    up,
+  );
   const scale = h('span', { class: 'scale' });
   const upNow = h('strong');
   const downNow = h('strong');
-  const key = (name) => svg('svg', { viewBox: '0 0 28 8', class: 'key', 'aria-hidden': 'true' }, svg('path', { class: `line ${name}`, d: 'M0 4H28' }));
-  const element = h('figure', {},
+  const key = (name) =>
+    svg(
+      'svg',
+      { viewBox: '0 0 28 8', class: 'key', 'aria-hidden': 'true' },
+      svg('path', { class: `line ${name}`, d: 'M0 4H28' }),
+    );
+  const element = h(
+    'figure',
+    {},
     h('div', { class: 'frame' }, scale, picture),
-    h('figcaption', {}, h('span', {}, key('up'), 'up ', upNow), h('span', {}, key('down'), 'down ', downNow),
-      h('span', { class: 'hint' }, `last ${(POINTS * EVERY_MS) / 60000} minutes`)));
+    h(
+      'figcaption',
+      {},
+      h('span', {}, key('up'), 'up ', upNow),
+      h('span', {}, key('down'), 'down ', downNow),
+      h('span', { class: 'hint' }, `last ${(POINTS * EVERY_MS) / 60000} minutes`),
+    ),
+  );
   return {
     element,
     update(rates) {
@@ -61,9 +82,36 @@ export function bar(parts, total, format) {
     x += width;
     return shape;
   });
-  const stripes = (id, width) => svg('pattern', { id, width, height: 10, patternUnits: 'userSpaceOnUse' }, svg('rect', { width: width / 2, height: 10, class: 'stripe' }));
-  const legend = parts.map(({ label, value, kind }) => h('li', {}, svg('svg', { viewBox: '0 0 10 10', class: 'swatch', 'aria-hidden': 'true' }, svg('defs', {}, stripes('stripes-key', 4)), svg('rect', { width: 10, height: 10, class: `part ${kind} sample` })), `${label} `, h('strong', {}, format(value))));
-  return h('div', { class: 'bar' },
-    svg('svg', { viewBox: '0 0 100 10', preserveAspectRatio: 'none', 'aria-hidden': 'true' }, svg('defs', {}, stripes('stripes', 1)), svg('rect', { width: 100, height: 10, class: 'part rest' }), shapes),
-    fill(h('ul', { class: 'legend' }), legend));
+  const stripes = (id, width) =>
+    svg(
+      'pattern',
+      { id, width, height: 10, patternUnits: 'userSpaceOnUse' },
+      svg('rect', { width: width / 2, height: 10, class: 'stripe' }),
+    );
+  const legend = parts.map(({ label, value, kind }) =>
+    h(
+      'li',
+      {},
+      svg(
+        'svg',
+        { viewBox: '0 0 10 10', class: 'swatch', 'aria-hidden': 'true' },
+        svg('defs', {}, stripes('stripes-key', 4)),
+        svg('rect', { width: 10, height: 10, class: `part ${kind} sample` }),
+      ),
+      `${label} `,
+      h('strong', {}, format(value)),
+    ),
+  );
+  return h(
+    'div',
+    { class: 'bar' },
+    svg(
+      'svg',
+      { viewBox: '0 0 100 10', preserveAspectRatio: 'none', 'aria-hidden': 'true' },
+      svg('defs', {}, stripes('stripes', 1)),
+      svg('rect', { width: 100, height: 10, class: 'part rest' }),
+      shapes,
+    ),
+    fill(h('ul', { class: 'legend' }), legend),
+  );
 }

@@ -15,7 +15,9 @@ class History extends EventTarget {
     try {
       this.entries = JSON.parse(sessionStorage.getItem(NAME)) ?? [];
       this.#serial = this.entries[0]?.serial ?? 0;
-    } catch { /* the browser keeps nothing: then it begins here */ }
+    } catch {
+      /* the browser keeps nothing: then it begins here */
+    }
   }
 
   add(entry) {
@@ -31,7 +33,9 @@ class History extends EventTarget {
     this.#saving = null;
     try {
       sessionStorage.setItem(NAME, JSON.stringify(this.entries.slice(0, SAVED)));
-    } catch { /* full or refused: nothing hangs on it */ }
+    } catch {
+      /* full or refused: nothing hangs on it */
+    }
   }
 
   /** Forgets everything: the next user of this tab is another. */

@@ -6,7 +6,8 @@ const PATHS = {
   overview: 'M4 13h6V4H4zM14 20h6v-9h-6zM14 4v4h6V4zM4 20h6v-4H4z',
   files: 'M6 3h8l4 4v14H6zM14 3v5h4',
   folder: 'M3 6h7l2 3h9v10H3z',
-  peers: 'M12 8a2.5 2.5 0 1 0 0-5 2.5 2.5 0 0 0 0 5zM5 20a2.5 2.5 0 1 0 0-5 2.5 2.5 0 0 0 0 5zM19 20a2.5 2.5 0 1 0 0-5 2.5 2.5 0 0 0 0 5zM10.8 7.6 6.3 15.3M13.2 7.6l4.5 7.7M7.5 17.5h9',
+  peers:
+    'M12 8a2.5 2.5 0 1 0 0-5 2.5 2.5 0 0 0 0 5zM5 20a2.5 2.5 0 1 0 0-5 2.5 2.5 0 0 0 0 5zM19 20a2.5 2.5 0 1 0 0-5 2.5 2.5 0 0 0 0 5zM10.8 7.6 6.3 15.3M13.2 7.6l4.5 7.7M7.5 17.5h9',
   activity: 'M3 12h4l3-8 4 16 3-8h4',
   settings: 'M4 7h10M18 7h2M4 17h2M10 17h10M16 4.5v5M8 14.5v5',
   up: 'M12 20V5M6 11l6-6 6 6',
@@ -26,5 +27,9 @@ const PATHS = {
 
 /** An icon that says nothing to a screen reader. */
 export function icon(name) {
-  return svg('svg', { viewBox: '0 0 24 24', class: 'icon', 'aria-hidden': 'true', focusable: 'false' }, svg('path', { d: PATHS[name] }));
+  return svg(
+    'svg',
+    { viewBox: '0 0 24 24', class: 'icon', 'aria-hidden': 'true', focusable: 'false' },
+    svg('path', { d: PATHS[name] }),
+  );
 }

@@ -28,10 +28,25 @@ async function act(mode, work) {
 }
 
 /** Remembers an upload. */
-export function keep({ key, id, name, size, type, mtime, unsealed, file, handle, state }) {
+export function keep({ key, id, name, tree, size, type, mtime, unsealed, file, handle, state }) {
   const whole = !handle && file && file.size <= KEEP_WHOLE ? file : null;
   const paused = state === 'paused';
-  return act('readwrite', (store) => store.put({ key, id, name, size, type, mtime, unsealed, paused, handle: handle ?? null, file: whole, at: Date.now() }));
+  return act('readwrite', (store) =>
+    store.put({
+      key,
+      id,
+      name,
+      tree,
+      size,
+      type,
+      mtime,
+      unsealed,
+      paused,
+      handle: handle ?? null,
+      file: whole,
+      at: Date.now(),
+    }),
+  );
 }
 
 export const forget = (key) => act('readwrite', (store) => store.delete(key));

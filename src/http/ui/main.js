@@ -29,7 +29,14 @@ const entry = (name, label) => h('a', { href: `#/${name}`, 'data-view': name }, 
 
 function drawNav() {
   nav.hidden = !session.scope;
-  fill(nav, entry('overview', 'Overview'), entry('files', 'Files'), entry('peers', 'Peers'), entry('activity', 'Activity'), entry('settings', 'Settings'));
+  fill(
+    nav,
+    entry('overview', 'Overview'),
+    entry('files', 'Files'),
+    entry('peers', 'Peers'),
+    entry('activity', 'Activity'),
+    entry('settings', 'Settings'),
+  );
 }
 
 let shownAs = null;
@@ -49,7 +56,17 @@ function draw(moveFocus) {
 function drawBanner() {
   banner.hidden = connection.online;
   if (connection.online) fill(banner);
-  else fill(banner, icon('warning'), h('p', {}, h('strong', {}, 'The node does not answer. '), 'What you see may be old. Uploads wait and go on by themselves; check that storgo-node runs.'));
+  else
+    fill(
+      banner,
+      icon('warning'),
+      h(
+        'p',
+        {},
+        h('strong', {}, 'The node does not answer. '),
+        'What you see may be old. Uploads wait and go on by themselves; check that storgo-node runs.',
+      ),
+    );
 }
 
 document.getElementById('skip').addEventListener('click', (event) => {

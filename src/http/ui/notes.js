@@ -8,8 +8,18 @@ const SHOWN_MS = 8000;
 
 /** A toast. `tone`: `ok` or `bad`. */
 export function note(text, tone = 'ok', hint = '') {
-  const close = h('button', { type: 'button', class: 'quiet', 'aria-label': 'Dismiss', on: { click: () => toast.remove() } }, icon('cross'));
-  const toast = h('div', { class: `toast ${tone}` }, icon(tone === 'ok' ? 'check' : 'warning'), h('p', {}, text, hint && h('span', { class: 'hint' }, hint)), close);
+  const close = h(
+    'button',
+    { type: 'button', class: 'quiet', 'aria-label': 'Dismiss', on: { click: () => toast.remove() } },
+    icon('cross'),
+  );
+  const toast = h(
+    'div',
+    { class: `toast ${tone}` },
+    icon(tone === 'ok' ? 'check' : 'warning'),
+    h('p', {}, text, hint && h('span', { class: 'hint' }, hint)),
+    close,
+  );
   const place = document.getElementById('toasts');
   place.append(toast);
   while (place.children.length > 3) place.firstElementChild.remove();
@@ -34,13 +44,21 @@ export function speak(text) {
 /** A failure in the place of what could not be loaded, with a way to try again. */
 export function failure(element, problem, again) {
   if (problem.name === 'AbortError') return;
-  fill(element, h('div', { class: 'state bad', role: 'alert' }, icon('warning'),
-    h('p', {}, h('strong', {}, problem.message), problem.hint && h('span', { class: 'hint' }, problem.hint)),
-    again && h('button', { type: 'button', on: { click: again } }, 'Try again')));
+  fill(
+    element,
+    h(
+      'div',
+      { class: 'state bad', role: 'alert' },
+      icon('warning'),
+      h('p', {}, h('strong', {}, problem.message), problem.hint && h('span', { class: 'hint' }, problem.hint)),
+      again && h('button', { type: 'button', on: { click: again } }, 'Try again'),
+    ),
+  );
 }
 
 /** Says that something is being loaded. */
 export const loading = (what = 'Loading…') => h('p', { class: 'loading' }, what);
 
 /** Nothing there, and what to do about it. */
-export const empty = (title, text, ...actions) => h('div', { class: 'state' }, h('p', {}, h('strong', {}, title), h('span', { class: 'hint' }, text)), ...actions);
+export const empty = (title, text, ...actions) =>
+  h('div', { class: 'state' }, h('p', {}, h('strong', {}, title), h('span', { class: 'hint' }, text)), ...actions);

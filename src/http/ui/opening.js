@@ -6,11 +6,27 @@ import { h } from './dom.js';
 
 /** Asks for a link, opens it, and goes to the file. */
 export async function openLink() {
-  const field = h('input', { type: 'text', name: 'link', id: 'foreign-link', required: true, autocomplete: 'off', spellcheck: 'false', placeholder: 'storgo://…#…', class: 'mono' });
+  const field = h('input', {
+    type: 'text',
+    name: 'link',
+    id: 'foreign-link',
+    required: true,
+    autocomplete: 'off',
+    spellcheck: 'false',
+    placeholder: 'storgo://…#…',
+    class: 'mono',
+  });
   const info = await ask({
     title: 'Open a link',
-    body: [h('label', { for: 'foreign-link' }, 'Link'), field,
-      h('p', { class: 'hint' }, 'The file becomes readable here; its bytes are fetched from whoever has them when you look at it. The part behind # is the key: it goes to your node and nowhere else.')],
+    body: [
+      h('label', { for: 'foreign-link' }, 'Link'),
+      field,
+      h(
+        'p',
+        { class: 'hint' },
+        'The file becomes readable here; its bytes are fetched from whoever has them when you look at it. The part behind # is the key: it goes to your node and nowhere else.',
+      ),
+    ],
     actions: [{ label: 'Open', value: 'open' }],
     act: () => post('/links/open', { link: field.value.trim() }),
   });

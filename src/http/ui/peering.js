@@ -28,10 +28,13 @@ export function watchPeers(signal, tell, fail = () => {}) {
     timer = setTimeout(ask, again ? 100 : document.hidden ? EVERY_MS * 6 : EVERY_MS);
     again = false;
   };
-  events.addEventListener('event', ({ detail }) => ['peer_connected', 'peer_lost'].includes(detail.type) && ask(), { signal });
+  events.addEventListener('event', ({ detail }) => ['peer_connected', 'peer_lost'].includes(detail.type) && ask(), {
+    signal,
+  });
   signal.addEventListener('abort', () => clearTimeout(timer));
   ask();
 }
 
 /** The round trip in words. */
-export const latency = ({ rtt_ms: rtt }) => (rtt === null || rtt === undefined ? 'not measured yet' : rtt < 10 ? `${rtt.toFixed(1)} ms` : `${Math.round(rtt)} ms`);
+export const latency = ({ rtt_ms: rtt }) =>
+  rtt === null || rtt === undefined ? 'not measured yet' : rtt < 10 ? `${rtt.toFixed(1)} ms` : `${Math.round(rtt)} ms`;

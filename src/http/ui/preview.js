@@ -31,16 +31,40 @@ export function preview(info, signal) {
   const url = `/api/v1/files/${info.cid}/content?inline=1`;
   const name = info.name ?? 'unnamed file';
   const place = h('div', { class: 'preview' });
-  const wrong = (text) => () => failure(place, { message: text, hint: 'Download it instead; if that fails too, check the file.' });
+  const wrong = (text) => () =>
+    failure(place, { message: text, hint: 'Download it instead; if that fails too, check the file.' });
   switch (kindOf(info)) {
     case 'picture':
       return fill(place, h('img', { src: url, alt: name, on: { error: wrong('The picture could not be shown.') } }));
     case 'video':
-      return fill(place, h('video', { src: url, controls: true, preload: 'metadata', playsinline: true, 'aria-label': name, on: { error: wrong('The video could not be played.') } }));
+      return fill(
+        place,
+        h('video', {
+          src: url,
+          controls: true,
+          preload: 'metadata',
+          playsinline: true,
+          'aria-label': name,
+          on: { error: wrong('The video could not be played.') },
+        }),
+      );
     case 'audio':
-      return fill(place, h('audio', { src: url, controls: true, preload: 'metadata', 'aria-label': name, on: { error: wrong('The sound could not be played.') } }));
+      return fill(
+        place,
+        h('audio', {
+          src: url,
+          controls: true,
+          preload: 'metadata',
+          'aria-label': name,
+          on: { error: wrong('The sound could not be played.') },
+        }),
+      );
     case 'pdf':
-      return fill(place, h('iframe', { src: url, title: name }), h('p', { class: 'hint' }, 'Empty? This browser shows no PDF in a sandbox: download it.'));
+      return fill(
+        place,
+        h('iframe', { src: url, title: name }),
+        h('p', { class: 'hint' }, 'Empty? This browser shows no PDF in a sandbox: download it.'),
+      );
     default:
       showText(place, info, url, signal);
       return place;
@@ -53,8 +77,11 @@ async function showText(place, info, url, signal) {
     const headers = info.size > TEXT_LEN ? { range: `bytes=0-${TEXT_LEN - 1}` } : {};
     const response = await request('GET', url.replace('/api/v1', ''), { headers, signal });
     const text = new TextDecoder().decode(await response.arrayBuffer());
-    fill(place, h('pre', { tabindex: '0', 'aria-label': `Text of ${info.name ?? 'the file'}` }, text),
-      info.size > TEXT_LEN && h('p', { class: 'hint' }, `The first ${bytes(TEXT_LEN)} of ${bytes(info.size)}.`));
+    fill(
+      place,
+      h('pre', { tabindex: '0', 'aria-label': `Text of ${info.name ?? 'the file'}` }, text),
+      info.size > TEXT_LEN && h('p', { class: 'hint' }, `The first ${bytes(TEXT_LEN)} of ${bytes(info.size)}.`),
+    );
   } catch (problem) {
     failure(place, problem, () => showText(place, info, url, signal));
   }

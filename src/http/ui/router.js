@@ -12,7 +12,9 @@ export function parse(hash = location.hash) {
   let name = id;
   try {
     name = decodeURIComponent(id);
-  } catch { /* not ours: it will not be found */ }
+  } catch {
+    /* not ours: it will not be found */
+  }
   return { view: view || 'overview', id: name, query: new URLSearchParams(search) };
 }
 
@@ -32,7 +34,11 @@ export function show(main, view, place, moveFocus) {
   document.title = `${view.title} · storgo`;
   shown = view;
   view.show({
-    ...place, body, heading, signal: leave.signal, head: heading.parentElement,
+    ...place,
+    body,
+    heading,
+    signal: leave.signal,
+    head: heading.parentElement,
     retitle: (text) => {
       heading.textContent = text;
       document.title = `${text} · storgo`;

@@ -10,7 +10,9 @@ class Transfers {
 
   constructor() {
     events.addEventListener('event', ({ detail }) => {
-      if (detail.type === 'transfer') this.#all.set(detail.id, { ...detail, at: Date.now() });
+      if (detail.type !== 'transfer') return;
+      if (detail.ended) this.#all.delete(detail.id);
+      else this.#all.set(detail.id, { ...detail, at: Date.now() });
     });
   }
 

@@ -1,6 +1,7 @@
 // The uploads, beside every view: how far each is, and what can be done about it.
 
 import { fill, h, keyed, say } from './dom.js';
+import { chosen } from './gather.js';
 import { bytes, duration, plural, rate } from './format.js';
 import { icon } from './icons.js';
 import { note } from './notes.js';
@@ -8,7 +9,8 @@ import { uploads } from './uploads.js';
 
 const SHOWN = 60;
 
-const tool = (name, label, act) => h('button', { type: 'button', class: 'quiet', 'aria-label': label, title: label, on: { click: act } }, icon(name));
+const tool = (name, label, act) =>
+  h('button', { type: 'button', class: 'quiet', 'aria-label': label, title: label, on: { click: act } }, icon(name));
 
 /** One line: what state an upload is in. */
 function words(upload) {
@@ -17,7 +19,9 @@ function words(upload) {
   if (state === 'sending') {
     if (stalled) return `${far} · waiting: ${stalled}`;
     const left = speed.left(size - sent);
-    return [far, speed.rate !== null && rate(speed.rate), left !== null && `${duration(left)} left`].filter(Boolean).join(' · ');
+    return [far, speed.rate !== null && rate(speed.rate), left !== null && `${duration(left)} left`]
+      .filter(Boolean)
+      .join(' · ');
   }
   return {
     waiting: `waiting · ${bytes(size)}`,
@@ -27,7 +31,7 @@ function words(upload) {
     failed: ['not stored:', problem?.message, problem?.hint].filter(Boolean).join(' '),
     elsewhere: 'another tab sends it',
     locked: `${far} are there. The browser wants to be asked before it reads the file again.`,
-    lost: `${far} are there. Choose the same file again to go on.`,
+    lost: `${far} are there. Choose the same ${upload.tree ? 'folder' : 'file'} again to go on.`,
   }[state];
 }
 
@@ -35,19 +39,35 @@ function row(upload) {
   const meter = h('progress', { max: '1', 'aria-label': `Progress of ${upload.name}` });
   const text = h('p', { class: 'hint' });
   const tools = h('div', { class: 'tools' });
-  const element = h('li', {}, h('div', { class: 'what' }, h('p', { class: 'name', title: upload.name }, upload.name), meter, text), tools);
+  const element = h(
+    'li',
+    {},
+    h('div', { class: 'what' }, h('p', { class: 'name', title: upload.name }, upload.name), meter, text),
+    tools,
+  );
   return Object.assign(element, { meter, text, tools, drawn: null });
 }
 
 function rejoin(upload) {
-  const input = h('input', { type: 'file', class: 'unseen', tabindex: '-1', 'aria-label': `Choose ${upload.name} again`, on: {
-    change: () => {
-      const wrong = input.files[0] && uploads.rejoin(upload, input.files[0]);
-      if (wrong) note(wrong, 'bad', 'Choose the file that the upload began with.');
-      input.value = '';
+  const input = h('input', {
+    type: 'file',
+    webkitdirectory: upload.tree,
+    class: 'unseen',
+    tabindex: '-1',
+    'aria-label': `Choose ${upload.name} again`,
+    on: {
+      change: () => {
+        const [again] = chosen(input);
+        const wrong = again && uploads.rejoin(upload, again.file);
+        if (wrong) note(wrong, 'bad', `Choose ${upload.name} as it was, or give this upload up and store it anew.`);
+        input.value = '';
+      },
     },
-  } });
-  return [input, h('button', { type: 'button', on: { click: () => input.click() } }, 'Choose file')];
+  });
+  return [
+    input,
+    h('button', { type: 'button', on: { click: () => input.click() } }, upload.tree ? 'Choose folder' : 'Choose file'),
+  ];
 }
 
 function toolsOf(upload) {
@@ -55,14 +75,28 @@ function toolsOf(upload) {
   const end = tool('cross', `Give up storing ${name}`, () => uploads.dismiss(upload));
   switch (state) {
     case 'waiting':
-    case 'sending': return [tool('pause', `Pause ${name}`, () => uploads.pause(upload)), end];
-    case 'paused': return [tool('play', `Go on with ${name}`, () => uploads.resume(upload)), end];
-    case 'failed': return [upload.file && h('button', { type: 'button', on: { click: () => uploads.resume(upload) } }, 'Try again'), end];
-    case 'locked': return [h('button', { type: 'button', on: { click: () => uploads.resume(upload) } }, 'Go on'), end];
-    case 'lost': return [...rejoin(upload), end];
-    case 'elsewhere': return [h('button', { type: 'button', on: { click: () => uploads.resume(upload) } }, 'Go on here')];
-    case 'stored': return [h('a', { class: 'button', href: `#/file/${upload.cid}` }, 'Show'), tool('cross', `Take ${name} off this list`, () => uploads.dismiss(upload))];
-    default: return [];
+    case 'sending':
+      return [tool('pause', `Pause ${name}`, () => uploads.pause(upload)), end];
+    case 'paused':
+      return [tool('play', `Go on with ${name}`, () => uploads.resume(upload)), end];
+    case 'failed':
+      return [
+        upload.file && h('button', { type: 'button', on: { click: () => uploads.resume(upload) } }, 'Try again'),
+        end,
+      ];
+    case 'locked':
+      return [h('button', { type: 'button', on: { click: () => uploads.resume(upload) } }, 'Go on'), end];
+    case 'lost':
+      return [...rejoin(upload), end];
+    case 'elsewhere':
+      return [h('button', { type: 'button', on: { click: () => uploads.resume(upload) } }, 'Go on here')];
+    case 'stored':
+      return [
+        h('a', { class: 'button', href: `#/file/${upload.cid}` }, 'Show'),
+        tool('cross', `Take ${name} off this list`, () => uploads.dismiss(upload)),
+      ];
+    default:
+      return [];
   }
 }
 
@@ -89,7 +123,9 @@ function summary() {
   if (running.length) {
     const size = running.reduce((sum, upload) => sum + upload.size, 0);
     const sent = running.reduce((sum, upload) => sum + upload.sent, 0);
-    parts.push(`storing ${plural(running.length, 'file')}, ${size ? Math.min(100, Math.floor((sent / size) * 100)) : 100} %`);
+    parts.push(
+      `storing ${plural(running.length, 'file')}, ${size ? Math.min(100, Math.floor((sent / size) * 100)) : 100} %`,
+    );
   }
   if (open.length > running.length) parts.push(`${open.length - running.length} not running`);
   if (failed) parts.push(`${failed} failed`);
@@ -102,8 +138,18 @@ export function begin(element) {
   const title = h('span');
   const list = h('ul');
   const more = h('p', { class: 'hint more' });
-  const clear = h('button', { type: 'button', class: 'quiet text', on: { click: () => uploads.dismissFinished() } }, 'Clear what is stored');
-  const details = h('details', { open: !matchMedia('(max-width: 52rem)').matches }, h('summary', {}, title), list, h('div', { class: 'foot' }, more, clear));
+  const clear = h(
+    'button',
+    { type: 'button', class: 'quiet text', on: { click: () => uploads.dismissFinished() } },
+    'Clear what is stored',
+  );
+  const details = h(
+    'details',
+    { open: !matchMedia('(max-width: 52rem)').matches },
+    h('summary', {}, title),
+    list,
+    h('div', { class: 'foot' }, more, clear),
+  );
   fill(element, details);
   const draw = () => {
     const rank = ({ state }) => (state === 'stored' ? 2 : state === 'waiting' ? 1 : 0);

@@ -18,7 +18,11 @@ function base64(text) {
 export async function create(size, metadata) {
   const pairs = Object.entries(metadata).filter(([, value]) => value !== '' && value !== null && value !== undefined);
   const response = await request('POST', '/uploads', {
-    headers: { ...VERSION, 'upload-length': String(size), 'upload-metadata': pairs.map(([key, value]) => `${key} ${base64(String(value))}`).join(',') },
+    headers: {
+      ...VERSION,
+      'upload-length': String(size),
+      'upload-metadata': pairs.map(([key, value]) => `${key} ${base64(String(value))}`).join(','),
+    },
   });
   return decodeURIComponent(response.headers.get('location').split('/').pop());
 }
@@ -51,11 +55,17 @@ export function send(id, blob, from, { progress, signal }) {
     xhr.upload.onprogress = (event) => progress(from + event.loaded);
     xhr.onload = () => {
       connection.seen();
-      if (xhr.status === 204) return done({ offset: Number(xhr.getResponseHeader('upload-offset')), cid: xhr.getResponseHeader('storgo-cid') });
+      if (xhr.status === 204)
+        return done({
+          offset: Number(xhr.getResponseHeader('upload-offset')),
+          cid: xhr.getResponseHeader('storgo-cid'),
+        });
       let told = {};
       try {
         told = JSON.parse(xhr.responseText);
-      } catch { /* a proxy's page: the status is all there is */ }
+      } catch {
+        /* a proxy's page: the status is all there is */
+      }
       return failed(toProblem(xhr.status, told));
     };
     xhr.onerror = () => failed(offline());
@@ -68,4 +78,10 @@ export function send(id, blob, from, { progress, signal }) {
 }
 
 /** Whether trying again can help. */
-export const passing = (problem) => problem instanceof Problem && (problem.status === 0 || problem.status === 409 || problem.status === 423 || problem.status === 429 || problem.status >= 502);
+export const passing = (problem) =>
+  problem instanceof Problem &&
+  (problem.status === 0 ||
+    problem.status === 409 ||
+    problem.status === 423 ||
+    problem.status === 429 ||
+    problem.status >= 502);

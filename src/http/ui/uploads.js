@@ -1,6 +1,7 @@
 // The uploads of this browser: a queue of which some run at once. What the node has of a file it never gets again.
 
 import { get, Problem } from './api.js';
+import { fromHandle } from './gather.js';
 import { history } from './history.js';
 import * as kept from './kept.js';
 import { speak } from './notes.js';
@@ -48,12 +49,14 @@ class Uploads extends EventTarget {
 
   /** Queues files: [{file, name, handle}]. `unsealed`: public. */
   add(files, { unsealed = false } = {}) {
-    const fresh = files.map(({ file, name, handle }) => new Upload({
-      file, handle, name, size: file.size, type: file.type, mtime: Math.floor(file.lastModified / 1000), unsealed,
-    }));
+    const fresh = files.map(
+      ({ file, name, handle, tree }) =>
+        new Upload({ file, handle, name, tree, size: file.size, type: file.type, mtime: changed(file), unsealed }),
+    );
     this.list.push(...fresh);
     for (const upload of fresh) kept.keep(upload);
-    if (fresh.length) speak(fresh.length === 1 ? `${fresh[0].name} is being stored.` : `${fresh.length} files are being stored.`);
+    if (fresh.length)
+      speak(fresh.length === 1 ? `${fresh[0].name} is being stored.` : `${fresh.length} things are being stored.`);
     this.#next();
   }
 
@@ -67,7 +70,7 @@ class Uploads extends EventTarget {
   /** Goes on: after a pause, a failure, or where the browser wants to be asked for the file. */
   async resume(upload) {
     if (upload.state === 'locked' && (await upload.handle.requestPermission({ mode: 'read' })) === 'granted') {
-      upload.file = await upload.handle.getFile();
+      await this.#reread(upload);
     }
     if (!upload.file) return this.#change();
     upload.state = 'waiting';
@@ -78,7 +81,8 @@ class Uploads extends EventTarget {
 
   /** The file of a lost upload, chosen again. Answers why it is not that file, or null. */
   rejoin(upload, file) {
-    if (file.size !== upload.size) return `${file.name} has another size than the file whose upload broke off.`;
+    if (file.size !== upload.size) return 'This has another size than what the upload began with.';
+    if (upload.mtime && changed(file) !== upload.mtime) return 'This was changed after the upload began.';
     upload.file = file;
     kept.keep(upload);
     this.resume(upload);
@@ -129,10 +133,21 @@ class Uploads extends EventTarget {
     for (const told of known.values()) {
       if (told.state === 'stored') continue;
       const state = told.state === 'receiving' ? 'lost' : told.state;
-      this.list.push(new Upload({
-        id: told.id, name: told.name ?? 'unnamed', size: told.length, sent: told.offset, state,
-        problem: told.error ? new Problem({ detail: told.error.detail ?? told.error.message ?? String(told.error), hint: told.error.hint }) : null,
-      }));
+      this.list.push(
+        new Upload({
+          id: told.id,
+          name: told.name ?? 'unnamed',
+          size: told.length,
+          sent: told.offset,
+          state,
+          problem: told.error
+            ? new Problem({
+                detail: told.error.detail ?? told.error.message ?? String(told.error),
+                hint: told.error.hint,
+              })
+            : null,
+        }),
+      );
     }
     this.#next();
   }
@@ -144,11 +159,21 @@ class Uploads extends EventTarget {
     try {
       upload.state = 'locked';
       if ((await upload.handle.queryPermission({ mode: 'read' })) !== 'granted') return;
-      upload.file = await upload.handle.getFile();
+      await this.#reread(upload);
       upload.state = 'waiting';
     } catch {
       upload.state = 'lost';
     }
+  }
+
+  /** Reads a handle again. What has changed meanwhile is another file: it is sent from its beginning. */
+  async #reread(upload) {
+    const { file } = await fromHandle(upload.handle);
+    if (file.size !== upload.size || changed(file) !== upload.mtime) {
+      if (upload.id) tus.end(upload.id).catch(() => {});
+      Object.assign(upload, { id: null, sent: 0, size: file.size, mtime: changed(file) });
+    }
+    upload.file = file;
   }
 
   #next() {
@@ -210,14 +235,23 @@ class Uploads extends EventTarget {
       if (await this.#settled(upload, signal)) return;
       upload.sent = await tus.offset(upload.id, signal);
     } else {
-      upload.id = await tus.create(upload.size, { filename: upload.name, filetype: upload.type, mtime: upload.mtime, public: upload.unsealed ? 'true' : '' });
+      upload.id = await tus.create(upload.size, {
+        filename: upload.name,
+        filetype: upload.tree ? '' : upload.type,
+        mtime: upload.mtime,
+        tree: upload.tree ? 'true' : '',
+        public: upload.unsealed ? 'true' : '',
+      });
       upload.sent = 0;
       await kept.keep(upload);
       if (upload.size === 0 && (await this.#settled(upload, signal))) return;
     }
     upload.speed.at(upload.sent);
     for (;;) {
-      const { offset, cid } = await tus.send(upload.id, upload.file, upload.sent, { signal, progress: (sent) => this.#progress(upload, sent) });
+      const { offset, cid } = await tus.send(upload.id, upload.file, upload.sent, {
+        signal,
+        progress: (sent) => this.#progress(upload, sent),
+      });
       upload.stalled = null;
       this.#progress(upload, offset);
       if (cid) return this.#stored(upload, cid);
@@ -230,7 +264,11 @@ class Uploads extends EventTarget {
   async #settled(upload, signal) {
     const told = await tus.look(upload.id, signal);
     if (told.state === 'failed') {
-      throw new Problem({ status: 500, detail: told.error?.detail ?? told.error?.message ?? String(told.error ?? 'storing failed'), hint: told.error?.hint });
+      throw new Problem({
+        status: 500,
+        detail: told.error?.detail ?? told.error?.message ?? String(told.error ?? 'storing failed'),
+        hint: told.error?.hint,
+      });
     }
     if (told.state === 'stored') this.#stored(upload, told.cid);
     return told.state === 'stored';
@@ -263,6 +301,9 @@ class Uploads extends EventTarget {
   }
 }
 
+/** When a file was changed, seconds since 1970; of a folder, nothing is known. */
+const changed = (file) => (file.lastModified ? Math.floor(file.lastModified / 1000) : null);
+
 /** Runs `work` where no other tab does the same upload. */
 async function alone(upload, work) {
   if (!navigator.locks || !upload.id) return work();
@@ -276,10 +317,14 @@ async function alone(upload, work) {
 function pause(ms, signal) {
   return new Promise((done, failed) => {
     const timer = setTimeout(done, ms);
-    signal.addEventListener('abort', () => {
-      clearTimeout(timer);
-      failed(new DOMException('stopped', 'AbortError'));
-    }, { once: true });
+    signal.addEventListener(
+      'abort',
+      () => {
+        clearTimeout(timer);
+        failed(new DOMException('stopped', 'AbortError'));
+      },
+      { once: true },
+    );
   });
 }
 

@@ -27,7 +27,9 @@ class Vitals extends EventTarget {
     this.#busy = true;
     try {
       this.#take(await get('/status'));
-    } catch { /* the banner tells */ }
+    } catch {
+      /* the banner tells */
+    }
     this.#busy = false;
     if (!document.hidden && session.scope) this.#timer = setTimeout(() => this.now(), EVERY_MS);
   }

@@ -8,19 +8,46 @@ const WORDS = {
   peer_connected: ({ peer, addr }) => ({ icon: 'peers', text: `Peer …${peer.slice(-8)} connected`, more: addr }),
   peer_lost: ({ peer }) => ({ icon: 'peers', text: `Peer …${peer.slice(-8)} is gone` }),
   listening: ({ addr }) => ({ icon: 'peers', text: 'Listening', more: addr }),
-  stored: ({ cid, size, name }) => ({ icon: 'check', text: `Stored ${name ?? 'a file'}, ${bytes(size)}`, ...file(cid) }),
+  stored: ({ cid, size, name }) => ({
+    icon: 'check',
+    text: `Stored ${name ?? 'a file'}, ${bytes(size)}`,
+    ...file(cid),
+  }),
   removed: ({ cid }) => ({ icon: 'bin', text: 'Deleted a file', more: cid }),
   announced: ({ cid, peers }) => ({ icon: 'up', text: `Told ${plural(peers, 'peer')} where a file is`, ...file(cid) }),
-  bad_block: ({ cid, origin }) => ({ icon: 'warning', bad: true, text: origin === 'disk' ? 'A block on this disk was damaged; it is set aside' : `A damaged block came from …${origin.slice(-8)} and was refused`,
-    more: cid, hint: origin === 'disk' ? 'Check everything on the overview: it mends what a peer can mend. Look at the disk, too.' : 'Nothing to do: it is fetched from somebody else.' }),
+  bad_block: ({ cid, origin }) => ({
+    icon: 'warning',
+    bad: true,
+    text:
+      origin === 'disk'
+        ? 'A block on this disk was damaged; it is set aside'
+        : `A damaged block came from …${origin.slice(-8)} and was refused`,
+    more: cid,
+    hint:
+      origin === 'disk'
+        ? 'Check everything on the overview: it mends what a peer can mend. Look at the disk, too.'
+        : 'Nothing to do: it is fetched from somebody else.',
+  }),
   collected: ({ blocks, bytes: size }) => ({ icon: 'bin', text: `Freed ${bytes(size)} in ${plural(blocks, 'block')}` }),
-  skipped: ({ count }) => ({ icon: 'activity', text: `${plural(count, 'event')} left out: there were more than this page could follow` }),
+  skipped: ({ count }) => ({
+    icon: 'activity',
+    text: count
+      ? `${plural(count, 'event')} left out: there were more than this page could follow`
+      : 'What the node did before it was started anew is not known here',
+  }),
   failed: ({ text, hint }) => ({ icon: 'warning', bad: true, text, hint }),
-  silent: () => ({ icon: 'warning', bad: true, text: 'The node stopped answering', hint: 'Check that storgo-node runs; its log says why it ended.' }),
+  silent: () => ({
+    icon: 'warning',
+    bad: true,
+    text: 'The node stopped answering',
+    hint: 'Check that storgo-node runs; its log says why it ended.',
+  }),
   answers: () => ({ icon: 'check', text: 'The node answers again' }),
 };
 
 /** {icon, text, more, hint, bad, href, link} of an event; unknown kinds are named as they are. */
 export function describe(event) {
-  return WORDS[event.type]?.(event) ?? { icon: 'activity', text: event.type.replaceAll('_', ' '), more: event.detail ?? '' };
+  return (
+    WORDS[event.type]?.(event) ?? { icon: 'activity', text: event.type.replaceAll('_', ' '), more: event.detail ?? '' }
+  );
 }

@@ -18,9 +18,18 @@ export function show({ body, signal }) {
   const list = h('ol', { class: 'log' });
   const nothing = h('p', { class: 'hint' }, 'Nothing has happened since this page was opened.');
   const only = h('input', { type: 'checkbox', id: 'only-bad', on: { change: draw } });
-  fill(body,
+  fill(
+    body,
     h('section', { class: 'card' }, h('h2', {}, 'Running'), none, runs),
-    h('section', { class: 'card' }, h('h2', {}, 'What ran'), h('p', { class: 'choice' }, only, h('label', { for: 'only-bad' }, 'Only what went wrong')), nothing, list));
+    h(
+      'section',
+      { class: 'card' },
+      h('h2', {}, 'What ran'),
+      h('p', { class: 'choice' }, only, h('label', { for: 'only-bad' }, 'Only what went wrong')),
+      nothing,
+      list,
+    ),
+  );
 
   function drawRuns() {
     const running = transfers.running();
@@ -29,8 +38,10 @@ export function show({ body, signal }) {
   }
 
   function draw() {
-    const entries = history.entries.map((entry) => ({ entry, words: describe(entry) }))
-      .filter(({ words }) => !only.checked || words.bad).slice(0, SHOWN);
+    const entries = history.entries
+      .map((entry) => ({ entry, words: describe(entry) }))
+      .filter(({ words }) => !only.checked || words.bad)
+      .slice(0, SHOWN);
     nothing.hidden = entries.length > 0;
     say(nothing, only.checked ? 'Nothing went wrong.' : 'Nothing has happened since this page was opened.');
     fill(list, entries.map(makeEntry));
@@ -45,7 +56,18 @@ export function show({ body, signal }) {
 }
 
 function makeRun({ name, what }) {
-  return h('li', { class: 'run' }, icon(what === 'put' ? 'up' : 'down'), h('div', {}, h('p', { class: 'name' }, `${what === 'put' ? 'Storing' : 'Reading'} ${name ?? 'a file'}`), h('progress', { max: '1', 'aria-label': `Progress of ${name ?? 'a file'}` }), h('p', { class: 'hint' })));
+  return h(
+    'li',
+    { class: 'run' },
+    icon(what === 'put' ? 'up' : 'down'),
+    h(
+      'div',
+      {},
+      h('p', { class: 'name' }, `${what === 'put' ? 'Storing' : 'Reading'} ${name ?? 'a file'}`),
+      h('progress', { max: '1', 'aria-label': `Progress of ${name ?? 'a file'}` }),
+      h('p', { class: 'hint' }),
+    ),
+  );
 }
 
 function updateRun(element, { done, total, rate: speed }) {
@@ -53,11 +75,31 @@ function updateRun(element, { done, total, rate: speed }) {
   if (total) meter.value = done / total;
   else meter.removeAttribute('value');
   const left = total && speed ? `${duration((total - done) / speed)} left` : null;
-  say(element.querySelector('.hint'), [total ? `${bytes(done)} of ${bytes(total)}` : bytes(done), speed && rate(speed), left].filter(Boolean).join(' · '));
+  say(
+    element.querySelector('.hint'),
+    [total ? `${bytes(done)} of ${bytes(total)}` : bytes(done), speed && rate(speed), left].filter(Boolean).join(' · '),
+  );
 }
 
 function makeEntry({ entry, words }) {
-  return h('li', { class: words.bad ? 'bad' : null }, h('time', { class: 'hint', datetime: new Date(entry.at).toISOString() }, clock(entry.at)), icon(words.icon),
-    h('div', {}, h('p', {}, words.bad && h('span', { class: 'unseen' }, 'Problem: '), words.text, ' ', words.href && h('a', { href: words.href, class: 'mono' }, words.link)),
-      words.more && h('p', { class: 'hint mono break' }, words.more), words.hint && h('p', { class: 'hint' }, h('strong', {}, 'Next: '), words.hint)));
+  return h(
+    'li',
+    { class: words.bad ? 'bad' : null },
+    h('time', { class: 'hint', datetime: new Date(entry.at).toISOString() }, clock(entry.at)),
+    icon(words.icon),
+    h(
+      'div',
+      {},
+      h(
+        'p',
+        {},
+        words.bad && h('span', { class: 'unseen' }, 'Problem: '),
+        words.text,
+        ' ',
+        words.href && h('a', { href: words.href, class: 'mono' }, words.link),
+      ),
+      words.more && h('p', { class: 'hint mono break' }, words.more),
+      words.hint && h('p', { class: 'hint' }, h('strong', {}, 'Next: '), words.hint),
+    ),
+  );
 }

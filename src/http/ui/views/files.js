@@ -16,7 +16,11 @@ export const title = 'Files';
 
 const PAGE = 50;
 const TYPING_MS = 180;
-const COLUMNS = [['name', 'Name'], ['size', 'Size'], ['created', 'Stored']];
+const COLUMNS = [
+  ['name', 'Name'],
+  ['size', 'Size'],
+  ['created', 'Stored'],
+];
 
 export function show({ body, head, query: at, signal }) {
   const wanted = { q: at.get('q') ?? '', sort: at.get('sort') ?? 'created', order: at.get('order') ?? 'desc' };
@@ -25,20 +29,55 @@ export function show({ body, head, query: at, signal }) {
   let request = null;
   let next = null;
 
-  const search = h('input', { type: 'search', id: 'search', value: wanted.q, autocomplete: 'off', spellcheck: 'false', on: { input: typed } });
+  const search = h('input', {
+    type: 'search',
+    id: 'search',
+    value: wanted.q,
+    autocomplete: 'off',
+    spellcheck: 'false',
+    on: { input: typed },
+  });
   const count = h('p', { class: 'hint', role: 'status' });
   const rows = h('tbody');
-  const heads = COLUMNS.map(([key, label]) => h('th', { scope: 'col', class: key }, h('button', { type: 'button', class: 'sort', on: { click: () => sortBy(key) } }, label, h('span', { class: 'way', 'aria-hidden': 'true' }))));
-  const table = h('table', { class: 'files' }, h('caption', { class: 'unseen' }, 'Files on this node'), h('thead', {}, h('tr', {}, heads, h('th', { scope: 'col' }, h('span', { class: 'unseen' }, 'Actions')))), rows);
+  const heads = COLUMNS.map(([key, label]) =>
+    h(
+      'th',
+      { scope: 'col', class: key },
+      h(
+        'button',
+        { type: 'button', class: 'sort', on: { click: () => sortBy(key) } },
+        label,
+        h('span', { class: 'way', 'aria-hidden': 'true' }),
+      ),
+    ),
+  );
+  const table = h(
+    'table',
+    { class: 'files' },
+    h('caption', { class: 'unseen' }, 'Files on this node'),
+    h('thead', {}, h('tr', {}, heads, h('th', { scope: 'col' }, h('span', { class: 'unseen' }, 'Actions')))),
+    rows,
+  );
   const state = h('div', {}, loading());
   const back = h('button', { type: 'button', on: { click: () => turn(-1) } }, 'Previous');
   const on = h('button', { type: 'button', on: { click: () => turn(1) } }, 'Next');
   const pageNo = h('span', { class: 'hint' });
   const pages = h('nav', { class: 'pages', 'aria-label': 'Pages' }, back, pageNo, on);
-  head.append(h('div', { class: 'buttons' }, session.may('write') && h('button', { type: 'button', on: { click: openLink } }, icon('link'), 'Open a link')));
-  fill(body, session.may('write') && adding(),
+  head.append(
+    h(
+      'div',
+      { class: 'buttons' },
+      session.may('write') && h('button', { type: 'button', on: { click: openLink } }, icon('link'), 'Open a link'),
+    ),
+  );
+  fill(
+    body,
+    session.may('write') && adding(),
     h('div', { class: 'bar-of-tools' }, h('label', { for: 'search' }, 'Search by name'), search, count),
-    state, table, pages);
+    state,
+    table,
+    pages,
+  );
 
   let timer = null;
   function typed() {
@@ -75,7 +114,10 @@ export function show({ body, head, query: at, signal }) {
     request = mine;
     table.setAttribute('aria-busy', 'true');
     try {
-      const list = await get(`/files${query({ ...wanted, cursor: trail.at(-1), limit: PAGE })}`, AbortSignal.any([signal, mine.signal]));
+      const list = await get(
+        `/files${query({ ...wanted, cursor: trail.at(-1), limit: PAGE })}`,
+        AbortSignal.any([signal, mine.signal]),
+      );
       draw(list);
     } catch (problem) {
       if (problem.name === 'AbortError') return;
@@ -103,7 +145,15 @@ export function show({ body, head, query: at, signal }) {
     say(count, known || wanted.q ? `${plural(known, 'file')}${wanted.q ? ` with “${wanted.q}”` : ''}` : '');
     say(pageNo, total ? `Page ${trail.length} of ${Math.max(1, Math.ceil(total / PAGE))}` : `Page ${trail.length}`);
     if (files.length) fill(state);
-    else if (wanted.q) fill(state, empty('No file has that in its name.', 'Names are searched, not contents.', h('button', { type: 'button', on: { click: clear } }, 'Clear the search')));
+    else if (wanted.q)
+      fill(
+        state,
+        empty(
+          'No file has that in its name.',
+          'Names are searched, not contents.',
+          h('button', { type: 'button', on: { click: clear } }, 'Clear the search'),
+        ),
+      );
     else fill(state, empty('No files yet.', 'What you store or open by a link appears here.'));
   }
 
@@ -118,14 +168,49 @@ export function show({ body, head, query: at, signal }) {
     const name = file.name ?? 'unnamed';
     const word = (text) => h('span', { class: 'tag' }, text);
     const url = `/api/v1/files/${file.cid}/content`;
-    return h('tr', {},
-      h('th', { scope: 'row', class: 'name' }, icon(file.kind === 'dir' ? 'folder' : 'files'),
-        h('a', { href: `#/file/${file.cid}`, title: name }, name), ' ',
-        !file.name && h('span', { class: 'hint mono' }, short(file.cid)), !file.pinned && word('not kept'), !file.sealed && word('public')),
-      h('td', { class: 'size' }, bytes(file.size)), h('td', { class: 'created' }, date(file.created)),
-      h('td', { class: 'act' },
-        h('a', { class: 'button quiet', href: url, download: file.name ?? file.cid, 'aria-label': `Download ${name}`, title: 'Download' }, icon('down')),
-        session.may('write') && h('button', { type: 'button', class: 'quiet', 'aria-label': `Delete ${name}`, title: 'Delete', on: { click: () => drop(file) } }, icon('bin'))));
+    return h(
+      'tr',
+      {},
+      h(
+        'th',
+        { scope: 'row', class: 'name' },
+        icon(file.kind === 'dir' ? 'folder' : 'files'),
+        h('a', { href: `#/file/${file.cid}`, title: name }, name),
+        ' ',
+        !file.name && h('span', { class: 'hint mono' }, short(file.cid)),
+        !file.pinned && word('not kept'),
+        !file.sealed && word('public'),
+      ),
+      h('td', { class: 'size' }, bytes(file.size)),
+      h('td', { class: 'created' }, date(file.created)),
+      h(
+        'td',
+        { class: 'act' },
+        h(
+          'a',
+          {
+            class: 'button quiet',
+            href: url,
+            download: file.name ?? file.cid,
+            'aria-label': `Download ${name}`,
+            title: 'Download',
+          },
+          icon('down'),
+        ),
+        session.may('write') &&
+          h(
+            'button',
+            {
+              type: 'button',
+              class: 'quiet',
+              'aria-label': `Delete ${name}`,
+              title: 'Delete',
+              on: { click: () => drop(file) },
+            },
+            icon('bin'),
+          ),
+      ),
+    );
   }
 
   async function drop(file) {
@@ -141,13 +226,17 @@ export function show({ body, head, query: at, signal }) {
 
   // Many files stored at once make one reload, not many.
   let soon = null;
-  events.addEventListener('event', ({ detail }) => {
-    if (!['stored', 'removed'].includes(detail.type)) return;
-    soon ??= setTimeout(() => {
-      soon = null;
-      if (!rows.contains(document.activeElement)) load();
-    }, 400);
-  }, { signal });
+  events.addEventListener(
+    'event',
+    ({ detail }) => {
+      if (!['stored', 'removed'].includes(detail.type)) return;
+      soon ??= setTimeout(() => {
+        soon = null;
+        if (!rows.contains(document.activeElement)) load();
+      }, 400);
+    },
+    { signal },
+  );
   signal.addEventListener('abort', () => {
     clearTimeout(soon);
     clearTimeout(timer);

@@ -21,16 +21,33 @@ export function sentence(status) {
   const { files, quarantined, peers, capacity, stored_bytes: stored } = status;
   const many = files === 1 ? 'One file is' : `${number(files)} files are`;
   if (quarantined > 0) {
-    return { tone: 'bad', head: `${plural(quarantined, 'block')} on this disk ${quarantined === 1 ? 'was' : 'were'} damaged and set aside.`,
-      text: 'No wrong byte is served. “Check everything” says which files need them and fetches good copies where a peer has some.' };
+    return {
+      tone: 'bad',
+      head: `${plural(quarantined, 'block')} on this disk ${quarantined === 1 ? 'was' : 'were'} damaged and set aside.`,
+      text: 'No wrong byte is served. “Check everything” says which files need them and fetches good copies where a peer has some.',
+    };
   }
-  if (!files) return { tone: 'ok', head: 'Nothing is stored here yet.', text: 'Drop a file anywhere on this page; it is encrypted before it is written.' };
+  if (!files)
+    return {
+      tone: 'ok',
+      head: 'Nothing is stored here yet.',
+      text: 'Drop a file anywhere on this page; it is encrypted before it is written.',
+    };
   if (capacity && stored > capacity * 0.95) {
-    return { tone: 'warn', head: `${many} kept, and the space is nearly used up.`, text: 'Delete files or raise storage.capacity; a file that does not fit is refused before anything changes.' };
+    return {
+      tone: 'warn',
+      head: `${many} kept, and the space is nearly used up.`,
+      text: 'Delete files or raise storage.capacity; a file that does not fit is refused before anything changes.',
+    };
   }
-  const reach = peers ? `${plural(peers, 'peer')} can read from here now.` : 'No peer is connected, so nobody else can read them now.';
-  return { tone: peers ? 'ok' : 'warn', head: `${many} kept on this disk. ${reach}`,
-    text: 'This node is the only one that promises to keep them: other nodes hold what they have read, for as long as they like. Losing this disk can lose the files.' };
+  const reach = peers
+    ? `${plural(peers, 'peer')} can read from here now.`
+    : 'No peer is connected, so nobody else can read them now.';
+  return {
+    tone: peers ? 'ok' : 'warn',
+    head: `${many} kept on this disk. ${reach}`,
+    text: 'This node is the only one that promises to keep them: other nodes hold what they have read, for as long as they like. Losing this disk can lose the files.',
+  };
 }
 
 function storage(status) {
@@ -39,9 +56,20 @@ function storage(status) {
   const free = capacity ? Math.max(0, capacity - kept) : (disk ?? 0);
   const room = disk === null || disk === undefined ? free : Math.min(free, disk + cached);
   return [
-    bar([{ label: 'kept', value: kept, kind: 'kept' }, { label: 'cache, goes when room is needed', value: cached, kind: 'cache' }, { label: 'free', value: room, kind: 'free' }],
-      kept + cached + room, bytes),
-    h('p', { class: 'hint' }, capacity ? `The limit is ${bytes(capacity)} (storage.capacity).` : 'No limit is set; the disk is the limit.'),
+    bar(
+      [
+        { label: 'kept', value: kept, kind: 'kept' },
+        { label: 'cache, goes when room is needed', value: cached, kind: 'cache' },
+        { label: 'free', value: room, kind: 'free' },
+      ],
+      kept + cached + room,
+      bytes,
+    ),
+    h(
+      'p',
+      { class: 'hint' },
+      capacity ? `The limit is ${bytes(capacity)} (storage.capacity).` : 'No limit is set; the disk is the limit.',
+    ),
   ];
 }
 
@@ -52,9 +80,22 @@ export function show({ body, head, signal }) {
   const traffic = h('section', { class: 'card wide' }, h('h2', {}, 'Blocks up and down'), curve.element);
   const peerList = h('ul', { class: 'rows' });
   const peerWords = h('p', { class: 'hint' });
-  const peers = h('section', { class: 'card' }, h('h2', {}, 'Peers now'), peerWords, peerList, h('a', { href: '#/peers' }, 'All peers'));
+  const peers = h(
+    'section',
+    { class: 'card' },
+    h('h2', {}, 'Peers now'),
+    peerWords,
+    peerList,
+    h('a', { href: '#/peers' }, 'All peers'),
+  );
   const recent = h('ul', { class: 'rows' });
-  const last = h('section', { class: 'card' }, h('h2', {}, 'Lately'), recent, h('a', { href: '#/activity' }, 'All activity'));
+  const last = h(
+    'section',
+    { class: 'card' },
+    h('h2', {}, 'Lately'),
+    recent,
+    h('a', { href: '#/activity' }, 'All activity'),
+  );
   const risk = h('section', { class: 'card' }, h('h2', {}, 'At risk'), loading());
   const check = h('button', { type: 'button', on: { click: () => verify(check) } }, icon('shield'), 'Check everything');
   head.append(h('div', { class: 'buttons' }, session.may('write') && check));
@@ -70,26 +111,48 @@ export function show({ body, head, signal }) {
     if (told !== first) {
       told = first;
       truth.className = `truth ${tone}`;
-      fill(truth, icon(tone === 'ok' ? 'check' : 'warning'), h('div', {}, h('p', { class: 'lead' }, first), h('p', { class: 'hint' }, text)));
+      fill(
+        truth,
+        icon(tone === 'ok' ? 'check' : 'warning'),
+        h('div', {}, h('p', { class: 'lead' }, first), h('p', { class: 'hint' }, text)),
+      );
     }
     fill(store, h('h2', {}, 'Storage'), storage(status));
     fill(risk, h('h2', {}, 'At risk'), atRisk(status));
-    say(facts, `storgo ${status.version} · up ${duration(status.uptime_s)} · ${plural(status.files, 'file')} in ${plural(status.blocks, 'block')} · ${plural(status.announced, 'root')} announced${status.announce_queue ? `, ${status.announce_queue} waiting` : ''}`);
+    say(
+      facts,
+      `storgo ${status.version} · up ${duration(status.uptime_s)} · ${plural(status.files, 'file')} in ${plural(status.blocks, 'block')} · ${plural(status.announced, 'root')} announced${status.announce_queue ? `, ${status.announce_queue} waiting` : ''}`,
+    );
   };
   const drawRecent = () => {
     const nothing = { serial: 0, words: { text: 'Nothing has happened since this page was opened.' } };
     const entries = history.entries.slice(0, 6).map((entry) => ({ serial: entry.serial, words: describe(entry) }));
-    keyed(recent, entries.length ? entries : [nothing], ({ serial }) => serial,
-      ({ words }) => h('li', {}, words.icon && icon(words.icon), h('span', {}, words.text)), () => {});
+    keyed(
+      recent,
+      entries.length ? entries : [nothing],
+      ({ serial }) => serial,
+      ({ words }) => h('li', {}, words.icon && icon(words.icon), h('span', {}, words.text)),
+      () => {},
+    );
   };
   vitals.addEventListener('change', draw, { signal });
   history.addEventListener('change', drawRecent, { signal });
-  events.addEventListener('event', ({ detail }) => ['stored', 'removed', 'peer_connected', 'peer_lost', 'bad_block'].includes(detail.type) && vitals.now(), { signal });
+  events.addEventListener(
+    'event',
+    ({ detail }) =>
+      ['stored', 'removed', 'peer_connected', 'peer_lost', 'bad_block'].includes(detail.type) && vitals.now(),
+    { signal },
+  );
   watchPeers(signal, (list) => {
     say(peerWords, list.length ? `${plural(list.length, 'peer')} connected.` : 'No peer is connected.');
-    keyed(peerList, list.slice(0, 5), ({ peer }) => peer,
+    keyed(
+      peerList,
+      list.slice(0, 5),
+      ({ peer }) => peer,
       ({ peer }) => h('li', {}, h('span', { class: 'mono' }, `…${peer.slice(-8)}`), h('span', { class: 'hint' })),
-      (element, peer) => say(element.lastChild, `${peer.transport}${peer.relayed ? ', relayed' : ', direct'} · ${latency(peer)}`));
+      (element, peer) =>
+        say(element.lastChild, `${peer.transport}${peer.relayed ? ', relayed' : ', direct'} · ${latency(peer)}`),
+    );
   });
   draw();
   drawRecent();
@@ -97,11 +160,20 @@ export function show({ body, head, signal }) {
 
 function atRisk({ files, quarantined }) {
   if (quarantined > 0) {
-    return [h('p', {}, icon('warning'), ` ${plural(quarantined, 'damaged block')} set aside.`), h('p', { class: 'hint' }, 'Check everything: it names the files and mends what a peer can mend.')];
+    return [
+      h('p', {}, icon('warning'), ` ${plural(quarantined, 'damaged block')} set aside.`),
+      h('p', { class: 'hint' }, 'Check everything: it names the files and mends what a peer can mend.'),
+    ];
   }
   if (!files) return [h('p', {}, 'No files, no risk.')];
-  return [h('p', {}, icon('warning'), ` ${plural(files, 'file')} with one promised copy.`),
-    h('p', { class: 'hint' }, 'No damaged block is known. Copies on other nodes are not made yet: keep a backup of what you cannot lose.')];
+  return [
+    h('p', {}, icon('warning'), ` ${plural(files, 'file')} with one promised copy.`),
+    h(
+      'p',
+      { class: 'hint' },
+      'No damaged block is known. Copies on other nodes are not made yet: keep a backup of what you cannot lose.',
+    ),
+  ];
 }
 
 async function verify(button) {
@@ -110,8 +182,17 @@ async function verify(button) {
   try {
     const { checked, bytes: size, bad, missing, repaired } = await post('/verify');
     const lost = bad.length + missing.length - repaired.length;
-    await ask({ title: lost > 0 ? 'Some blocks are not well' : 'Everything is well', body: h('ul', { class: 'rows' },
-      h('li', {}, `${plural(checked, 'block')} read and checked, ${bytes(size)}`), h('li', {}, `${number(bad.length)} damaged`), h('li', {}, `${number(missing.length)} missing`), h('li', {}, `${number(repaired.length)} fetched anew from peers`)) });
+    await ask({
+      title: lost > 0 ? 'Some blocks are not well' : 'Everything is well',
+      body: h(
+        'ul',
+        { class: 'rows' },
+        h('li', {}, `${plural(checked, 'block')} read and checked, ${bytes(size)}`),
+        h('li', {}, `${number(bad.length)} damaged`),
+        h('li', {}, `${number(missing.length)} missing`),
+        h('li', {}, `${number(repaired.length)} fetched anew from peers`),
+      ),
+    });
   } catch (problem) {
     complain(problem);
   }

@@ -16,7 +16,8 @@ export const title = 'Peers';
 const NONE = '–';
 
 /** What a peer moved: where the node counts it. */
-const moved = ({ sent_bytes: sent, received_bytes: received }) => (sent === undefined ? NONE : `↑ ${bytes(sent)} ↓ ${bytes(received)}`);
+const moved = ({ sent_bytes: sent, received_bytes: received }) =>
+  sent === undefined ? NONE : `↑ ${bytes(sent)} ↓ ${bytes(received)}`;
 
 const CELLS = [
   ['Peer', (peer) => short(peer.peer)],
@@ -31,26 +32,61 @@ const CELLS = [
 
 export function show({ body, head, signal }) {
   const rows = h('tbody');
-  const table = h('table', { class: 'peers', hidden: true }, h('caption', { class: 'unseen' }, 'Connected peers'), h('thead', {}, h('tr', {}, CELLS.map(([label]) => h('th', { scope: 'col' }, label)))), rows);
+  const table = h(
+    'table',
+    { class: 'peers', hidden: true },
+    h('caption', { class: 'unseen' }, 'Connected peers'),
+    h(
+      'thead',
+      {},
+      h(
+        'tr',
+        {},
+        CELLS.map(([label]) => h('th', { scope: 'col' }, label)),
+      ),
+    ),
+    rows,
+  );
   const state = h('div', {}, loading());
   const words = h('p', { class: 'hint', role: 'status' });
-  head.append(h('div', { class: 'buttons' },
-    session.may('admin') && h('button', { type: 'button', class: 'main', on: { click: add } }, icon('plus'), 'Add a peer'),
-    session.may('admin') && h('button', { type: 'button', on: { click: invite } }, icon('qr'), 'Invite')));
+  head.append(
+    h(
+      'div',
+      { class: 'buttons' },
+      session.may('admin') &&
+        h('button', { type: 'button', class: 'main', on: { click: add } }, icon('plus'), 'Add a peer'),
+      session.may('admin') && h('button', { type: 'button', on: { click: invite } }, icon('qr'), 'Invite'),
+    ),
+  );
   const own = h('section', { class: 'card' }, h('h2', {}, 'This node'), loading());
   fill(body, words, state, table, own);
 
-  watchPeers(signal, (list) => {
-    say(words, list.length ? `${plural(list.length, 'peer')} connected.` : '');
-    table.hidden = !list.length;
-    if (list.length) fill(state);
-    else if (!state.querySelector('.alone')) fill(state, h('div', { class: 'alone' }, empty('No peer is connected.', 'Add one by its address, or start another node: on the same network they find each other.')));
-    keyed(rows, list, ({ peer }) => peer, make, update);
-    CELLS.forEach(([, text], i) => {
-      const silent = list.every((peer) => text(peer) === NONE);
-      for (const line of table.rows) line.cells[i].hidden = silent;
-    });
-  }, (problem) => rows.children.length || failure(state, problem));
+  watchPeers(
+    signal,
+    (list) => {
+      say(words, list.length ? `${plural(list.length, 'peer')} connected.` : '');
+      table.hidden = !list.length;
+      if (list.length) fill(state);
+      else if (!state.querySelector('.alone'))
+        fill(
+          state,
+          h(
+            'div',
+            { class: 'alone' },
+            empty(
+              'No peer is connected.',
+              'Add one by its address, or start another node: on the same network they find each other.',
+            ),
+          ),
+        );
+      keyed(rows, list, ({ peer }) => peer, make, update);
+      CELLS.forEach(([, text], i) => {
+        const silent = list.every((peer) => text(peer) === NONE);
+        for (const line of table.rows) line.cells[i].hidden = silent;
+      });
+    },
+    (problem) => rows.children.length || failure(state, problem),
+  );
 
   let told = '';
   const drawOwn = () => {
@@ -58,17 +94,52 @@ export function show({ body, head, signal }) {
     const { peer, listen, cluster } = vitals.status;
     if (told === peer + listen) return;
     told = peer + listen;
-    fill(own, h('h2', {}, 'This node'), h('dl', {},
-      h('dt', {}, 'Peer id'), h('dd', { class: 'mono break' }, peer),
-      h('dt', {}, 'Cluster'), h('dd', {}, cluster ? 'closed: only who has the key can connect' : 'open: anyone who knows an address can connect'),
-      h('dt', {}, 'Others reach it at'), h('dd', {}, listen.length ? h('ul', { class: 'rows' }, listen.map((addr) => h('li', { class: 'mono break' }, addr))) : 'no address')));
+    fill(
+      own,
+      h('h2', {}, 'This node'),
+      h(
+        'dl',
+        {},
+        h('dt', {}, 'Peer id'),
+        h('dd', { class: 'mono break' }, peer),
+        h('dt', {}, 'Cluster'),
+        h(
+          'dd',
+          {},
+          cluster ? 'closed: only who has the key can connect' : 'open: anyone who knows an address can connect',
+        ),
+        h('dt', {}, 'Others reach it at'),
+        h(
+          'dd',
+          {},
+          listen.length
+            ? h(
+                'ul',
+                { class: 'rows' },
+                listen.map((addr) => h('li', { class: 'mono break' }, addr)),
+              )
+            : 'no address',
+        ),
+      ),
+    );
   };
   vitals.addEventListener('change', drawOwn, { signal });
   drawOwn();
 }
 
 function make({ peer }) {
-  return h('tr', {}, CELLS.map(([label], i) => h(i ? 'td' : 'th', { 'data-label': label, scope: i ? null : 'row', title: i ? null : peer, class: i ? null : 'name' }, h('span', { class: i ? null : 'mono' }), !i && h('span', { class: 'hint' }))));
+  return h(
+    'tr',
+    {},
+    CELLS.map(([label], i) =>
+      h(
+        i ? 'td' : 'th',
+        { 'data-label': label, scope: i ? null : 'row', title: i ? null : peer, class: i ? null : 'name' },
+        h('span', { class: i ? null : 'mono' }),
+        !i && h('span', { class: 'hint' }),
+      ),
+    ),
+  );
 }
 
 function update(element, peer) {
@@ -77,10 +148,26 @@ function update(element, peer) {
 }
 
 async function add() {
-  const field = h('input', { type: 'text', id: 'addr', required: true, autocomplete: 'off', spellcheck: 'false', class: 'mono', placeholder: '/ip4/192.0.2.7/tcp/4001' });
+  const field = h('input', {
+    type: 'text',
+    id: 'addr',
+    required: true,
+    autocomplete: 'off',
+    spellcheck: 'false',
+    class: 'mono',
+    placeholder: '/ip4/192.0.2.7/tcp/4001',
+  });
   const done = await ask({
     title: 'Add a peer',
-    body: [h('label', { for: 'addr' }, 'Address'), field, h('p', { class: 'hint' }, 'A multiaddr, as “This node” shows on the other machine, with or without /p2p/… at its end. It is remembered across restarts.')],
+    body: [
+      h('label', { for: 'addr' }, 'Address'),
+      field,
+      h(
+        'p',
+        { class: 'hint' },
+        'A multiaddr, as “This node” shows on the other machine, with or without /p2p/… at its end. It is remembered across restarts.',
+      ),
+    ],
     actions: [{ label: 'Connect', value: 'connect' }],
     act: () => post('/peers', { addr: field.value.trim() }),
   });
@@ -90,7 +177,12 @@ async function add() {
 async function invite() {
   try {
     const { invite: text } = await post('/invite');
-    await share('Invite', 'invite', text, 'On the new machine: storgo-node join, and then this text. It holds the key of the cluster: hand it only to who may read everything.');
+    await share(
+      'Invite',
+      'invite',
+      text,
+      'On the new machine: storgo-node join, and then this text. It holds the key of the cluster: hand it only to who may read everything.',
+    );
   } catch (problem) {
     complain(problem);
   }

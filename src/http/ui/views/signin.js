@@ -7,18 +7,36 @@ import { session } from '../session.js';
 export const title = 'Sign in';
 
 export function show({ body, signal }) {
-  const field = h('input', { type: 'password', id: 'token', required: true, autocomplete: 'off', spellcheck: 'false', 'aria-describedby': 'token-hint' });
+  const field = h('input', {
+    type: 'password',
+    id: 'token',
+    required: true,
+    autocomplete: 'off',
+    spellcheck: 'false',
+    'aria-describedby': 'token-hint',
+  });
   const wrong = h('p', { class: 'wrong', role: 'alert' });
   const button = h('button', { type: 'submit', class: 'main' }, 'Sign in');
   const say = () => {
     const why = session.refused;
     wrong.textContent = why ? [why.message, why.hint].filter(Boolean).join(' ') : '';
   };
-  const form = h('form', { class: 'card', on: { submit } },
+  const form = h(
+    'form',
+    { class: 'card', on: { submit } },
     h('h2', {}, 'With a token'),
-    h('label', { for: 'token' }, 'Token'), field,
-    h('p', { class: 'hint', id: 'token-hint' }, 'From ', h('code', {}, 'api.token'), ' in the node’s data directory, or one that was made for you in the settings.'),
-    wrong, h('div', { class: 'buttons' }, button));
+    h('label', { for: 'token' }, 'Token'),
+    field,
+    h(
+      'p',
+      { class: 'hint', id: 'token-hint' },
+      'From ',
+      h('code', {}, 'api.token'),
+      ' in the node’s data directory, or one that was made for you in the settings.',
+    ),
+    wrong,
+    h('div', { class: 'buttons' }, button),
+  );
 
   async function submit(event) {
     event.preventDefault();
@@ -31,13 +49,23 @@ export function show({ body, signal }) {
     field.focus();
   }
 
-  fill(body, h('div', { class: 'signin' },
-    h('p', { class: 'lead' }, 'This is a storgo node. Its files are for those who have the key to the door.'),
-    h('section', { class: 'card' }, h('h2', {}, 'With a link'),
-      h('p', {}, 'On the machine where the node runs:'),
-      h('pre', { class: 'mono', tabindex: '0' }, 'storgo-node web'),
-      h('p', { class: 'hint' }, 'It prints a link that signs you in once, here in this browser.')),
-    form));
+  fill(
+    body,
+    h(
+      'div',
+      { class: 'signin' },
+      h('p', { class: 'lead' }, 'This is a storgo node. Its files are for those who have the key to the door.'),
+      h(
+        'section',
+        { class: 'card' },
+        h('h2', {}, 'With a link'),
+        h('p', {}, 'On the machine where the node runs:'),
+        h('pre', { class: 'mono', tabindex: '0' }, 'storgo-node web'),
+        h('p', { class: 'hint' }, 'It prints a link that signs you in once, here in this browser.'),
+      ),
+      form,
+    ),
+  );
   say();
   // The node was away when the page came: try again when it is back.
   connection.addEventListener('change', () => connection.online && session.begin(), { signal });

@@ -1,0 +1,54 @@
+// A folder as one tar: the node makes a folder of it, with one link for all. The Blob refers to the files and reads them
+// only when they are sent, so a folder may be larger than the memory.
+
+const BLOCK = 512;
+/** What eleven octal digits hold. */
+const MAX_SIZE = 8 ** 11;
+
+const encoder = new TextEncoder();
+
+/** `entries`: [{path, file}], paths relative to the folder; without a file it is an empty folder. */
+export function tar(entries) {
+  const parts = [];
+  for (const { path, file } of entries.sort((a, b) => (a.path < b.path ? -1 : 1))) {
+    const size = file?.size ?? 0;
+    const mtime = Math.floor((file?.lastModified ?? 0) / 1000);
+    const name = encoder.encode(path);
+    if (name.length > 100 || name.length !== path.length || size >= MAX_SIZE) {
+      const long = encoder.encode(record('path', path) + record('size', String(size)));
+      parts.push(header(encoder.encode('pax'), long.length, mtime, 'x'), long, padding(long.length));
+    }
+    parts.push(header(name, size, mtime, file ? '0' : '5'));
+    if (file) parts.push(file, padding(size));
+  }
+  parts.push(new Uint8Array(2 * BLOCK));
+  return new Blob(parts, { type: 'application/x-tar' });
+}
+
+const padding = (size) => new Uint8Array((BLOCK - (size % BLOCK)) % BLOCK);
+
+/** A line of a pax header: its length counts itself. */
+function record(key, value) {
+  const rest = encoder.encode(` ${key}=${value}\n`).length;
+  let length = rest + String(rest).length;
+  length = rest + String(length).length;
+  return `${length} ${key}=${value}\n`;
+}
+
+function header(name, size, mtime, type) {
+  const bytes = new Uint8Array(BLOCK);
+  const put = (at, text) => bytes.set(encoder.encode(text), at);
+  const octal = (value, digits) => value.toString(8).padStart(digits, '0');
+  bytes.set(name.slice(0, 100));
+  put(100, type === '5' ? '0000755' : '0000644');
+  put(108, octal(0, 7));
+  put(116, octal(0, 7));
+  put(124, octal(size < MAX_SIZE ? size : 0, 11));
+  put(136, octal(mtime, 11));
+  put(148, '        ');
+  put(156, type);
+  put(257, 'ustar\u000000');
+  const sum = bytes.reduce((all, byte) => all + byte, 0);
+  put(148, `${octal(sum, 6)}\u0000 `);
+  return bytes;
+}
