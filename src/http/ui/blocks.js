@@ -34,7 +34,7 @@ export function grid(cid, signal) {
       }
       cursor = page.next;
       const whole = cursor ? `Of the first ${plural(count.all, 'block')}` : `Of ${plural(count.all, 'block')}`;
-      const text = `${whole}, ${number(count.here)} ${count.here === 1 ? 'is' : 'are'} on this node and ${number(count.all - count.here)} ${count.all - count.here === 1 ? 'is' : 'are'} not; ${number(count.node)} list others.`;
+      const text = `${whole}, ${number(count.here)} ${count.here === 1 ? 'is' : 'are'} on this node and ${number(count.all - count.here)} ${count.all - count.here === 1 ? 'is' : 'are'} not; ${number(count.node)} ${count.node === 1 ? 'lists' : 'list'} others.`;
       say(words, text);
       cells.setAttribute('aria-label', text);
       fill(place, words, cells, key(), cursor && more);
@@ -51,10 +51,7 @@ const key = () =>
   h(
     'p',
     { class: 'grid-key hint', 'aria-hidden': 'true' },
-    h('i', { class: 'here data' }),
-    'here',
-    h('i', { class: 'away data' }),
-    'not here',
-    h('i', { class: 'here node' }),
-    'lists other blocks',
+    h('span', {}, h('i', { class: 'here data' }), 'here'),
+    h('span', {}, h('i', { class: 'away data' }), 'not here'),
+    h('span', {}, h('i', { class: 'here node' }), 'lists other blocks'),
   );

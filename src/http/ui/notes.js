@@ -1,5 +1,6 @@
 // Short words to the user: seen for a while, and read out by a screen reader.
 
+import { connection } from './connection.js';
 import { h, fill } from './dom.js';
 import { icon } from './icons.js';
 import { history } from './history.js';
@@ -41,9 +42,13 @@ export function speak(text) {
   document.getElementById('spoken').textContent = text;
 }
 
-/** A failure in the place of what could not be loaded, with a way to try again. */
+/** A failure in the place of what could not be loaded, with a way to try again; by itself when the node is back. */
 export function failure(element, problem, again) {
   if (problem.name === 'AbortError') return;
+  if (again && problem.code === 'offline') {
+    const back = () => connection.online && element.isConnected && again();
+    connection.addEventListener('change', back, { once: true });
+  }
   fill(
     element,
     h(
