@@ -8,7 +8,6 @@ import axe_playwright_python
 from playwright.sync_api import sync_playwright
 
 AXE = (pathlib.Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
-SHOTS = os.environ.get("PAGE_SHOTS")
 
 
 class Browser:
@@ -59,10 +58,6 @@ class Window:
 
     def settle(self):
         self.page.locator("main .loading").first.wait_for(state="detached")
-
-    def shot(self, name):
-        if SHOTS:
-            self.page.screenshot(path=f"{SHOTS}/{name}.png")
 
     def drop(self, files):
         """Drops files on the page: [(name, media type, bytes)]."""

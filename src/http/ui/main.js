@@ -40,6 +40,8 @@ function drawNav() {
 }
 
 let shownAs = null;
+/** Whether the page has begun: what it shows first takes no focus. */
+let begun = false;
 
 function draw(moveFocus) {
   const place = router.parse();
@@ -80,7 +82,7 @@ addEventListener('hashchange', () => {
 });
 session.addEventListener('change', () => {
   drawNav();
-  if (shownAs !== session.scope) draw(true);
+  if (shownAs !== session.scope) draw(begun);
 });
 connection.addEventListener('change', () => {
   drawBanner();
@@ -97,4 +99,5 @@ addEventListener('unhandledrejection', (event) => {
 tray.begin(document.getElementById('tray'));
 drop.begin(document.getElementById('drop'));
 await session.begin();
+begun = true;
 if (shownAs !== session.scope || !session.scope) draw(false);

@@ -77,7 +77,7 @@ export function show({ body, head, signal }) {
   const truth = h('section', { class: 'truth', 'aria-label': 'State' }, loading());
   const store = h('section', { class: 'card' }, h('h2', {}, 'Storage'), loading());
   const curve = graph();
-  const traffic = h('section', { class: 'card wide' }, h('h2', {}, 'Blocks up and down'), curve.element);
+  const traffic = h('section', { class: 'card wide' }, h('h2', {}, 'Blocks to and from peers'), curve.element);
   const peerList = h('ul', { class: 'rows' });
   const peerWords = h('p', { class: 'hint' });
   const peers = h(
