@@ -11,13 +11,19 @@
 mod access;
 mod auth;
 mod content;
+mod docs_page;
 mod extract;
+mod feed;
 mod files;
+mod legacy;
+mod metrics;
 mod observe;
 mod openapi;
 mod problem;
 mod serve;
+mod store;
 mod ui;
+mod uploads;
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,9 +34,12 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use access::SignInLink;
 use auth::{Access, host::Hosts};
 pub use auth::{Scope, TOKEN_FILE, TokenInfo, load_or_create_token};
+use feed::Feed;
+use metrics::Counted;
 pub use observe::SettingInfo;
 use problem::Failures;
 pub use serve::{ServeOptions, Served, Tls, serve};
+use uploads::Uploads;
 
 use crate::node::{Node, error::NodeError};
 
@@ -49,12 +58,21 @@ const MAX_JSON: usize = 64 << 10;
 const STALL: Duration = Duration::from_secs(60);
 
 /// What the API knows beside its node.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct DoorOptions {
     /// Names that the node is called by, beside `localhost`.
     pub hosts: Vec<String>,
     /// The settings in force, for `GET /settings`.
     pub settings: Vec<SettingInfo>,
+    /// How long an upload is kept to which nothing is added.
+    pub uploads_keep: Duration,
+}
+
+impl Default for DoorOptions {
+    fn default() -> Self {
+        let week = Duration::from_secs(7 * 24 * 60 * 60);
+        Self { hosts: Vec::new(), settings: Vec::new(), uploads_keep: week }
+    }
 }
 
 /// What every handler can reach.
@@ -65,6 +83,9 @@ struct Door {
     hosts: Arc<Hosts>,
     settings: Arc<[SettingInfo]>,
     failures: Arc<Failures>,
+    feed: Arc<Feed>,
+    uploads: Arc<Uploads>,
+    counted: Arc<Counted>,
 }
 
 /// Whether a request came over TLS.
@@ -79,6 +100,9 @@ impl Door {
             hosts: Arc::new(Hosts { names, any_address }),
             settings: options.settings.into(),
             failures: Arc::default(),
+            feed: Feed::start(&node),
+            uploads: Uploads::load(&node, options.uploads_keep)?,
+            counted: Arc::default(),
             node,
         })
     }
@@ -113,14 +137,22 @@ fn routes(door: Door) -> Router {
         .routes(routes!(files::list))
         .routes(routes!(files::info))
         .routes(routes!(content::read))
+        .routes(routes!(files::blocks))
         .routes(routes!(files::placement))
+        .routes(routes!(observe::qr))
         .routes(routes!(content::block))
         .routes(routes!(observe::peers))
         .routes(routes!(observe::status))
-        .routes(routes!(observe::events))
+        .routes(routes!(feed::events))
+        .routes(routes!(uploads::discover, uploads::list))
+        .routes(routes!(uploads::one))
         .routes(routes!(problem::recall));
+    let unlimited = OpenApiRouter::new().routes(routes!(store::put)).layer(DefaultBodyLimit::disable());
     let write = OpenApiRouter::new()
-        .routes(routes!(files::put))
+        .routes(routes!(uploads::create))
+        .routes(routes!(uploads::offset, uploads::patch, uploads::terminate))
+        .layer(middleware::from_fn(uploads::speak))
+        .merge(unlimited)
         .routes(routes!(files::remove))
         .routes(routes!(files::verify))
         .routes(routes!(files::open_link))
@@ -130,6 +162,7 @@ fn routes(door: Door) -> Router {
     let admin = OpenApiRouter::new()
         .routes(routes!(observe::connect))
         .routes(routes!(observe::settings))
+        .routes(routes!(observe::invite))
         .routes(routes!(access::new_link))
         .routes(routes!(access::tokens, access::create_token))
         .routes(routes!(access::revoke_token))
@@ -139,12 +172,27 @@ fn routes(door: Door) -> Router {
         .merge(admin)
         .fallback(problem::no_such_path)
         .layer(middleware::from_fn_with_state(door.clone(), auth::authenticate));
+    let looking = OpenApiRouter::new()
+        .routes(routes!(legacy::get))
+        .routes(routes!(legacy::list))
+        .routes(routes!(metrics::metrics));
+    let legacy = OpenApiRouter::new()
+        .routes(routes!(legacy::store))
+        .layer(DefaultBodyLimit::disable())
+        .routes(routes!(legacy::delete))
+        .route_layer(middleware::from_fn(auth::need_write))
+        .merge(looking)
+        .layer(middleware::from_fn_with_state(door.clone(), auth::authenticate));
     let session = OpenApiRouter::new().routes(routes!(access::sign_in, access::session, access::sign_out));
     let (router, mut document) = OpenApiRouter::with_openapi(openapi::Api::openapi())
         .nest("/api/v1", api.merge(session))
+        .merge(legacy)
         .routes(routes!(observe::livez))
         .routes(routes!(observe::readyz))
         .routes(routes!(openapi::document))
+        .routes(routes!(docs_page::page))
+        .routes(routes!(docs_page::script))
+        .routes(routes!(docs_page::style))
         .split_for_parts();
     openapi::finish(&mut document);
     let document = openapi::Document(document.to_json().unwrap_or_default().into());
@@ -156,5 +204,6 @@ fn routes(door: Door) -> Router {
         .layer(DefaultBodyLimit::max(MAX_JSON))
         .layer(middleware::from_fn_with_state(door.clone(), auth::host::check))
         .layer(middleware::from_fn(problem::tag))
+        .layer(middleware::from_fn_with_state(door.clone(), metrics::count))
         .with_state(door)
 }

@@ -14,6 +14,8 @@ mod chores;
 pub mod error;
 pub mod identity;
 mod input;
+pub mod invite;
+mod listing;
 mod lookup;
 mod options;
 mod pool;
@@ -42,6 +44,7 @@ use tokio::{
 use tokio_util::{io::ReaderStream, sync::CancellationToken, task::TaskTracker};
 
 pub use error::{ErrorCode, NodeError};
+pub use listing::{ListOptions, Sort};
 pub use lookup::Reference;
 pub use options::NodeOptions;
 pub use read::{ContentKind, Opened, ReadOptions};

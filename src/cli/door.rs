@@ -150,7 +150,13 @@ pub(super) fn door_options(settings: &Settings) -> DoorOptions {
         };
         SettingInfo { key: setting.key.into(), value, origin: origin.to_string() }
     });
-    DoorOptions { hosts: settings.list("http.hosts").to_vec(), settings: shown.collect() }
+    let base = DoorOptions::default();
+    let keep = settings.get("uploads.keep").and_then(|text| parse_duration(text).ok());
+    DoorOptions {
+        hosts: settings.list("http.hosts").to_vec(),
+        settings: shown.collect(),
+        uploads_keep: keep.unwrap_or(base.uploads_keep),
+    }
 }
 
 /// How the API is served, by the settings.

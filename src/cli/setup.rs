@@ -22,14 +22,11 @@ use crate::{
     node::{
         ErrorCode, NodeError,
         identity::{IDENTITY_FILE, load_or_create, write_secret},
+        invite::Invite,
         report::Status,
     },
     store::read_lock,
 };
-
-const INVITE: &str = "storgo-invite:";
-/// Longest invite that is read.
-const MAX_INVITE: usize = 8 << 10;
 
 fn fail(what: &str, path: &Path, e: &std::io::Error) -> NodeError {
     let code = if e.kind() == std::io::ErrorKind::NotFound { ErrorCode::NotFound } else { ErrorCode::Other };
@@ -95,12 +92,6 @@ fn save_cluster_key(context: &Context, key: &ClusterKey) -> Result<(), NodeError
     write_secret(&path, text.as_bytes()).map_err(|e| fail("write", &path, &e))
 }
 
-#[derive(Serialize, Deserialize)]
-struct Invite {
-    key: String,
-    addrs: Vec<String>,
-}
-
 pub(super) async fn invite(context: &Context) -> Result<(), NodeError> {
     let Some(key) = cluster_key(&context.settings, &context.data_dir)? else {
         return Err(NodeError::new(ErrorCode::BadRequest, "this node is in no cluster")
@@ -120,18 +111,13 @@ pub(super) async fn invite(context: &Context) -> Result<(), NodeError> {
         }
         addrs.extend(status.listen);
     }
-    // Addresses that only this machine can reach come last.
-    addrs.sort_by_key(|addr| addr.contains("/127.0.0.1/") || addr.contains("/::1/"));
-    addrs.truncate(16);
     if addrs.is_empty() {
         output::say(
             context,
             "the invite names no address, because the node does not run: give one with --bootstrap later",
         );
     }
-    let invite = Invite { key: BASE64URL_NOPAD.encode(key.as_bytes()), addrs };
-    let json = serde_json::to_vec(&invite).map_err(|e| NodeError::new(ErrorCode::Other, e.to_string()))?;
-    let line = format!("{INVITE}{}", BASE64URL_NOPAD.encode(&json));
+    let line = Invite::new(&key, addrs).line();
     output::result(context, &serde_json::json!({ "invite": line }), |_| format!("{line}\n"))?;
     output::say(
         context,
@@ -145,12 +131,7 @@ pub(super) fn join(context: &Context, text: &str) -> Result<(), NodeError> {
         NodeError::new(ErrorCode::BadRequest, "this is no invite, or not all of it")
             .hint("`storgo-node invite` on a member prints one line that begins with storgo-invite:")
     };
-    let text = text.trim();
-    if text.len() > MAX_INVITE {
-        return Err(bad());
-    }
-    let bytes = text.strip_prefix(INVITE).and_then(|line| BASE64URL_NOPAD.decode(line.as_bytes()).ok());
-    let invite: Invite = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(bad)?;
+    let invite = Invite::parse(text).ok_or_else(bad)?;
     let key = parse_cluster_key(&invite.key)?;
     for addr in &invite.addrs {
         addr.parse::<libp2p::Multiaddr>().map_err(|_| bad())?;

@@ -137,6 +137,13 @@ pub static TABLE: &[Setting] = &[
         "HTTP connections held at most; a new one ends the one that waits longest",
     ),
     setting(
+        "uploads.keep",
+        "7d",
+        "1d",
+        duration,
+        "how long a resumable upload is kept to which nothing is added",
+    ),
+    setting(
         "tls.cert",
         "",
         "/etc/storgo/chain.pem",

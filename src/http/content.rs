@@ -20,6 +20,7 @@ use self::range::{Wanted, parse_range};
 use super::{
     Door, KIND_HEADER, TIMEOUT_HEADER,
     extract::{Params, Segment},
+    feed::What,
     files,
     problem::{Problem, RequestId},
 };
@@ -113,8 +114,11 @@ pub(super) fn answer(
         Body::empty()
     } else {
         let (failures, id) = (door.failures.clone(), id.clone());
+        let total = range.as_ref().map_or(size, |range| range.end - range.start);
+        let total = Some(total).filter(|_| opened.kind() == ContentKind::File);
+        let progress = door.feed.transfer(What::Get, Some(opened.file_name()), total);
         let bytes = opened.read(ReadOptions { range });
-        Body::from_stream(bytes.inspect_err(move |error| failures.note(&id, error.clone())))
+        Body::from_stream(progress.count(bytes.inspect_err(move |error| failures.note(&id, error.clone()))))
     };
     let impossible =
         |e| Problem::bad_request(format!("the answer has an impossible header: {e}")).into_response();

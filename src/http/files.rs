@@ -2,108 +2,75 @@
 
 use std::time::Duration;
 
-use axum::{
-    Extension, Json,
-    body::{Body, Bytes},
-    extract::State,
-    http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use axum::{Extension, Json, extract::State, http::HeaderMap};
 use data_encoding::BASE64URL_NOPAD;
-use futures::{Stream, StreamExt};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Door, KEY_HEADER,
     auth::{Caller, Scope},
-    extract::{JsonBody, Params, Segment, steady},
+    extract::{JsonBody, Params, Segment},
     problem::Problem,
 };
 use crate::{
     content::secret::Key,
     node::{
-        PutOptions, Reference,
-        report::{FileInfo, FileKind, FileList, Placement, PutReport, RemoveReport, VerifyReport},
+        ListOptions, Reference, Sort,
+        report::{BlockList, FileInfo, FileList, Placement, RemoveReport, VerifyReport},
     },
 };
 
 /// Longest wait of a long poll.
 const MAX_WAIT: Duration = Duration::from_secs(300);
-/// How long the rest of a refused upload is read.
-const MAX_DRAIN: Duration = Duration::from_secs(10);
-
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct PutQuery {
-    name: Option<String>,
-    #[serde(default)]
-    public: bool,
-    #[serde(default = "yes")]
-    dedup: bool,
-    chunker: Option<String>,
-    media_type: Option<String>,
-    mtime: Option<i64>,
-    mode: Option<u32>,
-    #[serde(default)]
-    tree: bool,
-}
-
-const fn yes() -> bool {
-    true
-}
-
-/// Stores the body as a file; with `tree=true` the body is a tar stream and becomes a folder.
-#[utoipa::path(post, path = "/files", tag = "files", params(PutQuery),
-    request_body(content_type = "application/octet-stream", content = Vec<u8>),
-    responses((status = 201, body = PutReport, headers(("location" = String, description = "Its path"))),
-        (status = 409), (status = 507)))]
-pub(super) async fn put(
-    State(door): State<Door>,
-    Params(query): Params<PutQuery>,
-    body: Body,
-) -> Result<Response, Problem> {
-    let chunker = query.chunker.map(|text| text.parse()).transpose();
-    let options = PutOptions {
-        name: query.name,
-        public: query.public,
-        dedup: query.dedup,
-        chunker: chunker.map_err(|e| Problem::bad_request(format!("chunker: {e}")))?,
-        media_type: query.media_type,
-        mtime: query.mtime,
-        mode: query.mode,
-    };
-    let kind = if query.tree { FileKind::Dir } else { FileKind::File };
-    let mut bytes = steady(body);
-    let report = match door.node.put_stream(&mut bytes, options, kind).await {
-        Ok(report) => report,
-        Err(error) => {
-            drain(&door, bytes);
-            return Err(error.into());
-        }
-    };
-    let location = format!("/api/v1/files/{}", report.cid);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(report)).into_response())
-}
-
-/// Reads on for a while where an upload was refused. The caller still sends; if this side just closed, its system would
-/// throw away the answer that says why.
-fn drain(door: &Door, mut bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin + 'static) {
-    let stop = door.node.stopping();
-    door.node.spawn(async move {
-        let all = async { while let Some(Ok(_)) = bytes.next().await {} };
-        stop.run_until_cancelled(tokio::time::timeout(MAX_DRAIN, all)).await;
-    });
-}
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
+    /// `next` of the page before.
     cursor: Option<String>,
+    /// Files on a page, 1 to 1000; 100 where it is not given.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
+    /// Only names that contain this, letter case aside.
     q: Option<String>,
+    /// By what: cid, name, size or created.
+    #[serde(default)]
+    #[param(inline)]
+    sort: By,
+    /// asc or desc.
+    #[serde(default)]
+    #[param(inline)]
+    order: Order,
+}
+
+/// By what a list is sorted.
+#[derive(Default, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum By {
+    #[default]
+    Cid,
+    Name,
+    Size,
+    Created,
+}
+
+/// Which way.
+#[derive(Default, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Order {
+    #[default]
+    Asc,
+    Desc,
+}
+
+/// Files on a page: as asked for, within bounds.
+fn page_size(limit: Option<usize>) -> Result<usize, Problem> {
+    match limit.unwrap_or(100) {
+        limit @ 1..=1000 => Ok(limit),
+        limit => Err(Problem::bad_request(format!("limit: {limit} is not between 1 and 1000"))),
+    }
 }
 
 /// A page of the list of files.
@@ -113,10 +80,20 @@ pub(super) async fn list(
     Extension(caller): Extension<Caller>,
     Params(query): Params<ListQuery>,
 ) -> Result<Json<FileList>, Problem> {
-    let cursor = query.cursor.map(|text| text.parse()).transpose();
-    let cursor = cursor.map_err(|e| Problem::bad_request(format!("cursor: {e}")))?;
-    let limit = query.limit.unwrap_or(100).clamp(1, 1000);
-    let mut list = door.node.list(cursor, limit, query.q.as_deref()).await?;
+    let sort = match query.sort {
+        By::Cid => Sort::Cid,
+        By::Name => Sort::Name,
+        By::Size => Sort::Size,
+        By::Created => Sort::Created,
+    };
+    let options = ListOptions {
+        cursor: query.cursor,
+        limit: page_size(query.limit)?,
+        query: query.q,
+        sort,
+        descending: query.order == Order::Desc,
+    };
+    let mut list = door.node.list(options).await?;
     list.files.iter_mut().for_each(|info| hide_links(&caller, info));
     Ok(Json(list))
 }
@@ -178,6 +155,31 @@ pub(super) struct WaitQuery {
     #[serde(default)]
     #[param(minimum = 0)]
     wait: f64,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct BlocksQuery {
+    /// `next` of the page before.
+    cursor: Option<u64>,
+    /// Blocks on a page, 1 to 1000; 100 where it is not given.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+}
+
+/// The blocks of a file, in their order, and whether they are here.
+#[utoipa::path(get, path = "/files/{reference}/blocks", tag = "files",
+    params(("reference" = String, Path, description = "CID or name"), BlocksQuery),
+    responses((status = 200, body = BlockList), (status = 404), (status = 422)))]
+pub(super) async fn blocks(
+    State(door): State<Door>,
+    Segment(text): Segment<String>,
+    Params(query): Params<BlocksQuery>,
+    headers: HeaderMap,
+) -> Result<Json<BlockList>, Problem> {
+    let (reference, limit) = (reference(&text, &headers)?, page_size(query.limit)?);
+    Ok(Json(door.node.blocks(&reference, query.cursor.unwrap_or(0), limit).await?))
 }
 
 /// How far the announcement of a file is.

@@ -1,23 +1,16 @@
 //! What goes on: peers, status, events, and the two chores that a user may start.
 
-use std::convert::Infallible;
-
 use axum::{
     Json,
     extract::State,
-    http::StatusCode,
-    response::{
-        Sse,
-        sse::{self, KeepAlive},
-    },
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
 };
-use futures::{Stream, StreamExt};
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
-use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
 use super::{Door, extract::JsonBody, problem::Problem};
-use crate::node::report::{Event, GcReport, PeerReport, Status, VerifyReport};
+use crate::node::report::{GcReport, PeerReport, Status, VerifyReport};
 use utoipa::ToSchema;
 
 /// The connected peers.
@@ -69,21 +62,42 @@ pub(super) async fn gc(State(door): State<Door>) -> Result<Json<GcReport>, Probl
     Ok(Json(door.node.collect().await?))
 }
 
-/// What happens from now on, as server-sent events. Ends when the node stops.
-#[utoipa::path(get, path = "/events", tag = "node",
-    responses((status = 200, content_type = "text/event-stream", body = String)))]
-pub(super) async fn events(
-    State(door): State<Door>,
-) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
-    let events = BroadcastStream::new(door.node.subscribe()).map(|event| match event {
-        Ok(event) => event,
-        Err(BroadcastStreamRecvError::Lagged(count)) => Event::Skipped { count },
-    });
-    let stop = door.node.stopping();
-    let events = events
-        .take_until(async move { stop.cancelled().await })
-        .map(|event| Ok(sse::Event::default().json_data(&event).unwrap_or_default()));
-    Sse::new(events).keep_alive(KeepAlive::default())
+/// The line that brings another machine into the cluster. Whoever has it can read everything.
+#[derive(Serialize, ToSchema)]
+pub(super) struct InviteLine {
+    /// For `storgo-node join`.
+    invite: String,
+}
+
+/// Makes an invite into this node's cluster.
+#[utoipa::path(post, path = "/invite", tag = "node", responses((status = 200, body = InviteLine)))]
+pub(super) async fn invite(State(door): State<Door>) -> Result<Response, Problem> {
+    let invite = door.node.invite().await?;
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(InviteLine { invite })).into_response())
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct QrBody {
+    /// What the code says, at most 2000 bytes.
+    #[schema(max_length = 2000)]
+    text: String,
+}
+
+/// A text as a QR code. It comes in the body: links do not belong into addresses.
+#[utoipa::path(post, path = "/qr", tag = "node", request_body = QrBody,
+    responses((status = 200, content_type = "image/svg+xml", body = String), (status = 413), (status = 415)))]
+pub(super) async fn qr(JsonBody(body): JsonBody<QrBody>) -> Result<Response, Problem> {
+    let code = qrcode::QrCode::with_error_correction_level(body.text.as_bytes(), qrcode::EcLevel::M)
+        .map_err(|e| Problem::bad_request(format!("this text makes no QR code: {e}")))?;
+    let svg = code.render::<qrcode::render::svg::Color<'_>>().min_dimensions(240, 240).build();
+    let headers = [
+        (header::CONTENT_TYPE, "image/svg+xml"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    Ok((headers, svg).into_response())
 }
 
 /// The process answers.

@@ -70,7 +70,8 @@ pub(super) fn finish(openapi: &mut utoipa::openapi::OpenApi) {
         for operation in operations.into_iter().flatten() {
             let open = !path.starts_with("/api/")
                 || path.starts_with("/api/openapi")
-                || path.starts_with("/api/docs");
+                || path.starts_with("/api/docs")
+                || path.ends_with("/session");
             finish_operation(operation, open && path != "/metrics");
         }
     }

@@ -30,6 +30,12 @@ impl Problem {
         Self { error, status }
     }
 
+    /// The same problem with a next step.
+    pub(super) fn hint(mut self, hint: &str) -> Self {
+        self.error = self.error.hint(hint);
+        self
+    }
+
     /// A request that cannot be understood.
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
         NodeError::new(ErrorCode::BadRequest, message).into()

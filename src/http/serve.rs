@@ -122,6 +122,7 @@ pub async fn serve(node: &Node, options: ServeOptions) -> Result<Served, NodeErr
     let listener = bind(options.addr).await?;
     let addr = local_addr(&listener)?;
     let door = Door::new(node.clone(), options.door, !loopback).await?;
+    door.uploads.start();
     let app = routes(door.clone());
     let connections = Arc::new(Connections::new(options.connections));
     let (acceptor, fingerprint) = tls.map_or((None, None), |tls| (Some(tls.acceptor), Some(tls.fingerprint)));

@@ -9,7 +9,7 @@ use super::{
     error::{ErrorCode, NodeError},
     lookup::Found,
     read::ContentKind,
-    report::{DirEntryInfo, Event, FileInfo, FileList, Placement, RemoveReport},
+    report::{DirEntryInfo, Event, FileInfo, Placement, RemoveReport},
     unix_micros,
     withdrawals::Outcome,
 };
@@ -26,42 +26,6 @@ const MAX_PROVIDERS: usize = 100;
 const MAX_ENTRIES: usize = 10_000;
 
 impl Node {
-    /// A page of the files known here, in the order of their CIDs: at most `limit`, those after `cursor`, and with
-    /// `query` only those whose name contains it (letter case aside).
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub async fn list(
-        &self,
-        cursor: Option<Cid>,
-        limit: usize,
-        query: Option<&str>,
-    ) -> Result<FileList, NodeError> {
-        let query = query.map(str::to_lowercase);
-        self.blocking(move |store| {
-            let mut files = Vec::new();
-            let mut after = cursor;
-            loop {
-                let page = store.roots(after, limit)?;
-                let whole = page.len() == limit;
-                for record in page {
-                    after = Some(record.cid);
-                    let name = record.name.as_deref().unwrap_or_default();
-                    if query.as_ref().is_none_or(|query| name.to_lowercase().contains(query)) {
-                        files.push(describe(&record));
-                    }
-                    if files.len() == limit {
-                        return Ok(FileList { files, next: after.map(|cid| cid.to_string()) });
-                    }
-                }
-                if !whole {
-                    return Ok(FileList { files, next: None });
-                }
-            }
-        })
-        .await
-    }
-
     /// What is known of a file. With `providers`, also who announces it. A file that is not known here is looked for
     /// in the network.
     ///
@@ -214,7 +178,7 @@ impl Node {
 }
 
 /// A root record as users see it.
-fn describe(record: &RootRecord) -> FileInfo {
+pub(super) fn describe(record: &RootRecord) -> FileInfo {
     let known = record.key.is_some() || record.public;
     FileInfo {
         cid: record.cid,

@@ -127,13 +127,47 @@ pub struct DirEntryInfo {
     pub link: String,
 }
 
+/// What a block of a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockKind {
+    /// A piece of a file, sealed.
+    Data,
+    /// A list of other blocks.
+    Node,
+}
+
+/// One block of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct BlockInfo {
+    /// Its name.
+    pub cid: Cid,
+    /// Its bytes.
+    pub len: u32,
+    /// Whether it is stored here.
+    pub here: bool,
+    /// What it is.
+    pub kind: BlockKind,
+}
+
+/// A page of the blocks of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct BlockList {
+    /// The blocks, in their order in the file.
+    pub blocks: Vec<BlockInfo>,
+    /// Pass this as `cursor` for the next page; none on the last.
+    pub next: Option<String>,
+}
+
 /// A page of the list of files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FileList {
-    /// The files, in the order of their CIDs.
+    /// The files, in the order that was asked for.
     pub files: Vec<FileInfo>,
     /// Pass this as `cursor` for the next page; none on the last.
     pub next: Option<String>,
+    /// Files on all pages.
+    pub total: u64,
 }
 
 /// The answer to a removal.

@@ -2,7 +2,12 @@
 
 mod api;
 mod api_auth;
+mod api_content;
+mod api_document;
+mod api_events;
+mod api_legacy;
 mod api_tls;
+mod api_tus;
 mod binary;
 mod cable;
 mod cli_alone;

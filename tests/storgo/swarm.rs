@@ -207,7 +207,13 @@ async fn half_an_upload_is_no_file() {
     let kind = storgo::node::report::FileKind::File;
     let error = node.put_stream(broken, PutOptions::default(), kind).await.expect_err("half a file");
     assert!(error.message.contains("cable"), "{error}");
-    assert!(node.list(None, 10, None).await.expect("listed").files.is_empty());
+    assert!(
+        node.list(storgo::node::ListOptions { limit: 10, ..Default::default() })
+            .await
+            .expect("listed")
+            .files
+            .is_empty()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,191 @@
+//! The calls of DistStore, on the same names and with the same answers. `key` is a name (the newest file of that name
+//! wins), a CID or a link.
+
+use axum::{
+    Extension, Json,
+    body::Bytes,
+    extract::{Request, State, multipart::Field},
+    http::{HeaderMap, Method, header},
+    response::{IntoResponse, Response},
+};
+use futures::{Stream, TryStreamExt};
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+use tokio_util::io::ReaderStream;
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    Door, content,
+    extract::Params,
+    problem::{Problem, RequestId},
+    store::{broken_form, form},
+};
+use crate::node::{
+    ListOptions, PutOptions, Reference,
+    error::{ErrorCode, NodeError},
+    report::FileKind,
+};
+
+/// Bytes of the longest key.
+const MAX_KEY: usize = 4096;
+/// Files looked at at a time.
+const PAGE: usize = 1000;
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct KeyQuery {
+    /// Name, CID or link.
+    #[param(required = true)]
+    key: Option<String>,
+}
+
+impl KeyQuery {
+    fn reference(self) -> Result<Reference, Problem> {
+        match self.key.filter(|key| !key.is_empty()) {
+            Some(key) => Ok(Reference::from(key.as_str())),
+            None => Err(no_key()),
+        }
+    }
+}
+
+fn no_key() -> Problem {
+    Problem::bad_request("the key is missing").hint("pass the file's name as `key`")
+}
+
+/// A form with a file and its name.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "says in the document what the form holds")]
+pub(super) struct StoreForm {
+    /// The name.
+    key: String,
+    /// The bytes.
+    #[schema(format = Binary, value_type = String)]
+    file: Vec<u8>,
+}
+
+/// Stores the file of a form under its key.
+#[utoipa::path(post, path = "/api/store", tag = "diststore",
+    request_body(content_type = "multipart/form-data", content = StoreForm),
+    responses((status = 200, content_type = "text/plain", body = String), (status = 409), (status = 413), (status = 507)))]
+pub(super) async fn store(State(door): State<Door>, request: Request) -> Result<&'static str, Problem> {
+    let mut form = form(request).await?;
+    let (mut key, mut early) = (None, None);
+    while let Some(part) = form.next_field().await.map_err(|e| broken_form(&e))? {
+        match (part.name(), &key) {
+            (Some("key"), _) => key = Some(short_text(part).await?).filter(|key| !key.is_empty()),
+            (Some("file"), Some(key)) => {
+                put(&door, key, part.map_err(std::io::Error::other)).await?;
+                return Ok("File stored successfully");
+            }
+            // The name comes behind the bytes: they wait on disk.
+            (Some("file"), None) => early = Some(Early::take(&door, part).await?),
+            _ => {}
+        }
+    }
+    let key = key.ok_or_else(no_key)?;
+    let early = early.ok_or_else(|| Problem::bad_request("the form has no part `file`"))?;
+    put(&door, &key, ReaderStream::new(early.open().await?)).await?;
+    Ok("File stored successfully")
+}
+
+async fn put(
+    door: &Door,
+    key: &str,
+    bytes: impl Stream<Item = std::io::Result<Bytes>> + Send,
+) -> Result<(), NodeError> {
+    door.node.put_stream(bytes, PutOptions::named(key), FileKind::File).await.map(drop)
+}
+
+async fn short_text(mut part: Field<'_>) -> Result<String, Problem> {
+    let mut text = Vec::new();
+    while let Some(bytes) = part.chunk().await.map_err(|e| broken_form(&e))? {
+        text.extend_from_slice(&bytes);
+        if text.len() > MAX_KEY {
+            return Err(Problem::bad_request(format!("the key is longer than {MAX_KEY} bytes")));
+        }
+    }
+    String::from_utf8(text).map_err(|_| Problem::bad_request("the key is not UTF-8"))
+}
+
+/// Bytes that came before their name; gone when dropped.
+struct Early(std::path::PathBuf);
+
+impl Early {
+    async fn take(door: &Door, mut part: Field<'_>) -> Result<Self, Problem> {
+        let name = format!("{:032x}.early", rand::random::<u128>());
+        let early = Self(door.node.data_dir().join("uploads").join(name));
+        let mut options = tokio::fs::OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(&early.0).await;
+        let mut file = file.map_err(|e| early.failed(&e))?;
+        while let Some(bytes) = part.chunk().await.map_err(|e| broken_form(&e))? {
+            file.write_all(&bytes).await.map_err(|e| early.failed(&e))?;
+        }
+        file.flush().await.map_err(|e| early.failed(&e))?;
+        Ok(early)
+    }
+
+    async fn open(&self) -> Result<tokio::fs::File, Problem> {
+        tokio::fs::File::open(&self.0).await.map_err(|e| self.failed(&e))
+    }
+
+    fn failed(&self, e: &std::io::Error) -> Problem {
+        let full = e.kind() == std::io::ErrorKind::StorageFull;
+        let code = if full { ErrorCode::NoSpace } else { ErrorCode::Other };
+        NodeError::new(code, format!("cannot use {}: {e}", self.0.display())).into()
+    }
+}
+
+impl Drop for Early {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.0));
+    }
+}
+
+/// The bytes of a file.
+#[utoipa::path(get, path = "/api/get", tag = "diststore", params(KeyQuery),
+    responses((status = 200, content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 206, content_type = "application/octet-stream", body = Vec<u8>), (status = 304),
+        (status = 404), (status = 416), (status = 422), (status = 502), (status = 504)))]
+pub(super) async fn get(
+    State(door): State<Door>,
+    Extension(id): Extension<RequestId>,
+    Params(query): Params<KeyQuery>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let opened = door.node.open(&query.reference()?, None).await?;
+    Ok(content::answer(&door, &id, opened, false, &method, &headers))
+}
+
+/// What DistStore says of a removal.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Deleted {
+    /// `File deleted successfully`.
+    message: &'static str,
+}
+
+/// Removes a file.
+#[utoipa::path(delete, path = "/api/delete", tag = "diststore", params(KeyQuery),
+    responses((status = 200, body = Deleted), (status = 404)))]
+pub(super) async fn delete(
+    State(door): State<Door>,
+    Params(query): Params<KeyQuery>,
+) -> Result<Json<Deleted>, Problem> {
+    door.node.remove(&query.reference()?).await?;
+    Ok(Json(Deleted { message: "File deleted successfully" }))
+}
+
+/// The names of all files, each once.
+#[utoipa::path(get, path = "/api/list", tag = "diststore", responses((status = 200, body = Vec<String>)))]
+pub(super) async fn list(State(door): State<Door>) -> Result<Response, Problem> {
+    let mut names = std::collections::BTreeSet::new();
+    let mut options = ListOptions { limit: PAGE, ..ListOptions::default() };
+    loop {
+        let page = door.node.list(options.clone()).await?;
+        names.extend(page.files.into_iter().filter_map(|file| file.name));
+        match page.next {
+            Some(next) => options.cursor = Some(next),
+            None => return Ok(([(header::CACHE_CONTROL, "no-cache")], Json(names)).into_response()),
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The bytes, and the lists of them.
+
+use serde_json::{Value, json};
+
+use super::{
+    api::Api,
+    binary::{Machine, link},
+};
+
+fn path(report: &Value, rest: &str) -> String {
+    format!("/api/v1/files/{}{rest}", report["cid"].as_str().expect("a CID"))
+}
+
+/// A file of this length that is nearly all holes: quick to store, and long.
+fn sparse(machine: &Machine, name: &str, len: u64, marks: &[(u64, &[u8])]) -> Value {
+    use std::os::unix::fs::FileExt;
+
+    let file = std::fs::File::create(machine.home().join(name)).expect("made");
+    file.set_len(len).expect("long");
+    for (at, mark) in marks {
+        file.write_all_at(mark, *at).expect("written");
+    }
+    machine.run(["provide", name, "--json"]).ok().json()
+}
+
+#[test]
+fn ranges_and_conditions_hold_for_a_file_of_five_gigabytes() {
+    let machine = Machine::new();
+    let node = machine.start(["--chunker", "fixed:1MiB"]);
+    let api = Api::of(&machine, &node);
+    let len = (5 << 30) + 7;
+    let beyond = (4 << 30) - 2;
+    let report = sparse(&machine, "large.bin", len, &[(0, b"head"), (beyond, b"over"), (len - 4, b"tail")]);
+    let content = path(&report, "/content");
+    let etag = format!("\"{}\"", report["cid"].as_str().expect("a CID"));
+    let range = |range: &str, more: &[(&str, &str)]| {
+        let mut headers = vec![("range", range)];
+        headers.extend_from_slice(more);
+        api.ask("GET", &content, &headers, b"")
+    };
+    let head = api.ask("HEAD", &content, &[], b"").is(200);
+    assert_eq!(head.header("content-length"), Some(len.to_string().as_str()));
+    assert_eq!((head.header("etag"), head.header("accept-ranges")), (Some(etag.as_str()), Some("bytes")));
+    assert_eq!(
+        head.header("content-security-policy").map(|policy| policy.starts_with("sandbox")),
+        Some(true)
+    );
+    assert_eq!(head.header("x-content-type-options"), Some("nosniff"));
+
+    for (asked, bytes, said) in [
+        (format!("bytes={beyond}-{}", beyond + 3), "over", format!("bytes {beyond}-{}/{len}", beyond + 3)),
+        ("bytes=-4".into(), "tail", format!("bytes {}-{}/{len}", len - 4, len - 1)),
+        ("bytes=0-3".into(), "head", format!("bytes 0-3/{len}")),
+        (
+            format!("bytes={}-99999999999999999999", len - 4),
+            "tail",
+            format!("bytes {}-{}/{len}", len - 4, len - 1),
+        ),
+    ] {
+        let part = range(&asked, &[]).is(206);
+        assert_eq!(
+            (part.text().as_str(), part.header("content-range")),
+            (bytes, Some(said.as_str())),
+            "{asked}"
+        );
+    }
+    let head = api.ask("HEAD", &content, &[("range", "bytes=0-3")], b"").is(206);
+    assert_eq!((head.header("content-length"), head.body.len()), (Some("4"), 0));
+    for beyond in [format!("bytes={len}-"), "bytes=99999999999999999999-".into(), "bytes=-0".into()] {
+        let refused = range(&beyond, &[]).refuses(416, "bad_request");
+        assert_eq!(refused.header("content-range"), Some(format!("bytes */{len}").as_str()));
+    }
+    assert_eq!(range("bytes=0-3", &[("if-range", &etag)]).is(206).text(), "head");
+    for other in ["\"other\"", "W/\"other\"", "Tue, 15 Nov 1994 12:45:26 GMT"] {
+        let headers = [("range", "bytes=0-3"), ("if-range", other)];
+        assert_eq!(api.ask("HEAD", &content, &headers, b"").is(200).header("content-range"), None, "{other}");
+    }
+    for known in [etag.clone(), format!("W/{etag}"), "*".into(), format!("\"x\", {etag}")] {
+        let unchanged = api.ask("GET", &content, &[("if-none-match", &known)], b"").is(304);
+        assert!(unchanged.body.is_empty() && unchanged.header("etag") == Some(etag.as_str()), "{known}");
+        range("bytes=0-3", &[("if-none-match", &known)]).is(304);
+    }
+    range("bytes=0-3", &[("if-none-match", "\"x\"")]).is(206);
+}
+
+#[test]
+fn a_browser_shows_what_can_do_no_harm_and_keeps_the_rest() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    for (name, shown) in [
+        ("a.png", Some("image/png")),
+        ("a.mp4", Some("video/mp4")),
+        ("a.rs", Some("text/plain; charset=utf-8")),
+        ("a.pdf", Some("application/pdf")),
+        ("a.html", None),
+        ("a.svg", None),
+        ("a.xml", None),
+        ("a", None),
+    ] {
+        let report = machine.provide(name, name.as_bytes());
+        let kept = api.get(&path(&report, "/content")).is(200);
+        let asked = api.get(&path(&report, "/content?inline=1")).is(200);
+        for answer in [&kept, &asked] {
+            assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+            let policy = answer.header("content-security-policy").expect("a policy");
+            assert!(policy.contains("default-src 'none'") && !policy.contains("script"), "{policy}");
+        }
+        let how = |answer: &super::api::Answer| {
+            answer.header("content-disposition").and_then(|how| how.split(';').next()).map(String::from)
+        };
+        assert_eq!(how(&kept).as_deref(), Some("attachment"), "{name}");
+        assert_eq!(
+            how(&asked).as_deref(),
+            Some(if shown.is_some() { "inline" } else { "attachment" }),
+            "{name}"
+        );
+        if let Some(shown) = shown {
+            assert_eq!(asked.header("content-type"), Some(shown), "{name}");
+        }
+    }
+    let odd = api.ask("POST", "/api/v1/files?name=a%22%0d%0ax:%20y%2f%c3%bc.txt", &[], b"x").is(201).json();
+    let answer = api.get(&path(&odd, "/content")).is(200);
+    assert_eq!(answer.header("x"), None);
+    let said = answer.header("content-disposition").expect("one");
+    assert!(
+        said.contains("filename=\"a___x: y/_.txt\"")
+            && said.ends_with("filename*=UTF-8''a%22%0D%0Ax%3A%20y%2F%C3%BC.txt"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_form_stores_each_of_its_files() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let form = "--B\r\ncontent-disposition: form-data; name=\"note\"\r\n\r\nnothing\r\n\
+        --B\r\ncontent-disposition: form-data; name=\"f\"; filename=\"one.txt\"\r\n\r\nfirst\r\n\
+        --B\r\ncontent-disposition: form-data; name=\"f\"; filename=\"..\\\\x/two.txt\"\r\ncontent-type: text/x-odd\r\n\r\nsecond\r\n--B--\r\n";
+    let kind = [("content-type", "multipart/form-data; boundary=B")];
+    let stored = api.ask("POST", "/api/v1/files", &kind, form.as_bytes()).is(201).json();
+    let names: Vec<_> = stored["files"].as_array().expect("files").iter().map(|file| &file["name"]).collect();
+    assert_eq!(names, ["one.txt", "two.txt"]);
+    assert_eq!(api.get("/api/v1/files/two.txt/content").is(200).text(), "second");
+    api.ask("POST", "/api/v1/files", &kind, b"--B--\r\n").refuses(400, "bad_request");
+    api.ask("POST", "/api/v1/files", &kind, &form.as_bytes()[..200]).refuses(400, "bad_request");
+    api.ask("POST", "/api/v1/files", &[("content-type", "multipart/form-data")], b"x")
+        .refuses(400, "bad_request");
+}
+
+#[test]
+fn the_list_is_sorted_searched_and_paged() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let names = ["b.txt", "A.txt", "d.log", "C.txt", "e.txt"];
+    for (at, name) in names.iter().enumerate() {
+        let bytes = vec![b'x'; (7 * at) % 5 + 1];
+        api.ask("POST", &format!("/api/v1/files?name={name}"), &[], &bytes).is(201);
+    }
+    let walk = |query: &str| {
+        let (mut found, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = api.get(&format!("/api/v1/files?limit=2&{query}{cursor}")).is(200).json();
+            let files = page["files"].as_array().expect("files");
+            assert!(files.len() <= 2);
+            found.extend(files.iter().map(|file| file["name"].as_str().expect("a name").to_owned()));
+            let total = page["total"].as_u64().expect("a total");
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return (found, total),
+            }
+        }
+    };
+    assert_eq!(walk("sort=name").0, ["A.txt", "b.txt", "C.txt", "d.log", "e.txt"]);
+    assert_eq!(
+        walk("sort=name&order=desc&q=TXT"),
+        (["e.txt", "C.txt", "b.txt", "A.txt"].map(String::from).to_vec(), 4)
+    );
+    assert_eq!(walk("sort=created").0, names);
+    assert_eq!(walk("sort=created&order=desc").0, names.iter().rev().copied().collect::<Vec<_>>());
+    assert_eq!(walk("sort=size").0, ["b.txt", "C.txt", "A.txt", "e.txt", "d.log"]);
+    for query in ["", "order=desc", "sort=cid&q=."] {
+        let (mut all, total) = walk(query);
+        all.sort();
+        assert_eq!((all.len(), total), (5, 5), "{query}");
+        all.dedup();
+        assert_eq!(all.len(), 5);
+    }
+    assert_eq!(walk("q=nothing"), (Vec::new(), 0));
+    for bad in ["sort=colour", "order=up", "limit=0", "limit=1001", "limit=-1", "cursor=AAAA"] {
+        api.get(&format!("/api/v1/files?{bad}")).refuses(400, "bad_request");
+    }
+}
+
+#[test]
+fn the_blocks_of_a_file_are_listed_in_order() {
+    let machine = Machine::new();
+    let node = machine.start(["--chunker", "fixed:64KiB"]);
+    let api = Api::of(&machine, &node);
+    let bytes: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let report = machine.provide("a.bin", &bytes);
+    let (mut blocks, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = api.get(&path(&report, &format!("/blocks?limit=10{cursor}"))).is(200).json();
+        blocks.extend(page["blocks"].as_array().expect("blocks").clone());
+        match page["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(blocks.len() as u64, report["blocks"].as_u64().expect("a number"));
+    assert_eq!((&blocks[0]["cid"], &blocks[0]["kind"]), (&report["cid"], &json!("node")));
+    let data: Vec<_> = blocks.iter().filter(|block| block["kind"] == "data").collect();
+    assert_eq!(
+        data.iter().map(|block| block["len"].as_u64().expect("a length")).sum::<u64>(),
+        bytes.len() as u64
+    );
+    assert!(blocks.iter().all(|block| block["here"] == true));
+    let mut cids: Vec<_> = blocks.iter().map(|block| block["cid"].to_string()).collect();
+    cids.sort();
+    cids.dedup();
+    assert_eq!(cids.len(), blocks.len());
+    api.get("/api/v1/files/nothing/blocks").refuses(404, "not_found");
+}
+
+#[test]
+fn settings_invites_and_codes_are_for_who_may_see_them() {
+    let machine = Machine::new();
+    machine.run(["init", "--cluster"]).ok();
+    let key = std::fs::read_to_string(machine.data().join("cluster.key")).expect("a key");
+    let node = machine.start(["--cache-size", "1 GiB"]);
+    let api = Api::of(&machine, &node);
+    let settings = api.get("/api/v1/settings").is(200);
+    assert!(!settings.text().contains(key.trim()), "{}", settings.text());
+    let of = |key: &str| {
+        let all = settings.json();
+        all.as_array().and_then(|all| all.iter().find(|one| one["key"] == key)).expect("one").clone()
+    };
+    assert_eq!(of("cache.size"), json!({ "key": "cache.size", "value": "1 GiB", "origin": "--cache-size" }));
+    assert_eq!(of("cluster.key")["value"], "not set", "it stands in its own file");
+    let invite = api.ask("POST", "/api/v1/invite", &[], b"").is(200).json();
+    let other = Machine::new();
+    other.run(["join", invite["invite"].as_str().expect("a line")]).ok();
+    let alone = other.start::<&str>([]);
+    let code = api.post("/api/v1/qr", &json!({ "text": "storgo://x#y" })).is(200);
+    assert_eq!(code.header("content-type"), Some("image/svg+xml"));
+    assert!(code.text().contains("<svg") && !code.text().contains("<script"));
+    api.post("/api/v1/qr", &json!({ "text": "x".repeat(5000) })).refuses(400, "bad_request");
+    let _ = alone.stop();
+    let open = Machine::new();
+    let node = open.start::<&str>([]);
+    Api::of(&open, &node).ask("POST", "/api/v1/invite", &[], b"").refuses(400, "bad_request");
+    // A link that is opened elsewhere is as good as the file.
+    let report = open.provide("a.txt", b"read me");
+    let api = Api::of(&open, &node);
+    let opened = api.post("/api/v1/links/open", &json!({ "link": link(&report) })).is(200).json();
+    assert_eq!(opened["cid"], report["cid"]);
+}

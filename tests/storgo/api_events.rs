@@ -1,0 +1,106 @@
+//! What happens, as server-sent events.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpStream,
+};
+
+use serde_json::Value;
+
+use super::{api::Api, binary::Machine};
+
+/// A stream of events.
+struct Events(BufReader<TcpStream>);
+
+impl Events {
+    fn open(api: &Api, last: Option<&str>) -> Self {
+        let headers: Vec<_> = last.map(|last| ("last-event-id", last)).into_iter().collect();
+        let mut events = Self(BufReader::new(api.send("GET", "/api/v1/events", &headers, 0)));
+        // The first comment says that it listens.
+        while !events.line().starts_with(':') {}
+        events
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert!(self.0.read_line(&mut line).expect("read") > 0, "it ended");
+        line.trim_end().to_owned()
+    }
+
+    /// The next event of this type, with its id.
+    fn next(&mut self, kind: &str) -> (String, Value) {
+        let (mut id, mut data) = (String::new(), Value::Null);
+        loop {
+            let line = self.line();
+            if let Some(text) = line.strip_prefix("id: ") {
+                text.clone_into(&mut id);
+            } else if let Some(text) = line.strip_prefix("data: ") {
+                data = serde_json::from_str(text).expect("JSON");
+            } else if line.is_empty() && data["type"] == kind {
+                return (id, data);
+            }
+        }
+    }
+}
+
+#[test]
+fn who_comes_back_gets_what_was_missed() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let put = |name: &str| {
+        let stored =
+            api.ask("POST", &format!("/api/v1/files?name={name}"), &[], name.as_bytes()).is(201).json();
+        stored["cid"].clone()
+    };
+    let mut events = Events::open(&api, None);
+    let first = put("first");
+    let (id, event) = events.next("stored");
+    assert_eq!(event["cid"], first);
+    assert!(!id.is_empty());
+    drop(events);
+    let missed = [put("second"), put("third")];
+    let mut events = Events::open(&api, Some(&id));
+    for cid in &missed {
+        let (next, event) = events.next("stored");
+        assert_eq!(&event["cid"], cid);
+        assert_ne!(next, id);
+    }
+    let fourth = put("fourth");
+    assert_eq!(events.next("stored").1["cid"], fourth, "and then what happens");
+    // An id of another run: what is kept, and a word that it may not be all.
+    let mut events = Events::open(&api, Some("00000000-5"));
+    events.next("skipped");
+    assert_eq!(events.next("stored").1["cid"], first);
+    api.with("x").get("/api/v1/events").refuses(401, "denied");
+}
+
+#[test]
+fn the_progress_of_a_transfer_is_told() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let mut events = Events::open(&api, None);
+    let piece = vec![7_u8; 1 << 20];
+    let mut stream = api.send("POST", "/api/v1/files?name=slow.bin", &[], 8 << 20);
+    let began = std::time::Instant::now();
+    for number in 1..=8_u32 {
+        stream.write_all(&piece).expect("sent");
+        // Progress is told four times a second: this upload takes longer than that.
+        while began.elapsed() < number * std::time::Duration::from_millis(100) {
+            std::thread::yield_now();
+        }
+    }
+    super::api::answer(stream, false).is(201);
+    let (_, event) = events.next("transfer");
+    assert_eq!(
+        (&event["what"], &event["name"], &event["total"]),
+        (&"put".into(), &"slow.bin".into(), &(8 << 20).into())
+    );
+    let mut last = event;
+    while last["ended"] == false {
+        assert!(last["rate"].as_u64().is_some_and(|rate| rate > 0), "{last}");
+        last = events.next("transfer").1;
+    }
+    assert_eq!(last["done"], 8 << 20);
+}

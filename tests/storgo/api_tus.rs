@@ -1,0 +1,185 @@
+//! Resumable uploads (tus 1.0): nothing that was acknowledged is sent twice.
+
+use std::io::Write;
+
+use data_encoding::BASE64;
+use sha2::Digest;
+
+use super::{
+    api::{Answer, Api, answer},
+    binary::{Machine, eventually},
+};
+
+const TUS: (&str, &str) = ("tus-resumable", "1.0.0");
+const PART: (&str, &str) = ("content-type", "application/offset+octet-stream");
+
+/// Begins an upload; answers with its path.
+fn begin(api: &Api, name: &str, len: u64) -> String {
+    let (len, metadata) = (len.to_string(), format!("filename {}", BASE64.encode(name.as_bytes())));
+    let headers = [TUS, ("upload-length", len.as_str()), ("upload-metadata", metadata.as_str())];
+    let begun = api.ask("POST", "/api/v1/uploads", &headers, b"").is(201);
+    assert!(begun.header("upload-expires").is_some_and(|time| time.ends_with("GMT")), "{begun:?}");
+    begun.header("location").expect("a place").to_owned()
+}
+
+fn patch(api: &Api, path: &str, at: usize, bytes: &[u8], more: &[(&str, &str)]) -> Answer {
+    let at = at.to_string();
+    let mut headers = vec![TUS, PART, ("upload-offset", at.as_str())];
+    headers.extend_from_slice(more);
+    api.ask("PATCH", path, &headers, bytes)
+}
+
+fn offset(api: &Api, path: &str) -> usize {
+    let head = api.ask("HEAD", path, &[TUS], b"").is(200);
+    assert_eq!(head.header("cache-control"), Some("no-store"));
+    head.header("upload-offset").and_then(|offset| offset.parse().ok()).expect("an offset")
+}
+
+fn sample(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(b"tus").finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+#[test]
+fn a_cut_connection_and_a_killed_node_cost_nothing_that_was_acknowledged() {
+    let machine = Machine::new();
+    let mut node = machine.start::<&str>([]);
+    let mut api = Api::of(&machine, &node);
+    let bytes = sample(5 << 20);
+    let path = begin(&api, "a.bin", bytes.len() as u64);
+    assert_eq!(
+        patch(&api, &path, 0, &bytes[..1 << 20], &[]).is(204).header("upload-offset"),
+        Some("1048576")
+    );
+    // A connection that is cut in the middle of a part: what has arrived is kept.
+    let headers = [TUS, PART, ("upload-offset", "1048576")];
+    let mut cut = api.send("PATCH", &path, &headers, 4 << 20);
+    cut.write_all(&bytes[1 << 20..2 << 20]).expect("sent");
+    drop(cut);
+    eventually("what came is counted", || api.get(&path).json()["offset"] == 2 << 20);
+    assert_eq!(offset(&api, &path), 2 << 20);
+    // One that hangs: whoever comes back takes its place.
+    let headers = [TUS, PART, ("upload-offset", "2097152")];
+    let mut hangs = api.send("PATCH", &path, &headers, 3 << 20);
+    hangs.write_all(&bytes[2 << 20..(2 << 20) + 1000]).expect("sent");
+    hangs.set_nonblocking(true).expect("set");
+    eventually("it is sent away", || offset(&api, &path) >= 2 << 20 && hangs.peek(&mut [0]).is_ok());
+    hangs.set_nonblocking(false).expect("set");
+    let at = offset(&api, &path);
+    assert!((2 << 20..=(2 << 20) + 1000).contains(&at), "{at}");
+    answer(hangs, false).refuses(400, "bad_request");
+    // The node dies.
+    node.running.kill();
+    node = machine.start::<&str>([]);
+    api = Api::of(&machine, &node);
+    assert_eq!(offset(&api, &path), at);
+    let state = api.get(&path).is(200).json();
+    assert_eq!((&state["state"], &state["name"]), (&"receiving".into(), &"a.bin".into()));
+    patch(&api, &path, at + 1, b"x", &[]).refuses(409, "bad_request");
+    let done = patch(&api, &path, at, &bytes[at..], &[]).is(204);
+    let cid = done.header("storgo-cid").expect("a CID").to_owned();
+    assert!(api.get(&format!("/api/v1/files/{cid}/content")).is(200).body == bytes);
+    let state = api.get("/api/v1/uploads").is(200).json()[0].clone();
+    assert_eq!((&state["state"], &state["cid"]), (&"stored".into(), &cid.as_str().into()));
+    // It takes its place once, and it is known after the end, also of the node.
+    let left: Vec<_> =
+        std::fs::read_dir(machine.data().join("uploads")).expect("a folder").flatten().collect();
+    assert!(left.iter().all(|file| file.metadata().is_ok_and(|file| file.len() < 1000)), "{left:?}");
+    let _ = node.stop();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    assert_eq!(offset(&api, &path), bytes.len());
+    let head = api.ask("HEAD", &path, &[TUS], b"").is(200);
+    assert_eq!(head.header("storgo-cid"), Some(cid.as_str()));
+    assert_eq!(api.get(&format!("/api/v1/files/{cid}")).is(200).json()["name"], "a.bin");
+}
+
+#[test]
+fn a_part_is_what_its_checksum_says_or_nothing() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let path = begin(&api, "b.bin", 6);
+    let sum = |bytes: &[u8]| format!("sha256 {}", BASE64.encode(&sha2::Sha256::digest(bytes)));
+    patch(&api, &path, 0, b"abX", &[("upload-checksum", &sum(b"abc"))]).refuses(460, "integrity");
+    assert_eq!(offset(&api, &path), 0);
+    patch(&api, &path, 0, b"abc", &[("upload-checksum", &sum(b"abc"))]).is(204);
+    let sha1 = format!("sha1 {}", BASE64.encode(&sha1::Sha1::digest(b"def")));
+    for bad in ["md5 AAAA", "sha1", "sha1 !", "sha256 AAAA"] {
+        patch(&api, &path, 3, b"def", &[("upload-checksum", bad)]).refuses(400, "bad_request");
+    }
+    patch(&api, &path, 3, b"defg", &[]).refuses(413, "bad_request");
+    assert_eq!(offset(&api, &path), 3);
+    patch(&api, &path, 3, b"def", &[("upload-checksum", &sha1)]).is(204);
+    assert_eq!(api.get("/api/v1/files/b.bin/content").is(200).text(), "abcdef");
+}
+
+#[test]
+fn the_protocol_is_spoken_to_the_letter() {
+    let machine = Machine::new();
+    let node = machine.start(["--capacity", "1 MiB"]);
+    let api = Api::of(&machine, &node);
+    let options = api.ask("OPTIONS", "/api/v1/uploads", &[], b"").is(204);
+    assert_eq!(options.header("tus-version"), Some("1.0.0"));
+    assert_eq!(options.header("tus-checksum-algorithm"), Some("sha1,sha256"));
+    let extensions = options.header("tus-extension").expect("some");
+    for extension in ["creation", "creation-with-upload", "checksum", "expiration", "termination"] {
+        assert!(extensions.split(',').any(|one| one == extension), "{extensions}");
+    }
+    let refused =
+        api.ask("POST", "/api/v1/uploads", &[("upload-length", "1")], b"").refuses(412, "bad_request");
+    assert_eq!(
+        (refused.header("tus-version"), refused.header("tus-resumable")),
+        (Some("1.0.0"), Some("1.0.0"))
+    );
+    for wrong in [
+        &[TUS][..],
+        &[TUS, ("upload-length", "-1")],
+        &[TUS, ("upload-length", "9999999999999999999999")],
+        &[TUS, ("upload-length", "1"), ("upload-metadata", "filename !")],
+    ] {
+        api.ask("POST", "/api/v1/uploads", wrong, b"").refuses(400, "bad_request");
+    }
+    for len in ["2000000", "1000000000000000"] {
+        api.ask("POST", "/api/v1/uploads", &[TUS, ("upload-length", len)], b"").refuses(507, "no_space");
+    }
+    // The first part with the creation; an upload of nothing; one that is given up.
+    let headers = [TUS, PART, ("upload-length", "5")];
+    let begun = api.ask("POST", "/api/v1/uploads", &headers, b"hel").is(201);
+    assert_eq!((begun.header("upload-offset"), begun.header("storgo-cid")), (Some("3"), None));
+    let path = begun.header("location").expect("a place").to_owned();
+    let wrong = [TUS, ("content-type", "text/plain"), ("upload-offset", "3")];
+    api.ask("PATCH", &path, &wrong, b"lo").refuses(415, "bad_request");
+    api.ask("PATCH", &path, &[TUS, PART], b"lo").refuses(400, "bad_request");
+    assert!(patch(&api, &path, 3, b"lo", &[]).is(204).header("storgo-cid").is_some());
+    let empty = api.ask("POST", "/api/v1/uploads", &[TUS, ("upload-length", "0")], b"").is(201);
+    assert!(empty.header("storgo-cid").is_some(), "{empty:?}");
+    let given_up = begin(&api, "c", 10);
+    patch(&api, &given_up, 0, b"12345", &[]).is(204);
+    api.ask("DELETE", &given_up, &[TUS], b"").is(204);
+    assert_eq!(api.ask("HEAD", &given_up, &[TUS], b"").is(404).header("tus-resumable"), Some("1.0.0"));
+    patch(&api, &given_up, 5, b"6", &[]).refuses(404, "not_found");
+    for odd in ["..%2f..%2fapi.token", "x", "%00"] {
+        api.get(&format!("/api/v1/uploads/{odd}")).refuses(404, "not_found");
+    }
+    let _ = node.stop();
+    let node = machine.start(["--capacity", "1 MiB"]);
+    let mine = Api::of(&machine, &node).get("/api/v1/uploads").is(200).json();
+    assert_eq!(mine.as_array().map(Vec::len), Some(2), "what was given up is gone for good: {mine}");
+}
+
+#[test]
+fn what_nobody_goes_on_with_goes() {
+    let machine = Machine::new();
+    std::fs::create_dir(machine.data()).expect("made");
+    std::fs::write(machine.data().join("config.toml"), "[uploads]\nkeep = \"1s\"\n").expect("written");
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let path = begin(&api, "old", 10);
+    patch(&api, &path, 0, b"12345", &[]).is(204);
+    eventually("it expires", || api.get(&path).status == 404);
+    eventually("so does what came of it", || {
+        std::fs::read_dir(machine.data().join("uploads")).expect("a folder").count() == 0
+    });
+}
