@@ -60,7 +60,8 @@ pub(super) async fn discover() -> Response {
 
 /// Begins an upload. With `Content-Type: application/offset+octet-stream` the body is its first part.
 ///
-/// `Upload-Metadata` may name `filename`, `filetype`, `mtime` (seconds since 1970) and `public` (`true`).
+/// `Upload-Metadata` may name `filename`, `filetype`, `mtime` (seconds since 1970), `public` (`true`) and
+/// `tree` (`true`: the bytes are a tar that becomes a folder).
 #[utoipa::path(post, path = "/uploads", tag = "uploads",
     params(("tus-resumable" = String, Header, description = "1.0.0"),
         ("upload-length" = u64, Header, description = "Bytes of the whole file"),
@@ -102,6 +103,7 @@ fn plan(length: u64, metadata: &HashMap<String, String>) -> Result<Plan, Problem
         media_type: text("filetype"),
         mtime: mtime.transpose().map_err(|_| Problem::bad_request("mtime is no number of seconds"))?,
         public: text("public").is_some_and(|public| public == "true"),
+        tree: text("tree").is_some_and(|tree| tree == "true"),
     })
 }
 

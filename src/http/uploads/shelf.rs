@@ -55,6 +55,9 @@ pub(super) struct Plan {
     pub(super) media_type: Option<String>,
     pub(super) mtime: Option<i64>,
     pub(super) public: bool,
+    /// Whether the bytes are a tar that becomes a folder.
+    #[serde(default)]
+    pub(super) tree: bool,
 }
 
 /// How far an upload is.
@@ -404,7 +407,8 @@ impl Uploads {
             self.node.put(tokio::io::empty(), options).await?
         } else {
             let file = tokio::fs::File::open(&upload.part).await.map_err(fail)?;
-            self.node.put_stream(ReaderStream::with_capacity(file, READ), options, FileKind::File).await?
+            let kind = if upload.plan.tree { FileKind::Dir } else { FileKind::File };
+            self.node.put_stream(ReaderStream::with_capacity(file, READ), options, kind).await?
         };
         // The file is safe: what is noted of it is a kindness to who asks again.
         let (part, cid) = (upload.part.clone(), report.cid);
