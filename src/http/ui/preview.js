@@ -1,5 +1,5 @@
 // Looking at a file in the browser. What is shown cannot act: pictures and media are elements, text is text nodes, and
-// a PDF stays in a frame that the node has sandboxed.
+// a PDF is in a frame, with the browser's own viewer.
 
 import { request } from './api.js';
 import { fill, h } from './dom.js';
@@ -63,7 +63,7 @@ export function preview(info, signal) {
       return fill(
         place,
         h('iframe', { src: url, title: name }),
-        h('p', { class: 'hint' }, 'Empty? This browser shows no PDF in a sandbox: download it.'),
+        h('p', { class: 'hint' }, 'Empty? Then this browser has no viewer for PDF: download it.'),
       );
     default:
       showText(place, info, url, signal);

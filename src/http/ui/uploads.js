@@ -4,6 +4,7 @@ import { get, Problem } from './api.js';
 import { fromHandle } from './gather.js';
 import { history } from './history.js';
 import * as kept from './kept.js';
+import { names } from './names.js';
 import { speak } from './notes.js';
 import { session } from './session.js';
 import { Speed } from './speed.js';
@@ -278,6 +279,7 @@ class Uploads extends EventTarget {
     upload.state = 'stored';
     upload.sent = upload.size;
     upload.cid = cid;
+    names.note(cid, upload.name);
     kept.forget(upload.key);
     speak(`${upload.name} is stored.`);
     this.dispatchEvent(new CustomEvent('stored', { detail: upload }));

@@ -1,20 +1,18 @@
 // Events in words.
 
+import { h } from './dom.js';
 import { bytes, plural, short } from './format.js';
+import { names } from './names.js';
 
-const file = (cid, text) => ({ href: `#/file/${cid}`, link: text ?? short(cid) });
+const file = (cid) => ({ href: `#/file/${cid}`, link: names.of(cid) ?? short(cid) });
 
 const WORDS = {
   peer_connected: ({ peer, addr }) => ({ icon: 'peers', text: `Peer …${peer.slice(-8)} connected`, more: addr }),
   peer_lost: ({ peer }) => ({ icon: 'peers', text: `Peer …${peer.slice(-8)} is gone` }),
   listening: ({ addr }) => ({ icon: 'peers', text: 'Listening', more: addr }),
-  stored: ({ cid, size, name }) => ({
-    icon: 'check',
-    text: `Stored ${name ?? 'a file'}, ${bytes(size)}`,
-    ...file(cid),
-  }),
+  stored: ({ cid, size }) => ({ icon: 'check', text: 'Stored', ...file(cid), after: `(${bytes(size)})` }),
   removed: ({ cid }) => ({ icon: 'bin', text: 'Deleted a file', more: cid }),
-  announced: ({ cid, peers }) => ({ icon: 'up', text: `Told ${plural(peers, 'peer')} where a file is`, ...file(cid) }),
+  announced: ({ cid, peers }) => ({ icon: 'up', text: `Told ${plural(peers, 'peer')} where to find`, ...file(cid) }),
   bad_block: ({ cid, origin }) => ({
     icon: 'warning',
     bad: true,
@@ -45,7 +43,14 @@ const WORDS = {
   answers: () => ({ icon: 'check', text: 'The node answers again' }),
 };
 
-/** {icon, text, more, hint, bad, href, link} of an event; unknown kinds are named as they are. */
+/** A described event as one line of text and a link. */
+export const line = ({ text, href, link, after }) => [
+  text,
+  href && [' ', h('a', { href, class: 'break' }, link)],
+  after && ` ${after}`,
+];
+
+/** {icon, text, href, link, after, more, hint, bad} of an event; unknown kinds are named as they are. */
 export function describe(event) {
   return (
     WORDS[event.type]?.(event) ?? { icon: 'activity', text: event.type.replaceAll('_', ' '), more: event.detail ?? '' }

@@ -5,8 +5,9 @@ import { events } from '../events.js';
 import { bytes, clock, duration, rate } from '../format.js';
 import { history } from '../history.js';
 import { icon } from '../icons.js';
+import { names } from '../names.js';
 import { transfers } from '../transfers.js';
-import { describe } from '../words.js';
+import { describe, line } from '../words.js';
 
 export const title = 'Activity';
 
@@ -48,6 +49,7 @@ export function show({ body, signal }) {
   }
 
   history.addEventListener('change', draw, { signal });
+  names.addEventListener('change', draw, { signal });
   events.addEventListener('event', ({ detail }) => detail.type === 'transfer' && drawRuns(), { signal });
   const timer = setInterval(drawRuns, 2000);
   signal.addEventListener('abort', () => clearInterval(timer));
@@ -90,14 +92,7 @@ function makeEntry({ entry, words }) {
     h(
       'div',
       {},
-      h(
-        'p',
-        {},
-        words.bad && h('span', { class: 'unseen' }, 'Problem: '),
-        words.text,
-        ' ',
-        words.href && h('a', { href: words.href, class: 'mono' }, words.link),
-      ),
+      h('p', {}, words.bad && h('span', { class: 'unseen' }, 'Problem: '), line(words)),
       words.more && h('p', { class: 'hint mono break' }, words.more),
       words.hint && h('p', { class: 'hint' }, h('strong', {}, 'Next: '), words.hint),
     ),

@@ -8,11 +8,12 @@ import { bytes, duration, number, plural } from '../format.js';
 import { bar, graph } from '../graph.js';
 import { history } from '../history.js';
 import { icon } from '../icons.js';
+import { names } from '../names.js';
 import { complain, loading, note } from '../notes.js';
 import { watchPeers, latency } from '../peering.js';
 import { session } from '../session.js';
 import { vitals } from '../vitals.js';
-import { describe } from '../words.js';
+import { describe, line } from '../words.js';
 
 export const title = 'Overview';
 
@@ -131,12 +132,13 @@ export function show({ body, head, signal }) {
       recent,
       entries.length ? entries : [nothing],
       ({ serial }) => serial,
-      ({ words }) => h('li', {}, words.icon && icon(words.icon), h('span', {}, words.text)),
-      () => {},
+      ({ words }) => h('li', {}, words.icon && icon(words.icon), h('span')),
+      (element, { words }) => fill(element.lastChild, line(words)),
     );
   };
   vitals.addEventListener('change', draw, { signal });
   history.addEventListener('change', drawRecent, { signal });
+  names.addEventListener('change', drawRecent, { signal });
   events.addEventListener(
     'event',
     ({ detail }) =>
