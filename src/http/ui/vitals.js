@@ -37,14 +37,16 @@ class Vitals extends EventTarget {
   #take(status) {
     const at = performance.now();
     const before = this.last;
+    this.status = status;
+    // Asked in between, because something happened: too short a time to tell a rate.
+    if (before && at - before.at < EVERY_MS * 0.8) return this.dispatchEvent(new Event('change'));
     if (before && before.status.peer === status.peer && status.uptime_s >= before.status.uptime_s) {
       const per = (key) => Math.max(0, (status[key] - before.status[key]) / ((at - before.at) / 1000));
       this.rates.push({ at: Date.now(), up: per('sent_bytes'), down: per('received_bytes') });
       if (this.rates.length > POINTS) this.rates.shift();
     }
     this.last = { at, status };
-    this.status = status;
-    this.dispatchEvent(new Event('change'));
+    return this.dispatchEvent(new Event('change'));
   }
 
   #reset() {
