@@ -31,7 +31,7 @@ function words(upload) {
     failed: ['not stored:', problem?.message, problem?.hint].filter(Boolean).join(' '),
     elsewhere: 'another tab sends it',
     locked: `${far} are there. The browser wants to be asked before it reads the file again.`,
-    lost: `${far} are there. Choose the same ${upload.tree ? 'folder' : 'file'} again to go on.`,
+    lost: `${far} are there${upload.foreign ? ', sent from elsewhere' : ''}. Choose the same ${upload.tree ? 'folder' : 'file'} again to go on${upload.foreign ? ' here' : ''}.`,
   }[state];
 }
 

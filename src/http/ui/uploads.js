@@ -132,23 +132,7 @@ class Uploads extends EventTarget {
       this.list.push(upload);
     }
     for (const told of known.values()) {
-      if (told.state === 'stored') continue;
-      const state = told.state === 'receiving' ? 'lost' : told.state;
-      this.list.push(
-        new Upload({
-          id: told.id,
-          name: told.name ?? 'unnamed',
-          size: told.length,
-          sent: told.offset,
-          state,
-          problem: told.error
-            ? new Problem({
-                detail: told.error.detail ?? told.error.message ?? String(told.error),
-                hint: told.error.hint,
-              })
-            : null,
-        }),
-      );
+      if (told.state === 'receiving' || told.state === 'failed') this.list.push(elsewhere(told));
     }
     this.#next();
   }
@@ -265,11 +249,7 @@ class Uploads extends EventTarget {
   async #settled(upload, signal) {
     const told = await tus.look(upload.id, signal);
     if (told.state === 'failed') {
-      throw new Problem({
-        status: 500,
-        detail: told.error?.detail ?? told.error?.message ?? String(told.error ?? 'storing failed'),
-        hint: told.error?.hint,
-      });
+      throw new Problem({ status: 500, detail: told.error });
     }
     if (told.state === 'stored') this.#stored(upload, told.cid);
     return told.state === 'stored';
@@ -301,6 +281,19 @@ class Uploads extends EventTarget {
       this.dispatchEvent(new Event('change'));
     }, 60);
   }
+}
+
+/** An upload that the node has and this browser knows nothing of. */
+function elsewhere({ id, name, length, offset, state, error }) {
+  return new Upload({
+    id,
+    name: name ?? 'unnamed',
+    size: length,
+    sent: offset,
+    state: state === 'failed' ? 'failed' : 'lost',
+    foreign: true,
+    problem: error && new Problem({ detail: error }),
+  });
 }
 
 /** When a file was changed, seconds since 1970; of a folder, nothing is known. */
