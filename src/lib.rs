@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cli, main      parse, call, print                               top floor
-//! http           the API: router, token, problem documents
+//! http           the API: sockets, tokens and sessions, routes, uploads, its document
 //! node           Node: the one composition of all below
 //! fetch          the download scheduler
 //! net            swarm, DHT, discovery, cluster gate, transfer

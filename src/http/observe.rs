@@ -6,7 +6,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, multiaddr::Protocol};
 use serde::{Deserialize, Serialize};
 
 use super::{Door, extract::JsonBody, problem::Problem};
@@ -23,7 +23,7 @@ pub(super) async fn peers(State(door): State<Door>) -> Result<Json<Vec<PeerRepor
 #[serde(deny_unknown_fields)]
 pub(super) struct ConnectBody {
     /// For example `/ip4/192.0.2.7/tcp/3000`.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, example = "/ip4/192.0.2.7/tcp/3000", pattern = "^/.*/(tcp/|quic-v1|p2p-circuit)")]
     addr: Multiaddr,
 }
 
@@ -41,6 +41,11 @@ pub(super) async fn connect(
     State(door): State<Door>,
     JsonBody(body): JsonBody<ConnectBody>,
 ) -> Result<Json<Connected>, Problem> {
+    let used = |part| matches!(part, Protocol::Tcp(_) | Protocol::QuicV1 | Protocol::P2pCircuit);
+    if !body.addr.iter().any(used) {
+        return Err(Problem::bad_request("this multiaddr names neither a tcp nor a quic-v1 port")
+            .hint("one looks like /ip4/192.0.2.7/tcp/3000"));
+    }
     Ok(Json(Connected { peer: door.node.connect(body.addr).await? }))
 }
 

@@ -4,10 +4,10 @@ use axum::{Extension, body::Bytes, http::header, response::IntoResponse};
 use utoipa::{
     Modify, OpenApi, PartialSchema, ToSchema,
     openapi::{
-        Components, ContentBuilder, HeaderBuilder, ObjectBuilder, Ref, RefOr, Required, ResponseBuilder,
-        Type,
+        Components, Content, ContentBuilder, HeaderBuilder, KnownFormat, ObjectBuilder, Ref, RefOr, Required,
+        ResponseBuilder, Type,
         path::Operation,
-        schema::Schema,
+        schema::{Schema, SchemaFormat},
         security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme},
     },
 };
@@ -70,8 +70,7 @@ pub(super) fn finish(openapi: &mut utoipa::openapi::OpenApi) {
         for operation in operations.into_iter().flatten() {
             let open = !path.starts_with("/api/")
                 || path.starts_with("/api/openapi")
-                || path.starts_with("/api/docs")
-                || path.ends_with("/session");
+                || path.starts_with("/api/docs");
             finish_operation(operation, open && path != "/metrics");
         }
     }
@@ -92,6 +91,7 @@ fn finish_operation(operation: &mut Operation, open: bool) {
             let content = ContentBuilder::new().schema(Some(schema)).build();
             response.content.insert("application/problem+json".into(), RefOr::T(content));
         }
+        binary(&mut response.content);
         if response.description.is_empty() {
             let status = status.parse().ok().and_then(|status| axum::http::StatusCode::from_u16(status).ok());
             let reason = status.and_then(|status| status.canonical_reason()).unwrap_or_default();
@@ -109,6 +109,20 @@ fn finish_operation(operation: &mut Operation, open: bool) {
         && let RefOr::T(body) = body
     {
         body.required = Some(Required::True);
+        binary(&mut body.content);
+    }
+}
+
+/// Bytes are bytes, and no list of numbers.
+fn binary<'a>(contents: impl IntoIterator<Item = (&'a String, &'a mut RefOr<Content>)>) {
+    for (kind, content) in contents {
+        if let RefOr::T(content) = content
+            && kind.ends_with("octet-stream")
+        {
+            let format = SchemaFormat::KnownFormat(KnownFormat::Binary);
+            let bytes = ObjectBuilder::new().schema_type(Type::String).format(Some(format));
+            content.schema = Some(bytes.into());
+        }
     }
 }
 
