@@ -61,7 +61,7 @@ def main(into):
                 window.page.screenshot(path=into / f"{name}-{look}.png")
 
         video = f"file/{cids['flight over the valley.webm']}"
-        shots(window, "wide", {"overview": "overview", "files": "files", "folder": f"file/{cids['summer by the lake']}", "peers": "peers", "activity": "activity", "settings": "settings"})
+        shots(window, "wide", {"overview": "overview", "folder": f"file/{cids['summer by the lake']}", "peers": "peers", "activity": "activity", "settings": "settings"})
         window.go(video)
         element = page.locator("video")
         wait("the video is there", lambda: element.evaluate("video => video.readyState >= 1"))
@@ -75,9 +75,13 @@ def main(into):
         page.screenshot(path=into / "upload-wide.png")
         window.throttle(None)
         page.locator(".upload.stored").nth(1).wait_for()
-        for look, how in {"dark": {"scheme": "dark"}, "narrow": {"width": 360, "height": 740}}.items():
+        views = {"overview": "overview", "files": "files"}
+        for look, how, more in [
+            ("dark", {"scheme": "dark"}, {}),
+            ("narrow", {"width": 360, "height": 740}, {"file": f"file/{cids['valley.png']}"}),
+        ]:
             other = browser.window(home, **how)
-            shots(other, look, {"overview": "overview", "files": "files", "file": f"file/{cids['valley.png']}"})
+            shots(other, look, views | more)
             other.close()
     finally:
         browser.stop()
