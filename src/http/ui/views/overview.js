@@ -47,7 +47,7 @@ export function sentence(status) {
   return {
     tone: peers ? 'ok' : 'warn',
     head: `${many} kept on this disk. ${reach}`,
-    text: 'This node is the only one that promises to keep them: other nodes hold what they have read, for as long as they like. Losing this disk can lose the files.',
+    text: 'No other node has been asked to keep them: others hold what they have read, for as long as they like. Losing this disk can lose the files.',
   };
 }
 
@@ -169,7 +169,7 @@ function atRisk({ files, quarantined }) {
   }
   if (!files) return [h('p', {}, 'No files, no risk.')];
   return [
-    h('p', {}, icon('warning'), ` ${plural(files, 'file')} with one promised copy.`),
+    h('p', {}, icon('warning'), ` ${plural(files, 'file')} without a promised copy elsewhere.`),
     h(
       'p',
       { class: 'hint' },
