@@ -53,17 +53,17 @@ class ThePage(unittest.TestCase):
     def test_01_signing_in_and_out(self):
         window = self.window(sign_in=False, expected=["401"])
         page = window.page
-        page.get_by_role("heading", name="Sign in").wait_for()
+        page.get_by_role("heading", name="Sign in", level=1).wait_for()
         self.assertEqual(window.axe(), [])
         page.get_by_label("Token").fill("not a token")
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("alert").filter(has_text="oken").wait_for()
         page.get_by_label("Token").fill((self.a.folder / "api.token").read_text().strip())
         page.keyboard.press("Enter")
-        page.get_by_role("heading", name="Overview").wait_for()
+        page.get_by_role("heading", name="Overview", level=1).wait_for()
         window.go("settings")
         page.get_by_role("button", name="Sign out").click()
-        page.get_by_role("heading", name="Sign in").wait_for()
+        page.get_by_role("heading", name="Sign in", level=1).wait_for()
         link = self.a.sign_in_link()
         page.goto(link)
         page.locator("nav a[aria-current]").wait_for()
@@ -239,12 +239,12 @@ class ThePage(unittest.TestCase):
         reader = self.window(sign_in=False, expected=["401"])
         reader.page.get_by_label("Token").fill(token)
         reader.page.keyboard.press("Enter")
-        reader.page.get_by_role("heading", name="Overview").wait_for()
+        reader.page.get_by_role("heading", name="Overview", level=1).wait_for()
         reader.go("files")
         self.assertEqual(reader.page.get_by_role("button", name="Choose files").count(), 0, "a reader cannot store")
         page.get_by_role("button", name="Revoke a reader").click()
         page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
-        reader.page.get_by_role("heading", name="Sign in").wait_for()
+        reader.page.get_by_role("heading", name="Sign in", level=1).wait_for()
 
     def test_08_everything_by_keyboard(self):
         window = self.window()
@@ -260,7 +260,7 @@ class ThePage(unittest.TestCase):
             self.assertIn(name, reached)
         page.get_by_role("link", name="Peers", exact=True).focus()
         page.keyboard.press("Enter")
-        page.get_by_role("heading", name="Peers").wait_for()
+        page.get_by_role("heading", name="Peers", level=1).wait_for()
         self.assertEqual(page.evaluate("document.activeElement.tagName"), "H1", "the new view is not read out")
         page.get_by_role("button", name="Add a peer").focus()
         page.keyboard.press("Enter")
@@ -309,7 +309,7 @@ class ThePage(unittest.TestCase):
         node.start()
         window.page.locator("#banner").wait_for(state="hidden")
         # Sessions end with the node.
-        window.page.get_by_role("heading", name="Sign in").wait_for()
+        window.page.get_by_role("heading", name="Sign in", level=1).wait_for()
 
 
 if __name__ == "__main__":
