@@ -75,7 +75,8 @@ impl Slot {
 
     /// Says that a request has come; the connection waits again when the answer is dropped.
     pub(super) fn busy(self: &Arc<Self>) -> Busy {
-        if let Some(number) = self.waits().take() {
+        let number = self.waits().take();
+        if let Some(number) = number {
             self.connections.lock().waiting.remove(&number);
         }
         Busy(Arc::clone(self))
@@ -123,6 +124,7 @@ mod tests {
         drop(busy);
         assert!(connections.enter().is_some() && first.ended().is_cancelled());
         drop((busy_too, third, first));
-        assert_eq!((connections.lock().open, connections.lock().waiting.len()), (0, 0));
+        let state = connections.lock();
+        assert_eq!((state.open, state.waiting.len()), (0, 0));
     }
 }
