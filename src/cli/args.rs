@@ -148,7 +148,7 @@ pub(super) enum Command {
         #[command(flatten)]
         options: ProvideOptions,
     },
-    /// Read a file or folder by its link, CID or name.
+    /// Read a file or folder by its link, CID or name; of several files of one name, the newest.
     Get {
         /// A link (quote it: the shell cuts at #), a CID or a name.
         reference: String,
@@ -167,7 +167,7 @@ pub(super) enum Command {
     },
     /// Remove files from this node.
     Rm {
-        /// Links, CIDs or names.
+        /// Links, CIDs or names; a name that several files have is refused.
         #[arg(required = true)]
         references: Vec<String>,
     },
@@ -251,7 +251,7 @@ pub(super) struct ProvideOptions {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GetOptions {
-    /// Where to write; - is stdout [default: the file's name, here].
+    /// Where to write; - is stdout, to which a folder goes as a tar stream [default: the file's name, here].
     #[arg(long, short, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
     /// Only these bytes, both ends included: 0-99, 100-, -50.

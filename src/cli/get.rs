@@ -69,6 +69,7 @@ async fn get(
     if folder && range.is_some() {
         return Err(NodeError::new(ErrorCode::BadRequest, "a folder has no ranges of bytes"));
     }
+    super::show::say_whether_newest(context, client, reference).await;
     let started = std::time::Instant::now();
     let place = place(client, reference, options.output, folder, options.force).await?;
     let (bytes, out) = match place {

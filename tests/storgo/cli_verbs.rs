@@ -223,3 +223,31 @@ fn keys_move_by_backup_and_restore_and_are_never_replaced() {
     std::fs::write(&version, b"junk").expect("written");
     new.run(["id"]).fails(1, &["identity.key is damaged", "key restore"]);
 }
+
+#[test]
+fn files_of_one_name_are_told_apart() {
+    let machine = Machine::new();
+    let _node = machine.start::<&str>([]);
+    let all = [&b"first"[..], b"second", b"third"].map(|bytes| machine.provide("notes", bytes));
+    let cid = |n: usize| all[n]["cid"].as_str().expect("a CID").to_owned();
+    machine.provide("notes too", b"another name");
+
+    let listed = machine.run(["ls", "notes"]).ok().text();
+    let dates = listed.lines().filter(|line| line.contains("Z  notes")).count();
+    assert!(listed.contains("STORED") && dates == 4, "{listed}");
+    // The newest wins where that does no harm, and it is said.
+    let done = machine.run(["get", "notes", "-o", "-"]).ok();
+    assert_eq!(done.stdout, b"third");
+    assert!(done.stderr.contains("2 older files have this name"), "{}", done.stderr);
+    let done = machine.run(["info", "notes"]).ok();
+    assert!(done.text().contains(&cid(2)) && done.stderr.contains("2 older files"), "{}", done.stderr);
+    assert!(machine.run(["info", &cid(0)]).ok().stderr.is_empty());
+
+    let done = machine.run(["rm", "notes"]).ends(2);
+    assert!((0..3).all(|n| done.stderr.contains(&format!("{} of 20", cid(n)))), "{}", done.stderr);
+    assert!(done.stderr.contains("by its CID"), "{}", done.stderr);
+    assert_eq!(machine.run(["ls", "notes", "--json"]).ok().json().as_array().map(Vec::len), Some(4));
+    machine.run(["rm", &cid(0), &cid(2)]).ok();
+    machine.run(["rm", "notes"]).ok();
+    assert!(machine.run(["get", "notes too", "-o", "-"]).ok().stderr.lines().count() == 1);
+}
