@@ -204,7 +204,7 @@ impl Task {
             let (id, peer) = (opts.connection_id(), opts.get_peer_id());
             match self.dial_anyway(opts) {
                 Ok(()) => self.unawaited.begun(id, peer, now),
-                Err(error) => drop(self.bootstrap.failed(id, &error)),
+                Err(error) => self.bootstrap_failed(id, &error),
             }
         }
         if self.rejoin_due().is_some_and(|at| at <= now) {

@@ -159,6 +159,11 @@ fn settings_say_where_they_come_from() {
     assert!(machine.run(["config", "check"]).ok().stdout.is_empty());
     std::fs::write(&path, "[cache]\nsise = 1\n").expect("written");
     machine.run(["config", "check"]).fails(2, &["config.toml", "did you mean \"cache.size\""]);
+    let done = machine.run(["config", "show"]).fails(2, &["did you mean", "storage.capacity, cache.size"]);
+    assert!(!done.stderr.contains("config show"), "{}", done.stderr);
+    let found = machine.run(["doctor"]).ends(1);
+    assert!(found.text().contains("did you mean \"cache.size\""), "{}", found.text());
+    assert!(found.text().contains("ok    data"), "and the other checks are made: {}", found.text());
     std::fs::write(&path, "cache = [").expect("written");
     machine.run(["ls"]).fails(2, &["config.toml"]);
     machine.run(["--config", "/nowhere.toml", "ls"]).fails(2, &["/nowhere.toml"]);
@@ -250,4 +255,17 @@ fn files_of_one_name_are_told_apart() {
     machine.run(["rm", &cid(0), &cid(2)]).ok();
     machine.run(["rm", "notes"]).ok();
     assert!(machine.run(["get", "notes too", "-o", "-"]).ok().stderr.lines().count() == 1);
+}
+
+#[test]
+fn a_bootstrap_address_that_does_not_answer_is_named() {
+    let nowhere = format!("/ip4/127.0.0.1/tcp/{}", free_port());
+    let cid = "bafyrcfh5k23alp4qlyr3ux4w7lulfao2d3zbibi";
+    for verb in [&["run", "--http", "127.0.0.1:0", "--listen", ALONE[1]][..], &["get", cid]] {
+        let machine = Machine::new();
+        let running = machine.spawn(verb.iter().copied().chain(["--bootstrap", &nowhere]));
+        let word = running.notes(&nowhere);
+        assert!(word.contains("WARN") && word.contains("does not answer"), "{word}");
+        assert!(word.to_lowercase().contains("refused"), "{word}");
+    }
 }

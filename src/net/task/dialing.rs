@@ -23,6 +23,9 @@ pub(super) struct Opening {
     asked: Option<Vec<Multiaddr>>,
 }
 
+/// What a handshake that ends in noise means.
+const OTHER_CLUSTER: &str = "one of the two nodes belongs to a cluster whose key the other one lacks";
+
 /// How long a question to the DHT waits for a peer that is being dialled.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -172,15 +175,7 @@ impl Task {
 
     pub(super) fn on_dial_failed(&mut self, id: ConnectionId, peer: Option<PeerId>, error: &DialError) {
         self.unawaited.ended(id);
-        if let Some(addr) = self.bootstrap.failed(id, error) {
-            match error {
-                DialError::WrongPeerId { obtained, .. } => {
-                    tracing::warn!(%addr, actual = %obtained, "the bootstrap address belongs to another peer");
-                }
-                DialError::LocalPeerId { .. } => tracing::info!(%addr, "this bootstrap address is our own"),
-                _ => tracing::debug!(%addr, "a bootstrap node cannot be reached: {error}"),
-            }
-        }
+        self.bootstrap_failed(id, error);
         for reply in self.dialing.remove(&id).into_iter().flatten() {
             drop(reply.send(Err(dial_error(error))));
         }
@@ -188,6 +183,19 @@ impl Task {
             self.shunned.add(peer);
             self.cannot_reach(peer, error);
         }
+    }
+
+    /// Where it was a bootstrap address that failed: says so, now and then.
+    pub(super) fn bootstrap_failed(&mut self, id: ConnectionId, error: &DialError) {
+        let Some(addr) = self.bootstrap.failed(id, error) else {
+            return;
+        };
+        if matches!(error, DialError::LocalPeerId { .. }) {
+            tracing::info!(%addr, "this bootstrap address is our own");
+            return;
+        }
+        let why = dial_error(error);
+        tracing::warn!(target: "storgo::bootstrap", "bootstrap address {addr} does not answer, and is tried on: {why}");
     }
 
     fn cannot_reach(&mut self, peer: PeerId, error: &DialError) {
@@ -213,8 +221,12 @@ fn dial_error(error: &DialError) -> NetError {
         }
         DialError::LocalPeerId { .. } => NetError::Dial("this address is our own".into()),
         DialError::Transport(tried) => {
-            let reasons: Vec<String> =
-                tried.iter().map(|(addr, e)| format!("{addr}: {}", reason(e))).collect();
+            let why = |e| match reason(e) {
+                // A handshake that cannot be read: its key is another one.
+                text if text.contains("decrypt") => OTHER_CLUSTER.into(),
+                text => text,
+            };
+            let reasons: Vec<String> = tried.iter().map(|(addr, e)| format!("{addr}: {}", why(e))).collect();
             NetError::Dial(reasons.join("; "))
         }
         other => NetError::Dial(other.to_string()),

@@ -62,9 +62,9 @@ impl Task {
         let alone = self.look(|shared| shared.peers.is_empty());
         let unreachable = &mut self.swarm.behaviour_mut().unreachable;
         if alone {
-            unreachable.forget_all()
+            unreachable.forget_all();
         } else {
-            unreachable.connected(&peer)
+            unreachable.connected(&peer);
         }
         if endpoint.is_dialer() {
             self.book.reached(peer, &addr);
