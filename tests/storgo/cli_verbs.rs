@@ -258,6 +258,20 @@ fn files_of_one_name_are_told_apart() {
 }
 
 #[test]
+fn a_node_says_what_its_user_needs_to_know() {
+    // Taken here, or by somebody else: both will do.
+    let _taken = TcpListener::bind("127.0.0.1:8080");
+    let machine = Machine::new();
+    machine.run(["init", "--cluster"]).ok();
+    let node = machine.spawn(["run", "--listen", ALONE[1]]);
+    let port = node.notes("8080");
+    assert!(port.starts_with("port 8080 is taken: the API is at 127.0.0.1:"), "{port}");
+    node.notes("bring another machine into the cluster");
+    let invite = node.notes("invite");
+    assert_eq!(invite.trim(), format!("storgo-node --data-dir {} invite", machine.data().display()));
+}
+
+#[test]
 fn a_bootstrap_address_that_does_not_answer_is_named() {
     let nowhere = format!("/ip4/127.0.0.1/tcp/{}", free_port());
     let cid = "bafyrcfh5k23alp4qlyr3ux4w7lulfao2d3zbibi";
