@@ -212,8 +212,9 @@ async fn to_file(
     path: &Path,
 ) -> Result<u64, NodeError> {
     let fail = |e: io::Error| unpack::cannot_write(path, &e);
-    let part = unpack::Partial::beside(path)?;
+    let mut part = unpack::Partial::beside(path)?;
     let mut file = DirectFile::create_new(part.path()).map_err(fail)?;
+    part.hold();
     let (sender, mut receiver) = mpsc::channel::<axum::body::Bytes>(PIECES);
     let writing = tokio::task::spawn_blocking(move || {
         while let Some(piece) = receiver.blocking_recv() {
