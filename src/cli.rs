@@ -111,7 +111,7 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
     }
     match command {
         Command::Run => run::run(&context).await?,
-        Command::Provide { path, options } => return provide::run(&context, &path, options).await,
+        Command::Provide { paths, options } => return provide::run(&context, paths, options).await,
         Command::Get { reference, options } => get::run(&context, &reference, options).await?,
         Command::Ls { query } => show::ls(&context, query.as_deref()).await?,
         Command::Info { reference } => show::info(&context, &reference).await?,

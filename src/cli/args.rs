@@ -140,11 +140,12 @@ impl Flags {
 pub(super) enum Command {
     /// Run a node until Ctrl-C.
     Run,
-    /// Store a file, a folder or stdin, and print its link.
+    /// Store files, folders or stdin, and print a link for each.
     #[command(visible_aliases = ["add", "put"])]
     Provide {
-        /// A file or folder; - is stdin.
-        path: PathBuf,
+        /// Files or folders; - is stdin.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
         #[command(flatten)]
         options: ProvideOptions,
     },
@@ -235,7 +236,7 @@ pub(super) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ProvideOptions {
-    /// The name to store it under [default: the file's own].
+    /// The name to store it under, where it is one [default: the file's own].
     #[arg(long)]
     pub(super) name: Option<String>,
     /// Do not encrypt: anybody who has the CID can read it.
