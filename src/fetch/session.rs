@@ -33,8 +33,9 @@ use crate::{
 const HEDGES: usize = 3;
 /// How long one waits for somebody else who fetches the same block.
 const TURN: Duration = Duration::from_secs(5);
-/// Pause between two questions to the DHT.
+/// Pause between two questions to the DHT, and between the first ones, whose answers decide whether it is worth waiting.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+const ASK_ONCE_MORE: Duration = Duration::from_millis(500);
 /// Rounds of asking after which a root that nobody has is given up.
 const ROUNDS: u32 = 2;
 /// Connected peers that are asked without being known as providers.
@@ -317,6 +318,9 @@ impl Session {
                 self.inner.state.progressed();
             }
             Err(Failure::Missing) => self.inner.state.providers(|providers| providers.lacks(&peer, cid)),
+            Err(Failure::Unreachable) => {
+                self.inner.state.providers(|providers| providers.unreachable(&peer, Instant::now()));
+            }
             Err(Failure::Lost | Failure::Busy) => {
                 self.inner.state.providers(|providers| providers.lost(&peer, Instant::now()));
             }
@@ -438,9 +442,13 @@ async fn search(net: crate::net::Net, root: Cid, state: Arc<State>) {
                 state.add(peer, true);
             }
         }
-        *state.rounds.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        let rounds = {
+            let mut rounds = state.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+            *rounds += 1;
+            *rounds
+        };
         state.changed.notify_waiters();
-        let pause = tokio::time::sleep(ASK_AGAIN);
+        let pause = tokio::time::sleep(if rounds < ROUNDS { ASK_ONCE_MORE } else { ASK_AGAIN });
         let mut pause = std::pin::pin!(pause);
         loop {
             tokio::select! {
