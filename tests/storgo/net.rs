@@ -125,6 +125,8 @@ async fn what_is_withdrawn_is_gone_and_what_is_not_survives_the_holders_restart(
     for n in [1, 2] {
         provider.net.provide(root(n)).await;
         within("announced", provider.net.announced(root(n))).await.expect("announced");
+        // On its way then; what is dropped before it arrives would come after.
+        within("arrived", async { while providers(&hub.net, root(n)).await.is_empty() {} }).await;
     }
     provider.net.unprovide(root(2)).await;
     hub.net.drop_provider(root(2), provider.net.peer_id()).await;
