@@ -90,6 +90,11 @@ fn look_at_all(paths: &[PathBuf], name: Option<&String>) -> Result<Vec<Input>, N
         return Err(NodeError::new(ErrorCode::BadRequest, "--name names one file, and there are several")
             .hint("store them one by one, or in a folder"));
     }
+    if paths.iter().filter(|path| path.as_os_str() == "-").count() > 1 {
+        return Err(
+            NodeError::new(ErrorCode::BadRequest, "standard input can be stored once").hint("name `-` once")
+        );
+    }
     paths.iter().map(|path| pack::look_at(path, name.cloned())).collect()
 }
 
@@ -100,7 +105,7 @@ async fn store_all(
     inputs: Vec<Input>,
     options: &ProvideOptions,
 ) -> Result<(Vec<PutReport>, Option<NodeError>), NodeError> {
-    let (mut reports, mut failed) = (Vec::new(), None);
+    let (wanted, mut reports, mut failed) = (inputs.len(), Vec::new(), None);
     for input in inputs {
         match store(context, door, input, options).await {
             Ok(report) => {
@@ -108,14 +113,19 @@ async fn store_all(
                 reports.push(report);
             }
             Err(error) => {
-                if let Some(earlier) = failed.replace(error) {
-                    output::error(&earlier, context.json);
+                // The only one is told at the end; of several, each when it happens.
+                if wanted > 1 {
+                    output::error(&error, context.json);
                 }
+                failed = Some(error);
             }
         }
     }
     match failed {
-        Some(error) if reports.is_empty() => Err(error),
+        Some(error) if wanted == 1 => Err(error),
+        Some(error) if reports.is_empty() => {
+            Err(NodeError { message: format!("none of {wanted} stored"), hint: String::new(), ..error })
+        }
         failed => Ok((reports, failed)),
     }
 }
@@ -135,8 +145,7 @@ fn partly(
     failed: Option<NodeError>,
     skipped: &[PathBuf],
 ) -> Result<(), NodeError> {
-    if let Some(error) = failed {
-        output::error(&error, context.json);
+    if failed.is_some() {
         return Err(NodeError::new(ErrorCode::Partial, format!("{stored} of {wanted} stored")));
     }
     if skipped.is_empty() {

@@ -47,14 +47,15 @@ pub(super) struct Providers {
 }
 
 impl Providers {
-    /// Adds a provider, which `announced` the root or is only connected; answers whether it is new.
+    /// Adds a provider, which `announced` the root or is only connected; answers whether it is new, or can be asked
+    /// again.
     pub(super) fn add(&mut self, peer: PeerId, announced: bool) -> bool {
         if let Some(provider) = self.known.get_mut(&peer) {
             provider.announced |= announced;
             // Only one that is connected comes unannounced.
             if !announced {
-                provider.unreachable = false;
-                provider.rests_until = None;
+                let rested = provider.rests_until.take().is_some();
+                return std::mem::take(&mut provider.unreachable) || rested;
             }
             return false;
         }

@@ -129,13 +129,14 @@ impl Session {
     /// [`FetchError`].
     pub async fn block(&self, cid: &Cid, len: Option<u32>) -> Result<Vec<u8>, FetchError> {
         let ticket = Ticket::new(&self.inner.state);
-        if let Some(block) = self.stored(*cid).await? {
-            return Ok(block);
-        }
-        self.discover();
-        // A task of its own: where the reader goes away, what is on its way still arrives and is kept.
+        // A task of its own: where the reader goes away, what is on its way still arrives and is kept; and where it only
+        // pauses, a place in the line that nobody looks after would stop all behind it.
         let (this, cid) = (self.clone(), *cid);
         let fetching = tokio::spawn(async move {
+            if let Some(block) = this.stored(cid).await? {
+                return Ok(block);
+            }
+            this.discover();
             let flight = this.inner.fetcher.flight(&cid);
             let Ok(_turn) = Arc::clone(&flight).try_acquire_owned() else {
                 // Whoever has the turn may be waiting for providers that this session does not need.

@@ -22,7 +22,7 @@ use crate::content::secret::MembershipKey;
 const SETUP: Duration = Duration::from_secs(15);
 
 /// Bytes that are read from a socket at a time, at most. Noise asks for 8 KiB, which would be a system call each.
-const AT_ONCE: usize = 64 << 10;
+const AT_ONCE: usize = 32 << 10;
 
 /// All transports as one.
 pub(super) fn build(

@@ -1,8 +1,8 @@
 //! Peers that could not be reached a moment ago.
 //!
 //! The DHT goes on naming a peer that has left, and each question to it would dial that peer again and wait for the end
-//! of it. So a failure is remembered: until it is time for another try, the DHT's dials to that peer fail at once, and so
-//! do streams to it. It is forgotten when the peer is connected, or when another address of it becomes known. Dials that
+//! of it. So a failure is remembered: until it is time for another try, the DHT's dials to that peer fail at once. Whoever
+//! wants a stream to it is refused for some seconds after a try alone, since the peer may be back. It is forgotten when the peer is connected, or when another address of it becomes known. Dials that
 //! this program makes of its own accord (bootstrap addresses, the way back into the swarm, a user's) are never refused.
 
 use std::{
@@ -26,6 +26,8 @@ use super::book::bare;
 
 /// First and longest pause between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(600));
+/// How long nobody is made to wait for another try.
+const AT_ONCE: Duration = Duration::from_secs(10);
 /// Peers remembered at most.
 const PEERS: usize = 4096;
 
@@ -38,6 +40,8 @@ pub(super) struct Unreachable {
 }
 
 struct Entry {
+    /// The end of the last try.
+    last: Instant,
     until: Instant,
     pause: Duration,
     /// Where it was tried; none where it was only slow to answer.
@@ -74,7 +78,13 @@ impl Unreachable {
                 return;
             }
         }
-        let entry = self.peers.entry(peer).or_insert(Entry { until: now, pause: PAUSE.0, tried: None });
+        let new = Entry { last: now, until: now, pause: PAUSE.0, tried: None };
+        let entry = self.peers.entry(peer).or_insert(new);
+        if entry.until + PAUSE.1 <= now {
+            // Long ago.
+            entry.pause = PAUSE.0;
+        }
+        entry.last = now;
         // Several dials that end at once are one failure.
         if entry.until <= now {
             entry.until = now + entry.pause;
@@ -86,6 +96,11 @@ impl Unreachable {
     /// Whether it is known that a peer cannot be reached now.
     pub(super) fn is_failed(&self, peer: &PeerId, now: Instant) -> bool {
         self.peers.get(peer).is_some_and(|entry| entry.until > now && entry.tried.is_some())
+    }
+
+    /// Whether a peer was tried in vain a few seconds ago.
+    pub(super) fn was_just_tried(&self, peer: &PeerId, now: Instant) -> bool {
+        self.is_failed(peer, now) && self.peers.get(peer).is_some_and(|entry| entry.last + AT_ONCE > now)
     }
 
     /// An address of a peer has become known: where it was not tried, the peer is worth a try.
@@ -183,9 +198,13 @@ mod tests {
             memory.failed(peer, &[addr(1)], now);
             let pause = (PAUSE.0 * 2_u32.pow(round)).min(PAUSE.1);
             assert!(memory.is_failed(&peer, now + pause - Duration::from_millis(1)), "round {round}");
+            assert!(memory.was_just_tried(&peer, now) && !memory.was_just_tried(&peer, now + AT_ONCE));
             now += pause;
             assert!(!memory.is_failed(&peer, now), "round {round}");
         }
+        now += PAUSE.1;
+        memory.failed(peer, &[addr(1)], now);
+        assert!(!memory.is_failed(&peer, now + PAUSE.0), "what was long ago counts no more");
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Task {
             self.swarm.behaviour_mut().streams.open(peer, reply);
             return;
         }
-        if self.swarm.behaviour().unreachable.is_failed(&peer, Instant::now()) {
+        if self.swarm.behaviour().unreachable.was_just_tried(&peer, Instant::now()) {
             drop(reply.send(Err(NetError::Dial("the peer could not be reached a moment ago".into()))));
             return;
         }
