@@ -36,6 +36,8 @@ struct Context {
     settings: Settings,
     json: bool,
     quiet: bool,
+    /// Why the settings cannot be used: then they are the built-in ones, for a command that can do with them.
+    mistake: Option<NodeError>,
 }
 
 /// Parses the command line, does what it says, and answers with the exit code (DESIGN 6).
@@ -100,12 +102,17 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
     };
     let command = args.command.unwrap_or(Command::Run);
     if !matches!(command, Command::Run) {
-        let level = if args.common.verbose { "info,storgo=debug" } else { "error" };
+        let level = match (args.common.verbose, args.common.quiet || args.common.json) {
+            (true, _) => "info,storgo=debug",
+            (false, true) => "error",
+            // A peer that was named and does not answer is for its user to know.
+            (false, false) => "error,storgo::bootstrap=warn",
+        };
         crate::telemetry::start(level, false);
     }
     match command {
         Command::Run => run::run(&context).await?,
-        Command::Provide { path, options } => return provide::run(&context, &path, options).await,
+        Command::Provide { paths, options } => return provide::run(&context, paths, options).await,
         Command::Get { reference, options } => get::run(&context, &reference, options).await?,
         Command::Ls { query } => show::ls(&context, query.as_deref()).await?,
         Command::Info { reference } => show::info(&context, &reference).await?,
@@ -150,15 +157,31 @@ impl Context {
             env: environment()?,
             flags: args.common.flags.given(),
         };
-        let settings = Settings::load(&sources)?;
-        Ok(Self { data_dir, sources, settings, json: args.common.json, quiet: args.common.quiet })
+        let (settings, mistake) = match Settings::load(&sources) {
+            Ok(settings) => (settings, None),
+            // What looks for mistakes must not stumble over them.
+            Err(error) if matches!(args.command, Some(Command::Doctor)) => {
+                (Settings::load(&Sources::default())?, Some(error.into()))
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (json, quiet) = (args.common.json, args.common.quiet);
+        Ok(Self { data_dir, sources, settings, json, quiet, mistake })
     }
 }
 
 impl From<ConfigError> for NodeError {
     fn from(error: ConfigError) -> Self {
-        Self::new(ErrorCode::BadRequest, error.to_string())
-            .hint("`storgo-node config show` lists all settings")
+        let hint = match &error {
+            // Every command reads the settings, so none can list them now.
+            ConfigError::UnknownKey { .. } => {
+                let keys: Vec<&str> = crate::config::TABLE.iter().map(|setting| setting.key).collect();
+                format!("correct or remove it there; the settings are {}", keys.join(", "))
+            }
+            ConfigError::UnknownProfile(_) => String::new(),
+            _ => "correct it there, or remove it".into(),
+        };
+        Self::new(ErrorCode::BadRequest, error.to_string()).hint(hint)
     }
 }
 

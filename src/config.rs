@@ -334,6 +334,15 @@ mod tests {
                 .to_string()
         };
         assert!(message(&[("STORGO_CACHE_SISE", "1")]).contains("did you mean \"cache.size\""));
+        for (typed, meant) in [
+            ("LISTN", "listen"),
+            ("CAPACITY", "storage.capacity"),
+            ("BOOTSTRAPS", "bootstrap"),
+            ("LOGLEVEL", "log.level"),
+        ] {
+            let message = message(&[(&format!("STORGO_{typed}"), "1")]);
+            assert!(message.contains(&format!("did you mean {meant:?}")), "{message}");
+        }
         assert!(message(&[("STORGO_CACHE_SIZE", "much")]).contains("for example"));
         assert!(message(&[("STORGO_LISTEN", "nowhere")]).contains("listen"));
         let secret = message(&[("STORGO_CLUSTER_KEY", "hunter2")]);

@@ -20,6 +20,7 @@ mod streams;
 mod task;
 pub mod transfer;
 mod transport;
+mod unreachable;
 
 use std::{
     collections::HashMap,

@@ -45,7 +45,7 @@ pub use direct::DirectFile;
 pub use error::StoreError;
 pub use layout::Layout;
 pub use lock::{LockNote, read_lock};
-pub use private::write_new;
+pub use private::{replace, write_new};
 pub use rebuild::Rebuilt;
 pub use record::{RootKind, RootRecord};
 pub use upload::{Put, PutMode, Upload};

@@ -169,15 +169,16 @@ impl Flags {
 pub(super) enum Command {
     /// Run a node until Ctrl-C.
     Run,
-    /// Store a file, a folder or stdin, and print its link.
+    /// Store files, folders or stdin, and print a link for each.
     #[command(visible_aliases = ["add", "put"])]
     Provide {
-        /// A file or folder; - is stdin.
-        path: PathBuf,
+        /// Files or folders; - is stdin.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
         #[command(flatten)]
         options: ProvideOptions,
     },
-    /// Read a file or folder by its link, CID or name.
+    /// Read a file or folder by its link, CID or name; of several files of one name, the newest.
     Get {
         /// A link (quote it: the shell cuts at #), a CID or a name.
         reference: String,
@@ -196,7 +197,7 @@ pub(super) enum Command {
     },
     /// Remove files from this node.
     Rm {
-        /// Links, CIDs or names.
+        /// Links, CIDs or names; a name that several files have is refused.
         #[arg(required = true)]
         references: Vec<String>,
     },
@@ -271,7 +272,7 @@ pub(super) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ProvideOptions {
-    /// The name to store it under [default: the file's own].
+    /// The name to store it under, where it is one [default: the file's own].
     #[arg(long)]
     pub(super) name: Option<String>,
     /// Do not encrypt: anybody who has the CID can read it.
@@ -287,7 +288,7 @@ pub(super) struct ProvideOptions {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GetOptions {
-    /// Where to write; - is stdout [default: the file's name, here].
+    /// Where to write; - is stdout, to which a folder goes as a tar stream [default: the file's name, here].
     #[arg(long, short, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
     /// Only these bytes, both ends included: 0-99, 100-, -50.

@@ -47,11 +47,6 @@ impl Target {
             return Err(NodeError::new(ErrorCode::BadRequest, "an empty reference names no file")
                 .hint("give a link, a CID or a name; `storgo-node ls` shows what is here"));
         }
-        // A name may hold a #; a link without its scheme begins with a CID.
-        let is_link = |text: &str| {
-            text.starts_with("storgo:")
-                || text.split_once('#').is_some_and(|(cid, _)| cid.parse::<Cid>().is_ok())
-        };
         let (id, key) = if is_link(reference.trim()) {
             let link: Link = reference.trim().parse().map_err(|e| {
                 NodeError::new(ErrorCode::BadRequest, format!("this link cannot be read: {e}"))
@@ -65,9 +60,19 @@ impl Target {
         Ok(Self { path: format!("/api/v1/files/{id}{rest}"), key })
     }
 
+    /// Whether a reference is neither a link nor a CID.
+    pub(super) fn is_name(reference: &str) -> bool {
+        !is_link(reference.trim()) && reference.trim().parse::<Cid>().is_err()
+    }
+
     pub(super) fn path(path: impl Into<String>) -> Self {
         Self { path: path.into(), key: None }
     }
+}
+
+/// A name may hold a #; a link without its scheme begins with a CID.
+fn is_link(text: &str) -> bool {
+    text.starts_with("storgo:") || text.split_once('#').is_some_and(|(cid, _)| cid.parse::<Cid>().is_ok())
 }
 
 /// Percent-encodes one part of a path or query.

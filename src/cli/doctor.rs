@@ -113,6 +113,9 @@ fn clock() -> Finding {
 }
 
 fn settings(context: &Context) -> Finding {
+    if let Some(mistake) = &context.mistake {
+        return finding("settings", State::Fail, mistake.to_string());
+    }
     match node_options(&context.settings, &context.data_dir) {
         Ok(_) => finding("settings", State::Ok, "all settings are right"),
         Err(error) => finding("settings", State::Fail, error.to_string()),

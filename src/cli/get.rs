@@ -69,6 +69,7 @@ async fn get(
     if folder && range.is_some() {
         return Err(NodeError::new(ErrorCode::BadRequest, "a folder has no ranges of bytes"));
     }
+    super::show::say_whether_newest(context, client, reference).await;
     let started = std::time::Instant::now();
     let place = place(client, reference, options.output, folder, options.force).await?;
     let (bytes, out) = match place {
@@ -211,8 +212,9 @@ async fn to_file(
     path: &Path,
 ) -> Result<u64, NodeError> {
     let fail = |e: io::Error| unpack::cannot_write(path, &e);
-    let part = unpack::Partial::beside(path)?;
+    let mut part = unpack::Partial::beside(path)?;
     let mut file = DirectFile::create_new(part.path()).map_err(fail)?;
+    part.hold();
     let (sender, mut receiver) = mpsc::channel::<axum::body::Bytes>(PIECES);
     let writing = tokio::task::spawn_blocking(move || {
         while let Some(piece) = receiver.blocking_recv() {

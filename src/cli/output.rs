@@ -5,11 +5,14 @@ use std::{
     time::Duration,
 };
 
-use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 
 use super::Context;
 use crate::node::{ErrorCode, NodeError};
+
+/// After this long, the rate so far says how long the rest takes.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Prints an error: a sentence and the next step, or one JSON object. On stderr.
 pub(super) fn error(error: &NodeError, json: bool) {
@@ -72,14 +75,26 @@ pub(super) fn progress(context: &Context, what: &'static str, total: Option<u64>
         return ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
     }
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(8));
-    let template = if total.is_some() {
-        "{msg:>10} {bar:30} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left"
+    bar.set_style(style(total.is_some()));
+    bar.set_message(what);
+    bar
+}
+
+/// How progress looks: as wide as the terminal, where its end is known.
+fn style(known: bool) -> ProgressStyle {
+    let template = if known {
+        "{msg:>10} {wide_bar} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}{left}"
     } else {
         "{msg:>10} {spinner} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}"
     };
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_message(what);
-    bar
+    let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        // The first moments say nothing of the rest.
+        if state.elapsed() >= SETTLED && state.pos() > 0 {
+            let _ = write!(out, "  {:#} left", HumanDuration(state.eta()));
+        }
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.with_key("left", left)
 }
 
 /// A spinner for a wait of unknown length.
@@ -124,4 +139,75 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 /// A name that cannot move a terminal's cursor.
 pub(super) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use indicatif::TermLike;
+
+    use super::*;
+
+    /// A terminal of 80 columns that remembers what was drawn.
+    #[derive(Debug, Clone, Default)]
+    struct Terminal(Arc<Mutex<String>>);
+
+    impl Terminal {
+        fn last_line(&self) -> String {
+            let drawn = self.0.lock().expect("held by nobody");
+            drawn.rsplit('\r').map(str::trim_end).find(|line| !line.is_empty()).expect("a line").to_owned()
+        }
+    }
+
+    impl TermLike for Terminal {
+        fn width(&self) -> u16 {
+            80
+        }
+        fn move_cursor_up(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, text: &str) -> std::io::Result<()> {
+            self.write_str(text)
+        }
+        fn write_str(&self, text: &str) -> std::io::Result<()> {
+            self.0.lock().expect("held by nobody").push_str(text);
+            Ok(())
+        }
+        fn clear_line(&self) -> std::io::Result<()> {
+            self.write_str("\r")
+        }
+        fn flush(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn drawn(after: Duration) -> String {
+        let terminal = Terminal::default();
+        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
+        let bar = ProgressBar::with_draw_target(Some(1023 << 30), target).with_elapsed(after);
+        bar.set_style(style(true));
+        bar.set_message("fetching");
+        bar.set_position(1001 << 20);
+        bar.force_draw();
+        terminal.last_line()
+    }
+
+    #[test]
+    fn a_progress_bar_fits_its_terminal_and_guesses_nothing_in_the_first_moments() {
+        let (early, late) = (drawn(Duration::from_millis(100)), drawn(Duration::from_secs(100)));
+        for line in [&early, &late] {
+            assert!(line.chars().count() <= 80 && line.contains("1001.00 MiB/1023.00 GiB"), "{line:?}");
+        }
+        assert!(!early.contains("left") && late.ends_with("left"), "{early:?} {late:?}");
+    }
 }

@@ -28,6 +28,8 @@ pub(super) struct Input {
     pub(super) query: String,
     /// Bytes of its files, where known.
     pub(super) size: Option<u64>,
+    /// What is in a folder and can be stored by nobody: pipes, sockets, devices.
+    pub(super) skipped: Vec<PathBuf>,
     what: What,
 }
 
@@ -94,7 +96,8 @@ fn unreadable(path: &Path, e: &io::Error) -> NodeError {
 /// Looks at what is to be stored. Nothing is read yet.
 pub(super) fn look_at(path: &Path, name: Option<String>) -> Result<Input, NodeError> {
     if path == Path::new("-") {
-        return Ok(Input { name, query: String::new(), size: None, what: What::Stdin });
+        let skipped = Vec::new();
+        return Ok(Input { name, query: String::new(), size: None, skipped, what: What::Stdin });
     }
     let meta = fs::metadata(path).map_err(|e| unreadable(path, &e))?;
     let own_name = || {
@@ -106,10 +109,10 @@ pub(super) fn look_at(path: &Path, name: Option<String>) -> Result<Input, NodeEr
         name.or_else(|| path.file_name().and_then(|name| name.to_str()).map(String::from)).or_else(own_name);
     let query = format!("mtime={}&mode={}", mtime(&meta), meta.permissions().mode() & 0o7777);
     if meta.is_dir() {
-        let found = walk(path)?;
+        let Walk { found, skipped, .. } = walk(path)?;
         let size = found.iter().map(|item| item.size).sum();
         let query = format!("{query}&tree=true");
-        return Ok(Input { name, query, size: Some(size), what: What::Folder(found) });
+        return Ok(Input { name, query, size: Some(size), skipped, what: What::Folder(found) });
     }
     if !meta.is_file() {
         return Err(NodeError::new(
@@ -118,7 +121,8 @@ pub(super) fn look_at(path: &Path, name: Option<String>) -> Result<Input, NodeEr
         )
         .hint("pipe it in: storgo-node provide - < FILE"));
     }
-    Ok(Input { name, query, size: Some(meta.len()), what: What::File(path.into()) })
+    let size = Some(meta.len());
+    Ok(Input { name, query, size, skipped: Vec::new(), what: What::File(path.into()) })
 }
 
 fn mtime(meta: &fs::Metadata) -> i64 {
@@ -136,23 +140,26 @@ struct Found {
     mode: u32,
 }
 
-/// Lists a folder, names in order. Symbolic links are followed; one that leads back into itself is an error.
-fn walk(top: &Path) -> Result<Vec<Found>, NodeError> {
-    let mut found = Vec::new();
-    let mut above = HashSet::new();
-    enter(top, Path::new(""), &mut above, &mut found)?;
-    Ok(found)
+/// A way through a folder.
+#[derive(Default)]
+struct Walk {
+    found: Vec<Found>,
+    skipped: Vec<PathBuf>,
+    /// The folders that it is in now.
+    above: HashSet<(u64, u64)>,
 }
 
-fn enter(
-    path: &Path,
-    inside: &Path,
-    above: &mut HashSet<(u64, u64)>,
-    found: &mut Vec<Found>,
-) -> Result<(), NodeError> {
+/// Lists a folder, names in order. Symbolic links are followed; one that leads back into itself is an error.
+fn walk(top: &Path) -> Result<Walk, NodeError> {
+    let mut walk = Walk::default();
+    enter(top, Path::new(""), &mut walk)?;
+    Ok(walk)
+}
+
+fn enter(path: &Path, inside: &Path, walk: &mut Walk) -> Result<(), NodeError> {
     let meta = fs::metadata(path).map_err(|e| unreadable(path, &e))?;
     let id = (meta.dev(), meta.ino());
-    if !above.insert(id) {
+    if !walk.above.insert(id) {
         let message = format!("{} leads back to a folder that it is in", path.display());
         return Err(NodeError::new(ErrorCode::BadRequest, message)
             .hint("remove the symbolic link that makes the loop"));
@@ -169,11 +176,11 @@ fn enter(
         })?;
         let (dir, mode) = (meta.is_dir(), meta.permissions().mode() & 0o7777);
         if !dir && !meta.is_file() {
-            let message = format!("{} is neither a file nor a folder", path.display());
-            return Err(NodeError::new(ErrorCode::BadRequest, message));
+            walk.skipped.push(path);
+            continue;
         }
         let size = if dir { 0 } else { meta.len() };
-        found.push(Found {
+        walk.found.push(Found {
             path: path.clone(),
             inside: inside.clone(),
             dir,
@@ -182,10 +189,10 @@ fn enter(
             mode,
         });
         if dir {
-            enter(&path, &inside, above, found)?;
+            enter(&path, &inside, walk)?;
         }
     }
-    above.remove(&id);
+    walk.above.remove(&id);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
-//! `provide`: store a file, a folder or stdin.
+//! `provide`: store files, folders or stdin.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::PathBuf};
 
 use axum::http::Method;
 
@@ -25,14 +25,22 @@ use crate::{
 /// How long to wait for the announcement, seconds.
 const PLACE_S: u32 = 10;
 
-pub(super) async fn run(context: &Context, path: &Path, options: ProvideOptions) -> Result<(), Stop> {
+/// Names that a message lists.
+const NAMED: usize = 5;
+
+pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: ProvideOptions) -> Result<(), Stop> {
     let mut stop = run::stop_signal()?;
-    let input = {
-        let (path, name) = (path.to_owned(), options.name.clone());
-        tokio::task::spawn_blocking(move || pack::look_at(&path, name))
+    let inputs = {
+        let name = options.name.clone();
+        tokio::task::spawn_blocking(move || look_at_all(&paths, name.as_ref()))
             .await
             .map_err(|_| NodeError::new(ErrorCode::Other, "looking at the input failed"))??
     };
+    let skipped: Vec<PathBuf> = inputs.iter().flat_map(|input| input.skipped.clone()).collect();
+    for path in &skipped {
+        let path = output::clean(&path.display().to_string());
+        output::say(context, &format!("skipped {path}: it is neither a file nor a folder"));
+    }
     // A node that ends with the command is of no use to others.
     let door = Door::open(context, if options.no_serve { Need::Store } else { Need::Network }).await?;
     let api = match &door.node {
@@ -40,23 +48,23 @@ pub(super) async fn run(context: &Context, path: &Path, options: ProvideOptions)
         Some(node) if !options.no_serve => Some(serve(node).await?),
         _ => None,
     };
+    let wanted = inputs.len();
     let stored = tokio::select! {
-        stored = store(context, &door, input, &options) => stored,
+        stored = store_all(context, &door, inputs, &options) => stored,
         _ = stop.recv() => {
             door.close().await;
             return Err(Stop::Interrupted);
         }
     };
-    let report = match stored {
-        Ok(report) => report,
+    let (reports, failed) = match stored {
+        Ok(stored) => stored,
         Err(error) => {
             door.close().await;
             return Err(error.into());
         }
     };
-    output::result(context, &report, |report| format!("{}\n", report.link))?;
     tokio::select! {
-        placed = place(context, &door, &report) => {
+        placed = place_all(context, &door, &reports) => {
             if let Err(error) = placed {
                 door.close().await;
                 return Err(error.into());
@@ -64,15 +72,91 @@ pub(super) async fn run(context: &Context, path: &Path, options: ProvideOptions)
         }
         _ = stop.recv() => {
             door.close().await;
-            return Ok(());
+            return Ok(partly(context, reports.len(), wanted, failed, &skipped)?);
         }
     }
     if let Some(addr) = api {
-        output::say(context, &format!("serving it until Ctrl-C (API at http://{addr})"));
+        let it = if reports.len() == 1 { "it" } else { "them" };
+        output::say(context, &format!("serving {it} until Ctrl-C (API at http://{addr})"));
         stop.recv().await;
     }
     door.close().await;
+    Ok(partly(context, reports.len(), wanted, failed, &skipped)?)
+}
+
+/// Looks at everything before anything is stored.
+fn look_at_all(paths: &[PathBuf], name: Option<&String>) -> Result<Vec<Input>, NodeError> {
+    if paths.len() > 1 && name.is_some() {
+        return Err(NodeError::new(ErrorCode::BadRequest, "--name names one file, and there are several")
+            .hint("store them one by one, or in a folder"));
+    }
+    if paths.iter().filter(|path| path.as_os_str() == "-").count() > 1 {
+        return Err(
+            NodeError::new(ErrorCode::BadRequest, "standard input can be stored once").hint("name `-` once")
+        );
+    }
+    paths.iter().map(|path| pack::look_at(path, name.cloned())).collect()
+}
+
+/// Stores one after the other and prints their links; the last failure, where something was stored all the same.
+async fn store_all(
+    context: &Context,
+    door: &Door,
+    inputs: Vec<Input>,
+    options: &ProvideOptions,
+) -> Result<(Vec<PutReport>, Option<NodeError>), NodeError> {
+    let (wanted, mut reports, mut failed) = (inputs.len(), Vec::new(), None);
+    for input in inputs {
+        match store(context, door, input, options).await {
+            Ok(report) => {
+                output::result(context, &report, |report| format!("{}\n", report.link))?;
+                reports.push(report);
+            }
+            Err(error) => {
+                // The only one is told at the end; of several, each when it happens.
+                if wanted > 1 {
+                    output::error(&error, context.json);
+                }
+                failed = Some(error);
+            }
+        }
+    }
+    match failed {
+        Some(error) if wanted == 1 => Err(error),
+        Some(error) if reports.is_empty() => {
+            Err(NodeError { message: format!("none of {wanted} stored"), hint: String::new(), ..error })
+        }
+        failed => Ok((reports, failed)),
+    }
+}
+
+async fn place_all(context: &Context, door: &Door, reports: &[PutReport]) -> Result<(), NodeError> {
+    for report in reports {
+        place(context, door, report).await?;
+    }
     Ok(())
+}
+
+/// An error where not everything was stored.
+fn partly(
+    context: &Context,
+    stored: usize,
+    wanted: usize,
+    failed: Option<NodeError>,
+    skipped: &[PathBuf],
+) -> Result<(), NodeError> {
+    if failed.is_some() {
+        return Err(NodeError::new(ErrorCode::Partial, format!("{stored} of {wanted} stored")));
+    }
+    if skipped.is_empty() {
+        return Ok(());
+    }
+    let named = skipped.iter().take(NAMED).map(|path| output::clean(&path.display().to_string()));
+    let mut named: Vec<String> = named.collect();
+    named.extend((skipped.len() > NAMED).then(|| "and more".into()));
+    let count = plural(skipped.len() as u64, "item");
+    let message = format!("stored without {count}, neither files nor folders: {}", named.join(", "));
+    Err(NodeError::new(ErrorCode::Partial, message))
 }
 
 async fn serve(node: &Node) -> Result<SocketAddr, NodeError> {

@@ -57,7 +57,8 @@ async fn start(context: &Context) -> Result<Node, NodeError> {
     let by_default = door::origin(&context.settings, "listen") == Some(Origin::BuiltIn);
     match Node::start(options.clone()).await {
         Err(error) if by_default && error.message.contains("cannot listen") => {
-            output::say(context, &format!("{error}; taking free ports instead (choose with --listen)"));
+            tracing::debug!("{error}");
+            output::say(context, "port 3000 is taken: peers find this node at free ports (--listen chooses)");
             options.listen = door::free_ports();
             Node::start(options).await
         }
@@ -70,9 +71,13 @@ async fn serve(context: &Context, node: &Node) -> Result<Served, NodeError> {
     let by_default = door::origin(&context.settings, "http") == Some(Origin::BuiltIn);
     match http::serve(node, options.clone()).await {
         Err(error) if by_default && error.message.contains("cannot serve") => {
-            output::say(context, &format!("{error}; taking a free port instead (choose with --http)"));
-            let addr = std::net::SocketAddr::from((options.addr.ip(), 0));
-            http::serve(node, ServeOptions { addr, ..options }).await
+            // Several nodes on one machine are nothing unusual: the banner says where the API is.
+            tracing::debug!("{error}");
+            let (addr, port) = (std::net::SocketAddr::from((options.addr.ip(), 0)), options.addr.port());
+            let served = http::serve(node, ServeOptions { addr, ..options }).await?;
+            let at = served.addr;
+            output::say(context, &format!("port {port} is taken: the API is at {at} (--http chooses)"));
+            Ok(served)
         }
         served => served,
     }
@@ -103,7 +108,15 @@ async fn banner(context: &Context, node: &Node, http: &Served) -> Result<(), Nod
     }
     // An address that another machine can use is the better example.
     let outside = status.listen.iter().find(|addr| !addr.contains("/127.0.0.1/") && !addr.contains("/::1/"));
-    if let Some(addr) = outside.or(status.listen.first()) {
+    if status.cluster {
+        let dir = &status.data_dir;
+        output::say(
+            context,
+            &format!(
+                "bring another machine into the cluster by what this prints:\n  storgo-node --data-dir {dir} invite"
+            ),
+        );
+    } else if let Some(addr) = outside.or(status.listen.first()) {
         output::say(context, &format!("connect another node with:\n  storgo-node --bootstrap {addr}"));
     }
     Ok(())

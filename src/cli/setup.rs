@@ -25,7 +25,7 @@ use crate::{
         invite::Invite,
         report::Status,
     },
-    store::read_lock,
+    store::{read_lock, replace},
 };
 
 fn fail(what: &str, path: &Path, e: &std::io::Error) -> NodeError {
@@ -140,6 +140,8 @@ pub(super) fn join(context: &Context, text: &str) -> Result<(), NodeError> {
         return Err(NodeError::new(ErrorCode::Locked, format!("the node runs, as process {}", note.pid))
             .hint("stop it, join, and start it again"));
     }
+    let file = context.sources.file.clone().unwrap_or_else(|| context.data_dir.join("config.toml"));
+    let text = with_bootstrap(&file, &invite.addrs)?;
     make_data_dir(context)?;
     match cluster_key(&context.settings, &context.data_dir)? {
         Some(known) if known == key => {}
@@ -149,26 +151,32 @@ pub(super) fn join(context: &Context, text: &str) -> Result<(), NodeError> {
         }
         None => save_cluster_key(context, &key)?,
     }
-    add_bootstrap(&context.data_dir.join("config.toml"), &invite.addrs)?;
+    write_settings(&file, &text).map_err(|e| fail("write", &file, &e))?;
     let id = describe(context)?;
     output::result(context, &id, |id| format!("{}\n", id.peer))?;
+    let config = context.sources.file.as_ref().map(|file| format!(" --config {}", file.display()));
+    let config = config.unwrap_or_default();
     output::say(
         context,
-        &format!("joined; start the node with: storgo-node --data-dir {}", context.data_dir.display()),
+        &format!(
+            "joined; start the node with: storgo-node --data-dir {}{config}",
+            context.data_dir.display()
+        ),
     );
     Ok(())
 }
 
-/// Adds addresses to `bootstrap` in a settings file, and leaves the rest of it as it is.
-fn add_bootstrap(path: &Path, addrs: &[String]) -> Result<(), NodeError> {
+/// A settings file with these addresses added to `bootstrap`; the rest of it is left as it is.
+fn with_bootstrap(path: &Path, addrs: &[String]) -> Result<String, NodeError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(e) => return Err(fail("read", path, &e)),
     };
-    let mut file: toml_edit::DocumentMut = text
-        .parse()
-        .map_err(|e| NodeError::new(ErrorCode::BadRequest, format!("{}: {e}", path.display())))?;
+    let mut file: toml_edit::DocumentMut = text.parse().map_err(|e| {
+        NodeError::new(ErrorCode::BadRequest, format!("{} is no TOML: {e}", path.display()))
+            .hint(format!("add these to its bootstrap addresses yourself: {}", addrs.join(", ")))
+    })?;
     let list = file.entry("bootstrap").or_insert_with(|| toml_edit::value(toml_edit::Array::new()));
     if let Some(one) = list.as_str().map(String::from) {
         *list = toml_edit::value(toml_edit::Array::from_iter([one]));
@@ -183,7 +191,16 @@ fn add_bootstrap(path: &Path, addrs: &[String]) -> Result<(), NodeError> {
     for addr in addrs.iter().filter(|addr| !known.contains(addr)) {
         list.push(addr.as_str());
     }
-    fs::write(path, file.to_string()).map_err(|e| fail("write", path, &e))
+    Ok(file.to_string())
+}
+
+fn write_settings(path: &Path, text: &str) -> std::io::Result<()> {
+    // Where it is a link, it stays one.
+    let path = &path.canonicalize().unwrap_or_else(|_| path.into());
+    let mode = fs::metadata(path).ok().map(|meta| meta.permissions());
+    replace(path, text.as_bytes())?;
+    // Who could read the settings before still can.
+    mode.map_or(Ok(()), |mode| fs::set_permissions(path, mode))
 }
 
 /// A backup, as it stands in its file.

@@ -34,22 +34,56 @@ pub(super) fn plural(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-pub(super) async fn ls(context: &Context, query: Option<&str>) -> Result<(), NodeError> {
-    let files = ask(context, Need::Store, async |client| {
-        let mut files = Vec::new();
-        let mut cursor = String::new();
-        loop {
-            let query = query.map_or_else(String::new, |query| format!("&q={}", escape(query)));
-            let target = Target::path(format!("/api/v1/files?limit=1000{query}{cursor}"));
-            let page: FileList = client.json(Method::GET, &target).await?;
-            files.extend(page.files);
-            match page.next {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => return Ok(files),
-            }
+/// The files whose name contains `query`, or all.
+async fn listed(client: &Client, query: Option<&str>) -> Result<Vec<FileInfo>, NodeError> {
+    let mut files = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let query = query.map_or_else(String::new, |query| format!("&q={}", escape(query)));
+        let target = Target::path(format!("/api/v1/files?limit=1000{query}{cursor}"));
+        let page: FileList = client.json(Method::GET, &target).await?;
+        files.extend(page.files);
+        match page.next {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return Ok(files),
         }
-    })
-    .await?;
+    }
+}
+
+/// Tells a user who named a file by its name that others have it too.
+pub(super) async fn say_whether_newest(context: &Context, client: &Client, reference: &str) {
+    if context.quiet || context.json || !Target::is_name(reference) {
+        return;
+    }
+    let files = listed(client, Some(reference)).await.unwrap_or_default();
+    let others =
+        files.iter().filter(|file| file.name.as_deref() == Some(reference)).count().saturating_sub(1);
+    if others > 0 {
+        let have = if others == 1 { "file has" } else { "files have" };
+        let name = output::clean(reference);
+        output::say(
+            context,
+            &format!(
+                "{others} older {have} this name: the newest one is taken; `storgo-node ls {name}` shows all"
+            ),
+        );
+    }
+}
+
+/// When a file came here.
+fn moment(file: &FileInfo) -> String {
+    let seconds = file.created.and_then(|seconds| u64::try_from(seconds).ok());
+    seconds.map_or_else(
+        || "-".into(),
+        |seconds| {
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            humantime::format_rfc3339_seconds(time).to_string()
+        },
+    )
+}
+
+pub(super) async fn ls(context: &Context, query: Option<&str>) -> Result<(), NodeError> {
+    let files = ask(context, Need::Store, async |client| listed(client, query).await).await?;
     match query {
         _ if !files.is_empty() => {}
         None => output::say(context, "no files here yet: store one with `storgo-node provide FILE`"),
@@ -67,16 +101,30 @@ pub(super) async fn ls(context: &Context, query: Option<&str>) -> Result<(), Nod
                 (true, false) => "public",
             };
             let name = output::clean(file.name.as_deref().unwrap_or("-"));
-            vec![file.cid.to_string(), output::bytes(file.size), kind.into(), state.into(), name]
+            vec![
+                file.cid.to_string(),
+                output::bytes(file.size),
+                kind.into(),
+                state.into(),
+                moment(file),
+                name,
+            ]
         };
-        output::table(&["CID", "SIZE", "KIND", "STATE", "NAME"], &files.iter().map(row).collect::<Vec<_>>())
+        output::table(
+            &["CID", "SIZE", "KIND", "STATE", "STORED", "NAME"],
+            &files.iter().map(row).collect::<Vec<_>>(),
+        )
     })
 }
 
 pub(super) async fn info(context: &Context, reference: &str) -> Result<(), NodeError> {
     let target = Target::file(reference, "?providers=true")?;
-    let info: FileInfo =
-        ask(context, Need::Network, async |client| client.json(Method::GET, &target).await).await?;
+    let info: FileInfo = ask(context, Need::Network, async |client| {
+        let info = client.json(Method::GET, &target).await?;
+        say_whether_newest(context, client, reference).await;
+        Ok(info)
+    })
+    .await?;
     output::result(context, &info, |info| {
         let mut lines = vec![("cid", info.cid.to_string())];
         let mut add = |name, value: Option<String>| lines.extend(value.map(|value| (name, value)));
@@ -89,7 +137,8 @@ pub(super) async fn info(context: &Context, reference: &str) -> Result<(), NodeE
         );
         add("type", info.media_type.as_deref().map(output::clean));
         add("blocks", info.blocks.map(|blocks| blocks.to_string()));
-        add("stored", info.stored_len.map(output::bytes));
+        add("on disk", info.stored_len.map(output::bytes));
+        add("stored", info.created.map(|_| moment(info)));
         add("chunker", info.chunker.as_deref().map(output::clean));
         add("sealed", Some(if info.sealed { "yes".into() } else { "no".into() }));
         add("kept here", Some(if info.pinned { "yes".into() } else { "no".into() }));

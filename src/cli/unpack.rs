@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Read},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Component, Path, PathBuf},
     time::{Duration, UNIX_EPOCH},
 };
@@ -23,11 +23,18 @@ pub(super) enum Failure {
 }
 
 /// Something unfinished beside its final place; removed when dropped unfinished.
+///
+/// Who is killed cannot remove it: the next one that writes into the same folder does.
 pub(super) struct Partial {
     aside: PathBuf,
     place: PathBuf,
     done: bool,
+    /// Locked as long as somebody works on it.
+    held: Option<fs::File>,
 }
+
+/// How long nothing has happened to what a killed process left behind. Younger ones may not be locked yet.
+const STALE: Duration = Duration::from_secs(60);
 
 impl Partial {
     pub(super) fn beside(path: &Path) -> Result<Self, NodeError> {
@@ -35,11 +42,18 @@ impl Partial {
             let message = format!("{} is no name for a file", path.display());
             return Err(NodeError::new(ErrorCode::BadRequest, message));
         }
-        Ok(Self { aside: aside(path), place: path.into(), done: false })
+        clear_stale(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")));
+        Ok(Self { aside: aside(path), place: path.into(), done: false, held: None })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.aside
+    }
+
+    /// It has been made: from now on, nobody else takes it for left behind.
+    pub(super) fn hold(&mut self) {
+        // A file system without locks: then nobody else can tell, and leaves it alone.
+        self.held = fs::File::open(&self.aside).ok().filter(|file| file.try_lock().is_ok());
     }
 
     /// Gives it its name. A file makes way; a folder does not.
@@ -64,6 +78,28 @@ fn aside(place: &Path) -> PathBuf {
     place.with_file_name(format!(".storgo-{:08x}.part", rand::random::<u32>()))
 }
 
+/// Removes what killed processes of this user have left unfinished in a folder.
+fn clear_stale(folder: &Path) {
+    for item in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = item.file_name();
+        let middle = name.to_str().and_then(|name| name.strip_prefix(".storgo-")?.strip_suffix(".part"));
+        let ours = middle.is_some_and(|hex| hex.len() == 8 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        if ours && let Some(_held) = take_stale(&item.path()) {
+            drop(remove(&item.path()));
+        }
+    }
+}
+
+/// Something unfinished that nobody works on, locked.
+fn take_stale(path: &Path) -> Option<fs::File> {
+    let meta = path.symlink_metadata().ok()?;
+    let old = meta.modified().ok()?.elapsed().ok()? >= STALE;
+    let own = meta.uid() == rustix::process::geteuid().as_raw() && (meta.is_file() || meta.is_dir());
+    let file = (old && own).then(|| fs::File::open(path).ok()).flatten()?;
+    file.try_lock().ok()?;
+    Some(file)
+}
+
 /// Removes a file, a link or a whole folder.
 fn remove(path: &Path) -> io::Result<()> {
     if path.symlink_metadata()?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
@@ -72,7 +108,13 @@ fn remove(path: &Path) -> io::Result<()> {
 pub(super) fn cannot_write(path: &Path, e: &io::Error) -> NodeError {
     let full = matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     let code = if full { ErrorCode::NoSpace } else { ErrorCode::Other };
-    NodeError::new(code, format!("cannot write {}: {e}", path.display()))
+    let error = NodeError::new(code, format!("cannot write {}: {e}", path.display()));
+    match path.parent() {
+        Some(folder) if e.kind() == io::ErrorKind::NotFound && !folder.exists() => {
+            error.hint(format!("make the folder first: mkdir -p {}", folder.display()))
+        }
+        _ => error,
+    }
 }
 
 /// Unpacks a folder that arrives as a tar stream; answers with the bytes of its files.
@@ -80,7 +122,9 @@ pub(super) async fn run(body: Body, path: &Path, bar: &ProgressBar) -> Result<u6
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
     let (path, bar) = (path.to_owned(), bar.clone());
     let unpacking = tokio::task::spawn_blocking(move || {
-        let part = Partial::beside(&path).map_err(Failure::Output)?;
+        let mut part = Partial::beside(&path).map_err(Failure::Output)?;
+        fs::create_dir(part.path()).map_err(|e| Failure::Output(cannot_write(part.path(), &e)))?;
+        part.hold();
         let mut input = Incoming { receiver, current: Bytes::new(), ended: false };
         let bytes = unpack(&mut input, part.path(), &bar)?;
         // The archive's own end is not enough: a stream that broke off between two entries looks the same.
@@ -99,14 +143,13 @@ pub(super) async fn run(body: Body, path: &Path, bar: &ProgressBar) -> Result<u6
     unpacking.await.unwrap_or_else(|_| Err(Failure::Input(io::Error::other("unpacking failed"))))
 }
 
-/// Unpacks into a folder that does not exist yet. Only regular files and folders are made, so that no entry can lead
+/// Unpacks into an empty folder. Only regular files and folders are made, so that no entry can lead
 /// a later one elsewhere.
 fn unpack(input: impl Read, top: &Path, bar: &ProgressBar) -> Result<u64, Failure> {
     let write = |path: &Path| {
         let path = path.to_owned();
         move |e: io::Error| Failure::Output(cannot_write(&path, &e))
     };
-    fs::create_dir(top).map_err(write(top))?;
     let mut archive = tar::Archive::new(input);
     let mut total = 0;
     let mut folders = Vec::new();
@@ -234,12 +277,9 @@ mod tests {
 
     fn try_unpack(tar: &[u8]) -> (Result<u64, Failure>, Vec<String>) {
         let dir = tempfile::TempDir::new().expect("a folder");
-        let result = unpack(tar, &dir.path().join("in/../out"), &ProgressBar::hidden());
-        let result = match result {
-            // The folder `in` is not there: take the plain name.
-            Err(Failure::Output(_)) => unpack(tar, &dir.path().join("out"), &ProgressBar::hidden()),
-            other => other,
-        };
+        let out = dir.path().join("out");
+        fs::create_dir(&out).expect("made");
+        let result = unpack(tar, &out, &ProgressBar::hidden());
         let outside = fs::read_dir(dir.path()).expect("read").map(|e| e.expect("an entry").file_name());
         (result, outside.map(|name| name.to_string_lossy().into_owned()).collect())
     }

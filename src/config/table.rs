@@ -255,7 +255,14 @@ pub(super) fn profile(name: &str) -> Option<&'static [(&'static str, &'static st
 
 /// The setting whose name is most like this one.
 pub(super) fn nearest(key: &str) -> Option<&'static str> {
-    let alike = |setting: &&Setting| (strsim::jaro_winkler(setting.key, key) * 1000.0).round();
+    // As people write it: `cache_size`, `cache-size`, or without its group: `capacity`.
+    let key = key.to_lowercase().replace(['_', '-'], ".");
+    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+    let alike = |setting: &&Setting| {
+        let (whole, end) =
+            (strsim::jaro_winkler(setting.key, &key), strsim::jaro_winkler(&last(setting.key), &last(&key)));
+        whole.max(end * 0.9)
+    };
     let best = TABLE.iter().max_by(|a, b| alike(a).total_cmp(&alike(b)))?;
-    (alike(&best) > 700.0).then_some(best.key)
+    (alike(&best) > 0.7).then_some(best.key)
 }

@@ -24,8 +24,8 @@ enum Place {
     Wanted(Wanted),
     /// A provider that was chosen for it while somebody else was asking.
     Given(Wanted, Picked),
-    /// Its question is on the way to the provider, which answers in the order of the questions.
-    Asking,
+    /// Its question is on the way to this provider, which answers in the order of the questions.
+    Asking(PeerId),
 }
 
 /// Blocks that wait for a provider.
@@ -57,13 +57,13 @@ impl Line {
 
     /// The question for a block is with its provider: the next one may follow.
     pub(super) fn asked(&mut self, number: u64) {
-        if matches!(self.places.get(&number), Some(Place::Asking)) {
+        if matches!(self.places.get(&number), Some(Place::Asking(_))) {
             self.places.remove(&number);
         }
     }
 
     /// Gives providers, as `pick` finds them, to all who wait, in their order. Answers with the one for `number`, as soon
-    /// as nobody before it still has to ask one, and whether others were given one. Until then it keeps its place.
+    /// as nobody before it still has to ask the same one, and whether others were given one. Until then it keeps its place.
     pub(super) fn want(
         &mut self,
         number: u64,
@@ -84,7 +84,7 @@ impl Line {
                         others |= *waiting != number;
                     }
                 }
-                Place::Given(..) | Place::Asking => {}
+                Place::Given(..) | Place::Asking(_) => {}
             }
         }
         (self.take(number), others)
@@ -92,14 +92,17 @@ impl Line {
 
     /// What was given to `number`, where it is next to ask.
     fn take(&mut self, number: u64) -> Option<Picked> {
-        let to_ask = |place: &Place| matches!(place, Place::Given(..) | Place::Asking);
+        let place = self.places.get(&number)?;
+        let Place::Given(_, picked) = place else { return None };
+        let picked = *picked;
+        let to_ask = |place: &Place| match place {
+            Place::Given(_, Picked { peer, .. }) | Place::Asking(peer) => *peer == picked.peer,
+            _ => false,
+        };
         if self.places.range(..number).any(|(_, place)| to_ask(place)) {
             return None;
         }
-        let place = self.places.get_mut(&number)?;
-        let Place::Given(_, picked) = place else { return None };
-        let picked = *picked;
-        *place = Place::Asking;
+        self.places.insert(number, Place::Asking(picked.peer));
         Some(picked)
     }
 }
@@ -156,5 +159,18 @@ mod tests {
         let only_second = |wanted: &Wanted| (wanted.cid == block(2).cid).then_some(picked);
         assert_eq!(line.want(first, block(1), only_second), (None, false));
         assert_eq!(line.want(second, block(2), only_second), (Some(picked), false));
+    }
+
+    #[test]
+    fn a_provider_that_takes_no_question_now_holds_up_its_own_blocks_alone() {
+        let mut line = Line::default();
+        let numbers: Vec<u64> = (0..3).map(|_| line.enter()).collect();
+        let [slow, quick] = [(); 2].map(|()| Picked { peer: PeerId::random(), ahead: 1 });
+        let pick = |wanted: &Wanted| Some(if wanted.cid == block(2).cid { quick } else { slow });
+        assert_eq!(line.want(numbers[0], block(0), pick), (Some(slow), false));
+        assert_eq!(line.want(numbers[1], block(1), pick), (None, false));
+        assert_eq!(line.want(numbers[2], block(2), pick), (Some(quick), false));
+        line.asked(numbers[0]);
+        assert_eq!(line.want(numbers[1], block(1), pick), (Some(slow), false));
     }
 }

@@ -27,6 +27,8 @@ struct Provider {
     /// Whether it says that it has all of this root; else it is only connected.
     announced: bool,
     rests_until: Option<Instant>,
+    /// There is no connection to it, and none could be made.
+    unreachable: bool,
 }
 
 /// Who is to be asked.
@@ -45,10 +47,16 @@ pub(super) struct Providers {
 }
 
 impl Providers {
-    /// Adds a provider, which `announced` the root or is only connected; answers whether it is new.
+    /// Adds a provider, which `announced` the root or is only connected; answers whether it is new, or can be asked
+    /// again.
     pub(super) fn add(&mut self, peer: PeerId, announced: bool) -> bool {
         if let Some(provider) = self.known.get_mut(&peer) {
             provider.announced |= announced;
+            // Only one that is connected comes unannounced.
+            if !announced {
+                let rested = provider.rests_until.take().is_some();
+                return std::mem::take(&mut provider.unreachable) || rested;
+            }
             return false;
         }
         if self.banned.contains(&peer) {
@@ -61,6 +69,7 @@ impl Providers {
             lacks: HashSet::new(),
             announced,
             rests_until: None,
+            unreachable: false,
         };
         self.known.insert(peer, provider);
         true
@@ -96,14 +105,16 @@ impl Providers {
         Some(Picked { peer: *peer, ahead: provider.outstanding })
     }
 
-    /// Whether anybody might still have the block, now or when it is free again.
+    /// Whether anybody might still have the block, now or when it is free again. Somebody who gave something and went
+    /// away may come back; who could never be reached is not waited for.
     pub(super) fn may_have(&self, cid: &Cid) -> bool {
-        self.known.values().any(|provider| !provider.lacks.contains(cid))
+        let began = self.known.values().any(|provider| provider.rate.is_some());
+        self.known.values().any(|provider| !provider.lacks.contains(cid) && (began || !provider.unreachable))
     }
 
     /// Whether nobody was ever there to ask.
     pub(super) fn is_empty(&self) -> bool {
-        self.known.is_empty() && self.banned.is_empty()
+        self.banned.is_empty() && self.known.values().all(|p| p.unreachable && p.rate.is_none())
     }
 
     /// Whether somebody who announced the root lacks this block of it.
@@ -124,6 +135,7 @@ impl Providers {
         // Answers come one after the other: the time since the last one is what this one took.
         let took = provider.busy_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         if len > 0 {
+            provider.unreachable = false;
             #[allow(clippy::cast_precision_loss)]
             let rate = len as f64 / took.as_secs_f64().max(1e-4);
             provider.rate = Some(provider.rate.map_or(rate, |known| known * 0.8 + rate * 0.2));
@@ -139,7 +151,15 @@ impl Providers {
         }
     }
 
-    /// It cannot be reached, or is too slow: it rests.
+    /// It cannot be reached at all: it rests, and is not waited for.
+    pub(super) fn unreachable(&mut self, peer: &PeerId, now: Instant) {
+        self.lost(peer, now);
+        if let Some(provider) = self.known.get_mut(peer) {
+            provider.unreachable = true;
+        }
+    }
+
+    /// It is gone, or is too slow: it rests.
     pub(super) fn lost(&mut self, peer: &PeerId, now: Instant) {
         if let Some(provider) = self.known.get_mut(peer) {
             provider.rests_until = Some(now + REST);
@@ -204,6 +224,10 @@ mod tests {
         assert!(!providers.add(b, true));
         assert_eq!((pick(&mut providers, &cid, now), providers.may_have(&cid)), (None, false));
         let other = Cid::of(Codec::Raw, b"y");
+        providers.unreachable(&a, now);
+        assert!(!providers.may_have(&other) && !providers.is_empty(), "b was asked");
+        providers.add(a, false);
+        assert!(providers.may_have(&other), "it is connected now");
         providers.lost(&a, now);
         assert_eq!((pick(&mut providers, &other, now), providers.may_have(&other)), (None, true));
         assert_eq!(pick(&mut providers, &other, now + REST), Some(a));

@@ -33,8 +33,9 @@ use crate::{
 const HEDGES: usize = 3;
 /// How long one waits for somebody else who fetches the same block.
 const TURN: Duration = Duration::from_secs(5);
-/// Pause between two questions to the DHT.
+/// Pause between two questions to the DHT, and between the first ones, whose answers decide whether it is worth waiting.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+const ASK_ONCE_MORE: Duration = Duration::from_millis(500);
 /// Rounds of asking after which a root that nobody has is given up.
 const ROUNDS: u32 = 2;
 /// Connected peers that are asked without being known as providers.
@@ -128,13 +129,14 @@ impl Session {
     /// [`FetchError`].
     pub async fn block(&self, cid: &Cid, len: Option<u32>) -> Result<Vec<u8>, FetchError> {
         let ticket = Ticket::new(&self.inner.state);
-        if let Some(block) = self.stored(*cid).await? {
-            return Ok(block);
-        }
-        self.discover();
-        // A task of its own: where the reader goes away, what is on its way still arrives and is kept.
+        // A task of its own: where the reader goes away, what is on its way still arrives and is kept; and where it only
+        // pauses, a place in the line that nobody looks after would stop all behind it.
         let (this, cid) = (self.clone(), *cid);
         let fetching = tokio::spawn(async move {
+            if let Some(block) = this.stored(cid).await? {
+                return Ok(block);
+            }
+            this.discover();
             let flight = this.inner.fetcher.flight(&cid);
             let Ok(_turn) = Arc::clone(&flight).try_acquire_owned() else {
                 // Whoever has the turn may be waiting for providers that this session does not need.
@@ -317,6 +319,9 @@ impl Session {
                 self.inner.state.progressed();
             }
             Err(Failure::Missing) => self.inner.state.providers(|providers| providers.lacks(&peer, cid)),
+            Err(Failure::Unreachable) => {
+                self.inner.state.providers(|providers| providers.unreachable(&peer, Instant::now()));
+            }
             Err(Failure::Lost | Failure::Busy) => {
                 self.inner.state.providers(|providers| providers.lost(&peer, Instant::now()));
             }
@@ -438,9 +443,13 @@ async fn search(net: crate::net::Net, root: Cid, state: Arc<State>) {
                 state.add(peer, true);
             }
         }
-        *state.rounds.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        let rounds = {
+            let mut rounds = state.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+            *rounds += 1;
+            *rounds
+        };
         state.changed.notify_waiters();
-        let pause = tokio::time::sleep(ASK_AGAIN);
+        let pause = tokio::time::sleep(if rounds < ROUNDS { ASK_ONCE_MORE } else { ASK_AGAIN });
         let mut pause = std::pin::pin!(pause);
         loop {
             tokio::select! {

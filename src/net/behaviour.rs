@@ -14,6 +14,7 @@ use super::{
     NetOptions, TRANSFER_PROTOCOL,
     records::Records,
     streams::{Incoming, Streams},
+    unreachable::Unreachable,
 };
 use crate::content::secret::MembershipKey;
 
@@ -26,6 +27,7 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct Behaviour {
     // First: it may refuse a connection before anything else sees it.
     limits: connection_limits::Behaviour,
+    pub(super) unreachable: Unreachable,
     pub(super) streams: Streams,
     pub(super) kad: kad::Behaviour<Records>,
     identify: identify::Behaviour,
@@ -70,6 +72,7 @@ impl Behaviour {
             .with_agent_version(concat!("storgo/", env!("CARGO_PKG_VERSION")).into());
         Self {
             limits: connection_limits::Behaviour::new(limits),
+            unreachable: Unreachable::default(),
             streams: Streams::new(TRANSFER_PROTOCOL, incoming),
             kad: kademlia(options, local),
             identify: identify::Behaviour::new(identify),

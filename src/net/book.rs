@@ -72,6 +72,12 @@ impl AddressBook {
         self.peers.get(peer).map(Entry::addrs).unwrap_or_default()
     }
 
+    /// Whether an address of a peer is known that is none of these.
+    pub(super) fn knows_besides(&self, peer: &PeerId, tried: &[Multiaddr]) -> bool {
+        let tried: Vec<Multiaddr> = tried.iter().map(bare).collect();
+        self.of(peer).iter().any(|addr| !tried.contains(addr))
+    }
+
     /// Peers of our DHT, most recently seen first.
     pub(super) fn ours(&self) -> impl Iterator<Item = (PeerId, Vec<Multiaddr>)> + '_ {
         let described = |peer: &PeerId| {
@@ -95,7 +101,7 @@ impl Entry {
 }
 
 /// An address without the peer's id at its end: one form for both.
-fn bare(addr: &Multiaddr) -> Multiaddr {
+pub(super) fn bare(addr: &Multiaddr) -> Multiaddr {
     let mut addr = addr.clone();
     if matches!(addr.iter().last(), Some(Protocol::P2p(_))) {
         addr.pop();

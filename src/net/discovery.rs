@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 /// First and longest pause between two tries of a bootstrap address.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// First and longest pause between two words about a bootstrap address that cannot be reached.
+const SAY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(6 * 3600));
 /// With so many peers of the DHT, the loss of a bootstrap node is nothing to hurry for.
 const ENOUGH: usize = 16;
 /// A peer found on the local network that could not be reached is left alone for this long.
@@ -24,6 +26,8 @@ struct Entry {
     addr: Multiaddr,
     state: State,
     pause: Duration,
+    /// When it is next to be said that it cannot be reached, and how long after that again.
+    say: (Instant, Duration),
 }
 
 enum State {
@@ -39,7 +43,7 @@ impl Bootstrap {
         addrs.sort();
         addrs.dedup();
         let now = Instant::now();
-        let entry = |addr| Entry { addr, state: State::Waiting(now), pause: PAUSE.0 };
+        let entry = |addr| Entry { addr, state: State::Waiting(now), pause: PAUSE.0, say: (now, SAY.0) };
         Self { entries: addrs.into_iter().map(entry).collect() }
     }
 
@@ -72,13 +76,15 @@ impl Bootstrap {
         if let Some(entry) = dialed {
             entry.state = State::Connected(peer);
             entry.pause = PAUSE.0;
+            entry.say = (Instant::now(), SAY.0);
             return true;
         }
         false
     }
 
-    /// A try has failed; answers with the address where it was one of these.
+    /// A try has failed; answers with the address where it was one of these, and it is time to say so.
     pub(super) fn failed(&mut self, id: ConnectionId, error: &DialError) -> Option<&Multiaddr> {
+        let now = Instant::now();
         let entry =
             self.entries.iter_mut().find(|entry| matches!(entry.state, State::Dialing(d) if d == id))?;
         entry.state = if matches!(error, DialError::LocalPeerId { .. }) {
@@ -86,8 +92,13 @@ impl Bootstrap {
         } else {
             let pause = spread(entry.pause);
             entry.pause = (entry.pause * 2).min(PAUSE.1);
-            State::Waiting(Instant::now() + pause)
+            State::Waiting(now + pause)
         };
+        // An aborted one has not failed: somebody else was waiting.
+        if matches!(error, DialError::Aborted) || entry.say.0 > now {
+            return None;
+        }
+        entry.say = (now + entry.say.1, (entry.say.1 * 2).min(SAY.1));
         Some(&entry.addr)
     }
 
@@ -197,6 +208,27 @@ impl Shunned {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_does_not_answer_is_named_once_and_tried_on() {
+        let addr: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().expect("a multiaddr");
+        let mut bootstrap = Bootstrap::new(vec![addr.clone()]);
+        let mut named = Vec::new();
+        for _ in 0..5 {
+            let dials = bootstrap.due(bootstrap.next_due().expect("tried again"));
+            named.extend(bootstrap.failed(dials[0].connection_id(), &DialError::NoAddresses).cloned());
+        }
+        assert_eq!(named, [addr]);
+        // Once it was there, its loss is news.
+        let id = bootstrap.due(bootstrap.next_due().expect("due"))[0].connection_id();
+        let peer = PeerId::random();
+        assert!(bootstrap.connected(id, peer));
+        bootstrap.lost(&peer, 0);
+        let id = bootstrap.due(bootstrap.next_due().expect("due"))[0].connection_id();
+        assert!(bootstrap.failed(id, &DialError::Aborted).is_none());
+        let id = bootstrap.due(bootstrap.next_due().expect("due"))[0].connection_id();
+        assert!(bootstrap.failed(id, &DialError::NoAddresses).is_some());
+    }
 
     #[test]
     fn everybody_known_is_tried_in_turn_with_growing_pauses() {

@@ -22,7 +22,7 @@ use tokio::{
     time::Instant,
 };
 
-use dialing::Opening;
+use dialing::{Opening, Unawaited};
 use query::Query;
 
 use super::{
@@ -76,6 +76,7 @@ pub(super) struct Task {
     kept: Kept,
     growth: Growth,
     dialing: HashMap<ConnectionId, Vec<Dialed>>,
+    unawaited: Unawaited,
     opening: HashMap<PeerId, Opening>,
     /// Who waits for the end of the last announcement of a root that is no longer provided.
     leaving: HashMap<kad::QueryId, Vec<oneshot::Sender<()>>>,
@@ -114,6 +115,7 @@ pub(super) async fn start(
         kept: Kept::new(local, options.max_connections as usize / 4),
         growth: Growth::default(),
         dialing: HashMap::new(),
+        unawaited: Unawaited::default(),
         opening: HashMap::new(),
         leaving: HashMap::new(),
         queries: HashMap::new(),
@@ -166,8 +168,13 @@ impl Task {
 
     pub(super) async fn run(mut self) {
         loop {
-            let due =
-                [self.announcer_due(), self.growth.next_due(), self.bootstrap.next_due(), self.rejoin_due()];
+            let due = [
+                self.announcer_due(),
+                self.growth.next_due(),
+                self.bootstrap.next_due(),
+                self.rejoin_due(),
+                self.unawaited_due(),
+            ];
             let due = due.into_iter().flatten().fold(self.next_expiry, Instant::min);
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_event(event),
@@ -194,9 +201,10 @@ impl Task {
     fn on_time(&mut self) {
         let now = Instant::now();
         for opts in self.bootstrap.due(now) {
-            let id = opts.connection_id();
-            if let Err(error) = self.swarm.dial(opts) {
-                self.bootstrap.failed(id, &error);
+            let (id, peer) = (opts.connection_id(), opts.get_peer_id());
+            match self.dial_anyway(opts) {
+                Ok(()) => self.unawaited.begun(id, peer, now),
+                Err(error) => self.bootstrap_failed(id, &error),
             }
         }
         if self.rejoin_due().is_some_and(|at| at <= now) {
@@ -205,6 +213,7 @@ impl Task {
                 self.dial(peer);
             }
         }
+        self.let_go(now);
         if self.growth.is_due(self.dht_peers.len(), now) {
             self.announcer.swarm_grew();
         }
@@ -227,6 +236,10 @@ impl Task {
 
     fn share(&self, change: impl FnOnce(&mut Shared)) {
         change(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn look<T>(&self, read: impl FnOnce(&Shared) -> T) -> T {
+        read(&self.shared.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn emit(&self, event: NetEvent) {

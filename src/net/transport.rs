@@ -10,6 +10,7 @@ use libp2p::{
         upgrade::Version,
     },
     dns,
+    futures::io::BufReader,
     identity::Keypair,
     noise, quic, relay, tcp,
 };
@@ -19,6 +20,9 @@ use crate::content::secret::MembershipKey;
 
 /// How long a connection may take until it is ready.
 const SETUP: Duration = Duration::from_secs(15);
+
+/// Bytes that are read from a socket at a time, at most. Noise asks for 8 KiB, which would be a system call each.
+const AT_ONCE: usize = 32 << 10;
 
 /// All transports as one.
 pub(super) fn build(
@@ -33,6 +37,7 @@ pub(super) fn build(
         OrTransport::new(relay, MemoryTransport::new()),
     );
     let upgraded = plain
+        .map(|socket, _| BufReader::with_capacity(AT_ONCE, socket))
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
         .multiplex(Bulk)

@@ -41,6 +41,33 @@ pub(super) struct Found {
     pub(super) link: Link,
     /// What the store knows of it.
     pub(super) record: Option<RootRecord>,
+    /// Older files of the same name, where it was found by its name.
+    pub(super) namesakes: Vec<RootRecord>,
+}
+
+/// Files of one name that an error lists.
+const LISTED: usize = 20;
+
+impl Found {
+    /// The one file that was meant, for what cannot be undone.
+    pub(super) fn only(self) -> Result<Self, NodeError> {
+        if self.namesakes.is_empty() {
+            return Ok(self);
+        }
+        let all: Vec<&RootRecord> = self.record.iter().chain(&self.namesakes).collect();
+        let name = all[0].name.as_deref().unwrap_or_default();
+        let one = |record: &&RootRecord| format!("{} of {}", record.cid, moment(record.created));
+        let mut list: Vec<String> = all.iter().take(LISTED).map(one).collect();
+        list.extend((all.len() > LISTED).then(|| "and more".into()));
+        let message = format!("{} files here are named {name:?}: {}", all.len(), list.join(", "));
+        Err(NodeError::new(ErrorCode::BadRequest, message).hint("say which one by its CID"))
+    }
+}
+
+/// Microseconds since 1970 as a date and a time, in UTC.
+fn moment(micros: i64) -> String {
+    let since = std::time::Duration::from_micros(micros.try_into().unwrap_or(0));
+    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
 }
 
 /// Roots read at a time.
@@ -54,39 +81,37 @@ impl Node {
             Ok(link) => {
                 let record = store.root(&link.cid)?;
                 let key = key.or(link.key).or_else(|| record.as_ref().and_then(|r| r.key.clone()));
-                Ok(Found { link: Link { cid: link.cid, key }, record })
+                Ok(Found { link: Link { cid: link.cid, key }, record, namesakes: Vec::new() })
             }
             Err(error) if text.starts_with("storgo:") => {
                 Err(NodeError::new(ErrorCode::BadRequest, format!("this link cannot be read: {error}"))
                     .hint("a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #"))
             }
             Err(_) => {
-                let record = newest_named(store, &text)?.ok_or_else(|| {
+                let mut named = named(store, &text)?.into_iter();
+                let record = named.next().ok_or_else(|| {
                     NodeError::new(ErrorCode::NotFound, format!("no file here is named {text:?}"))
                         .hint("`storgo-node ls` shows what is here; a file elsewhere is read by its link")
                 })?;
-                Ok(Found { link: Link { cid: record.cid, key: record.key.clone() }, record: Some(record) })
+                let link = Link { cid: record.cid, key: record.key.clone() };
+                Ok(Found { link, record: Some(record), namesakes: named.collect() })
             }
         })
         .await
     }
 }
 
-/// Names are not unique: the newest wins.
-fn newest_named(store: &Store, name: &str) -> Result<Option<RootRecord>, NodeError> {
-    let mut newest: Option<RootRecord> = None;
+/// The files of this name, newest first: names are not unique, and where one file is meant, the newest wins.
+fn named(store: &Store, name: &str) -> Result<Vec<RootRecord>, NodeError> {
+    let mut found: Vec<RootRecord> = Vec::new();
     let mut after: Option<Cid> = None;
     loop {
         let page = store.roots(after, PAGE)?;
         let Some(last) = page.last() else {
-            return Ok(newest);
+            found.sort_by_key(|record| std::cmp::Reverse(record.created));
+            return Ok(found);
         };
         after = Some(last.cid);
-        for record in page {
-            let newer = newest.as_ref().is_none_or(|best| record.created >= best.created);
-            if newer && record.name.as_deref() == Some(name) {
-                newest = Some(record);
-            }
-        }
+        found.extend(page.into_iter().filter(|record| record.name.as_deref() == Some(name)));
     }
 }

@@ -32,7 +32,7 @@ impl Node {
     /// # Errors
     /// [`ErrorCode::NotFound`] and [`ErrorCode::Timeout`] where nobody has it.
     pub async fn info(&self, reference: &Reference, providers: bool) -> Result<FileInfo, NodeError> {
-        let Found { link, record } = self.find(reference).await?;
+        let Found { link, record, .. } = self.find(reference).await?;
         let mut info = match self.open_found(&link, None).await {
             Ok(mut opened) => {
                 let mut info = opened.describe();
@@ -82,7 +82,7 @@ impl Node {
     /// # Errors
     /// As [`Node::open`].
     pub async fn open_link(&self, link: &Link) -> Result<FileInfo, NodeError> {
-        let Found { link, record } = self.find(&Reference::from(link)).await?;
+        let Found { link, record, .. } = self.find(&Reference::from(link)).await?;
         let opened = self.open_found(&link, None).await?;
         let info = opened.describe();
         // The key of a file that is kept may have been lost with the index.
@@ -119,7 +119,7 @@ impl Node {
     /// # Errors
     /// [`ErrorCode::NotFound`] where the file is not kept here.
     pub async fn placement(&self, reference: &Reference, wait: Duration) -> Result<Placement, NodeError> {
-        let Found { link: Link { cid, .. }, record } = self.find(reference).await?;
+        let Found { link: Link { cid, .. }, record, .. } = self.find(reference).await?;
         if !record.is_some_and(|record| record.pinned) {
             return Err(NodeError::new(ErrorCode::NotFound, format!("{cid} is not kept here")));
         }
@@ -136,9 +136,9 @@ impl Node {
     /// restart of this node.
     ///
     /// # Errors
-    /// [`ErrorCode::NotFound`] where the file is not here.
+    /// [`ErrorCode::NotFound`] where the file is not here, [`ErrorCode::BadRequest`] where several files have the name.
     pub async fn remove(&self, reference: &Reference) -> Result<RemoveReport, NodeError> {
-        let Found { link: Link { cid, .. }, record } = self.find(reference).await?;
+        let Found { link: Link { cid, .. }, record, .. } = self.find(reference).await?.only()?;
         let gone = || NodeError::new(ErrorCode::NotFound, format!("{cid} is not kept here"));
         let record = record.ok_or_else(gone)?;
         if record.pinned {

@@ -7,7 +7,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{
@@ -277,6 +277,8 @@ impl DirectFile {
             // Opened, and refused all the same.
             Err(e) if is_refusal(&e) => {
                 self.through_cache()?;
+                // A part of it may have been taken.
+                self.file.seek(SeekFrom::Start(self.len - self.filled as u64))?;
                 self.file.write_all(&self.buffer.space(PIECE)[..len])?;
             }
             written => written?,

@@ -55,8 +55,12 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder(path)
 }
 
-/// Writes a file that only its owner can read, durably, in place of the one that is there.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file that only its owner can read, durably, in place of the one that is there. A crash leaves the one or the
+/// other.
+///
+/// # Errors
+/// The operating system's.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let aside = Aside::write(path, bytes)?;
     rename(&aside.0, path)?;
     sync_folder(path)

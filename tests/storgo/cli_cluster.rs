@@ -51,7 +51,7 @@ fn one_line_brings_in_a_machine_and_a_stranger_stays_outside() {
             assert!(!stranger.home().join("stolen").exists());
             // On QUIC one believes to be connected until one is hung up on.
             if listen == TCP {
-                stranger.run(["peers", "--add", &inside.addr()]).fails(5, &[]);
+                stranger.run(["peers", "--add", &inside.addr()]).fails(5, &["a cluster whose key"]);
             }
             assert_eq!(stranger.status()["received_bytes"], 0);
             // The same bytes, and no name in common.
@@ -82,4 +82,30 @@ fn what_is_no_invite_changes_nothing() {
     let text = std::fs::read_to_string(&path).expect("read");
     assert!(text.contains("# mine") && text.contains("192.0.2.1"), "{text}");
     assert_eq!(other.run(["id", "--json"]).ok().json()["cluster"], true);
+}
+
+#[test]
+fn addresses_go_into_the_settings_that_are_named() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    let (first, second) = (Machine::new(), Machine::new());
+    first.run(["init", "--cluster"]).ok();
+    let _node = start(&first, TCP, &[]);
+    let invite = first.run(["invite"]).ok().one_line();
+    let file = second.file("mine.toml", b"# mine\nmdns = false\n");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).expect("set");
+    symlink(&file, second.home().join("link.toml")).expect("made");
+    let joined = second.run(["join", &invite, "--config", "link.toml"]).ok();
+    assert!(joined.stderr.contains("--config link.toml"), "{}", joined.stderr);
+    let text = String::from_utf8(second.read("mine.toml")).expect("UTF-8");
+    assert!(text.starts_with("# mine\n") && text.contains("/tcp/"), "{text}");
+    assert_eq!(file.metadata().expect("there").permissions().mode() & 0o777, 0o640);
+    assert!(second.home().join("link.toml").is_symlink() && !second.data().join("config.toml").exists());
+    let names: Vec<_> = std::fs::read_dir(second.home()).expect("read").collect();
+    assert_eq!(names.len(), 3, "nothing else is left: {names:?}");
+    // What is no TOML is left alone, and the addresses are said.
+    let third = Machine::new();
+    third.file("mine.yaml", b"mdns: false\n");
+    third.run(["join", &invite, "--config", "mine.yaml"]).fails(2, &["mine.yaml", "yourself: /ip4"]);
+    assert_eq!(third.read("mine.yaml"), b"mdns: false\n");
 }

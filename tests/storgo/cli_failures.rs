@@ -185,3 +185,24 @@ fn a_variable_that_is_not_text_is_no_matter_unless_it_is_a_setting() {
     super::binary::Done::of(command).ok();
     assert!(machine.home().join(odd).join("identity.key").exists());
 }
+
+#[test]
+fn what_is_damaged_or_lost_comes_back_from_whoever_has_only_read_it() {
+    let (writer, reader, third) = (Machine::new(), Machine::new(), Machine::new());
+    let node = writer.start::<&str>([]);
+    let _reader = reader.start(["--bootstrap", &node.addr()]);
+    let _third = third.start(["--bootstrap", &node.addr()]);
+    let bytes = noise(6, 4 << 20);
+    let report = writer.provide("file", &bytes);
+    assert!(reader.run(["get", link(&report), "-o", "-"]).ok().stdout == bytes);
+    for reference in [&["verify"][..], &["verify", "file"]] {
+        damage_a_block(&writer);
+        let mended = writer.run(reference.iter().chain(&["--json"])).ok().json();
+        assert_eq!((mended["bad"].as_array().map(Vec::len), &mended["repaired"]), (Some(1), &mended["bad"]));
+        let lost = block_files(&writer).into_iter().max_by_key(|file| file.metadata().expect("there").len());
+        std::fs::remove_file(lost.expect("a block file")).expect("removed");
+        let mended = writer.run(reference.iter().chain(&["--json"])).ok().json();
+        assert_eq!(mended["repaired"].as_array().map(Vec::len), Some(1), "{mended}");
+        assert_eq!(writer.run(["verify", "--json"]).ok().json()["missing"], serde_json::json!([]));
+    }
+}

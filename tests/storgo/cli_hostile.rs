@@ -48,7 +48,9 @@ fn places_that_do_not_take_a_file_say_so() {
     let machine = Machine::new();
     let _node = machine.start::<&str>([]);
     let report = machine.provide("file", b"bytes");
-    machine.run(["get", link(&report), "-o", "no/such/folder/x"]).fails(1, &["no/such/folder/x"]);
+    machine
+        .run(["get", link(&report), "-o", "no/such/folder/x"])
+        .fails(1, &["no/such/folder/x", "mkdir -p no/such/folder"]);
     // As `cp` does: into a folder that is there.
     fs::create_dir_all(machine.home().join("in/file")).expect("made");
     fs::create_dir(machine.home().join("out")).expect("made");
@@ -122,7 +124,6 @@ fn what_cannot_be_read_is_named_and_nothing_is_stored() {
         refused("..", 2, &["inner/link", "leads back", "symbolic link"]);
         refused("link", 1, &["inner/link", "symbolic link to link"]);
         refused("/nowhere", 4, &["inner/link", "symbolic link to /nowhere"]);
-        refused("/dev/null", 2, &["inner/link", "neither a file nor a folder"]);
         // A file that is shorter than it says: its end is found when half of the folder is on its way.
         refused("/sys/devices/system/cpu/online", 1, &["inner/link", "shorter"]);
         let latin = folder.join(OsStr::from_bytes(b"caf\xe9"));
@@ -178,4 +179,60 @@ fn a_data_directory_of_a_newer_program_is_left_alone() {
     machine.run(["ls"]).fails(1, &["version"]);
     fs::write(&version, known).expect("written");
     assert_eq!(machine.run(["get", "x", "-o", "-"]).ok().stdout, b"x");
+}
+
+#[test]
+fn what_is_no_file_in_a_folder_is_left_out_and_named() {
+    let machine = Machine::new();
+    let folder = machine.home().join("folder");
+    fs::create_dir_all(folder.join("inner")).expect("made");
+    fs::write(folder.join("a"), b"bytes").expect("written");
+    let _socket = std::os::unix::net::UnixListener::bind(folder.join("inner/socket")).expect("bound");
+    symlink("/dev/null", folder.join("device")).expect("made");
+    let pipe = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, folder.join("pipe"), rustix::fs::FileType::Fifo, pipe, 0)
+        .expect("made");
+    let _node = machine.start::<&str>([]);
+    let done = machine.run(["provide", "folder"]).ends(3);
+    for name in ["inner/socket", "device", "pipe"] {
+        assert!(done.stderr.contains(&format!("skipped folder/{name}")), "{}", done.stderr);
+    }
+    assert!(done.stderr.contains("stored without 3 items"), "{}", done.stderr);
+    machine.run(["get", &done.one_line(), "-o", "copy"]).ok();
+    assert_eq!(machine.read("copy/a"), b"bytes");
+    assert_eq!(
+        (names(&machine.home().join("copy")), names(&machine.home().join("copy/inner"))),
+        (vec!["a".into(), "inner".into()], vec![])
+    );
+    let done = machine.run(["provide", "folder", "--json"]).ends(3);
+    assert!(done.json()["cid"].is_string() && done.stderr.contains("folder/pipe"), "{}", done.stderr);
+}
+
+#[test]
+fn several_paths_give_a_link_each_and_what_is_not_there_is_found_first() {
+    let machine = Machine::new();
+    let _node = machine.start::<&str>([]);
+    machine.file("one", b"1");
+    machine.file("two", b"2");
+    machine.run(["provide", "one", "nothing", "two"]).fails(4, &["nothing"]);
+    machine.run(["provide", "one", "two", "--name", "three"]).fails(2, &["--name", "one by one"]);
+    assert_eq!(machine.run(["ls", "--json"]).ok().json(), serde_json::json!([]));
+    let links = machine.run(["provide", "one", "two"]).ok().text();
+    let links: Vec<&str> = links.lines().collect();
+    assert_eq!(links.len(), 2);
+    for (link, bytes) in links.iter().zip([b"1", b"2"]) {
+        assert_eq!(machine.run(["get", link, "-o", "-"]).ok().stdout, bytes);
+    }
+    let objects = machine.run(["provide", "one", "two", "--json"]).ok().text();
+    let name =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("an object")["name"].clone();
+    assert_eq!(objects.lines().map(name).collect::<Vec<_>>(), ["one", "two"]);
+    // One that cannot be read to its end costs the others nothing.
+    let done = machine.run(["provide", "one", "/proc/self/mem", "two"]).ends(3);
+    assert_eq!(done.text().lines().collect::<Vec<_>>(), links);
+    assert!(
+        done.stderr.contains("/proc/self/mem") && done.stderr.contains("2 of 3 stored"),
+        "{}",
+        done.stderr
+    );
 }

@@ -156,3 +156,43 @@ fn what_was_acknowledged_a_moment_before_a_kill_is_there() {
     assert_eq!(listed.as_array().map(Vec::len), Some(5));
     assert!(Path::new(&machine.data()).join("lock").exists());
 }
+
+#[test]
+fn what_a_killed_get_left_behind_is_cleared_away_by_the_next_one() {
+    let (writer, reader) = (Machine::new(), Machine::new());
+    let node = writer.start(["--upload-limit", "200 KiB"]);
+    let _reader = reader.start(["--bootstrap", &node.addr()]);
+    let folder = writer.home().join("folder");
+    std::fs::create_dir(&folder).expect("made");
+    for n in 0..4 {
+        std::fs::write(folder.join(n.to_string()), noise(60 + n, 2 << 20)).expect("written");
+    }
+    let folder = writer.run(["provide", "folder", "--json"]).ok().json();
+    let file = writer.provide("file", &noise(70, 8 << 20));
+    let parts = || {
+        let items = std::fs::read_dir(reader.home()).expect("read").map(|item| item.expect("read").path());
+        items.filter(|path| path.to_string_lossy().ends_with(".part")).collect::<Vec<_>>()
+    };
+    let age = |path: &Path| {
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+        std::fs::File::open(path).and_then(|file| file.set_modified(long_ago)).expect("set");
+    };
+    for what in [&file, &folder] {
+        let get = reader.spawn(["get", link(what), "-o", "out"]);
+        eventually("it begins to write", || !parts().is_empty());
+        get.kill();
+        let left = parts();
+        assert_eq!(left.len(), 1);
+        age(&left[0]);
+        let live = reader.spawn(["get", link(what), "-o", "live"]);
+        eventually("only the new one is there", || parts().len() == 1 && parts() != left);
+        // However old it looks, and also for one that was only just made: somebody works on it.
+        let there = parts();
+        reader.run_with(["provide", "-", "--name", "small", "--no-dedup"], b"small").ok();
+        age(&there[0]);
+        reader.run(["get", "small", "-o", "small", "--force"]).ok();
+        assert_eq!(parts(), there);
+        assert_eq!(live.end_by(rustix::process::Signal::INT).0, Some(130));
+        assert!(parts().is_empty());
+    }
+}

@@ -159,6 +159,11 @@ fn settings_say_where_they_come_from() {
     assert!(machine.run(["config", "check"]).ok().stdout.is_empty());
     std::fs::write(&path, "[cache]\nsise = 1\n").expect("written");
     machine.run(["config", "check"]).fails(2, &["config.toml", "did you mean \"cache.size\""]);
+    let done = machine.run(["config", "show"]).fails(2, &["did you mean", "storage.capacity, cache.size"]);
+    assert!(!done.stderr.contains("config show"), "{}", done.stderr);
+    let found = machine.run(["doctor"]).ends(1);
+    assert!(found.text().contains("did you mean \"cache.size\""), "{}", found.text());
+    assert!(found.text().contains("ok    data"), "and the other checks are made: {}", found.text());
     std::fs::write(&path, "cache = [").expect("written");
     machine.run(["ls"]).fails(2, &["config.toml"]);
     machine.run(["--config", "/nowhere.toml", "ls"]).fails(2, &["/nowhere.toml"]);
@@ -222,4 +227,59 @@ fn keys_move_by_backup_and_restore_and_are_never_replaced() {
     let version = new.data().join("identity.key");
     std::fs::write(&version, b"junk").expect("written");
     new.run(["id"]).fails(1, &["identity.key is damaged", "key restore"]);
+}
+
+#[test]
+fn files_of_one_name_are_told_apart() {
+    let machine = Machine::new();
+    let _node = machine.start::<&str>([]);
+    let all = [&b"first"[..], b"second", b"third"].map(|bytes| machine.provide("notes", bytes));
+    let cid = |n: usize| all[n]["cid"].as_str().expect("a CID").to_owned();
+    machine.provide("notes too", b"another name");
+
+    let listed = machine.run(["ls", "notes"]).ok().text();
+    let dates = listed.lines().filter(|line| line.contains("Z  notes")).count();
+    assert!(listed.contains("STORED") && dates == 4, "{listed}");
+    // The newest wins where that does no harm, and it is said.
+    let done = machine.run(["get", "notes", "-o", "-"]).ok();
+    assert_eq!(done.stdout, b"third");
+    assert!(done.stderr.contains("2 older files have this name"), "{}", done.stderr);
+    let done = machine.run(["info", "notes"]).ok();
+    assert!(done.text().contains(&cid(2)) && done.stderr.contains("2 older files"), "{}", done.stderr);
+    assert!(machine.run(["info", &cid(0)]).ok().stderr.is_empty());
+
+    let done = machine.run(["rm", "notes"]).ends(2);
+    assert!((0..3).all(|n| done.stderr.contains(&format!("{} of 20", cid(n)))), "{}", done.stderr);
+    assert!(done.stderr.contains("by its CID"), "{}", done.stderr);
+    assert_eq!(machine.run(["ls", "notes", "--json"]).ok().json().as_array().map(Vec::len), Some(4));
+    machine.run(["rm", &cid(0), &cid(2)]).ok();
+    machine.run(["rm", "notes"]).ok();
+    assert!(machine.run(["get", "notes too", "-o", "-"]).ok().stderr.lines().count() == 1);
+}
+
+#[test]
+fn a_node_says_what_its_user_needs_to_know() {
+    // Taken here, or by somebody else: both will do.
+    let _taken = TcpListener::bind("127.0.0.1:8080");
+    let machine = Machine::new();
+    machine.run(["init", "--cluster"]).ok();
+    let node = machine.spawn(["run", "--listen", ALONE[1]]);
+    let port = node.notes("8080");
+    assert!(port.starts_with("port 8080 is taken: the API is at 127.0.0.1:"), "{port}");
+    node.notes("bring another machine into the cluster");
+    let invite = node.notes("invite");
+    assert_eq!(invite.trim(), format!("storgo-node --data-dir {} invite", machine.data().display()));
+}
+
+#[test]
+fn a_bootstrap_address_that_does_not_answer_is_named() {
+    let nowhere = format!("/ip4/127.0.0.1/tcp/{}", free_port());
+    let cid = "bafyrcfh5k23alp4qlyr3ux4w7lulfao2d3zbibi";
+    for verb in [&["run", "--http", "127.0.0.1:0", "--listen", ALONE[1]][..], &["get", cid]] {
+        let machine = Machine::new();
+        let running = machine.spawn(verb.iter().copied().chain(["--bootstrap", &nowhere]));
+        let word = running.notes(&nowhere);
+        assert!(word.contains("WARN") && word.contains("does not answer"), "{word}");
+        assert!(word.to_lowercase().contains("refused"), "{word}");
+    }
 }

@@ -22,6 +22,7 @@ mod cli_sizes;
 mod cli_swarm;
 mod cli_verbs;
 mod cluster;
+mod departed;
 mod docs;
 mod folders;
 mod fuzz_bodies;

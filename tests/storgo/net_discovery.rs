@@ -5,7 +5,7 @@ use storgo::net::NetEvent;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
-    net::{Member, joined, providers, root, start, within},
+    net::{Member, found, joined, root, start, within},
     swarm::tcp,
 };
 
@@ -49,11 +49,7 @@ async fn a_third_node_finds_a_provider_that_it_was_never_told_of() {
         assert_eq!(within("announced", provider.net.announced(root(1))).await.expect("announced"), 1);
         let asker = start(join).await;
         within("joined", joined(&asker.net)).await;
-        assert_eq!(
-            within("found", providers(&asker.net, root(1))).await,
-            [provider.net.peer_id()],
-            "{listen}"
-        );
+        assert_eq!(found(&asker.net, root(1)).await, [provider.net.peer_id()], "{listen}");
         within("opened", asker.net.open(provider.net.peer_id())).await.expect("opened");
     }
 }
@@ -116,7 +112,7 @@ async fn an_announcement_that_nobody_took_is_made_when_a_peer_comes_or_comes_bac
     alone.net.provide(root(2)).await;
     let hub = start_at(&keypair, &addr).await;
     assert_eq!(within("announced", alone.net.announced(root(2))).await.expect("announced"), 1);
-    assert_eq!(within("asked", providers(&hub.net, root(2))).await, [alone.net.peer_id()]);
+    assert_eq!(found(&hub.net, root(2)).await, [alone.net.peer_id()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

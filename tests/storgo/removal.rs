@@ -5,7 +5,7 @@ use storgo::node::{Node, NodeOptions, Reference};
 use tempfile::TempDir;
 
 use super::{
-    net::{joined, providers, start, within},
+    net::{found, joined, providers, start, within},
     swarm::{DEADLINE, TestNode, addr_of, noise, put, reopen, start_knowing, start_with, tcp},
 };
 
@@ -38,7 +38,11 @@ async fn what_was_removed_without_a_network_is_withdrawn_at_the_next_start() {
     let report = put(&writer, &noise(1, 1 << 20)).await;
     let reference = Reference::from(report.link.as_str());
     writer.placement(&reference, DEADLINE).await.expect("placed");
+    let addr = addr_of(&hub).await;
+    let asker = start(|options| options.bootstrap = vec![addr.clone()]).await;
+    within("joined", joined(&asker.net)).await;
     let peer = writer.peer_id();
+    assert_eq!(found(&asker.net, report.cid).await, [peer]);
     let dir = stop(writer).await;
 
     let offline = reopen(NodeOptions { offline: true, ..options(&dir) }).await;
@@ -46,9 +50,6 @@ async fn what_was_removed_without_a_network_is_withdrawn_at_the_next_start() {
     assert_eq!((removed.withdrawn_from, removed.withdrawal_pending), (0, true));
     offline.shutdown().await;
     drop(offline);
-    let addr = addr_of(&hub).await;
-    let asker = start(|options| options.bootstrap = vec![addr.clone()]).await;
-    within("joined", joined(&asker.net)).await;
     assert_eq!(providers(&asker.net, report.cid).await, [peer], "the record is still there");
 
     let again = reopen(options(&dir)).await;

@@ -46,6 +46,21 @@ async fn blocks_arrive_in_the_order_in_which_they_are_wanted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_block_that_is_here_and_whose_reader_pauses_stops_none_behind_it() {
+    let blocks = blocks(23, 2);
+    let (provider, reader) = (Peer::start(None).await, Peer::start(None).await);
+    provider.keep(&blocks);
+    reader.keep(&blocks[..1]);
+    reader.knows(&provider.net).await;
+    let session = reader.fetcher.session(root(), Duration::from_secs(2));
+    let mut paused = std::pin::pin!(get(&session, &blocks[0]));
+    // Polled once, as by a stream whose reader then looks away.
+    drop(futures::poll!(&mut paused));
+    get(&session, &blocks[1]).await;
+    paused.await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_link_on_which_one_block_takes_longer_than_the_timeout_is_slow_and_not_dead() {
     let blocks = blocks(22, 2);
     let (provider, reader) = (Peer::start(Some(64 << 10)).await, Peer::start(None).await);

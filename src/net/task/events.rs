@@ -47,7 +47,10 @@ impl Task {
             SwarmEvent::IncomingConnectionError { error, .. } => {
                 tracing::debug!("a caller was refused: {error}");
             }
-            SwarmEvent::NewExternalAddrOfPeer { peer_id, address } => self.book.heard(peer_id, &address),
+            SwarmEvent::NewExternalAddrOfPeer { peer_id, address } => self.heard(peer_id, &address),
+            SwarmEvent::Dialing { peer_id, connection_id } => {
+                self.unawaited.begun(connection_id, peer_id, Instant::now());
+            }
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             _ => {}
         }
@@ -55,6 +58,14 @@ impl Task {
 
     fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, first: bool) {
         let addr = endpoint.get_remote_address().clone();
+        self.unawaited.ended(id);
+        let alone = self.look(|shared| shared.peers.is_empty());
+        let unreachable = &mut self.swarm.behaviour_mut().unreachable;
+        if alone {
+            unreachable.forget_all();
+        } else {
+            unreachable.connected(&peer);
+        }
         if endpoint.is_dialer() {
             self.book.reached(peer, &addr);
         }
@@ -121,7 +132,7 @@ impl Task {
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, addr) in found {
                     if !self.shunned.contains(&peer) {
-                        self.book.heard(peer, &addr);
+                        self.heard(peer, &addr);
                         self.dial(peer);
                     }
                 }

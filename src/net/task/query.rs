@@ -126,14 +126,14 @@ impl Task {
                 };
                 for peer in &peers {
                     for addr in peer.addrs.iter().take(8) {
-                        self.book.heard(peer.peer_id, addr);
+                        self.heard(peer.peer_id, addr);
                     }
                 }
                 match self.queries.remove(&id) {
                     Some(Query::Closest { reply, .. }) => {
                         drop(reply.send(peers.into_iter().map(|peer| peer.peer_id).collect()));
                     }
-                    Some(Query::Address { peer }) => self.dial(peer),
+                    Some(Query::Address { peer }) => self.dial_elsewhere(peer),
                     _ => {}
                 }
             }

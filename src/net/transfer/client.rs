@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     content::cid::Cid,
-    net::Net,
+    net::{Net, NetError},
     wire::{Request, Response},
 };
 
@@ -43,9 +43,12 @@ pub enum Failure {
     /// It has too much to do.
     #[error("the peer is busy")]
     Busy,
-    /// It cannot be reached, or is gone, or has stalled.
+    /// It is gone, or has stalled.
     #[error("the peer is gone")]
     Lost,
+    /// There is no connection to it, and none can be made.
+    #[error("the peer cannot be reached")]
+    Unreachable,
     /// It sent what the protocol does not allow.
     #[error("the peer breaks the protocol")]
     Violation,
@@ -150,11 +153,19 @@ impl Transfers {
         let opened = tokio::time::timeout(OPEN, self.net.open(peer)).await;
         let mut lane = match opened {
             Ok(Ok(stream)) => Lane::new(stream),
+            Ok(Err(NetError::Dial(reason))) => {
+                tracing::debug!(%peer, "{reason}");
+                return refuse(jobs);
+            }
+            Ok(Err(error @ NetError::NoAddress(_))) => {
+                tracing::debug!(%peer, "{error}");
+                return refuse(jobs);
+            }
             Ok(Err(error)) => {
                 tracing::debug!(%peer, "{error}");
                 return;
             }
-            Err(_) => return,
+            Err(_) => return refuse(jobs),
         };
         if let Some(stream) = self.peers().get_mut(&peer).filter(|stream| stream.number == number) {
             stream.moved = Some(lane.moved());
@@ -252,5 +263,13 @@ impl Transfers {
             lane.call(&Request::Withdraw { root }).await.ok()
         };
         matches!(tokio::time::timeout(OPEN, exchange).await, Ok(Some(Response::Withdrawn {})))
+    }
+}
+
+/// Tells everybody who waits for a peer's stream that there will be none.
+fn refuse(mut jobs: mpsc::Receiver<Job>) {
+    jobs.close();
+    while let Ok(job) = jobs.try_recv() {
+        drop(job.reply.send(Err(Failure::Unreachable)));
     }
 }

@@ -18,7 +18,10 @@ use super::{
     frames::{FrameReader, flush, write_all},
 };
 use crate::{
-    content::{cid::Cid, node_block::MAX_NODE_LEN},
+    content::{
+        cid::{Cid, Codec},
+        node_block::MAX_NODE_LEN,
+    },
     wire::{MAX_BLOCK, MAX_CIDS, MAX_MESSAGE, Message, Request, Response},
 };
 
@@ -38,6 +41,8 @@ impl Ask {
     fn allows(&self, len: u32) -> bool {
         match self.len {
             Some(known) => len == known && len <= MAX_BLOCK,
+            // Who mends a file here knows no more of a block than its name.
+            None if self.cid.codec() == Codec::Raw => len <= MAX_BLOCK,
             None => len as usize <= MAX_NODE_LEN,
         }
     }
