@@ -49,7 +49,7 @@ export function adding() {
     h(
       'p',
       { class: 'hint', id: 'store-open-hint' },
-      'Otherwise everything is encrypted on the node before it is written, and only the link can read it.',
+      'Otherwise everything is encrypted on the node, and only who has the link can read it.',
     ),
   );
 }

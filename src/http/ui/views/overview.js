@@ -32,7 +32,7 @@ export function sentence(status) {
     return {
       tone: 'ok',
       head: 'Nothing is stored here yet.',
-      text: 'Drop a file anywhere on this page; it is encrypted before it is written.',
+      text: 'Drop a file anywhere on this page: it is encrypted here, and you get a link to it.',
     };
   if (capacity && stored > capacity * 0.95) {
     return {
