@@ -72,7 +72,7 @@ pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: Provide
         }
         _ = stop.recv() => {
             door.close().await;
-            return Ok(partly(context, reports.len(), wanted, failed, &skipped)?);
+            return Ok(partly(reports.len(), wanted, failed, &skipped)?);
         }
     }
     if let Some(addr) = api {
@@ -81,7 +81,7 @@ pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: Provide
         stop.recv().await;
     }
     door.close().await;
-    Ok(partly(context, reports.len(), wanted, failed, &skipped)?)
+    Ok(partly(reports.len(), wanted, failed, &skipped)?)
 }
 
 /// Looks at everything before anything is stored.
@@ -98,13 +98,13 @@ fn look_at_all(paths: &[PathBuf], name: Option<&String>) -> Result<Vec<Input>, N
     paths.iter().map(|path| pack::look_at(path, name.cloned())).collect()
 }
 
-/// Stores one after the other and prints their links; the last failure, where something was stored all the same.
+/// Stores one after the other and prints their links; answers also whether one of them failed.
 async fn store_all(
     context: &Context,
     door: &Door,
     inputs: Vec<Input>,
     options: &ProvideOptions,
-) -> Result<(Vec<PutReport>, Option<NodeError>), NodeError> {
+) -> Result<(Vec<PutReport>, bool), NodeError> {
     let (wanted, mut reports, mut failed) = (inputs.len(), Vec::new(), None);
     for input in inputs {
         match store(context, door, input, options).await {
@@ -126,7 +126,7 @@ async fn store_all(
         Some(error) if reports.is_empty() => {
             Err(NodeError { message: format!("none of {wanted} stored"), hint: String::new(), ..error })
         }
-        failed => Ok((reports, failed)),
+        failed => Ok((reports, failed.is_some())),
     }
 }
 
@@ -138,14 +138,8 @@ async fn place_all(context: &Context, door: &Door, reports: &[PutReport]) -> Res
 }
 
 /// An error where not everything was stored.
-fn partly(
-    context: &Context,
-    stored: usize,
-    wanted: usize,
-    failed: Option<NodeError>,
-    skipped: &[PathBuf],
-) -> Result<(), NodeError> {
-    if failed.is_some() {
+fn partly(stored: usize, wanted: usize, failed: bool, skipped: &[PathBuf]) -> Result<(), NodeError> {
+    if failed {
         return Err(NodeError::new(ErrorCode::Partial, format!("{stored} of {wanted} stored")));
     }
     if skipped.is_empty() {
