@@ -55,9 +55,11 @@ async fn a_block_that_is_here_and_whose_reader_pauses_stops_none_behind_it() {
     let session = reader.fetcher.session(root(), Duration::from_secs(2));
     let mut paused = std::pin::pin!(get(&session, &blocks[0]));
     // Polled once, as by a stream whose reader then looks away.
-    drop(futures::poll!(&mut paused));
+    let early = futures::poll!(&mut paused);
     get(&session, &blocks[1]).await;
-    paused.await;
+    if early.is_pending() {
+        paused.await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
