@@ -164,14 +164,16 @@ pub(super) struct Deleted {
     message: &'static str,
 }
 
-/// Removes a file.
+/// Removes a file; of several with this name, the newest.
 #[utoipa::path(delete, path = "/api/delete", tag = "diststore", params(KeyQuery),
     responses((status = 200, body = Deleted), (status = 404)))]
 pub(super) async fn delete(
     State(door): State<Door>,
     Params(query): Params<KeyQuery>,
 ) -> Result<Json<Deleted>, Problem> {
-    door.node.remove(&query.reference()?).await?;
+    // Of one name, the newest.
+    let file = door.node.info(&query.reference()?, false).await?;
+    door.node.remove(&Reference::from(file.cid.to_string().as_str())).await?;
     Ok(Json(Deleted { message: "File deleted successfully" }))
 }
 
