@@ -120,7 +120,7 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
         Command::Verify { reference, rebuild_index } => {
             care::verify(&context, reference.as_deref(), rebuild_index).await?;
         }
-        Command::Gc => care::gc(&context).await?,
+        Command::Gc { now } => care::gc(&context, now).await?,
         Command::Peers { add } => show::peers(&context, add).await?,
         Command::Status => show::status(&context).await?,
         Command::Events => show::events(&context).await?,

@@ -139,10 +139,13 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Locked`] where another process has it, [`StoreError::NewerVersion`], [`StoreError::OtherLayout`],
-    /// [`StoreError::HalfMoved`], [`StoreError::IndexCorrupt`], [`StoreError::Io`].
+    /// [`StoreError::HalfMoved`], [`StoreError::IndexLost`], [`StoreError::IndexCorrupt`], [`StoreError::Io`].
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
         let (lock, disk) = Self::enter(&options)?;
         relocate::check(&options.dir, &disk, options.layout)?;
+        if !options.dir.join(INDEX).exists() && disk.first_layout()?.is_some() {
+            return Err(StoreError::IndexLost);
+        }
         Self::open_index(options, INDEX, disk, lock)
     }
 

@@ -210,7 +210,11 @@ pub(super) enum Command {
         rebuild_index: bool,
     },
     /// Free the blocks that no file needs any more.
-    Gc,
+    Gc {
+        /// Also what is still in its grace period, and what interrupted uploads have left
+        #[arg(long)]
+        now: bool,
+    },
     /// List connected peers.
     Peers {
         /// Connect to this multiaddr first.

@@ -92,14 +92,14 @@ async fn rebuild_index(context: &Context) -> Result<(), NodeError> {
     Ok(())
 }
 
-pub(super) async fn gc(context: &Context) -> Result<(), NodeError> {
-    let target = Target::path("/api/v1/gc");
+pub(super) async fn gc(context: &Context, now: bool) -> Result<(), NodeError> {
+    let target = Target::path(if now { "/api/v1/gc?now=true" } else { "/api/v1/gc" });
     let report: GcReport =
         ask(context, Need::Store, async |client| client.json(Method::POST, &target).await).await?;
     output::result(context, &report, |report| {
         let waiting = match report.waiting {
             0 => String::new(),
-            n => format!("; {} in the grace period", plural(n, "more block")),
+            n => format!("; {} in the grace period (--now removes them)", plural(n, "more block")),
         };
         format!(
             "{} removed, {} freed{waiting}\n",

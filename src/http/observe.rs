@@ -9,9 +9,13 @@ use axum::{
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use serde::{Deserialize, Serialize};
 
-use super::{Door, extract::JsonBody, problem::Problem};
+use super::{
+    Door,
+    extract::{JsonBody, Params},
+    problem::Problem,
+};
 use crate::node::report::{GcReport, PeerReport, Status, VerifyReport};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// The connected peers.
 #[utoipa::path(get, path = "/peers", tag = "node", responses((status = 200, body = Vec<PeerReport>), (status = 502)))]
@@ -61,10 +65,22 @@ pub(super) async fn verify(State(door): State<Door>) -> Result<Json<VerifyReport
     Ok(Json(door.node.verify(None).await?))
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct GcQuery {
+    /// Whether also what is in its grace period goes, and what interrupted uploads have left.
+    #[serde(default)]
+    #[param(required = false)]
+    now: bool,
+}
+
 /// Collects now what may be collected.
-#[utoipa::path(post, path = "/gc", tag = "node", responses((status = 200, body = GcReport)))]
-pub(super) async fn gc(State(door): State<Door>) -> Result<Json<GcReport>, Problem> {
-    Ok(Json(door.node.collect().await?))
+#[utoipa::path(post, path = "/gc", tag = "node", params(GcQuery), responses((status = 200, body = GcReport)))]
+pub(super) async fn gc(
+    State(door): State<Door>,
+    Params(query): Params<GcQuery>,
+) -> Result<Json<GcReport>, Problem> {
+    Ok(Json(if query.now { door.node.purge().await? } else { door.node.collect().await? }))
 }
 
 /// The line that brings another machine into the cluster. Whoever has it can read everything.

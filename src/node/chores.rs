@@ -14,7 +14,7 @@ use super::{
 use crate::{
     content::cid::Cid,
     net::NetEvent,
-    store::{Collected, Verified},
+    store::{Collected, Store, StoreError, Verified},
 };
 
 /// How often unreferenced blocks are collected.
@@ -154,7 +154,23 @@ impl Node {
     /// # Errors
     /// Those of the store.
     pub async fn collect(&self) -> Result<GcReport, NodeError> {
-        let (removed, usage) = self.blocking(|store| Ok((store.collect()?, store.usage()))).await?;
+        self.collect_by(Store::collect).await
+    }
+
+    /// Removes all blocks that no file needs, whether their grace period is over or not, and what uploads have left that
+    /// were interrupted.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn purge(&self) -> Result<GcReport, NodeError> {
+        self.collect_by(Store::purge).await
+    }
+
+    async fn collect_by(
+        &self,
+        collect: fn(&Store) -> Result<Collected, StoreError>,
+    ) -> Result<GcReport, NodeError> {
+        let (removed, usage) = self.blocking(move |store| Ok((collect(store)?, store.usage()))).await?;
         let Collected { blocks, bytes } = removed;
         if blocks > 0 {
             self.emit(Event::Collected { blocks, bytes });

@@ -165,8 +165,9 @@ impl From<StoreError> for NodeError {
         match error {
             StoreError::Locked { .. } => Self::new(ErrorCode::Locked, message)
                 .hint("one process per data directory: stop the other one, or use another --data-dir"),
-            StoreError::NoSpace { .. } => Self::new(ErrorCode::NoSpace, message)
-                .hint("free some space, raise storage.capacity, or remove files and run `storgo-node gc`"),
+            StoreError::NoSpace { .. } => Self::new(ErrorCode::NoSpace, message).hint(
+                "free some space, raise storage.capacity, or remove files and run `storgo-node gc --now`",
+            ),
             StoreError::Corrupt { .. } => Self::new(ErrorCode::Integrity, message),
             StoreError::Collision { .. } => Self::new(ErrorCode::Collision, message)
                 .hint("two different blocks share one SHA-1; store this file without --public"),

@@ -1,6 +1,9 @@
 //! Removing blocks that nothing needs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use super::{Store, StoreError, disk::BlockFile, index::Place, unix_ms};
 use crate::content::hash::Digest;
@@ -24,8 +27,23 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`], [`StoreError::Index`].
     pub fn collect(&self) -> Result<Collected, StoreError> {
-        let until =
-            unix_ms().saturating_sub(u64::try_from(self.inner.options.grace.as_millis()).unwrap_or(u64::MAX));
+        self.collect_after(self.inner.options.grace)
+    }
+
+    /// Removes all blocks that no file needs, whether their grace period is over or not, and what uploads have left that
+    /// were interrupted. No block that an upload in flight has touched is removed.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::Index`].
+    pub fn purge(&self) -> Result<Collected, StoreError> {
+        // First what needs no room in the index to go.
+        let left = self.sweep_after(Duration::ZERO)?;
+        let unneeded = self.collect_after(Duration::ZERO)?;
+        Ok(Collected { blocks: left.blocks + unneeded.blocks, bytes: left.bytes + unneeded.bytes })
+    }
+
+    fn collect_after(&self, grace: Duration) -> Result<Collected, StoreError> {
+        let until = unix_ms().saturating_sub(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
         let mut total = Collected::default();
         let mut limit = BATCH;
         loop {
@@ -48,7 +66,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`], [`StoreError::Index`].
     pub fn sweep(&self) -> Result<Collected, StoreError> {
-        let grace = self.inner.options.grace;
+        self.sweep_after(self.inner.options.grace)
+    }
+
+    fn sweep_after(&self, grace: Duration) -> Result<Collected, StoreError> {
         let mut total = Collected::default();
         self.inner.disk.walk(&mut |file| {
             let BlockFile { path, digest, .. } = file;

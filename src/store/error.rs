@@ -47,6 +47,11 @@ pub enum StoreError {
     /// The index cannot be read.
     #[error("index.redb is damaged ({0}): rebuild it with `storgo-node verify --rebuild-index`")]
     IndexCorrupt(String),
+    /// There are blocks and no index: a new one would call them the rest of interrupted uploads.
+    #[error(
+        "index.redb is gone, and there are blocks: make it anew with `storgo-node verify --rebuild-index`"
+    )]
+    IndexLost,
     /// A block was damaged on disk; it is in quarantine now.
     #[error("block {cid} was damaged on disk and is set aside")]
     Corrupt {

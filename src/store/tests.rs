@@ -207,6 +207,27 @@ fn an_upload_that_was_given_up_is_found_by_the_next_and_collected_otherwise() {
 }
 
 #[test]
+fn what_is_asked_for_at_once_goes_before_its_grace_is_over_and_no_upload_in_flight_loses_a_block() {
+    let dir = TempDir::new().expect("a folder");
+    let grace = Duration::from_secs(3600);
+    let store = Store::open(StoreOptions { grace, ..options(&dir) }).expect("opened");
+    let [kept, removed, given_up, left, flying] = [1, 2, 3, 4, 5].map(|n| block(n, LONG));
+    store_all(&store, std::slice::from_ref(&kept));
+    store.upload().put(&given_up.0, &given_up.1, PutMode::Sealed).expect("put");
+    store_all(&store, std::slice::from_ref(&removed));
+    store.remove_root(&removed.0).expect("removed");
+    store.inner.disk.write(left.0.digest(), &left.1, disk::Durability::Synced).expect("written");
+    let upload = store.upload();
+    upload.put(&flying.0, &flying.1, PutMode::Sealed).expect("put");
+    assert_eq!(store.collect().expect("collected").blocks + store.sweep().expect("swept").blocks, 0);
+    assert_eq!(store.purge().expect("purged"), Collected { blocks: 3, bytes: 3 * LONG as u64 });
+    upload.commit(record(&flying.0)).expect("committed");
+    for (cid, bytes) in [kept, flying] {
+        assert!(store.get(&cid).expect("read") == Some(bytes));
+    }
+}
+
+#[test]
 fn block_files_that_a_killed_upload_left_are_adopted_or_swept() {
     let dir = TempDir::new().expect("a folder");
     let store = open(&dir);
@@ -335,12 +356,20 @@ fn a_lost_index_is_made_again_from_the_blocks() {
     let dir = TempDir::new().expect("a folder");
     let blocks = [block(1, LONG), block(2, LONG)];
     store_all(&open(&dir), &blocks);
-    fs::write(dir.path().join("data/index.redb"), vec![7; 10_000]).expect("overwritten");
-    assert!(matches!(Store::open(options(&dir)), Err(StoreError::IndexCorrupt(_))));
-    let (store, found) = Store::rebuild(options(&dir)).expect("rebuilt");
-    assert_eq!(found.blocks, 2);
-    for (cid, bytes) in &blocks {
-        assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
+    let index = dir.path().join("data/index.redb");
+    for gone in [false, true] {
+        if gone {
+            fs::remove_file(&index).expect("removed");
+            assert!(matches!(Store::open(options(&dir)), Err(StoreError::IndexLost)));
+        } else {
+            fs::write(&index, vec![7; 10_000]).expect("overwritten");
+            assert!(matches!(Store::open(options(&dir)), Err(StoreError::IndexCorrupt(_))));
+        }
+        let (store, found) = Store::rebuild(options(&dir)).expect("rebuilt");
+        assert_eq!(found.blocks, 2);
+        for (cid, bytes) in &blocks {
+            assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
+        }
     }
 }
 
