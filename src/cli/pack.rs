@@ -54,6 +54,11 @@ impl Trouble {
 }
 
 impl Input {
+    /// How many bytes a plain file must come to, unless somebody writes to it. Files that the kernel makes up say 0.
+    pub(super) fn expected(&self) -> Option<u64> {
+        self.size.filter(|size| matches!(self.what, What::File(_)) && *size > 0)
+    }
+
     /// The bytes, as the body of a request.
     pub(super) async fn body(self, bar: &ProgressBar) -> Result<(Body, Trouble), NodeError> {
         let trouble = Trouble::default();

@@ -108,9 +108,13 @@ async fn store_all(
     let (wanted, mut reports, mut failed) = (inputs.len(), Vec::new(), None);
     for input in inputs {
         match store(context, door, input, options).await {
-            Ok(report) => {
+            Ok((report, changed)) => {
                 output::result(context, &report, |report| format!("{}\n", report.link))?;
                 reports.push(report);
+                if let Some(error) = changed {
+                    output::error(&error, context.json);
+                    failed = Some(error);
+                }
             }
             Err(error) => {
                 // The only one is told at the end; of several, each when it happens.
@@ -122,7 +126,7 @@ async fn store_all(
         }
     }
     match failed {
-        Some(error) if wanted == 1 => Err(error),
+        Some(error) if wanted == 1 && reports.is_empty() => Err(error),
         Some(error) if reports.is_empty() => {
             Err(NodeError { message: format!("none of {wanted} stored"), hint: String::new(), ..error })
         }
@@ -140,7 +144,8 @@ async fn place_all(context: &Context, door: &Door, reports: &[PutReport]) -> Res
 /// An error where not everything was stored.
 fn partly(stored: usize, wanted: usize, failed: bool, skipped: &[PathBuf]) -> Result<(), NodeError> {
     if failed {
-        return Err(NodeError::new(ErrorCode::Partial, format!("{stored} of {wanted} stored")));
+        let whole = if stored == wanted { ", not all of it whole" } else { "" };
+        return Err(NodeError::new(ErrorCode::Partial, format!("{stored} of {wanted} stored{whole}")));
     }
     if skipped.is_empty() {
         return Ok(());
@@ -168,7 +173,7 @@ async fn store(
     door: &Door,
     input: Input,
     options: &ProvideOptions,
-) -> Result<PutReport, NodeError> {
+) -> Result<(PutReport, Option<NodeError>), NodeError> {
     let mut query = input.query.clone();
     for (key, value) in [
         ("name", input.name.as_deref()),
@@ -185,6 +190,7 @@ async fn store(
         }
     }
     let bar = output::progress(context, "sealing", input.size);
+    let expected = input.expected();
     let (body, trouble) = input.body(&bar).await?;
     let target = Target::path(format!("/api/v1/files?{}", query.trim_start_matches('&')));
     let report: Result<PutReport, NodeError> = door.client.json_body(Method::POST, &target, body).await;
@@ -193,7 +199,12 @@ async fn store(
     let rate = bytes_per_s(report.size, bar.elapsed());
     let (size, new) = (output::bytes(report.size), report.new_blocks);
     output::say(context, &format!("sealed {size} in {} ({new} new), {rate}", plural(report.blocks, "block")));
-    Ok(report)
+    let changed = expected.filter(|expected| *expected != report.size).map(|expected| {
+        let message =
+            format!("the file changed while it was read: {} of {expected} bytes are stored", report.size);
+        NodeError::new(ErrorCode::Partial, message).hint("store it again when nothing writes to it")
+    });
+    Ok((report, changed))
 }
 
 /// The second stage: other nodes are told where the file is.
