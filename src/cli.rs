@@ -28,6 +28,10 @@ use crate::{
     node::{ErrorCode, NodeError},
 };
 use args::{Args, Command};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Descriptors that a process takes at most.
+const MAX_DESCRIPTORS: u64 = 1 << 16;
 
 /// What every command works with.
 struct Context {
@@ -44,6 +48,7 @@ struct Context {
 pub fn main() -> ExitCode {
     let args = Args::parse();
     let json = args.common.json;
+    more_descriptors();
     // An unfinished folder is cleared away by a thread of its own. Blocking reads of stdin cannot be interrupted: they
     // end with the process.
     let clearing = if matches!(args.command, Some(Command::Get { .. })) { 2000 } else { 100 };
@@ -63,6 +68,16 @@ pub fn main() -> ExitCode {
             output::error(&error, json);
             ExitCode::from(error.code.exit_code())
         }
+    }
+}
+
+/// Takes as many descriptors as the system gives: blocks, peers and callers share them, and the usual 1024 are few.
+fn more_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let more = limit.maximum.unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS);
+    if limit.current.is_some_and(|current| current < more) {
+        // Without them, the node does with those that it has.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(more), ..limit });
     }
 }
 

@@ -54,8 +54,12 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
 /// Longest JSON body, in bytes.
 const MAX_JSON: usize = 64 << 10;
-/// How long a caller may send, or take, nothing while it should.
+/// How long a JSON body may take.
+const JSON_TIME: Duration = Duration::from_secs(10);
+/// How long a caller may take nothing while it should, and how long it may take to send [`PACE`] bytes.
 const STALL: Duration = Duration::from_secs(60);
+/// Bytes that a caller who stores something sends in [`STALL`] at least.
+const PACE: usize = 16 << 10;
 
 /// What the API knows beside its node.
 #[derive(Debug, Clone)]
@@ -107,8 +111,8 @@ impl Door {
         })
     }
 
-    /// A new one-time sign-in link; none where no page is served.
-    fn sign_in_link(&self) -> Option<SignInLink> {
+    /// A new one-time sign-in link, made by the node itself or by a caller; none where no page is served.
+    fn sign_in_link(&self, maker: Option<&auth::Caller>) -> Option<SignInLink> {
         let door = self.node.http()?;
         let scheme = if door.tls { "https" } else { "http" };
         let port = door.addr.port();
@@ -118,7 +122,9 @@ impl Door {
             None if door.addr.ip().is_unspecified() => format!("127.0.0.1:{port}"),
             None => door.addr.to_string(),
         };
-        Some(SignInLink { url: format!("{scheme}://{host}/#signin={}", self.access.sessions.new_code()) })
+        Some(SignInLink {
+            url: format!("{scheme}://{host}/#signin={}", self.access.sessions.new_code(maker)),
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::{
     Door, Secure,
-    auth::{COOKIE, NewToken, SESSION_TTL, Scope, TokenInfo, host},
+    auth::{Caller, NewToken, SESSION_TTL, Scope, TokenInfo, host},
     extract::{JsonBody, Segment},
     problem::Problem,
 };
@@ -69,7 +69,7 @@ pub(super) async fn sign_in(
     })?;
     let (id, expires) = door.access.sessions.start(&caller);
     let session = Session { scope: caller.scope, expires_unix_s: Some(expires), csrf: None };
-    Ok((cookie(&id, SESSION_TTL, secure), Json(session)).into_response())
+    Ok((cookie(&door, &id, SESSION_TTL, secure), Json(session)).into_response())
 }
 
 /// Whose session this is.
@@ -92,15 +92,14 @@ pub(super) async fn sign_out(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let caller = door.access.caller(&method, &headers).await?;
-    if caller.cookie {
-        door.access.sessions.end(&headers);
-    }
-    Ok((StatusCode::NO_CONTENT, cookie("", 0, secure)).into_response())
+    door.access.sign_out(&caller);
+    Ok((StatusCode::NO_CONTENT, cookie(&door, "", 0, secure)).into_response())
 }
 
-fn cookie(id: &str, max_age: i64, secure: bool) -> [(header::HeaderName, HeaderValue); 2] {
+fn cookie(door: &Door, id: &str, max_age: i64, secure: bool) -> [(header::HeaderName, HeaderValue); 2] {
+    let name = door.access.sessions.cookie(secure);
     let secure = if secure { "; Secure" } else { "" };
-    let text = format!("{COOKIE}={id}; HttpOnly; SameSite=Strict; Path=/; Max-Age={max_age}{secure}");
+    let text = format!("{name}={id}; HttpOnly; SameSite=Strict; Path=/; Max-Age={max_age}{secure}");
     let value = HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""));
     [(header::SET_COOKIE, value), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))]
 }
@@ -114,8 +113,11 @@ pub struct SignInLink {
 
 /// Makes a one-time sign-in link; good for ten minutes.
 #[utoipa::path(post, path = "/signin", tag = "access", responses((status = 200, body = SignInLink), (status = 409)))]
-pub(super) async fn new_link(State(door): State<Door>) -> Result<Response, Problem> {
-    let link = door.sign_in_link().ok_or_else(|| {
+pub(super) async fn new_link(
+    State(door): State<Door>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Problem> {
+    let link = door.sign_in_link(Some(&caller)).ok_or_else(|| {
         let error = NodeError::new(ErrorCode::Unreachable, "no node serves a page on this data directory")
             .hint("start one with `storgo-node run`");
         Problem::with_status(error, 409)
@@ -157,7 +159,8 @@ pub(super) async fn revoke_token(
     State(door): State<Door>,
     Segment(id): Segment<String>,
 ) -> Result<StatusCode, Problem> {
-    door.access.tokens.revoke(&id).await?;
-    door.access.sessions.end_of_token(&id);
+    // It is done to its end, also where the caller goes away.
+    let revoked = tokio::spawn(async move { door.access.revoke(&id).await }).await;
+    revoked.map_err(|_| NodeError::new(ErrorCode::Other, "a worker of this node failed"))??;
     Ok(StatusCode::NO_CONTENT)
 }

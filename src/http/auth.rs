@@ -2,8 +2,8 @@
 //! our own.
 //!
 //! ```text
-//! Authorization: Bearer … ─▶ tokens ──┐
-//! Cookie: storgo_session  ─▶ sessions ┴▶ Caller (scope) ─▶ the handler, or 401 / 403
+//! Authorization: Bearer …  ─▶ tokens ──┐
+//! Cookie: storgo_session_… ─▶ sessions ┴▶ Caller (scope) ─▶ the handler, or 401 / 403
 //! ```
 //! Only hashes of secrets are kept, and hashes are compared, in constant time: neither length nor a common prefix shows.
 
@@ -11,7 +11,7 @@ pub(super) mod host;
 mod sessions;
 mod tokens;
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -21,8 +21,9 @@ use axum::{
 };
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
-use super::{Door, problem::Problem};
+use super::{Door, problem::Problem, serve::Presence};
 use crate::{
     content::secret::Key,
     node::{
@@ -37,6 +38,9 @@ pub(super) use tokens::{NewToken, Tokens};
 
 /// Name of the token file inside the data directory.
 pub const TOKEN_FILE: &str = "api.token";
+
+/// Seconds after which a long answer looks again whether its caller may have it.
+const MAX_LOOK: u64 = 60 * 60;
 
 /// What a caller may do. Each scope holds the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
@@ -69,20 +73,57 @@ pub(super) struct Caller {
     pub(super) expires: Option<i64>,
     /// The token that it showed, or that its session was made from; none for the node's own.
     pub(super) token: Option<String>,
-    /// Whether it is a browser with a session.
-    pub(super) cookie: bool,
+    /// Its session, where it is a browser with one.
+    pub(super) session: Option<blake3::Hash>,
 }
 
 /// Everything that lets callers in.
 pub(super) struct Access {
     pub(super) tokens: Tokens,
     pub(super) sessions: Sessions,
+    /// Told whenever a token or a session has ended before its time.
+    ended: watch::Sender<()>,
 }
 
 impl Access {
     pub(super) async fn load(node: &Node) -> Result<Self, NodeError> {
         let own = load_or_create_token(node.data_dir())?;
-        Ok(Self { tokens: Tokens::load(node.clone(), &own).await?, sessions: Sessions::default() })
+        let tokens = Tokens::load(node.clone(), &own).await?;
+        let sessions = Sessions::new(&node.peer_id().to_string());
+        Ok(Self { tokens, sessions, ended: watch::Sender::new(()) })
+    }
+
+    /// Revokes a token, and ends the sessions that were made from it.
+    pub(super) async fn revoke(&self, id: &str) -> Result<(), NodeError> {
+        self.sessions.end_of_token(id);
+        let revoked = self.tokens.revoke(id).await;
+        self.ended.send_replace(());
+        revoked
+    }
+
+    /// Ends the session of a caller that has one.
+    pub(super) fn sign_out(&self, caller: &Caller) {
+        if let Some(session) = &caller.session {
+            self.sessions.end(session);
+            self.ended.send_replace(());
+        }
+    }
+
+    /// Returns when a caller may not call any more.
+    pub(super) async fn end_of(&self, caller: &Caller) {
+        let mut ended = self.ended.subscribe();
+        loop {
+            let there = match &caller.session {
+                Some(session) => self.sessions.find(session).is_some(),
+                None => caller.token.as_ref().is_none_or(|id| self.tokens.has(id)),
+            };
+            let left = caller.expires.map_or(i64::MAX, |expires| expires - now());
+            let Some(left) = u64::try_from(left).ok().filter(|left| there && *left > 0) else { return };
+            let left = Duration::from_secs(left.min(MAX_LOOK));
+            if let Ok(Err(_)) = tokio::time::timeout(left, ended.changed()).await {
+                return;
+            }
+        }
     }
 
     /// Who the headers say is calling.
@@ -99,11 +140,10 @@ impl Access {
             };
             return caller.ok_or_else(|| unauthorized("this token is not valid"));
         }
-        let Some(id) = sessions::cookie(headers) else {
+        let Some(caller) = self.sessions.of(headers) else {
             return Err(unauthorized("a token is needed"));
         };
-        let caller = self.sessions.caller(id);
-        let caller = caller.ok_or_else(|| unauthorized("this session has ended"))?;
+        let caller = caller.map_err(|()| unauthorized("this session has ended"))?;
         if host::same_origin(method, headers) {
             Ok(caller)
         } else {
@@ -145,6 +185,9 @@ pub fn load_or_create_token(data_dir: &Path) -> Result<String, NodeError> {
 pub(super) async fn authenticate(State(door): State<Door>, mut request: Request, next: Next) -> Response {
     match door.access.caller(request.method(), request.headers()).await {
         Ok(caller) => {
+            if let Some(presence) = request.extensions().get::<Presence>() {
+                presence.keep();
+            }
             request.extensions_mut().insert(caller);
             next.run(request).await
         }

@@ -64,6 +64,7 @@ pub(super) async fn read(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    shown::refuse_as_part(&headers)?;
     let reference = files::reference(&text, &headers)?;
     let opened = door.node.open(&reference, timeout(&headers)?).await?;
     Ok(answer(&door, &id, opened, query.inline == Some(1), &method, &headers))
@@ -79,7 +80,7 @@ pub(super) fn answer(
     headers: &HeaderMap,
 ) -> Response {
     let etag = format!("\"{}\"", opened.cid());
-    if headers.get(header::IF_NONE_MATCH).is_some_and(|value| etag_listed(value, &etag)) {
+    if headers.get_all(header::IF_NONE_MATCH).iter().any(|value| etag_listed(value, &etag)) {
         return (StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response();
     }
     let size = opened.size();
@@ -87,7 +88,8 @@ pub(super) fn answer(
         .then(|| headers.get(header::RANGE))
         .flatten()
         .and_then(|value| value.to_str().ok())
-        .filter(|_| opened.kind() == ContentKind::File && (method == Method::GET || method == Method::HEAD))
+        // Ranges are defined for GET alone (RFC 9110, 14.2).
+        .filter(|_| opened.kind() == ContentKind::File && method == Method::GET)
         .and_then(|value| parse_range(value, size));
     let range = match range {
         Some(Wanted::Unsatisfiable) => {

@@ -1,8 +1,10 @@
 //! What a request says, taken apart; where it cannot be, the answer is a problem document.
 
+use std::time::Duration;
+
 use axum::{
     Json,
-    body::{Body, Bytes},
+    body::{Body, BodyDataStream, Bytes},
     extract::{
         FromRequest, FromRequestParts, Path, Query, Request,
         rejection::{JsonRejection, PathRejection},
@@ -11,9 +13,13 @@ use axum::{
 };
 use futures::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
+use tokio::{runtime::Handle, time::Instant};
 
-use super::{STALL, problem::Problem};
+use super::{JSON_TIME, PACE, STALL, problem::Problem};
 use crate::node::{ErrorCode, NodeError};
+
+/// How long the rest of a refused body is read.
+const MAX_DRAIN: Duration = Duration::from_secs(10);
 
 /// A JSON body, read whole: at most [`super::MAX_JSON`] bytes.
 pub(super) struct JsonBody<T>(pub(super) T);
@@ -22,10 +28,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let request = request.map(|body| Body::from_stream(steady(body)));
-        match Json::from_request(request, state).await {
-            Ok(Json(value)) => Ok(Self(value)),
-            Err(rejection) => Err(refused(&rejection)),
+        // Some of these calls come before it is known who calls: what is short has a short time, too.
+        match tokio::time::timeout(JSON_TIME, Json::from_request(request, state)).await {
+            Ok(Ok(Json(value))) => Ok(Self(value)),
+            Ok(Err(rejection)) => Err(refused(&rejection)),
+            Err(_) => {
+                let error = NodeError::new(ErrorCode::Timeout, "the body did not arrive in time");
+                Err(Problem::with_status(error.hint("send the request again"), 408))
+            }
         }
     }
 }
@@ -87,16 +97,54 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
     }
 }
 
-/// The bytes of a body as they arrive; an error where none does for a while.
+/// The bytes of a body as they arrive; an error where waiting for [`PACE`] bytes takes longer than [`STALL`].
+///
+/// The time that the node takes for them does not count. Where the node wants no more of them, the rest is read for a
+/// while all the same: the caller still sends, and if this side just closed, its system would throw away the answer that
+/// says why.
 pub(super) fn steady(body: Body) -> impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin + 'static {
-    let stream = futures::stream::unfold(Some(body.into_data_stream()), |body| async {
-        let mut body = body?;
-        match tokio::time::timeout(STALL, body.next()).await {
-            Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
+    let begin = Some((Rest(Some(body.into_data_stream())), STALL, 0));
+    let stream = futures::stream::unfold(begin, |state| async {
+        let (mut body, mut left, mut got) = state?;
+        let asked = Instant::now();
+        match tokio::time::timeout(left, body.next()).await {
+            Ok(Some(Ok(bytes))) => {
+                got += bytes.len();
+                left = left.saturating_sub(asked.elapsed());
+                if got >= PACE {
+                    (left, got) = (STALL, 0);
+                }
+                Some((Ok(bytes), Some((body, left, got))))
+            }
             Ok(Some(Err(e))) => Some((Err(std::io::Error::other(e)), None)),
             Ok(None) => None,
-            Err(_) => Some((Err(std::io::ErrorKind::TimedOut.into()), None)),
+            Err(_) => {
+                let slow = std::io::Error::new(std::io::ErrorKind::TimedOut, "the bytes came too slowly");
+                Some((Err(slow), None))
+            }
         }
     });
     Box::pin(stream)
+}
+
+/// A body, the rest of which is read when it is dropped.
+struct Rest(Option<BodyDataStream>);
+
+impl Rest {
+    async fn next(&mut self) -> Option<Result<Bytes, axum::Error>> {
+        let next = self.0.as_mut()?.next().await;
+        if !matches!(next, Some(Ok(_))) {
+            self.0 = None;
+        }
+        next
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        if let (Some(mut body), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            let all = async move { while let Some(Ok(_)) = body.next().await {} };
+            runtime.spawn(tokio::time::timeout(MAX_DRAIN, all));
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use axum::{
+    Extension,
     extract::State,
     http::HeaderMap,
     response::{
@@ -18,14 +19,23 @@ use axum::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{
+    Semaphore,
+    broadcast::{self, error::RecvError},
+};
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
-use super::Door;
-use crate::node::{Node, report::Event};
+use super::{Door, auth::Caller, problem::Problem};
+use crate::node::{
+    Node,
+    error::{ErrorCode, NodeError},
+    report::Event,
+};
 
 /// Events kept for whoever comes back.
 const KEPT: usize = 1024;
+/// Listeners at most: each holds a connection.
+const MAX_LISTENERS: usize = 128;
 /// How often the progress of one transfer is told.
 const STEP: Duration = Duration::from_millis(250);
 /// How often something is sent where nothing happens.
@@ -39,11 +49,15 @@ pub(super) struct Feed {
     run: String,
     kept: Mutex<Kept>,
     sender: broadcast::Sender<Message>,
+    /// Who may listen at a time.
+    listeners: Arc<Semaphore>,
 }
 
 #[derive(Default)]
 struct Kept {
     last: u64,
+    /// The number of the newest message that is missing for want of room.
+    lost: u64,
     messages: VecDeque<Message>,
 }
 
@@ -86,6 +100,7 @@ impl Feed {
             run: format!("{:08x}", rand::random::<u32>()),
             kept: Mutex::default(),
             sender: broadcast::channel(KEPT).0,
+            listeners: Arc::new(Semaphore::new(MAX_LISTENERS)),
         });
         let (mut events, stop, weak) = (node.subscribe(), node.stopping(), Arc::downgrade(&feed));
         node.spawn(async move {
@@ -110,8 +125,10 @@ impl Feed {
         if transfer.is_some() {
             kept.messages.retain(|message| message.transfer != transfer);
         }
-        if kept.messages.len() == KEPT {
-            kept.messages.pop_front();
+        if kept.messages.len() == KEPT
+            && let Some(oldest) = kept.messages.pop_front()
+        {
+            kept.lost = oldest.number;
         }
         kept.messages.push_back(message.clone());
         // Sent under the lock: whoever begins to listen misses none and sees none twice. Nobody listens: no error.
@@ -126,12 +143,11 @@ impl Feed {
         let seen = last.split_once('-').filter(|(run, _)| *run == self.run);
         let seen = seen.and_then(|(_, number)| number.parse::<u64>().ok()).filter(|seen| *seen <= kept.last);
         let mut missed: Vec<Message> = Vec::new();
-        let oldest = kept.messages.front().map_or(kept.last + 1, |message| message.number);
         // Another run of the node: how many were missed is not known, and said as none.
-        let gap = seen.map_or(Some(0), |seen| oldest.checked_sub(seen + 1).filter(|gap| *gap > 0));
+        let gap = seen.map_or(Some(0), |seen| kept.lost.checked_sub(seen).filter(|gap| *gap > 0));
         if let Some(count) = gap {
             let json = serde_json::to_string(&Event::Skipped { count }).unwrap_or_default();
-            missed.push(Message { number: oldest.saturating_sub(1), json: json.into(), transfer: None });
+            missed.push(Message { number: kept.lost, json: json.into(), transfer: None });
         }
         let seen = seen.unwrap_or(0);
         missed.extend(kept.messages.iter().filter(|message| message.number > seen).cloned());
@@ -223,14 +239,19 @@ impl Drop for Progress {
 
 /// What happens from now on, as server-sent events with an id each; with `Last-Event-ID` also what was missed since, as
 /// far as it is kept. `data` is JSON with a `type`: node events, and `transfer` for the progress of what runs. Ends when
-/// the node stops.
+/// the node stops, and when the caller's token or session does.
 #[utoipa::path(get, path = "/events", tag = "node",
     params(("last-event-id" = Option<String>, Header, description = "Go on after this event")),
     responses((status = 200, content_type = "text/event-stream", body = String)))]
 pub(super) async fn events(
     State(door): State<Door>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
+    let place = Arc::clone(&door.feed.listeners).try_acquire_owned().map_err(|_| {
+        let message = format!("{MAX_LISTENERS} callers listen to events already");
+        Problem::with_status(NodeError::new(ErrorCode::Other, message).hint("try again in a moment"), 503)
+    })?;
     let last = headers.get("last-event-id").and_then(|last| last.to_str().ok());
     let (missed, receiver) = door.feed.since(last);
     let run = door.feed.run.clone();
@@ -242,7 +263,6 @@ pub(super) async fn events(
     });
     let missed = stream::iter(missed).map(|message| (Some(message.number), message.json));
     let hello = stream::once(async { Ok(sse::Event::default().retry(RETRY).comment("storgo")) });
-    let stop = door.node.stopping();
     let events = missed.chain(live).map(move |(number, json)| {
         let event = sse::Event::default().data(&*json);
         Ok(match number {
@@ -250,6 +270,10 @@ pub(super) async fn events(
             None => event,
         })
     });
-    let events = hello.chain(events).take_until(async move { stop.cancelled().await });
-    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+    let ended = async move {
+        let _place = place;
+        door.node.stopping().run_until_cancelled(door.access.end_of(&caller)).await;
+    };
+    let events = hello.chain(events).take_until(Box::pin(ended));
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }

@@ -18,7 +18,7 @@ use super::{
     Door, content,
     extract::Params,
     problem::{Problem, RequestId},
-    store::{broken_form, form},
+    store::{Form, broken_form, skip},
 };
 use crate::node::{
     ListOptions, PutOptions, Reference,
@@ -68,9 +68,9 @@ pub(super) struct StoreForm {
     request_body(content_type = "multipart/form-data", content = StoreForm),
     responses((status = 200, content_type = "text/plain", body = String), (status = 409), (status = 413), (status = 507)))]
 pub(super) async fn store(State(door): State<Door>, request: Request) -> Result<&'static str, Problem> {
-    let mut form = form(request).await?;
+    let mut form = Form::of(request).await?;
     let (mut key, mut early) = (None, None);
-    while let Some(part) = form.next_field().await.map_err(|e| broken_form(&e))? {
+    while let Some(part) = form.next().await? {
         match (part.name(), &key) {
             (Some("key"), _) => key = Some(short_text(part).await?).filter(|key| !key.is_empty()),
             (Some("file"), Some(key)) => {
@@ -79,7 +79,7 @@ pub(super) async fn store(State(door): State<Door>, request: Request) -> Result<
             }
             // The name comes behind the bytes: they wait on disk.
             (Some("file"), None) => early = Some(Early::take(&door, part).await?),
-            _ => {}
+            _ => skip(part).await?,
         }
     }
     let key = key.ok_or_else(no_key)?;
@@ -153,6 +153,7 @@ pub(super) async fn get(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    content::shown::refuse_as_part(&headers)?;
     let opened = door.node.open(&query.reference()?, None).await?;
     Ok(content::answer(&door, &id, opened, false, &method, &headers))
 }
@@ -171,9 +172,7 @@ pub(super) async fn delete(
     State(door): State<Door>,
     Params(query): Params<KeyQuery>,
 ) -> Result<Json<Deleted>, Problem> {
-    // Of one name, the newest.
-    let file = door.node.info(&query.reference()?, false).await?;
-    door.node.remove(&Reference::from(file.cid.to_string().as_str())).await?;
+    door.node.remove_newest(&query.reference()?).await?;
     Ok(Json(Deleted { message: "File deleted successfully" }))
 }
 

@@ -53,11 +53,12 @@ impl Modify for Access {
 }
 
 /// What every call under the token can answer, beside what its handler says.
-const EVERYWHERE: [(&str, &str); 6] = [
+const EVERYWHERE: [(&str, &str); 7] = [
     ("400", "The request cannot be understood"),
     ("401", "No valid token or session"),
     ("403", "The scope does not reach, or a key is missing"),
     ("421", "The Host is not served here"),
+    ("431", "The header is too large"),
     ("500", "Something failed here"),
     ("503", "The node is stopping"),
 ];
@@ -65,8 +66,15 @@ const EVERYWHERE: [(&str, &str); 6] = [
 /// Fills in what is the same everywhere: problem documents and the request's id.
 pub(super) fn finish(openapi: &mut utoipa::openapi::OpenApi) {
     for (path, item) in &mut openapi.paths.paths {
-        let operations =
-            [&mut item.get, &mut item.head, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
+        let operations = [
+            &mut item.get,
+            &mut item.head,
+            &mut item.post,
+            &mut item.put,
+            &mut item.patch,
+            &mut item.delete,
+            &mut item.options,
+        ];
         for operation in operations.into_iter().flatten() {
             let open = !path.starts_with("/api/")
                 || path.starts_with("/api/openapi")
@@ -78,8 +86,18 @@ pub(super) fn finish(openapi: &mut utoipa::openapi::OpenApi) {
 
 fn finish_operation(operation: &mut Operation, open: bool) {
     let responses = &mut operation.responses.responses;
+    if let Some(body) = &mut operation.request_body
+        && let RefOr::T(body) = body
+    {
+        if body.content.contains_key("application/json") {
+            let late = ResponseBuilder::new().description("The body did not arrive in time").build();
+            responses.entry("408".into()).or_insert(RefOr::T(late));
+        }
+        body.required = Some(Required::True);
+        binary(&mut body.content);
+    }
     for (status, description) in EVERYWHERE {
-        if !open || status == "421" {
+        if !open || status == "421" || status == "431" {
             let response = ResponseBuilder::new().description(description).build();
             responses.entry(status.into()).or_insert(RefOr::T(response));
         }
@@ -104,12 +122,6 @@ fn finish_operation(operation: &mut Operation, open: bool) {
                 HeaderBuilder::new().schema(Some(id)).description(Some("The id of this request")).build(),
             ),
         );
-    }
-    if let Some(body) = &mut operation.request_body
-        && let RefOr::T(body) = body
-    {
-        body.required = Some(Required::True);
-        binary(&mut body.content);
     }
 }
 

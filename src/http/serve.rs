@@ -1,7 +1,8 @@
 //! Sockets: where the API listens, over TLS or not, and what a caller may cost.
 //!
-//! A connection that waits (for its header, or between two requests) costs little, and there are at most so many: a new
-//! one beyond that ends the one that has waited longest. Thousands of slow callers thus keep nobody else out.
+//! A connection that waits (for its header, between two requests, or with a request of nobody who is known) costs
+//! little, and there are at most so many: a new one beyond that ends the one that has waited longest. Thousands of slow
+//! callers thus keep nobody else out.
 
 mod connections;
 mod steady;
@@ -13,6 +14,7 @@ use axum::{Extension, Router, body::Body, extract::Request};
 use http_body_util::BodyExt;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, getrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -20,6 +22,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
+pub(super) use self::connections::Presence;
 use self::{
     connections::{Connections, Slot},
     steady::Steady,
@@ -97,7 +100,7 @@ impl Served {
 
     /// A new link that signs a browser in, once.
     pub fn sign_in_link(&self) -> Option<String> {
-        self.door.sign_in_link().map(|link| link.url)
+        self.door.sign_in_link(None).map(|link| link.url)
     }
 }
 
@@ -124,14 +127,20 @@ pub async fn serve(node: &Node, options: ServeOptions) -> Result<Served, NodeErr
     let door = Door::new(node.clone(), options.door, !loopback).await?;
     door.uploads.start();
     let app = routes(door.clone());
-    let connections = Arc::new(Connections::new(options.connections));
+    let limit = options.connections.min(share_of_descriptors());
+    if limit < options.connections {
+        tracing::warn!(
+            "http.connections is {limit} here: the system gives this process no more files (ulimit -n)"
+        );
+    }
+    let connections = Arc::new(Connections::new(limit));
     let (acceptor, fingerprint) = tls.map_or((None, None), |tls| (Some(tls.acceptor), Some(tls.fingerprint)));
     let commands = if loopback && acceptor.is_none() {
         addr
     } else {
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
         let addr = local_addr(&listener)?;
-        let own = Arc::new(Connections::new(options.connections));
+        let own = Arc::new(Connections::new(limit));
         let app = app.clone().layer(Extension(Secure(false)));
         node.spawn(accept(node.clone(), listener, app, None, own));
         addr
@@ -140,6 +149,12 @@ pub async fn serve(node: &Node, options: ServeOptions) -> Result<Served, NodeErr
     let app = app.layer(Extension(Secure(acceptor.is_some())));
     node.spawn(accept(node.clone(), listener, app, acceptor, connections));
     Ok(Served { addr, fingerprint, door })
+}
+
+/// A quarter of the files that this process may have open: the store and the peers need the others.
+fn share_of_descriptors() -> usize {
+    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+    files.map_or(usize::MAX, |files| (files / 4).max(1))
 }
 
 async fn bind(addr: SocketAddr) -> Result<TcpListener, NodeError> {
@@ -165,6 +180,8 @@ async fn accept(
     let stop = node.stopping();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let Ok((socket, _)) = accepted else {
+            // The process has no descriptor left: one that waits gives its own, then the next one is taken.
+            connections.end_one();
             tokio::time::sleep(NO_SOCKETS).await;
             continue;
         };
@@ -199,13 +216,15 @@ async fn talk(
     slot: Arc<Slot>,
 ) {
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (app, busy) = (app.clone(), slot.busy());
+        let (app, presence) = (app.clone(), Presence::of(&slot));
         async move {
-            let response = app.oneshot(request.map(Body::new)).await?;
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(presence.clone());
+            let response = app.oneshot(request).await?;
             // The connection is busy until the last of its answer has gone out.
             Ok::<_, std::convert::Infallible>(response.map(|body| {
                 body.map_frame(move |frame| {
-                    let _ = &busy;
+                    let _ = &presence;
                     frame
                 })
             }))

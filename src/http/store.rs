@@ -1,15 +1,21 @@
 //! `POST /files`: storing what a body carries, as it arrives.
 
-use std::time::Duration;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use axum::{
     Json,
-    body::{Body, Bytes},
-    extract::{FromRequest, Multipart, Request, State, multipart::MultipartError},
+    body::Body,
+    extract::{
+        FromRequest, Multipart, Request, State,
+        multipart::{Field, MultipartError},
+    },
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -24,8 +30,8 @@ use crate::node::{
     report::{FileKind, PutReport},
 };
 
-/// How long the rest of a refused upload is read.
-const MAX_DRAIN: Duration = Duration::from_secs(10);
+/// Bytes of a form at most between one part and the next.
+const MAX_BETWEEN: usize = 256 << 10;
 /// Files in one form at most.
 const MAX_PARTS: usize = 1000;
 
@@ -107,14 +113,8 @@ pub(super) async fn put(
     }
     let len = request.headers().get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
     let progress = door.feed.transfer(What::Put, options.name.clone(), len);
-    let mut bytes = progress.count(steady(request.into_body()));
-    let report = match door.node.put_stream(&mut bytes, options, kind).await {
-        Ok(report) => report,
-        Err(error) => {
-            drain(&door, bytes);
-            return Err(error.into());
-        }
-    };
+    let bytes = progress.count(steady(request.into_body()));
+    let report = door.node.put_stream(bytes, options, kind).await?;
     let location = format!("/api/v1/files/{}", report.cid);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(report)).into_response())
 }
@@ -125,9 +125,46 @@ fn is_form(request: &Request) -> bool {
 }
 
 /// The parts of a form, as they arrive.
-pub(super) async fn form(request: Request) -> Result<Multipart, Problem> {
-    let request = request.map(|body| Body::from_stream(steady(body)));
-    Multipart::from_request(request, &()).await.map_err(|e| Problem::bad_request(e.body_text()))
+///
+/// What stands between two parts is held in memory until the next one begins: it is short, or the form is refused.
+pub(super) struct Form {
+    parts: Multipart,
+    /// Bytes that may still come before the next part.
+    between: Arc<AtomicUsize>,
+}
+
+impl Form {
+    pub(super) async fn of(request: Request) -> Result<Self, Problem> {
+        let between = Arc::new(AtomicUsize::new(usize::MAX));
+        let left = Arc::clone(&between);
+        let request = request.map(|body| {
+            Body::from_stream(steady(body).map(move |piece| {
+                let piece = piece?;
+                let fits = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| match left {
+                    usize::MAX => Some(left),
+                    left => left.checked_sub(piece.len()),
+                });
+                fits.map_err(|_| std::io::Error::other("too much stands between two of its parts"))?;
+                Ok::<_, std::io::Error>(piece)
+            }))
+        });
+        let parts = Multipart::from_request(request, &()).await;
+        Ok(Self { parts: parts.map_err(|e| Problem::bad_request(e.body_text()))?, between })
+    }
+
+    /// The next part. All of the last one must have been read.
+    pub(super) async fn next(&mut self) -> Result<Option<Field<'_>>, Problem> {
+        self.between.store(MAX_BETWEEN, Ordering::Relaxed);
+        let next = self.parts.next_field().await.map_err(|e| broken_form(&e))?;
+        self.between.store(usize::MAX, Ordering::Relaxed);
+        Ok(next)
+    }
+}
+
+/// Passes over a part.
+pub(super) async fn skip(mut part: Field<'_>) -> Result<(), Problem> {
+    while part.chunk().await.map_err(|e| broken_form(&e))?.is_some() {}
+    Ok(())
 }
 
 pub(super) fn broken_form(e: &MultipartError) -> Problem {
@@ -145,10 +182,13 @@ async fn put_form(
     kind: FileKind,
     request: Request,
 ) -> Result<Response, Problem> {
-    let mut form = form(request).await?;
+    let mut form = Form::of(request).await?;
     let mut files = Vec::new();
-    while let Some(part) = form.next_field().await.map_err(|e| broken_form(&e))? {
-        let Some(name) = part.file_name().map(|name| base_name(name).to_owned()) else { continue };
+    while let Some(part) = form.next().await? {
+        let Some(name) = part.file_name().map(|name| base_name(name).to_owned()) else {
+            skip(part).await?;
+            continue;
+        };
         if files.len() == MAX_PARTS {
             return Err(Problem::bad_request(format!("more than {MAX_PARTS} files in one form")));
         }
@@ -163,14 +203,4 @@ async fn put_form(
         return Err(Problem::bad_request("this form has no file in it"));
     }
     Ok((StatusCode::CREATED, Json(PutForm { files })).into_response())
-}
-
-/// Reads on for a while where an upload was refused. The caller still sends; if this side just closed, its system would
-/// throw away the answer that says why.
-fn drain(door: &Door, mut bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin + 'static) {
-    let stop = door.node.stopping();
-    door.node.spawn(async move {
-        let all = async { while let Some(Ok(_)) = bytes.next().await {} };
-        stop.run_until_cancelled(tokio::time::timeout(MAX_DRAIN, all)).await;
-    });
 }

@@ -86,7 +86,12 @@ pub(super) async fn create(
     let with_part = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == PART_TYPE);
     if with_part || length == 0 {
         let body = if with_part { body } else { Body::empty() };
-        receive(&door, &upload, 0, check, body).await?;
+        if let Err(problem) = receive(&door, &upload, 0, check, body).await {
+            // The answer names no upload: nobody could go on with it.
+            let _turn = upload.take().await?;
+            door.uploads.forget(&upload).await?;
+            return Err(problem);
+        }
     }
     let mut response = (StatusCode::CREATED, progress(&door, &upload)).into_response();
     let location = format!("/api/v1/uploads/{}", upload.id);
@@ -147,6 +152,11 @@ pub(super) async fn patch(
     let at = protocol::number(&headers, &OFFSET)?
         .ok_or_else(|| Problem::bad_request("Upload-Offset is missing"))?;
     let check = protocol::checksum(&headers)?;
+    let said: Option<u64> =
+        headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
+    if said.is_some_and(|len| len > upload.plan.length.saturating_sub(at)) {
+        return Err(part::PartError::TooLong.into());
+    }
     receive(&door, &upload, at, check, body).await?;
     Ok((StatusCode::NO_CONTENT, progress(&door, &upload)).into_response())
 }
@@ -170,10 +180,13 @@ async fn receive(
         return Err(Problem::with_status(error, 409));
     }
     if at < upload.plan.length {
+        let _writer = door.uploads.writer().await?;
         let mut sending = door.feed.transfer(What::Put, upload.plan.name.clone(), Some(upload.plan.length));
         sending.add(usize::try_from(at).unwrap_or(usize::MAX));
         let stopped = turn.stopped.clone();
-        let (pieces, writing) = upload.write(turn, check);
+        let (pieces, writing) = upload
+            .write(turn, check)
+            .map_err(|e| NodeError::new(ErrorCode::Other, format!("no thread for this part: {e}")))?;
         let mut body = steady(body);
         let mut ended = Ended::Broken;
         loop {
@@ -219,6 +232,11 @@ pub(super) async fn terminate(
 ) -> Result<StatusCode, Problem> {
     let upload = door.uploads.find(&id)?;
     let _turn = upload.take().await?;
+    if upload.is_storing() {
+        let error = NodeError::new(ErrorCode::Locked, "this upload is whole, and is being stored")
+            .hint("it ends in a moment: remove the file then");
+        return Err(Problem::with_status(error, 423));
+    }
     door.uploads.forget(&upload).await?;
     Ok(StatusCode::NO_CONTENT)
 }

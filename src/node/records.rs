@@ -138,7 +138,19 @@ impl Node {
     /// # Errors
     /// [`ErrorCode::NotFound`] where the file is not here, [`ErrorCode::BadRequest`] where several files have the name.
     pub async fn remove(&self, reference: &Reference) -> Result<RemoveReport, NodeError> {
-        let Found { link: Link { cid, .. }, record, .. } = self.find(reference).await?.only()?;
+        self.remove_found(self.find(reference).await?.only()?).await
+    }
+
+    /// [`Node::remove`]; of several files of one name, the newest.
+    ///
+    /// # Errors
+    /// As [`Node::remove`].
+    pub async fn remove_newest(&self, reference: &Reference) -> Result<RemoveReport, NodeError> {
+        self.remove_found(self.find(reference).await?).await
+    }
+
+    async fn remove_found(&self, found: Found) -> Result<RemoveReport, NodeError> {
+        let Found { link: Link { cid, .. }, record, .. } = found;
         let gone = || NodeError::new(ErrorCode::NotFound, format!("{cid} is not kept here"));
         let record = record.ok_or_else(gone)?;
         if record.pinned {

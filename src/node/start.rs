@@ -22,8 +22,8 @@ use crate::{
 
 /// Threads that seal and write: more than cores, because most of them wait for a sync.
 const SEALERS: usize = 16;
-/// Uploads that cut and seal at a time.
-const UPLOADS: usize = 8;
+/// Uploads that may arrive at a time. Each holds the chunk that it is cutting; what seals them is bounded for all.
+const UPLOADS: usize = 32;
 /// Events that a slow listener may be behind.
 const EVENTS: usize = 1024;
 /// How long tasks may take to end after they were told.

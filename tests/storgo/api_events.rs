@@ -76,6 +76,42 @@ fn who_comes_back_gets_what_was_missed() {
 }
 
 #[test]
+fn who_may_not_call_any_more_hears_nothing_more() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let made = api
+        .post("/api/v1/tokens", &serde_json::json!({ "name": "t", "scope": "read", "ttl_s": null }))
+        .is(201)
+        .json();
+    let short = api
+        .post("/api/v1/tokens", &serde_json::json!({ "name": "s", "scope": "read", "ttl_s": 2 }))
+        .is(201)
+        .json();
+    let listen = |made: &serde_json::Value| {
+        api.with(made["token"].as_str().expect("one")).send("GET", "/api/v1/events", &[], 0)
+    };
+    let (revoked, expired, mine) = (listen(&made), listen(&short), api.send("GET", "/api/v1/events", &[], 0));
+    api.ask("DELETE", &format!("/api/v1/tokens/{}", made["id"].as_str().expect("one")), &[], b"").is(204);
+    // Reading ends, and does not time out.
+    for mut stream in [revoked, expired] {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut stream, &mut bytes).expect("it ends");
+        assert!(bytes.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&bytes));
+    }
+    mine.set_nonblocking(true).expect("set");
+    let mut rest = vec![0; 4096];
+    let end = loop {
+        match std::io::Read::read(&mut &mine, &mut rest) {
+            Ok(0) => break true,
+            Ok(_) => {}
+            Err(e) => break e.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    };
+    assert!(!end, "others go on");
+}
+
+#[test]
 fn the_progress_of_a_transfer_is_told() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);

@@ -72,6 +72,13 @@ fn the_calls_of_diststore_keep_their_shapes() {
     ] {
         api.ask(method, path, &[], b"").refuses(405, "bad_request");
     }
+    // What cannot be read can still be deleted by its name.
+    store(&[("key", None, "hurt"), ("file", Some("x"), &"long enough for a block of its own ".repeat(1000))])
+        .is(200);
+    let blocks = machine.data().join("blocks");
+    std::fs::remove_dir_all(&blocks).and_then(|()| std::fs::create_dir(&blocks)).expect("emptied");
+    assert_ne!(api.get("/api/get?key=hurt&").status, 200);
+    api.ask("DELETE", "/api/delete?key=hurt", &[], b"").is(200);
     api.bare().get("/api/list").refuses(401, "denied");
     let by_cid = machine.provide("c.txt", b"by its CID");
     assert_eq!(

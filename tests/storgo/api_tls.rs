@@ -1,10 +1,9 @@
-//! Sockets: TLS, addresses beyond this machine, and callers that take their time.
+//! Sockets: TLS, and addresses beyond this machine.
 
 use std::{
     io::{Read, Write},
     net::TcpStream,
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use tokio_rustls::rustls::{
@@ -92,46 +91,4 @@ fn what_others_can_reach_needs_tls_or_a_word_that_it_does_not() {
     api.ask("GET", "/api/v1/status", &[("host", "192.0.2.9:8080")], b"").is(200);
     api.ask("GET", "/api/v1/status", &[("host", "evil.example")], b"").refuses(421, "denied");
     assert_eq!(machine.status()["peer"], node.status["peer"]);
-}
-
-#[test]
-fn a_header_has_an_end() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
-    let long = "x".repeat(100_000);
-    let many: Vec<(String, &str)> = (0..200).map(|i| (format!("x-{i}"), "y")).collect();
-    let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-    for headers in [&[("x-long", long.as_str())][..], &many] {
-        assert_eq!(answer(api.send("GET", "/api/v1/status", headers, 0), false).status, 431);
-    }
-    api.get("/api/v1/status").is(200);
-}
-
-#[test]
-fn ten_thousand_slow_callers_keep_nobody_out() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(20_000);
-    let count = 10_000.min(usize::try_from(limit).unwrap_or(0).saturating_sub(2_000));
-    let (mut slow, mut slowest) = (Vec::new(), Duration::ZERO);
-    let part = "GET /api/v1/status HTTP/1.1\r\nhost: localhost\r\nx-slow: ";
-    for number in 0..count {
-        let mut stream = TcpStream::connect(&api.addr).expect("connected");
-        drop(stream.write_all(part.as_bytes()));
-        slow.push(stream);
-        if number % 500 == 0 {
-            let asked = Instant::now();
-            api.get("/api/v1/status").is(200);
-            slowest = slowest.max(asked.elapsed());
-        }
-    }
-    println!("{count} slow callers; another is answered within {slowest:?}");
-    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.status["pid"])).expect("it runs");
-    let peak = status.lines().find(|line| line.starts_with("VmHWM")).expect("a peak");
-    let peak_kib: u64 = peak.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number");
-    println!("memory at most: {peak_kib} KiB");
-    assert!(peak_kib < 150 << 10, "{peak}");
 }

@@ -183,3 +183,43 @@ fn what_nobody_goes_on_with_goes() {
         std::fs::read_dir(machine.data().join("uploads")).expect("a folder").count() == 0
     });
 }
+
+#[test]
+fn what_is_refused_or_killed_leaves_nothing() {
+    let machine = Machine::new();
+    let node = machine.start(["--capacity", "4 MiB"]);
+    let api = Api::of(&machine, &node);
+    let begin_with = |len: usize, sum: &str, bytes: &[u8]| {
+        let len = len.to_string();
+        let headers = [TUS, PART, ("upload-length", len.as_str()), ("upload-checksum", sum)];
+        api.ask("POST", "/api/v1/uploads", &headers, bytes)
+    };
+    // The answer to a refused first part names no upload.
+    let wrong = format!("sha1 {}", BASE64.encode(&[7; 20]));
+    begin_with(5, &wrong, b"12345").refuses(460, "integrity");
+    assert_eq!(api.get("/api/v1/uploads").is(200).json(), serde_json::json!([]));
+    // Room that is promised is taken.
+    let first = begin(&api, "first", 3 << 20);
+    let len = (2 << 20).to_string();
+    let second = api.ask("POST", "/api/v1/uploads", &[TUS, ("upload-length", &len)], b"");
+    assert!(second.refuses(507, "no_space").text().contains("storage.capacity"));
+    api.ask("DELETE", &first, &[TUS], b"").is(204);
+    // A part that says it is too long is refused before its bytes are read.
+    let path = begin(&api, "a.bin", 5);
+    let long = answer(api.send("PATCH", &path, &[TUS, PART, ("upload-offset", "0")], 1 << 40), false);
+    long.refuses(413, "bad_request");
+    patch(&api, &path, 0, b"12345", &[]).is(204);
+    assert_eq!(offset(&api, &path), 5);
+    let _ = node.stop();
+    std::fs::write(machine.data().join("uploads/0123.early"), b"left by a killed call").expect("written");
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    // What is stored takes no byte again.
+    assert_eq!(offset(&api, &path), 5);
+    patch(&api, &path, 0, b"12345", &[]).refuses(409, "bad_request");
+    let left = std::fs::read_dir(machine.data().join("uploads")).expect("a folder");
+    let mut left: Vec<_> =
+        left.map(|item| item.expect("an item").path().extension().map(ToOwned::to_owned)).collect();
+    left.sort();
+    assert_eq!(left, [Some("done".into()), Some("plan".into())]);
+}

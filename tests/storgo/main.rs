@@ -6,6 +6,7 @@ mod api_content;
 mod api_document;
 mod api_events;
 mod api_legacy;
+mod api_limits;
 mod api_tls;
 mod api_tus;
 mod binary;

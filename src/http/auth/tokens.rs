@@ -89,7 +89,7 @@ impl Tokens {
     pub(in super::super) async fn caller(&self, token: &str) -> Option<Caller> {
         let hash = blake3::hash(token.as_bytes());
         if hash == self.own {
-            return Some(Caller { scope: Scope::Admin, expires: None, token: None, cookie: false });
+            return Some(Caller { scope: Scope::Admin, expires: None, token: None, session: None });
         }
         let now = now();
         let (caller, stale) = {
@@ -105,7 +105,7 @@ impl Tokens {
             }
             let TokenInfo { id, scope, expires_unix_s, .. } = &record.info;
             (
-                Caller { scope: *scope, expires: *expires_unix_s, token: Some(id.clone()), cookie: false },
+                Caller { scope: *scope, expires: *expires_unix_s, token: Some(id.clone()), session: None },
                 stale,
             )
         };
@@ -164,19 +164,37 @@ impl Tokens {
         Ok((info, token))
     }
 
-    /// Ends a token. It opens nothing any more when this returns, and after any restart.
-    pub(in super::super) async fn revoke(&self, id: &str) -> Result<(), NodeError> {
-        let before = self.lock().len();
-        self.lock().retain(|record| record.info.id != id);
-        if self.lock().len() == before {
+    /// Whether there is a token with this id.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.lock().iter().any(|record| record.info.id == id)
+    }
+
+    /// Ends a token. It opens nothing any more when this returns, and after any restart; where that cannot be written
+    /// down, it is as it was.
+    pub(super) async fn revoke(&self, id: &str) -> Result<(), NodeError> {
+        let _order = self.saving.lock().await;
+        let removed = {
+            let mut records = self.lock();
+            let at = records.iter().position(|record| record.info.id == id);
+            at.map(|at| records.remove(at))
+        };
+        let Some(record) = removed else {
             return Err(NodeError::new(ErrorCode::NotFound, "there is no token with this id")
                 .hint("`storgo-node token ls` shows them"));
+        };
+        if let Err(error) = self.write().await {
+            self.lock().push(record);
+            return Err(error);
         }
-        self.save().await
+        Ok(())
     }
 
     async fn save(&self) -> Result<(), NodeError> {
         let _order = self.saving.lock().await;
+        self.write().await
+    }
+
+    async fn write(&self) -> Result<(), NodeError> {
         let bytes = serde_json::to_vec(&*self.lock())
             .map_err(|e| NodeError::new(ErrorCode::Other, format!("tokens cannot be written: {e}")))?;
         self.node.set_meta(META_TOKENS, bytes).await

@@ -1,6 +1,8 @@
 //! How a browser is told to treat content: as a file to keep, unless it is of a kind that can do no harm.
 
-use axum::http::HeaderValue;
+use axum::http::{HeaderMap, HeaderValue};
+
+use crate::node::error::{ErrorCode, NodeError};
 
 /// What the storer said the content is; nothing in particular where that is no media type.
 pub(super) fn media_type(said: Option<&str>) -> HeaderValue {
@@ -39,6 +41,20 @@ pub(super) fn policy(shown_as: Option<&HeaderValue>) -> &'static str {
         }
         _ => "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'",
     }
+}
+
+/// Refuses a browser that would run content as a part of a page, whatever it is said to be.
+pub(in super::super) fn refuse_as_part(headers: &HeaderMap) -> Result<(), NodeError> {
+    let dest = headers.get("sec-fetch-dest").and_then(|dest| dest.to_str().ok()).unwrap_or_default();
+    if dest == "script"
+        || dest == "style"
+        || dest == "xslt"
+        || dest.ends_with("worker")
+        || dest.ends_with("worklet")
+    {
+        return Err(NodeError::new(ErrorCode::Denied, format!("content is not served as a page's {dest}")));
+    }
+    Ok(())
 }
 
 /// `attachment` or `inline`, with the name twice: in plain ASCII for old readers, and in full by RFC 8187.

@@ -17,7 +17,7 @@ pub(super) struct Connections {
 struct State {
     open: usize,
     next: u64,
-    /// Those without a request, the one that has waited longest first.
+    /// Those that do nothing for a known caller, the one that has waited longest first.
     waiting: BTreeMap<u64, CancellationToken>,
 }
 
@@ -25,12 +25,35 @@ struct State {
 pub(super) struct Slot {
     connections: Arc<Connections>,
     ended: CancellationToken,
-    /// Its number among those that wait; none while a request is answered.
+    /// Its number among those that wait; none while a known caller is answered.
     waits: Mutex<Option<u64>>,
 }
 
-/// A request that is being answered.
-pub(super) struct Busy(Arc<Slot>);
+/// A request of a known caller that is being answered.
+struct Busy(Arc<Slot>);
+
+/// The connection of a request, for whoever finds out who calls.
+#[derive(Clone)]
+pub(in super::super) struct Presence {
+    slot: Arc<Slot>,
+    busy: Arc<Mutex<Option<Busy>>>,
+}
+
+impl Presence {
+    /// A request begins: the connection waits anew.
+    pub(super) fn of(slot: &Arc<Slot>) -> Self {
+        slot.again();
+        Self { slot: Arc::clone(slot), busy: Arc::default() }
+    }
+
+    /// The caller is known: the connection stays until the last of its answer has gone out.
+    pub(in super::super) fn keep(&self) {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if busy.is_none() {
+            *busy = Some(self.slot.busy());
+        }
+    }
+}
 
 impl Connections {
     pub(super) fn new(limit: usize) -> Self {
@@ -53,6 +76,13 @@ impl Connections {
         Some(Arc::new(Slot { connections: Arc::clone(self), ended, waits: Mutex::new(Some(number)) }))
     }
 
+    /// Ends the connection that has waited longest.
+    pub(super) fn end_one(&self) {
+        if let Some((_, longest)) = self.lock().waiting.pop_first() {
+            longest.cancel();
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -73,8 +103,18 @@ impl Slot {
         self.ended.clone()
     }
 
-    /// Says that a request has come; the connection waits again when the answer is dropped.
-    pub(super) fn busy(self: &Arc<Self>) -> Busy {
+    /// Makes it the last of those that wait.
+    fn again(&self) {
+        let mut waits = self.waits();
+        let mut state = self.connections.lock();
+        // Whoever was taken out to be ended stays out.
+        if waits.is_some_and(|number| state.waiting.remove(&number).is_some()) {
+            *waits = Some(state.wait(&self.ended));
+        }
+    }
+
+    /// Says that a known caller is answered; the connection waits again when this is dropped.
+    fn busy(self: &Arc<Self>) -> Busy {
         let number = self.waits().take();
         if let Some(number) = number {
             self.connections.lock().waiting.remove(&number);
@@ -122,8 +162,17 @@ mod tests {
         let busy_too = third.busy();
         assert!(connections.enter().is_none(), "whoever works is not sent away");
         drop(busy);
-        assert!(connections.enter().is_some() && first.ended().is_cancelled());
-        drop((busy_too, third, first));
+        let fourth = connections.enter().expect("room");
+        assert!(first.ended().is_cancelled());
+        drop((busy_too, first));
+        // Whoever is not known gives way, whatever it asks; the last one to ask goes last.
+        let asks = Presence::of(&third);
+        connections.end_one();
+        assert!(fourth.ended().is_cancelled() && !third.ended().is_cancelled());
+        asks.keep();
+        connections.end_one();
+        assert!(!third.ended().is_cancelled());
+        drop((asks, third, fourth));
         let state = connections.lock();
         assert_eq!((state.open, state.waiting.len()), (0, 0));
     }

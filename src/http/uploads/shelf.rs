@@ -9,14 +9,12 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::{
-    sync::{OwnedMutexGuard, mpsc, watch},
-    task::JoinHandle,
-};
+use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 use tokio_util::{io::ReaderStream, sync::CancellationToken};
 use utoipa::ToSchema;
 
@@ -34,10 +32,14 @@ use crate::{
     },
 };
 
-/// Uploads at most, those that are stored included.
+/// Uploads that are not stored yet at most, and stored ones that are remembered at most.
 const MAX_UPLOADS: usize = 1000;
 /// How long a stored one is remembered.
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long one is kept of which no byte has come.
+const EMPTY_KEPT: Duration = Duration::from_secs(60 * 60);
+/// Parts that are written at a time; each has a thread.
+const WRITERS: usize = 128;
 /// How often what has expired is looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 /// How long whoever wrote last may take to end.
@@ -114,6 +116,9 @@ pub(super) struct Upload {
     holder: Mutex<CancellationToken>,
 }
 
+/// Told when a part is on disk, or why it is not.
+type Written = oneshot::Receiver<Result<(), Problem>>;
+
 /// The right to write to an upload.
 pub(super) struct Turn {
     _held: OwnedMutexGuard<()>,
@@ -141,6 +146,15 @@ impl Upload {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
+    /// Whether all of it is here and becomes a file.
+    pub(super) fn is_storing(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Storing)
+    }
+
+    fn is_stored(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Stored(_))
+    }
+
     fn count(&self, offset: u64) {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = (offset, now());
     }
@@ -154,7 +168,11 @@ impl Upload {
             Phase::Stored(cid) => (UploadState::Stored, Some(cid), None),
             Phase::Failed(error) => (UploadState::Failed, None, Some(error.message)),
         };
-        let keep = if cid.is_some() { REMEMBERED } else { keep };
+        let keep = match offset {
+            _ if cid.is_some() => REMEMBERED,
+            0 => keep.min(EMPTY_KEPT),
+            _ => keep,
+        };
         UploadInfo {
             id: self.id.clone(),
             name: self.plan.name.clone(),
@@ -183,21 +201,25 @@ impl Upload {
         Ok(Turn { _held: held, stopped })
     }
 
-    /// A thread that writes what is sent to it. It has the turn until all of it is on disk, whoever has gone away.
+    /// A thread that writes what is sent to it. It has the turn until all of it is on disk, whoever has gone away. It is
+    /// one of its own: a slow caller must not hold one of those that the node reads and looks up with.
     pub(super) fn write(
         self: &Arc<Self>,
         turn: Turn,
         check: Option<Check>,
-    ) -> (mpsc::Sender<Piece>, JoinHandle<Result<(), Problem>>) {
+    ) -> std::io::Result<(mpsc::Sender<Piece>, Written)> {
         let (sender, mut receiver) = mpsc::channel(PIECES);
+        let (done, writing) = oneshot::channel();
         let upload = Arc::clone(self);
-        let writing = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+        thread::Builder::new().name("upload".into()).spawn(move || {
             let (offset, length) = (upload.offset(), upload.plan.length);
             let count = |at| upload.count(at);
-            part::write(&upload.part, offset, length, check, &mut receiver, count).map_err(Problem::from)
-        });
-        (sender, writing)
+            let written = part::write(&upload.part, offset, length, check, &mut receiver, count);
+            drop(turn);
+            // Whoever waited may be gone.
+            drop(done.send(written.map_err(Problem::from)));
+        })?;
+        Ok((sender, writing))
     }
 }
 
@@ -223,6 +245,7 @@ pub(in super::super) struct Uploads {
     dir: PathBuf,
     keep: Duration,
     all: Mutex<HashMap<String, Arc<Upload>>>,
+    writers: Semaphore,
 }
 
 impl Uploads {
@@ -239,6 +262,10 @@ impl Uploads {
             let (Some(id), Some("plan")) =
                 (path.file_stem().and_then(|id| id.to_str()), path.extension().and_then(|ext| ext.to_str()))
             else {
+                // What was killed may have left bytes that no plan names.
+                if !path.with_extension("plan").exists() {
+                    fs::remove_file(&path).map_err(fail)?;
+                }
                 continue;
             };
             let Some(plan) = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
@@ -251,10 +278,21 @@ impl Uploads {
                 fs::read_to_string(path.with_extension("done")).ok().and_then(|cid| cid.parse().ok())
             {
                 upload.phase.send_replace(Phase::Stored(cid));
+                upload.progress.lock().unwrap_or_else(PoisonError::into_inner).0 = upload.plan.length;
             }
             all.insert(id.to_owned(), Arc::new(upload));
         }
-        Ok(Arc::new(Self { node: node.clone(), dir, keep, all: Mutex::new(all) }))
+        let writers = Semaphore::new(WRITERS);
+        Ok(Arc::new(Self { node: node.clone(), dir, keep, all: Mutex::new(all), writers }))
+    }
+
+    /// The right to write a part.
+    pub(super) async fn writer(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        if let Ok(Ok(permit)) = tokio::time::timeout(TURN, self.writers.acquire()).await {
+            return Ok(permit);
+        }
+        let error = NodeError::new(ErrorCode::Other, format!("{WRITERS} parts are written already"));
+        Err(Problem::with_status(error.hint("try again in a moment"), 503))
     }
 
     /// Goes on with what a restart has broken off, and takes away what has expired.
@@ -309,46 +347,65 @@ impl Uploads {
 
     /// Begins an upload, where there is room for all of it.
     pub(super) async fn create(&self, plan: Plan) -> Result<Arc<Upload>, NodeError> {
-        self.check_room(plan.length).await?;
         let id = format!("{:032x}", rand::random::<u128>());
         let upload = Arc::new(Upload::new(id.clone(), plan, &self.dir, now()));
-        let path = self.dir.join(format!("{id}.plan"));
+        // Counted before there is room for it, so that two at once do not take the same room.
+        self.lock().insert(id, Arc::clone(&upload));
+        let begun = self.begin_new(&upload).await;
+        if begun.is_err() {
+            self.forget(&upload).await?;
+        }
+        begun.map(|()| upload)
+    }
+
+    async fn begin_new(&self, upload: &Upload) -> Result<(), NodeError> {
+        self.check_room().await?;
+        let path = upload.part.with_extension("plan");
         let json = serde_json::to_vec(&upload.plan).unwrap_or_default();
         let written = tokio::task::spawn_blocking(move || write_secret(&path, &json)).await;
         written.map_err(|e| NodeError::new(ErrorCode::Other, e.to_string()))?.map_err(|e| {
             let full = e.kind() == std::io::ErrorKind::StorageFull;
             let code = if full { ErrorCode::NoSpace } else { ErrorCode::Other };
             NodeError::new(code, format!("an upload cannot be noted: {e}"))
-        })?;
-        self.lock().insert(id, Arc::clone(&upload));
-        Ok(upload)
+        })
     }
 
-    /// An upload takes its bytes twice: as they arrive, and as blocks.
-    async fn check_room(&self, length: u64) -> Result<(), NodeError> {
-        let (mut count, mut promised) = (0, 0_u64);
+    /// Whether all uploads fit. An upload takes its bytes twice: as they arrive, and as blocks.
+    async fn check_room(&self) -> Result<(), NodeError> {
+        let (mut count, mut on_disk, mut as_blocks) = (0, 0_u64, 0_u64);
+        let mut stored: Vec<_> = Vec::new();
         for upload in self.lock().values() {
-            count += 1;
-            if !matches!(*upload.phase.borrow(), Phase::Stored(_)) {
-                promised += 2 * upload.plan.length - upload.offset();
+            if upload.is_stored() {
+                stored.push(Arc::clone(upload));
+                continue;
             }
+            count += 1;
+            on_disk = on_disk.saturating_add(upload.plan.length.saturating_mul(2) - upload.offset());
+            as_blocks = as_blocks.saturating_add(upload.plan.length);
         }
         let full = |message: String| {
             Err(NodeError::new(ErrorCode::NoSpace, message).hint(
                 "free some space, or end uploads that nobody goes on with: GET /api/v1/uploads shows them",
             ))
         };
-        if count >= MAX_UPLOADS {
+        if count > MAX_UPLOADS {
             return full(format!("there are {MAX_UPLOADS} uploads already"));
         }
+        if stored.len() > MAX_UPLOADS {
+            stored.sort_by_key(|upload| upload.info(self.keep).expires_unix_s);
+            for upload in &stored[..stored.len() - MAX_UPLOADS] {
+                self.forget(upload).await?;
+            }
+        }
         let status = self.node.status().await?;
-        let needed = promised.saturating_add(2 * length);
-        if status.disk_free.is_some_and(|free| needed > free) {
-            return full(format!("an upload of {length} bytes does not fit on the disk"));
+        let unfinished =
+            if count == 1 { String::new() } else { format!(", beside {} unfinished ones,", count - 1) };
+        if status.disk_free.is_some_and(|free| on_disk > free) {
+            return full(format!("this upload{unfinished} does not fit on the disk"));
         }
         let kept = status.stored_bytes.saturating_sub(status.cached_bytes);
-        if status.capacity.is_some_and(|capacity| kept.saturating_add(length) > capacity) {
-            return full(format!("an upload of {length} bytes goes beyond storage.capacity"));
+        if status.capacity.is_some_and(|capacity| kept.saturating_add(as_blocks) > capacity) {
+            return full(format!("this upload{unfinished} goes beyond storage.capacity"));
         }
         Ok(())
     }

@@ -1,0 +1,144 @@
+//! What a caller may cost: headers, bodies, forms, connections, and their time.
+
+use std::{
+    io::Write,
+    net::TcpStream,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::{
+    api::{Api, answer},
+    binary::{ALONE, Live, Machine},
+};
+
+/// Peak memory of a node, KiB.
+fn peak_kib(node: &Live) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.status["pid"])).expect("it runs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    peak.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number")
+}
+
+/// Lets this process hold so many sockets.
+fn need_descriptors(count: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < count) {
+        let enough = Rlimit { current: Some(count), ..limit };
+        setrlimit(Resource::Nofile, enough).expect("this test needs more open files: raise `ulimit -Hn`");
+    }
+}
+
+#[test]
+fn a_header_has_an_end() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let long = "x".repeat(100_000);
+    let many: Vec<(String, &str)> = (0..200).map(|i| (format!("x-{i}"), "y")).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    for headers in [&[("x-long", long.as_str())][..], &many] {
+        assert_eq!(answer(api.send("GET", "/api/v1/status", headers, 0), false).status, 431);
+    }
+    // Shorter than what the parser takes, longer than what is served.
+    api.ask("GET", "/api/v1/status", &[("x-long", &long[..40_000])], b"").refuses(431, "bad_request");
+    api.get("/api/v1/status").is(200);
+}
+
+#[test]
+fn ten_thousand_slow_callers_keep_nobody_out() {
+    need_descriptors(12_000);
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let (mut slow, mut slowest) = (Vec::new(), Duration::ZERO);
+    // Half of a header; and, of nobody who is known, half of a body.
+    let head = "GET /api/v1/status HTTP/1.1\r\nhost: localhost\r\nx-slow: ";
+    let body = "POST /api/v1/session HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
+    for number in 0..10_000 {
+        let mut stream = TcpStream::connect(&api.addr).expect("connected");
+        drop(stream.write_all(if number % 2 == 0 { head } else { body }.as_bytes()));
+        slow.push(stream);
+        if number % 500 == 0 {
+            let asked = Instant::now();
+            api.get("/api/v1/status").is(200);
+            slowest = slowest.max(asked.elapsed());
+        }
+    }
+    println!("another is answered within {slowest:?}, memory at most {} KiB", peak_kib(&node));
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    assert!(peak_kib(&node) < 150 << 10, "{}", peak_kib(&node));
+}
+
+#[test]
+fn callers_take_no_files_from_the_store_where_there_are_few() {
+    let machine = Machine::new();
+    let plain = machine.command();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -n 256 && exec \"$0\" \"$@\""])
+        .arg(plain.get_program())
+        .args(ALONE)
+        .arg("--json");
+    command.env_clear().stdin(Stdio::null()).current_dir(machine.home());
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let node = Live::of(command);
+    let api = Api::of(&machine, &node);
+    let idle: Vec<_> = (0..600).map(|_| TcpStream::connect(&api.addr).expect("connected")).collect();
+    for number in 0..20 {
+        machine.provide("a", format!("{number}").as_bytes());
+    }
+    assert_eq!(api.get("/api/v1/status").is(200).json()["files"], 20);
+    drop(idle);
+}
+
+#[test]
+fn slow_uploads_take_no_thread_that_others_need() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let tus = ("tus-resumable", "1.0.0");
+    let part = ("content-type", "application/offset+octet-stream");
+    let slow: Vec<_> = (0..600)
+        .map(|_| {
+            let begun = api.ask("POST", "/api/v1/uploads", &[tus, ("upload-length", "2")], b"").is(201);
+            let path = begun.header("location").expect("a place").to_owned();
+            let mut stream = api.send("PATCH", &path, &[tus, part, ("upload-offset", "0")], 2);
+            stream.write_all(b"1").expect("sent");
+            stream
+        })
+        .collect();
+    let report = machine.provide("a", b"bytes");
+    assert_eq!(
+        api.get(&format!("/api/v1/files/{}", report["cid"].as_str().expect("one"))).is(200).json()["size"],
+        5
+    );
+    drop(slow);
+}
+
+#[test]
+fn a_form_without_parts_is_refused_before_it_fills_the_memory() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let before = peak_kib(&node);
+    let kind = [("content-type", "multipart/form-data; boundary=B")];
+    let nothing = "x".repeat(64 << 20);
+    let endless = format!("--B\r\nContent-Disposition: form-data; name=\"file\"; x=\"{nothing}");
+    let behind =
+        format!("--B\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nk\r\n--B\r\nx: {nothing}");
+    for form in [&nothing, &endless, &behind] {
+        for path in ["/api/v1/files", "/api/store"] {
+            api.ask("POST", path, &kind, form.as_bytes()).refuses(400, "bad_request");
+        }
+    }
+    let grown = peak_kib(&node) - before;
+    assert!(grown < 32 << 10, "{grown} KiB");
+    // A long part that nobody wants is passed over.
+    let long =
+        format!("--B\r\nContent-Disposition: form-data; name=\"note\"\r\n\r\n{}\r\n", &nothing[..1 << 20]);
+    let file = "--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a\"\r\n\r\nbytes\r\n--B--\r\n";
+    let stored = api.ask("POST", "/api/v1/files", &kind, (long + file).as_bytes()).is(201);
+    assert_eq!(stored.json()["files"][0]["size"], 5);
+}
