@@ -90,6 +90,8 @@ struct Door {
     feed: Arc<Feed>,
     uploads: Arc<Uploads>,
     counted: Arc<Counted>,
+    /// Held while everything is checked.
+    checking: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Whether a request came over TLS.
@@ -107,6 +109,7 @@ impl Door {
             feed: Feed::start(&node),
             uploads: Uploads::load(&node, options.uploads_keep)?,
             counted: Arc::default(),
+            checking: Arc::default(),
             node,
         })
     }

@@ -1,5 +1,7 @@
 //! What goes on: peers, status, events, and the two chores that a user may start.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::State,
@@ -14,7 +16,10 @@ use super::{
     extract::{JsonBody, Params},
     problem::Problem,
 };
-use crate::node::report::{GcReport, PeerReport, Status, VerifyReport};
+use crate::node::{
+    error::{ErrorCode, NodeError},
+    report::{GcReport, PeerReport, Status, VerifyReport},
+};
 use utoipa::{IntoParams, ToSchema};
 
 /// The connected peers.
@@ -60,9 +65,20 @@ pub(super) async fn status(State(door): State<Door>) -> Result<Json<Status>, Pro
 }
 
 /// Reads every block again and checks it.
-#[utoipa::path(post, path = "/verify", tag = "node", responses((status = 200, body = VerifyReport), (status = 502), (status = 504)))]
+#[utoipa::path(post, path = "/verify", tag = "node",
+    responses((status = 200, body = VerifyReport), (status = 409), (status = 502), (status = 504)))]
 pub(super) async fn verify(State(door): State<Door>) -> Result<Json<VerifyReport>, Problem> {
-    Ok(Json(door.node.verify(None).await?))
+    let alone = Arc::clone(&door.checking).try_lock_owned().map_err(|_| {
+        NodeError::new(ErrorCode::Locked, "everything is being checked already")
+            .hint("wait until that has ended; it goes on though whoever asked for it has gone away")
+    })?;
+    let checked = tokio::spawn(async move {
+        let _alone = alone;
+        door.node.verify(None).await
+    });
+    let report =
+        checked.await.map_err(|_| NodeError::new(ErrorCode::Other, "a worker of this node failed"))?;
+    Ok(Json(report?))
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -142,3 +142,18 @@ fn a_form_without_parts_is_refused_before_it_fills_the_memory() {
     let stored = api.ask("POST", "/api/v1/files", &kind, (long + file).as_bytes()).is(201);
     assert_eq!(stored.json()["files"][0]["size"], 5);
 }
+
+#[test]
+fn everything_is_checked_once_at_a_time() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let mut bytes = vec![0; 96 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    machine.provide("a", &bytes);
+    let checks: Vec<_> = (0..8).map(|_| api.send("POST", "/api/v1/verify", &[], 0)).collect();
+    let answers: Vec<_> = checks.into_iter().map(|check| answer(check, false)).collect();
+    let of = |status| answers.iter().filter(|answer| answer.status == status).count();
+    assert!(of(200) > 0 && of(409) > 0 && of(200) + of(409) == 8, "{answers:?}");
+    api.post("/api/v1/verify", &serde_json::json!({})).is(200);
+}
