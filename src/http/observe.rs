@@ -14,7 +14,7 @@ use super::{
     extract::{JsonBody, Params},
     problem::Problem,
 };
-use crate::node::report::{GcReport, PeerReport, Status, VerifyReport};
+use crate::node::report::{GcReport, PeerReport, RepairReport, Status, VerifyReport};
 use utoipa::{IntoParams, ToSchema};
 
 /// The connected peers.
@@ -63,6 +63,12 @@ pub(super) async fn status(State(door): State<Door>) -> Result<Json<Status>, Pro
 #[utoipa::path(post, path = "/verify", tag = "node", responses((status = 200, body = VerifyReport), (status = 502), (status = 504)))]
 pub(super) async fn verify(State(door): State<Door>) -> Result<Json<VerifyReport>, Problem> {
     Ok(Json(door.node.verify(None).await?))
+}
+
+/// Fetches what is missing here of any kept file from peers.
+#[utoipa::path(post, path = "/repair", tag = "node", responses((status = 200, body = RepairReport), (status = 502)))]
+pub(super) async fn repair(State(door): State<Door>) -> Result<Json<RepairReport>, Problem> {
+    Ok(Json(door.node.repair(None).await?))
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -4,6 +4,7 @@
 //! one beyond that ends the one that has waited longest. Thousands of slow callers thus keep nobody else out.
 
 mod connections;
+mod refusal;
 mod steady;
 mod tls;
 
@@ -22,9 +23,10 @@ use tower::ServiceExt;
 
 use self::{
     connections::{Connections, Slot},
+    refusal::{Refusing, Turn},
     steady::Steady,
 };
-use super::{Door, DoorOptions, Secure, routes};
+use super::{Door, DoorOptions, Secure, routes, uploads::overridden};
 use crate::node::{
     HttpDoor, Node,
     error::{ErrorCode, NodeError},
@@ -198,10 +200,12 @@ async fn talk(
     app: Router,
     slot: Arc<Slot>,
 ) {
+    let turn = Arc::<Turn>::default();
+    let stream = Refusing::new(stream, Arc::clone(&turn));
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (app, busy) = (app.clone(), slot.busy());
+        let (app, busy) = (app.clone(), (slot.busy(), turn.begin()));
         async move {
-            let response = app.oneshot(request.map(Body::new)).await?;
+            let response = app.oneshot(overridden(request.map(Body::new))).await?;
             // The connection is busy until the last of its answer has gone out.
             Ok::<_, std::convert::Infallible>(response.map(|body| {
                 body.map_frame(move |frame| {
