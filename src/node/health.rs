@@ -96,7 +96,13 @@ impl Walk {
             if cid.codec() == Codec::DagCbor {
                 match store.get(&cid) {
                     Ok(Some(block)) if here => self.descend(&block)?,
-                    _ => return Ok(Some(cid)),
+                    _ => {
+                        // In its full length, and damaged: that is not here either.
+                        if let Some(last) = self.outline.parts.last_mut() {
+                            (last.here, last.holders) = (false, 0);
+                        }
+                        return Ok(Some(cid));
+                    }
                 }
             }
         }

@@ -10,7 +10,7 @@ import { session } from './session.js';
 const are = (count) => `${plural(count, 'block')} ${count === 1 ? 'is' : 'are'}`;
 
 /** {tone, head, text} of a report. */
-export function words({ state, blocks, here, lost, may_lose: spare, kept }) {
+export function words({ state, blocks, here, lost, may_lose: spare, only_here: only }) {
   switch (state) {
     case 'ok':
       return {
@@ -21,7 +21,7 @@ export function words({ state, blocks, here, lost, may_lose: spare, kept }) {
     case 'at_risk':
       return {
         tone: 'warn',
-        head: kept ? 'Only here: no other node has all of the rest.' : 'Some blocks are on one node alone.',
+        head: only === blocks ? 'It is here alone: no other node that could be asked has it.' : 'Some of it is on one node alone.',
         text: 'If that disk is lost, so is the file. A node that reads it keeps what it read for a while; keep a backup.',
       };
     case 'damaged':
@@ -41,7 +41,7 @@ export function words({ state, blocks, here, lost, may_lose: spare, kept }) {
 
 /** The card of a file's health. */
 export function card(info, signal) {
-  const place = h('div', {}, loading('Asking other nodes…'));
+  const place = h('div', { class: 'health' }, loading('Asking other nodes…'));
   const element = h('section', { class: 'card' }, h('h2', {}, 'Health'), place);
   const load = async () => {
     try {

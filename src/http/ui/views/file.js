@@ -57,9 +57,15 @@ function draw({ body, head, signal }, info) {
     body,
     result,
     shown(info, signal),
-    h('div', { class: 'cards' }, link(info), healthCard(info, signal), facts(info)),
+    h(
+      'div',
+      { class: 'cards' },
+      link(info),
+      healthCard(info, signal),
+      facts(info),
+      h('section', { class: 'card' }, h('h2', {}, 'Blocks'), grid(info.cid, signal)),
+    ),
     info.entries && folder(info),
-    h('section', { class: 'card' }, h('h2', {}, 'Blocks'), grid(info.cid, signal)),
   );
 }
 
