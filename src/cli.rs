@@ -135,6 +135,8 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
         Command::Verify { reference, rebuild_index } => {
             care::verify(&context, reference.as_deref(), rebuild_index).await?;
         }
+        Command::Health { reference } => care::health(&context, reference.as_deref()).await?,
+        Command::Repair { reference } => care::repair(&context, reference.as_deref()).await?,
         Command::Gc { now } => care::gc(&context, now).await?,
         Command::Peers { add } => show::peers(&context, add).await?,
         Command::Status => show::status(&context).await?,

@@ -147,6 +147,7 @@ fn routes(door: Door) -> Router {
         .routes(routes!(files::info))
         .routes(routes!(content::read))
         .routes(routes!(files::blocks))
+        .routes(routes!(files::health))
         .routes(routes!(files::placement))
         .routes(routes!(observe::qr))
         .routes(routes!(content::block))
@@ -164,8 +165,10 @@ fn routes(door: Door) -> Router {
         .merge(unlimited)
         .routes(routes!(files::remove))
         .routes(routes!(files::verify))
+        .routes(routes!(files::repair))
         .routes(routes!(files::open_link))
         .routes(routes!(observe::verify))
+        .routes(routes!(observe::repair))
         .routes(routes!(observe::gc))
         .route_layer(middleware::from_fn(auth::need_write));
     let admin = OpenApiRouter::new()

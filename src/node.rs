@@ -12,12 +12,14 @@
 
 mod chores;
 pub mod error;
+mod health;
 pub mod identity;
 mod input;
 pub mod invite;
 mod listing;
 mod lookup;
 mod options;
+mod peers;
 mod pool;
 mod put;
 mod read;
@@ -44,7 +46,7 @@ use tokio::{
 use tokio_util::{io::ReaderStream, sync::CancellationToken, task::TaskTracker};
 
 pub use error::{ErrorCode, NodeError};
-pub use listing::{ListOptions, Sort};
+pub use listing::{ListOptions, Sort, Whole};
 pub use lookup::Reference;
 pub use options::NodeOptions;
 pub use read::{ContentKind, Opened, ReadOptions};
@@ -82,6 +84,9 @@ struct Inner {
     http: Mutex<Option<HttpDoor>>,
     /// Held while the noted withdrawals are changed.
     withdrawing: tokio::sync::Mutex<()>,
+    /// What was found out of damaged files, for a while.
+    census: tokio::sync::Mutex<Option<health::Census>>,
+    said: Mutex<peers::Said>,
 }
 
 /// Where the API is served.

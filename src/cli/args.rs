@@ -209,6 +209,16 @@ pub(super) enum Command {
         #[arg(long, conflicts_with = "reference")]
         rebuild_index: bool,
     },
+    /// Show which blocks of a file are here, who has the others, and how many nodes may be lost.
+    Health {
+        /// A link, CID or name; without it, the files that lack blocks here.
+        reference: Option<String>,
+    },
+    /// Fetch blocks that are missing here from peers.
+    Repair {
+        /// A link, CID or name; without it, every file that is kept.
+        reference: Option<String>,
+    },
     /// Free the blocks that no file needs any more.
     Gc {
         /// Also what is still in its grace period, and what interrupted uploads have left

@@ -239,9 +239,16 @@ pub(super) async fn peers(context: &Context, add: Option<String>) -> Result<(), 
             let way =
                 if peer.relayed { format!("{} (relayed)", peer.transport) } else { peer.transport.clone() };
             let agent = output::clean(peer.agent.as_deref().unwrap_or("-"));
-            vec![peer.peer.clone(), rtt, way, agent, peer.addrs.first().cloned().unwrap_or_default()]
+            let free = peer.free.map_or_else(|| "-".into(), output::bytes);
+            let moved =
+                format!("{} / {}", output::bytes(peer.sent_bytes), output::bytes(peer.received_bytes));
+            let addr = peer.addrs.first().cloned().unwrap_or_default();
+            vec![peer.peer.clone(), rtt, way, free, moved, agent, addr]
         };
-        output::table(&["PEER", "RTT", "WAY", "AGENT", "ADDRESS"], &peers.iter().map(row).collect::<Vec<_>>())
+        output::table(
+            &["PEER", "RTT", "WAY", "FREE", "SENT / RECEIVED", "AGENT", "ADDRESS"],
+            &peers.iter().map(row).collect::<Vec<_>>(),
+        )
     })
 }
 

@@ -135,7 +135,7 @@ fn described(response: Builder, opened: &Opened, inline: bool) -> Builder {
     response
         .header(KIND_HEADER, if is_file { "file" } else { "dir" })
         .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
-        .header(header::CONTENT_SECURITY_POLICY, shown::policy(shown_as.as_ref()))
+        .header(header::CONTENT_SECURITY_POLICY, shown::POLICY)
         .header(header::REFERRER_POLICY, "no-referrer")
         .header("cross-origin-resource-policy", "same-origin")
         // What is behind a token is nothing for a cache that several use. A CID names the same bytes for ever, a name not.

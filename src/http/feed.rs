@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
@@ -79,6 +79,22 @@ pub(super) enum What {
     Get,
 }
 
+/// An event and when it happened.
+#[derive(Serialize)]
+struct Timed<'a, E> {
+    #[serde(flatten)]
+    event: &'a E,
+    /// Milliseconds since 1970, by this node's clock.
+    at_unix_ms: u64,
+}
+
+/// An event as it is sent.
+fn json(event: &impl Serialize) -> Arc<str> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let timed = Timed { event, at_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX) };
+    serde_json::to_string(&timed).unwrap_or_default().into()
+}
+
 #[derive(Serialize)]
 struct Transfer<'a> {
     r#type: &'static str,
@@ -118,7 +134,7 @@ impl Feed {
     }
 
     fn tell(&self, event: &impl Serialize, transfer: Option<u64>) {
-        let json: Arc<str> = serde_json::to_string(event).unwrap_or_default().into();
+        let json = json(event);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.last += 1;
         let message = Message { number: kept.last, json, transfer };
@@ -146,8 +162,8 @@ impl Feed {
         // Another run of the node: how many were missed is not known, and said as none.
         let gap = seen.map_or(Some(0), |seen| kept.lost.checked_sub(seen).filter(|gap| *gap > 0));
         if let Some(count) = gap {
-            let json = serde_json::to_string(&Event::Skipped { count }).unwrap_or_default();
-            missed.push(Message { number: kept.lost, json: json.into(), transfer: None });
+            let json = json(&Event::Skipped { count });
+            missed.push(Message { number: kept.lost, json, transfer: None });
         }
         let seen = seen.unwrap_or(0);
         missed.extend(kept.messages.iter().filter(|message| message.number > seen).cloned());
@@ -238,8 +254,8 @@ impl Drop for Progress {
 }
 
 /// What happens from now on, as server-sent events with an id each; with `Last-Event-ID` also what was missed since, as
-/// far as it is kept. `data` is JSON with a `type`: node events, and `transfer` for the progress of what runs. Ends when
-/// the node stops, and when the caller's token or session does.
+/// far as it is kept. `data` is JSON with a `type` and `at_unix_ms` (milliseconds since 1970): node events, and `transfer`
+/// for the progress of what runs. Ends when the node stops, and when the caller's token or session does.
 #[utoipa::path(get, path = "/events", tag = "node",
     params(("last-event-id" = Option<String>, Header, description = "Go on after this event")),
     responses((status = 200, content_type = "text/event-stream", body = String)))]
@@ -257,9 +273,7 @@ pub(super) async fn events(
     let run = door.feed.run.clone();
     let live = BroadcastStream::new(receiver).map(|message| match message {
         Ok(message) => (Some(message.number), message.json),
-        Err(BroadcastStreamRecvError::Lagged(count)) => {
-            (None, serde_json::to_string(&Event::Skipped { count }).unwrap_or_default().into())
-        }
+        Err(BroadcastStreamRecvError::Lagged(count)) => (None, json(&Event::Skipped { count })),
     });
     let missed = stream::iter(missed).map(|message| (Some(message.number), message.json));
     let hello = stream::once(async { Ok(sse::Event::default().retry(RETRY).comment("storgo")) });

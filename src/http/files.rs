@@ -16,8 +16,10 @@ use super::{
 use crate::{
     content::secret::Key,
     node::{
-        ListOptions, Reference, Sort,
-        report::{BlockList, FileInfo, FileList, Placement, RemoveReport, VerifyReport},
+        ListOptions, Reference, Sort, Whole,
+        report::{
+            BlockList, FileInfo, FileList, HealthReport, Placement, RemoveReport, RepairReport, VerifyReport,
+        },
     },
 };
 
@@ -35,6 +37,10 @@ pub(super) struct ListQuery {
     limit: Option<usize>,
     /// Only names that contain this, letter case aside.
     q: Option<String>,
+    /// all; ok: lacking no block here; damaged: kept, with blocks that are not here. Looks for every block of every file.
+    #[serde(default)]
+    #[param(inline)]
+    health: Wholeness,
     /// By what: cid, name, size or created.
     #[serde(default)]
     #[param(inline)]
@@ -54,6 +60,16 @@ enum By {
     Name,
     Size,
     Created,
+}
+
+/// Which files, by what of them is here.
+#[derive(Default, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Wholeness {
+    #[default]
+    All,
+    Ok,
+    Damaged,
 }
 
 /// Which way.
@@ -90,6 +106,11 @@ pub(super) async fn list(
         cursor: query.cursor,
         limit: page_size(query.limit)?,
         query: query.q,
+        health: match query.health {
+            Wholeness::All => Whole::All,
+            Wholeness::Ok => Whole::Ok,
+            Wholeness::Damaged => Whole::Damaged,
+        },
         sort,
         descending: query.order == Order::Desc,
     };
@@ -166,12 +187,15 @@ pub(super) struct BlocksQuery {
     /// Blocks on a page, 1 to 1000; 100 where it is not given.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
+    /// Also ask the peers that announce the file, and those that are connected, how many nodes have each block.
+    #[serde(default)]
+    holders: bool,
 }
 
 /// The blocks of a file, in their order, and whether they are here.
 #[utoipa::path(get, path = "/files/{reference}/blocks", tag = "files",
     params(("reference" = String, Path, description = "CID or name"), BlocksQuery),
-    responses((status = 200, body = BlockList), (status = 404), (status = 422)))]
+    responses((status = 200, body = BlockList), (status = 404), (status = 422), (status = 502)))]
 pub(super) async fn blocks(
     State(door): State<Door>,
     Segment(text): Segment<String>,
@@ -179,7 +203,35 @@ pub(super) async fn blocks(
     headers: HeaderMap,
 ) -> Result<Json<BlockList>, Problem> {
     let (reference, limit) = (reference(&text, &headers)?, page_size(query.limit)?);
-    Ok(Json(door.node.blocks(&reference, query.cursor.unwrap_or(0), limit).await?))
+    let cursor = query.cursor.unwrap_or(0);
+    Ok(Json(if query.holders {
+        door.node.block_holders(&reference, cursor, limit).await?
+    } else {
+        door.node.blocks(&reference, cursor, limit).await?
+    }))
+}
+
+/// How well a file is: which blocks are here, which nodes have the others, and how many nodes may be lost. Peers are asked
+/// now; bytes are not read.
+#[utoipa::path(get, path = "/files/{reference}/health", tag = "files", params(("reference" = String, Path, description = "CID or name")),
+    responses((status = 200, body = HealthReport), (status = 404), (status = 422), (status = 502)))]
+pub(super) async fn health(
+    State(door): State<Door>,
+    Segment(text): Segment<String>,
+    headers: HeaderMap,
+) -> Result<Json<HealthReport>, Problem> {
+    Ok(Json(door.node.health(&reference(&text, &headers)?).await?))
+}
+
+/// Fetches the blocks of a kept file that are missing here from peers.
+#[utoipa::path(post, path = "/files/{reference}/repair", tag = "files", params(("reference" = String, Path, description = "CID or name")),
+    responses((status = 200, body = RepairReport), (status = 404), (status = 422), (status = 502)))]
+pub(super) async fn repair(
+    State(door): State<Door>,
+    Segment(text): Segment<String>,
+    headers: HeaderMap,
+) -> Result<Json<RepairReport>, Problem> {
+    Ok(Json(door.node.repair(Some(&reference(&text, &headers)?)).await?))
 }
 
 /// How far the announcement of a file is.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::node::{
     error::{ErrorCode, NodeError},
-    report::{GcReport, PeerReport, Status, VerifyReport},
+    report::{GcReport, PeerReport, RepairReport, Status, VerifyReport},
 };
 use utoipa::{IntoParams, ToSchema};
 
@@ -79,6 +79,12 @@ pub(super) async fn verify(State(door): State<Door>) -> Result<Json<VerifyReport
     let report =
         checked.await.map_err(|_| NodeError::new(ErrorCode::Other, "a worker of this node failed"))?;
     Ok(Json(report?))
+}
+
+/// Fetches what is missing here of any kept file from peers.
+#[utoipa::path(post, path = "/repair", tag = "node", responses((status = 200, body = RepairReport), (status = 502)))]
+pub(super) async fn repair(State(door): State<Door>) -> Result<Json<RepairReport>, Problem> {
+    Ok(Json(door.node.repair(None).await?))
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -67,20 +67,49 @@ pub(super) struct Document<'a> {
     hint: &'a str,
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let document = Document {
+impl Problem {
+    fn document(&self, status: StatusCode) -> Document<'_> {
+        Document {
             r#type: "about:blank",
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
             detail: &self.error.message,
             code: self.error.code,
             hint: &self.error.hint,
-        };
+        }
+    }
+}
+
+/// The whole answer, head and all, to a request that cannot even be read; none for a status that says something else.
+pub(super) fn unreadable(status: u16) -> Option<Vec<u8>> {
+    let (detail, hint) = match status {
+        400 => {
+            ("this request is not HTTP as RFC 9112 has it", "check what sends it, and the proxies on its way")
+        }
+        414 => ("the address of this request is too long", "/api/docs shows what there is"),
+        431 => ("the header of this request is too large", LESS_HEADER),
+        _ => return None,
+    };
+    let problem = Problem::with_status(NodeError::new(ErrorCode::BadRequest, detail).hint(hint), status);
+    let status = StatusCode::from_u16(status).ok()?;
+    let body = serde_json::to_string(&problem.document(status)).ok()?;
+    let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: {MEDIA_TYPE}\r\n{REQUEST_ID_HEADER}: {}\r\ncontent-length: {}\r\n\
+         connection: close\r\ndate: {date}\r\n\r\n{body}",
+        new_id(),
+        body.len()
+    );
+    Some(answer.into_bytes())
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let document = self.document(status);
         let mut response = (status, Json(document)).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -92,16 +121,23 @@ impl IntoResponse for Problem {
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(pub(super) String);
 
+fn new_id() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
+const MEDIA_TYPE: &str = "application/problem+json";
 /// Bytes of a request's header at most.
 const MAX_HEADER: usize = 32 << 10;
+const LESS_HEADER: &str = "a header may have 32 KiB and 100 fields";
 
 /// Gives every request an id and its response the header that names it.
 pub(super) async fn tag(mut request: Request, next: Next) -> Response {
-    let id = format!("{:016x}", rand::random::<u64>());
+    let id = new_id();
     request.extensions_mut().insert(RequestId(id.clone()));
     let len: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     let mut response = if len + request.uri().path().len() > MAX_HEADER {
-        let error = NodeError::new(ErrorCode::BadRequest, "the header of this request is too large");
+        let error = NodeError::new(ErrorCode::BadRequest, "the header of this request is too large")
+            .hint(LESS_HEADER);
         Problem::with_status(error, 431).into_response()
     } else {
         next.run(request).await

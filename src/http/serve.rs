@@ -5,6 +5,7 @@
 //! callers thus keep nobody else out.
 
 mod connections;
+mod refusal;
 mod steady;
 mod tls;
 
@@ -25,9 +26,10 @@ use tower::ServiceExt;
 pub(super) use self::connections::Presence;
 use self::{
     connections::{Connections, Slot},
+    refusal::{Refusing, Turn},
     steady::Steady,
 };
-use super::{Door, DoorOptions, Secure, routes};
+use super::{Door, DoorOptions, Secure, routes, uploads::overridden};
 use crate::node::{
     HttpDoor, Node,
     error::{ErrorCode, NodeError},
@@ -215,11 +217,13 @@ async fn talk(
     app: Router,
     slot: Arc<Slot>,
 ) {
+    let turn = Arc::<Turn>::default();
+    let stream = Refusing::new(stream, Arc::clone(&turn));
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (app, presence) = (app.clone(), Presence::of(&slot));
+        let (app, presence) = (app.clone(), (Presence::of(&slot), turn.begin()));
         async move {
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(presence.clone());
+            let mut request = overridden(request.map(Body::new));
+            request.extensions_mut().insert(presence.0.clone());
             let response = app.oneshot(request).await?;
             // The connection is busy until the last of its answer has gone out.
             Ok::<_, std::convert::Infallible>(response.map(|body| {

@@ -27,7 +27,10 @@ use self::{
     part::{Check, Ended},
     shelf::{Plan, Upload},
 };
-pub(super) use self::{protocol::speak, shelf::Uploads};
+pub(super) use self::{
+    protocol::{overridden, speak},
+    shelf::Uploads,
+};
 use super::{
     Door,
     extract::{Segment, steady},
@@ -128,7 +131,8 @@ pub(super) async fn offset(
     Ok((progress(&door, &upload), headers, [(LENGTH, HeaderValue::from(upload.plan.length))]).into_response())
 }
 
-/// Adds a part. The last one is answered when the file is stored.
+/// Adds a part. The last one is answered when the file is stored. Where `PATCH` does not get through, a `POST` with
+/// `X-HTTP-Method-Override: PATCH` is the same.
 #[utoipa::path(patch, path = "/uploads/{id}", tag = "uploads",
     params(("id" = String, Path, description = "of the upload"), ("tus-resumable" = String, Header, description = "1.0.0"),
         ("upload-offset" = u64, Header, description = "Where the part begins"),

@@ -15,6 +15,7 @@
 
 mod answers;
 mod client;
+mod counters;
 mod frames;
 mod lane;
 mod limit;
@@ -23,9 +24,10 @@ mod server;
 
 use std::io;
 
-pub use client::{Failure, Transfers, Withdrawn};
+pub use client::{Failure, Holding, PeerStatus, Transfers, Withdrawn};
+pub use counters::{Counters, Moved};
 pub use limit::Limiter;
-pub use server::{Counters, ServeOptions, serve};
+pub use server::{ServeOptions, serve};
 
 use crate::wire::WireError;
 

@@ -7,8 +7,8 @@ use tokio::{sync::broadcast::error::RecvError, time::Instant};
 
 use super::{
     Network, Node, Reference,
-    error::{ErrorCode, NodeError},
-    report::{Event, GcReport, PeerReport, Status, VerifyReport},
+    error::NodeError,
+    report::{Event, GcReport, Status, VerifyReport},
     start::{META_PEERS, META_RECORDS},
 };
 use crate::{
@@ -27,8 +27,6 @@ const SAVE_EVERY: Duration = Duration::from_secs(60);
 const SCRUB_PAUSE: Duration = Duration::from_secs(24 * 3600);
 /// Roots read at a time.
 const PAGE: usize = 256;
-/// Blocks that one repair fetches.
-const REPAIR_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Begins everything that goes on by itself.
 pub(super) fn start(node: &Node) {
@@ -198,20 +196,11 @@ impl Node {
     /// Reads the blocks of a file, or all, again; sets bad ones aside, and fetches bad and missing ones from peers.
     ///
     /// # Errors
-    /// [`ErrorCode::NotFound`] where the file is not here. Damage is no error: it is what the answer lists.
+    /// [`super::ErrorCode::NotFound`] where the file is not here. Damage is no error: it is what the answer lists.
     pub async fn verify(&self, reference: Option<&Reference>) -> Result<VerifyReport, NodeError> {
         let root = match reference {
             None => None,
-            Some(reference) => {
-                let found = self.find(reference).await?;
-                if !found.record.is_some_and(|record| record.pinned) {
-                    return Err(NodeError::new(
-                        ErrorCode::NotFound,
-                        format!("{} is not kept here", found.link.cid),
-                    ));
-                }
-                Some(found.link.cid)
-            }
+            Some(reference) => Some(self.kept(reference).await?),
         };
         self.check(root, None).await
     }
@@ -230,45 +219,16 @@ impl Node {
         for cid in &bad {
             self.emit(Event::BadBlock { cid: *cid, origin: "disk".into() });
         }
-        let mut report = VerifyReport { checked, bytes, bad, missing, repaired: Vec::new() };
-        if let Some(network) = &self.inner.network
-            && !network.net.connected().is_empty()
-        {
-            for cid in report.bad.iter().chain(&report.missing) {
-                // A peer that has this very block may not announce this root: connected ones are asked anyway.
-                let session = network.fetcher.session(root.unwrap_or(*cid), REPAIR_TIMEOUT);
-                if session.block(cid, None).await.is_ok() {
-                    report.repaired.push(*cid);
-                }
-            }
-        }
-        Ok(report)
-    }
-
-    /// Connected peers.
-    ///
-    /// # Errors
-    /// [`ErrorCode::Unreachable`] in a node without a network.
-    #[allow(clippy::unused_async)] // As its neighbours: whoever calls need not know that this one never waits.
-    pub async fn peers(&self) -> Result<Vec<PeerReport>, NodeError> {
-        let mut peers = self.network()?.net.peers();
-        peers.sort_by_key(|peer| peer.peer);
-        let report = |peer: &crate::net::PeerInfo| PeerReport {
-            peer: peer.peer.to_string(),
-            addrs: peer.addrs.iter().map(ToString::to_string).collect(),
-            transport: peer.transport().into(),
-            relayed: peer.relayed(),
-            rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
-            agent: peer.agent.clone(),
-            dht: peer.dht,
-        };
-        Ok(peers.iter().map(report).collect())
+        let mut damaged = bad.clone();
+        damaged.extend(&missing);
+        let repaired = self.mend(root, &damaged).await;
+        Ok(VerifyReport { checked, bytes, bad, missing, repaired })
     }
 
     /// Connects to an address, with or without `/p2p/…`; answers with the id of the peer there.
     ///
     /// # Errors
-    /// [`ErrorCode::Unreachable`].
+    /// [`super::ErrorCode::Unreachable`].
     pub async fn connect(&self, addr: Multiaddr) -> Result<String, NodeError> {
         Ok(self.network()?.net.connect(addr).await?.to_string())
     }

@@ -61,7 +61,7 @@ impl Node {
         Ok(info)
     }
 
-    async fn providers(&self, root: Cid) -> Result<Vec<PeerId>, NodeError> {
+    pub(super) async fn providers(&self, root: Cid) -> Result<Vec<PeerId>, NodeError> {
         let mut found = Vec::new();
         let mut search = self.network()?.net.find_providers(root).await;
         let deadline = tokio::time::Instant::now() + PROVIDER_SEARCH;

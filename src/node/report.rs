@@ -148,6 +148,9 @@ pub struct BlockInfo {
     pub here: bool,
     /// What it is.
     pub kind: BlockKind,
+    /// Nodes that have it, this one included, where they were asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holders: Option<u32>,
 }
 
 /// A page of the blocks of a file.
@@ -200,6 +203,73 @@ pub struct VerifyReport {
     pub repaired: Vec<Cid>,
 }
 
+/// How well a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Every block is on two nodes or more.
+    Ok,
+    /// A block is on one node alone: when that is lost, so is the file.
+    AtRisk,
+    /// Blocks are missing here, and others have them: a repair brings them back.
+    Damaged,
+    /// A block was found nowhere.
+    Lost,
+}
+
+/// The answer to `health`: what was found just now, and nothing that was assumed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct HealthReport {
+    /// The root.
+    pub cid: Cid,
+    /// Its name, where known.
+    pub name: Option<String>,
+    /// How well it is.
+    pub state: Health,
+    /// Whether this node keeps it.
+    pub kept: bool,
+    /// Blocks of the file; below a node block that was found nowhere there are more.
+    pub blocks: u64,
+    /// Blocks of it on this disk.
+    pub here: u64,
+    /// Blocks that are not: the first 100.
+    pub missing: Vec<Cid>,
+    /// Blocks that are nowhere.
+    pub lost: u64,
+    /// Blocks that are here and nowhere else.
+    pub only_here: u64,
+    /// Nodes that have all of it, this one included.
+    pub copies: u32,
+    /// Nodes that may be lost, whichever they are, before a block is.
+    pub may_lose: u32,
+    /// Other nodes that announce it, or have some of it.
+    pub holders: Vec<Holder>,
+}
+
+/// A node that has blocks of a file, or says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Holder {
+    /// Its peer id.
+    pub peer: String,
+    /// Whether it was connected already.
+    pub connected: bool,
+    /// Whether it announces the file in the DHT.
+    pub announces: bool,
+    /// Blocks that it has; null where it did not answer, and is not counted.
+    pub blocks: Option<u64>,
+    /// Whether it has all of them.
+    pub whole: bool,
+}
+
+/// The answer to `repair`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RepairReport {
+    /// Blocks that were missing and are here now.
+    pub repaired: Vec<Cid>,
+    /// Blocks that are still missing: nobody who could be asked has them.
+    pub missing: Vec<Cid>,
+}
+
 /// The answer to `gc`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct GcReport {
@@ -228,6 +298,18 @@ pub struct PeerReport {
     pub agent: Option<String>,
     /// Whether it speaks our DHT protocol.
     pub dht: bool,
+    /// Failure domain that it names.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// Bytes that it has free for blocks, where it says so.
+    #[serde(default)]
+    pub free: Option<u64>,
+    /// Bytes of blocks sent to it since this node started.
+    #[serde(default)]
+    pub sent_bytes: u64,
+    /// Bytes of blocks received from it since this node started.
+    #[serde(default)]
+    pub received_bytes: u64,
 }
 
 /// The answer to `status`.

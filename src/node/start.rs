@@ -85,6 +85,8 @@ impl Node {
                 started: std::time::Instant::now(),
                 http: std::sync::Mutex::default(),
                 withdrawing: tokio::sync::Mutex::default(),
+                census: tokio::sync::Mutex::default(),
+                said: std::sync::Mutex::default(),
             }),
         };
         chores::start(&node);

@@ -1,6 +1,12 @@
 //! `index.redb`: what is where. Readers here, the one writer in `writer`.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use redb::{ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
@@ -96,7 +102,9 @@ pub(super) struct Root {
 /// Read access. Each call sees one consistent state, and waits for nobody (but where the file is opened again after an
 /// I/O error).
 pub(super) struct Index {
-    file: Arc<IndexFile>,
+    pub(super) file: Arc<IndexFile>,
+    /// Records of roots that were read.
+    pub(super) records_read: AtomicU64,
 }
 
 /// Opens or makes the index in a data directory, and starts its writer.
@@ -109,7 +117,7 @@ pub(super) fn open(dir: &Path, name: &str) -> Result<(Index, Writer), StoreError
 impl Index {
     /// Opens or makes an index that nobody writes to.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { file: Arc::new(IndexFile::open(path)?) })
+        Ok(Self { file: Arc::new(IndexFile::open(path)?), records_read: AtomicU64::new(0) })
     }
 
     /// The totals.
@@ -155,6 +163,7 @@ impl Index {
         self.file.read(|read| {
             let table = read.open_table(ROOTS).map_err(StoreError::index)?;
             let found = table.get(&cid.to_bytes()).map_err(StoreError::index)?;
+            self.records_read.fetch_add(1, Ordering::Relaxed);
             found.map(|bytes| decode_root(bytes.value())).transpose()
         })
     }
@@ -169,7 +178,13 @@ impl Index {
             let start = start.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
             let range =
                 table.range::<&[u8; Cid::LEN]>((start, Bound::Unbounded)).map_err(StoreError::index)?;
-            range.take(limit).map(|item| decode_root(item.map_err(StoreError::index)?.1.value())).collect()
+            let read = |item: Result<_, redb::StorageError>| {
+                self.records_read.fetch_add(1, Ordering::Relaxed);
+                let (_, bytes): (redb::AccessGuard<'_, &[u8; Cid::LEN]>, redb::AccessGuard<'_, &[u8]>) =
+                    item.map_err(StoreError::index)?;
+                decode_root(bytes.value())
+            };
+            range.take(limit).map(read).collect()
         })
     }
 
@@ -247,7 +262,7 @@ fn oldest(
     Ok(found)
 }
 
-fn decode_root(bytes: &[u8]) -> Result<Root, StoreError> {
+pub(super) fn decode_root(bytes: &[u8]) -> Result<Root, StoreError> {
     serde_ipld_dagcbor::from_slice(bytes)
         .map_err(|e| StoreError::Index(format!("a root's record is damaged: {e}")))
 }

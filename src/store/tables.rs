@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     StoreError, Usage,
     index::{BLOCKS, CACHED, DYING, INLINE, LISTS, META, Place, ROOTS, Root, Row, UNREFERENCED},
+    orders::{BY_CREATED, BY_NAME, BY_SIZE},
 };
 use crate::content::{
     cid::{Cid, Codec},
@@ -48,7 +49,10 @@ impl Stats {
 pub(super) struct Tables<'t> {
     blocks: Table<'t, &'static [u8; 20], [u8; Row::LEN]>,
     inline: Table<'t, &'static [u8; 20], &'static [u8]>,
-    roots: Table<'t, &'static [u8; Cid::LEN], &'static [u8]>,
+    pub(super) roots: Table<'t, &'static [u8; Cid::LEN], &'static [u8]>,
+    pub(super) by_name: Table<'t, (&'static str, &'static [u8; Cid::LEN]), ()>,
+    pub(super) by_size: Table<'t, (u64, &'static [u8; Cid::LEN]), ()>,
+    pub(super) by_created: Table<'t, (i64, &'static [u8; Cid::LEN]), ()>,
     lists: Table<'t, (u64, u32), &'static [u8]>,
     dying: Table<'t, u64, ()>,
     unreferenced: Table<'t, (u64, &'static [u8; 20]), ()>,
@@ -106,6 +110,9 @@ impl<'t> Tables<'t> {
             blocks: write.open_table(BLOCKS).map_err(StoreError::index)?,
             inline: write.open_table(INLINE).map_err(StoreError::index)?,
             roots: write.open_table(ROOTS).map_err(StoreError::index)?,
+            by_name: write.open_table(BY_NAME).map_err(StoreError::index)?,
+            by_size: write.open_table(BY_SIZE).map_err(StoreError::index)?,
+            by_created: write.open_table(BY_CREATED).map_err(StoreError::index)?,
             lists: write.open_table(LISTS).map_err(StoreError::index)?,
             dying: write.open_table(DYING).map_err(StoreError::index)?,
             unreferenced: write.open_table(UNREFERENCED).map_err(StoreError::index)?,
@@ -259,9 +266,11 @@ impl<'t> Tables<'t> {
             Some(root) if root.record.pinned => self.complete(root.number, blocks, now)?,
             _ => self.new_list(blocks, now)?,
         };
-        if old.is_none() {
-            self.stats.roots += 1;
+        match &old {
+            Some(old) => self.place(&old.record, false)?,
+            None => self.stats.roots += 1,
         }
+        self.place(record, true)?;
         let root = Root { number, record: record.clone() };
         let bytes = serde_ipld_dagcbor::to_vec(&root).map_err(|e| StoreError::Index(e.to_string()))?;
         self.roots.insert(&key, bytes.as_slice()).map_err(StoreError::index)?;
@@ -306,6 +315,7 @@ impl<'t> Tables<'t> {
         };
         self.stats.roots = self.stats.roots.saturating_sub(1);
         if let Some(root) = removed {
+            self.place(&root.record, false)?;
             self.dying.insert(root.number, ()).map_err(StoreError::index)?;
         }
         Ok(())

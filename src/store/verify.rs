@@ -1,6 +1,10 @@
 //! Reading everything again: are the bytes still what their names say?
 
-use super::{Store, StoreError, index::Place, upload::PutMode};
+use super::{
+    Store, StoreError,
+    index::{Place, Row},
+    upload::PutMode,
+};
 use crate::content::{
     cid::{Cid, Codec},
     hash::{self, Digest},
@@ -62,6 +66,48 @@ impl Store {
             }
         }
         Ok(found)
+    }
+
+    /// Whether a block's file, or its row where it is short, is here in its full length. Its bytes are not read.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn holds(&self, cid: &Cid) -> Result<bool, StoreError> {
+        Ok(self.inner.index.row(cid.digest())?.is_some_and(|row| self.is_there(cid.digest(), &row)))
+    }
+
+    fn is_there(&self, digest: &Digest, row: &Row) -> bool {
+        match row.place {
+            Place::Missing => false,
+            Place::Inline => true,
+            Place::File => self.inner.disk.len(digest) == Some(row.len.into()),
+        }
+    }
+
+    /// The first `limit` blocks of a root that should be here, by its list, and are not, by what is on the disk. Nothing
+    /// is read but lengths. None for a root that is not kept.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn lacks(&self, root: &Cid, limit: usize) -> Result<Vec<Cid>, StoreError> {
+        let mut lacking = Vec::new();
+        let Some(root) = self.inner.index.root(root)?.filter(|root| root.record.pinned) else {
+            return Ok(lacking);
+        };
+        for part in 0.. {
+            let Some(digests) = self.inner.index.list(root.number, part)? else { break };
+            for digest in &digests {
+                let row = self.inner.index.row(digest)?;
+                if row.is_some_and(|row| self.is_there(digest, &row)) {
+                    continue;
+                }
+                lacking.push(Cid::new(row.map_or(Codec::Raw, |row| row.codec), *digest));
+                if lacking.len() == limit {
+                    return Ok(lacking);
+                }
+            }
+        }
+        Ok(lacking)
     }
 
     fn verify_one(

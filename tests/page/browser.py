@@ -15,7 +15,12 @@ class Browser:
         self.driver = sync_playwright().start()
         # Root may not use the sandbox; the pages here are our own.
         args = ["--no-sandbox"] if os.geteuid() == 0 else []
-        self.chromium = self.driver.chromium.launch(executable_path=os.environ["PAGE_CHROMIUM"], args=args)
+        self.chromium = self.driver.chromium.launch(
+            executable_path=os.environ["PAGE_CHROMIUM"],
+            args=args,
+            # The viewer for PDF is one.
+            ignore_default_args=["--disable-extensions", "--disable-component-extensions-with-background-pages"],
+        )
 
     def stop(self):
         self.chromium.close()

@@ -58,6 +58,9 @@ fn who_comes_back_gets_what_was_missed() {
     let (id, event) = events.next("stored");
     assert_eq!(event["cid"], first);
     assert!(!id.is_empty());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let at = u128::from(event["at_unix_ms"].as_u64().expect("a moment"));
+    assert!(now.as_millis().abs_diff(at) < 600_000, "{event}");
     drop(events);
     let missed = [put("second"), put("third")];
     let mut events = Events::open(&api, Some(&id));

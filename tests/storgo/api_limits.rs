@@ -1,7 +1,7 @@
 //! What a caller may cost: headers, bodies, forms, connections, and their time.
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     net::TcpStream,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -39,11 +39,47 @@ fn a_header_has_an_end() {
     let many: Vec<(String, &str)> = (0..200).map(|i| (format!("x-{i}"), "y")).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     for headers in [&[("x-long", long.as_str())][..], &many] {
-        assert_eq!(answer(api.send("GET", "/api/v1/status", headers, 0), false).status, 431);
+        answer(api.send("GET", "/api/v1/status", headers, 0), false).refuses(431, "bad_request");
     }
     // Shorter than what the parser takes, longer than what is served.
     api.ask("GET", "/api/v1/status", &[("x-long", &long[..40_000])], b"").refuses(431, "bad_request");
     api.get("/api/v1/status").is(200);
+}
+
+#[test]
+fn what_cannot_be_read_as_http_is_answered_with_a_problem_too() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let answered = format!("GET /livez HTTP/1.1\r\nhost: {}\r\n\r\n", api.addr);
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(200_000));
+    let broken = [
+        ("GET /livez HTTP/9.9\r\n\r\n", 400),
+        ("G\u{1}T / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
+        (long.as_str(), 431),
+    ];
+    for (request, status) in broken {
+        let mut stream = TcpStream::connect(&api.addr).expect("connected");
+        drop(stream.write_all(request.as_bytes()));
+        answer(&stream, false).refuses(status, "bad_request");
+        // Also after an answer on the same connection, which stays what it was.
+        let mut stream = TcpStream::connect(&api.addr).expect("connected");
+        stream.write_all(answered.as_bytes()).expect("sent");
+        let mut first = Vec::new();
+        while !first.ends_with(b"ok\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("an answer");
+            first.extend(byte);
+        }
+        drop(stream.write_all(request.as_bytes()));
+        answer(&stream, false).refuses(status, "bad_request");
+    }
+    // What a file says is never taken for a refusal.
+    let mock = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".repeat(20_000);
+    let cid = api.ask("POST", "/api/v1/files?name=mock", &[], mock.as_bytes()).is(201).json()["cid"].clone();
+    let path = format!("/api/v1/files/{}/content", cid.as_str().expect("a CID"));
+    assert!(api.get(&path).is(200).text() == mock);
 }
 
 #[test]

@@ -42,6 +42,30 @@ fn sample(len: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_client_that_may_only_post_says_what_it_means() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let path = begin(&api, "posted.bin", 6);
+    let post = |path: &str, method: &str, more: &[(&str, &str)], body: &[u8]| {
+        let mut headers = vec![TUS, PART, ("x-http-method-override", method)];
+        headers.extend_from_slice(more);
+        api.ask("POST", path, &headers, body)
+    };
+    assert_eq!(
+        post(&path, "PATCH", &[("upload-offset", "0")], b"abc").is(204).header("upload-offset"),
+        Some("3")
+    );
+    assert_eq!(post(&path, "HEAD", &[], b"").is(200).header("upload-offset"), Some("3"));
+    // Nothing else is meant, and nowhere else.
+    post(&path, "PUT", &[("upload-offset", "3")], b"def").refuses(405, "bad_request");
+    post("/api/v1/peers", "DELETE", &[], b"").refuses(415, "bad_request");
+    assert!(api.get(&path).is(200).json()["hint"].is_null());
+    post(&path, "DELETE", &[], b"").is(204);
+    api.get(&path).refuses(404, "not_found");
+}
+
+#[test]
 fn a_cut_connection_and_a_killed_node_cost_nothing_that_was_acknowledged() {
     let machine = Machine::new();
     let mut node = machine.start::<&str>([]);

@@ -14,13 +14,17 @@ use super::binary::{ALONE, Done, Machine, Running};
 
 /// Verbs that print one JSON value, and what kind that is.
 type Kind = fn(&Value) -> bool;
-const VERBS: [(&[&str], Kind); 13] = [
+const VERBS: [(&[&str], Kind); 17] = [
     (&["ls"], Value::is_array),
     (&["ls", "thi"], Value::is_array),
     (&["info", "thing"], Value::is_object),
     (&["id"], Value::is_object),
     (&["verify"], Value::is_object),
     (&["verify", "thing"], Value::is_object),
+    (&["health"], Value::is_array),
+    (&["health", "thing"], Value::is_object),
+    (&["repair"], Value::is_object),
+    (&["repair", "thing"], Value::is_object),
     (&["gc"], Value::is_object),
     (&["doctor"], Value::is_array),
     (&["config", "show"], Value::is_object),

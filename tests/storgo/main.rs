@@ -5,6 +5,7 @@ mod api_auth;
 mod api_content;
 mod api_document;
 mod api_events;
+mod api_health;
 mod api_legacy;
 mod api_limits;
 mod api_tls;

@@ -249,7 +249,7 @@ class Uploads extends EventTarget {
   async #settled(upload, signal) {
     const told = await tus.look(upload.id, signal);
     if (told.state === 'failed') {
-      throw new Problem({ status: 500, detail: told.error });
+      throw new Problem({ status: 500, detail: told.error, hint: told.hint ?? '' });
     }
     if (told.state === 'stored') this.#stored(upload, told.cid);
     return told.state === 'stored';
@@ -284,7 +284,7 @@ class Uploads extends EventTarget {
 }
 
 /** An upload that the node has and this browser knows nothing of. */
-function elsewhere({ id, name, length, offset, state, error }) {
+function elsewhere({ id, name, length, offset, state, error, hint }) {
   return new Upload({
     id,
     name: name ?? 'unnamed',
@@ -292,7 +292,7 @@ function elsewhere({ id, name, length, offset, state, error }) {
     sent: offset,
     state: state === 'failed' ? 'failed' : 'lost',
     foreign: true,
-    problem: error && new Problem({ detail: error }),
+    problem: error && new Problem({ detail: error, hint: hint ?? '' }),
   });
 }
 

@@ -16,6 +16,24 @@ const RESUMABLE: &str = "tus-resumable";
 /// Bytes of all metadata at most.
 const MAX_METADATA: usize = 8 << 10;
 
+/// The header by which a client says the method that its proxy or its runtime does not let through.
+const OVERRIDE: &str = "x-http-method-override";
+
+/// The request that is meant by a `POST` to an upload that names another method: before any route is looked for.
+pub(in super::super) fn overridden<B>(mut request: axum::http::Request<B>) -> axum::http::Request<B> {
+    if *request.method() == Method::POST && request.uri().path().starts_with("/api/v1/uploads/") {
+        let said = request.headers().get(OVERRIDE).map(HeaderValue::as_bytes);
+        let meant = match said {
+            Some(b"PATCH") => Method::PATCH,
+            Some(b"DELETE") => Method::DELETE,
+            Some(b"HEAD") => Method::HEAD,
+            _ => return request,
+        };
+        *request.method_mut() = meant;
+    }
+    request
+}
+
 /// Refuses another version than ours, and names ours in each answer. Looking at uploads is none of the protocol's calls.
 pub(in super::super) async fn speak(request: Request, next: Next) -> Response {
     let ours = request.headers().get(RESUMABLE).is_some_and(|version| version == VERSION);

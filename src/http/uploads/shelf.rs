@@ -95,6 +95,8 @@ pub(in super::super) struct UploadInfo {
     pub(super) cid: Option<Cid>,
     /// Why it could not be stored.
     pub(super) error: Option<String>,
+    /// What to do then.
+    pub(super) hint: Option<String>,
 }
 
 /// What becomes of the bytes.
@@ -166,7 +168,7 @@ impl Upload {
             Phase::Receiving => (UploadState::Receiving, None, None),
             Phase::Storing => (UploadState::Storing, None, None),
             Phase::Stored(cid) => (UploadState::Stored, Some(cid), None),
-            Phase::Failed(error) => (UploadState::Failed, None, Some(error.message)),
+            Phase::Failed(error) => (UploadState::Failed, None, Some(error)),
         };
         let keep = match offset {
             _ if cid.is_some() => REMEMBERED,
@@ -181,7 +183,8 @@ impl Upload {
             expires_unix_s: touched.saturating_add(i64::try_from(keep.as_secs()).unwrap_or(i64::MAX)),
             state,
             cid,
-            error,
+            hint: error.as_ref().map(|error| error.hint.clone()).filter(|hint| !hint.is_empty()),
+            error: error.map(|error| error.message),
         }
     }
 

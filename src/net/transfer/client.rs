@@ -13,8 +13,8 @@ use libp2p::PeerId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    counters::Counters,
     lane::{Answer, Ask, Lane},
-    server::Counters,
 };
 use crate::{
     content::cid::Cid,
@@ -61,6 +61,30 @@ pub struct Withdrawn {
     pub told: u32,
     /// Peers that may have it and could not be told.
     pub missed: u32,
+}
+
+/// Which blocks of a root a peer says that it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    count: u32,
+    bitmap: Vec<u8>,
+}
+
+impl Holding {
+    /// One answer per block, in preorder: the root, then each link with all below it. Of what is below a node block that
+    /// the peer lacks, nothing is said.
+    pub fn iter(&self) -> impl Iterator<Item = bool> {
+        (0..self.count).map(|at| self.bitmap[at as usize / 8] >> (7 - at % 8) & 1 == 1)
+    }
+}
+
+/// What a peer says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Failure domain, where its operator has named it.
+    pub region: Option<String>,
+    /// Bytes that are free for blocks; none: not said.
+    pub free: Option<u64>,
 }
 
 /// The way to an answer.
@@ -204,7 +228,7 @@ impl Transfers {
                     return;
                 };
                 if let Some(job) = current.take() {
-                    drop(job.reply.send(self.count(answer)));
+                    drop(job.reply.send(self.count(peer, answer)));
                 }
             }
         };
@@ -236,10 +260,10 @@ impl Transfers {
         }
     }
 
-    fn count(&self, answer: Answer) -> Result<Vec<u8>, Failure> {
+    fn count(&self, peer: PeerId, answer: Answer) -> Result<Vec<u8>, Failure> {
         match answer {
             Answer::Block(bytes) => {
-                self.counters.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                self.counters.note_received(peer, bytes.len() as u64);
                 Ok(bytes)
             }
             Answer::Missing => Err(Failure::Missing),
@@ -258,11 +282,34 @@ impl Transfers {
     }
 
     async fn withdraw_from(&self, peer: PeerId, root: Cid) -> bool {
+        matches!(self.call(peer, &Request::Withdraw { root }, OPEN).await, Some(Response::Withdrawn {}))
+    }
+
+    /// Which blocks of a root a peer has; none where it does not say so in time.
+    pub async fn have(&self, peer: PeerId, root: Cid, timeout: Duration) -> Option<Holding> {
+        match self.call(peer, &Request::Have { root }, timeout).await {
+            Some(Response::Have { blocks, bitmap }) => {
+                Some(Holding { count: blocks, bitmap: bitmap.into_vec() })
+            }
+            _ => None,
+        }
+    }
+
+    /// What a peer says of itself; none where it does not in time.
+    pub async fn status(&self, peer: PeerId, timeout: Duration) -> Option<PeerStatus> {
+        match self.call(peer, &Request::Status {}, timeout).await {
+            Some(Response::Status { region, free, .. }) => Some(PeerStatus { region, free }),
+            _ => None,
+        }
+    }
+
+    /// Asks one question on a stream of its own.
+    async fn call(&self, peer: PeerId, request: &Request, timeout: Duration) -> Option<Response> {
         let exchange = async {
             let mut lane = Lane::new(self.net.open(peer).await.ok()?);
-            lane.call(&Request::Withdraw { root }).await.ok()
+            lane.call(request).await.ok()
         };
-        matches!(tokio::time::timeout(OPEN, exchange).await, Ok(Some(Response::Withdrawn {})))
+        tokio::time::timeout(timeout, exchange).await.ok().flatten()
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Limiter, TransferError,
+    Counters, Limiter, TransferError,
     answers::{self, Have},
     frames::{FrameReader, STALL, flush, write_all},
     limit::PIECE,
@@ -81,15 +81,6 @@ impl Default for Bounds {
     fn default() -> Self {
         Self { streams_per_peer: 32, memory: 32 << 20, memory_per_peer: 12 << 20 }
     }
-}
-
-/// Bytes of blocks since start.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Sent to peers.
-    pub sent: AtomicU64,
-    /// Received from peers.
-    pub received: AtomicU64,
 }
 
 /// Serves the blocks of a store on every stream that comes in, until `stop`.
@@ -266,7 +257,7 @@ impl Inner {
                     answers.next().await
                 };
                 let Some(answer) = next else { break };
-                self.send(&mut writer, answer?).await?;
+                self.send(seat.peer, &mut writer, answer?).await?;
                 queued.fetch_sub(1, Ordering::Relaxed);
                 if seat.excess {
                     break;
@@ -364,7 +355,12 @@ impl Inner {
         })
     }
 
-    async fn send<W: AsyncWrite + Unpin>(&self, writer: &mut W, answer: Ready) -> Result<(), TransferError> {
+    async fn send<W: AsyncWrite + Unpin>(
+        &self,
+        peer: PeerId,
+        writer: &mut W,
+        answer: Ready,
+    ) -> Result<(), TransferError> {
         // Given back when the bytes are on their way.
         let (cid, bytes, _memory) = match answer {
             Ready::Short(response) => return write_all(writer, &response.encode()?).await,
@@ -384,7 +380,7 @@ impl Inner {
             Ok(())
         };
         timeout(BLOCK_DEADLINE, sending).await.map_err(|_| TransferError::Stalled)??;
-        self.counters.sent.fetch_add(u64::from(len), Ordering::Relaxed);
+        self.counters.note_sent(peer, u64::from(len));
         Ok(())
     }
 }

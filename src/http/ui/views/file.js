@@ -4,11 +4,12 @@ import { get, post } from '../api.js';
 import { grid } from '../blocks.js';
 import { copyField, qr } from '../copy.js';
 import { fill, h } from '../dom.js';
-import { bytes, date, number, plural, short } from '../format.js';
+import { bytes, date, number, plural } from '../format.js';
 import { icon } from '../icons.js';
 import { complain, failure, loading } from '../notes.js';
 import { follow } from '../opening.js';
 import { kindOf, preview, shownAtOnce } from '../preview.js';
+import { card as healthCard } from '../health.js';
 import { removeFile } from '../removing.js';
 import { session } from '../session.js';
 
@@ -56,9 +57,15 @@ function draw({ body, head, signal }, info) {
     body,
     result,
     shown(info, signal),
-    h('div', { class: 'cards' }, link(info), facts(info, signal)),
+    h(
+      'div',
+      { class: 'cards' },
+      link(info),
+      healthCard(info, signal),
+      facts(info),
+      h('section', { class: 'card' }, h('h2', {}, 'Blocks'), grid(info.cid, signal)),
+    ),
     info.entries && folder(info),
-    h('section', { class: 'card' }, h('h2', {}, 'Blocks'), grid(info.cid, signal)),
   );
 }
 
@@ -119,8 +126,7 @@ function link(info) {
   return card;
 }
 
-function facts(info, signal) {
-  const holders = h('dd', {}, 'asking…');
+function facts(info) {
   const fact = (name, ...value) => [h('dt', {}, name), h('dd', {}, value)];
   const list = h(
     'dl',
@@ -134,26 +140,7 @@ function facts(info, signal) {
     fact('Kept', info.pinned ? 'yes, until it is deleted' : 'no, only known or cached'),
     info.blocks && fact('Blocks', `${number(info.blocks)}, ${bytes(info.stored_len)} on disk`),
     info.chunker && fact('Cut by', info.chunker),
-    h('dt', {}, 'Found at'),
-    holders,
   );
-  get(`/files/${info.cid}?providers=true`, signal)
-    .then(({ providers }) => {
-      if (!providers?.length) holders.textContent = 'no other node says that it has it';
-      else
-        fill(
-          holders,
-          plural(providers.length, 'node'),
-          h(
-            'ul',
-            { class: 'rows' },
-            providers.map((peer) => h('li', { class: 'mono', title: peer }, short(peer))),
-          ),
-        );
-    })
-    .catch((problem) => {
-      if (problem.name !== 'AbortError') holders.textContent = `unknown: ${problem.message}`;
-    });
   const name = h(
     'details',
     {},

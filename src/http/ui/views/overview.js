@@ -1,6 +1,6 @@
 // Everything at a glance: one true sentence, the storage, what moves, who is there.
 
-import { post } from '../api.js';
+import { get, post } from '../api.js';
 import { ask } from '../dialog.js';
 import { events } from '../events.js';
 import { fill, h, keyed, say } from '../dom.js';
@@ -17,8 +17,16 @@ import { describe, line } from '../words.js';
 
 export const title = 'Overview';
 
-/** What is true of all that is stored: {tone, head, text}. Nothing is promised that the node does not do. */
-export function sentence(status) {
+/** How often files that lack blocks are looked for while somebody looks: the node reads the length of every block. */
+const LOOK_MS = 30000;
+/** Files that are named. */
+const NAMED = 5;
+
+/**
+ * What is true of all that is stored: {tone, head, text}. Nothing is promised that the node does not do. `lacking`: how
+ * many files lack blocks here, null while that is not known.
+ */
+export function sentence(status, lacking) {
   const { files, quarantined, peers, capacity, stored_bytes: stored } = status;
   const many = files === 1 ? 'One file is' : `${number(files)} files are`;
   if (quarantined > 0) {
@@ -26,6 +34,13 @@ export function sentence(status) {
       tone: 'bad',
       head: `${plural(quarantined, 'block')} on this disk ${quarantined === 1 ? 'was' : 'were'} damaged and set aside.`,
       text: 'No wrong byte is served. “Check everything” says which files need them and fetches good copies where a peer has some.',
+    };
+  }
+  if (lacking > 0) {
+    return {
+      tone: 'bad',
+      head: `${plural(lacking, 'file')} here ${lacking === 1 ? 'lacks' : 'lack'} blocks.`,
+      text: 'They are named below. Repair fetches what is missing from nodes that have it.',
     };
   }
   if (!files)
@@ -104,11 +119,22 @@ export function show({ body, head, signal }) {
   fill(body, truth, h('div', { class: 'cards' }, traffic, store, peers, risk, last), facts);
 
   let told = '';
+  let lacking = null;
+  const look = async () => {
+    try {
+      lacking = await get(`/files?health=damaged&limit=${NAMED}`, signal);
+      draw();
+    } catch {
+      /* the banner tells, and it is asked again */
+    }
+  };
+  const again = setInterval(() => !document.hidden && look(), LOOK_MS);
+  signal.addEventListener('abort', () => clearInterval(again), { once: true });
   const draw = () => {
     const { status } = vitals;
     curve.update(vitals.rates);
     if (!status) return;
-    const { tone, head: first, text } = sentence(status);
+    const { tone, head: first, text } = sentence(status, lacking?.total ?? null);
     if (told !== first) {
       told = first;
       truth.className = `truth ${tone}`;
@@ -119,7 +145,11 @@ export function show({ body, head, signal }) {
       );
     }
     fill(store, h('h2', {}, 'Storage'), storage(status));
-    fill(risk, h('h2', {}, 'At risk'), atRisk(status));
+    const risky = [status.files, status.quarantined, JSON.stringify(lacking)].join();
+    if (risk.dataset.drawn !== risky) {
+      risk.dataset.drawn = risky;
+      fill(risk, h('h2', {}, 'At risk'), atRisk(status, lacking, look));
+    }
     say(
       facts,
       `storgo ${status.version} · up ${duration(status.uptime_s)} · ${plural(status.files, 'file')} in ${plural(status.blocks, 'block')} · ${plural(status.announced, 'root')} announced${status.announce_queue ? `, ${status.announce_queue} waiting` : ''}`,
@@ -158,9 +188,26 @@ export function show({ body, head, signal }) {
   });
   draw();
   drawRecent();
+  look();
 }
 
-function atRisk({ files, quarantined }) {
+function atRisk({ files, quarantined }, lacking, look) {
+  if (lacking?.total > 0) {
+    const mend = h('button', { type: 'button', on: { click: () => repair(mend, look) } }, icon('shield'), 'Repair');
+    return [
+      h('p', {}, icon('warning'), ` ${plural(lacking.total, 'file')} with blocks missing here:`),
+      h(
+        'ul',
+        { class: 'rows' },
+        lacking.files.map(({ cid, name }) =>
+          h('li', {}, h('a', { href: `#/file/${cid}`, class: 'break' }, name ?? 'unnamed file')),
+        ),
+        lacking.total > lacking.files.length &&
+          h('li', { class: 'hint' }, `and ${number(lacking.total - lacking.files.length)} more`),
+      ),
+      session.may('write') && mend,
+    ];
+  }
   if (quarantined > 0) {
     return [
       h('p', {}, icon('warning'), ` ${plural(quarantined, 'damaged block')} set aside.`),
@@ -176,6 +223,23 @@ function atRisk({ files, quarantined }) {
       'No damaged block is known. Copies on other nodes are not made yet: keep a backup of what you cannot lose.',
     ),
   ];
+}
+
+async function repair(button, look) {
+  button.disabled = true;
+  note('What is missing is fetched from other nodes; this may take a while.');
+  try {
+    const { repaired, missing } = await post('/repair');
+    note(
+      missing.length
+        ? `${plural(repaired.length, 'block')} fetched; ${number(missing.length)} found nowhere.`
+        : `${plural(repaired.length, 'block')} fetched: nothing is missing here any more.`,
+    );
+  } catch (problem) {
+    complain(problem);
+  }
+  button.disabled = false;
+  look();
 }
 
 async function verify(button) {

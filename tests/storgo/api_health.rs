@@ -1,0 +1,148 @@
+//! How well a file is, as nodes say it of themselves when they are asked.
+
+use std::{fs, path::PathBuf};
+
+use serde_json::{Value, json};
+
+use super::{
+    api::Api,
+    binary::{Live, Machine, eventually},
+    swarm::noise,
+};
+
+struct Two {
+    machines: [Machine; 2],
+    nodes: [Live; 2],
+    /// The API of the first.
+    api: Api,
+}
+
+fn two() -> Two {
+    let machines = [Machine::new(), Machine::new()];
+    let first = machines[0].start::<&str>([]);
+    let second = machines[1].start(["--bootstrap", &first.addr()]);
+    let api = Api::of(&machines[0], &first);
+    eventually("they are connected", || api.get("/api/v1/status").json()["peers"] == 1);
+    Two { machines, nodes: [first, second], api }
+}
+
+/// Stores the same public file on a machine. It has the same blocks on each: where chunks begin depends on no secret.
+fn provide(machine: &Machine, bytes: &[u8]) -> String {
+    let path = machine.file("the file", bytes);
+    let path = path.to_str().expect("a name");
+    let report = machine.run(["provide", path, "--public", "--chunker", "fixed:256KiB", "--json"]);
+    report.ok().json()["cid"].as_str().expect("a CID").to_owned()
+}
+
+/// Block files of a machine, largest first.
+fn blocks(machine: &Machine) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![machine.data().join("blocks")];
+    while let Some(dir) = open.pop() {
+        for item in fs::read_dir(dir).expect("listed") {
+            let path = item.expect("listed").path();
+            if path.is_dir() { open.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort_by_key(|path| std::cmp::Reverse(fs::metadata(path).expect("there").len()));
+    found
+}
+
+/// The answer is on stdout, what it means for a script in the exit code and on stderr.
+#[track_caller]
+fn told(machine: &Machine, verb: &[&str], words: &[&str]) {
+    let done = machine.run(verb).ends(7);
+    assert!(!done.stdout.is_empty() && words.iter().all(|word| done.stderr.contains(word)), "{done:?}");
+}
+
+#[test]
+fn health_follows_what_is_on_the_disks() {
+    let Two { machines, nodes, api } = two();
+    let bytes = noise(3, 6 << 20);
+    let cid = provide(&machines[0], &bytes);
+    let health = || api.get(&format!("/api/v1/files/{cid}/health")).is(200).json();
+    let listed =
+        |which: &str| api.get(&format!("/api/v1/files?health={which}")).is(200).json()["total"].clone();
+
+    let alone = health();
+    assert_eq!(alone["state"], "at_risk", "{alone}");
+    let all = alone["blocks"].as_u64().expect("a number");
+    assert!(all > 3 && alone["here"] == all && alone["only_here"] == all, "{alone}");
+    assert_eq!((&alone["copies"], &alone["may_lose"]), (&json!(1), &json!(0)), "{alone}");
+
+    assert_eq!(provide(&machines[1], &bytes), cid);
+    let both = health();
+    assert_eq!(
+        (&both["state"], &both["copies"], &both["may_lose"]),
+        (&json!("ok"), &json!(2), &json!(1)),
+        "{both}"
+    );
+    let holder = &both["holders"][0];
+    assert_eq!((&holder["whole"], &holder["blocks"]), (&json!(true), &json!(all)), "{both}");
+    assert_eq!(holder["peer"], nodes[1].status["peer"]);
+    let page = api.get(&format!("/api/v1/files/{cid}/blocks?holders=true&limit=2&cursor=1")).is(200).json();
+    let counts: Vec<&Value> =
+        page["blocks"].as_array().expect("a list").iter().map(|block| &block["holders"]).collect();
+    assert_eq!((counts, &page["next"]), (vec![&json!(2), &json!(2)], &json!("3")), "{page}");
+
+    // One block is gone, another is cut short: nobody has read them, and it is known.
+    assert_eq!((listed("damaged"), listed("ok")), (json!(0), json!(1)));
+    let files = blocks(&machines[0]);
+    fs::remove_file(&files[0]).expect("removed");
+    fs::File::options().write(true).open(&files[1]).and_then(|file| file.set_len(9)).expect("cut");
+    eventually("the list tells", || (listed("damaged"), listed("ok")) == (json!(1), json!(0)));
+    let damaged = health();
+    assert_eq!((&damaged["state"], &damaged["here"]), (&json!("damaged"), &json!(all - 2)), "{damaged}");
+    assert_eq!(damaged["missing"].as_array().map(Vec::len), Some(2), "{damaged}");
+    told(&machines[0], &["health"], &["1 file without blocks here", "repair"]);
+    told(&machines[0], &["health", &cid], &["2 blocks are not here"]);
+
+    let repaired = api.ask("POST", &format!("/api/v1/files/{cid}/repair"), &[], b"").is(200).json();
+    assert_eq!(repaired["missing"], json!([]), "{repaired}");
+    assert_eq!(repaired["repaired"].as_array().map(Vec::len), Some(2), "{repaired}");
+    assert_eq!((&health()["state"], listed("damaged")), (&json!("ok"), json!(0)));
+    let text = machines[0].run(["health", &cid]).ok().text();
+    assert!(text.contains("any 1 node may be lost") && text.contains("all of it"), "{text}");
+    assert!(machines[0].run(["health"]).ok().text().contains("all its blocks"));
+
+    // The peer is gone, and so is a block.
+    let [_first, second] = nodes;
+    second.stop();
+    eventually("it is gone", || api.get("/api/v1/status").json()["peers"] == 0);
+    fs::remove_file(&blocks(&machines[0])[0]).expect("removed");
+    let lost = health();
+    assert_eq!((&lost["state"], &lost["lost"]), (&json!("lost"), &json!(1)), "{lost}");
+    told(&machines[0], &["repair"], &["1 block is still missing"]);
+    told(&machines[0], &["health", &cid], &["1 block is nowhere"]);
+}
+
+#[test]
+fn what_is_nowhere_has_no_health_and_what_is_not_kept_no_repair() {
+    let Two { machines, nodes: _nodes, api } = two();
+    let cid = provide(&machines[1], &noise(4, 3 << 20));
+    // Not kept here, and known to be whole elsewhere.
+    let health = api.get(&format!("/api/v1/files/{cid}/health")).is(200).json();
+    assert_eq!(
+        (&health["state"], &health["kept"], &health["copies"]),
+        (&json!("at_risk"), &json!(false), &json!(1))
+    );
+    api.ask("POST", &format!("/api/v1/files/{cid}/repair"), &[], b"").refuses(404, "not_found");
+    machines[1].run(["rm", &cid]).ok();
+    let nowhere = "bafyrcifi5zl5wmkkcjxqmxbyzhq5p2fyhlemoyq";
+    api.get(&format!("/api/v1/files/{nowhere}/health")).refuses(404, "not_found");
+    api.get("/api/v1/files?health=odd").refuses(400, "bad_request");
+}
+
+#[test]
+fn peers_say_what_room_they_have_and_what_moved_is_counted_for_each() {
+    let Two { machines, nodes, api } = two();
+    let bytes = noise(5, 3 << 20);
+    let report = machines[1].provide("moved", &bytes);
+    machines[0].run(["get", super::binary::link(&report), "-o", "got"]).ok();
+    let peers = api.get("/api/v1/peers").is(200).json();
+    let peer = &peers[0];
+    assert_eq!(peer["peer"], nodes[1].status["peer"]);
+    assert!(peer["free"].as_u64().is_some_and(|free| free > 0), "{peer}");
+    assert!(peer["region"].is_null() && peer["sent_bytes"] == 0, "{peer}");
+    assert!(peer["received_bytes"].as_u64().is_some_and(|got| got >= 3 << 20), "{peer}");
+}
