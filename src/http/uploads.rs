@@ -10,6 +10,7 @@
 mod part;
 mod protocol;
 mod shelf;
+mod upload;
 
 use std::collections::HashMap;
 
@@ -25,7 +26,7 @@ use futures::StreamExt;
 
 use self::{
     part::{Check, Ended},
-    shelf::{Plan, Upload},
+    upload::{Plan, Upload},
 };
 pub(super) use self::{
     protocol::{overridden, speak},
@@ -38,7 +39,7 @@ use super::{
     problem::Problem,
 };
 use crate::node::error::{ErrorCode, NodeError};
-pub(super) use shelf::UploadInfo;
+pub(super) use upload::UploadInfo;
 
 const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 const LENGTH: HeaderName = HeaderName::from_static("upload-length");
@@ -125,7 +126,7 @@ pub(super) async fn offset(
     Segment(id): Segment<String>,
 ) -> Result<Response, Problem> {
     let upload = door.uploads.find(&id)?;
-    // Who asks has lost its connection, and that may not be known here: what is left of it ends now.
+    // Who asks may have lost its connection, and that may not be known here: what hangs ends now.
     drop(upload.take().await?);
     let headers = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     Ok((progress(&door, &upload), headers, [(LENGTH, HeaderValue::from(upload.plan.length))]).into_response())
@@ -196,6 +197,7 @@ async fn receive(
         loop {
             match stopped.run_until_cancelled(body.next()).await {
                 Some(Some(Ok(bytes))) => {
+                    upload.heard();
                     sending.add(bytes.len());
                     if pieces.send(part::Piece::Bytes(bytes)).await.is_err() {
                         break;
