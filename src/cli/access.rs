@@ -81,7 +81,9 @@ async fn list(context: &Context) -> Result<(), NodeError> {
             vec![
                 token.id.clone(),
                 token.scope.as_str().into(),
-                token.expires_unix_s.map_or_else(|| "never".into(), time),
+                token
+                    .expires_unix_s
+                    .map_or_else(|| "never".into(), |at| ended(at).unwrap_or_else(|| time(at))),
                 token.last_used_unix_s.map_or_else(|| "never".into(), time),
                 output::clean(&token.name),
             ]
@@ -91,7 +93,16 @@ async fn list(context: &Context) -> Result<(), NodeError> {
     })
 }
 
+/// Says so where this time has passed.
+fn ended(unix_s: i64) -> Option<String> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    (u64::try_from(unix_s).unwrap_or_default() <= now.as_secs()).then(|| format!("ended {}", time(unix_s)))
+}
+
+/// The last second that has a date of four digits in its year.
+const LAST: u64 = 253_402_300_799;
+
 fn time(unix_s: i64) -> String {
-    let since = std::time::Duration::from_secs(u64::try_from(unix_s).unwrap_or_default());
+    let since = std::time::Duration::from_secs(u64::try_from(unix_s).unwrap_or_default().min(LAST));
     humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
 }

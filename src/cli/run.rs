@@ -66,6 +66,9 @@ async fn start(context: &Context) -> Result<Node, NodeError> {
     }
 }
 
+/// Ports that are tried behind the one that is taken.
+const NEXT_PORTS: u16 = 20;
+
 async fn serve(context: &Context, node: &Node) -> Result<Served, NodeError> {
     let options = door::serve_options(&context.settings)?;
     let by_default = door::origin(&context.settings, "http") == Some(Origin::BuiltIn);
@@ -73,8 +76,17 @@ async fn serve(context: &Context, node: &Node) -> Result<Served, NodeError> {
         Err(error) if by_default && error.message.contains("cannot serve") => {
             // Several nodes on one machine are nothing unusual: the banner says where the API is.
             tracing::debug!("{error}");
-            let (addr, port) = (std::net::SocketAddr::from((options.addr.ip(), 0)), options.addr.port());
-            let served = http::serve(node, ServeOptions { addr, ..options }).await?;
+            let (ip, port) = (options.addr.ip(), options.addr.port());
+            let at = |port| ServeOptions { addr: (ip, port).into(), ..options.clone() };
+            // The next one that is free: it is the same after the next start, and so bookmarks stay good.
+            let mut served = Err(error);
+            for port in (port + 1..=port + NEXT_PORTS).chain([0]) {
+                served = http::serve(node, at(port)).await;
+                if served.is_ok() {
+                    break;
+                }
+            }
+            let served = served?;
             let at = served.addr;
             output::say(context, &format!("port {port} is taken: the API is at {at} (--http chooses)"));
             Ok(served)

@@ -12,14 +12,14 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, header, response::Builder},
     response::{IntoResponse, Response},
 };
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use self::range::{Wanted, parse_range};
 use super::{
     Door, KIND_HEADER, TIMEOUT_HEADER,
-    extract::{Params, Segment},
+    extract::{Params, Segment, flag},
     feed::What,
     files,
     problem::{Problem, RequestId},
@@ -36,9 +36,9 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ContentQuery {
-    /// `1`: for a browser to show, where the type can do no harm there.
-    #[param(minimum = 0, maximum = 1)]
-    inline: Option<u8>,
+    /// For a browser to show, where the type can do no harm there.
+    #[serde(default, deserialize_with = "flag")]
+    inline: bool,
 }
 
 /// The bytes of a file, or the part that `Range` asks for; a folder as a tar stream.
@@ -67,21 +67,21 @@ pub(super) async fn read(
     shown::refuse_as_part(&headers)?;
     let reference = files::reference(&text, &headers)?;
     let opened = door.node.open(&reference, timeout(&headers)?).await?;
-    Ok(answer(&door, &id, opened, query.inline == Some(1), &method, &headers))
+    answer(&door, &id, opened, query.inline, &method, &headers).await
 }
 
-/// The answer that carries what was opened.
-pub(super) fn answer(
+/// The answer that carries what was opened. It begins when the first bytes are here: until then it can be an error.
+pub(super) async fn answer(
     door: &Door,
     id: &RequestId,
     opened: Opened,
     inline: bool,
     method: &Method,
     headers: &HeaderMap,
-) -> Response {
+) -> Result<Response, Problem> {
     let etag = format!("\"{}\"", opened.cid());
     if headers.get_all(header::IF_NONE_MATCH).iter().any(|value| etag_listed(value, &etag)) {
-        return (StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response();
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
     let size = opened.size();
     let range = if_range_holds(headers, &etag)
@@ -97,7 +97,7 @@ pub(super) fn answer(
             let mut response = Problem::with_status(error, 416).into_response();
             let value = shown::header_value(&format!("bytes */{size}"));
             response.headers_mut().insert(header::CONTENT_RANGE, value);
-            return response;
+            return Ok(response);
         }
         Some(Wanted::Part(range)) => Some(range),
         None => None,
@@ -113,18 +113,19 @@ pub(super) fn answer(
             .header(header::CONTENT_RANGE, format!("bytes {}-{}/{size}", range.start, range.end - 1));
     }
     let body = if method == Method::HEAD {
-        Body::empty()
+        // Of no length: a folder's is not known, a file's stands above.
+        Body::from_stream(stream::pending::<Result<Bytes, NodeError>>())
     } else {
         let (failures, id) = (door.failures.clone(), id.clone());
         let total = range.as_ref().map_or(size, |range| range.end - range.start);
         let total = Some(total).filter(|_| opened.kind() == ContentKind::File);
         let progress = door.feed.transfer(What::Get, Some(opened.file_name()), total);
-        let bytes = opened.read(ReadOptions { range });
-        Body::from_stream(progress.count(bytes.inspect_err(move |error| failures.note(&id, error.clone()))))
+        let mut bytes = Box::pin(opened.read(ReadOptions { range }));
+        let first = bytes.try_next().await?;
+        let rest = bytes.inspect_err(move |error| failures.note(&id, error.clone()));
+        Body::from_stream(progress.count(stream::iter(first.map(Ok)).chain(rest)))
     };
-    let impossible =
-        |e| Problem::bad_request(format!("the answer has an impossible header: {e}")).into_response();
-    response.body(body).unwrap_or_else(impossible)
+    response.body(body).map_err(|e| Problem::bad_request(format!("the answer has an impossible header: {e}")))
 }
 
 /// What the content is, and what a browser may do with it.

@@ -1,6 +1,6 @@
 //! What a request says, taken apart; where it cannot be, the answer is a problem document.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use axum::{
     Json,
@@ -12,7 +12,7 @@ use axum::{
     http::{StatusCode, request::Parts},
 };
 use futures::{Stream, StreamExt};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::{runtime::Handle, time::Instant};
 
 use super::{JSON_TIME, PACE, STALL, problem::Problem};
@@ -40,6 +40,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     }
 }
 
+/// An error of the reader that knows in which field it is.
+type InField = serde_path_to_error::Error<serde_json::Error>;
+
 /// The serde message of a body may quote it, and a body may hold a secret: what is said is its place alone.
 fn refused(rejection: &JsonRejection) -> Problem {
     let status = rejection.status();
@@ -57,10 +60,16 @@ fn refused(rejection: &JsonRejection) -> Problem {
         JsonRejection::JsonSyntaxError(_) => {
             bad("the body is not JSON", "see /api/docs for what this call takes")
         }
-        JsonRejection::JsonDataError(_) => bad(
-            "the body lacks a field, or has one that does not belong",
-            "see /api/docs for what this call takes",
-        ),
+        JsonRejection::JsonDataError(data) => {
+            let mut sources = std::iter::successors(data.source(), |error| error.source());
+            let field = sources.find_map(|source| source.downcast_ref::<InField>());
+            let field = field.map(|e| e.path().to_string()).filter(|path| path != "." && path.len() <= 100);
+            let message = match field {
+                Some(field) => format!("{field} is not what this call takes"),
+                None => "the body lacks a field, or has one that does not belong".into(),
+            };
+            bad(&message, "see /api/docs for what this call takes")
+        }
         _ if status == StatusCode::PAYLOAD_TOO_LARGE => {
             bad("the body is too large", "files go to /api/v1/files or /api/v1/uploads")
         }
@@ -77,8 +86,21 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         match Query::from_request_parts(parts, state).await {
             Ok(Query(value)) => Ok(Self(value)),
-            Err(rejection) => Err(Problem::bad_request(rejection.body_text())),
+            Err(rejection) => {
+                let text = rejection.body_text();
+                let (_, what) = text.split_once(": ").unwrap_or(("", &text));
+                Err(Problem::bad_request(format!("behind the `?`: {what}")))
+            }
         }
+    }
+}
+
+/// A parameter that is `true` or `false`; `1` and `0` are the same.
+pub(super) fn flag<'de, D: serde::Deserializer<'de>>(input: D) -> Result<bool, D::Error> {
+    match <std::borrow::Cow<'de, str>>::deserialize(input)?.as_ref() {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(serde::de::Error::custom("neither true nor false")),
     }
 }
 

@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Door, KEY_HEADER,
     auth::{Caller, Scope},
-    extract::{JsonBody, Params, Segment},
+    extract::{JsonBody, Params, Segment, flag},
     problem::Problem,
 };
 use crate::{
@@ -139,7 +139,7 @@ fn parse_key(text: &[u8]) -> Result<Key, Problem> {
 #[into_params(parameter_in = Query)]
 pub(super) struct InfoQuery {
     /// Also look for who announces it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "flag")]
     providers: bool,
 }
 
@@ -188,7 +188,7 @@ pub(super) struct BlocksQuery {
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
     /// Also ask the peers that announce the file, and those that are connected, how many nodes have each block.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "flag")]
     holders: bool,
 }
 

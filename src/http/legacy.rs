@@ -18,7 +18,7 @@ use super::{
     Door, content,
     extract::Params,
     problem::{Problem, RequestId},
-    store::{Form, broken_form, skip},
+    store::{Broken, Form, broken_form, skip},
 };
 use crate::node::{
     ListOptions, PutOptions, Reference,
@@ -74,7 +74,9 @@ pub(super) async fn store(State(door): State<Door>, request: Request) -> Result<
         match (part.name(), &key) {
             (Some("key"), _) => key = Some(short_text(part).await?).filter(|key| !key.is_empty()),
             (Some("file"), Some(key)) => {
-                put(&door, key, part.map_err(std::io::Error::other)).await?;
+                let broken = Broken::default();
+                let bytes = broken.watch(part.map_err(std::io::Error::other));
+                put(&door, key, bytes).await.map_err(|error| broken.blame(error))?;
                 return Ok("File stored successfully");
             }
             // The name comes behind the bytes: they wait on disk.
@@ -155,7 +157,7 @@ pub(super) async fn get(
 ) -> Result<Response, Problem> {
     content::shown::refuse_as_part(&headers)?;
     let opened = door.node.open(&query.reference()?, None).await?;
-    Ok(content::answer(&door, &id, opened, false, &method, &headers))
+    content::answer(&door, &id, opened, false, &method, &headers).await
 }
 
 /// What DistStore says of a removal.

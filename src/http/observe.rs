@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Door,
-    extract::{JsonBody, Params},
+    extract::{JsonBody, Params, flag},
     problem::Problem,
 };
 use crate::node::{
@@ -32,8 +32,8 @@ pub(super) async fn peers(State(door): State<Door>) -> Result<Json<Vec<PeerRepor
 #[serde(deny_unknown_fields)]
 pub(super) struct ConnectBody {
     /// For example `/ip4/192.0.2.7/tcp/3000`.
-    #[schema(value_type = String, example = "/ip4/192.0.2.7/tcp/3000", pattern = "^/.*/(tcp/|quic-v1|p2p-circuit)")]
-    addr: Multiaddr,
+    #[schema(example = "/ip4/192.0.2.7/tcp/3000", pattern = "^/.*/(tcp/|quic-v1|p2p-circuit)")]
+    addr: String,
 }
 
 /// The peer that answered at an address.
@@ -50,12 +50,16 @@ pub(super) async fn connect(
     State(door): State<Door>,
     JsonBody(body): JsonBody<ConnectBody>,
 ) -> Result<Json<Connected>, Problem> {
+    let addr: Multiaddr = body.addr.trim().parse().map_err(|e| {
+        Problem::bad_request(format!("{:?} is no multiaddr: {e}", body.addr))
+            .hint("one looks like /ip4/192.0.2.7/tcp/3000")
+    })?;
     let used = |part| matches!(part, Protocol::Tcp(_) | Protocol::QuicV1 | Protocol::P2pCircuit);
-    if !body.addr.iter().any(used) {
+    if !addr.iter().any(used) {
         return Err(Problem::bad_request("this multiaddr names neither a tcp nor a quic-v1 port")
             .hint("one looks like /ip4/192.0.2.7/tcp/3000"));
     }
-    Ok(Json(Connected { peer: door.node.connect(body.addr).await? }))
+    Ok(Json(Connected { peer: door.node.connect(addr).await? }))
 }
 
 /// How the node is.
@@ -91,7 +95,7 @@ pub(super) async fn repair(State(door): State<Door>) -> Result<Json<RepairReport
 #[into_params(parameter_in = Query)]
 pub(super) struct GcQuery {
     /// Whether also what is in its grace period goes, and what interrupted uploads have left.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "flag")]
     #[param(required = false)]
     now: bool,
 }

@@ -2,12 +2,12 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use axum::{
     Json,
-    body::Body,
+    body::{Body, Bytes},
     extract::{
         FromRequest, Multipart, Request, State,
         multipart::{Field, MultipartError},
@@ -15,18 +15,19 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Door,
-    extract::{Params, steady},
+    extract::{Params, flag, steady},
     feed::What,
     problem::Problem,
 };
 use crate::node::{
     PutOptions,
+    error::NodeError,
     report::{FileKind, PutReport},
 };
 
@@ -42,10 +43,10 @@ pub(super) struct PutQuery {
     /// Its name.
     name: Option<String>,
     /// Store it without encryption, for everyone who has the CID.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "flag")]
     public: bool,
     /// Share equal blocks with other files.
-    #[serde(default = "yes")]
+    #[serde(default = "yes", deserialize_with = "flag")]
     dedup: bool,
     /// How it is cut: `fastcdc` or `fixed:SIZE`.
     chunker: Option<String>,
@@ -56,7 +57,7 @@ pub(super) struct PutQuery {
     /// Unix permission bits.
     mode: Option<u32>,
     /// The body is a tar stream: a folder.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "flag")]
     tree: bool,
 }
 
@@ -113,8 +114,9 @@ pub(super) async fn put(
     }
     let len = request.headers().get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
     let progress = door.feed.transfer(What::Put, options.name.clone(), len);
-    let bytes = progress.count(steady(request.into_body()));
-    let report = door.node.put_stream(bytes, options, kind).await?;
+    let broken = Broken::default();
+    let bytes = progress.count(broken.watch(steady(request.into_body())));
+    let report = door.node.put_stream(bytes, options, kind).await.map_err(|error| broken.blame(error))?;
     let location = format!("/api/v1/files/{}", report.cid);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(report)).into_response())
 }
@@ -161,6 +163,24 @@ impl Form {
     }
 }
 
+/// Whether the caller broke off what it sent: then it is no fault of the node's.
+#[derive(Default)]
+pub(super) struct Broken(Arc<AtomicBool>);
+
+impl Broken {
+    pub(super) fn watch<S: Stream<Item = std::io::Result<Bytes>>>(
+        &self,
+        bytes: S,
+    ) -> impl Stream<Item = std::io::Result<Bytes>> + use<S> {
+        let broken = Arc::clone(&self.0);
+        bytes.inspect_err(move |_| broken.store(true, Ordering::Relaxed))
+    }
+
+    pub(super) fn blame(&self, error: NodeError) -> Problem {
+        if self.0.load(Ordering::Relaxed) { Problem::with_status(error, 400) } else { error.into() }
+    }
+}
+
 /// Passes over a part.
 pub(super) async fn skip(mut part: Field<'_>) -> Result<(), Problem> {
     while part.chunk().await.map_err(|e| broken_form(&e))?.is_some() {}
@@ -196,8 +216,9 @@ async fn put_form(
         let options =
             PutOptions { name: Some(name).filter(|name| !name.is_empty()), media_type, ..options.clone() };
         let progress = door.feed.transfer(What::Put, options.name.clone(), None);
-        let bytes = progress.count(part.map_err(std::io::Error::other));
-        files.push(door.node.put_stream(bytes, options, kind).await?);
+        let broken = Broken::default();
+        let bytes = progress.count(broken.watch(part.map_err(std::io::Error::other)));
+        files.push(door.node.put_stream(bytes, options, kind).await.map_err(|error| broken.blame(error))?);
     }
     if files.is_empty() {
         return Err(Problem::bad_request("this form has no file in it"));

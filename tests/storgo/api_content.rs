@@ -268,3 +268,57 @@ fn settings_invites_and_codes_are_for_who_may_see_them() {
     let opened = api.post("/api/v1/links/open", &json!({ "link": link(&report) })).is(200).json();
     assert_eq!(opened["cid"], report["cid"]);
 }
+
+#[test]
+fn what_cannot_be_read_is_an_error_from_the_start() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let report = machine.provide("a.bin", &[7; 5 << 20]);
+    let folder = machine.home().join("folder");
+    std::fs::create_dir(&folder).and_then(|()| std::fs::write(folder.join("x"), "x")).expect("made");
+    let folder = machine.run(["provide".as_ref(), folder.as_os_str(), "--json".as_ref()]).ok().json();
+    // Nobody knows how long a folder's tar will be.
+    let head = api.ask("HEAD", &path(&folder, "/content"), &[], b"").is(200);
+    assert_eq!((head.header("content-length"), head.header("storgo-kind")), (None, Some("dir")));
+    let blocks = machine.data().join("blocks");
+    std::fs::remove_dir_all(&blocks).and_then(|()| std::fs::create_dir(&blocks)).expect("emptied");
+    for range in [&[][..], &[("range", "bytes=4000000-4000010")]] {
+        let answer = api.ask("GET", &path(&report, "/content"), range, b"");
+        assert!(answer.status >= 400, "{answer:?}");
+        let status = answer.status;
+        let code = answer.json()["code"].as_str().expect("a code").to_owned();
+        answer.refuses(status, &code);
+    }
+}
+
+#[test]
+fn what_is_asked_wrongly_is_named() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let says = |answer: super::api::Answer, what: &str| {
+        let text = answer.refuses(400, "bad_request").text();
+        assert!(text.contains(what), "{text}");
+    };
+    says(api.post("/api/v1/tokens", &json!({ "name": "x", "scope": "root" })), "scope");
+    says(
+        api.post("/api/v1/tokens", &json!({ "name": "x", "scope": "read", "ttl_s": u64::MAX })),
+        "100 years",
+    );
+    says(api.post("/api/v1/peers", &json!({ "addr": "x" })), "no multiaddr");
+    says(api.ask("POST", "/api/v1/files?public=perhaps", &[], b"x"), "public");
+    let cid = api.ask("POST", "/api/v1/files?public=1", &[], b"x").is(201).json()["cid"].clone();
+    for inline in ["1", "true", "0", "false"] {
+        api.get(&format!("/api/v1/files/{}/content?inline={inline}", cid.as_str().expect("one"))).is(200);
+    }
+    says(api.get(&format!("/api/v1/files/{}/content?inline=2", cid.as_str().expect("one"))), "inline");
+    // Who breaks off what it sends is told so, where it still listens.
+    let mut half = api.send("POST", "/api/v1/files", &[], 1000);
+    std::io::Write::write_all(&mut half, b"abc").expect("sent");
+    half.shutdown(std::net::Shutdown::Write).expect("shut");
+    assert_eq!(super::api::answer(half, false).status, 400);
+    let kind = [("content-type", "multipart/form-data; boundary=B")];
+    let open = "--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a\"\r\n\r\nbytes";
+    api.ask("POST", "/api/v1/files", &kind, open.as_bytes()).is(400);
+}

@@ -1,7 +1,7 @@
 //! What happens, as server-sent events.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
 };
 
@@ -83,29 +83,31 @@ fn who_may_not_call_any_more_hears_nothing_more() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);
-    let made = api
-        .post("/api/v1/tokens", &serde_json::json!({ "name": "t", "scope": "read", "ttl_s": null }))
-        .is(201)
-        .json();
-    let short = api
-        .post("/api/v1/tokens", &serde_json::json!({ "name": "s", "scope": "read", "ttl_s": 2 }))
-        .is(201)
-        .json();
-    let listen = |made: &serde_json::Value| {
-        api.with(made["token"].as_str().expect("one")).send("GET", "/api/v1/events", &[], 0)
+    let token = |ttl: Option<u64>| {
+        let new = serde_json::json!({ "name": "t", "scope": "read", "ttl_s": ttl });
+        api.post("/api/v1/tokens", &new).is(201).json()
     };
-    let (revoked, expired, mine) = (listen(&made), listen(&short), api.send("GET", "/api/v1/events", &[], 0));
+    // Listens from the moment on when this returns.
+    let listen = |api: &Api| {
+        let mut stream = api.send("GET", "/api/v1/events", &[], 0);
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).expect("an answer");
+        assert_eq!(&head, b"HTTP/1.1 200");
+        stream
+    };
+    let of = |made: &serde_json::Value| api.with(made["token"].as_str().expect("one"));
+    let mine = listen(&api);
+    let (made, short) = (token(None), token(Some(10)));
+    let (expired, revoked) = (listen(&of(&short)), listen(&of(&made)));
     api.ask("DELETE", &format!("/api/v1/tokens/{}", made["id"].as_str().expect("one")), &[], b"").is(204);
     // Reading ends, and does not time out.
     for mut stream in [revoked, expired] {
-        let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut stream, &mut bytes).expect("it ends");
-        assert!(bytes.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&bytes));
+        stream.read_to_end(&mut Vec::new()).expect("it ends");
     }
     mine.set_nonblocking(true).expect("set");
     let mut rest = vec![0; 4096];
     let end = loop {
-        match std::io::Read::read(&mut &mine, &mut rest) {
+        match (&mine).read(&mut rest) {
             Ok(0) => break true,
             Ok(_) => {}
             Err(e) => break e.kind() != std::io::ErrorKind::WouldBlock,

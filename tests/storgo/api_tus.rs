@@ -247,3 +247,20 @@ fn what_is_refused_or_killed_leaves_nothing() {
     left.sort();
     assert_eq!(left, [Some("done".into()), Some("plan".into())]);
 }
+
+#[test]
+fn an_upload_that_goes_on_is_not_taken_over() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let path = begin(&api, "a.bin", 4);
+    let mut first = api.send("PATCH", &path, &[TUS, PART, ("upload-offset", "0")], 4);
+    first.write_all(b"1").expect("sent");
+    let second = api.send("PATCH", &path, &[TUS, PART, ("upload-offset", "0")], 4);
+    for byte in [b"2", b"3", b"4"] {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        first.write_all(byte).expect("sent");
+    }
+    answer(first, false).is(204);
+    answer(second, false).refuses(409, "bad_request");
+}

@@ -15,6 +15,8 @@ use crate::node::{
 const META_TOKENS: &str = "api-tokens";
 /// Tokens at most.
 const MAX_TOKENS: usize = 256;
+/// The longest time that a token lasts, seconds: 100 years.
+const MAX_TTL: u64 = 100 * 365 * 24 * 60 * 60;
 /// Bytes of the longest name.
 const MAX_NAME: usize = 100;
 /// How old the time of last use in the store may be, seconds: not every request is worth a write.
@@ -47,7 +49,7 @@ pub struct NewToken {
     /// What it opens.
     pub scope: Scope,
     /// After how many seconds it ends; none: when it is revoked.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 3_153_600_000_u64)]
     pub ttl_s: Option<u64>,
 }
 
@@ -129,12 +131,10 @@ impl Tokens {
         let created = now();
         let expires = match new.ttl_s {
             Some(0) => return bad("a token that ends at once opens nothing"),
-            Some(ttl) => i64::try_from(ttl).ok().and_then(|ttl| created.checked_add(ttl)),
+            Some(ttl @ ..=MAX_TTL) => Some(created.saturating_add_unsigned(ttl)),
+            Some(_) => return bad("a token lasts 100 years at most, or until it is revoked"),
             None => None,
         };
-        if new.ttl_s.is_some() && expires.is_none() {
-            return bad("ttl_s is beyond the end of time");
-        }
         let token = format!("storgo_{}", secret::<32>());
         let hash = blake3::hash(token.as_bytes());
         let info = TokenInfo {
