@@ -14,6 +14,9 @@ function base64(text) {
   return btoa(raw);
 }
 
+/** A file that cannot be read (any more). */
+export class Unreadable extends Error {}
+
 /** Creates an upload; its id. */
 export async function create(size, metadata) {
   const pairs = Object.entries(metadata).filter(([, value]) => value !== '' && value !== null && value !== undefined);
@@ -68,7 +71,15 @@ export function send(id, blob, from, { progress, signal }) {
       }
       return failed(toProblem(xhr.status, told));
     };
-    xhr.onerror = () => failed(offline());
+    // The same event, whether the node is away or the browser cannot read the file: reading it tells.
+    xhr.onerror = () =>
+      piece
+        .stream()
+        .pipeTo(new WritableStream())
+        .then(
+          () => failed(offline()),
+          (error) => failed(new Unreadable(error.message)),
+        );
     xhr.onabort = () => failed(new DOMException('stopped', 'AbortError'));
     xhr.onloadend = () => signal.removeEventListener('abort', abort);
     signal.addEventListener('abort', abort);
@@ -84,4 +95,4 @@ export const passing = (problem) =>
     problem.status === 409 ||
     problem.status === 423 ||
     problem.status === 429 ||
-    problem.status >= 502);
+    [502, 503, 504].includes(problem.status));
