@@ -167,7 +167,7 @@ class ThePage(unittest.TestCase):
     def begin(self, window, name):
         """Waits until some of an upload is on the node; its row."""
         row = window.page.locator(".upload").filter(has_text=name)
-        wait("some is sent", lambda: row.get_by_role("progressbar").evaluate("bar => bar.value") > 0.1)
+        wait("some is sent", lambda: row.get_by_role("progressbar").evaluate("bar => bar.value") > 0.3)
         return row
 
     def test_03_a_folder_that_changed_is_sent_anew(self):
