@@ -32,6 +32,8 @@ pub(super) enum SignIn {
 pub(super) struct Session {
     /// What it may do.
     scope: Scope,
+    /// The id of the token that it was made from; none for the node's own token and for a sign-in link.
+    token: Option<String>,
     /// When it ends, seconds since 1970.
     expires_unix_s: Option<i64>,
     /// Nothing: requests are told apart by their origin.
@@ -68,7 +70,8 @@ pub(super) async fn sign_in(
         Problem::with_status(error, 401)
     })?;
     let (id, expires) = door.access.sessions.start(&caller);
-    let session = Session { scope: caller.scope, expires_unix_s: Some(expires), csrf: None };
+    let session =
+        Session { scope: caller.scope, token: caller.token, expires_unix_s: Some(expires), csrf: None };
     Ok((cookie(&door, &id, SESSION_TTL, secure), Json(session)).into_response())
 }
 
@@ -80,7 +83,7 @@ pub(super) async fn session(
     headers: HeaderMap,
 ) -> Result<Json<Session>, Problem> {
     let caller = door.access.caller(&method, &headers).await?;
-    Ok(Json(Session { scope: caller.scope, expires_unix_s: caller.expires, csrf: None }))
+    Ok(Json(Session { scope: caller.scope, token: caller.token, expires_unix_s: caller.expires, csrf: None }))
 }
 
 /// Signs a browser out.

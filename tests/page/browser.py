@@ -51,6 +51,15 @@ class Window:
         else:
             self.page.goto(node.url)
 
+    def tab(self):
+        """Another tab of the same browser, on the same view."""
+        page = self.context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
+        page.goto(self.page.url)
+        return page
+
     def _console(self, message):
         if message.type in ("error", "warning"):
             self.complaints.append(f"{message.type}: {message.text} ({message.location.get('url', '')})")

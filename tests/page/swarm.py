@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import time
+import urllib.request
 
 BINARY = os.environ["PAGE_NODE"]
 DEADLINE_S = 60
@@ -23,12 +24,13 @@ def wait(what, ask, deadline_s=DEADLINE_S):
 
 
 class Node:
-    """A running node; `boot` are addresses of others."""
+    """A running node; `boot` are addresses of others, `more` are further flags."""
 
-    def __init__(self, folder, boot=()):
+    def __init__(self, folder, boot=(), more=()):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir()
         self.boot = list(boot)
+        self.more = list(more)
         self.log = self.folder.with_suffix(".log")
         self.http = "127.0.0.1:0"
         self.start()
@@ -37,6 +39,7 @@ class Node:
         args = ["--data-dir", self.folder, "--listen", "/ip4/127.0.0.1/tcp/0", "--http", self.http, "--mdns", "false"]
         for addr in self.boot:
             args += ["--bootstrap", addr]
+        args += self.more
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([BINARY, *args], stdout=log, stderr=log)
         self.status = wait(f"{self.folder.name} runs", self._status)
@@ -68,6 +71,18 @@ class Node:
     @property
     def url(self):
         return f"http://{self.http}/"
+
+    @property
+    def token(self):
+        return (self.folder / "api.token").read_text().strip()
+
+    def call(self, method, path, headers=None):
+        """A call of the API: headers and JSON of the answer."""
+        headers = {"authorization": f"Bearer {self.token}", "tus-resumable": "1.0.0", **(headers or {})}
+        request = urllib.request.Request(f"{self.url}api/v1{path}", method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
+            body = answer.read()
+            return answer.headers, json.loads(body) if body else None
 
     def sign_in_link(self):
         return self.run("web").stdout.strip()

@@ -1,10 +1,13 @@
 """What a person does on the page, in order: each test says it in its name."""
 
+import base64
 import hashlib
 import json
+import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -30,8 +33,8 @@ class ThePage(unittest.TestCase):
         cls.addClassCleanup(cls.browser.stop)
 
     @classmethod
-    def node(cls, name, boot=()):
-        node = Node(cls.work / name, boot)
+    def node(cls, name, boot=(), more=()):
+        node = Node(cls.work / name, boot, more)
         cls.nodes.append(node)
         return node
 
@@ -59,7 +62,7 @@ class ThePage(unittest.TestCase):
         page.get_by_label("Token").fill("not a token")
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("alert").filter(has_text="oken").wait_for()
-        page.get_by_label("Token").fill((self.a.folder / "api.token").read_text().strip())
+        page.get_by_label("Token").fill(self.a.token)
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="Overview", level=1).wait_for()
         window.go("settings")
@@ -160,6 +163,280 @@ class ThePage(unittest.TestCase):
         page.get_by_role("button", name="first.txt").click()
         page.get_by_role("heading", name="first.txt").wait_for()
 
+    def uploads(self, node, name):
+        """What the node knows of uploads of this name."""
+        return [upload for upload in node.call("GET", "/uploads")[1] if upload["name"] == name]
+
+    def begin(self, window, name):
+        """Waits until some of an upload is on the node; its row."""
+        row = window.page.locator(".upload").filter(has_text=name)
+        wait("some is sent", lambda: row.get_by_role("progressbar").evaluate("bar => bar.value") > 0.3)
+        return row
+
+    def test_03_a_folder_that_changed_is_sent_anew(self):
+        top = self.work / "diary"
+        top.mkdir()
+        # More than what is kept inside the browser.
+        for name, letter in [("first.txt", b"a"), ("second.txt", b"b"), ("third.txt", b"c")]:
+            (top / name).write_bytes(letter * (23 * MIB))
+        window = self.window()
+        page = window.page
+        begun = []
+        page.on("request", lambda request: request.method == "POST" and request.url.endswith("/uploads") and begun.append(1))
+        window.go("files")
+        window.throttle(8 * MIB)
+        page.locator("#choose-folder").set_input_files(top)
+        row = self.begin(window, "diary")
+        page.reload()
+        row.get_by_role("button", name="Choose folder").wait_for()
+        row.locator("input[type=file]").set_input_files(top)
+        row.filter(has_text="left").wait_for()
+        self.assertEqual(len(begun), 1, "the same folder goes on")
+        page.reload()
+        row.get_by_role("button", name="Choose folder").wait_for()
+        (top / "second.txt").write_bytes(b"d" * (23 * MIB))
+        later = (top / "first.txt").stat().st_mtime + 5
+        os.utime(top / "second.txt", (later, later))
+        window.throttle(None)
+        row.locator("input[type=file]").set_input_files(top)
+        page.get_by_text("it is sent from its beginning").wait_for()
+        cid = self.stored(window, "diary")
+        self.assertEqual(len(begun), 2)
+        self.a.run("get", cid, "-o", str(self.work / "diary again"))
+        for name, letter in [("first.txt", b"a"), ("second.txt", b"d"), ("third.txt", b"c")]:
+            self.assertEqual(set((self.work / "diary again" / name).read_bytes()), set(letter), name)
+        # Nothing is left of either on the node, not even the memory of it.
+        wait("the node forgets it", lambda: self.uploads(self.a, "diary") == [])
+
+    def test_03_a_folder_that_the_browser_reads_again_and_that_changed_is_sent_anew(self):
+        window = self.window(expected=["ERR_UPLOAD_FILE_CHANGED"])
+        page = window.page
+        # A handle as of a folder that was dropped, but on a file system of the browser's own: it asks nobody.
+        write = """async letters => {
+            const top = await (await navigator.storage.getDirectory()).getDirectoryHandle('workbook', { create: true });
+            for (const [name, letter] of Object.entries(letters)) {
+                const file = await (await top.getFileHandle(name, { create: true })).createWritable();
+                await file.write(letter.repeat(4 * 1024 * 1024));
+                await file.close();
+            }
+        }"""
+        window.go("files")
+        window.throttle(2 * MIB)
+        page.evaluate(write, {"one.txt": "a", "two.txt": "b"})
+        page.evaluate("""async () => {
+            const top = await (await navigator.storage.getDirectory()).getDirectoryHandle('workbook');
+            const [{ fromHandle }, { uploads }] = await Promise.all([import('/ui/gather.js'), import('/ui/uploads.js')]);
+            uploads.add([await fromHandle(top)]);
+        }""")
+        row = self.begin(window, "workbook")
+        row.get_by_role("button", name="Pause").click()
+        # In the page that has it, and in one that remembers it.
+        page.evaluate(write, {"two.txt": "c"})
+        row.get_by_role("button", name="Go on").click()
+        row.filter(has_text="to store it as it is now").wait_for()
+        row.get_by_role("button", name="Go on").click()
+        page.get_by_text("it is sent from its beginning").wait_for()
+        self.begin(window, "workbook")
+        row.get_by_role("button", name="Pause").click()
+        page.evaluate(write, {"one.txt": "d"})
+        page.reload()
+        page.get_by_text("it is sent from its beginning").wait_for()
+        window.throttle(None)
+        row.get_by_role("button", name="Go on").click()
+        cid = self.stored(window, "workbook")
+        self.a.run("get", cid, "-o", str(self.work / "workbook"))
+        for name, letter in [("one.txt", b"d"), ("two.txt", b"c")]:
+            self.assertEqual(set((self.work / "workbook" / name).read_bytes()), set(letter), name)
+
+    def test_03_a_folder_from_elsewhere_is_chosen_as_a_folder(self):
+        top = self.work / "letters"
+        top.mkdir()
+        (top / "one.txt").write_text("one")
+        words = {"filename": b"letters", "tree": b"true"}
+        metadata = ",".join(f"{key} {base64.b64encode(value).decode()}" for key, value in words.items())
+        # As long as the tar that the page makes of it: of what else is in it, nothing is known here.
+        self.a.call("POST", "/uploads", {"upload-length": str(2560), "upload-metadata": metadata})
+        window = self.window()
+        window.go("files")
+        row = window.page.locator(".upload").filter(has_text="sent from elsewhere")
+        self.assertIn("Choose the same folder", row.inner_text())
+        row.locator("input[type=file]").set_input_files(top)
+        cid = self.stored(window, "letters")
+        self.a.run("get", cid, "-o", str(self.work / "letters again"))
+        self.assertEqual((self.work / "letters again" / "one.txt").read_text(), "one")
+
+    def test_03_a_second_tab_leaves_the_first_ones_uploads_alone(self):
+        window = self.window()
+        page = window.page
+        names = [f"tab {number}.bin" for number in range(5)]
+        window.go("files")
+        window.throttle(2 * MIB)
+        begun = []
+        window.context.on("request", lambda request: request.method == "POST" and request.url.endswith("/uploads") and begun.append(1))
+        # Two of them wait.
+        window.drop([(name, "application/octet-stream", pattern(4 * MIB + number)) for number, name in enumerate(names)])
+        self.begin(window, names[0])
+        second = window.tab()
+        seen = second.locator(".upload").filter(has_text="in another tab")
+        wait("the second tab knows of all", lambda: seen.count() == 5)
+        self.assertEqual(second.get_by_role("button", name="Pause").count(), 0)
+        window.throttle(None)
+        for name in names:
+            self.stored(window, name)
+        seen.first.wait_for(state="detached")
+        wait("the second tab forgets them", lambda: second.locator(".upload").filter(has_text="tab ").count() == 0)
+        self.assertEqual(len(begun), 5, "each was begun once")
+
+        window.throttle(2 * MIB)
+        window.drop([("heirloom.bin", "application/octet-stream", pattern(8 * MIB))])
+        self.begin(window, "heirloom.bin")
+        second.reload()
+        seen.wait_for()
+        page.close()
+        second.locator(".upload.stored").filter(has_text="heirloom.bin").wait_for()
+        self.assertEqual(len(begun), 6, "what the first tab had begun went on")
+
+    def test_03_what_the_node_could_not_store_is_tried_again(self):
+        node = self.node("small", more=["--capacity", "30MiB"])
+        window = self.window(node, expected=["507"])
+        page = window.page
+        window.go("files")
+        window.throttle(4 * MIB)
+        window.drop([(name, "application/octet-stream", pattern(20 * MIB + number)) for number, name in enumerate(["one.bin", "two.bin"])])
+        two = self.begin(window, "two.bin")
+        two.get_by_role("button", name="Pause").click()
+        window.throttle(None)
+        cid = self.stored(window, "one.bin")
+        two.get_by_role("button", name="Go on").click()
+        two.filter(has_text="not stored:").wait_for()
+        # What does not fit is refused at the start, and not asked again and again.
+        window.drop([("three.bin", "application/octet-stream", pattern(21 * MIB))])
+        three = page.locator(".upload.failed").filter(has_text="three.bin")
+        three.filter(has_text="storage.capacity").wait_for()
+        three.get_by_role("button", name="Give up").click()
+        # Not by itself, and after a reload as before it.
+        page.reload()
+        two.filter(has_text="not stored:").wait_for()
+        two.get_by_role("button", name="Try again").click()
+        two.filter(has_text="not stored:").wait_for()
+        node.run("rm", cid)
+        node.run("gc", "--now")
+        two.get_by_role("button", name="Try again").click()
+        self.stored(window, "two.bin")
+
+    def test_03_a_file_that_changes_while_it_is_sent_is_chosen_again(self):
+        path = self.work / "log.txt"
+        path.write_bytes(b"a" * (40 * MIB))
+        window = self.window(expected=["ERR_UPLOAD_FILE_CHANGED"])
+        page = window.page
+        window.go("files")
+        window.throttle(8 * MIB)
+        page.locator("#choose-files").set_input_files(path)
+        row = self.begin(window, "log.txt")
+        row.get_by_role("button", name="Pause").click()
+        path.write_bytes(b"b" * (41 * MIB))
+        row.get_by_role("button", name="Go on").click()
+        row.filter(has_text="to store it as it is now").wait_for()
+        window.throttle(None)
+        row.locator("input[type=file]").set_input_files(path)
+        cid = self.stored(window, "log.txt")
+        self.a.run("get", cid, "-o", str(self.work / "log again.txt"))
+        self.assertEqual((self.work / "log again.txt").read_bytes(), path.read_bytes())
+
+    def test_03_uploads_are_those_of_who_began_them(self):
+        secret = self.a.run("token", "create", "--name", "guest", "--scope", "write").stdout.strip()
+        window = self.window(sign_in=False, expected=["401"])
+        page = window.page
+        sent = []
+        page.on("request", lambda request: request.method == "PATCH" and sent.append(1))
+
+        def sign_in(token):
+            page.get_by_label("Token").fill(token)
+            page.keyboard.press("Enter")
+            page.locator("nav a[aria-current]").wait_for()
+
+        sign_in(secret)
+        window.go("files")
+        window.throttle(2 * MIB)
+        window.drop([("guest book.bin", "application/octet-stream", pattern(12 * MIB))])
+        row = self.begin(window, "guest book.bin")
+        token = next(token for token in self.a.call("GET", "/tokens")[1] if token["name"] == "guest")
+        self.a.call("DELETE", f"/tokens/{token['id']}")
+        page.reload()
+        page.get_by_role("heading", name="Sign in", level=1).wait_for()
+        sent.clear()
+        sign_in(self.a.token)
+        row.filter(has_text="sent from elsewhere").wait_for()
+        self.assertEqual(sent, [], "another's upload went on")
+        row.get_by_role("button", name="Give up").click()
+
+        window.go("files")
+        window.drop([("my book.bin", "application/octet-stream", pattern(12 * MIB))])
+        row = self.begin(window, "my book.bin")
+        window.go("settings")
+        page.get_by_role("button", name="Sign out").click()
+        page.get_by_role("heading", name="Sign in", level=1).wait_for()
+        sent.clear()
+        sign_in(self.a.token)
+        row.filter(has_text="sent from elsewhere").wait_for()
+        self.assertEqual(sent, [], "it was forgotten when its owner left")
+        row.get_by_role("button", name="Give up").click()
+        wait("the node forgets it", lambda: self.uploads(self.a, "my book.bin") == [])
+
+    def test_03_given_up_at_its_very_beginning_it_is_gone(self):
+        window = self.window()
+        page = window.page
+        window.go("files")
+        held = []
+        page.route("**/api/v1/uploads", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+        window.drop([("regret.txt", "text/plain", b"x" * 100)])
+        row = page.locator(".upload").filter(has_text="regret.txt")
+        wait("it begins", lambda: page.wait_for_timeout(20) or held)
+        row.get_by_role("button", name="Give up").click()
+        with page.expect_request(lambda request: request.method == "DELETE"):
+            held[0].continue_()
+        wait("the node forgets it", lambda: self.uploads(self.a, "regret.txt") == [])
+        page.reload()
+        window.settle()
+        wait("it is not remembered", lambda: page.evaluate("import('/ui/kept.js').then(kept => kept.allOf('node'))") == [])
+        self.assertEqual(row.count(), 0)
+
+    def test_03_what_is_all_sent_but_not_stored_can_be_paused_too(self):
+        node = self.node("asleep")
+        window = self.window(node)
+        page = window.page
+        window.go("files")
+        window.throttle(MIB // 16)
+        window.drop([("nap.bin", "application/octet-stream", pattern(MIB // 4))])
+        row = self.begin(window, "nap.bin")
+        # The rest goes into the system's buffers.
+        node.process.send_signal(signal.SIGSTOP)
+        try:
+            window.throttle(None)
+            row.filter(has_text="being written to disk").wait_for()
+            self.assertEqual(row.get_by_role("button", name="Give up").count(), 1)
+            row.get_by_role("button", name="Pause").click()
+            row.filter(has_text="paused at").wait_for()
+        finally:
+            node.process.send_signal(signal.SIGCONT)
+        row.get_by_role("button", name="Go on").click()
+        self.stored(window, "nap.bin")
+
+    def test_03_an_upload_goes_on_where_the_node_could_not_be_asked(self):
+        window = self.window(expected=["503"])
+        page = window.page
+        window.go("files")
+        window.throttle(2 * MIB)
+        begun = []
+        page.on("request", lambda request: request.method == "POST" and request.url.endswith("/uploads") and begun.append(1))
+        window.drop([("patient.bin", "application/octet-stream", pattern(8 * MIB))])
+        self.begin(window, "patient.bin")
+        page.route("**/api/v1/uploads", lambda route: route.fulfill(status=503) if route.request.method == "GET" else route.continue_())
+        page.reload()
+        window.throttle(None)
+        self.stored(window, "patient.bin")
+        self.assertEqual(len(begun), 1, "it began anew")
+
     def test_04_a_video_is_seeked_without_being_loaded_whole(self):
         path = self.work / "clip.webm"
         subprocess.run(
@@ -231,6 +508,25 @@ class ThePage(unittest.TestCase):
         wait("the search is in the address", lambda: len(names()) == 7)
         page.get_by_label("Search by name").fill("no such thing")
         page.get_by_text("No file has that in its name").wait_for()
+
+    def test_06_the_last_file_of_a_page_takes_the_page_with_it(self):
+        node = self.node("many")
+        folder = self.work / "many files"
+        folder.mkdir()
+        paths = [folder / f"{number:02}.txt" for number in range(51)]
+        for path in paths:
+            path.write_text(path.name)
+        node.run("provide", *map(str, paths))
+        window = self.window(node)
+        page = window.page
+        window.go("files?sort=name&order=asc")
+        page.get_by_role("button", name="Next").click()
+        page.get_by_text("Page 2 of 2").wait_for()
+        page.get_by_role("button", name="Delete 50.txt").click()
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        page.get_by_role("link", name="49.txt", exact=True).wait_for()
+        self.assertEqual(page.locator("table.files tbody tr").count(), 50)
+        self.assertEqual(page.get_by_text("No files yet").count(), 0)
 
     def test_07_tokens_are_made_and_revoked(self):
         window = self.window()

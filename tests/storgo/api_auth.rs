@@ -111,7 +111,7 @@ fn a_browser_signs_in_once_by_its_link_and_no_other_site_uses_its_session() {
     let url = machine.run(["web"]).ok().one_line();
     let code = url.strip_prefix(&format!("http://{}/#signin=", api.addr)).expect("a link");
     let session = bare.post("/api/v1/session", &json!({ "code": code })).is(200);
-    assert_eq!(session.json()["scope"], "admin");
+    assert_eq!((&session.json()["scope"], &session.json()["token"]), (&json!("admin"), &json!(null)));
     bare.post("/api/v1/session", &json!({ "code": code })).refuses(401, "denied");
     bare.post("/api/v1/session", &json!({ "token": "x" })).refuses(401, "denied");
     let cookie = cookie(&session);
@@ -146,9 +146,10 @@ fn a_browser_signs_in_once_by_its_link_and_no_other_site_uses_its_session() {
     // A session made from a token can do what the token can, and ends with it.
     let (id, secret) = token(&api, "read", None);
     let session = bare.post("/api/v1/session", &json!({ "token": secret })).is(200);
-    assert_eq!(session.json()["scope"], "read");
+    assert_eq!((&session.json()["scope"], &session.json()["token"]), (&json!("read"), &json!(id)));
     let cookie = self::cookie(&session);
     let headers = [("cookie", cookie.as_str()), ("origin", ours.as_str())];
+    assert_eq!(bare.ask("GET", "/api/v1/session", &headers, b"").is(200).json()["token"], json!(id));
     bare.ask("GET", "/api/v1/status", &headers, b"").is(200);
     bare.ask("POST", "/api/v1/gc", &headers, b"").refuses(403, "denied");
     api.ask("DELETE", &format!("/api/v1/tokens/{id}"), &[], b"").is(204);

@@ -66,6 +66,21 @@ fn a_client_that_may_only_post_says_what_it_means() {
 }
 
 #[test]
+fn an_upload_says_what_it_will_be() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let file = api.get(&begin(&api, "a.bin", 10)).is(200).json();
+    assert_eq!((&file["tree"], &file["mtime"]), (&false.into(), &serde_json::Value::Null));
+    let words = [("filename", "a"), ("tree", "true"), ("mtime", "1700000000")];
+    let words = words.map(|(key, value)| format!("{key} {}", BASE64.encode(value.as_bytes()))).join(",");
+    let headers = [TUS, ("upload-length", "1024"), ("upload-metadata", words.as_str())];
+    let path = api.ask("POST", "/api/v1/uploads", &headers, b"").is(201);
+    let folder = api.get(path.header("location").expect("a place")).is(200).json();
+    assert_eq!((&folder["tree"], &folder["mtime"]), (&true.into(), &1_700_000_000.into()));
+}
+
+#[test]
 fn a_cut_connection_and_a_killed_node_cost_nothing_that_was_acknowledged() {
     let machine = Machine::new();
     let mut node = machine.start::<&str>([]);

@@ -1,6 +1,7 @@
-// Files and folders out of a drop or a chooser: a list of {file, name, handle, tree}. A folder becomes one tar (`tree`).
+// Files and folders out of a drop or a chooser: a list of {file, name, handle, tree, stamp}. A folder becomes one tar
+// (`tree`). What has another `stamp` is not what it was.
 
-import { tar } from './tar.js';
+import { stamp, tar } from './tar.js';
 
 /** What was dropped. The items must be asked before the event ends; what they answer may come later. */
 export async function dropped(transfer) {
@@ -16,14 +17,14 @@ export async function dropped(transfer) {
     const known = await handle;
     if (known) found.push(await fromHandle(known));
     else if (entry?.isDirectory) found.push(folder(entry.name, await insideEntry(entry)));
-    else if (file) found.push({ file, name: file.name });
+    else if (file) found.push(single(file));
   }
   return found;
 }
 
 /** What a file input holds; for a folder's input, the folder. */
 export function chosen(input) {
-  if (!input.webkitdirectory) return [...input.files].map((file) => ({ file, name: file.name }));
+  if (!input.webkitdirectory) return [...input.files].map(single);
   const folders = new Map();
   for (const file of input.files) {
     const [name, ...path] = file.webkitRelativePath.split('/');
@@ -46,11 +47,13 @@ export async function choose() {
 
 /** The file or folder of a handle, as it is now. */
 export async function fromHandle(handle) {
-  if (handle.kind === 'file') return { file: await handle.getFile(), name: handle.name, handle };
+  if (handle.kind === 'file') return { ...single(await handle.getFile()), handle };
   return { ...folder(handle.name, await insideHandle(handle)), handle };
 }
 
-const folder = (name, entries) => ({ file: tar(entries), name, tree: true });
+const single = (file) => ({ file, name: file.name, stamp: String(file.lastModified) });
+
+const folder = (name, entries) => ({ file: tar(entries), name, tree: true, stamp: stamp(entries) });
 
 async function insideHandle(handle, below = '') {
   const entries = [];

@@ -28,18 +28,20 @@ async function act(mode, work) {
 }
 
 /** Remembers an upload. */
-export function keep({ key, id, name, tree, size, type, mtime, unsealed, file, handle, state }) {
+export function keep({ key, owner, id, name, tree, size, type, mtime, stamp, unsealed, file, handle, state }) {
   const whole = !handle && file && file.size <= KEEP_WHOLE ? file : null;
   const paused = state === 'paused';
   return act('readwrite', (store) =>
     store.put({
       key,
+      owner,
       id,
       name,
       tree,
       size,
       type,
       mtime,
+      stamp,
       unsealed,
       paused,
       handle: handle ?? null,
@@ -51,4 +53,15 @@ export function keep({ key, id, name, tree, size, type, mtime, unsealed, file, h
 
 export const forget = (key) => act('readwrite', (store) => store.delete(key));
 
-export const all = async () => (await act('readonly', (store) => store.getAll())) ?? [];
+/** What is remembered by its key; null where nothing is. */
+export const one = async (key) => (await act('readonly', (store) => store.get(key))) ?? null;
+
+/** What `owner` has begun. Others use the same browser, too. */
+export async function allOf(owner) {
+  const all = (await act('readonly', (store) => store.getAll())) ?? [];
+  return all.filter((memory) => memory.owner === owner);
+}
+
+export async function forgetAllOf(owner) {
+  await Promise.all((await allOf(owner)).map(({ key }) => forget(key)));
+}

@@ -2,11 +2,14 @@
 
 import { get, onSignedOut, post, remove } from './api.js';
 import { history as activity } from './history.js';
+import { forgetAllOf } from './kept.js';
 
 const RANK = { read: 1, write: 2, admin: 3 };
 
 class Session extends EventTarget {
   scope = null;
+  /** Whose session it is: the id of a token, or the node's own. */
+  owner = null;
   expires = null;
   /** Why the last sign-in or call was refused, for the sign-in view. */
   refused = null;
@@ -48,18 +51,23 @@ class Session extends EventTarget {
   signIn = (token) => this.#take(() => post('/session', { token }));
 
   async signOut() {
-    await remove('/session');
+    const { owner } = this;
+    await remove('/session').catch((problem) => {
+      // It had ended already.
+      if (problem.status !== 401) throw problem;
+    });
     this.refused = null;
     activity.clear();
     this.#set(null);
+    await forgetAllOf(owner);
   }
 
   async #take(ask) {
     try {
-      const { scope, expires_unix_s: expires } = await ask();
+      const { scope, token, expires_unix_s: expires } = await ask();
       this.refused = null;
       this.expires = expires;
-      this.#set(scope);
+      this.#set(scope, token ? `token ${token}` : 'node');
       return true;
     } catch (problem) {
       this.refused = problem;
@@ -68,9 +76,10 @@ class Session extends EventTarget {
     }
   }
 
-  #set(scope) {
-    if (this.scope === scope) return;
+  #set(scope, owner = null) {
+    if (this.scope === scope && this.owner === owner) return;
     this.scope = scope;
+    this.owner = owner;
     this.dispatchEvent(new Event('change'));
   }
 }

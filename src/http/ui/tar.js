@@ -10,7 +10,7 @@ const encoder = new TextEncoder();
 /** `entries`: [{path, file}], paths relative to the folder; without a file it is an empty folder. */
 export function tar(entries) {
   const parts = [];
-  for (const { path, file } of entries.sort((a, b) => (a.path < b.path ? -1 : 1))) {
+  for (const { path, file } of ordered(entries)) {
     const size = file?.size ?? 0;
     const mtime = Math.floor((file?.lastModified ?? 0) / 1000);
     const name = encoder.encode(path);
@@ -24,6 +24,25 @@ export function tar(entries) {
   parts.push(new Uint8Array(2 * BLOCK));
   return new Blob(parts, { type: 'application/x-tar' });
 }
+
+/**
+ * By this a folder is known again: it changes with every path, size and time in it. It notices accidents and keeps
+ * nobody out: 64 bits of a plain hash, because a page that did not come by HTTPS has no better one.
+ */
+export function stamp(entries) {
+  let [a, b] = [0xdeadbeef, 0x41c6ce57];
+  for (const { path, file } of ordered(entries)) {
+    for (const byte of encoder.encode(`${path}\u0000${file?.size ?? -1} ${file?.lastModified ?? 0}\u0000`)) {
+      a = Math.imul(a ^ byte, 0x9e3779b1);
+      b = Math.imul(b ^ byte, 0x5f356495);
+      a ^= b >>> 15;
+      b ^= a >>> 13;
+    }
+  }
+  return [a, b].map((half) => (half >>> 0).toString(16).padStart(8, '0')).join('');
+}
+
+const ordered = (entries) => [...entries].sort((a, b) => (a.path < b.path ? -1 : 1));
 
 const padding = (size) => new Uint8Array((BLOCK - (size % BLOCK)) % BLOCK);
 

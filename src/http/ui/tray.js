@@ -23,16 +23,23 @@ function words(upload) {
       .filter(Boolean)
       .join(' · ');
   }
+  const unread = problem && `${problem.message} ${problem.hint}`;
   return {
     waiting: `waiting · ${bytes(size)}`,
     paused: `paused at ${far}`,
     storing: stalled ? `waiting: ${stalled}` : 'all sent; being written to disk',
     stored: `stored · ${bytes(size)}`,
     failed: ['not stored:', problem?.message, problem?.hint].filter(Boolean).join(' '),
-    elsewhere: 'another tab sends it',
-    locked: `${far} are there. The browser wants to be asked before it reads the file again.`,
-    lost: `${far} are there${upload.foreign ? ', sent from elsewhere' : ''}. Choose the same ${upload.tree ? 'folder' : 'file'} again to go on${upload.foreign ? ' here' : ''}.`,
+    elsewhere: 'in another tab; it comes here when that is closed',
+    locked: unread ?? `${far} are there. The browser wants to be asked before it reads the file again.`,
+    lost: unread ?? `${far} are there${upload.foreign ? ', sent from elsewhere' : ''}. ${chooseAgain(upload)}`,
   }[state];
+}
+
+function chooseAgain({ tree, foreign }) {
+  // Whether it is the same folder cannot be known here, so none of it is taken for that.
+  if (tree && foreign) return 'Choose the same folder to send it from here, from its beginning.';
+  return `Choose the same ${tree ? 'folder' : 'file'} again to go on${foreign ? ' here' : ''}.`;
 }
 
 function row(upload) {
@@ -58,7 +65,7 @@ function rejoin(upload) {
     on: {
       change: () => {
         const [again] = chosen(input);
-        const wrong = again && uploads.rejoin(upload, again.file);
+        const wrong = again && uploads.rejoin(upload, again);
         if (wrong) note(wrong, 'bad', `Choose ${upload.name} as it was, or give this upload up and store it anew.`);
         input.value = '';
       },
@@ -76,20 +83,20 @@ function toolsOf(upload) {
   switch (state) {
     case 'waiting':
     case 'sending':
+    case 'storing':
       return [tool('pause', `Pause ${name}`, () => uploads.pause(upload)), end];
     case 'paused':
       return [tool('play', `Go on with ${name}`, () => uploads.resume(upload)), end];
     case 'failed':
       return [
-        upload.file && h('button', { type: 'button', on: { click: () => uploads.resume(upload) } }, 'Try again'),
+        (upload.file || upload.whole) &&
+          h('button', { type: 'button', on: { click: () => uploads.resume(upload) } }, 'Try again'),
         end,
       ];
     case 'locked':
       return [h('button', { type: 'button', on: { click: () => uploads.resume(upload) } }, 'Go on'), end];
     case 'lost':
       return [...rejoin(upload), end];
-    case 'elsewhere':
-      return [h('button', { type: 'button', on: { click: () => uploads.resume(upload) } }, 'Go on here')];
     case 'stored':
       return [
         h('a', { class: 'button', href: `#/file/${upload.cid}` }, 'Show'),
@@ -102,7 +109,7 @@ function toolsOf(upload) {
 
 function update(element, upload) {
   const { state } = upload;
-  element.meter.hidden = ['stored', 'failed', 'waiting'].includes(state);
+  element.meter.hidden = ['stored', 'failed', 'waiting', 'elsewhere'].includes(state);
   // Without a value it shows that it works without saying how far.
   if (state === 'storing') element.meter.removeAttribute('value');
   else element.meter.value = upload.size ? upload.sent / upload.size : 1;
@@ -127,7 +134,10 @@ function summary() {
       `storing ${plural(running.length, 'file')}, ${size ? Math.min(100, Math.floor((sent / size) * 100)) : 100} %`,
     );
   }
-  if (open.length > running.length) parts.push(`${open.length - running.length} not running`);
+  const elsewhere = open.filter(({ state }) => state === 'elsewhere').length;
+  const still = open.length - running.length - elsewhere;
+  if (still) parts.push(`${still} not running`);
+  if (elsewhere) parts.push(`${elsewhere} in another tab`);
   if (failed) parts.push(`${failed} failed`);
   if (!parts.length) parts.push(`${plural(uploads.list.length, 'file')} stored`);
   return parts.join(' · ');
@@ -152,7 +162,7 @@ export function begin(element) {
   );
   fill(element, details);
   const draw = () => {
-    const rank = ({ state }) => (state === 'stored' ? 2 : state === 'waiting' ? 1 : 0);
+    const rank = ({ state }) => (state === 'stored' ? 2 : ['waiting', 'elsewhere'].includes(state) ? 1 : 0);
     const sorted = [...uploads.list].sort((a, b) => rank(a) - rank(b));
     element.hidden = !sorted.length;
     document.body.classList.toggle('has-tray', !element.hidden);

@@ -21,6 +21,9 @@ function base64(text) {
   return btoa(raw);
 }
 
+/** A file that cannot be read (any more). */
+export class Unreadable extends Error {}
+
 /** Creates an upload; its id. */
 export async function create(size, metadata) {
   const pairs = Object.entries(metadata).filter(([, value]) => value !== '' && value !== null && value !== undefined);
@@ -93,7 +96,15 @@ function patch(id, piece, sum, from, { progress, signal }) {
       }
       return failed(toProblem(xhr.status, told));
     };
-    xhr.onerror = () => failed(offline());
+    // The same event, whether the node is away or the browser cannot read the file: reading it tells.
+    xhr.onerror = () =>
+      piece
+        .stream()
+        .pipeTo(new WritableStream())
+        .then(
+          () => failed(offline()),
+          (error) => failed(new Unreadable(error.message)),
+        );
     xhr.onabort = () => failed(new DOMException('stopped', 'AbortError'));
     xhr.onloadend = () => signal.removeEventListener('abort', abort);
     signal.addEventListener('abort', abort);
@@ -110,4 +121,4 @@ export const passing = (problem) =>
     problem.status === 423 ||
     problem.status === 429 ||
     problem.status === 460 ||
-    problem.status >= 502);
+    [502, 503, 504].includes(problem.status));

@@ -1,61 +1,50 @@
 // The uploads of this browser: a queue of which some run at once. What the node has of a file it never gets again.
 
 import { get, Problem } from './api.js';
+import { claim, inherit } from './claims.js';
 import { fromHandle } from './gather.js';
 import { history } from './history.js';
 import * as kept from './kept.js';
 import { names } from './names.js';
-import { speak } from './notes.js';
+import { note, speak } from './notes.js';
 import { session } from './session.js';
 import { Speed } from './speed.js';
 import * as tus from './tus.js';
+import { Upload, elsewhere, facts, is } from './upload.js';
 
 const AT_ONCE = 3;
 const LONGEST_WAIT_MS = 30000;
-
-/**
- * One upload. `state`: waiting | sending | paused | storing | stored | failed |
- * elsewhere (another tab sends it) | locked (the browser wants a click to read the file) | lost (the file must be chosen again).
- */
-class Upload {
-  id = null;
-  sent = 0;
-  state = 'waiting';
-  problem = null;
-  cid = null;
-  /** Why it does not move though it runs: the node is away, for example. */
-  stalled = null;
-  speed = new Speed();
-  stop = null;
-
-  constructor(fields) {
-    this.key = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`;
-    Object.assign(this, fields);
-  }
-
-  /** Whether it still has something before it. */
-  get open() {
-    return !['stored', 'failed'].includes(this.state);
-  }
-}
+/** What the browser calls a file that has changed or gone since it was chosen. */
+const UNREADABLE = ['NotReadableError', 'NotFoundError'];
 
 class Uploads extends EventTarget {
   list = [];
+  /** Whose list it is. */
+  #owner = null;
+  /** Counts who was signed in: what one has asked for is not for the next. */
+  #session = 0;
   #told = false;
 
   constructor() {
     super();
-    session.addEventListener('change', () => (session.scope ? this.#restore() : this.#drop()));
+    session.addEventListener('change', () => {
+      if (session.owner === this.#owner) return;
+      this.#owner = session.owner;
+      this.#session += 1;
+      this.#drop();
+      if (session.may('write')) this.#restore();
+    });
   }
 
-  /** Queues files: [{file, name, handle}]. `unsealed`: public. */
+  /** Queues files: [{file, name, handle, tree, stamp}]. `unsealed`: public. */
   add(files, { unsealed = false } = {}) {
     const fresh = files.map(
-      ({ file, name, handle, tree }) =>
-        new Upload({ file, handle, name, tree, size: file.size, type: file.type, mtime: changed(file), unsealed }),
+      (chosen) =>
+        new Upload({ ...facts(chosen), handle: chosen.handle, name: chosen.name, unsealed, owner: this.#owner }),
     );
     this.list.push(...fresh);
-    for (const upload of fresh) kept.keep(upload);
+    // First it is this tab's, then others can see it.
+    for (const upload of fresh) this.#hold(upload).then(() => this.#keep(upload));
     if (fresh.length)
       speak(fresh.length === 1 ? `${fresh[0].name} is being stored.` : `${fresh.length} things are being stored.`);
     this.#next();
@@ -64,75 +53,167 @@ class Uploads extends EventTarget {
   pause(upload) {
     upload.state = 'paused';
     upload.stop?.abort();
-    kept.keep(upload);
+    this.#keep(upload);
     this.#next();
   }
 
   /** Goes on: after a pause, a failure, or where the browser wants to be asked for the file. */
   async resume(upload) {
-    if (upload.state === 'locked' && (await upload.handle.requestPermission({ mode: 'read' })) === 'granted') {
-      await this.#reread(upload);
+    if (upload.state === 'locked') {
+      try {
+        if ((await upload.handle.requestPermission({ mode: 'read' })) === 'granted') await this.#reread(upload);
+      } catch {
+        Object.assign(upload, { state: 'lost', problem: null });
+      }
     }
-    if (!upload.file) return this.#change();
+    if (!upload.file && !upload.whole) return this.#change();
+    upload.again = upload.state === 'failed';
     upload.state = 'waiting';
     upload.problem = null;
-    kept.keep(upload);
+    this.#keep(upload);
     return this.#next();
   }
 
-  /** The file of a lost upload, chosen again. Answers why it is not that file, or null. */
-  rejoin(upload, file) {
-    if (file.size !== upload.size) return 'This has another size than what the upload began with.';
-    if (upload.mtime && changed(file) !== upload.mtime) return 'This was changed after the upload began.';
-    upload.file = file;
-    kept.keep(upload);
+  /** The file or folder of a lost upload, chosen again. Answers why it cannot be that, or null. */
+  rejoin(upload, chosen) {
+    const same = is(upload, chosen);
+    if (!same && chosen.name !== upload.name) return `This is not ${upload.name} as it was when the upload began.`;
+    if (same) Object.assign(upload, facts(chosen));
+    else this.#anew(upload, chosen);
+    Object.assign(upload, { handle: null, owner: this.#owner, foreign: false });
     this.resume(upload);
     return null;
   }
 
   /** Ends an upload and throws away what has arrived, or takes a finished one off the list. */
   async dismiss(upload) {
-    const open = upload.state !== 'stored';
-    upload.state = 'gone';
-    upload.stop?.abort();
-    this.list = this.list.filter((other) => other !== upload);
-    kept.forget(upload.key);
+    const { state } = upload;
+    this.#take(upload);
     this.#next();
-    if (open && upload.id) await tus.end(upload.id).catch(() => {});
+    await this.#forget(upload);
+    if (state === 'stored' || !upload.id) return;
+    try {
+      if (upload.sent >= upload.size) {
+        // Asking for the offset ends what still writes: what is not whole now never will be.
+        await tus.offset(upload.id);
+        const told = await tus.look(upload.id);
+        if (told.state === 'storing' || told.state === 'stored') {
+          const hint = 'Delete it from the files if it shall not be there.';
+          note(`All of ${upload.name} had arrived: it is stored.`, 'bad', hint);
+          return;
+        }
+      }
+      await tus.end(upload.id);
+    } catch {
+      // The node is away: there, it goes when it has expired.
+    }
   }
 
   dismissFinished() {
     for (const upload of this.list.filter(({ state }) => state === 'stored')) this.dismiss(upload);
   }
 
+  /** Off the list, whatever it does. */
+  #take(upload) {
+    upload.state = 'gone';
+    upload.stop?.abort();
+    upload.watch?.abort();
+    this.list = this.list.filter((other) => other !== upload);
+  }
+
   #drop() {
-    for (const upload of this.list) upload.stop?.abort();
-    this.list = [];
+    for (const upload of this.list) {
+      this.#take(upload);
+      this.#release(upload);
+    }
     this.#change();
+  }
+
+  /** Makes an upload this tab's. Answers whether it is. */
+  async #hold(upload) {
+    upload.held ??= claim(upload.key);
+    if (await upload.held) return true;
+    upload.held = null;
+    return false;
+  }
+
+  #release(upload) {
+    upload.held?.then((release) => release?.());
+    upload.held = null;
+  }
+
+  /** Remembers an upload across a reload, unless it was given up meanwhile. */
+  #keep(upload) {
+    return upload.state === 'gone' ? null : kept.keep(upload);
+  }
+
+  async #forget(upload) {
+    await kept.forget(upload.key);
+    this.#release(upload);
   }
 
   /** After a reload: what this browser remembers, and what the node has of others. */
   async #restore() {
-    if (!session.may('write')) return;
-    const [ours, theirs] = await Promise.all([kept.all(), get('/uploads').catch(() => [])]);
-    const known = new Map(theirs.map((upload) => [upload.id, upload]));
+    const mine = this.#session;
+    const [ours, theirs] = await Promise.all([kept.allOf(this.#owner), get('/uploads').catch(() => null)]);
+    const known = new Map((theirs ?? []).map((told) => [told.id, told]));
     for (const memory of ours.sort((a, b) => a.at - b.at)) {
-      if (this.list.some(({ key }) => key === memory.key)) continue;
-      const told = known.get(memory.id);
-      known.delete(memory.id);
+      if (this.#session !== mine) return;
       const upload = new Upload(memory);
-      if (told?.state === 'stored') {
-        kept.forget(upload.key);
-        continue;
-      }
-      if (memory.id && !told) upload.id = null;
-      upload.sent = told?.offset ?? 0;
-      await this.#findFile(upload);
-      if (memory.paused && upload.state === 'waiting') upload.state = 'paused';
-      this.list.push(upload);
+      const told = theirs ? (known.get(memory.id) ?? null) : undefined;
+      if (await this.#hold(upload)) await this.#recall(upload, memory, told);
+      else this.#follow(upload);
+      known.delete(memory.id);
+      if (this.#session !== mine) this.#take(upload);
+      if (upload.state === 'gone') this.#release(upload);
+      else this.list.push(upload);
     }
+    if (this.#session !== mine) return;
     for (const told of known.values()) {
       if (told.state === 'receiving' || told.state === 'failed') this.list.push(elsewhere(told));
+    }
+    this.#next();
+  }
+
+  /** Goes on from what was remembered. `told`: what the node says of it; null: nothing; undefined: no answer. */
+  async #recall(upload, memory, told) {
+    Object.assign(upload, memory);
+    if (told === null) upload.id = null;
+    if (told?.state === 'stored') {
+      upload.state = 'gone';
+      await this.#forget(upload);
+      return;
+    }
+    upload.sent = told?.offset ?? 0;
+    upload.whole = Boolean(told) && told.offset >= told.length;
+    upload.state = 'waiting';
+    if (!upload.whole) await this.#findFile(upload);
+    if (memory.paused && upload.state === 'waiting') upload.state = 'paused';
+    if (told?.state === 'failed') {
+      upload.state = 'failed';
+      upload.problem = new Problem({ detail: told.error, hint: told.hint ?? '' });
+    }
+  }
+
+  /** Waits until the tab that has an upload has ended it or is closed. */
+  async #follow(upload) {
+    upload.state = 'elsewhere';
+    upload.watch = new AbortController();
+    const held = inherit(upload.key, upload.watch.signal);
+    try {
+      await held;
+    } catch {
+      return;
+    }
+    upload.held = held;
+    const memory = await kept.one(upload.key);
+    // A node that is away is asked again by whoever sends.
+    const told = memory?.id && (await tus.look(memory.id).catch(({ status }) => (status === 404 ? null : undefined)));
+    if (memory && upload.state !== 'gone') await this.#recall(upload, memory, told);
+    else this.#take(upload);
+    if (upload.state === 'gone') {
+      this.#take(upload);
+      this.#release(upload);
     }
     this.#next();
   }
@@ -153,18 +234,22 @@ class Uploads extends EventTarget {
 
   /** Reads a handle again. What has changed meanwhile is another file: it is sent from its beginning. */
   async #reread(upload) {
-    const { file } = await fromHandle(upload.handle);
-    if (file.size !== upload.size || changed(file) !== upload.mtime) {
-      if (upload.id) tus.end(upload.id).catch(() => {});
-      Object.assign(upload, { id: null, sent: 0, size: file.size, mtime: changed(file) });
-    }
-    upload.file = file;
+    const chosen = await fromHandle(upload.handle);
+    if (is(upload, chosen)) Object.assign(upload, facts(chosen));
+    else this.#anew(upload, chosen);
+  }
+
+  /** From the beginning: bytes of what it is now do not go with bytes of what it was. */
+  #anew(upload, chosen) {
+    if (upload.id) tus.end(upload.id).catch(() => {});
+    if (upload.sent) note(`${upload.name} may have changed since the upload began: it is sent from its beginning.`);
+    Object.assign(upload, facts(chosen), { id: null, sent: 0, whole: false });
   }
 
   #next() {
     for (const upload of this.list) {
       if (this.list.filter(({ stop }) => stop).length >= AT_ONCE) break;
-      if (upload.state === 'waiting' && !upload.stop && upload.file) this.#start(upload);
+      if (upload.state === 'waiting' && !upload.stop && (upload.file || upload.whole)) this.#start(upload);
     }
     this.#change();
   }
@@ -174,7 +259,8 @@ class Uploads extends EventTarget {
     upload.state = 'sending';
     upload.speed = new Speed();
     try {
-      await alone(upload, () => this.#send(upload));
+      if (await this.#hold(upload)) await this.#send(upload);
+      else this.#follow(upload);
     } catch (problem) {
       if (problem.name !== 'AbortError' && upload.state !== 'gone') this.#fail(upload, problem);
     }
@@ -183,11 +269,21 @@ class Uploads extends EventTarget {
   }
 
   #fail(upload, problem) {
-    // A file that has changed or gone since it was chosen cannot be read any more.
-    const unreadable = problem.name === 'NotReadableError' || problem.name === 'NotFoundError';
-    upload.state = unreadable ? 'lost' : 'failed';
+    upload.state = 'failed';
+    upload.again = false;
     upload.problem = problem;
-    history.add({ type: 'failed', text: `${upload.name} could not be stored: ${problem.message}`, hint: problem.hint });
+    if (problem instanceof tus.Unreadable || UNREADABLE.includes(problem.name)) {
+      upload.state = upload.handle ? 'locked' : 'lost';
+      upload.problem =
+        upload.file &&
+        new Problem({
+          detail: 'It cannot be read: it was changed, moved or deleted after it was chosen.',
+          hint: `${upload.handle ? 'Go on' : 'Choose it again'} to store it as it is now.`,
+        });
+      upload.file = null;
+    }
+    const { message, hint } = upload.problem ?? problem;
+    history.add({ type: 'failed', text: `${upload.name} could not be stored: ${message}`, hint });
     speak(`${upload.name} could not be stored.`);
   }
 
@@ -203,7 +299,8 @@ class Uploads extends EventTarget {
         if (problem.status === 404 || problem.status === 410) {
           // It has expired: from the beginning, then.
           if (!upload.id) throw problem;
-          upload.id = null;
+          Object.assign(upload, { id: null, sent: 0, whole: false });
+          if (!upload.file) throw new tus.Unreadable('The node has forgotten what had arrived.');
         } else if (!tus.passing(problem)) {
           throw problem;
         }
@@ -216,43 +313,43 @@ class Uploads extends EventTarget {
   }
 
   async #attempt(upload, signal) {
-    if (upload.id) {
-      if (await this.#settled(upload, signal)) return;
-      upload.sent = await tus.offset(upload.id, signal);
-    } else {
-      upload.id = await tus.create(upload.size, {
-        filename: upload.name,
-        filetype: upload.tree ? '' : upload.type,
-        mtime: upload.mtime,
-        tree: upload.tree ? 'true' : '',
-        public: upload.unsealed ? 'true' : '',
-      });
-      upload.sent = 0;
-      await kept.keep(upload);
-      if (upload.size === 0 && (await this.#settled(upload, signal))) return;
+    upload.speed = new Speed();
+    const begun = Boolean(upload.id);
+    if (!begun) await this.#create(upload, signal);
+    // A new one has nothing to tell, but that of an empty file: that is stored at once.
+    if (begun || upload.size === 0) {
+      const told = await tus.look(upload.id, signal);
+      if (told.state === 'stored') return this.#stored(upload, told.cid);
+      // An empty last part makes the node try again to store what it could not.
+      if (told.state === 'failed' && !upload.again) throw new Problem({ status: 500, detail: told.error });
+      this.#progress(upload, await tus.offset(upload.id, signal));
+      upload.whole = upload.sent >= upload.size;
     }
-    upload.speed.at(upload.sent);
     for (;;) {
-      const { offset, cid } = await tus.send(upload.id, upload.file, upload.sent, {
+      if (!upload.file && !upload.whole) throw new tus.Unreadable('The node has less than it had.');
+      const { offset, cid } = await tus.send(upload.id, upload.file ?? new Blob(), upload.sent, {
         signal,
         progress: (sent) => this.#progress(upload, sent),
       });
-      upload.stalled = null;
       this.#progress(upload, offset);
+      // The answer to the last part comes when all is stored.
       if (cid) return this.#stored(upload, cid);
-      if (offset >= upload.size) break;
     }
-    while (!(await this.#settled(upload, signal))) await pause(500, signal);
   }
 
-  /** Whether the node says that all of it is stored. */
-  async #settled(upload, signal) {
-    const told = await tus.look(upload.id, signal);
-    if (told.state === 'failed') {
-      throw new Problem({ status: 500, detail: told.error, hint: told.hint ?? '' });
-    }
-    if (told.state === 'stored') this.#stored(upload, told.cid);
-    return told.state === 'stored';
+  async #create(upload, signal) {
+    // Not to be broken off: what the node has begun must be known, to be ended or gone on with.
+    const id = await tus.create(upload.size, {
+      filename: upload.name,
+      filetype: upload.tree ? '' : upload.type,
+      mtime: upload.mtime,
+      tree: upload.tree ? 'true' : '',
+      public: upload.unsealed ? 'true' : '',
+    });
+    if (upload.state === 'gone') await tus.end(id).catch(() => {});
+    else Object.assign(upload, { id, sent: 0, whole: false });
+    await this.#keep(upload);
+    signal.throwIfAborted();
   }
 
   #stored(upload, cid) {
@@ -260,15 +357,21 @@ class Uploads extends EventTarget {
     upload.sent = upload.size;
     upload.cid = cid;
     names.note(cid, upload.name);
-    kept.forget(upload.key);
+    // The node need not remember it either: it remembers a thousand.
+    const { id } = upload;
+    this.#forget(upload)
+      .then(() => tus.end(id))
+      .catch(() => {});
     speak(`${upload.name} is stored.`);
     this.dispatchEvent(new CustomEvent('stored', { detail: upload }));
   }
 
   #progress(upload, sent) {
     upload.sent = Math.min(sent, upload.size);
+    upload.stalled = null;
     upload.speed.at(upload.sent);
-    if (upload.sent >= upload.size && upload.state === 'sending') upload.state = 'storing';
+    if (upload.state === 'sending' || upload.state === 'storing')
+      upload.state = upload.sent >= upload.size ? 'storing' : 'sending';
     this.#change();
   }
 
@@ -281,32 +384,6 @@ class Uploads extends EventTarget {
       this.dispatchEvent(new Event('change'));
     }, 60);
   }
-}
-
-/** An upload that the node has and this browser knows nothing of. */
-function elsewhere({ id, name, length, offset, state, error, hint }) {
-  return new Upload({
-    id,
-    name: name ?? 'unnamed',
-    size: length,
-    sent: offset,
-    state: state === 'failed' ? 'failed' : 'lost',
-    foreign: true,
-    problem: error && new Problem({ detail: error, hint: hint ?? '' }),
-  });
-}
-
-/** When a file was changed, seconds since 1970; of a folder, nothing is known. */
-const changed = (file) => (file.lastModified ? Math.floor(file.lastModified / 1000) : null);
-
-/** Runs `work` where no other tab does the same upload. */
-async function alone(upload, work) {
-  if (!navigator.locks || !upload.id) return work();
-  return navigator.locks.request(`storgo-upload-${upload.id}`, { ifAvailable: true }, (lock) => {
-    if (lock) return work();
-    upload.state = 'elsewhere';
-    return null;
-  });
 }
 
 function pause(ms, signal) {

@@ -66,6 +66,10 @@ pub(in super::super) struct UploadInfo {
     pub(super) id: String,
     /// The file's name.
     pub(super) name: Option<String>,
+    /// Whether its bytes are a tar that becomes a folder.
+    pub(super) tree: bool,
+    /// When the file was changed, as the client said at the start, seconds since 1970.
+    pub(super) mtime: Option<i64>,
     /// Bytes of the whole file.
     pub(super) length: u64,
     /// Bytes that are here.
@@ -170,6 +174,8 @@ impl Upload {
         UploadInfo {
             id: self.id.clone(),
             name: self.plan.name.clone(),
+            tree: self.plan.tree,
+            mtime: self.plan.mtime,
             length: self.plan.length,
             offset: if cid.is_some() { self.plan.length } else { offset },
             expires_unix_s: touched.saturating_add(i64::try_from(keep.as_secs()).unwrap_or(i64::MAX)),

@@ -118,6 +118,11 @@ export function show({ body, head, query: at, signal }) {
         `/files${query({ ...wanted, cursor: trail.at(-1), limit: PAGE })}`,
         AbortSignal.any([signal, mine.signal]),
       );
+      if (!list.files.length && trail.length > 1) {
+        // The last file of this page is gone.
+        trail.pop();
+        return await load();
+      }
       draw(list);
     } catch (problem) {
       if (problem.name === 'AbortError') return;
