@@ -117,7 +117,7 @@ pub(super) fn answer(
         let total = range.as_ref().map_or(size, |range| range.end - range.start);
         let total = Some(total).filter(|_| opened.kind() == ContentKind::File);
         let progress = door.feed.transfer(What::Get, Some(opened.file_name()), total);
-        let bytes = opened.read(ReadOptions { range });
+        let bytes = opened.read_counted(ReadOptions { range });
         Body::from_stream(progress.count(bytes.inspect_err(move |error| failures.note(&id, error.clone()))))
     };
     let impossible =
