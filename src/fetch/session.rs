@@ -160,13 +160,18 @@ impl Session {
     /// stop another one.
     pub async fn room(&self, len: u32) -> Option<OwnedSemaphorePermit> {
         let kib = (len >> 10) + 1;
-        let own = Arc::clone(&self.inner.own_room).acquire_many_owned(kib.min(OWN_ROOM_KIB));
+        let own = Arc::clone(&self.inner.own_room).acquire_many_owned(OWN_ROOM_KIB);
         let shared = Arc::clone(&self.inner.fetcher.window).acquire_many_owned(kib);
         tokio::select! {
             biased;
-            room = own => room.ok(),
             room = shared => room.ok(),
+            room = own => room.ok(),
         }
+    }
+
+    /// Whether this room is the session's own, and no share of the window.
+    pub fn is_own(&self, room: &OwnedSemaphorePermit) -> bool {
+        Arc::ptr_eq(room.semaphore(), &self.inner.own_room)
     }
 
     /// The block's name is right, and its content is not what the reader's key says. Drops what this session fetched,

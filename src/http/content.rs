@@ -120,7 +120,7 @@ pub(super) async fn answer(
         let total = range.as_ref().map_or(size, |range| range.end - range.start);
         let total = Some(total).filter(|_| opened.kind() == ContentKind::File);
         let progress = door.feed.transfer(What::Get, Some(opened.file_name()), total);
-        let mut bytes = Box::pin(opened.read(ReadOptions { range }));
+        let mut bytes = Box::pin(opened.read_counted(ReadOptions { range }));
         let first = bytes.try_next().await?;
         let rest = bytes.inspect_err(move |error| failures.note(&id, error.clone()));
         Body::from_stream(progress.count(stream::iter(first.map(Ok)).chain(rest)))

@@ -3,7 +3,7 @@
 mod archive;
 mod source;
 
-use std::{ops::Range, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
@@ -27,6 +27,9 @@ use crate::content::{
 
 /// Pieces of plaintext that wait for a slow reader.
 const READY: usize = 2;
+
+/// Bytes that a reader without a share of the common memory is handed at a time.
+const SMALL: usize = 128 << 10;
 
 /// Tries to get a block whose name is right and whose content is not.
 const TRIES: usize = 4;
@@ -164,6 +167,20 @@ impl Opened {
     ///
     /// Reading stops when the stream is dropped.
     pub fn read(self, options: ReadOptions) -> impl Stream<Item = Result<Bytes, NodeError>> + Send + use<> {
+        // Whoever has the bytes may keep them: their memory is no longer counted here.
+        self.pieces(options).map(|piece| piece.map(|piece| piece.bytes))
+    }
+
+    /// [`Opened::read`] for whoever drops the bytes as they are sent: until then they count as memory of the readers, which
+    /// is bounded for all of them together.
+    pub(crate) fn read_counted(
+        self,
+        options: ReadOptions,
+    ) -> impl Stream<Item = Result<Bytes, NodeError>> + Send + use<> {
+        self.pieces(options).map(|piece| piece.map(Bytes::from_owner))
+    }
+
+    fn pieces(self, options: ReadOptions) -> impl Stream<Item = Result<Piece, NodeError>> + Send + use<> {
         let (sender, receiver) = mpsc::channel(READY);
         let Self { node, root, source, .. } = self;
         let stop = node.stopping();
@@ -192,8 +209,20 @@ impl Opened {
     }
 }
 
+/// Plaintext on its way, and the memory that it takes.
+struct Piece {
+    bytes: Bytes,
+    _room: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Where plaintext goes.
-struct Sink(mpsc::Sender<Result<Bytes, NodeError>>);
+struct Sink(mpsc::Sender<Result<Piece, NodeError>>);
 
 /// Why sending ended early.
 enum Stopped {
@@ -210,7 +239,31 @@ impl<E: Into<NodeError>> From<E> for Stopped {
 
 impl Sink {
     async fn send(&self, bytes: Bytes) -> Result<(), Stopped> {
-        self.0.send(Ok(bytes)).await.map_err(|_| Stopped::Unread)
+        self.send_piece(Piece { bytes, _room: None }).await
+    }
+
+    async fn send_piece(&self, piece: Piece) -> Result<(), Stopped> {
+        self.0.send(Ok(piece)).await.map_err(|_| Stopped::Unread)
+    }
+
+    /// Sends a part of a chunk. One that is `alone` in its reader's memory, because the others have taken all that is
+    /// shared, goes in small pieces, so that its memory is free again bit by bit.
+    async fn send_chunk(
+        &self,
+        part: Bytes,
+        room: Option<OwnedSemaphorePermit>,
+        alone: bool,
+    ) -> Result<(), Stopped> {
+        let room = room.map(Arc::new);
+        if !alone {
+            return self.send_piece(Piece { bytes: part, _room: room }).await;
+        }
+        let pieces: Vec<Bytes> = part.chunks(SMALL).map(Bytes::copy_from_slice).collect();
+        drop(part);
+        for bytes in pieces {
+            self.send_piece(Piece { bytes, _room: room.clone() }).await?;
+        }
+        Ok(())
     }
 }
 
@@ -228,12 +281,14 @@ async fn send_file(
     let chunks = source.chunks(located(source.clone(), tree, range.end));
     let mut chunks = std::pin::pin!(chunks);
     while let Some(chunk) = chunks.next().await {
-        let Chunk { offset, bytes, _room } = chunk?;
+        let Chunk { offset, bytes, room } = chunk?;
         let from = range.start.saturating_sub(offset).min(bytes.len() as u64);
         let to = (range.end - offset).min(bytes.len() as u64);
         let part = slice(&bytes, from, to);
+        drop(bytes);
         if !part.is_empty() {
-            sink.send(part).await?;
+            let alone = room.as_ref().is_some_and(|room| source.is_own(room));
+            sink.send_chunk(part, room, alone).await?;
         }
     }
     Ok(())
@@ -255,7 +310,7 @@ struct Chunk {
     offset: u64,
     bytes: Bytes,
     /// Memory that it takes, until the reader has it.
-    _room: Option<OwnedSemaphorePermit>,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// The chunks of a file from where `tree` stands to `end`, list nodes fetched on the way.

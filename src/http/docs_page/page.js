@@ -32,7 +32,7 @@ const shape = (schema, doc, depth = 0) => {
 
 const contents = (content, doc) => Object.entries(content || {}).map(([kind, { schema }]) => {
   const text = schema && kind === "application/json" ? shape(schema, doc) : "";
-  return make("div", {}, make("code", { textContent: kind }), text ? make("pre", { textContent: text }) : null);
+  return make("div", {}, make("code", { textContent: kind }), text ? make("pre", { textContent: text, tabIndex: 0 }) : null);
 });
 
 const table = (head, rows) => make("table", {},

@@ -39,7 +39,7 @@ export class Upload {
 }
 
 /** An upload that the node has and this browser knows nothing of. */
-export function elsewhere({ id, name, tree, mtime, length, offset, state, error }) {
+export function elsewhere({ id, name, tree, mtime, length, offset, state, error, hint }) {
   return new Upload({
     key: id,
     id,

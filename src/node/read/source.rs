@@ -117,10 +117,18 @@ impl Source {
                 async move {
                     let room = source.room(wanted.entry.len).await;
                     let bytes = source.chunk(&wanted.entry).await?;
-                    Ok(Chunk { offset: wanted.offset, bytes, _room: room })
+                    Ok(Chunk { offset: wanted.offset, bytes, room })
                 }
             })
             .try_buffered(READ_AHEAD)
+    }
+
+    /// Whether this is the reader's own memory, and no share of what all readers have in common.
+    pub(super) fn is_own(&self, room: &OwnedSemaphorePermit) -> bool {
+        match self {
+            Self::Swarm(session) => session.is_own(room),
+            Self::Here(_) => false,
+        }
     }
 
     async fn room(&self, len: u32) -> Option<OwnedSemaphorePermit> {
