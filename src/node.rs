@@ -82,6 +82,8 @@ struct Inner {
     http: Mutex<Option<HttpDoor>>,
     /// Held while the noted withdrawals are changed.
     withdrawing: tokio::sync::Mutex<()>,
+    /// A file was removed that had just been announced.
+    withdrawn: tokio::sync::Notify,
 }
 
 /// Where the API is served.
@@ -95,6 +97,8 @@ struct Network {
     net: Net,
     fetcher: Fetcher,
     counters: Arc<Counters>,
+    /// Version of the provider records that were last saved.
+    saved: Mutex<Option<u64>>,
 }
 
 /// How a file is stored.

@@ -85,6 +85,7 @@ impl Node {
                 started: std::time::Instant::now(),
                 http: std::sync::Mutex::default(),
                 withdrawing: tokio::sync::Mutex::default(),
+                withdrawn: tokio::sync::Notify::new(),
             }),
         };
         chores::start(&node);
@@ -162,6 +163,7 @@ impl Network {
             stop.clone(),
         ));
         let transfers = Transfers::new(net.clone(), Arc::clone(&counters));
-        Ok(Self { net, fetcher: Fetcher::new(store.clone(), transfers), counters })
+        let fetcher = Fetcher::new(store.clone(), transfers);
+        Ok(Self { net, fetcher, counters, saved: std::sync::Mutex::default() })
     }
 }
