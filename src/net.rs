@@ -16,6 +16,8 @@ mod keep;
 mod mux;
 mod proof;
 mod records;
+mod refusal;
+mod socket;
 mod streams;
 mod task;
 pub mod transfer;
@@ -67,6 +69,8 @@ pub struct NetOptions {
     pub mdns: bool,
     /// Whether to relay for others.
     pub relay_server: bool,
+    /// Bytes that one circuit carries, each way, where this node relays. Whoever needs more asks for another circuit.
+    pub circuit_bytes: u64,
     /// Connections at most; a quarter of them is for those that we open, and a quarter may stay while idle.
     pub max_connections: u32,
     /// How long a connection on which nothing is done stays, where it is not one that stays anyway.
@@ -88,6 +92,7 @@ impl NetOptions {
             membership: None,
             mdns: false,
             relay_server: false,
+            circuit_bytes: 1 << 30,
             max_connections: 512,
             idle_timeout: Duration::from_secs(60),
             remembered: Vec::new(),
@@ -112,6 +117,8 @@ pub struct Snapshot {
     pub remembered: Vec<RememberedPeer>,
     /// Provider records held for others.
     pub records: Vec<u8>,
+    /// Another number after each change of the records.
+    pub records_version: u64,
 }
 
 /// An error of the network.
@@ -172,6 +179,11 @@ pub enum NetEvent {
         /// The address.
         addr: Multiaddr,
     },
+    /// Another machine runs with our identity.
+    SameIdentity {
+        /// Where it was met.
+        addr: Multiaddr,
+    },
     /// A root was announced.
     Announced {
         /// The root.
@@ -212,9 +224,7 @@ impl PeerInfo {
 
     /// Whether all connections run over a relay.
     pub fn relayed(&self) -> bool {
-        let relayed =
-            |addr: &Multiaddr| addr.iter().any(|p| matches!(p, libp2p::multiaddr::Protocol::P2pCircuit));
-        !self.addrs.is_empty() && self.addrs.iter().all(relayed)
+        !self.addrs.is_empty() && self.addrs.iter().all(book::is_relayed)
     }
 }
 
@@ -223,6 +233,7 @@ impl PeerInfo {
 struct Shared {
     peers: HashMap<PeerId, Peer>,
     listen: Vec<Multiaddr>,
+    twin: Option<Multiaddr>,
     announced: u64,
     queued: u64,
 }
@@ -296,6 +307,11 @@ impl Net {
             };
             shared.peers.iter().map(describe).collect()
         })
+    }
+
+    /// Where another machine that runs with our identity was met.
+    pub fn twin(&self) -> Option<Multiaddr> {
+        self.look(|shared| shared.twin.clone())
     }
 
     /// Roots announced since start, and roots that wait for it.
@@ -374,6 +390,15 @@ impl Net {
         self.ask(|reply| Command::Announced { root, reply }).await
     }
 
+    /// Whether no announcement of ours of a root can arrive anywhere any more: some seconds after it is no longer
+    /// [provided](Net::unprovide). What is withdrawn before may come back.
+    ///
+    /// # Errors
+    /// [`NetError::Closed`].
+    pub async fn is_settled(&self, root: Cid) -> Result<bool, NetError> {
+        self.ask(|reply| Command::Settled { root, reply }).await
+    }
+
     /// The peers whose ids are closest to a root: those that hold its provider records.
     ///
     /// # Errors
@@ -392,7 +417,15 @@ impl Net {
     /// # Errors
     /// [`NetError::Closed`].
     pub async fn snapshot(&self) -> Result<Snapshot, NetError> {
-        self.ask(|reply| Command::Snapshot { reply }).await
+        self.snapshot_since(None).await
+    }
+
+    /// What to keep for the next start; without the records where their version is still `seen`.
+    ///
+    /// # Errors
+    /// [`NetError::Closed`].
+    pub async fn snapshot_since(&self, seen: Option<u64>) -> Result<Snapshot, NetError> {
+        self.ask(|reply| Command::Snapshot { seen, reply }).await
     }
 
     /// Closes all connections and ends the task.

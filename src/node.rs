@@ -87,6 +87,8 @@ struct Inner {
     /// What was found out of damaged files, for a while.
     census: tokio::sync::Mutex<Option<health::Census>>,
     said: Mutex<peers::Said>,
+    /// A file was removed that had just been announced.
+    withdrawn: tokio::sync::Notify,
 }
 
 /// Where the API is served.
@@ -100,6 +102,8 @@ struct Network {
     net: Net,
     fetcher: Fetcher,
     counters: Arc<Counters>,
+    /// Version of the provider records that were last saved.
+    saved: Mutex<Option<u64>>,
 }
 
 /// How a file is stored.

@@ -165,6 +165,13 @@ async fn node(context: &Context) -> Vec<Finding> {
         ),
         n => finding("peers", State::Ok, format!("{n} connected")),
     });
+    if let Some(addr) = &status.same_identity {
+        let says = format!(
+            "another machine runs with this node's identity, met at {addr}: the two hide each other from the swarm; stop one, and \
+             move its identity.key away"
+        );
+        findings.push(finding("identity", State::Fail, says));
+    }
     if status.quarantined > 0 {
         let says = format!(
             "{} blocks were damaged: check the disk, and run `storgo-node verify`",

@@ -55,19 +55,23 @@ pub(super) async fn say_whether_newest(context: &Context, client: &Client, refer
     if context.quiet || context.json || !Target::is_name(reference) {
         return;
     }
-    let files = listed(client, Some(reference)).await.unwrap_or_default();
-    let others =
-        files.iter().filter(|file| file.name.as_deref() == Some(reference)).count().saturating_sub(1);
-    if others > 0 {
-        let have = if others == 1 { "file has" } else { "files have" };
-        let name = output::clean(reference);
-        output::say(
-            context,
-            &format!(
-                "{others} older {have} this name: the newest one is taken; `storgo-node ls {name}` shows all"
-            ),
-        );
+    let Ok(target) = Target::file(reference, "") else { return };
+    // It is a remark: without an answer it is left out.
+    if let Ok(info) = client.json::<FileInfo>(Method::GET, &target).await {
+        say_whether_alone_of_its_name(context, &info, reference);
     }
+}
+
+fn say_whether_alone_of_its_name(context: &Context, info: &FileInfo, reference: &str) {
+    let Some(others) = info.older else { return };
+    let have = if others == 1 { "file has" } else { "files have" };
+    let name = output::clean(reference);
+    output::say(
+        context,
+        &format!(
+            "{others} older {have} this name: the newest one is taken; `storgo-node ls {name}` shows all"
+        ),
+    );
 }
 
 /// When a file came here.
@@ -119,12 +123,9 @@ pub(super) async fn ls(context: &Context, query: Option<&str>) -> Result<(), Nod
 
 pub(super) async fn info(context: &Context, reference: &str) -> Result<(), NodeError> {
     let target = Target::file(reference, "?providers=true")?;
-    let info: FileInfo = ask(context, Need::Network, async |client| {
-        let info = client.json(Method::GET, &target).await?;
-        say_whether_newest(context, client, reference).await;
-        Ok(info)
-    })
-    .await?;
+    let info: FileInfo =
+        ask(context, Need::Network, async |client| client.json(Method::GET, &target).await).await?;
+    say_whether_alone_of_its_name(context, &info, reference);
     output::result(context, &info, |info| {
         let mut lines = vec![("cid", info.cid.to_string())];
         let mut add = |name, value: Option<String>| lines.extend(value.map(|value| (name, value)));
@@ -339,6 +340,11 @@ fn describe(event: &Event) -> String {
         Event::PeerConnected { peer, addr } => format!("peer {peer} is connected, at {addr}"),
         Event::PeerLost { peer } => format!("peer {peer} is gone"),
         Event::Listening { addr } => format!("listening on {addr}"),
+        Event::SameIdentity { addr } => {
+            format!(
+                "another machine runs with this node's identity, at {addr}: `storgo-node doctor` says more"
+            )
+        }
         Event::Stored { cid, size } => format!("stored {cid}, {}", output::bytes(*size)),
         Event::Removed { cid } => format!("removed {cid}"),
         Event::Announced { cid, peers } => {

@@ -167,6 +167,11 @@ impl Providers {
         }
     }
 
+    /// Whether it was found to have sent what is not true.
+    pub(super) fn is_banned(&self, peer: &PeerId) -> bool {
+        self.banned.contains(peer)
+    }
+
     /// It sent what is not true: never again.
     pub(super) fn ban(&mut self, peer: PeerId) {
         self.known.remove(&peer);

@@ -80,6 +80,17 @@ struct State {
 }
 
 impl State {
+    fn new() -> Self {
+        Self {
+            providers: Mutex::default(),
+            line: Mutex::default(),
+            changed: Notify::new(),
+            progress: Mutex::new(Instant::now()),
+            rounds: Mutex::new(0),
+            damaged: Mutex::default(),
+        }
+    }
+
     fn providers<T>(&self, change: impl FnOnce(&mut Providers) -> T) -> T {
         change(&mut self.providers.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -101,20 +112,12 @@ impl State {
 
 impl Session {
     pub(super) fn new(fetcher: Fetcher, root: Cid, timeout: Duration) -> Self {
-        let state = State {
-            providers: Mutex::default(),
-            line: Mutex::default(),
-            changed: Notify::new(),
-            progress: Mutex::new(Instant::now()),
-            rounds: Mutex::new(0),
-            damaged: Mutex::default(),
-        };
         Self {
             inner: Arc::new(Inner {
                 fetcher,
                 root,
                 timeout,
-                state: Arc::new(state),
+                state: Arc::new(State::new()),
                 senders: Mutex::default(),
                 discovery: Mutex::default(),
                 kept: OnceLock::new(),
@@ -248,7 +251,7 @@ impl Session {
             };
             let picked = match verdict {
                 _ if tries.len() < at_once => {
-                    ticket.want(Wanted { cid, len: weight, besides: asked.clone() }, now)
+                    ticket.want(&Wanted { cid, len: weight, besides: asked.clone() }, now)
                 }
                 Verdict::Stalled if tries.len() < HEDGES => {
                     state.providers(|providers| providers.pick(&cid, weight, &asked, None, now))
@@ -448,9 +451,11 @@ async fn search(net: crate::net::Net, root: Cid, state: Arc<State>) {
                 state.add(peer, true);
             }
         }
+        // With nobody of the DHT there, nobody was asked.
+        let asked = u32::from(net.peers().iter().any(|peer| peer.dht));
         let rounds = {
             let mut rounds = state.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-            *rounds += 1;
+            *rounds += asked;
             *rounds
         };
         state.changed.notify_waiters();

@@ -20,6 +20,9 @@ const AGAIN: Duration = Duration::from_secs(12 * 3600);
 /// An announcement that failed is tried again after this long.
 const RETRY: Duration = Duration::from_secs(30);
 
+/// What was sent has arrived after this long, or never will: Kademlia gives a message ten seconds to leave.
+const ARRIVAL: Duration = Duration::from_secs(20);
+
 /// What is announced, and when it is next.
 #[derive(Default)]
 pub(super) struct Announcer {
@@ -31,11 +34,15 @@ pub(super) struct Announcer {
     /// Announced while nobody was there to take the record.
     unheard: HashSet<Cid>,
     in_flight: HashMap<QueryId, Cid>,
+    /// Roots that are not provided any more and whose last announcement may not have arrived yet, and until when.
+    arriving: HashMap<Cid, Instant>,
 }
 
 #[derive(Default)]
 struct Root {
     turn: Turn,
+    /// When it was last announced.
+    sent: Option<Instant>,
     /// Peers that took the record the last time.
     peers: Option<u32>,
     waiting: Vec<oneshot::Sender<u32>>,
@@ -84,8 +91,21 @@ impl Announcer {
     pub(super) fn remove(&mut self, cid: &Cid) -> Option<QueryId> {
         self.turn(*cid, Turn::None);
         self.unheard.remove(cid);
-        self.roots.remove(cid);
-        self.in_flight.iter().find(|(_, flying)| *flying == cid).map(|(query, _)| *query)
+        let root = self.roots.remove(cid);
+        let flying = self.in_flight.iter().find(|(_, flying)| *flying == cid).map(|(query, _)| *query);
+        let now = Instant::now();
+        let sent = root.and_then(|root| root.sent).filter(|sent| *sent + ARRIVAL > now);
+        if flying.is_some() || sent.is_some() {
+            self.arriving.retain(|_, until| *until > now);
+            self.arriving.insert(*cid, now + ARRIVAL);
+        }
+        flying
+    }
+
+    /// Whether no announcement of a root can arrive any more. Nobody answers to one: what was sent may come later than
+    /// what is said by another stream.
+    pub(super) fn is_settled(&self, cid: &Cid, now: Instant) -> bool {
+        !self.roots.contains_key(cid) && self.arriving.get(cid).is_none_or(|until| *until <= now)
     }
 
     /// Answers when the root has been announced to somebody. A root that is not here drops the question.
@@ -147,6 +167,7 @@ impl Announcer {
             return Some(cid);
         }
         self.unheard.remove(&cid);
+        root.sent = Some(Instant::now());
         let first = root.peers.replace(peers).is_none();
         root.waiting.drain(..).for_each(|reply| {
             let _ = reply.send(peers);
@@ -342,5 +363,9 @@ mod tests {
         assert_eq!(announcer.remove(&flying), Some(query));
         assert_eq!(announcer.ended(query, 1), None);
         assert_eq!((announcer.next(Instant::now()), announcer.queued()), (None, 0));
+        // What was being sent may still arrive; what never was cannot.
+        let now = Instant::now();
+        assert!(announcer.is_settled(&root(2), now) && !announcer.is_settled(&flying, now));
+        assert!(announcer.is_settled(&flying, now + ARRIVAL));
     }
 }

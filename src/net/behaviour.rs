@@ -36,7 +36,7 @@ pub(super) struct Behaviour {
     relay_client: relay::client::Behaviour,
     relay_server: Toggle<relay::Behaviour>,
     dcutr: dcutr::Behaviour,
-    autonat_client: autonat::v2::client::Behaviour,
+    pub(super) autonat_client: autonat::v2::client::Behaviour,
     autonat_server: autonat::v2::server::Behaviour,
 }
 
@@ -69,7 +69,9 @@ impl Behaviour {
             .with_max_pending_incoming(Some(options.max_connections))
             .with_max_pending_outgoing(Some(options.max_connections));
         let identify = identify::Config::new("/storgo/1.0.0".into(), keypair.public())
-            .with_agent_version(concat!("storgo/", env!("CARGO_PKG_VERSION")).into());
+            .with_agent_version(concat!("storgo/", env!("CARGO_PKG_VERSION")).into())
+            // A place at a relay comes late: peers are told of it.
+            .with_push_listen_addr_updates(true);
         Self {
             limits: connection_limits::Behaviour::new(limits),
             unreachable: Unreachable::default(),
@@ -79,7 +81,10 @@ impl Behaviour {
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
             mdns: multicast(options, local),
             relay_client,
-            relay_server: options.relay_server.then(|| relay::Behaviour::new(local, relay_config())).into(),
+            relay_server: options
+                .relay_server
+                .then(|| relay::Behaviour::new(local, relay_config(options)))
+                .into(),
             dcutr: dcutr::Behaviour::new(local),
             autonat_client: autonat::v2::client::Behaviour::default(),
             autonat_server: autonat::v2::server::Behaviour::default(),
@@ -105,11 +110,12 @@ fn kademlia(options: &NetOptions, local: PeerId) -> kad::Behaviour<Records> {
     kad
 }
 
-/// A relay for files, not for a chat: two hours and 1 GiB for each circuit.
-fn relay_config() -> relay::Config {
+/// A relay for files, not for a chat.
+fn relay_config(options: &NetOptions) -> relay::Config {
     relay::Config {
+        max_circuits: 64,
         max_circuit_duration: Duration::from_secs(2 * 3600),
-        max_circuit_bytes: 1 << 30,
+        max_circuit_bytes: options.circuit_bytes,
         ..relay::Config::default()
     }
 }

@@ -8,6 +8,8 @@ use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 const PEERS: usize = 4096;
 /// Addresses kept that a peer says it listens on.
 const LISTEN: usize = 12;
+/// Addresses kept besides at which it is reached through a relay.
+const RELAYED: usize = 2;
 /// Addresses kept that others told of a peer.
 const HEARD: usize = 4;
 
@@ -64,7 +66,9 @@ impl AddressBook {
     pub(super) fn says(&mut self, peer: PeerId, addrs: &[Multiaddr]) {
         let entry = self.entry(peer);
         entry.ours = true;
-        entry.listen = addrs.iter().take(LISTEN).map(bare).collect();
+        let (relayed, direct): (Vec<_>, Vec<_>) = addrs.iter().partition(|addr| is_relayed(addr));
+        let direct = direct.into_iter().take(LISTEN);
+        entry.listen = direct.chain(relayed.into_iter().take(RELAYED)).map(bare).collect();
     }
 
     /// What is known of a peer, best first.
@@ -107,6 +111,11 @@ pub(super) fn bare(addr: &Multiaddr) -> Multiaddr {
         addr.pop();
     }
     addr
+}
+
+/// Whether an address leads through a relay.
+pub(super) fn is_relayed(addr: &Multiaddr) -> bool {
+    addr.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
 #[cfg(test)]

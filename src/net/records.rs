@@ -22,6 +22,8 @@ use libp2p::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::book::is_relayed;
+
 /// Providers of one key that are kept.
 const PER_KEY: usize = 64;
 /// Records of one peer that are kept.
@@ -45,6 +47,8 @@ pub(super) struct Records {
     providers: HashMap<Arc<PeerId>, Provider>,
     total: usize,
     address_bytes: usize,
+    /// Grows with each change of what others have here.
+    version: u64,
 }
 
 /// A record of another peer.
@@ -61,9 +65,20 @@ struct Provider {
     addresses: Vec<Multiaddr>,
 }
 
-/// A record as it is saved.
+/// A record as it is saved: its key, its provider, and the seconds that are left to it.
 #[derive(Serialize, Deserialize)]
 struct Saved(#[serde(with = "serde_bytes")] Vec<u8>, #[serde(with = "serde_bytes")] Vec<u8>, u64);
+
+/// A provider as it is saved: its id, and where it is.
+#[derive(Serialize, Deserialize)]
+struct SavedProvider(#[serde(with = "serde_bytes")] Vec<u8>, Vec<Multiaddr>);
+
+/// All that is saved.
+#[derive(Serialize, Deserialize)]
+struct SavedRecords {
+    records: Vec<Saved>,
+    providers: Vec<SavedProvider>,
+}
 
 impl Held {
     fn is_expired(&self, now: Instant) -> bool {
@@ -80,10 +95,17 @@ impl Records {
             providers: HashMap::new(),
             total: 0,
             address_bytes: 0,
+            version: 0,
         }
     }
 
+    /// Another number after each change of what others have here.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
     fn forget(&mut self, peer: &PeerId) {
+        self.version += 1;
         self.total = self.total.saturating_sub(1);
         if let Some(provider) = self.providers.get_mut(peer) {
             provider.records -= 1;
@@ -94,10 +116,14 @@ impl Records {
         }
     }
 
-    /// Notes where a provider says that it is; what does not fit is left out.
-    fn note_addresses(&mut self, peer: &PeerId, said: &[Multiaddr]) {
+    /// Notes where a provider, if this peer is one, says that it is; what does not fit is left out.
+    pub(super) fn note_addresses(&mut self, peer: &PeerId, said: &[Multiaddr]) {
         let Some(provider) = self.providers.get_mut(peer) else { return };
-        let short = said.iter().filter(|addr| addr.len() <= MAX_ADDRESS).take(ADDRESSES);
+        // Who cannot be called is reached through a relay alone: one such address has its place.
+        let short = said.iter().filter(|addr| addr.len() <= MAX_ADDRESS);
+        let (relayed, direct): (Vec<_>, Vec<_>) = short.partition(|addr| is_relayed(addr));
+        let relayed = relayed.into_iter().take(1);
+        let short = direct.into_iter().take(ADDRESSES - relayed.len()).chain(relayed);
         // Copied, so that they do not hold the message that they came in.
         let mut kept: Vec<Multiaddr> =
             short.filter_map(|addr| Multiaddr::try_from(addr.to_vec()).ok()).collect();
@@ -110,6 +136,7 @@ impl Records {
         }
         self.address_bytes += len(&kept);
         provider.addresses = kept;
+        self.version += 1;
     }
 
     /// Drops what has expired.
@@ -132,7 +159,7 @@ impl Records {
 
     /// Records of others, to be read again by [`Records::restore`] after a restart.
     pub(super) fn snapshot(&self, now: Instant) -> Vec<u8> {
-        let saved: Vec<Saved> = self
+        let records: Vec<Saved> = self
             .others
             .iter()
             .flat_map(|(key, records)| records.iter().map(move |held| (key, held)))
@@ -141,14 +168,23 @@ impl Records {
                 Some(Saved(key.to_vec(), held.provider.to_bytes(), left.as_secs()))
             })
             .collect();
+        let addressed = self.providers.iter().filter(|(_, provider)| !provider.addresses.is_empty());
+        let providers =
+            addressed.map(|(peer, provider)| SavedProvider(peer.to_bytes(), provider.addresses.clone()));
+        let saved = SavedRecords { records, providers: providers.collect() };
         serde_ipld_dagcbor::to_vec(&saved).unwrap_or_default()
     }
 
     /// Takes a snapshot back. Time that passed while the node was down does not count: a record that is out of date
     /// costs a reader one question.
     pub(super) fn restore(&mut self, snapshot: &[u8], now: Instant) {
-        let saved: Vec<Saved> = serde_ipld_dagcbor::from_slice(snapshot).unwrap_or_default();
-        for Saved(key, peer, left) in saved {
+        let SavedRecords { records, providers } =
+            serde_ipld_dagcbor::from_slice(snapshot).unwrap_or_else(|_| SavedRecords {
+                // As it was before addresses were kept.
+                records: serde_ipld_dagcbor::from_slice(snapshot).unwrap_or_default(),
+                providers: Vec::new(),
+            });
+        for Saved(key, peer, left) in records {
             let Ok(provider) = PeerId::from_bytes(&peer) else {
                 continue;
             };
@@ -156,6 +192,11 @@ impl Records {
             let record =
                 ProviderRecord { key: RecordKey::from(key), provider, expires, addresses: Vec::new() };
             drop(self.add_provider(record));
+        }
+        for SavedProvider(peer, addresses) in providers {
+            if let Ok(peer) = PeerId::from_bytes(&peer) {
+                self.note_addresses(&peer, &addresses);
+            }
         }
     }
 }
@@ -198,6 +239,7 @@ impl RecordStore for Records {
         let held = self.others.get_mut(&key);
         if let Some(known) = held.and_then(|held| held.iter_mut().find(|held| *held.provider == provider)) {
             known.expires = expires;
+            self.version += 1;
             self.note_addresses(&provider, &addresses);
             return Ok(());
         }
@@ -211,6 +253,7 @@ impl RecordStore for Records {
         self.providers.entry(Arc::clone(&peer)).or_default().records += 1;
         self.note_addresses(&provider, &addresses);
         self.total += 1;
+        self.version += 1;
         let held = self.others.entry(RecordKey::from(key.to_vec())).or_default();
         // Most keys have one provider for ever: room for more is made when they come.
         held.reserve_exact(1);
@@ -305,6 +348,49 @@ mod tests {
         again.remove_provider(&key, &other);
         assert_eq!((again.providers(&key).len(), again.total, again.providers.len()), (0, 0, 0));
         again.restore(b"not a snapshot", now);
+    }
+
+    #[test]
+    fn after_a_restart_it_is_still_known_where_a_provider_is() {
+        let (now, provider) = (Instant::now(), PeerId::random());
+        let mut records = Records::new(PeerId::random());
+        let said =
+            |addresses| ProviderRecord { addresses, ..record(1, provider, now + Duration::from_secs(100)) };
+        records.add_provider(said(vec![addr(1, 1), addr(1, 2)])).expect("taken");
+        let mut again = Records::new(PeerId::random());
+        again.restore(&records.snapshot(now), now);
+        let key = said(Vec::new()).key;
+        assert_eq!(again.providers(&key)[0].addresses, [addr(1, 1), addr(1, 2)]);
+        assert_eq!(again.address_bytes, records.address_bytes);
+        // The form without addresses is read as well.
+        let old = vec![Saved(key.to_vec(), provider.to_bytes(), 100)];
+        let mut again = Records::new(PeerId::random());
+        again.restore(&serde_ipld_dagcbor::to_vec(&old).expect("encoded"), now);
+        assert_eq!(again.providers(&key).len(), 1);
+    }
+
+    #[test]
+    fn each_change_and_nothing_else_is_a_new_version() {
+        let (now, other) = (Instant::now(), PeerId::random());
+        let mut records = Records::new(PeerId::random());
+        let mut last = records.version();
+        let mut changed =
+            |records: &Records| std::mem::replace(&mut last, records.version()) != records.version();
+        let one =
+            ProviderRecord { addresses: vec![addr(1, 1)], ..record(1, other, now + Duration::from_secs(9)) };
+        records.add_provider(one.clone()).expect("taken");
+        assert!(changed(&records));
+        records.expire(now);
+        records.snapshot(now);
+        records.note_addresses(&other, &[addr(1, 1)]);
+        records.note_addresses(&PeerId::random(), &[addr(1, 1)]);
+        assert!(!changed(&records));
+        records.note_addresses(&other, &[addr(1, 2)]);
+        assert!(changed(&records));
+        records.add_provider(one.clone()).expect("taken");
+        assert!(changed(&records), "it lives longer");
+        records.remove_provider(&one.key, &other);
+        assert!(changed(&records));
     }
 
     fn addr(peer: usize, n: usize) -> Multiaddr {

@@ -3,6 +3,8 @@
 mod dialing;
 mod events;
 mod query;
+mod relaying;
+mod twins;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -22,8 +24,10 @@ use tokio::{
     time::Instant,
 };
 
-use dialing::{Opening, Unawaited};
+use dialing::{Dials, Opening};
 use query::Query;
+use relaying::Relays;
+use twins::Twins;
 
 use super::{
     NetError, NetEvent, NetOptions, RememberedPeer, Shared, Snapshot,
@@ -54,9 +58,10 @@ pub(super) enum Command {
     Provide { root: Cid },
     Unprovide { root: Cid, done: oneshot::Sender<()> },
     Announced { root: Cid, reply: oneshot::Sender<u32> },
+    Settled { root: Cid, reply: oneshot::Sender<bool> },
     Closest { root: Cid, reply: oneshot::Sender<Vec<PeerId>> },
     DropProvider { root: Cid, peer: PeerId },
-    Snapshot { reply: oneshot::Sender<Snapshot> },
+    Snapshot { seen: Option<u64>, reply: oneshot::Sender<Snapshot> },
     Shutdown,
 }
 
@@ -76,7 +81,9 @@ pub(super) struct Task {
     kept: Kept,
     growth: Growth,
     dialing: HashMap<ConnectionId, Vec<Dialed>>,
-    unawaited: Unawaited,
+    dials: Dials,
+    relays: Relays,
+    twins: Twins,
     opening: HashMap<PeerId, Opening>,
     /// Who waits for the end of the last announcement of a root that is no longer provided.
     leaving: HashMap<kad::QueryId, Vec<oneshot::Sender<()>>>,
@@ -115,7 +122,9 @@ pub(super) async fn start(
         kept: Kept::new(local, options.max_connections as usize / 4),
         growth: Growth::default(),
         dialing: HashMap::new(),
-        unawaited: Unawaited::default(),
+        dials: Dials::default(),
+        relays: Relays::default(),
+        twins: Twins::default(),
         opening: HashMap::new(),
         leaving: HashMap::new(),
         queries: HashMap::new(),
@@ -124,6 +133,7 @@ pub(super) async fn start(
     };
     task.listen(options.listen).await?;
     for addr in options.external {
+        task.on_confirmed(&addr);
         task.swarm.add_external_address(addr);
     }
     // The last one noted is the first one tried.
@@ -173,7 +183,9 @@ impl Task {
                 self.growth.next_due(),
                 self.bootstrap.next_due(),
                 self.rejoin_due(),
-                self.unawaited_due(),
+                self.slow_due(),
+                self.relays.next_due(),
+                self.twins.next_due(),
             ];
             let due = due.into_iter().flatten().fold(self.next_expiry, Instant::min);
             tokio::select! {
@@ -203,7 +215,7 @@ impl Task {
         for opts in self.bootstrap.due(now) {
             let (id, peer) = (opts.connection_id(), opts.get_peer_id());
             match self.dial_anyway(opts) {
-                Ok(()) => self.unawaited.begun(id, peer, now),
+                Ok(()) => self.dials.begun(id, peer, true, now),
                 Err(error) => self.bootstrap_failed(id, &error),
             }
         }
@@ -213,7 +225,11 @@ impl Task {
                 self.dial(peer);
             }
         }
-        self.let_go(now);
+        self.go_on_without_the_slow(now);
+        self.ask_relays(now);
+        if let Some(addr) = self.twins.met(now) {
+            self.on_twin(addr);
+        }
         if self.growth.is_due(self.dht_peers.len(), now) {
             self.announcer.swarm_grew();
         }
@@ -257,12 +273,15 @@ impl Task {
             }
             Command::Unprovide { root, done } => self.unprovide(root, done),
             Command::Announced { root, reply } => self.announcer.wait(&root, reply),
+            Command::Settled { root, reply } => {
+                let _ = reply.send(self.announcer.is_settled(&root, Instant::now()));
+            }
             Command::Closest { root, reply } => self.ask(Query::Closest { root, reply }),
             Command::DropProvider { root, peer } => {
                 let records = self.swarm.behaviour_mut().kad.store_mut();
                 kad::store::RecordStore::remove_provider(records, &key(&root), &peer);
             }
-            Command::Snapshot { reply } => drop(reply.send(self.snapshot())),
+            Command::Snapshot { seen, reply } => drop(reply.send(self.snapshot(seen))),
             Command::Shutdown => {}
         }
     }
@@ -294,11 +313,14 @@ impl Task {
         }
     }
 
-    fn snapshot(&mut self) -> Snapshot {
+    fn snapshot(&mut self, seen: Option<u64>) -> Snapshot {
         let remembered = self.book.ours().take(REMEMBERED);
+        let records = self.swarm.behaviour_mut().kad.store_mut();
+        let changed = seen != Some(records.version());
         Snapshot {
             remembered: remembered.map(|(peer, addrs)| RememberedPeer { peer, addrs }).collect(),
-            records: self.swarm.behaviour_mut().kad.store_mut().snapshot(std::time::Instant::now()),
+            records: if changed { records.snapshot(std::time::Instant::now()) } else { Vec::new() },
+            records_version: records.version(),
         }
     }
 

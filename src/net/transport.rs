@@ -10,19 +10,15 @@ use libp2p::{
         upgrade::Version,
     },
     dns,
-    futures::io::BufReader,
     identity::Keypair,
     noise, quic, relay, tcp,
 };
 
-use super::{NetError, mux::Bulk, proof};
+use super::{NetError, mux::Bulk, proof, refusal::Refusals, socket::Buffered};
 use crate::content::secret::MembershipKey;
 
 /// How long a connection may take until it is ready.
 const SETUP: Duration = Duration::from_secs(15);
-
-/// Bytes that are read from a socket at a time, at most. Noise asks for 8 KiB, which would be a system call each.
-const AT_ONCE: usize = 32 << 10;
 
 /// All transports as one.
 pub(super) fn build(
@@ -32,19 +28,21 @@ pub(super) fn build(
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NetError> {
     let noise = noise_config(keypair, membership)?;
     let local = keypair.public().to_peer_id();
+    let refusals = Refusals::new();
     let plain = OrTransport::new(
-        tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)),
+        refusals.told_by(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))),
         OrTransport::new(relay, MemoryTransport::new()),
     );
     let upgraded = plain
-        .map(|socket, _| BufReader::with_capacity(AT_ONCE, socket))
+        .map(|socket, _| Buffered::new(socket))
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
         .multiplex(Bulk)
         .timeout(SETUP)
         .map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)));
     let membership = membership.cloned();
-    let quic = quic::tokio::Transport::new(quic::Config::new(keypair))
+    let quic = refusals.heard_by(quic::tokio::Transport::new(quic::Config::new(keypair)));
+    let quic = quic
         .map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)))
         .and_then(move |connection, endpoint| proof::run(membership.clone(), local, connection, endpoint));
     let both = OrTransport::new(quic, upgraded).map(|either, _| either.into_inner());

@@ -1,6 +1,9 @@
 //! Work that goes on by itself: announcing, collecting, checking, saving; and what a user may ask of it.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{PoisonError, atomic::Ordering},
+    time::Duration,
+};
 
 use libp2p::Multiaddr;
 use tokio::{sync::broadcast::error::RecvError, time::Instant};
@@ -87,11 +90,13 @@ fn every_now_and_then<F: Future<Output = ()> + Send + 'static>(
     });
 }
 
-/// Saves peers and provider records for the next start.
+/// Saves peers and provider records, where they have changed, for the next start.
 pub(super) async fn save_network(node: &Node, network: &Network) {
-    let Ok(snapshot) = network.net.snapshot().await else {
+    let last = *network.saved.lock().unwrap_or_else(PoisonError::into_inner);
+    let Ok(snapshot) = network.net.snapshot_since(last).await else {
         return;
     };
+    let version = snapshot.records_version;
     let saved = node.blocking(move |store| {
         // Nobody known now is no reason to forget whom we knew.
         if !snapshot.remembered.is_empty() {
@@ -100,13 +105,14 @@ pub(super) async fn save_network(node: &Node, network: &Network) {
                 store.set_meta(META_PEERS, &peers)?;
             }
         }
-        if store.meta(META_RECORDS)?.unwrap_or_default() != snapshot.records {
+        if last != Some(version) {
             store.set_meta(META_RECORDS, &snapshot.records)?;
         }
         Ok(())
     });
-    if let Err(error) = saved.await {
-        tracing::warn!("what the network knows could not be saved: {error}");
+    match saved.await {
+        Ok(()) => *network.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(version),
+        Err(error) => tracing::warn!("what the network knows could not be saved: {error}"),
     }
 }
 
@@ -138,6 +144,7 @@ impl Node {
                 }
                 Ok(NetEvent::Lost { peer }) => Event::PeerLost { peer: peer.to_string() },
                 Ok(NetEvent::Listening { addr }) => Event::Listening { addr: addr.to_string() },
+                Ok(NetEvent::SameIdentity { addr }) => Event::SameIdentity { addr: addr.to_string() },
                 Ok(NetEvent::Announced { cid, peers }) => Event::Announced { cid, peers },
                 Ok(NetEvent::DhtPeer { .. }) => continue,
                 Err(RecvError::Lagged(count)) => Event::Skipped { count },
@@ -256,6 +263,7 @@ impl Node {
             https: self.http().is_some_and(|door| door.tls),
             data_dir: inner.options.data_dir.display().to_string(),
             cluster: inner.options.cluster.is_some(),
+            same_identity: net.and_then(crate::net::Net::twin).map(|addr| addr.to_string()),
             peers: net.map_or(0, |net| u32::try_from(net.connected().len()).unwrap_or(u32::MAX)),
             files: usage.roots,
             blocks: usage.blocks,

@@ -32,7 +32,7 @@ impl Node {
     /// # Errors
     /// [`ErrorCode::NotFound`] and [`ErrorCode::Timeout`] where nobody has it.
     pub async fn info(&self, reference: &Reference, providers: bool) -> Result<FileInfo, NodeError> {
-        let Found { link, record, .. } = self.find(reference).await?;
+        let Found { link, record, namesakes } = self.find(reference).await?;
         let mut info = match self.open_found(&link, None).await {
             Ok(mut opened) => {
                 let mut info = opened.describe();
@@ -55,6 +55,7 @@ impl Node {
                 ..describe(&record)
             };
         }
+        info.older = (!namesakes.is_empty()).then_some(namesakes.len() as u64);
         if providers {
             info.providers = Some(self.providers(link.cid).await?.iter().map(PeerId::to_string).collect());
         }
@@ -196,6 +197,7 @@ pub(super) fn describe(record: &RootRecord) -> FileInfo {
         cid: record.cid,
         link: known.then(|| Link { cid: record.cid, key: record.key.clone() }.to_string()),
         name: record.name.clone(),
+        older: None,
         kind: record.kind.into(),
         size: record.size,
         media_type: record.media_type.clone(),

@@ -62,6 +62,9 @@ pub struct FileInfo {
     pub link: Option<String>,
     /// Its name.
     pub name: Option<String>,
+    /// Older files here that have this name, where it was asked for by its name and there are some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub older: Option<u64>,
     /// File or folder.
     pub kind: FileKind,
     /// Plaintext bytes.
@@ -99,6 +102,7 @@ impl FileInfo {
             sealed: link.key.is_some(),
             link: None,
             name: None,
+            older: None,
             kind,
             size: 0,
             media_type: None,
@@ -334,6 +338,9 @@ pub struct Status {
     pub data_dir: String,
     /// Whether a cluster key is set.
     pub cluster: bool,
+    /// Where another machine was met that runs with this node's identity.
+    #[serde(default)]
+    pub same_identity: Option<String>,
     /// Connected peers.
     pub peers: u32,
     /// Files kept.
@@ -380,6 +387,11 @@ pub enum Event {
     /// The node listens on an address.
     Listening {
         /// The address.
+        addr: String,
+    },
+    /// Another machine runs with this node's identity.
+    SameIdentity {
+        /// Where it was met.
         addr: String,
     },
     /// A file was stored.

@@ -87,6 +87,7 @@ impl Node {
                 withdrawing: tokio::sync::Mutex::default(),
                 census: tokio::sync::Mutex::default(),
                 said: std::sync::Mutex::default(),
+                withdrawn: tokio::sync::Notify::new(),
             }),
         };
         chores::start(&node);
@@ -164,6 +165,7 @@ impl Network {
             stop.clone(),
         ));
         let transfers = Transfers::new(net.clone(), Arc::clone(&counters));
-        Ok(Self { net, fetcher: Fetcher::new(store.clone(), transfers), counters })
+        let fetcher = Fetcher::new(store.clone(), transfers);
+        Ok(Self { net, fetcher, counters, saved: std::sync::Mutex::default() })
     }
 }

@@ -4,7 +4,10 @@
 //! runs, or they are away) is noted, durably, and they are told when they are there: until then, or until the record
 //! expires, they send readers here in vain.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -31,6 +34,8 @@ const LATER_TRY: Duration = Duration::from_secs(30);
 const AT_A_TIME: usize = 4;
 /// Peers of the DHT come several at a time: so long is waited for the others.
 const SETTLE: Duration = Duration::from_secs(1);
+/// An announcement may arrive after its withdrawal: until none can any more, it is withdrawn again so often.
+const REPEAT: Duration = Duration::from_secs(5);
 /// How often it is tried again where nobody new comes.
 const AGAIN: Duration = Duration::from_secs(600);
 
@@ -46,6 +51,15 @@ pub(super) struct Outcome {
     pub(super) told: u32,
     /// Somebody is still to be told.
     pub(super) pending: bool,
+}
+
+/// What came of one try.
+struct Tried {
+    told: u32,
+    /// Somebody may have the record and was not told.
+    missed: bool,
+    /// No announcement of it is still to arrive.
+    settled: bool,
 }
 
 impl Node {
@@ -66,16 +80,21 @@ impl Node {
 
     /// Tells the peers that are there; in the first seconds of a node, waits for one.
     pub(super) async fn withdraw(&self, cid: Cid) -> Result<Outcome, NodeError> {
-        let mut told = 0;
-        if self.inner.network.is_some() && self.withdrawals().await?.contains(&cid) {
+        let mut outcome = Outcome { told: 0, pending: self.withdrawals().await?.contains(&cid) };
+        if self.inner.network.is_some() && outcome.pending {
             // A node that was started for this alone has not met anybody yet.
             let just_started = FIRST_TRY.saturating_sub(self.inner.started.elapsed());
-            if timeout(just_started, self.first_peer()).await.is_ok() {
-                told = timeout(FIRST_TRY, self.try_withdrawal(cid)).await.unwrap_or(Ok(0))?;
+            if timeout(just_started, self.first_peer()).await.is_ok()
+                && let Ok(tried) = timeout(FIRST_TRY, self.try_withdrawal(cid)).await
+            {
+                let Tried { told, missed, settled } = tried?;
+                outcome = Outcome { told, pending: missed };
+                if !settled {
+                    self.inner.withdrawn.notify_one();
+                }
             }
         }
-        let pending = self.withdrawals().await?.contains(&cid);
-        Ok(Outcome { told, pending })
+        Ok(outcome)
     }
 
     /// Does what is noted, whenever a peer comes that can be told; returns when the network ends.
@@ -84,10 +103,16 @@ impl Node {
         let mut events = network.net.events();
         loop {
             let noted = self.withdrawals().await.unwrap_or_default();
+            let unsettled = AtomicBool::new(false);
             if !noted.is_empty() && self.has_peers() {
+                let unsettled = &unsettled;
                 let tries = futures::stream::iter(noted).map(|cid| async move {
-                    if let Ok(Err(error)) = timeout(LATER_TRY, self.try_withdrawal(cid)).await {
-                        tracing::warn!(%cid, "a record cannot be withdrawn: {error}");
+                    match timeout(LATER_TRY, self.try_withdrawal(cid)).await {
+                        Ok(Ok(tried)) => {
+                            unsettled.fetch_or(!tried.settled, Ordering::Relaxed);
+                        }
+                        Ok(Err(error)) => tracing::warn!(%cid, "a record cannot be withdrawn: {error}"),
+                        Err(_) => {}
                     }
                 });
                 tries.buffer_unordered(AT_A_TIME).collect::<()>().await;
@@ -101,29 +126,34 @@ impl Node {
                     }
                 }
             };
-            if timeout(AGAIN, somebody_new).await == Ok(false) {
-                return;
-            }
-            tokio::time::sleep(SETTLE).await;
+            let pause = if unsettled.into_inner() { REPEAT } else { AGAIN };
+            let wait = tokio::select! {
+                came = somebody_new => if came { SETTLE } else { return },
+                () = self.inner.withdrawn.notified() => REPEAT,
+                () = tokio::time::sleep(pause) => Duration::ZERO,
+            };
+            tokio::time::sleep(wait).await;
         }
     }
 
-    /// Tells whoever holds the record; forgets the note where nobody is left. Answers how many were told.
-    async fn try_withdrawal(&self, cid: Cid) -> Result<u32, NodeError> {
+    /// Tells whoever holds the record; forgets the note where nobody is left, and no announcement can bring it back.
+    async fn try_withdrawal(&self, cid: Cid) -> Result<Tried, NodeError> {
         let network = self.network()?;
         if self.is_kept(cid).await? {
             // It was stored again meanwhile.
             self.forget_withdrawal(cid).await?;
-            return Ok(0);
+            return Ok(Tried { told: 0, missed: false, settled: true });
         }
         let Withdrawn { told, missed } = network.fetcher.transfers().withdraw(cid).await;
-        if told > 0 && missed == 0 {
+        let missed = told == 0 || missed > 0;
+        let settled = network.net.is_settled(cid).await?;
+        if settled && !missed {
             self.forget_withdrawal(cid).await?;
         }
         if self.is_kept(cid).await? {
             network.net.provide(cid).await;
         }
-        Ok(told)
+        Ok(Tried { told, missed, settled })
     }
 
     /// Returns when a peer of the DHT is there.

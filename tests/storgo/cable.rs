@@ -1,4 +1,4 @@
-//! Two machines of their own network, and a cable between them: two network namespaces and a veth pair.
+//! Machines of their own networks, and cables between them: network namespaces and veth pairs.
 //!
 //! The namespaces live as long as the processes that hold them, and those end with the test, however it ends.
 
@@ -77,6 +77,39 @@ impl Drop for Island {
         drop(self.holder.kill());
         drop(self.holder.wait());
     }
+}
+
+/// A house with a cable to a relay, and that is all.
+pub struct Star {
+    /// At 203.0.113.1 for all the others.
+    pub middle: Island,
+    /// At 10.1.0.2 and 10.2.0.2, addresses that mean nothing elsewhere.
+    pub houses: [Island; 2],
+    /// At 203.0.113.2.
+    pub public: Island,
+}
+
+/// Three networks around a fourth: each of them reaches the one in the middle, and no other.
+pub fn star() -> Star {
+    let middle = Island::new();
+    middle.ip("link set lo up");
+    let leaf = |cable: &str, ends: [&str; 2]| {
+        let leaf = middle.neighbour();
+        middle.ip(&format!("link add {cable} type veth peer name cable netns {}", leaf.holder.id()));
+        middle.ip(&format!("addr add {}/24 dev {cable}", ends[0]));
+        middle.ip(&format!("link set {cable} up"));
+        leaf.ip("link set lo up");
+        leaf.ip(&format!("addr add {}/24 dev cable", ends[1]));
+        leaf.ip("link set cable up");
+        leaf
+    };
+    let public = leaf("public", ["203.0.113.1", "203.0.113.2"]);
+    let houses = [1, 2].map(|n| {
+        let house = leaf(&format!("house{n}"), [&format!("10.{n}.0.1"), &format!("10.{n}.0.2")]);
+        house.ip(&format!("route add 203.0.113.1 via 10.{n}.0.1"));
+        house
+    });
+    Star { middle, houses, public }
 }
 
 /// Two networks that reach each other and nothing else.

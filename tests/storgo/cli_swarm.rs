@@ -198,3 +198,18 @@ fn an_empty_folder_is_a_folder() {
     let tar = machine.run(["get", &link, "-o", "-"]).ok().stdout;
     assert_eq!(tar::Archive::new(&tar[..]).entries().expect("a tar").count(), 0);
 }
+
+#[test]
+fn two_machines_with_one_identity_are_told_so() {
+    let [first, second] = [(); 2].map(|()| Machine::new());
+    let one = first.start::<&str>([]);
+    std::fs::create_dir(second.data()).expect("made");
+    std::fs::copy(first.data().join("identity.key"), second.data().join("identity.key")).expect("copied");
+    let addr = one.bare_addr();
+    let two = second.start(["--bootstrap", &addr]);
+    assert_eq!(two.status["peer"], one.status["peer"]);
+    two.running.notes("another machine runs with this node's identity");
+    let done = second.run(["doctor"]).ends(1);
+    let line = done.text().lines().find(|line| line.contains("identity ")).map(str::to_owned);
+    assert!(line.is_some_and(|line| line.starts_with("FAIL") && line.contains(&addr)), "{}", done.text());
+}

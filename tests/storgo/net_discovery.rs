@@ -1,7 +1,9 @@
 //! How nodes find each other and what they hold, and find back after something was lost.
 
+use std::time::{Duration, Instant};
+
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
-use storgo::net::NetEvent;
+use storgo::net::{NetEvent, RememberedPeer};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
@@ -126,4 +128,37 @@ async fn after_unprovide_nothing_of_the_root_is_on_its_way() {
         assert_eq!(provider.net.announcements().1, 0, "{n}");
     }
     assert!(within("told", provider.net.announced(root(1))).await.is_err(), "it is not provided");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_bootstrap_address_is_its_own_is_no_second_machine() {
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let addr: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("a multiaddr");
+    let node = start(|options| {
+        options.listen = vec![addr.clone()];
+        options.bootstrap = vec![addr];
+    })
+    .await;
+    let mut events = node.net.events();
+    let warned = until(&mut events, |event| matches!(event, NetEvent::SameIdentity { .. }));
+    // Longer than it is waited for the other end of such a call.
+    tokio::time::timeout(Duration::from_secs(5), warned).await.expect_err("it is the same machine");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_refuses_on_one_transport_is_not_waited_for_on_the_other() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    // On QUIC somebody is there who never answers.
+    let _silent = std::net::UdpSocket::bind(("127.0.0.1", port)).expect("free as well");
+    drop(listener);
+    let gone = Keypair::generate_ed25519().public().to_peer_id();
+    let ways = [format!("/ip4/127.0.0.1/tcp/{port}"), format!("/ip4/127.0.0.1/udp/{port}/quic-v1")];
+    let addrs = ways.iter().map(|way| way.parse().expect("a multiaddr")).collect();
+    let node = start(|options| options.remembered = vec![RememberedPeer { peer: gone, addrs }]).await;
+    let asked = Instant::now();
+    within("refused", node.net.open(gone)).await.expect_err("nobody is there");
+    // A handshake on QUIC may take five seconds.
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
 }

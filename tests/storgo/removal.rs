@@ -1,6 +1,6 @@
 //! A removal reaches the peers that hold the record, whenever they are there.
 
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, identity::Keypair};
 use storgo::node::{Node, NodeOptions, Reference};
 use tempfile::TempDir;
 
@@ -85,4 +85,27 @@ async fn who_was_away_when_a_file_was_removed_is_told_on_its_return() {
     within("met again", met).await;
     forgotten(addr, &report, &writer).await;
     hub.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announcement_that_arrives_after_its_withdrawal_does_not_stay() {
+    let hub = start_with(|_| {}).await;
+    let addr = addr_of(&hub).await;
+    let writer = start_knowing(&hub).await;
+    let report = put(&writer, &noise(3, 1 << 20)).await;
+    let reference = Reference::from(report.link.as_str());
+    writer.placement(&reference, DEADLINE).await.expect("placed");
+    let removed = writer.remove(&reference).await.expect("removed");
+    assert!(removed.withdrawn_from > 0 && !removed.withdrawal_pending, "{removed:?}");
+    // The same node's word, late: from a second one that has its identity.
+    let identity = std::fs::read(writer.dir.path().join("identity.key")).expect("an identity");
+    let late = start(|options| {
+        options.keypair = Keypair::from_protobuf_encoding(&identity).expect("a key pair");
+        options.bootstrap = vec![addr.clone()];
+    })
+    .await;
+    late.net.provide(report.cid).await;
+    assert!(within("announced", late.net.announced(report.cid)).await.expect("announced") > 0);
+    late.net.shutdown().await;
+    forgotten(addr, &report, &writer).await;
 }

@@ -22,12 +22,21 @@ impl Ticket {
     }
 
     /// A provider for this block, when it has its turn.
-    pub(super) fn want(&self, wanted: Wanted, now: Instant) -> Option<Picked> {
+    pub(super) fn want(&self, wanted: &Wanted, now: Instant) -> Option<Picked> {
         let (picked, others) = self.state.line(|line| {
             self.state.providers(|providers| {
-                line.want(self.number, wanted, |Wanted { cid, len, besides }| {
-                    providers.pick(cid, *len, besides, None, now)
-                })
+                let mut others = false;
+                loop {
+                    let (picked, more) =
+                        line.want(self.number, wanted.clone(), |Wanted { cid, len, besides }| {
+                            providers.pick(cid, *len, besides, None, now)
+                        });
+                    others |= more;
+                    // Given before it was found out: another one is picked.
+                    if !picked.is_some_and(|picked| providers.is_banned(&picked.peer)) {
+                        return (picked, others);
+                    }
+                }
             })
         });
         if others {
@@ -77,5 +86,32 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.state.providers(|providers| providers.gave(&self.peer, self.weight, self.got, Instant::now()));
         self.state.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::cid::{Cid, Codec};
+
+    #[test]
+    fn who_lied_is_not_asked_for_what_it_was_given_before() {
+        let state = Arc::new(State::new());
+        let (liar, other) = (PeerId::random(), PeerId::random());
+        state.add(liar, true);
+        let tickets = [Ticket::new(&state), Ticket::new(&state)];
+        let now = Instant::now();
+        let want = |n: usize| {
+            let cid = Cid::of(Codec::Raw, &[n.try_into().expect("small")]);
+            let picked = tickets[n].want(&Wanted { cid, len: 1, besides: Vec::new() }, now);
+            picked.map(|picked| picked.peer)
+        };
+        assert_eq!(want(1), None, "the first one may need somebody");
+        assert_eq!(want(0), Some(liar));
+        tickets[0].asked();
+        state.providers(|providers| providers.ban(liar));
+        assert_eq!(want(1), None);
+        state.add(other, true);
+        assert_eq!(want(1), Some(other));
     }
 }

@@ -10,6 +10,13 @@ const WORDS = {
   peer_connected: ({ peer, addr }) => ({ icon: 'peers', text: `Peer …${peer.slice(-8)} connected`, more: addr }),
   peer_lost: ({ peer }) => ({ icon: 'peers', text: `Peer …${peer.slice(-8)} is gone` }),
   listening: ({ addr }) => ({ icon: 'peers', text: 'Listening', more: addr }),
+  same_identity: ({ addr }) => ({
+    icon: 'warning',
+    bad: true,
+    text: 'Another machine runs with the identity of this node',
+    more: addr,
+    hint: 'The two hide each other from the swarm. Stop one of them, and give it an identity of its own: move its identity.key away.',
+  }),
   stored: ({ cid, size }) => ({ icon: 'check', text: 'Stored', ...file(cid), after: `(${bytes(size)})` }),
   removed: ({ cid }) => ({ icon: 'bin', text: 'Deleted a file', more: cid }),
   announced: ({ cid, peers }) => ({ icon: 'up', text: `Told ${plural(peers, 'peer')} where to find`, ...file(cid) }),

@@ -4,13 +4,17 @@ use std::{collections::HashMap, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId,
-    swarm::{ConnectionId, DialError, dial_opts::DialOpts},
+    swarm::{
+        ConnectionId, DialError, DialFailure, FromSwarm, NetworkBehaviour,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 use tokio::time::Instant;
 
 use super::{Dialed, Task, query::Query, reason};
 use crate::net::{
     NetError,
+    book::bare,
     discovery::{dial_opts, peer_of},
     streams::Reply,
 };
@@ -28,20 +32,50 @@ const OTHER_CLUSTER: &str = "one of the two nodes belongs to a cluster whose key
 
 /// How long a question to the DHT waits for a peer that is being dialled.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a question that comes later waits for the same peer.
+const LESS_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Dials that nobody but the DHT may be waiting for.
+/// Dials to known peers that have not ended.
 #[derive(Default)]
-pub(super) struct Unawaited(HashMap<ConnectionId, (PeerId, Instant)>);
+pub(super) struct Dials(HashMap<ConnectionId, Pending>);
 
-impl Unawaited {
-    pub(super) fn begun(&mut self, id: ConnectionId, peer: Option<PeerId>, now: Instant) {
+struct Pending {
+    peer: PeerId,
+    /// When the DHT is to go on without it.
+    due: Instant,
+    /// Somebody besides the DHT wants it to succeed.
+    awaited: bool,
+}
+
+impl Dials {
+    pub(super) fn begun(&mut self, id: ConnectionId, peer: Option<PeerId>, awaited: bool, now: Instant) {
         if let Some(peer) = peer {
-            self.0.insert(id, (peer, now));
+            self.0.insert(id, Pending { peer, due: now + PATIENCE, awaited });
         }
     }
 
     pub(super) fn ended(&mut self, id: ConnectionId) {
         self.0.remove(&id);
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.0.values().map(|dial| dial.due).min()
+    }
+
+    /// Whether a dial to this peer is on its way, and whether one is that somebody besides the DHT wants.
+    fn to(&self, peer: &PeerId) -> (bool, bool) {
+        let mut dials = self.0.values().filter(|dial| dial.peer == *peer).peekable();
+        (dials.peek().is_some(), dials.any(|dial| dial.awaited))
+    }
+
+    /// Dials for which the DHT has waited long enough. Those that go on are due again soon, for questions to come.
+    fn slow(&mut self, now: Instant) -> Vec<(ConnectionId, PeerId)> {
+        let mut slow = Vec::new();
+        for (id, dial) in self.0.iter_mut().filter(|(_, dial)| dial.due <= now) {
+            dial.due = now + LESS_PATIENCE;
+            slow.push((*id, dial.peer));
+        }
+        slow
     }
 }
 
@@ -52,9 +86,12 @@ impl Task {
             return;
         }
         let opts = dial_opts(addr);
-        let id = opts.connection_id();
+        let (id, peer) = (opts.connection_id(), opts.get_peer_id());
         match self.dial_anyway(opts) {
-            Ok(()) => self.dialing.entry(id).or_default().push(reply),
+            Ok(()) => {
+                self.dials.begun(id, peer, true, Instant::now());
+                self.dialing.entry(id).or_default().push(reply);
+            }
             Err(error) => drop(reply.send(Err(dial_error(&error)))),
         }
     }
@@ -81,17 +118,25 @@ impl Task {
 
     /// Dials a peer by the addresses known here; without any, asks the DHT.
     pub(super) fn dial(&mut self, peer: PeerId) {
+        self.dial_besides(peer, &[], PeerCondition::DisconnectedAndNotDialing);
+    }
+
+    /// Dials a peer by the addresses known here but those that were `tried`.
+    fn dial_besides(&mut self, peer: PeerId, tried: &[Multiaddr], condition: PeerCondition) {
         if self.swarm.is_connected(&peer) || peer == *self.swarm.local_peer_id() {
             return;
         }
+        let tried: Vec<Multiaddr> = tried.iter().map(bare).collect();
+        let mut addrs = self.book.of(&peer);
+        addrs.retain(|addr| !tried.contains(addr));
         let opts = DialOpts::peer_id(peer)
-            .addresses(self.book.of(&peer))
+            .condition(condition)
+            .addresses(addrs)
             .extend_addresses_through_behaviour()
             .build();
         let id = opts.connection_id();
         match self.dial_anyway(opts) {
-            Ok(()) if self.opening.contains_key(&peer) => {}
-            Ok(()) => self.unawaited.begun(id, Some(peer), Instant::now()),
+            Ok(()) => self.dials.begun(id, Some(peer), true, Instant::now()),
             // Already on its way: its end is ours too.
             Err(DialError::DialPeerConditionFalse(_)) => {}
             Err(DialError::NoAddresses) => drop(self.look_up(peer, Vec::new(), &NetError::NoAddress(peer))),
@@ -114,26 +159,33 @@ impl Task {
     }
 
     /// When a question to the DHT has waited long enough for a peer that is being dialled.
-    pub(super) fn unawaited_due(&self) -> Option<Instant> {
+    pub(super) fn slow_due(&self) -> Option<Instant> {
         // With nobody else there, these dials are all there is to hope for.
         if self.dht_peers.is_empty() || self.queries.is_empty() {
             return None;
         }
-        self.unawaited.0.values().map(|(_, since)| *since + PATIENCE).min()
+        self.dials.next_due()
     }
 
-    /// Lets go of peers that are slow to answer while the DHT waits for them: it goes on with the others.
-    pub(super) fn let_go(&mut self, now: Instant) {
-        if self.unawaited_due().is_none_or(|due| due > now) {
+    /// Lets the DHT go on without peers that are slow to answer. A dial that somebody else waits for goes on as well.
+    pub(super) fn go_on_without_the_slow(&mut self, now: Instant) {
+        if self.slow_due().is_none_or(|due| due > now) {
             return;
         }
-        let slow = self.unawaited.0.iter().filter(|(_, (_, since))| *since + PATIENCE <= now);
-        let slow: Vec<(ConnectionId, PeerId)> = slow.map(|(id, (peer, _))| (*id, *peer)).collect();
-        for (id, peer) in slow {
-            self.unawaited.ended(id);
-            let awaited = self.opening.get(&peer).is_some_and(|opening| opening.asked.is_none());
-            if !awaited && !self.swarm.is_connected(&peer) {
-                self.swarm.behaviour_mut().unreachable.slow(peer, now);
+        for (id, peer) in self.dials.slow(now) {
+            if self.swarm.is_connected(&peer) {
+                continue;
+            }
+            let awaited = self.opening.contains_key(&peer) || self.dials.to(&peer).1;
+            let behaviour = self.swarm.behaviour_mut();
+            behaviour.unreachable.slow(peer, now);
+            if awaited {
+                // For the DHT alone, this dial has failed.
+                let failed =
+                    DialFailure { peer_id: Some(peer), error: &DialError::Aborted, connection_id: id };
+                behaviour.kad.on_swarm_event(FromSwarm::DialFailure(failed));
+            } else {
+                self.dials.ended(id);
                 // Whoever is not connected has only dials to end.
                 let _ = self.swarm.disconnect_peer_id(peer);
             }
@@ -146,6 +198,10 @@ impl Task {
         let Some(opening) = self.opening.get_mut(&peer) else {
             return false;
         };
+        if self.dials.to(&peer).0 {
+            // Another dial to it may still succeed.
+            return true;
+        }
         if opening.asked.is_some() || self.dht_peers.is_empty() {
             self.give_up(peer, why);
             return false;
@@ -163,7 +219,8 @@ impl Task {
                 self.swarm.behaviour_mut().unreachable.failed(peer, &tried, Instant::now());
                 self.give_up(peer, &NetError::Dial("it does not answer where it was last".into()));
             }
-            _ => self.dial(peer),
+            // Also where it is being dialled: that may be where it was before.
+            _ => self.dial_besides(peer, &tried.unwrap_or_default(), PeerCondition::Disconnected),
         }
     }
 
@@ -174,7 +231,10 @@ impl Task {
     }
 
     pub(super) fn on_dial_failed(&mut self, id: ConnectionId, peer: Option<PeerId>, error: &DialError) {
-        self.unawaited.ended(id);
+        self.dials.ended(id);
+        if let DialError::LocalPeerId { address } = error {
+            self.twins.made(address.clone(), Instant::now());
+        }
         self.bootstrap_failed(id, error);
         for reply in self.dialing.remove(&id).into_iter().flatten() {
             drop(reply.send(Err(dial_error(error))));

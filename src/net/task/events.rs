@@ -1,10 +1,10 @@
 //! What the swarm reports: listeners, connections, and what the behaviours say.
 
 use libp2p::{
-    PeerId,
+    Multiaddr, PeerId,
     core::ConnectedPoint,
-    identify, kad, mdns, ping,
-    swarm::{ConnectionId, SwarmEvent},
+    identify, kad, mdns, ping, relay,
+    swarm::{ConnectionId, ListenError, SwarmEvent},
 };
 use tokio::time::Instant;
 
@@ -17,6 +17,7 @@ impl Task {
             SwarmEvent::NewListenAddr { address, .. } => {
                 // A private address is what private peers need: it is said to whoever asks the DHT for us.
                 self.swarm.add_external_address(address.clone());
+                self.check_from_outside(&address);
                 self.share(|shared| shared.listen.push(address.clone()));
                 self.emit(NetEvent::Listening { addr: address });
             }
@@ -24,8 +25,11 @@ impl Task {
                 self.swarm.remove_external_address(&address);
                 self.share(|shared| shared.listen.retain(|known| *known != address));
             }
-            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
-                if let Err(error) = reason {
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                let at_a_relay = self.relays.closed(listener_id);
+                if let Err(error) = reason
+                    && !at_a_relay
+                {
                     tracing::warn!(?addresses, "no longer listening: {error}");
                 }
                 for address in addresses {
@@ -44,21 +48,35 @@ impl Task {
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error, .. } => {
                 self.on_dial_failed(connection_id, peer_id, &error);
             }
-            SwarmEvent::IncomingConnectionError { error, .. } => {
+            SwarmEvent::IncomingConnectionError { error, send_back_addr, .. } => {
+                let ours = matches!(error, ListenError::LocalPeerId { .. });
+                self.twins.refused(send_back_addr, ours, Instant::now());
                 tracing::debug!("a caller was refused: {error}");
             }
+            SwarmEvent::ExternalAddrConfirmed { address } => self.on_confirmed(&address),
+            SwarmEvent::ExternalAddrExpired { address } => self.relays.expired(&address),
             SwarmEvent::NewExternalAddrOfPeer { peer_id, address } => self.heard(peer_id, &address),
             SwarmEvent::Dialing { peer_id, connection_id } => {
-                self.unawaited.begun(connection_id, peer_id, Instant::now());
+                self.dials.begun(connection_id, peer_id, false, Instant::now());
             }
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             _ => {}
         }
     }
 
+    /// Another machine has our identity.
+    pub(super) fn on_twin(&mut self, addr: Multiaddr) {
+        tracing::warn!(
+            "another machine runs with this node's identity, met at {addr}: the two hide each other from the swarm; stop one \
+             of them, and give it an identity of its own (move its identity.key away)"
+        );
+        self.share(|shared| shared.twin = Some(addr.clone()));
+        self.emit(NetEvent::SameIdentity { addr });
+    }
+
     fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, first: bool) {
         let addr = endpoint.get_remote_address().clone();
-        self.unawaited.ended(id);
+        self.dials.ended(id);
         let alone = self.look(|shared| shared.peers.is_empty());
         let unreachable = &mut self.swarm.behaviour_mut().unreachable;
         if alone {
@@ -66,7 +84,7 @@ impl Task {
         } else {
             unreachable.connected(&peer);
         }
-        if endpoint.is_dialer() {
+        if endpoint.is_dialer() && !endpoint.is_relayed() {
             self.book.reached(peer, &addr);
         }
         if self.bootstrap.connected(id, peer) {
@@ -77,6 +95,9 @@ impl Task {
             let state = shared.peers.entry(peer).or_default();
             state.connections.insert(id, addr.clone());
         });
+        if !first && !endpoint.is_relayed() {
+            self.leave_relays(&peer);
+        }
         for reply in self.dialing.remove(&id).into_iter().flatten() {
             drop(reply.send(Ok(peer)));
         }
@@ -98,6 +119,7 @@ impl Task {
             }
         });
         if last {
+            self.relays.gone(&peer);
             if self.dht_peers.remove(&peer) && self.dht_peers.is_empty() {
                 self.rejoin.reset();
             }
@@ -157,9 +179,15 @@ impl Task {
             return;
         }
         self.book.says(peer, &info.listen_addrs);
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        kad.store_mut().note_addresses(&peer, &info.listen_addrs);
         for addr in self.book.of(&peer) {
-            self.swarm.behaviour_mut().kad.add_address(&peer, addr);
+            kad.add_address(&peer, addr);
         }
+        if info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
+            self.on_relay_offered(peer);
+        }
+        self.meet_directly(peer);
         let change = self.kept.dht_peer(peer);
         self.keep(change);
         if self.dht_peers.insert(peer) {

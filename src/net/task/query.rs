@@ -48,6 +48,9 @@ impl Task {
             kad::store::RecordStore::providers(self.swarm.behaviour_mut().kad.store_mut(), &key(&root));
         let local = *self.swarm.local_peer_id();
         for record in known.into_iter().filter(|record| record.provider != local) {
+            for addr in &record.addresses {
+                self.heard(record.provider, addr);
+            }
             let _ = found.try_send(record.provider);
         }
         self.ask(Query::Providers { root, found });

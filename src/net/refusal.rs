@@ -1,0 +1,167 @@
+//! A host that refuses TCP at once does not make a caller wait for QUIC.
+//!
+//! Where nobody listens, TCP says so and QUIC says nothing: a call by both would take as long as the handshake of QUIC
+//! may, five seconds. So where a port is refused on TCP, a call to the same port on QUIC has a moment more, and some
+//! round trips.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use libp2p::{
+    Multiaddr, Transport,
+    core::transport::{DialOpts, ListenerId, TransportError, TransportEvent},
+    futures::{FutureExt, future::BoxFuture},
+    multiaddr::Protocol,
+    quic,
+};
+use tokio::{sync::broadcast, time::Instant};
+
+/// What a call has still after a refusal, besides round trips.
+const MOMENT: Duration = Duration::from_millis(500);
+/// Round trips that it has besides.
+const ROUND_TRIPS: u32 = 4;
+/// Refusals that a call may not have looked at yet.
+const UNSEEN: usize = 64;
+
+/// Who has refused, and how long that took: a round trip.
+#[derive(Clone)]
+pub(super) struct Refusals(broadcast::Sender<(SocketAddr, Duration)>);
+
+impl Refusals {
+    pub(super) fn new() -> Self {
+        Self(broadcast::channel(UNSEEN).0)
+    }
+
+    /// TCP, which tells.
+    pub(super) fn told_by<T>(&self, inner: T) -> Telling<T> {
+        Telling { inner, refusals: self.clone() }
+    }
+
+    /// QUIC, which listens.
+    pub(super) fn heard_by<T>(&self, inner: T) -> Hearing<T> {
+        Hearing { inner, refusals: self.clone() }
+    }
+
+    /// Returns when a call to this host has waited long enough after a refusal.
+    async fn given_up(mut heard: broadcast::Receiver<(SocketAddr, Duration)>, host: SocketAddr) {
+        loop {
+            match heard.recv().await {
+                Ok((refused, took)) if refused == host => {
+                    return tokio::time::sleep(MOMENT + ROUND_TRIPS * took).await;
+                }
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// The host and the port of an address, of either transport.
+fn host(addr: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = addr.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => IpAddr::from(ip),
+        Protocol::Ip6(ip) => IpAddr::from(ip),
+        _ => return None,
+    };
+    match parts.next()? {
+        Protocol::Tcp(port) | Protocol::Udp(port) => Some(SocketAddr::new(ip, port)),
+        _ => None,
+    }
+}
+
+/// A transport that tells when it was refused.
+pub(super) struct Telling<T> {
+    inner: T,
+    refusals: Refusals,
+}
+
+impl<T> Transport for Telling<T>
+where
+    T: Transport<Error = io::Error> + Unpin,
+    T::Dial: Send + 'static,
+{
+    type Output = T::Output;
+    type Error = T::Error;
+    type ListenerUpgrade = T::ListenerUpgrade;
+    type Dial = BoxFuture<'static, Result<T::Output, T::Error>>;
+
+    fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<T::Error>> {
+        self.inner.listen_on(id, addr)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<T::Error>> {
+        let (host, begun, refusals) = (host(&addr), Instant::now(), self.refusals.clone());
+        let dial = self.inner.dial(addr, opts)?.inspect(move |done| {
+            if let (Err(error), Some(host)) = (done, host)
+                && error.kind() == io::ErrorKind::ConnectionRefused
+            {
+                // Nobody may be calling by QUIC.
+                drop(refusals.0.send((host, begun.elapsed())));
+            }
+        });
+        Ok(dial.boxed())
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<T::ListenerUpgrade, T::Error>> {
+        Pin::new(&mut self.inner).poll(cx)
+    }
+}
+
+/// A transport that does not wait long for whom TCP has found to be away.
+pub(super) struct Hearing<T> {
+    inner: T,
+    refusals: Refusals,
+}
+
+impl<T> Transport for Hearing<T>
+where
+    T: Transport<Error = quic::Error> + Unpin,
+    T::Dial: Send + 'static,
+    T::Output: Send,
+{
+    type Output = T::Output;
+    type Error = T::Error;
+    type ListenerUpgrade = T::ListenerUpgrade;
+    type Dial = BoxFuture<'static, Result<T::Output, T::Error>>;
+
+    fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<T::Error>> {
+        self.inner.listen_on(id, addr)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<T::Error>> {
+        let (host, heard) = (host(&addr), self.refusals.0.subscribe());
+        let dial = self.inner.dial(addr, opts)?;
+        let Some(host) = host else { return Ok(dial.boxed()) };
+        let dial = async move {
+            tokio::select! {
+                done = dial => done,
+                () = Refusals::given_up(heard, host) => Err(quic::Error::HandshakeTimedOut),
+            }
+        };
+        Ok(dial.boxed())
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<T::ListenerUpgrade, T::Error>> {
+        Pin::new(&mut self.inner).poll(cx)
+    }
+}
