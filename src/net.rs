@@ -225,6 +225,8 @@ struct Shared {
     listen: Vec<Multiaddr>,
     announced: u64,
     queued: u64,
+    /// Where a node of another cluster was called.
+    outside: Option<Multiaddr>,
 }
 
 #[derive(Default)]
@@ -296,6 +298,11 @@ impl Net {
             };
             shared.peers.iter().map(describe).collect()
         })
+    }
+
+    /// Where the last node was called that belongs to another cluster than this one.
+    pub fn outside(&self) -> Option<Multiaddr> {
+        self.look(|shared| shared.outside.clone())
     }
 
     /// Roots announced since start, and roots that wait for it.

@@ -297,6 +297,7 @@ impl Node {
             data_dir: inner.options.data_dir.display().to_string(),
             cluster: inner.options.cluster.is_some(),
             peers: net.map_or(0, |net| u32::try_from(net.connected().len()).unwrap_or(u32::MAX)),
+            outside: net.and_then(crate::net::Net::outside).map(|addr| addr.to_string()),
             files: usage.roots,
             blocks: usage.blocks,
             stored_bytes: usage.bytes,
