@@ -11,8 +11,11 @@ mod demo;
 mod doctor;
 mod door;
 mod get;
+mod manual;
+mod names;
 mod output;
 mod pack;
+mod place;
 mod provide;
 mod run;
 mod setup;
@@ -46,7 +49,16 @@ struct Context {
 
 /// Parses the command line, does what it says, and answers with the exit code (DESIGN 6).
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) if error.use_stderr() && manual::asks_for_json(std::env::args_os()) => {
+            let error = manual::mistake(&error);
+            output::error(&error, true);
+            return ExitCode::from(error.code.exit_code());
+        }
+        // Help and version too.
+        Err(error) => error.exit(),
+    };
     let json = args.common.json;
     more_descriptors();
     // An unfinished folder is cleared away by a thread of its own. Blocking reads of stdin cannot be interrupted: they
@@ -109,10 +121,12 @@ async fn interruptible(args: Args) -> Result<(), Stop> {
 async fn dispatch(args: Args) -> Result<(), Stop> {
     let context = match &args.command {
         Some(Command::Completions { shell }) => {
-            return Ok(args::completions(*shell)?);
+            return Ok(manual::completions(*shell)?);
         }
-        Some(Command::Man) => return Ok(args::man()?),
-        Some(Command::Demo { once }) => return demo::run(*once, args.common.json).await,
+        Some(Command::Man { command, dir }) => {
+            return Ok(manual::man(&args.common, command, dir.as_deref())?);
+        }
+        Some(Command::Demo { once }) => return demo::run(*once, &args.common).await,
         _ => Context::new(&args)?,
     };
     let command = args.command.unwrap_or(Command::Run);
@@ -146,11 +160,11 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
         Command::Init { cluster } => setup::init(&context, cluster)?,
         Command::Invite => setup::invite(&context).await?,
         Command::Join { invite } => setup::join(&context, &invite)?,
-        Command::Key { action } => setup::key(&context, &action)?,
+        Command::Key { action } => setup::key(&context, action).await?,
         Command::Web => access::web(&context).await?,
         Command::Token { action } => access::token(&context, action).await?,
         Command::Config { action } => show::config(&context, &action)?,
-        Command::Demo { .. } | Command::Completions { .. } | Command::Man => {}
+        Command::Demo { .. } | Command::Completions { .. } | Command::Man { .. } => {}
     }
     Ok(())
 }
@@ -191,11 +205,27 @@ impl From<ConfigError> for NodeError {
     fn from(error: ConfigError) -> Self {
         let hint = match &error {
             // Every command reads the settings, so none can list them now.
-            ConfigError::UnknownKey { .. } => {
+            ConfigError::UnknownKey { .. } | ConfigError::UnknownGroup { .. } => {
                 let keys: Vec<&str> = crate::config::TABLE.iter().map(|setting| setting.key).collect();
                 format!("correct or remove it there; the settings are {}", keys.join(", "))
             }
             ConfigError::UnknownProfile(_) => String::new(),
+            ConfigError::Read { source, origin, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                let named = "name a file that is there";
+                match origin {
+                    Some(_) => named.into(),
+                    None => format!(
+                        "{named}; without --config, config.toml in the data directory is read where it is"
+                    ),
+                }
+            }
+            ConfigError::Read { source, .. } => {
+                let code = match ErrorCode::of_io(source) {
+                    ErrorCode::Denied => ErrorCode::Denied,
+                    _ => ErrorCode::BadRequest,
+                };
+                return Self::new(code, error.to_string()).hint("this user must be able to read it");
+            }
             _ => "correct it there, or remove it".into(),
         };
         Self::new(ErrorCode::BadRequest, error.to_string()).hint(hint)

@@ -72,11 +72,35 @@ pub enum ConfigError {
         /// A value that works.
         example: &'static str,
     },
+    /// A group of settings that does not exist.
+    #[error("{origin}: there is no group of settings [{group}]{}", near.map_or_else(String::new, |near| format!("; did you mean {near:?}?")))]
+    UnknownGroup {
+        /// Where it stands.
+        origin: Origin,
+        /// Its name.
+        group: String,
+        /// The nearest setting that exists.
+        near: Option<&'static str>,
+    },
+    /// Several values, or none, where there is one.
+    #[error("{origin}: {key} takes one value, and {given} are given (for example {example:?})")]
+    OneValue {
+        /// Where it stands.
+        origin: Origin,
+        /// The setting.
+        key: &'static str,
+        /// How many there are.
+        given: usize,
+        /// A value that works.
+        example: &'static str,
+    },
     /// A file that cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}{}: {source}", path.display(), said(origin.as_ref()))]
     Read {
         /// The file.
         path: PathBuf,
+        /// Who named it, where somebody did.
+        origin: Option<Origin>,
         /// Why.
         source: io::Error,
     },
@@ -91,6 +115,10 @@ pub enum ConfigError {
     /// A profile that does not exist.
     #[error("there is no profile {0:?}: use dev, staging or prod")]
     UnknownProfile(String),
+}
+
+fn said(origin: Option<&Origin>) -> String {
+    origin.map_or_else(String::new, |origin| format!(", which {origin} names"))
 }
 
 /// The values in force.
@@ -123,12 +151,12 @@ impl Settings {
     /// # Errors
     /// [`ConfigError`]: each names where the mistake is.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        let built_in = |setting: &Setting| (setting.key, (split(setting.default), Origin::BuiltIn));
+        let built_in = |setting: &Setting| (setting.key, (split(setting, setting.default), Origin::BuiltIn));
         let mut settings = Self { values: TABLE.iter().map(built_in).collect() };
         if let Some(name) = &sources.profile {
             let profile = table::profile(name).ok_or_else(|| ConfigError::UnknownProfile(name.clone()))?;
             for (key, value) in profile {
-                settings.set(key, split(value), Origin::Profile(name.clone()))?;
+                settings.set_text(key, value, Origin::Profile(name.clone()))?;
             }
         }
         let default_file = sources.default_file.as_ref().filter(|path| path.exists());
@@ -142,10 +170,27 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Sets a setting from one text, in which a comma parts the values of a list.
+    fn set_text(&mut self, key: &str, text: &str, origin: Origin) -> Result<(), ConfigError> {
+        let setting = TABLE.iter().find(|setting| setting.key == key);
+        let values = setting.map_or_else(|| vec![text.to_owned()], |setting| split(setting, text));
+        self.set(key, values, origin)
+    }
+
     fn set(&mut self, key: &str, values: Vec<String>, origin: Origin) -> Result<(), ConfigError> {
         let Some(setting) = TABLE.iter().find(|setting| setting.key == key) else {
-            return Err(ConfigError::UnknownKey { origin, key: key.into(), near: table::nearest(key) });
+            return Err(match key.split_once('.').filter(|(group, _)| !is_group(group)) {
+                Some((group, _)) if matches!(origin, Origin::File(_)) => {
+                    ConfigError::UnknownGroup { origin, group: group.into(), near: near_group(group, key) }
+                }
+                _ => ConfigError::UnknownKey { origin, key: key.into(), near: table::nearest(key) },
+            });
         };
+        let fits = setting.list || values.len() == 1 || (values.is_empty() && setting.default.is_empty());
+        if !fits {
+            let (given, example) = (values.len(), setting.example);
+            return Err(ConfigError::OneValue { origin, key: setting.key, given, example });
+        }
         for value in &values {
             setting.check(value).map_err(|reason| ConfigError::BadValue {
                 origin: origin.clone(),
@@ -160,8 +205,11 @@ impl Settings {
     }
 
     fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let text =
-            fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.into(),
+            origin: None,
+            source,
+        })?;
         let syntax = |reason: String| ConfigError::Syntax { path: path.into(), reason };
         let yaml = path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml");
         let tree: serde_json::Value = if yaml {
@@ -193,11 +241,16 @@ impl Settings {
             let twin =
                 TABLE.iter().find(|setting| setting.secret && format!("{}_FILE", setting.env()) == *name);
             match (direct, twin) {
-                (Some(setting), _) => self.set(setting.key, split(value), origin)?,
+                // What stands for nothing is a variable that is not set.
+                (Some(setting), _) if value.is_empty() && !setting.list && !setting.default.is_empty() => {}
+                (Some(setting), _) => self.set(setting.key, split(setting, value), origin)?,
                 (None, Some(setting)) => {
                     let path = PathBuf::from(value);
-                    let secret =
-                        fs::read_to_string(&path).map_err(|source| ConfigError::Read { path, source })?;
+                    let secret = fs::read_to_string(&path).map_err(|source| ConfigError::Read {
+                        path,
+                        origin: Some(origin.clone()),
+                        source,
+                    })?;
                     self.set(setting.key, vec![secret.trim().into()], origin)?;
                 }
                 (None, None) => {
@@ -207,6 +260,27 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// Where the value of a setting came from.
+    pub fn origin(&self, key: &str) -> &Origin {
+        self.values.get(key).map_or(&Origin::BuiltIn, |(_, origin)| origin)
+    }
+
+    /// That a value cannot be used, as every mistake in settings is said; for what their table alone cannot know.
+    pub fn refuse(&self, key: &'static str, reason: impl Into<String>) -> ConfigError {
+        let setting = TABLE.iter().find(|setting| setting.key == key);
+        ConfigError::BadValue {
+            origin: self.origin(key).clone(),
+            key,
+            value: if setting.is_some_and(|setting| setting.secret) {
+                "…".into()
+            } else {
+                self.list(key).join(", ")
+            },
+            reason: reason.into(),
+            example: setting.map_or("", |setting| setting.example),
+        }
     }
 
     /// The values of a setting, unparsed.
@@ -239,8 +313,24 @@ impl Settings {
     }
 }
 
-/// A comma parts values; none stand for an empty list.
-fn split(text: &str) -> Vec<String> {
+/// Whether settings have names that begin with this.
+fn is_group(name: &str) -> bool {
+    TABLE.iter().any(|setting| setting.key.split_once('.').is_some_and(|(group, _)| group == name))
+}
+
+/// The setting that was meant, where its group is named almost as it was.
+fn near_group(group: &str, key: &str) -> Option<&'static str> {
+    table::nearest(key).filter(|near| {
+        let meant = near.split_once('.').map_or(*near, |(group, _)| group);
+        strsim::jaro_winkler(meant, group) > 0.8
+    })
+}
+
+/// A comma parts the values of a list; none stand for an empty one.
+fn split(setting: &Setting, text: &str) -> Vec<String> {
+    if !setting.list {
+        return if text.is_empty() { Vec::new() } else { vec![text.trim().into()] };
+    }
     text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(String::from).collect()
 }
 
@@ -258,6 +348,10 @@ fn flatten(
         _ => Err(format!("{prefix}: a value of this kind has no meaning here")),
     };
     match tree {
+        // A group without settings: one that does not exist is a mistake all the same.
+        Value::Object(table) if table.is_empty() && !prefix.is_empty() && !is_group(prefix) => {
+            out.push((format!("{prefix}."), Vec::new()));
+        }
         Value::Object(table) => {
             for (key, value) in table {
                 let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };

@@ -49,6 +49,10 @@ pub const KEY_HEADER: &str = "storgo-key";
 pub const TIMEOUT_HEADER: &str = "storgo-timeout";
 /// Name of the header that says whether content is a `file` or a `dir` (as tar).
 pub const KIND_HEADER: &str = "storgo-kind";
+/// Name of the header that says when content was modified, in seconds since 1970.
+pub const MTIME_HEADER: &str = "storgo-mtime";
+/// Name of the header that carries the Unix permission bits of content, in octal digits.
+pub const MODE_HEADER: &str = "storgo-mode";
 /// Name of the header that carries a request's id.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
 

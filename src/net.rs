@@ -236,6 +236,8 @@ struct Shared {
     twin: Option<Multiaddr>,
     announced: u64,
     queued: u64,
+    /// Where a node of another cluster was called.
+    outside: Option<Multiaddr>,
 }
 
 #[derive(Default)]
@@ -312,6 +314,11 @@ impl Net {
     /// Where another machine that runs with our identity was met.
     pub fn twin(&self) -> Option<Multiaddr> {
         self.look(|shared| shared.twin.clone())
+    }
+
+    /// Where the last node was called that belongs to another cluster than this one.
+    pub fn outside(&self) -> Option<Multiaddr> {
+        self.look(|shared| shared.outside.clone())
     }
 
     /// Roots announced since start, and roots that wait for it.

@@ -2,10 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{CommandFactory, Parser, Subcommand};
-
-use super::output;
-use crate::node::{ErrorCode, NodeError};
+use clap::{Parser, Subcommand};
 
 /// What scripts go by; DESIGN 6 fixes it, and [`ErrorCode::exit_code`] gives it.
 const EXIT_CODES: &str = "\
@@ -280,8 +277,14 @@ pub(super) enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page.
-    Man,
+    /// Print a manual page, or write them all.
+    Man {
+        /// The command that it is about, for example `key backup` [default: the program].
+        command: Vec<String>,
+        /// Write the pages of all commands into this folder, one file each.
+        #[arg(long, value_name = "DIR", conflicts_with = "command")]
+        dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -302,7 +305,8 @@ pub(super) struct ProvideOptions {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GetOptions {
-    /// Where to write; - is stdout, to which a folder goes as a tar stream [default: the file's name, here].
+    /// Where to write; FOLDER/ is made for it, - is stdout, to which a folder goes as a tar stream [default: the file's
+    /// name, here].
     #[arg(long, short, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
     /// Only these bytes, both ends included: 0-99, 100-, -50.
@@ -317,12 +321,12 @@ pub(super) struct GetOptions {
 pub(super) enum KeyAction {
     /// Write identity and cluster key into a file; keep it safe: it is this node.
     Backup {
-        /// The file to make.
+        /// The file to make; - is stdout.
         file: PathBuf,
     },
     /// Put a backup into an empty data directory.
     Restore {
-        /// A file that `backup` made.
+        /// A file that `backup` made; - is stdin.
         file: PathBuf,
     },
 }
@@ -358,27 +362,16 @@ pub(super) enum ConfigAction {
         #[arg(long)]
         origin: bool,
     },
-    /// Check all sources; says nothing where they are right.
+    /// Check all settings as a start would; prints nothing where they are right.
     Check,
     /// Show which file is read.
     Path,
 }
 
-pub(super) fn completions(shell: clap_complete::Shell) -> Result<(), NodeError> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Args::command(), "storgo-node", &mut script);
-    output::write_out(&script)
-}
-
-pub(super) fn man() -> Result<(), NodeError> {
-    let mut page = Vec::new();
-    let made = clap_mangen::Man::new(Args::command()).render(&mut page);
-    made.map_err(|e| NodeError::new(ErrorCode::Other, format!("cannot make the manual page: {e}")))?;
-    output::write_out(&page)
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]

@@ -5,7 +5,7 @@ use axum::http::Method;
 use super::{
     Context,
     client::Target,
-    door::{Need, node_options},
+    door::{Need, needs_a_node_here, node_options},
     output,
     show::{ask, plural},
 };
@@ -22,6 +22,7 @@ pub(super) async fn verify(
     reference: Option<&str>,
     rebuild: bool,
 ) -> Result<(), NodeError> {
+    needs_a_node_here(context)?;
     if rebuild {
         rebuild_index(context).await?;
     }

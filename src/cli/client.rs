@@ -15,7 +15,7 @@ use tower::ServiceExt;
 use crate::{
     content::{cid::Cid, link::Link},
     http::{KEY_HEADER, REQUEST_ID_HEADER},
-    node::{ErrorCode, NodeError},
+    node::{ErrorCode, NodeError, report::Status},
 };
 
 /// Longest answer that is read whole.
@@ -157,6 +157,23 @@ impl Client {
         })
     }
 
+    /// What a failure to find anything comes to where the peers that were called belong to another cluster.
+    pub(super) async fn outside(&self, error: NodeError) -> NodeError {
+        if !matches!(error.code, ErrorCode::Unreachable | ErrorCode::NotFound | ErrorCode::Timeout) {
+            return error;
+        }
+        match self.json::<Status>(Method::GET, &Target::path("/api/v1/status")).await {
+            Ok(Status { peers: 0, outside: Some(addr), cluster, .. }) => NodeError {
+                code: ErrorCode::Unreachable,
+                message: format!(
+                    "no peer is connected: the node at {addr} belongs to another cluster than this one"
+                ),
+                hint: to_get_in(cluster).into(),
+            },
+            _ => error,
+        }
+    }
+
     /// Why the body of an answer broke off.
     pub(super) async fn why_short(&self, request_id: Option<&str>) -> NodeError {
         let lost = NodeError::new(ErrorCode::Unreachable, "the connection to the node broke off")
@@ -168,6 +185,15 @@ impl Client {
             Err(error) => error,
             Ok(_) => lost,
         }
+    }
+}
+
+/// What to do on a node that the peers it knows do not let in.
+pub(super) fn to_get_in(cluster: bool) -> &'static str {
+    if cluster {
+        "the cluster keys differ: `storgo-node invite` there prints a line for `storgo-node join` here, in a new --data-dir"
+    } else {
+        "it takes that cluster's key: `storgo-node invite` there prints a line for `storgo-node join` here"
     }
 }
 

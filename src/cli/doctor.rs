@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::{
     Context,
-    client::Target,
-    door::{CLUSTER_FILE, Door, Need, node_options},
+    client::{Target, to_get_in},
+    door::{CLUSTER_FILE, Door, Need, to_run},
     output,
 };
 use crate::{
@@ -68,7 +68,13 @@ fn finding(check: &'static str, state: State, says: impl Into<String>) -> Findin
 fn data_dir(context: &Context) -> Finding {
     let dir = context.data_dir.display();
     if !context.data_dir.exists() {
-        return finding("data", State::Warn, format!("{dir} is not there yet; the first start makes it"));
+        return finding(
+            "data",
+            State::Warn,
+            format!(
+                "{dir} is not there: `storgo-node init` or the first start makes it; is --data-dir right?"
+            ),
+        );
     }
     match tempfile_in(&context.data_dir) {
         Ok(()) => finding("data", State::Ok, format!("{dir} can be written")),
@@ -116,7 +122,7 @@ fn settings(context: &Context) -> Finding {
     if let Some(mistake) = &context.mistake {
         return finding("settings", State::Fail, mistake.to_string());
     }
-    match node_options(&context.settings, &context.data_dir) {
+    match to_run(&context.settings, &context.data_dir) {
         Ok(_) => finding("settings", State::Ok, "all settings are right"),
         Err(error) => finding("settings", State::Fail, error.to_string()),
     }
@@ -157,13 +163,18 @@ async fn node(context: &Context) -> Vec<Finding> {
     let up = humantime::format_duration(Duration::from_secs(status.uptime_s));
     let mut findings =
         vec![finding("node", State::Ok, format!("process {} has been up for {up}", status.pid))];
-    findings.push(match status.peers {
-        0 => finding(
+    findings.push(match (status.peers, &status.outside) {
+        (0, Some(addr)) => {
+            let says =
+                format!("the node at {addr} belongs to another cluster: {}", to_get_in(status.cluster));
+            finding("peers", State::Warn, says)
+        }
+        (0, None) => finding(
             "peers",
             State::Warn,
             "no peer is connected: give a --bootstrap address, or check the firewall",
         ),
-        n => finding("peers", State::Ok, format!("{n} connected")),
+        (n, _) => finding("peers", State::Ok, format!("{n} connected")),
     });
     if let Some(addr) = &status.same_identity {
         let says = format!(

@@ -1,12 +1,12 @@
 //! The way to a node: the one that runs on the data directory, or one started for this command alone.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     time::{Duration, Instant},
 };
 
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, multiaddr::Protocol};
 
 use super::{
     Context,
@@ -17,12 +17,29 @@ use crate::{
     config::{ByteSize, Origin, Settings, parse_duration},
     content::secret::{ClusterKey, Key},
     http::{self, DoorOptions, ServeOptions, SettingInfo, Tls},
-    node::{ErrorCode, Node, NodeError, NodeOptions},
+    node::{ErrorCode, Node, NodeError, NodeOptions, identity::IDENTITY_FILE},
     store::read_lock,
 };
 
 /// Name of the file in the data directory that holds the cluster key.
 pub(super) const CLUSTER_FILE: &str = "cluster.key";
+
+/// What a data directory has in it once there is a node.
+const OF_A_NODE: [&str; 4] = [IDENTITY_FILE, "version", "index.redb", "blocks"];
+
+/// For what only looks: it makes no node where there is none, which a mistyped `--data-dir` would else do.
+pub(super) fn needs_a_node_here(context: &Context) -> Result<(), NodeError> {
+    let dir = &context.data_dir;
+    // What may not be looked at is there; who opens it says more.
+    if OF_A_NODE.iter().any(|name| dir.join(name).try_exists().unwrap_or(true)) || read_lock(dir).is_some() {
+        return Ok(());
+    }
+    let message = format!("there is no node in {}", dir.display());
+    Err(NodeError::new(ErrorCode::Unreachable, message).hint(format!(
+        "is that the right --data-dir? `storgo-node --data-dir {0} init` makes a node there, `storgo-node --data-dir {0} run` starts one",
+        dir.display()
+    )))
+}
 
 /// How long a command waits for whoever holds the data directory and does not serve yet.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -78,7 +95,7 @@ impl Door {
         }
         let mut options = node_options(&context.settings, &context.data_dir)?;
         options.offline = need == Need::Store;
-        if origin(&context.settings, "listen") == Some(Origin::BuiltIn) {
+        if *context.settings.origin("listen") == Origin::BuiltIn {
             // A node for one command needs no known port, and must not take one from a node that stays.
             options.listen = free_ports();
         }
@@ -107,11 +124,6 @@ fn idle_flags(context: &Context) -> Vec<&str> {
 pub(super) fn free_ports() -> Vec<Multiaddr> {
     let parse = |text: &str| text.parse().expect("a fixed multiaddr");
     vec![parse("/ip4/0.0.0.0/tcp/0"), parse("/ip4/0.0.0.0/udp/0/quic-v1")]
-}
-
-/// Where a setting's value came from.
-pub(super) fn origin(settings: &Settings, key: &str) -> Option<Origin> {
-    settings.show().find(|(setting, ..)| setting.key == key).map(|(_, _, origin)| origin.clone())
 }
 
 /// What a node is started with, by the settings.
@@ -159,26 +171,76 @@ pub(super) fn door_options(settings: &Settings) -> DoorOptions {
     }
 }
 
+/// What `run` starts, by the settings; refused here is what it would refuse, as far as that is known before.
+pub(super) fn to_run(settings: &Settings, data_dir: &Path) -> Result<(NodeOptions, ServeOptions), NodeError> {
+    let (node, serve) = (node_options(settings, data_dir)?, serve_options(settings)?);
+    // What is built in gives way where it cannot be had.
+    if *settings.origin("listen") != Origin::BuiltIn {
+        for addr in &node.listen {
+            if let Some(reason) = cannot_bind(addr) {
+                return Err(settings.refuse("listen", format!("{addr}: {reason}")).into());
+            }
+        }
+    }
+    let http = match serve.addr.ip() {
+        IpAddr::V4(ip) => Multiaddr::from(ip),
+        IpAddr::V6(ip) => Multiaddr::from(ip),
+    };
+    match cannot_bind(&http.with(Protocol::Tcp(serve.addr.port()))) {
+        Some(reason) => Err(settings.refuse("http", reason).into()),
+        None => Ok((node, serve)),
+    }
+}
+
+/// Why nobody can listen there, now or later: it is no address of this machine, or not for this user.
+fn cannot_bind(addr: &Multiaddr) -> Option<&'static str> {
+    let mut parts = addr.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => IpAddr::from(ip),
+        Protocol::Ip6(ip) => IpAddr::from(ip),
+        _ => return None,
+    };
+    let bound = match parts.next()? {
+        Protocol::Tcp(port) => std::net::TcpListener::bind((ip, port)).map(drop),
+        Protocol::Udp(port) => std::net::UdpSocket::bind((ip, port)).map(drop),
+        _ => return None,
+    };
+    match bound.err()?.kind() {
+        std::io::ErrorKind::AddrNotAvailable => Some("this machine has no such address"),
+        std::io::ErrorKind::PermissionDenied => {
+            Some("this user may not use that port; those from 1024 on are free to all")
+        }
+        _ => None,
+    }
+}
+
 /// How the API is served, by the settings.
-pub(super) fn serve_options(settings: &Settings) -> Result<ServeOptions, NodeError> {
+fn serve_options(settings: &Settings) -> Result<ServeOptions, NodeError> {
     let addr = settings.parsed("http").unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
     let tls = match (settings.get("tls.cert"), settings.get("tls.key")) {
         (Some(cert), Some(key)) => Tls::Files { cert: cert.into(), key: key.into() },
         (None, None) if settings.is_on("tls.self.signed") => Tls::SelfSigned,
         (None, None) => Tls::Off,
-        _ => {
-            return Err(NodeError::new(ErrorCode::BadRequest, "tls.cert and tls.key belong together")
-                .hint("give both, or tls.self.signed"));
+        (given, _) => {
+            let (there, lacks) =
+                if given.is_some() { ("tls.cert", "tls.key") } else { ("tls.key", "tls.cert") };
+            return Err(NodeError::from(
+                settings.refuse(there, format!("{lacks} belongs to it and is not set")),
+            )
+            .hint("give both, or tls.self.signed"));
         }
     };
     let base = ServeOptions::new(addr);
-    Ok(ServeOptions {
+    let options = ServeOptions {
         tls,
         insecure: settings.is_on("http.insecure"),
         connections: settings.parsed("http.connections").unwrap_or(base.connections),
         door: door_options(settings),
         ..base
-    })
+    };
+    let key = if matches!(options.tls, Tls::Files { .. }) { "tls.cert" } else { "http" };
+    options.check().map_err(|error| NodeError::from(settings.refuse(key, error.message)).hint(error.hint))?;
+    Ok(options)
 }
 
 /// The cluster key: from the settings, else from its file in the data directory.
@@ -188,9 +250,14 @@ pub(super) fn cluster_key(settings: &Settings, data_dir: &Path) -> Result<Option
     }
     let path = data_dir.join(CLUSTER_FILE);
     match std::fs::read_to_string(&path) {
-        Ok(text) => parse_cluster_key(text.trim()).map(Some),
+        Ok(text) => parse_cluster_key(text.trim()).map(Some).map_err(|error| {
+            let message = format!("{} is damaged: not 32 bytes in base64url", path.display());
+            NodeError { message, ..error }.hint(
+                "bring it back from a backup (`storgo-node key restore`) or from another member's invite",
+            )
+        }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(NodeError::new(ErrorCode::Other, format!("cannot read {}: {e}", path.display()))),
+        Err(e) => Err(NodeError::io(format_args!("read {}", path.display()), &e)),
     }
 }
 

@@ -19,7 +19,10 @@ use super::{
     args::GetOptions,
     client::{Client, Target, request_id},
     door::{Door, Need},
-    output, unpack,
+    names::is_hidden,
+    output,
+    place::{NewFolder, Traits},
+    unpack,
 };
 use crate::{
     config::parse_duration,
@@ -61,16 +64,22 @@ async fn get(
     let waiting = output::spinner(context, "looking");
     let response = tokio::select! {
         response = client.send(Method::GET, &target, &headers, Body::empty()) => response,
-        never = say_whether_alone(context, client) => match never {},
+        never = say_what_is_awaited(context, client, &waiting) => match never {},
     };
     waiting.finish_and_clear();
-    let response = response?;
+    let response = match response {
+        Ok(response) => response,
+        Err(error) => return Err(client.outside(error).await),
+    };
     let folder = response.headers().get(KIND_HEADER).is_some_and(|kind| kind == "dir");
     if folder && range.is_some() {
         return Err(NodeError::new(ErrorCode::BadRequest, "a folder has no ranges of bytes"));
     }
     super::show::say_whether_newest(context, client, reference).await;
     let started = std::time::Instant::now();
+    let traits = if range.is_none() { Traits::of(response.headers()) } else { Traits::default() };
+    let new_folder = options.output.as_deref().filter(|_| !folder).and_then(NewFolder::at);
+    let _new_folder = new_folder.transpose()?;
     let place = place(client, reference, options.output, folder, options.force).await?;
     let (bytes, out) = match place {
         Place::Stdout => (to_stdout(context, client, response).await?, None),
@@ -80,16 +89,20 @@ async fn get(
             let bar = output::progress(context, "fetching", None);
             let done = unpack::run(response.into_body(), &path, &bar).await;
             bar.finish_and_clear();
+            if done.is_ok() {
+                traits.give(&path).map_err(|e| unpack::cannot_write(&path, &e))?;
+            }
             match done {
                 Err(unpack::Failure::Input(_)) => return Err(client.why_short(id.as_deref()).await),
                 Err(unpack::Failure::Output(error)) => return Err(error),
                 Ok(bytes) => (bytes, Some(path)),
             }
         }
-        Place::New(path) => (to_file(context, client, response, &path).await?, Some(path)),
+        Place::New(path) => (to_file(context, client, response, &path, traits).await?, Some(path)),
     };
     let rate = super::provide::bytes_per_s(bytes, started.elapsed());
-    let place = out.as_ref().map_or_else(|| "stdout".into(), |path| path.display().to_string());
+    let place =
+        out.as_ref().map_or_else(|| "stdout".into(), |path| output::clean(&path.display().to_string()));
     output::say(context, &format!("{} to {place}, verified, {rate}", output::bytes(bytes)));
     if context.json
         && let Some(path) = out
@@ -141,12 +154,27 @@ async fn place(
     Ok(Place::New(path))
 }
 
-/// Tells a reader who waits in vain because no peer is connected.
-async fn say_whether_alone(context: &Context, client: &Client) -> std::convert::Infallible {
+/// Tells a reader who gets no answer what it is waiting for.
+async fn say_what_is_awaited(
+    context: &Context,
+    client: &Client,
+    waiting: &indicatif::ProgressBar,
+) -> std::convert::Infallible {
     tokio::time::sleep(SILENCE).await;
     let status = client.json::<Status>(Method::GET, &Target::path("/api/v1/status")).await;
-    if status.is_ok_and(|status| status.peers == 0) {
-        output::say(context, "no peer is connected yet; waiting for one (--bootstrap MULTIADDR names one)");
+    let patience = context.settings.get("timeout").unwrap_or_default();
+    if let Ok(Status { peers: 0, outside: Some(addr), .. }) = &status {
+        let words =
+            format!("the node at {addr} belongs to another cluster than this one; waiting for another peer");
+        waiting.suspend(|| output::say(context, &words));
+    } else if status.is_ok_and(|status| status.peers == 0) {
+        let words = "no peer is connected yet; waiting for one (--bootstrap MULTIADDR names one)";
+        waiting.suspend(|| output::say(context, words));
+    } else if waiting.is_hidden() {
+        let words = format!(
+            "looking for a peer that has it, for {patience} at most while nothing arrives (--timeout)"
+        );
+        output::say(context, &words);
     }
     std::future::pending().await
 }
@@ -155,6 +183,11 @@ async fn say_whether_alone(context: &Context, client: &Client) -> std::convert::
 fn range_header(text: &str) -> Result<String, NodeError> {
     let number = |text: &str| text.is_empty() || text.bytes().all(|b| b.is_ascii_digit());
     match text.split_once('-') {
+        Some(("", last)) if !last.is_empty() && last.bytes().all(|b| b == b'0') => {
+            let message = format!("the range {text} is the last 0 bytes, which are none");
+            Err(NodeError::new(ErrorCode::BadRequest, message)
+                .hint("-50 is the last fifty bytes; 0- is all of them"))
+        }
         Some((first, last)) if number(first) && number(last) && (first.len() + last.len()) > 0 => {
             // More digits than a u64 holds still are a number: one beyond any file.
             let value = |digits: &str| digits.parse().unwrap_or(u64::MAX);
@@ -176,7 +209,7 @@ fn range_header(text: &str) -> Result<String, NodeError> {
 async fn default_name(client: &Client, reference: &str) -> Result<PathBuf, NodeError> {
     let info: FileInfo = client.json(Method::GET, &Target::file(reference, "")?).await?;
     let name = info.name.unwrap_or_else(|| info.cid.to_string());
-    let name: String = name.chars().map(|c| if c == '/' || c.is_control() { '_' } else { c }).collect();
+    let name: String = name.chars().map(|c| if c == '/' || is_hidden(c) { '_' } else { c }).collect();
     let name = if matches!(name.as_str(), "" | "." | "..") { info.cid.to_string() } else { name };
     Ok(PathBuf::from(name))
 }
@@ -210,6 +243,7 @@ async fn to_file(
     client: &Client,
     response: Response<Body>,
     path: &Path,
+    traits: Traits,
 ) -> Result<u64, NodeError> {
     let fail = |e: io::Error| unpack::cannot_write(path, &e);
     let mut part = unpack::Partial::beside(path)?;
@@ -232,6 +266,7 @@ async fn to_file(
     drop(sender);
     let written = writing.await.map_err(|_| NodeError::new(ErrorCode::Other, "the writing thread failed"))?;
     written.and_then(DirectFile::finish).map_err(fail)?;
+    traits.give(part.path()).map_err(fail)?;
     part.finish()?;
     Ok(pieces.count)
 }
@@ -283,7 +318,9 @@ mod tests {
         for good in ["0-99", "100-", "-50"] {
             assert_eq!(range_header(good).ok(), Some(format!("bytes={good}")));
         }
-        for bad in ["", "-", "5", "9-1", "99999999999999999999-5", "a-b", "1-2-3", "1-2,3-4", "+1-2"] {
+        for bad in
+            ["", "-", "-0", "-00", "5", "9-1", "99999999999999999999-5", "a-b", "1-2-3", "1-2,3-4", "+1-2"]
+        {
             assert!(range_header(bad).is_err(), "{bad}");
         }
     }

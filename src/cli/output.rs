@@ -8,7 +8,11 @@ use std::{
 use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 
-use super::Context;
+pub(super) use super::names::clean;
+use super::{
+    Context,
+    names::{clean_lines, columns, shorten},
+};
 use crate::node::{ErrorCode, NodeError};
 
 /// After this long, the rate so far says how long the rest takes.
@@ -19,10 +23,9 @@ pub(super) fn error(error: &NodeError, json: bool) {
     let mut err = std::io::stderr().lock();
     let written = if json {
         writeln!(err, "{}", serde_json::json!({ "error": error }))
-    } else if error.hint.is_empty() {
-        writeln!(err, "error: {error}")
     } else {
-        writeln!(err, "error: {error}\n  hint: {}", error.hint)
+        let hint = if error.hint.is_empty() { String::new() } else { format!("\n  hint: {}", error.hint) };
+        writeln!(err, "{}", clean_lines(&format!("error: {error}{hint}")))
     };
     drop(written);
 }
@@ -36,9 +39,7 @@ pub(super) fn write_out(bytes: &[u8]) -> Result<(), NodeError> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        written => {
-            written.map_err(|e| NodeError::new(ErrorCode::Other, format!("cannot write to stdout: {e}")))
-        }
+        written => written.map_err(|e| NodeError::io("write to stdout", &e)),
     }
 }
 
@@ -60,8 +61,19 @@ pub(super) fn result<T: Serialize>(
 /// Says something on stderr, unless silence was asked for.
 pub(super) fn say(context: &Context, text: &str) {
     if !context.quiet && !context.json {
-        drop(writeln!(std::io::stderr().lock(), "{text}"));
+        note(text);
     }
+}
+
+/// Says something on stderr.
+pub(super) fn note(text: &str) {
+    drop(writeln!(std::io::stderr().lock(), "{}", clean_lines(text)));
+}
+
+/// Columns of the terminal that results go to; none where they go elsewhere.
+pub(super) fn stdout_columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 /// Bytes as people read them.
@@ -110,20 +122,20 @@ pub(super) fn spinner(context: &Context, what: &'static str) -> ProgressBar {
 
 /// Rows as columns of equal width; the last one is left as it is.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let columns = head.len();
+    let count = head.len();
     let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| columns(cell));
         cells.chain([head[column].len()]).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let widths: Vec<usize> = (0..count).map(width).collect();
     let line = |cells: Vec<&str>| {
         let mut out = String::new();
         for (column, cell) in cells.iter().enumerate() {
-            if column + 1 == columns {
+            if column + 1 == count {
                 out.push_str(cell);
             } else {
                 out.push_str(cell);
-                let pad = widths[column].saturating_sub(cell.chars().count()) + 2;
+                let pad = widths[column].saturating_sub(columns(cell)) + 2;
                 out.extend(std::iter::repeat_n(' ', pad));
             }
         }
@@ -136,9 +148,24 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
-/// A name that cannot move a terminal's cursor.
-pub(super) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+/// Shortens the cells of a table until its lines fit into `room` columns: of each column in turn, down to its least
+/// width. Without a terminal, nothing is shortened.
+pub(super) fn fit(head: &[&str], rows: &mut [Vec<String>], room: Option<usize>, shrink: &[(usize, usize)]) {
+    let Some(room) = room else { return };
+    for (column, least) in shrink {
+        let width = |column: usize, rows: &[Vec<String>]| {
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| columns(cell));
+            cells.chain([head[column].len()]).max().unwrap_or(0)
+        };
+        let line: usize = (0..head.len()).map(|column| width(column, rows) + 2).sum::<usize>() - 2;
+        let now = width(*column, rows);
+        let wanted = now.saturating_sub(line.saturating_sub(room)).max(*least);
+        if wanted < now {
+            for cell in rows.iter_mut().filter_map(|row| row.get_mut(*column)) {
+                *cell = shorten(cell, wanted);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -188,6 +215,29 @@ mod tests {
         }
         fn flush(&self) -> std::io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn a_table_fits_its_terminal_and_is_whole_without_one() {
+        let head = ["CID", "SIZE", "NAME"];
+        let long = format!("{}.tar.gz", "n".repeat(100));
+        let rows = vec![
+            vec!["c".repeat(40), "1.00 KiB".into(), long.clone()],
+            vec!["d".repeat(40), "10 B".into(), "日本語".into()],
+        ];
+        let in_room = |room: Option<usize>| {
+            let mut rows = rows.clone();
+            fit(&head, &mut rows, room, &[(2, 20), (0, 15), (2, 8)]);
+            table(&head, &rows)
+        };
+        assert!(in_room(None).contains(&long));
+        for room in [300, 100, 80, 60, 40] {
+            let text = in_room(Some(room));
+            assert!(text.lines().all(|line| columns(line) <= room), "{room}:\n{text}");
+            assert!(text.contains(".gz") && text.contains("日本語"), "{text}");
+            // The CID is given up last.
+            assert_eq!(text.contains(&"c".repeat(40)), room >= 74, "{room}:\n{text}");
         }
     }
 

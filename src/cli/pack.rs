@@ -94,8 +94,8 @@ fn watched(
 }
 
 fn unreadable(path: &Path, e: &io::Error) -> NodeError {
-    let code = if e.kind() == io::ErrorKind::NotFound { ErrorCode::NotFound } else { ErrorCode::Other };
-    NodeError::new(code, format!("cannot read {}: {e}", path.display()))
+    let error = NodeError::io(format_args!("read {}", path.display()), e);
+    if e.kind() == io::ErrorKind::NotFound { NodeError { code: ErrorCode::NotFound, ..error } } else { error }
 }
 
 /// Looks at what is to be stored. Nothing is read yet.

@@ -8,7 +8,7 @@ use super::{Context, door, output};
 use crate::{
     config::Origin,
     http::{self, ServeOptions, Served},
-    node::{ErrorCode, Node, NodeError},
+    node::{ErrorCode, Node, NodeError, NodeOptions},
 };
 
 pub(super) async fn run(context: &Context) -> Result<(), NodeError> {
@@ -20,8 +20,9 @@ pub(super) async fn run(context: &Context) -> Result<(), NodeError> {
     );
     // Before anything starts: a signal at any moment ends the node in good order.
     let mut stop = stop_signal()?;
-    let node = start(context).await?;
-    let http = match serve(context, &node).await {
+    let (options, serving) = door::to_run(settings, &context.data_dir)?;
+    let node = start(context, options).await?;
+    let http = match serve(context, &node, serving).await {
         Ok(addr) => addr,
         Err(error) => {
             node.shutdown().await;
@@ -52,9 +53,8 @@ pub(super) fn stop_signal() -> Result<tokio::sync::mpsc::Receiver<()>, NodeError
 }
 
 /// Starts the node; a port that nobody asked for by name gives way where it is taken.
-async fn start(context: &Context) -> Result<Node, NodeError> {
-    let mut options = door::node_options(&context.settings, &context.data_dir)?;
-    let by_default = door::origin(&context.settings, "listen") == Some(Origin::BuiltIn);
+async fn start(context: &Context, mut options: NodeOptions) -> Result<Node, NodeError> {
+    let by_default = *context.settings.origin("listen") == Origin::BuiltIn;
     match Node::start(options.clone()).await {
         Err(error) if by_default && error.message.contains("cannot listen") => {
             tracing::debug!("{error}");
@@ -69,9 +69,8 @@ async fn start(context: &Context) -> Result<Node, NodeError> {
 /// Ports that are tried behind the one that is taken.
 const NEXT_PORTS: u16 = 20;
 
-async fn serve(context: &Context, node: &Node) -> Result<Served, NodeError> {
-    let options = door::serve_options(&context.settings)?;
-    let by_default = door::origin(&context.settings, "http") == Some(Origin::BuiltIn);
+async fn serve(context: &Context, node: &Node, options: ServeOptions) -> Result<Served, NodeError> {
+    let by_default = *context.settings.origin("http") == Origin::BuiltIn;
     match http::serve(node, options.clone()).await {
         Err(error) if by_default && error.message.contains("cannot serve") => {
             // Several nodes on one machine are nothing unusual: the banner says where the API is.

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{IsTerminal, Read},
     path::{Path, PathBuf},
 };
 
@@ -14,14 +15,14 @@ use super::{
     Context,
     args::KeyAction,
     client::Target,
-    door::{CLUSTER_FILE, Door, Need, cluster_key, parse_cluster_key},
+    door::{CLUSTER_FILE, Door, Need, cluster_key, needs_a_node_here, parse_cluster_key},
     output,
 };
 use crate::{
     content::secret::ClusterKey,
     node::{
         ErrorCode, NodeError,
-        identity::{IDENTITY_FILE, load_or_create, write_secret},
+        identity::{IDENTITY_FILE, decode, load_or_create, write_secret},
         invite::Invite,
         report::Status,
     },
@@ -29,8 +30,12 @@ use crate::{
 };
 
 fn fail(what: &str, path: &Path, e: &std::io::Error) -> NodeError {
-    let code = if e.kind() == std::io::ErrorKind::NotFound { ErrorCode::NotFound } else { ErrorCode::Other };
-    NodeError::new(code, format!("cannot {what} {}: {e}", path.display()))
+    let error = NodeError::io(format_args!("{what} {}", path.display()), e);
+    if e.kind() == std::io::ErrorKind::NotFound {
+        NodeError { code: ErrorCode::NotFound, ..error }
+    } else {
+        error
+    }
 }
 
 fn make_data_dir(context: &Context) -> Result<(), NodeError> {
@@ -61,6 +66,7 @@ fn describe(context: &Context) -> Result<Identity, NodeError> {
 }
 
 pub(super) fn id(context: &Context) -> Result<(), NodeError> {
+    needs_a_node_here(context)?;
     output::result(context, &describe(context)?, |id| format!("{}\n", id.peer))
 }
 
@@ -76,7 +82,22 @@ pub(super) fn init(context: &Context, cluster: bool) -> Result<(), NodeError> {
     let id = describe(context)?;
     output::result(context, &id, |id| format!("{}\n", id.peer))?;
     let dir = context.data_dir.display();
-    output::say(context, &format!("ready in {dir}; start the node with: storgo-node --data-dir {dir}"));
+    match read_lock(&context.data_dir) {
+        Some(note) if cluster => output::say(
+            context,
+            &format!(
+                "the node that runs here, process {}, is not in the cluster yet: stop it and start it again",
+                note.pid
+            ),
+        ),
+        Some(note) => {
+            output::say(context, &format!("ready in {dir}; the node runs already, as process {}", note.pid));
+        }
+        None => output::say(
+            context,
+            &format!("ready in {dir}; start the node with: storgo-node --data-dir {dir}"),
+        ),
+    }
     if cluster {
         output::say(
             context,
@@ -203,6 +224,9 @@ fn write_settings(path: &Path, text: &str) -> std::io::Result<()> {
     mode.map_or(Ok(()), |mode| fs::set_permissions(path, mode))
 }
 
+/// Longest backup that is read, bytes.
+const MAX_BACKUP: u64 = 64 << 10;
+
 /// A backup, as it stands in its file.
 #[derive(Serialize, Deserialize)]
 struct Backup {
@@ -212,14 +236,34 @@ struct Backup {
     cluster_key: Option<String>,
 }
 
-pub(super) fn key(context: &Context, action: &KeyAction) -> Result<(), NodeError> {
+pub(super) async fn key(context: &Context, action: KeyAction) -> Result<(), NodeError> {
     match action {
-        KeyAction::Backup { file } => backup(context, file),
-        KeyAction::Restore { file } => restore(context, file),
+        KeyAction::Backup { file } => backup(context, &file),
+        KeyAction::Restore { file } => {
+            // A thread of its own: reading stdin may take for ever, and Ctrl-C ends it.
+            let read = tokio::task::spawn_blocking(move || (read_backup(&file), file)).await;
+            let (text, file) = read.map_err(|e| NodeError::new(ErrorCode::Other, e.to_string()))?;
+            let name = if is_pipe(&file) { "stdin".into() } else { file.display().to_string() };
+            restore(context, &name, &text.map_err(|e| fail("read", Path::new(&name), &e))?)
+        }
     }
 }
 
+fn is_pipe(file: &Path) -> bool {
+    file == Path::new("-")
+}
+
+fn read_backup(file: &Path) -> std::io::Result<String> {
+    let input: Box<dyn Read> =
+        if is_pipe(file) { Box::new(std::io::stdin().lock()) } else { Box::new(fs::File::open(file)?) };
+    let mut text = Vec::new();
+    input.take(MAX_BACKUP).read_to_end(&mut text)?;
+    // What is no text is no backup either, and is told as that.
+    Ok(String::from_utf8(text).unwrap_or_default())
+}
+
 fn backup(context: &Context, path: &Path) -> Result<(), NodeError> {
+    needs_a_node_here(context)?;
     let other = |e: &dyn std::fmt::Display| NodeError::new(ErrorCode::Other, e.to_string());
     let identity = identity(context)?.to_protobuf_encoding().map_err(|e| other(&e))?;
     let cluster = cluster_key(&context.settings, &context.data_dir)?;
@@ -229,7 +273,23 @@ fn backup(context: &Context, path: &Path) -> Result<(), NodeError> {
         cluster_key: cluster.map(|key| BASE64URL_NOPAD.encode(key.as_bytes())),
     };
     let text = serde_json::to_string_pretty(&backup).map_err(|e| other(&e))? + "\n";
-    write_secret(path, text.as_bytes()).map_err(|e| fail("write", path, &e))?;
+    if is_pipe(path) {
+        // Not to be silenced where the keys stay on a screen.
+        if std::io::stdout().is_terminal() {
+            output::note(
+                "what follows is this node's identity and keys: whoever sees it can act as this node",
+            );
+        }
+        return output::print(&text);
+    }
+    write_secret(path, text.as_bytes()).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => NodeError::new(
+            ErrorCode::BadRequest,
+            format!("{} is there already", path.display()),
+        )
+        .hint("a backup never replaces a file, which may hold other keys: name another one, or move it away"),
+        _ => fail("write", path, &e),
+    })?;
     output::result(context, &serde_json::json!({ "file": path }), |_| String::new())?;
     output::say(
         context,
@@ -241,13 +301,14 @@ fn backup(context: &Context, path: &Path) -> Result<(), NodeError> {
     Ok(())
 }
 
-fn restore(context: &Context, path: &Path) -> Result<(), NodeError> {
-    let text = fs::read_to_string(path).map_err(|e| fail("read", path, &e))?;
-    let damaged =
-        || NodeError::new(ErrorCode::BadRequest, format!("{} is no backup of storgo", path.display()));
-    let backup: Backup = serde_json::from_str(&text).map_err(|_| damaged())?;
+fn restore(context: &Context, name: &str, text: &str) -> Result<(), NodeError> {
+    let damaged = || {
+        NodeError::new(ErrorCode::BadRequest, format!("{name} is no backup of storgo"))
+            .hint("`storgo-node key backup FILE` makes one; all of it is needed")
+    };
+    let backup: Backup = serde_json::from_str(text).map_err(|_| damaged())?;
     let identity = BASE64URL_NOPAD.decode(backup.identity.as_bytes()).map_err(|_| damaged())?;
-    Keypair::from_protobuf_encoding(&identity).map_err(|_| damaged())?;
+    decode(&identity).ok_or_else(damaged)?;
     let cluster = backup.cluster_key.as_deref().map(parse_cluster_key).transpose()?;
     make_data_dir(context)?;
     for name in [IDENTITY_FILE, CLUSTER_FILE] {

@@ -7,7 +7,7 @@ use super::{
     Context,
     args::ConfigAction,
     client::{Client, Target, escape},
-    door::{Door, Need, node_options},
+    door::{Door, Need, needs_a_node_here, to_run},
     output,
 };
 use crate::{
@@ -24,6 +24,7 @@ pub(super) async fn ask<T>(
     need: Need,
     question: impl AsyncFnOnce(&Client) -> Result<T, NodeError>,
 ) -> Result<T, NodeError> {
+    needs_a_node_here(context)?;
     let door = Door::open(context, need).await?;
     let answer = question(&door.client).await;
     door.close().await;
@@ -34,13 +35,13 @@ pub(super) fn plural(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// The files whose name contains `query`, or all.
+/// The files whose name contains `query`, or all; the newest first.
 async fn listed(client: &Client, query: Option<&str>) -> Result<Vec<FileInfo>, NodeError> {
     let mut files = Vec::new();
     let mut cursor = String::new();
     loop {
         let query = query.map_or_else(String::new, |query| format!("&q={}", escape(query)));
-        let target = Target::path(format!("/api/v1/files?limit=1000{query}{cursor}"));
+        let target = Target::path(format!("/api/v1/files?limit=1000&sort=created&order=desc{query}{cursor}"));
         let page: FileList = client.json(Method::GET, &target).await?;
         files.extend(page.files);
         match page.next {
@@ -93,6 +94,7 @@ pub(super) async fn ls(context: &Context, query: Option<&str>) -> Result<(), Nod
         None => output::say(context, "no files here yet: store one with `storgo-node provide FILE`"),
         Some(query) => output::say(context, &format!("no name contains {query:?}")),
     }
+    let mut cut = false;
     output::result(context, &files, |files| {
         if files.is_empty() {
             return String::new();
@@ -114,11 +116,20 @@ pub(super) async fn ls(context: &Context, query: Option<&str>) -> Result<(), Nod
                 name,
             ]
         };
-        output::table(
-            &["CID", "SIZE", "KIND", "STATE", "STORED", "NAME"],
-            &files.iter().map(row).collect::<Vec<_>>(),
-        )
-    })
+        let head = ["CID", "SIZE", "KIND", "STATE", "STORED", "NAME"];
+        let mut rows: Vec<_> = files.iter().map(row).collect();
+        // The name gives way first, down to what can still be told apart; then the CID.
+        output::fit(&head, &mut rows, output::stdout_columns(), &[(5, 24), (0, 17), (5, 8)]);
+        cut = rows[0][0] != files[0].cid.to_string();
+        output::table(&head, &rows)
+    })?;
+    if cut {
+        output::say(
+            context,
+            "CIDs are cut to fit; `storgo-node info NAME` shows one, a wider terminal or a pipe all",
+        );
+    }
+    Ok(())
 }
 
 pub(super) async fn info(context: &Context, reference: &str) -> Result<(), NodeError> {
@@ -158,13 +169,16 @@ pub(super) async fn info(context: &Context, reference: &str) -> Result<(), NodeE
                 ]
             };
             text.push('\n');
-            text.push_str(&output::table(&["SIZE", "NAME"], &entries.iter().map(row).collect::<Vec<_>>()));
+            let mut rows: Vec<_> = entries.iter().map(row).collect();
+            output::fit(&["SIZE", "NAME"], &mut rows, output::stdout_columns(), &[(1, 24)]);
+            text.push_str(&output::table(&["SIZE", "NAME"], &rows));
         }
         text
     })
 }
 
 pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), NodeError> {
+    needs_a_node_here(context)?;
     let door = Door::open(context, Need::Network).await?;
     let mut removed: Vec<RemoveReport> = Vec::new();
     let mut failed: Option<NodeError> = None;
@@ -189,6 +203,9 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), N
             "some peers could not be told: they name this node as a provider until it runs and meets them, for 48 hours at most",
         );
     }
+    if let Some(error) = failed.take_if(|_| removed.is_empty()) {
+        return Err(error);
+    }
     output::result(context, &removed, |removed| {
         let line = |report: &RemoveReport| {
             format!("removed {} {}\n", report.cid, output::clean(report.name.as_deref().unwrap_or("")))
@@ -197,7 +214,6 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), N
     })?;
     match failed {
         None => Ok(()),
-        Some(error) if removed.is_empty() => Err(error),
         Some(error) => {
             output::error(&error, context.json);
             let message = format!("{} of {} removed", removed.len(), references.len());
@@ -255,6 +271,7 @@ pub(super) async fn peers(context: &Context, add: Option<String>) -> Result<(), 
 
 /// For questions that a node started for them alone could not answer.
 pub(super) fn needs_a_running_node(context: &Context) -> Result<(), NodeError> {
+    needs_a_node_here(context)?;
     if read_lock(&context.data_dir).is_some() {
         return Ok(());
     }
@@ -360,11 +377,9 @@ fn describe(event: &Event) -> String {
 pub(super) fn config(context: &Context, action: &ConfigAction) -> Result<(), NodeError> {
     match action {
         ConfigAction::Check => {
-            // Loading has checked everything; what is left is what only a start would see.
-            node_options(&context.settings, &context.data_dir)?;
-            output::result(context, &serde_json::json!({ "valid": true }), |_| String::new())?;
-            output::say(context, "all settings are right");
-            Ok(())
+            // Loading has checked each by itself; what is left is what only a start would see.
+            to_run(&context.settings, &context.data_dir)?;
+            output::result(context, &serde_json::json!({ "valid": true }), |_| String::new())
         }
         ConfigAction::Path => {
             let path = context.sources.file.as_ref().or(context.sources.default_file.as_ref());

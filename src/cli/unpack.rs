@@ -106,9 +106,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 pub(super) fn cannot_write(path: &Path, e: &io::Error) -> NodeError {
-    let full = matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-    let code = if full { ErrorCode::NoSpace } else { ErrorCode::Other };
-    let error = NodeError::new(code, format!("cannot write {}: {e}", path.display()));
+    let error = NodeError::io(format_args!("write {}", path.display()), e);
     match path.parent() {
         Some(folder) if e.kind() == io::ErrorKind::NotFound && !folder.exists() => {
             error.hint(format!("make the folder first: mkdir -p {}", folder.display()))

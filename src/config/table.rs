@@ -1,6 +1,6 @@
 //! The settings there are.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
@@ -19,6 +19,8 @@ pub struct Setting {
     pub example: &'static str,
     /// Whether its value must not be shown.
     pub secret: bool,
+    /// Whether it takes several values.
+    pub list: bool,
     check: fn(&str) -> Result<(), String>,
 }
 
@@ -42,23 +44,123 @@ const fn setting(
     check: fn(&str) -> Result<(), String>,
     doc: &'static str,
 ) -> Setting {
-    Setting { key, default, doc, example, secret: false, check }
+    Setting { key, default, doc, example, secret: false, list: false, check }
+}
+
+/// A setting that takes several values.
+const fn list(
+    key: &'static str,
+    default: &'static str,
+    example: &'static str,
+    check: fn(&str) -> Result<(), String>,
+    doc: &'static str,
+) -> Setting {
+    Setting { list: true, ..setting(key, default, example, check, doc) }
 }
 
 fn parses<T: std::str::FromStr<Err: std::fmt::Display>>(value: &str) -> Result<(), String> {
     value.parse::<T>().map(drop).map_err(|e| e.to_string())
 }
 
-/// An address that a swarm can use: one with a port, or by a relay.
-pub(crate) fn address(value: &str) -> Result<(), String> {
-    let addr: Multiaddr = value.parse().map_err(|e| format!("it is no multiaddr ({e})"))?;
-    let mut parts = addr.iter();
-    let used = |part| matches!(part, Protocol::Tcp(_) | Protocol::QuicV1 | Protocol::P2pCircuit);
-    if parts.any(used) { Ok(()) } else { Err("it names neither a tcp nor a quic-v1 port".into()) }
+/// A number that is not 0.
+fn positive<T: std::str::FromStr<Err: std::fmt::Display> + Default + PartialEq>(
+    value: &str,
+) -> Result<(), String> {
+    let number: T = value.parse().map_err(|e: T::Err| e.to_string())?;
+    if number == T::default() { Err("it must be more than 0".into()) } else { Ok(()) }
 }
 
+/// Where a peer is dialled: a host and a port, or a relay.
+pub(crate) fn address(value: &str) -> Result<(), String> {
+    let addr: Multiaddr = value.parse().map_err(|e| format!("it is no multiaddr ({e})"))?;
+    for part in &addr {
+        match part {
+            Protocol::Tcp(0) | Protocol::Udp(0) => return Err("nobody can be reached at port 0".into()),
+            Protocol::Ip4(ip) if ip.is_unspecified() => return Err(nowhere(&ip)),
+            Protocol::Ip6(ip) if ip.is_unspecified() => return Err(nowhere(&ip)),
+            _ => {}
+        }
+    }
+    spoken(&addr)
+}
+
+fn nowhere(ip: &dyn std::fmt::Display) -> String {
+    format!("{ip} stands for every address of a machine, and is none that can be reached")
+}
+
+/// Where a node listens: an address of this machine and a port, or a relay.
+fn own_address(value: &str) -> Result<(), String> {
+    let addr: Multiaddr = value.parse().map_err(|e| format!("it is no multiaddr ({e})"))?;
+    let relayed = addr.iter().any(|part| part == Protocol::P2pCircuit);
+    match addr.iter().next() {
+        _ if relayed => address(value),
+        Some(Protocol::Ip4(_) | Protocol::Ip6(_)) => spoken(&addr),
+        _ => Err("a node listens at an IP address: /ip4/0.0.0.0/… stands for all of this machine's".into()),
+    }
+}
+
+/// Whether a swarm speaks this: TCP or QUIC, straight or by a relay.
+fn spoken(addr: &Multiaddr) -> Result<(), String> {
+    let parts: Vec<Protocol<'_>> = addr.iter().collect();
+    let host = matches!(
+        parts.first(),
+        Some(
+            Protocol::Ip4(_)
+                | Protocol::Ip6(_)
+                | Protocol::Dns(_)
+                | Protocol::Dns4(_)
+                | Protocol::Dns6(_)
+                | Protocol::Dnsaddr(_)
+        )
+    );
+    let rest = match (host, parts.get(1), parts.get(2)) {
+        (true, Some(Protocol::Tcp(_)), _) => 2,
+        (true, Some(Protocol::Udp(_)), Some(Protocol::QuicV1)) => 3,
+        // A name that stands for whole addresses; a relay that is known by its id.
+        (true, None | Some(Protocol::P2p(_)), _) if matches!(parts[0], Protocol::Dnsaddr(_)) => 1,
+        (false, Some(Protocol::P2pCircuit), _) if matches!(parts[0], Protocol::P2p(_)) => 1,
+        _ => return Err("it names neither a tcp nor a quic-v1 port of a host".into()),
+    };
+    match parts[rest..].iter().find(|part| !matches!(part, Protocol::P2p(_) | Protocol::P2pCircuit)) {
+        Some(part) => Err(format!(
+            "{} is not spoken here, only tcp and quic-v1 are",
+            part.to_string().trim_start_matches('/')
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Longer than anybody means, and short enough to be added to any clock.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 fn duration(value: &str) -> Result<(), String> {
-    parse_duration(value).map(drop)
+    if parse_duration(value)? > LONGEST { Err("it is more than 100 years".into()) } else { Ok(()) }
+}
+
+/// A length of time in which something can happen.
+fn lasting(value: &str) -> Result<(), String> {
+    duration(value)?;
+    if parse_duration(value)? < Duration::from_millis(1) {
+        return Err("it must be a millisecond at least".into());
+    }
+    Ok(())
+}
+
+fn bytes_from(least: u64, value: &str) -> Result<(), String> {
+    if super::parse_bytes(value)? < least {
+        return Err(format!("it must be {} at least", ByteSize(least)));
+    }
+    Ok(())
+}
+
+/// Room for a file.
+fn room(value: &str) -> Result<(), String> {
+    bytes_from(1 << 20, value)
+}
+
+/// A rate at which a block gets through before its reader gives up.
+fn rate(value: &str) -> Result<(), String> {
+    bytes_from(1 << 10, value)
 }
 
 fn key(value: &str) -> Result<(), String> {
@@ -82,26 +184,38 @@ fn log_format(value: &str) -> Result<(), String> {
 }
 
 fn log_level(value: &str) -> Result<(), String> {
+    let level = |text: &str| text.trim().parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+    for part in value.split(',') {
+        let fits = match part.split_once('=') {
+            Some((target, of_it)) => !target.trim().is_empty() && level(of_it),
+            None => level(part),
+        };
+        if !fits {
+            return Err(format!(
+                "{part:?} is neither a level nor target=level; levels are error, warn, info, debug, trace"
+            ));
+        }
+    }
     parses::<tracing_subscriber::filter::Targets>(value)
 }
 
 /// All settings.
 pub static TABLE: &[Setting] = &[
-    setting(
+    list(
         "listen",
         "/ip4/0.0.0.0/tcp/3000, /ip4/0.0.0.0/udp/3000/quic-v1, /ip6/::/tcp/3000, /ip6/::/udp/3000/quic-v1",
         "/ip4/0.0.0.0/tcp/3000",
-        address,
+        own_address,
         "addresses to listen on for peers; port 0 takes a free one",
     ),
-    setting(
+    list(
         "external",
         "",
         "/dns4/box.example.org/tcp/3000",
         address,
         "addresses at which others reach this node, where it cannot know them",
     ),
-    setting(
+    list(
         "bootstrap",
         "",
         "/dns4/box.example.org/tcp/3000",
@@ -115,7 +229,7 @@ pub static TABLE: &[Setting] = &[
         parses::<SocketAddr>,
         "address of the HTTP API; beyond loopback it takes TLS, or http.insecure",
     ),
-    setting(
+    list(
         "http.hosts",
         "",
         "box.example.org",
@@ -133,14 +247,14 @@ pub static TABLE: &[Setting] = &[
         "http.connections",
         "1024",
         "1024",
-        parses::<std::num::NonZeroU32>,
+        positive::<u32>,
         "HTTP connections held at most; a new one ends the one that waits longest",
     ),
     setting(
         "uploads.keep",
         "7d",
         "1d",
-        duration,
+        lasting,
         "how long a resumable upload is kept to which nothing is added",
     ),
     setting(
@@ -172,13 +286,14 @@ pub static TABLE: &[Setting] = &[
         parses::<bool>,
         "relay connections for peers that cannot be dialled",
     ),
-    setting("max.connections", "512", "512", parses::<u32>, "connections held at most"),
+    setting("max.connections", "512", "512", positive::<u32>, "connections held at most"),
     Setting {
         key: "cluster.key",
         default: "",
         doc: "key of the cluster, 32 bytes in base64url; the file cluster.key in the data directory does the same",
         example: "(made by `storgo-node init --cluster`)",
         secret: true,
+        list: false,
         check: key,
     },
     setting(
@@ -192,7 +307,7 @@ pub static TABLE: &[Setting] = &[
         "storage.capacity",
         "",
         "500 GiB",
-        parses::<ByteSize>,
+        room,
         "hard limit for blocks on disk; empty: the disk is the limit",
     ),
     setting(
@@ -210,13 +325,7 @@ pub static TABLE: &[Setting] = &[
         parses::<ByteSize>,
         "bytes per second that the background check of blocks may read; 0: none",
     ),
-    setting(
-        "upload.limit",
-        "",
-        "10 MiB",
-        parses::<ByteSize>,
-        "bytes per second to peers, all together; empty: no limit",
-    ),
+    setting("upload.limit", "", "10 MiB", rate, "bytes per second to peers, all together; empty: no limit"),
     setting(
         "chunker",
         "fastcdc",
@@ -224,7 +333,7 @@ pub static TABLE: &[Setting] = &[
         parses::<crate::content::chunk::Chunker>,
         "how files are cut",
     ),
-    setting("timeout", "60s", "30s", duration, "how long a read waits while nothing arrives"),
+    setting("timeout", "60s", "30s", lasting, "how long a read waits while nothing arrives"),
     setting(
         "log.level",
         "info",

@@ -164,10 +164,10 @@ fn unauthorized(message: &str) -> Problem {
 /// Reads the token that opens this data directory's API, or makes one (32 random bytes, mode 0600).
 ///
 /// # Errors
-/// [`ErrorCode::Other`] where the file cannot be read or written.
+/// [`ErrorCode::Denied`], [`ErrorCode::NoSpace`] or [`ErrorCode::Other`] where the file cannot be read or written.
 pub fn load_or_create_token(data_dir: &Path) -> Result<String, NodeError> {
     let path = data_dir.join(TOKEN_FILE);
-    let fail = |e| NodeError::new(ErrorCode::Other, format!("cannot use {}: {e}", path.display()));
+    let fail = |e| NodeError::io(format_args!("use {}", path.display()), &e);
     match fs::read_to_string(&path) {
         Ok(token) if token.trim().len() >= 32 => Ok(token.trim().to_owned()),
         Ok(_) => Err(NodeError::new(ErrorCode::Other, format!("{} holds no token", path.display()))

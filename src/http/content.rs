@@ -18,7 +18,7 @@ use utoipa::IntoParams;
 
 use self::range::{Wanted, parse_range};
 use super::{
-    Door, KIND_HEADER, TIMEOUT_HEADER,
+    Door, KIND_HEADER, MODE_HEADER, MTIME_HEADER, TIMEOUT_HEADER,
     extract::{Params, Segment, flag},
     feed::What,
     files,
@@ -51,7 +51,9 @@ pub(super) struct ContentQuery {
         ("if-none-match" = Option<String>, Header, description = "ETags that the caller has")),
     responses(
         (status = 200, description = "The bytes", content_type = "application/octet-stream", body = Vec<u8>,
-            headers(("etag" = String, description = "The CID"), ("storgo-kind" = String, description = "`file` or `dir`"))),
+            headers(("etag" = String, description = "The CID"), ("storgo-kind" = String, description = "`file` or `dir`"),
+                ("storgo-mtime" = i64, description = "Modification time, seconds since 1970, where known"),
+                ("storgo-mode" = String, description = "Unix permission bits, octal, where known"))),
         (status = 206, description = "The part", content_type = "application/octet-stream", body = Vec<u8>,
             headers(("content-range" = String, description = "Which part"))),
         (status = 304, description = "The caller has it"), (status = 404), (status = 416), (status = 422), (status = 502),
@@ -133,7 +135,13 @@ fn described(response: Builder, opened: &Opened, inline: bool) -> Builder {
     let is_file = opened.kind() == ContentKind::File;
     let shown_as = shown::inline_type(opened.media_type()).filter(|_| inline && is_file);
     let how = if shown_as.is_some() { "inline" } else { "attachment" };
-    response
+    let known = [
+        (MTIME_HEADER, opened.mtime().map(|seconds| seconds.to_string())),
+        (MODE_HEADER, opened.mode().map(|mode| format!("{mode:o}"))),
+    ];
+    let known = known.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    known
+        .fold(response, |response, (name, value)| response.header(name, value))
         .header(KIND_HEADER, if is_file { "file" } else { "dir" })
         .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
         .header(header::CONTENT_SECURITY_POLICY, shown::POLICY)

@@ -43,6 +43,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
 /// An error of the reader that knows in which field it is.
 type InField = serde_path_to_error::Error<serde_json::Error>;
 
+fn in_field(error: &(dyn Error + 'static)) -> Option<&InField> {
+    error.downcast_ref().or_else(|| in_field(error.source()?))
+}
+
 /// The serde message of a body may quote it, and a body may hold a secret: what is said is its place alone.
 fn refused(rejection: &JsonRejection) -> Problem {
     let status = rejection.status();
@@ -61,8 +65,7 @@ fn refused(rejection: &JsonRejection) -> Problem {
             bad("the body is not JSON", "see /api/docs for what this call takes")
         }
         JsonRejection::JsonDataError(data) => {
-            let mut sources = std::iter::successors(data.source(), |error| error.source());
-            let field = sources.find_map(|source| source.downcast_ref::<InField>());
+            let field = in_field(data);
             let field = field.map(|e| e.path().to_string()).filter(|path| path != "." && path.len() <= 100);
             let message = match field {
                 Some(field) => format!("{field} is not what this call takes"),

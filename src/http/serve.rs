@@ -83,6 +83,25 @@ impl ServeOptions {
     pub fn new(addr: SocketAddr) -> Self {
         Self { addr, tls: Tls::Off, insecure: false, connections: 1024, door: DoorOptions::default() }
     }
+
+    /// Whether [`serve`] can do with these options, as far as that is known without a socket.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadRequest`] for an address that others can reach without TLS (unless `insecure`) and for
+    /// certificate files that cannot be used.
+    pub fn check(&self) -> Result<(), NodeError> {
+        if !self.addr.ip().is_loopback() && self.tls == Tls::Off && !self.insecure {
+            let message =
+                format!("{} can be reached by others, and without TLS they can read along", self.addr);
+            return Err(NodeError::new(ErrorCode::BadRequest, message).hint(
+                "add --tls-self-signed, or --tls-cert and --tls-key; --http-insecure where a proxy in front does TLS",
+            ));
+        }
+        match &self.tls {
+            Tls::Files { cert, key } => tls::files(cert, key).map(drop),
+            Tls::Off | Tls::SelfSigned => Ok(()),
+        }
+    }
 }
 
 /// A door that is open.
@@ -116,13 +135,7 @@ impl Served {
 /// that cannot be used, [`ErrorCode::Other`] where the port is taken or the token file cannot be read.
 pub async fn serve(node: &Node, options: ServeOptions) -> Result<Served, NodeError> {
     let loopback = options.addr.ip().is_loopback();
-    if !loopback && options.tls == Tls::Off && !options.insecure {
-        let message =
-            format!("{} can be reached by others, and without TLS they can read along", options.addr);
-        return Err(NodeError::new(ErrorCode::BadRequest, message).hint(
-            "add --tls-self-signed, or --tls-cert and --tls-key; --http-insecure where a proxy in front does TLS",
-        ));
-    }
+    options.check()?;
     let tls = tls::load(&options, node.data_dir())?;
     let listener = bind(options.addr).await?;
     let addr = local_addr(&listener)?;
@@ -161,8 +174,16 @@ fn share_of_descriptors() -> usize {
 
 async fn bind(addr: SocketAddr) -> Result<TcpListener, NodeError> {
     TcpListener::bind(addr).await.map_err(|e| {
-        NodeError::new(ErrorCode::Other, format!("cannot serve HTTP on {addr}: {e}"))
-            .hint("choose another address with `--http HOST:PORT`")
+        let hint = match e.kind() {
+            std::io::ErrorKind::AddrNotAvailable => {
+                "this machine has no such address: 0.0.0.0 stands for all it has"
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                "this user may not serve at that port: choose one from 1024 on"
+            }
+            _ => "choose another address with `--http HOST:PORT`",
+        };
+        NodeError::new(ErrorCode::of_io(&e), format!("cannot serve HTTP on {addr}: {e}")).hint(hint)
     })
 }
 

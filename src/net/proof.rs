@@ -28,6 +28,10 @@ use crate::content::secret::{Key, MembershipKey};
 /// How long a peer has to prove itself.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// What is said of a peer without a proof, and of one with another key's.
+pub(super) const NO_PROOF: &str = "the peer did not prove its membership in time";
+pub(super) const WRONG_PROOF: &str = "the peer is not of this cluster";
+
 /// Runs the proof on a fresh connection.
 pub(super) async fn run(
     key: Option<MembershipKey>,
@@ -43,9 +47,7 @@ pub(super) async fn run(
     match tokio::time::timeout(DEADLINE, proof).await {
         Ok(Ok(())) => Ok((remote, muxer)),
         Ok(Err(error)) => Err(error),
-        Err(_) => {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "the peer did not prove its membership in time"))
-        }
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, NO_PROOF)),
     }
 }
 
@@ -141,7 +143,7 @@ fn check(shown: [u8; 32], made: blake3::Hash) -> io::Result<()> {
     if blake3::Hash::from_bytes(shown) == made {
         Ok(())
     } else {
-        Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer is not of this cluster"))
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, WRONG_PROOF))
     }
 }
 

@@ -265,6 +265,7 @@ impl Node {
             cluster: inner.options.cluster.is_some(),
             same_identity: net.and_then(crate::net::Net::twin).map(|addr| addr.to_string()),
             peers: net.map_or(0, |net| u32::try_from(net.connected().len()).unwrap_or(u32::MAX)),
+            outside: net.and_then(crate::net::Net::outside).map(|addr| addr.to_string()),
             files: usage.roots,
             blocks: usage.blocks,
             stored_bytes: usage.bytes,

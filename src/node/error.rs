@@ -59,6 +59,17 @@ impl ErrorCode {
         }
     }
 
+    /// What an error of the operating system comes to: denied, no room, or nothing in particular.
+    pub fn of_io(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+
+        match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Self::Denied,
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::NoSpace,
+            _ => Self::Other,
+        }
+    }
+
     /// The exit code of the command line (DESIGN 6).
     pub const fn exit_code(self) -> u8 {
         match self {
@@ -111,6 +122,20 @@ impl NodeError {
     /// An error of this code and message.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), hint: String::new() }
+    }
+
+    /// An error of the operating system, about what was tried.
+    pub(crate) fn io(what: impl fmt::Display, error: &std::io::Error) -> Self {
+        Self::new(ErrorCode::of_io(error), format!("cannot {what}: {error}")).explained()
+    }
+
+    /// The next step that every error of its code has.
+    fn explained(self) -> Self {
+        match self.code {
+            ErrorCode::Denied => self.hint("check to whom it belongs and what its permissions are"),
+            ErrorCode::NoSpace => self.hint("free some space on that disk"),
+            _ => self,
+        }
     }
 
     /// The same error with a next step.
@@ -171,6 +196,7 @@ impl From<StoreError> for NodeError {
             StoreError::Corrupt { .. } => Self::new(ErrorCode::Integrity, message),
             StoreError::Collision { .. } => Self::new(ErrorCode::Collision, message)
                 .hint("two different blocks share one SHA-1; store this file without --public"),
+            StoreError::Io { source, .. } => Self::new(ErrorCode::of_io(&source), message).explained(),
             _ => Self::new(ErrorCode::Other, message),
         }
     }
@@ -198,8 +224,15 @@ impl From<NetError> for NodeError {
     fn from(error: NetError) -> Self {
         let message = error.to_string();
         match error {
-            NetError::Listen { .. } => Self::new(ErrorCode::Other, message)
+            NetError::Listen { reason, .. } if reason.contains("in use") => Self::new(ErrorCode::Other, message)
                 .hint("another program has this port; choose others with `--listen`, for example /ip4/0.0.0.0/tcp/0"),
+            NetError::Listen { reason, .. } if reason.contains("Permission denied") => {
+                Self::new(ErrorCode::Denied, message)
+                    .hint("this user may not listen at that port: choose one from 1024 on with `--listen`")
+            }
+            NetError::Listen { .. } => Self::new(ErrorCode::Other, message).hint(
+                "a node listens at addresses that its machine has; /ip4/0.0.0.0/tcp/3000 stands for all of them",
+            ),
             NetError::Closed => Self::shutting_down(),
             _ => Self::new(ErrorCode::Unreachable, message),
         }

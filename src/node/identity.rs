@@ -16,27 +16,36 @@ pub const IDENTITY_FILE: &str = "identity.key";
 /// The file holds libp2p's protobuf encoding of the key pair, mode 0600.
 ///
 /// # Errors
-/// [`ErrorCode::Other`] where the file cannot be read, written or understood. A damaged file is never replaced:
+/// [`ErrorCode::Denied`], [`ErrorCode::NoSpace`] or [`ErrorCode::Other`] where the file cannot be read or written;
+/// [`ErrorCode::Other`] where it cannot be understood. A damaged file is never replaced:
 /// a node that silently became somebody else could no longer delete what it stored.
 pub fn load_or_create(data_dir: &Path) -> Result<Keypair, NodeError> {
     let path = data_dir.join(IDENTITY_FILE);
     match fs::read(&path) {
-        Ok(bytes) => Keypair::from_protobuf_encoding(&bytes).map_err(|e| {
-            NodeError::new(ErrorCode::Other, format!("{} is damaged: {e}", path.display()))
-                .hint("restore it with `storgo-node key restore`, or move it away to start as a new node")
+        Ok(bytes) => decode(&bytes).ok_or_else(|| {
+            let what = if bytes.is_empty() { "it is empty" } else { "it holds no Ed25519 key" };
+            NodeError::new(ErrorCode::Other, format!("{} is damaged: {what}", path.display())).hint(
+                "move it away, then bring back its backup with `storgo-node key restore`, or start as a new node",
+            )
         }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let keypair = Keypair::generate_ed25519();
             let bytes = keypair.to_protobuf_encoding().map_err(|e| {
                 NodeError::new(ErrorCode::Other, format!("the new identity cannot be encoded: {e}"))
             })?;
-            write_secret(&path, &bytes).map_err(|e| {
-                NodeError::new(ErrorCode::Other, format!("cannot write {}: {e}", path.display()))
-            })?;
+            write_secret(&path, &bytes)
+                .map_err(|e| NodeError::io(format_args!("write {}", path.display()), &e))?;
             Ok(keypair)
         }
-        Err(e) => Err(NodeError::new(ErrorCode::Other, format!("cannot read {}: {e}", path.display()))),
+        Err(e) => Err(NodeError::io(format_args!("read {}", path.display()), &e)),
     }
+}
+
+/// A key pair as its file and a backup hold it; none where that is no Ed25519 key.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Keypair> {
+    let keypair = Keypair::from_protobuf_encoding(bytes).ok()?;
+    keypair.clone().try_into_ed25519().ok()?;
+    Some(keypair)
 }
 
 /// The convergence secret of a node that belongs to no cluster: nobody else's blocks deduplicate against its own.

@@ -123,6 +123,16 @@ impl Opened {
         if self.kind() == ContentKind::Dir { format!("{name}.tar") } else { name }
     }
 
+    /// Modification time, seconds since 1970, where known.
+    pub fn mtime(&self) -> Option<i64> {
+        self.metadata().mtime
+    }
+
+    /// Unix permission bits, where known.
+    pub fn mode(&self) -> Option<u32> {
+        self.metadata().mode.map(|mode| mode & 0o777)
+    }
+
     fn metadata(&self) -> &Metadata {
         match &self.root {
             Root::File(tree) => tree.metadata(),

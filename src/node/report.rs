@@ -343,6 +343,9 @@ pub struct Status {
     pub same_identity: Option<String>,
     /// Connected peers.
     pub peers: u32,
+    /// Where the last node was called that belongs to another cluster than this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<String>,
     /// Files kept.
     pub files: u64,
     /// Blocks here, kept and cached.

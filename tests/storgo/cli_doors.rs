@@ -63,4 +63,47 @@ fn the_demo_works_by_itself_and_says_when_a_port_is_taken() {
     assert!(text.contains("identical") && text.contains("storgo://"), "{text}");
     let left: Vec<_> = std::fs::read_dir(machine.home()).expect("read").collect();
     assert!(left.is_empty(), "it leaves nothing behind: {left:?}");
+
+    let quiet = |args: &[&str]| {
+        let mut command = machine.command();
+        command.args(["demo", "--once", "-q"]).args(args).env("TMPDIR", machine.home());
+        super::binary::Done::of(command).ok()
+    };
+    let done = quiet(&[]);
+    assert!(done.stdout.is_empty() && done.stderr.is_empty(), "{done:?}");
+    let done = quiet(&["--json"]);
+    assert!(done.json()["identical"] == true && done.stderr.is_empty(), "{done:?}");
+}
+
+#[test]
+fn the_demo_stays_until_ctrl_c_and_ends_cleanly() {
+    let machine = Machine::new();
+    let mut command = machine.command();
+    command.arg("demo").env("TMPDIR", machine.home());
+    let demo = super::binary::Running::new(command);
+    demo.says("identical");
+    let line = demo.says("stay up until Ctrl-C");
+    let addr = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
+    let mut stream = TcpStream::connect(addr).expect("its API is there");
+    stream.set_read_timeout(Some(DEADLINE)).expect("set");
+    write!(stream, "GET /readyz HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("ready"), "{answer}");
+    // What it tells its user to try works.
+    let tried = demo.says("Try it: ");
+    let words = tried.split_whitespace().skip_while(|word| *word != "--data-dir");
+    let peers = machine.run(words).ok().text();
+    assert_eq!(peers.lines().filter(|line| line.contains("12D3Koo")).count(), 2, "{peers}");
+    assert_eq!(demo.end_by(rustix::process::Signal::INT).0, Some(0));
+    let left: Vec<_> = std::fs::read_dir(machine.home()).expect("read").collect();
+    assert!(left.is_empty(), "it leaves nothing behind: {left:?}");
+
+    // Before it is done, it is interrupted.
+    let mut command = machine.command();
+    command.args(["demo", "--once"]).env("TMPDIR", machine.home());
+    let demo = super::binary::Running::new(command);
+    demo.says("node 1");
+    assert_eq!(demo.end_by(rustix::process::Signal::INT).0, Some(130));
+    assert_eq!(std::fs::read_dir(machine.home()).expect("read").count(), 0);
 }

@@ -210,7 +210,7 @@ fn keys_move_by_backup_and_restore_and_are_never_replaced() {
     let mode = old.home().join("keys.json").metadata().expect("made").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let keys = old.read("keys.json");
-    old.run(["key", "backup", "keys.json"]).fails(1, &["keys.json"]);
+    old.run(["key", "backup", "keys.json"]).fails(2, &["keys.json"]);
     assert_eq!(old.read("keys.json"), keys);
     assert!(old.run(["--json", "key", "backup", "more.json"]).ok().json()["file"].is_string());
 

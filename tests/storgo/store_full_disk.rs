@@ -15,7 +15,11 @@ use storgo::{
 };
 use tempfile::TempDir;
 
-use crate::store_sample::{LONG, assert_readable, block, file, record, store};
+use crate::{
+    binary::{ALONE, Machine},
+    store_sample::{LONG, assert_readable, block, file, record, store},
+    swarm::noise,
+};
 
 const IN_NAMESPACE: &str = "STORGO_TEST_MAY_MOUNT";
 
@@ -201,6 +205,40 @@ fn an_identity_that_found_no_room_leaves_no_part_of_it() {
     let made = load_or_create(disk.dir.path()).expect("made, now that there is room");
     let read = load_or_create(disk.dir.path()).expect("read");
     assert_eq!(made.public(), read.public());
+}
+
+#[test]
+fn a_full_disk_has_its_exit_code_from_one_end_to_the_other() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let machine = Machine::new();
+    let data = disk.data().into_os_string().into_string().expect("UTF-8");
+    let on_disk = |args: &[&str]| machine.run(["--data-dir", data.as_str()].iter().chain(args));
+    let hog = Hog::new(&disk);
+    on_disk(&["init"]).fails(13, &["identity.key", "free some space"]);
+    on_disk(&["init", "--json"]).fails(13, &["\"code\":\"no_space\""]);
+    drop(hog);
+    on_disk(&["init"]).ok();
+    let small = noise(1, 2 << 20);
+    machine.file("small", &small);
+    machine.file("big", &noise(2, 20 << 20));
+    on_disk(&["provide", "small", "--no-serve"]).ok();
+    on_disk(&["provide", "big", "--no-serve"]).fails(13, &["no space", "hint"]);
+    // By a node that runs, the same; and it goes on.
+    let node = machine.start_on(&ALONE, ["--data-dir", &data]);
+    on_disk(&["provide", "big"]).fails(13, &["no space", "hint"]);
+    on_disk(&["--json", "provide", "big"]).fails(13, &["\"code\":\"no_space\""]);
+    assert!(on_disk(&["get", "small", "-o", "-"]).ok().stdout == small);
+    assert_eq!(on_disk(&["ls", "--json"]).ok().json().as_array().map(Vec::len), Some(1));
+    drop(node);
+
+    // A reader whose place is full: nothing of it stays.
+    machine.run(["provide", "big", "--no-serve"]).ok();
+    let out = disk.dir.path().join("out").into_os_string().into_string().expect("UTF-8");
+    machine.run(["get", "big", "-o", &out]).fails(13, &["cannot write", "free some space"]);
+    let names = fs::read_dir(disk.dir.path()).expect("read").map(|item| item.expect("read").file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["data"]);
+    let _hog = Hog::new(&disk);
+    machine.run(["key", "backup", &out]).fails(13, &["cannot write"]);
 }
 
 /// Somebody else's file, which leaves not a byte to anybody; removed when dropped.

@@ -39,25 +39,33 @@ pub(super) struct Loaded {
 
 /// What `options` ask for; none where that is no TLS.
 pub(super) fn load(options: &ServeOptions, data_dir: &Path) -> Result<Option<Loaded>, NodeError> {
-    let (cert, key) = match &options.tls {
-        Tls::Off => return Ok(None),
-        Tls::Files { cert, key } => (read(cert)?, read(key)?),
+    match &options.tls {
+        Tls::Off => Ok(None),
+        Tls::Files { cert, key } => files(cert, key).map(Some),
         Tls::SelfSigned => {
             let pem = self_signed(options, data_dir)?;
-            (pem.clone(), pem)
+            loaded(&pem, &pem).map(Some)
         }
-    };
+    }
+}
+
+/// A certificate chain and its key, each from its file.
+pub(super) fn files(cert: &Path, key: &Path) -> Result<Loaded, NodeError> {
+    loaded(&read(cert)?, &read(key)?)
+}
+
+fn loaded(cert: &[u8], key: &[u8]) -> Result<Loaded, NodeError> {
     let unusable = |e: &dyn std::fmt::Display| {
         NodeError::new(ErrorCode::BadRequest, format!("the certificate cannot be used: {e}"))
             .hint("--tls-cert takes a chain in PEM, the node's own certificate first, and --tls-key its private key")
     };
     let chain: Vec<_> =
-        CertificateDer::pem_slice_iter(&cert).collect::<Result<_, _>>().map_err(|e| unusable(&e))?;
+        CertificateDer::pem_slice_iter(cert).collect::<Result<_, _>>().map_err(|e| unusable(&e))?;
     let Some(own) = chain.first() else {
         return Err(unusable(&"there is none in the file"));
     };
     let fingerprint = data_encoding::HEXUPPER.encode(&Sha256::digest(own));
-    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|e| unusable(&e))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| unusable(&e))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|e| unusable(&e))?
@@ -65,7 +73,7 @@ pub(super) fn load(options: &ServeOptions, data_dir: &Path) -> Result<Option<Loa
         .with_single_cert(chain, key)
         .map_err(|e| unusable(&e))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Some(Loaded { acceptor: TlsAcceptor::from(Arc::new(config)), fingerprint }))
+    Ok(Loaded { acceptor: TlsAcceptor::from(Arc::new(config)), fingerprint })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, NodeError> {

@@ -16,6 +16,7 @@ use crate::net::{
     NetError,
     book::bare,
     discovery::{dial_opts, peer_of},
+    proof::{NO_PROOF, WRONG_PROOF},
     streams::Reply,
 };
 
@@ -236,6 +237,11 @@ impl Task {
             self.twins.made(address.clone(), Instant::now());
         }
         self.bootstrap_failed(id, error);
+        if let DialError::Transport(tried) = error
+            && let Some((addr, _)) = tried.iter().find(|(_, e)| is_outside(&reason(e)))
+        {
+            self.share(|shared| shared.outside = Some(addr.clone()));
+        }
         for reply in self.dialing.remove(&id).into_iter().flatten() {
             drop(reply.send(Err(dial_error(error))));
         }
@@ -274,6 +280,12 @@ impl Task {
     }
 }
 
+/// Whether this is how a handshake ends where only one side has the cluster's key, or each has another one.
+fn is_outside(reason: &str) -> bool {
+    // On TCP, what the other one says cannot be read; on QUIC, its proof is missing or wrong.
+    reason.contains("decrypt") || reason == NO_PROOF || reason == WRONG_PROOF
+}
+
 fn dial_error(error: &DialError) -> NetError {
     match error {
         DialError::WrongPeerId { obtained, .. } => {
@@ -282,8 +294,7 @@ fn dial_error(error: &DialError) -> NetError {
         DialError::LocalPeerId { .. } => NetError::Dial("this address is our own".into()),
         DialError::Transport(tried) => {
             let why = |e| match reason(e) {
-                // A handshake that cannot be read: its key is another one.
-                text if text.contains("decrypt") => OTHER_CLUSTER.into(),
+                text if is_outside(&text) => OTHER_CLUSTER.into(),
                 text => text,
             };
             let reasons: Vec<String> = tried.iter().map(|(addr, e)| format!("{addr}: {}", why(e))).collect();
