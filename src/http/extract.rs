@@ -43,7 +43,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
 /// An error of the reader that knows in which field it is.
 type InField = serde_path_to_error::Error<serde_json::Error>;
 
-fn in_field(error: &(dyn Error + 'static)) -> Option<&InField> {
+fn in_field<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a InField> {
     error.downcast_ref().or_else(|| in_field(error.source()?))
 }
 
