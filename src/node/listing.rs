@@ -10,7 +10,7 @@ use super::{
     error::{ErrorCode, NodeError},
     lookup::Found,
     records::describe,
-    report::{BlockInfo, BlockKind, BlockList, FileList},
+    report::{BlockInfo, BlockKind, BlockList, FileInfo, FileList},
 };
 use crate::{
     content::{
@@ -177,7 +177,7 @@ fn page(store: &Store, options: &ListOptions, after: Option<&Place>) -> Result<F
     let more = page.len() > limit;
     page.truncate(limit);
     let next = page.last().filter(|_| more).map(|last| cursor(&last.place));
-    Ok(FileList { files: page.iter().map(|one| describe(&one.record)).collect(), next, total })
+    Ok(FileList { files: describe_all(store, page.iter().map(|one| &one.record))?, next, total })
 }
 
 fn page_by_cid(store: &Store, limit: usize, after: Option<&Place>) -> Result<FileList, NodeError> {
@@ -187,7 +187,16 @@ fn page_by_cid(store: &Store, limit: usize, after: Option<&Place>) -> Result<Fil
     let more = page.len() > limit;
     page.truncate(limit);
     let next = page.last().filter(|_| more).map(|last| cursor(&Place::of(last, Sort::Cid)));
-    Ok(FileList { files: page.iter().map(describe).collect(), next, total: store.usage().roots })
+    Ok(FileList { files: describe_all(store, page.iter())?, next, total: store.usage().roots })
+}
+
+fn describe_all<'a>(
+    store: &Store,
+    records: impl Iterator<Item = &'a RootRecord> + Clone,
+) -> Result<Vec<FileInfo>, NodeError> {
+    let cids: Vec<Cid> = records.clone().map(|record| record.cid).collect();
+    let missing = store.missing(&cids)?;
+    Ok(records.zip(missing).map(|(record, missing)| describe(record, missing)).collect())
 }
 
 fn walk(store: &Store, root: Cid, cursor: u64, limit: usize) -> Result<BlockList, NodeError> {
