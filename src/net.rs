@@ -75,6 +75,10 @@ pub struct NetOptions {
     pub max_connections: u32,
     /// How long a connection on which nothing is done stays, where it is not one that stays anyway.
     pub idle_timeout: Duration,
+    /// How long a provider record of another peer lives here where that does not announce it again.
+    pub record_ttl: Duration,
+    /// How long after an announcement the root is announced again.
+    pub republish: Duration,
     /// Peers of an earlier run.
     pub remembered: Vec<RememberedPeer>,
     /// Provider records of an earlier run, as [`Snapshot::records`] gave them.
@@ -95,6 +99,8 @@ impl NetOptions {
             circuit_bytes: 1 << 30,
             max_connections: 512,
             idle_timeout: Duration::from_secs(60),
+            record_ttl: Duration::from_secs(48 * 3600),
+            republish: Duration::from_secs(12 * 3600),
             remembered: Vec::new(),
             records: Vec::new(),
         }

@@ -153,9 +153,9 @@ impl Node {
     /// (see [`Node::placement`]).
     ///
     /// # Errors
-    /// [`ErrorCode::NoSpace`] for a full disk or quota, [`ErrorCode::Collision`] for crafted public data, and
-    /// [`ErrorCode::Other`] where `input` fails. Nothing is listed then; blocks already written are collected later,
-    /// or found again by the next try.
+    /// [`ErrorCode::BadRequest`] for a name of more than [`MAX_NAME`] bytes, [`ErrorCode::NoSpace`] for a full disk or quota, [`ErrorCode::Collision`] for crafted public data, and
+    /// [`ErrorCode::Other`] where `input` fails. No file is listed then. Blocks already written are taken back where
+    /// there was no room for all of them; else they are found again by the next try, or collected after the grace period.
     ///
     /// # Example
     /// ```no_run
@@ -200,10 +200,12 @@ impl Node {
         kind: FileKind,
     ) -> Result<PutReport, NodeError> {
         self.check_running()?;
+        check_name(options.name.as_deref())?;
         let _slot = self.inner.uploads.acquire().await.map_err(|_| NodeError::shutting_down())?;
         let (pipe, mut reader) = input::pipe();
         let node = self.clone();
-        let sealing = tokio::task::spawn_blocking(move || node.seal(&mut reader, options, kind));
+        // An upload that is cut off still says what becomes of its blocks: the node waits for it.
+        let sealing = self.inner.tasks.spawn_blocking(move || node.seal(&mut reader, options, kind));
         pipe.fill(input).await;
         let report = sealing.await.map_err(|_| NodeError::lost_worker())??;
         self.announce(&report.cid).await;
@@ -341,6 +343,23 @@ impl Node {
     ) -> Result<T, NodeError> {
         let store = self.inner.store.clone();
         tokio::task::spawn_blocking(move || work(&store)).await.map_err(|_| NodeError::lost_worker())?
+    }
+}
+
+/// Longest name of a file, bytes: as long as file systems take, so that whoever gets it can write it.
+pub const MAX_NAME: usize = 255;
+
+/// Refuses a name that nobody could give to a file.
+///
+/// # Errors
+/// [`ErrorCode::BadRequest`].
+pub fn check_name(name: Option<&str>) -> Result<(), NodeError> {
+    match name.map_or(0, str::len) {
+        len if len > MAX_NAME => {
+            let message = format!("a name of {len} bytes is too long: {MAX_NAME} at most");
+            Err(NodeError::new(ErrorCode::BadRequest, message).hint("choose a shorter one"))
+        }
+        _ => Ok(()),
     }
 }
 

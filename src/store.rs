@@ -21,7 +21,9 @@ mod error;
 mod index;
 mod index_file;
 mod layout;
+mod leftovers;
 mod lock;
+mod newest;
 mod orders;
 mod pins;
 mod private;
@@ -110,6 +112,10 @@ pub struct Usage {
     pub unreferenced: u64,
     /// Blocks that were found damaged and set aside.
     pub quarantined: u64,
+    /// Blocks that a file here needs and that are not here: lost, or damaged and not mended yet.
+    pub missing: u64,
+    /// Bytes that uploads under way have written or are about to write, and that are not listed yet.
+    pub pending_bytes: u64,
 }
 
 /// A handle on an open store. The last one to go closes it.
@@ -124,6 +130,8 @@ struct Inner {
     index: Index,
     writer: Writer,
     pins: Pins,
+    leftovers: leftovers::Leftovers,
+    newest: newest::Newest,
     /// Bytes promised to blocks that are being written.
     reserved: AtomicU64,
     /// Held shared while promised bytes become rows: nobody is told that the store is full in between.
@@ -148,7 +156,28 @@ impl Store {
         if !options.dir.join(INDEX).exists() && disk.first_layout()?.is_some() {
             return Err(StoreError::IndexLost);
         }
-        Self::open_index(options, INDEX, disk, lock)
+        let store = Self::open_index(options, INDEX, disk, lock)?;
+        store.compare_with_record()?;
+        if !store.is_index_behind()
+            && let Err(error) = store.list_leftovers()
+        {
+            tracing::warn!("what killed uploads have left is not listed yet: {error}");
+        }
+        Ok(store)
+    }
+
+    /// Says what is wrong with a data directory as far as can be seen from outside: nothing is opened, locked or changed.
+    ///
+    /// # Errors
+    /// [`StoreError::IndexLost`], [`StoreError::HalfMoved`], [`StoreError::Io`].
+    pub fn inspect(dir: &Path) -> Result<(), StoreError> {
+        if relocate::is_half_moved(dir) {
+            return Err(StoreError::HalfMoved);
+        }
+        if !dir.join(INDEX).exists() && Disk::look(dir).first_layout()?.is_some() {
+            return Err(StoreError::IndexLost);
+        }
+        Ok(())
     }
 
     /// What comes before anything is looked at in a data directory.
@@ -168,6 +197,8 @@ impl Store {
         lock: Arc<Lock>,
     ) -> Result<Self, StoreError> {
         let (index, writer) = index::open(&options.dir, name)?;
+        let (leftovers, newest) =
+            (leftovers::Leftovers::new(&options.dir), newest::Newest::new(&options.dir));
         let store = Self {
             inner: Arc::new(Inner {
                 options,
@@ -175,6 +206,8 @@ impl Store {
                 index,
                 writer,
                 pins: Pins::default(),
+                leftovers,
+                newest,
                 reserved: AtomicU64::new(0),
                 settling: RwLock::default(),
                 comparing: Default::default(),
@@ -219,7 +252,7 @@ impl Store {
             }
             bytes => match self.give_up(cid) {
                 Ok(Some(mended)) => Ok(Some(mended)),
-                Ok(None) if row.cached || bytes.is_none() => Ok(None),
+                Ok(None) if !row.is_kept() || bytes.is_none() => Ok(None),
                 Err(error) if bytes.is_none() => Err(error),
                 given_up => {
                     if let Err(error) = given_up {
@@ -280,8 +313,9 @@ impl Store {
         if bytes.as_ref().is_some_and(|bytes| cid.matches(bytes)) {
             return Ok(bytes);
         }
-        // A cached block is not synced: after a crash it may be cut or empty, and that is no damage.
-        let set_aside = bytes.is_some() && !row.cached;
+        // A cached block is not synced, nor is all that a killed upload has left: after a crash it may be cut or empty, and
+        // that is no damage.
+        let set_aside = bytes.is_some() && row.is_kept();
         match (row.place, bytes) {
             (_, None) => tracing::warn!(%cid, "a block's file is gone"),
             _ if !set_aside => self.inner.disk.remove(&digest)?,
@@ -300,7 +334,8 @@ impl Store {
 
     /// How much is stored.
     pub fn usage(&self) -> Usage {
-        self.inner.index.usage()
+        let pending_bytes = self.inner.reserved.load(std::sync::atomic::Ordering::Relaxed);
+        Usage { pending_bytes, ..self.inner.index.usage() }
     }
 
     /// Bytes free on the disk, for this user; none where the system does not say.

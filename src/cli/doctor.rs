@@ -1,7 +1,9 @@
 //! `doctor`: what may be wrong, and what to do about it.
 
 use std::{
-    os::unix::fs::PermissionsExt,
+    fs::OpenOptions,
+    io::{ErrorKind, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,15 +15,18 @@ use super::{
     client::{Target, to_get_in},
     door::{CLUSTER_FILE, Door, Need, to_run},
     output,
+    show::plural,
 };
 use crate::{
     http::TOKEN_FILE,
     node::{ErrorCode, NodeError, identity::IDENTITY_FILE, report::Status},
-    store::read_lock,
+    store::{Store, StoreError, read_lock},
 };
 
 /// Below this, a disk counts as nearly full, bytes.
 const LITTLE: u64 = 1 << 30;
+/// How the file begins that is written to see whether that works.
+const PROBE: &str = ".doctor-";
 /// When this program was written, seconds since 1970: a clock before that is off.
 const EARLIEST: u64 = 1_760_000_000;
 
@@ -41,7 +46,14 @@ struct Finding {
 }
 
 pub(super) async fn run(context: &Context) -> Result<(), NodeError> {
-    let mut findings = vec![data_dir(context), secrets(context), clock(), settings(context), space(context)];
+    let mut findings = vec![
+        data_dir(context),
+        blocks(context),
+        secrets(context),
+        clock(),
+        settings(context),
+        space(context),
+    ];
     findings.extend(node(context).await);
     let failed = findings.iter().filter(|finding| finding.state == State::Fail).count();
     output::result(context, &findings, |findings| {
@@ -78,14 +90,46 @@ fn data_dir(context: &Context) -> Finding {
     }
     match tempfile_in(&context.data_dir) {
         Ok(()) => finding("data", State::Ok, format!("{dir} can be written")),
-        Err(e) => finding("data", State::Fail, format!("{dir} cannot be written: {e}; check its owner")),
+        Err(e) => {
+            let what = match e.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    "free some space, or remove files and run `storgo-node gc --now`"
+                }
+                ErrorKind::PermissionDenied => "check its owner",
+                ErrorKind::ReadOnlyFilesystem => "its file system can only be read: mount it for writing",
+                _ => "check the disk",
+            };
+            finding("data", State::Fail, format!("{dir} cannot be written: {e}; {what}"))
+        }
     }
 }
 
 fn tempfile_in(dir: &std::path::Path) -> std::io::Result<()> {
-    let path = dir.join(format!(".doctor-{:08x}", rand::random::<u32>()));
-    std::fs::write(&path, b"x")?;
-    std::fs::remove_file(path)
+    // What one that was killed in between has left.
+    for item in std::fs::read_dir(dir)?.flatten() {
+        let name = item.file_name();
+        let is_probe = |name: &str| {
+            name.strip_prefix(PROBE)
+                .is_some_and(|id| id.len() == 8 && id.bytes().all(|b| b.is_ascii_hexdigit()))
+        };
+        if name.to_str().is_some_and(is_probe) {
+            drop(std::fs::remove_file(item.path()));
+        }
+    }
+    let path = dir.join(format!("{PROBE}{:08x}", rand::random::<u32>()));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    // More than fits into what a file system keeps beside the file's name.
+    let written = file.write_all(&[0; 16 << 10]).and_then(|()| file.sync_all());
+    let removed = std::fs::remove_file(&path);
+    written.and(removed)
+}
+
+/// Whether the blocks can be used at all. Seen from outside: nothing is opened that a node might need this moment.
+fn blocks(context: &Context) -> Finding {
+    match Store::inspect(&context.data_dir) {
+        Ok(()) => finding("store", State::Ok, "no index is missing, and no block half moved"),
+        Err(error) => finding("store", State::Fail, error.to_string()),
+    }
 }
 
 fn secrets(context: &Context) -> Finding {
@@ -183,10 +227,20 @@ async fn node(context: &Context) -> Vec<Finding> {
         );
         findings.push(finding("identity", State::Fail, says));
     }
-    if status.quarantined > 0 {
+    if status.index_behind {
+        findings.push(finding("index", State::Fail, StoreError::IndexBehind.to_string()));
+    }
+    if status.missing > 0 {
         let says = format!(
-            "{} blocks were damaged: check the disk, and run `storgo-node verify`",
-            status.quarantined
+            "{} that files here need were damaged or lost: `storgo-node ls` says which files, and `storgo-node verify` fetches \
+             what peers have",
+            plural(status.missing, "block")
+        );
+        findings.push(finding("blocks", State::Warn, says));
+    } else if status.quarantined > 0 {
+        let says = format!(
+            "{} damaged and set aside so far, none is missing now: check the disk",
+            plural(status.quarantined, "block")
         );
         findings.push(finding("blocks", State::Warn, says));
     }

@@ -28,7 +28,7 @@ pub(super) struct Input {
     pub(super) query: String,
     /// Bytes of its files, where known.
     pub(super) size: Option<u64>,
-    /// What is in a folder and can be stored by nobody: pipes, sockets, devices.
+    /// What is in a folder and can be stored by nobody: pipes, sockets, devices, symbolic links to nothing.
     pub(super) skipped: Vec<PathBuf>,
     what: What,
 }
@@ -101,6 +101,11 @@ fn unreadable(path: &Path, e: &io::Error) -> NodeError {
 /// Looks at what is to be stored. Nothing is read yet.
 pub(super) fn look_at(path: &Path, name: Option<String>) -> Result<Input, NodeError> {
     if path == Path::new("-") {
+        if !is_stdin_open() {
+            let error =
+                NodeError::new(ErrorCode::BadRequest, "standard input is closed: there is nothing to store");
+            return Err(error.hint("pipe something in, or name a file"));
+        }
         let skipped = Vec::new();
         return Ok(Input { name, query: String::new(), size: None, skipped, what: What::Stdin });
     }
@@ -128,6 +133,19 @@ pub(super) fn look_at(path: &Path, name: Option<String>) -> Result<Input, NodeEr
     }
     let size = Some(meta.len());
     Ok(Input { name, query, size, skipped: Vec::new(), what: What::File(path.into()) })
+}
+
+/// Whether there is a standard input. Where none was given, Rust puts `/dev/null` in its place, open for reading and
+/// writing: what is redirected from there by a shell is open for reading alone.
+fn is_stdin_open() -> bool {
+    use rustix::fs::{OFlags, fcntl_getfl, fstat};
+
+    let stdin = io::stdin();
+    let (Ok(flags), Ok(stat), Ok(null)) = (fcntl_getfl(&stdin), fstat(&stdin), fs::metadata("/dev/null"))
+    else {
+        return false;
+    };
+    !(flags.contains(OFlags::RDWR) && stat.st_ino == null.ino() && stat.st_rdev == null.rdev())
 }
 
 fn mtime(meta: &fs::Metadata) -> i64 {
@@ -174,11 +192,22 @@ fn enter(path: &Path, inside: &Path, walk: &mut Walk) -> Result<(), NodeError> {
     items.sort_by_key(fs::DirEntry::file_name);
     for item in items {
         let (path, inside) = (item.path(), inside.join(item.file_name()));
-        let meta = fs::metadata(&path).map_err(|e| match fs::read_link(&path) {
-            Ok(target) => unreadable(&path, &e)
-                .hint(format!("it is a symbolic link to {}; mend or remove it", target.display())),
-            Err(_) => unreadable(&path, &e),
-        })?;
+        let meta = match fs::metadata(&path) {
+            Ok(meta) => meta,
+            // A link to nothing has no bytes, as little as a pipe: everything else in the folder has.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
+                walk.skipped.push(path);
+                continue;
+            }
+            Err(e) => {
+                let error = unreadable(&path, &e);
+                return Err(match fs::read_link(&path) {
+                    Ok(target) => error
+                        .hint(format!("it is a symbolic link to {}; mend or remove it", target.display())),
+                    Err(_) => error,
+                });
+            }
+        };
         let (dir, mode) = (meta.is_dir(), meta.permissions().mode() & 0o7777);
         if !dir && !meta.is_file() {
             walk.skipped.push(path);

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     http::{self, ServeOptions},
     node::{
-        ErrorCode, Node, NodeError,
+        ErrorCode, Node, NodeError, check_name,
         report::{Placement, PutReport},
     },
 };
@@ -38,8 +38,15 @@ pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: Provide
     };
     let skipped: Vec<PathBuf> = inputs.iter().flat_map(|input| input.skipped.clone()).collect();
     for path in &skipped {
+        let why = match std::fs::read_link(path) {
+            Ok(target) if !path.exists() => {
+                let target = output::clean(&target.display().to_string());
+                format!("it is a symbolic link to {target}, which is not there")
+            }
+            _ => "it is neither a file nor a folder".into(),
+        };
         let path = output::clean(&path.display().to_string());
-        output::say(context, &format!("skipped {path}: it is neither a file nor a folder"));
+        output::say(context, &format!("skipped {path}: {why}"));
     }
     // A node that ends with the command is of no use to others.
     let door = Door::open(context, if options.no_serve { Need::Store } else { Need::Network }).await?;
@@ -90,6 +97,7 @@ fn look_at_all(paths: &[PathBuf], name: Option<&String>) -> Result<Vec<Input>, N
         return Err(NodeError::new(ErrorCode::BadRequest, "--name names one file, and there are several")
             .hint("store them one by one, or in a folder"));
     }
+    check_name(name.map(String::as_str))?;
     if paths.iter().filter(|path| path.as_os_str() == "-").count() > 1 {
         return Err(
             NodeError::new(ErrorCode::BadRequest, "standard input can be stored once").hint("name `-` once")

@@ -102,6 +102,7 @@ pub(super) async fn ls(context: &Context, query: Option<&str>) -> Result<(), Nod
         let row = |file: &FileInfo| {
             let kind = if file.kind == FileKind::Dir { "folder" } else { "file" };
             let state = match (file.pinned, file.sealed) {
+                _ if file.missing > 0 => "damaged",
                 (false, _) => "known",
                 (true, true) => "sealed",
                 (true, false) => "public",
@@ -153,7 +154,18 @@ pub(super) async fn info(context: &Context, reference: &str) -> Result<(), NodeE
         add("stored", info.created.map(|_| moment(info)));
         add("chunker", info.chunker.as_deref().map(output::clean));
         add("sealed", Some(if info.sealed { "yes".into() } else { "no".into() }));
-        add("kept here", Some(if info.pinned { "yes".into() } else { "no".into() }));
+        add(
+            "kept here",
+            Some(match (info.pinned, info.missing) {
+                (false, _) => "no".into(),
+                (true, 0) => "yes".into(),
+                (true, missing) => format!(
+                    "not whole: {} missing or damaged; `storgo-node verify {}` fetches what peers have",
+                    plural(missing, "block"),
+                    info.cid
+                ),
+            }),
+        );
         let providers = info.providers.as_ref().map(|providers| match providers.len() {
             0 => "no other node announces it".into(),
             _ => providers.join("\n           "),
@@ -315,6 +327,17 @@ pub(super) async fn status(context: &Context) -> Result<(), NodeError> {
             ("peers", status.peers.to_string()),
             ("moved", format!("{} sent, {} received", b(status.sent_bytes), b(status.received_bytes))),
         ];
+        if status.missing > 0 {
+            let missing = plural(status.missing, "block");
+            lines.push((
+                "missing",
+                format!("{missing} that files here need (`storgo-node verify` fetches what peers have)"),
+            ));
+        }
+        if status.index_behind {
+            let says = "older than the blocks: nothing is removed until `storgo-node verify --rebuild-index`";
+            lines.push(("index", says.into()));
+        }
         if status.quarantined > 0 {
             lines.push(("bad", format!("{} blocks were damaged and set aside", status.quarantined)));
         }

@@ -101,7 +101,7 @@ pub(super) struct GcQuery {
 }
 
 /// Collects now what may be collected.
-#[utoipa::path(post, path = "/gc", tag = "node", params(GcQuery), responses((status = 200, body = GcReport)))]
+#[utoipa::path(post, path = "/gc", tag = "node", params(GcQuery), responses((status = 200, body = GcReport), (status = 422)))]
 pub(super) async fn gc(
     State(door): State<Door>,
     Params(query): Params<GcQuery>,

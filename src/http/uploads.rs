@@ -38,7 +38,10 @@ use super::{
     feed::What,
     problem::Problem,
 };
-use crate::node::error::{ErrorCode, NodeError};
+use crate::node::{
+    check_name,
+    error::{ErrorCode, NodeError},
+};
 pub(super) use upload::UploadInfo;
 
 const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
@@ -106,9 +109,12 @@ pub(super) async fn create(
 fn plan(length: u64, metadata: &HashMap<String, String>) -> Result<Plan, Problem> {
     let text = |key: &str| metadata.get(key).filter(|text| !text.is_empty()).cloned();
     let mtime = text("mtime").map(|text| text.parse());
+    let name = text("filename").map(|name| super::store::base_name(&name).to_owned());
+    // Said now, and not when all bytes are here.
+    check_name(name.as_deref())?;
     Ok(Plan {
         length,
-        name: text("filename").map(|name| super::store::base_name(&name).to_owned()),
+        name,
         media_type: text("filetype"),
         mtime: mtime.transpose().map_err(|_| Problem::bad_request("mtime is no number of seconds"))?,
         public: text("public").is_some_and(|public| public == "true"),

@@ -15,8 +15,6 @@ use crate::content::cid::Cid;
 
 /// Announcements on their way at a time.
 const IN_FLIGHT: usize = 12;
-/// Records live for 48 hours; each is announced again after this long.
-const AGAIN: Duration = Duration::from_secs(12 * 3600);
 /// An announcement that failed is tried again after this long.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -24,8 +22,9 @@ const RETRY: Duration = Duration::from_secs(30);
 const ARRIVAL: Duration = Duration::from_secs(20);
 
 /// What is announced, and when it is next.
-#[derive(Default)]
 pub(super) struct Announcer {
+    /// How long after an announcement the next one is made.
+    again: Duration,
     roots: HashMap<Cid, Root>,
     /// May name a root that is not [`Turn::Ready`] any more: such an entry is passed over.
     ready: VecDeque<Cid>,
@@ -58,6 +57,19 @@ enum Turn {
 }
 
 impl Announcer {
+    pub(super) fn new(again: Duration) -> Self {
+        Self {
+            again,
+            roots: HashMap::new(),
+            ready: VecDeque::new(),
+            ready_count: 0,
+            later: BTreeSet::new(),
+            unheard: HashSet::new(),
+            in_flight: HashMap::new(),
+            arriving: HashMap::new(),
+        }
+    }
+
     /// Adds a root; announces it as soon as possible, also where it was announced before.
     pub(super) fn add(&mut self, cid: Cid) {
         self.roots.entry(cid).or_default();
@@ -175,7 +187,7 @@ impl Announcer {
         if root.turn == Turn::None {
             // The first time anywhere within the period, then always after the same time: what was announced in one go
             // at start is spread evenly ever after.
-            let pause = if first { AGAIN.mul_f64(rand::random()) } else { AGAIN };
+            let pause = if first { self.again.mul_f64(rand::random()) } else { self.again };
             self.turn(cid, Turn::Later(Instant::now() + pause));
         }
         Some(cid)
@@ -252,6 +264,8 @@ mod tests {
     use super::*;
     use crate::content::cid::Codec;
 
+    const AGAIN: Duration = Duration::from_secs(12 * 3600);
+
     fn root(n: u32) -> Cid {
         Cid::of(Codec::DagCbor, &n.to_be_bytes())
     }
@@ -265,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_few_fly_at_a_time_and_each_has_its_turn_once() {
-        let (mut announcer, mut queries) = (Announcer::default(), queries());
+        let (mut announcer, mut queries) = (Announcer::new(AGAIN), queries());
         (0..100).for_each(|n| announcer.add(root(n)));
         (0..100).for_each(|n| announcer.add(root(n)));
         assert_eq!(announcer.queued(), 100);
@@ -287,7 +301,7 @@ mod tests {
 
     #[test]
     fn what_nobody_took_is_tried_again_after_a_while_and_at_once_when_somebody_comes() {
-        let (mut announcer, mut queries) = (Announcer::default(), queries());
+        let (mut announcer, mut queries) = (Announcer::new(AGAIN), queries());
         announcer.add(root(1));
         let (told, mut answer) = oneshot::channel();
         announcer.wait(&root(1), told);
@@ -312,7 +326,7 @@ mod tests {
 
     #[test]
     fn republication_is_spread_over_the_whole_period_and_then_keeps_its_pace() {
-        let (mut announcer, mut queries) = (Announcer::default(), queries());
+        let (mut announcer, mut queries) = (Announcer::new(AGAIN), queries());
         (0..1000).for_each(|n| announcer.add(root(n)));
         let started = Instant::now();
         let mut round = |announcer: &mut Announcer, now| {
@@ -353,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_removed_root_is_not_announced_and_names_the_query_to_stop() {
-        let (mut announcer, mut queries) = (Announcer::default(), queries());
+        let (mut announcer, mut queries) = (Announcer::new(AGAIN), queries());
         announcer.add(root(1));
         announcer.add(root(2));
         let query = queries.next().expect("endless");

@@ -18,8 +18,6 @@ use super::{
 };
 use crate::content::secret::MembershipKey;
 
-/// How long a provider record lives.
-const PROVIDER_TTL: Duration = Duration::from_secs(48 * 3600);
 /// How long one question to the DHT may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -96,7 +94,7 @@ fn kademlia(options: &NetOptions, local: PeerId) -> kad::Behaviour<Records> {
     let mut config = kad::Config::new(kad_protocol(options.membership.as_ref()));
     config
         .set_query_timeout(QUERY_TIMEOUT)
-        .set_provider_record_ttl(Some(PROVIDER_TTL))
+        .set_provider_record_ttl(Some(options.record_ttl))
         // Announcements are spread over time by `announce`, a few at once.
         .set_provider_publication_interval(None)
         .set_publication_interval(None)

@@ -8,7 +8,7 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{HashMap, HashSet, hash_set},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -42,7 +42,8 @@ const ADDRESS_BYTES: usize = 4 << 20;
 /// The store.
 pub(super) struct Records {
     local: PeerId,
-    own: HashMap<RecordKey, ProviderRecord>,
+    /// Keys alone: all of them have the same provider, and none expires.
+    own: HashSet<Box<[u8]>>,
     others: HashMap<RecordKey, Vec<Held>>,
     providers: HashMap<Arc<PeerId>, Provider>,
     total: usize,
@@ -90,7 +91,7 @@ impl Records {
     pub(super) fn new(local: PeerId) -> Self {
         Self {
             local,
-            own: HashMap::new(),
+            own: HashSet::new(),
             others: HashMap::new(),
             providers: HashMap::new(),
             total: 0,
@@ -206,12 +207,33 @@ fn len(addresses: &[Multiaddr]) -> usize {
     addresses.iter().map(Multiaddr::len).sum()
 }
 
+/// A record of this node.
+fn own(key: &[u8], local: PeerId) -> ProviderRecord {
+    ProviderRecord {
+        key: RecordKey::from(key.to_vec()),
+        provider: local,
+        expires: None,
+        addresses: Vec::new(),
+    }
+}
+
+/// The records of this node, each made when it is asked for.
+pub(super) struct Provided<'a> {
+    keys: hash_set::Iter<'a, Box<[u8]>>,
+    local: PeerId,
+}
+
+impl<'a> Iterator for Provided<'a> {
+    type Item = Cow<'a, ProviderRecord>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.keys.next().map(|key| Cow::Owned(own(key, self.local)))
+    }
+}
+
 impl RecordStore for Records {
     type RecordsIter<'a> = std::iter::Empty<Cow<'a, Record>>;
-    type ProvidedIter<'a> = std::iter::Map<
-        std::collections::hash_map::Values<'a, RecordKey, ProviderRecord>,
-        fn(&'a ProviderRecord) -> Cow<'a, ProviderRecord>,
-    >;
+    type ProvidedIter<'a> = Provided<'a>;
 
     fn get(&self, _: &RecordKey) -> Option<Cow<'_, Record>> {
         None
@@ -230,7 +252,7 @@ impl RecordStore for Records {
     fn add_provider(&mut self, record: ProviderRecord) -> Result<()> {
         let ProviderRecord { key, provider, expires, addresses } = record;
         if provider == self.local {
-            self.own.insert(key.clone(), ProviderRecord { key, provider, expires, addresses });
+            self.own.insert(key.as_ref().into());
             return Ok(());
         }
         if key.as_ref().len() > MAX_KEY {
@@ -273,16 +295,17 @@ impl RecordStore for Records {
                 .get(&held.provider)
                 .map_or_else(Vec::new, |provider| provider.addresses.clone()),
         });
-        self.own.get(key).cloned().into_iter().chain(others).collect()
+        let own = self.own.get(key.as_ref()).map(|key| own(key, self.local));
+        own.into_iter().chain(others).collect()
     }
 
     fn provided(&self) -> Self::ProvidedIter<'_> {
-        self.own.values().map(Cow::Borrowed)
+        Provided { keys: self.own.iter(), local: self.local }
     }
 
     fn remove_provider(&mut self, key: &RecordKey, peer: &PeerId) {
         if *peer == self.local {
-            self.own.remove(key);
+            self.own.remove(key.as_ref());
             return;
         }
         let Some(records) = self.others.get_mut(key) else {
@@ -316,6 +339,10 @@ mod tests {
             records.add_provider(record(key, local, later)).expect("taken");
         }
         assert_eq!(records.provided().count(), 300_000);
+        assert!(records.provided().all(|record| record.provider == local));
+        let slots = records.own.capacity() * (size_of_val(records.own.iter().next().expect("some")) + 1);
+        let bytes = slots + records.own.iter().map(|key| key.len()).sum::<usize>();
+        assert!(bytes / 300_000 < 64, "{} bytes for each", bytes / 300_000);
     }
 
     #[test]

@@ -113,7 +113,7 @@ pub(super) async fn start(
         shared,
         events,
         kad_protocol: kad_protocol(options.membership.as_ref()),
-        announcer: Announcer::default(),
+        announcer: Announcer::new(options.republish),
         bootstrap: Bootstrap::new(options.bootstrap),
         rejoin: Rejoin::new(Instant::now()),
         shunned: Shunned::default(),

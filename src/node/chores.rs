@@ -245,7 +245,8 @@ impl Node {
     /// # Errors
     /// Those of the store.
     pub async fn status(&self) -> Result<Status, NodeError> {
-        let (usage, disk_free) = self.blocking(|store| Ok((store.usage(), store.disk_free()))).await?;
+        let looked = self.blocking(|store| Ok((store.usage(), store.disk_free(), store.is_index_behind())));
+        let (usage, disk_free, index_behind) = looked.await?;
         let inner = &self.inner;
         let net = inner.network.as_ref().map(|network| &network.net);
         let (announced, announce_queue) = net.map_or((0, 0), crate::net::Net::announcements);
@@ -268,11 +269,13 @@ impl Node {
             outside: net.and_then(crate::net::Net::outside).map(|addr| addr.to_string()),
             files: usage.roots,
             blocks: usage.blocks,
-            stored_bytes: usage.bytes,
+            stored_bytes: usage.bytes + usage.pending_bytes,
             cached_bytes: usage.cached_bytes,
             capacity: inner.options.capacity,
             disk_free,
             quarantined: usage.quarantined,
+            missing: usage.missing,
+            index_behind,
             announced,
             announce_queue,
             sent_bytes: moved(|counters| counters.sent.load(Ordering::Relaxed)),

@@ -193,7 +193,7 @@ impl From<StoreError> for NodeError {
             StoreError::NoSpace { .. } => Self::new(ErrorCode::NoSpace, message).hint(
                 "free some space, raise storage.capacity, or remove files and run `storgo-node gc --now`",
             ),
-            StoreError::Corrupt { .. } => Self::new(ErrorCode::Integrity, message),
+            StoreError::Corrupt { .. } | StoreError::IndexBehind => Self::new(ErrorCode::Integrity, message),
             StoreError::Collision { .. } => Self::new(ErrorCode::Collision, message)
                 .hint("two different blocks share one SHA-1; store this file without --public"),
             StoreError::Io { source, .. } => Self::new(ErrorCode::of_io(&source), message).explained(),

@@ -10,7 +10,7 @@ use super::{
     error::{ErrorCode, NodeError},
     lookup::Found,
     records::describe,
-    report::{BlockInfo, BlockKind, BlockList, FileList},
+    report::{BlockInfo, BlockKind, BlockList, FileInfo, FileList},
 };
 use crate::{
     content::{
@@ -208,7 +208,7 @@ fn page(
     let more = records.len() > limit;
     records.truncate(limit);
     let next = records.last().filter(|_| more).map(|last| cursor(&Place::of(last, sort)));
-    Ok(FileList { files: records.iter().map(describe).collect(), next, total })
+    Ok(FileList { files: describe_all(store, records.iter())?, next, total })
 }
 
 /// Looks at every name, and only at the records of those that match where the order needs them.
@@ -246,6 +246,15 @@ fn record(store: &Store, cid: &[u8; Cid::LEN]) -> Result<Option<RootRecord>, Nod
         Ok(cid) => Ok(store.root(&cid)?),
         Err(_) => Ok(None),
     }
+}
+
+fn describe_all<'a>(
+    store: &Store,
+    records: impl Iterator<Item = &'a RootRecord> + Clone,
+) -> Result<Vec<FileInfo>, NodeError> {
+    let cids: Vec<Cid> = records.clone().map(|record| record.cid).collect();
+    let missing = store.missing(&cids)?;
+    Ok(records.zip(missing).map(|(record, missing)| describe(record, missing)).collect())
 }
 
 fn walk(store: &Store, root: Cid, cursor: u64, limit: usize) -> Result<BlockList, NodeError> {

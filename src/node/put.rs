@@ -64,10 +64,24 @@ type Sealed = Result<(Entry, bool), NodeError>;
 impl Sealer {
     /// Stores all of `input` and answers with its root. Nothing is durable before the upload is committed.
     pub(super) fn file(&mut self, input: &mut dyn Read, metadata: Metadata) -> Result<Finished, NodeError> {
+        let (done, results) = mpsc::sync_channel::<(u64, Sealed)>(IN_FLIGHT);
+        let stored = self.file_through(done, &results, input, metadata);
+        // Where that failed, blocks may still be on their way to the disk: the upload ends after them.
+        while results.recv().is_ok() {}
+        stored
+    }
+
+    #[allow(clippy::needless_pass_by_value)] // Gone when this returns: who waits for its clones waits for nothing else.
+    fn file_through(
+        &mut self,
+        done: mpsc::SyncSender<(u64, Sealed)>,
+        results: &mpsc::Receiver<(u64, Sealed)>,
+        input: &mut dyn Read,
+        metadata: Metadata,
+    ) -> Result<Finished, NodeError> {
         let cutter = Cutter::new(self.recipe.chunker, &self.recipe.secret);
         let mut encoder = FileEncoder::new(self.recipe.sealing.clone());
         let mut chunks = Chunks { input, cutter, buf: Vec::new(), last: false };
-        let (done, results) = mpsc::sync_channel::<(u64, Sealed)>(IN_FLIGHT);
         let mut waiting: BTreeMap<u64, (Entry, bool)> = BTreeMap::new();
         let (mut sent, mut received, mut next) = (0_u64, 0_u64, 0_u64);
         loop {
@@ -86,6 +100,8 @@ impl Sealer {
                 self.pool.submit(move || {
                     let job = AssertUnwindSafe(|| seal_and_write(&recipe, &upload, chunk, is_last));
                     let sealed = catch_unwind(job).unwrap_or_else(|_| Err(NodeError::lost_worker()));
+                    // Let go of before the answer: whoever has all answers is the last one to hold the upload.
+                    drop(upload);
                     // The receiver may be gone: then the upload has failed already.
                     drop(done.send((index, sealed)));
                 });

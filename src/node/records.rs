@@ -33,6 +33,8 @@ impl Node {
     /// [`ErrorCode::NotFound`] and [`ErrorCode::Timeout`] where nobody has it.
     pub async fn info(&self, reference: &Reference, providers: bool) -> Result<FileInfo, NodeError> {
         let Found { link, record, namesakes } = self.find(reference).await?;
+        let missing = self.missing(&link.cid).await?;
+        let kept = record.as_ref().filter(|record| record.pinned);
         let mut info = match self.open_found(&link, None).await {
             Ok(mut opened) => {
                 let mut info = opened.describe();
@@ -45,14 +47,18 @@ impl Node {
             }
             // What needs no key is answered without one.
             Err(error) if error.code == ErrorCode::Denied => self.keyless(&link.cid).await?,
-            Err(error) => return Err(error),
+            Err(error) => match kept {
+                // Its root is among what is missing: what is known here is said all the same.
+                Some(record) if missing > 0 => describe(record, missing),
+                _ => return Err(error),
+            },
         };
         if let Some(record) = record {
             info = FileInfo {
                 entries: info.entries,
                 chunker: info.chunker,
                 mtime: info.mtime,
-                ..describe(&record)
+                ..describe(&record, missing)
             };
         }
         info.older = (!namesakes.is_empty()).then_some(namesakes.len() as u64);
@@ -60,6 +66,12 @@ impl Node {
             info.providers = Some(self.providers(link.cid).await?.iter().map(PeerId::to_string).collect());
         }
         Ok(info)
+    }
+
+    /// How many blocks of a file are missing here.
+    async fn missing(&self, root: &Cid) -> Result<u64, NodeError> {
+        let roots = [*root];
+        self.blocking(move |store| Ok(store.missing(&roots)?.first().copied().unwrap_or(0))).await
     }
 
     pub(super) async fn providers(&self, root: Cid) -> Result<Vec<PeerId>, NodeError> {
@@ -88,7 +100,7 @@ impl Node {
         let info = opened.describe();
         // The key of a file that is kept may have been lost with the index.
         if let Some(record) = record.filter(|record| record.key.is_some() || link.key.is_none()) {
-            return Ok(describe(&record));
+            return Ok(describe(&record, self.missing(&record.cid).await?));
         }
         let record = RootRecord {
             cid: link.cid,
@@ -190,8 +202,8 @@ impl Node {
     }
 }
 
-/// A root record as users see it.
-pub(super) fn describe(record: &RootRecord) -> FileInfo {
+/// A root record as users see it; so many of its blocks are missing here.
+pub(super) fn describe(record: &RootRecord, missing: u64) -> FileInfo {
     let known = record.key.is_some() || record.public;
     FileInfo {
         cid: record.cid,
@@ -207,6 +219,7 @@ pub(super) fn describe(record: &RootRecord) -> FileInfo {
         pinned: record.pinned,
         blocks: (record.blocks > 0).then_some(record.blocks),
         stored_len: (record.stored_len > 0).then_some(record.stored_len),
+        missing,
         providers: None,
         chunker: None,
         entries: None,

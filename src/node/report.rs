@@ -83,6 +83,10 @@ pub struct FileInfo {
     pub blocks: Option<u64>,
     /// Bytes of these blocks, where known.
     pub stored_len: Option<u64>,
+    /// Blocks of it that this node should keep and has not: lost, or damaged and set aside, and not mended since. 0 for a
+    /// file that is not kept here. What nobody has read since it was damaged is not known to be.
+    #[serde(default)]
+    pub missing: u64,
     /// Peers that announce this root, where the question was asked (`info`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub providers: Option<Vec<String>>,
@@ -111,6 +115,7 @@ impl FileInfo {
             pinned: false,
             blocks: None,
             stored_len: None,
+            missing: 0,
             providers: None,
             chunker: None,
             entries: None,
@@ -350,7 +355,7 @@ pub struct Status {
     pub files: u64,
     /// Blocks here, kept and cached.
     pub blocks: u64,
-    /// Bytes of these blocks.
+    /// Bytes of these blocks, and of those that uploads under way are storing.
     pub stored_bytes: u64,
     /// Bytes of these that are evictable cache.
     pub cached_bytes: u64,
@@ -360,6 +365,12 @@ pub struct Status {
     pub disk_free: Option<u64>,
     /// Blocks in quarantine.
     pub quarantined: u64,
+    /// Blocks that kept files need and that are not here: lost, or damaged and not mended since.
+    #[serde(default)]
+    pub missing: u64,
+    /// The index is older than the blocks: nothing is removed until `verify --rebuild-index` has made it anew.
+    #[serde(default)]
+    pub index_behind: bool,
     /// Roots announced to the DHT since start.
     pub announced: u64,
     /// Roots that wait to be announced.

@@ -25,7 +25,7 @@ impl Store {
     /// block that an upload in flight has touched is removed.
     ///
     /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Index`].
+    /// [`StoreError::IndexBehind`], [`StoreError::Io`], [`StoreError::Index`].
     pub fn collect(&self) -> Result<Collected, StoreError> {
         self.collect_after(self.inner.options.grace)
     }
@@ -34,7 +34,7 @@ impl Store {
     /// were interrupted. No block that an upload in flight has touched is removed.
     ///
     /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Index`].
+    /// [`StoreError::IndexBehind`], [`StoreError::Io`], [`StoreError::Index`].
     pub fn purge(&self) -> Result<Collected, StoreError> {
         // First what needs no room in the index to go.
         let left = self.sweep_after(Duration::ZERO)?;
@@ -43,6 +43,7 @@ impl Store {
     }
 
     fn collect_after(&self, grace: Duration) -> Result<Collected, StoreError> {
+        self.check_not_behind()?;
         let until = unix_ms().saturating_sub(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
         let mut total = Collected::default();
         let mut limit = BATCH;
@@ -64,12 +65,13 @@ impl Store {
     /// upload left.
     ///
     /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Index`].
+    /// [`StoreError::IndexBehind`], [`StoreError::Io`], [`StoreError::Index`].
     pub fn sweep(&self) -> Result<Collected, StoreError> {
         self.sweep_after(self.inner.options.grace)
     }
 
     fn sweep_after(&self, grace: Duration) -> Result<Collected, StoreError> {
+        self.check_not_behind()?;
         let mut total = Collected::default();
         self.inner.disk.walk(&mut |file| {
             let BlockFile { path, digest, .. } = file;
@@ -95,6 +97,10 @@ impl Store {
 
     /// Removes those of `candidates` that nothing needs and nobody has pinned: first their rows, then their files.
     pub(super) fn discard(&self, candidates: Vec<Digest>) -> Result<Collected, StoreError> {
+        if self.is_index_behind() {
+            // What it takes for cache may be a file's by now.
+            return Ok(Collected::default());
+        }
         let doomed = self.inner.pins.doom(candidates);
         if doomed.digests.is_empty() {
             return Ok(Collected::default());

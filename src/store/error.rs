@@ -52,6 +52,12 @@ pub enum StoreError {
         "index.redb is gone, and there are blocks: make it anew with `storgo-node verify --rebuild-index`"
     )]
     IndexLost,
+    /// The index is older than the blocks: newer ones would seem to be needed by nobody.
+    #[error(
+        "index.redb is older than the blocks, as if an earlier copy had been put in its place: nothing is removed until it \
+         is made anew with `storgo-node verify --rebuild-index`"
+    )]
+    IndexBehind,
     /// A block was damaged on disk; it is in quarantine now.
     #[error("block {cid} was damaged on disk and is set aside")]
     Corrupt {
@@ -109,6 +115,7 @@ impl StoreError {
             Self::NoSpace(what) => Self::NoSpace(what.clone()),
             Self::Corrupt { cid } => Self::Corrupt { cid: *cid },
             Self::Collision { cid } => Self::Collision { cid: *cid },
+            Self::IndexBehind => Self::IndexBehind,
             other => Self::Index(other.to_string()),
         }
     }

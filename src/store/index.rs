@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use redb::{ReadableTable, TableDefinition};
+use redb::{ReadTransaction, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::{RootRecord, StoreError, Usage, index_file::IndexFile, spare::Spare, writer::Writer};
@@ -31,6 +31,8 @@ pub(super) const DYING: TableDefinition<u64, ()> = TableDefinition::new("dying")
 pub(super) const UNREFERENCED: TableDefinition<(u64, &[u8; 20]), ()> = TableDefinition::new("unreferenced");
 /// (last use, digest) of cached blocks.
 pub(super) const CACHED: TableDefinition<(u64, &[u8; 20]), ()> = TableDefinition::new("cached");
+/// Digests of blocks that a root needs and that are not here.
+pub(super) const MISSING: TableDefinition<&[u8; 20], ()> = TableDefinition::new("missing");
 /// Small named values.
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
@@ -59,6 +61,11 @@ pub(super) struct Row {
 
 impl Row {
     pub(super) const LEN: usize = 19;
+
+    /// Whether a file needs it.
+    pub(super) fn is_kept(&self) -> bool {
+        !self.cached && self.refs > 0
+    }
 
     pub(super) fn encode(self) -> [u8; Self::LEN] {
         let mut out = [0; Self::LEN];
@@ -234,6 +241,16 @@ impl Index {
         })
     }
 
+    /// The number of the next list of a root's blocks.
+    pub(super) fn next_number(&self) -> Result<u64, StoreError> {
+        self.file.read(super::tables::next_number)
+    }
+
+    /// How many blocks of each of these roots are missing; 0 of one that is not listed.
+    pub(super) fn missing(&self, roots: &[Cid]) -> Result<Vec<u64>, StoreError> {
+        self.file.read(|read| roots.iter().map(|cid| missing_of(read, cid)).collect())
+    }
+
     /// Numbers of removed roots whose references are still to be dropped.
     pub(super) fn dying(&self) -> Result<Vec<u64>, StoreError> {
         self.file.read(|read| {
@@ -242,6 +259,21 @@ impl Index {
             all.map(|item| Ok(item.map_err(StoreError::index)?.0.value())).collect()
         })
     }
+}
+
+fn missing_of(read: &ReadTransaction, root: &Cid) -> Result<u64, StoreError> {
+    let missing = read.open_table(MISSING).map_err(StoreError::index)?;
+    let roots = read.open_table(ROOTS).map_err(StoreError::index)?;
+    let Some(root) = roots.get(&root.to_bytes()).map_err(StoreError::index)? else { return Ok(0) };
+    let Root { number, .. } = decode_root(root.value())?;
+    let lists = read.open_table(LISTS).map_err(StoreError::index)?;
+    let mut count = 0;
+    for part in lists.range((number, 0)..=(number, u32::MAX)).map_err(StoreError::index)? {
+        for digest in digests(part.map_err(StoreError::index)?.1.value()) {
+            count += u64::from(missing.get(&digest).map_err(StoreError::index)?.is_some());
+        }
+    }
+    Ok(count)
 }
 
 fn oldest(

@@ -19,6 +19,7 @@ use std::{
 use super::{
     INDEX, PutMode, RootKind, RootRecord, Store, StoreError, StoreOptions, disk,
     index::{Index, Place, Row},
+    newest::{self, META_BEHIND},
     private, relocate,
     tables::{Arrival, STATS},
     unix_ms,
@@ -63,6 +64,11 @@ impl Store {
         // What an interrupted rebuild has left.
         remove(&dir.join(NEW_INDEX))?;
         let old = OldIndex::open(&dir.join(INDEX))?;
+        let newest = newest::on_record(&dir);
+        if old.is_behind(newest) {
+            // It knew of what came later as little as one that cannot be read.
+            old.is_damaged.set(true);
+        }
         let new = Self::open_index(options.clone(), NEW_INDEX, disk, Arc::clone(&lock))?;
         let mut found = Rebuilt { moved, ..Rebuilt::default() };
         found.blocks = new.take_small_blocks(&old)? + new.adopt_unknown()?;
@@ -70,6 +76,11 @@ impl Store {
         for (name, value) in old.meta() {
             new.set_meta(&name, &value)?;
         }
+        // Goes on counting where the lost one was: an old index that is put in its place later is known as such.
+        new.inner.writer.run(move |tables| {
+            tables.stats.next_number = tables.stats.next_number.max(newest);
+            Ok(())
+        })?;
         found.known = new.take_roots(&old)?;
         found.roots = found.known + new.find_roots(&old)?;
         drop((new, old));
@@ -80,7 +91,7 @@ impl Store {
 
     /// Stores the small blocks of an old index; answers how many.
     fn take_small_blocks(&self, old: &OldIndex) -> Result<u64, StoreError> {
-        let upload = self.upload();
+        let upload = self.listing();
         let (mut taken, mut after) = (0, None);
         loop {
             let page = old.blocks(after);
@@ -238,6 +249,11 @@ impl OldIndex {
         self.read(|index| index.inline(digest))
     }
 
+    /// Whether it had not come as far as the number on record.
+    fn is_behind(&self, newest: u64) -> bool {
+        self.read(|index| Ok(index.meta(META_BEHIND)?.is_some() || index.next_number()? < newest))
+    }
+
     /// Whether it is sure to have known this block.
     fn knew(&self, digest: &Digest) -> bool {
         !self.is_damaged.get() && self.read(|index| index.row(digest)).is_some()
@@ -251,7 +267,7 @@ impl OldIndex {
     /// All small named values but the totals.
     fn meta(&self) -> Vec<(String, Vec<u8>)> {
         let mut all = self.read(Index::all_meta);
-        all.retain(|(name, _)| name != STATS);
+        all.retain(|(name, _)| name != STATS && name != META_BEHIND);
         all
     }
 }

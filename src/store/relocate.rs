@@ -11,6 +11,11 @@ const RECORD: &str = "layout";
 /// What the record says while blocks are being moved.
 const MOVING: &str = "moving";
 
+/// Whether moving blocks to another layout has not come to its end.
+pub(super) fn is_half_moved(dir: &Path) -> bool {
+    fs::read_to_string(dir.join(RECORD)).is_ok_and(|text| text.trim() == MOVING)
+}
+
 /// Refuses another layout than that of the blocks that are here.
 pub(super) fn check(dir: &Path, disk: &Disk, asked: Layout) -> Result<(), StoreError> {
     let path = dir.join(RECORD);

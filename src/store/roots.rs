@@ -33,6 +33,18 @@ impl Store {
         Ok(self.inner.index.root(cid)?.map(|root| root.record))
     }
 
+    /// How many blocks of each of these roots are missing here, as far as is known: lost, or damaged and set aside, and not
+    /// mended since. Quick where nothing is missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn missing(&self, roots: &[Cid]) -> Result<Vec<u64>, StoreError> {
+        match self.inner.index.usage().missing {
+            0 => Ok(vec![0; roots.len()]),
+            _ => self.inner.index.missing(roots),
+        }
+    }
+
     /// Up to `limit` roots after `after`, by CID.
     ///
     /// # Errors

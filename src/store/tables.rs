@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     StoreError, Usage,
-    index::{BLOCKS, CACHED, DYING, INLINE, LISTS, META, Place, ROOTS, Root, Row, UNREFERENCED},
+    index::{BLOCKS, CACHED, DYING, INLINE, LISTS, META, MISSING, Place, ROOTS, Root, Row, UNREFERENCED},
     orders::{BY_CREATED, BY_NAME, BY_SIZE},
 };
 use crate::content::{
@@ -29,7 +29,10 @@ pub(super) struct Stats {
     roots: u64,
     unreferenced: u64,
     pub(super) quarantined: u64,
-    next_number: u64,
+    /// The number of the next list.
+    pub(super) next_number: u64,
+    #[serde(default)]
+    missing: u64,
 }
 
 impl Stats {
@@ -41,6 +44,8 @@ impl Stats {
             roots: self.roots,
             unreferenced: self.unreferenced,
             quarantined: self.quarantined,
+            missing: self.missing,
+            pending_bytes: 0,
         }
     }
 }
@@ -57,6 +62,7 @@ pub(super) struct Tables<'t> {
     dying: Table<'t, u64, ()>,
     unreferenced: Table<'t, (u64, &'static [u8; 20]), ()>,
     cached: Table<'t, (u64, &'static [u8; 20]), ()>,
+    missing: Table<'t, &'static [u8; 20], ()>,
     meta: Table<'t, &'static str, &'static [u8]>,
     pub(super) stats: Stats,
     /// Bytes of short blocks that came, less those that went.
@@ -89,6 +95,15 @@ pub(super) fn usage(read: &ReadTransaction) -> Result<Option<Usage>, StoreError>
     }
 }
 
+/// The number of the next list: it grows with each file that is stored.
+pub(super) fn next_number(read: &ReadTransaction) -> Result<u64, StoreError> {
+    match read.open_table(META) {
+        Ok(meta) => Ok(stats(&meta)?.map_or(0, |stats| stats.next_number)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(0),
+        Err(error) => Err(StoreError::index(error)),
+    }
+}
+
 fn stats(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Option<Stats>, StoreError> {
     let bytes = meta.get(STATS).map_err(StoreError::index)?;
     let decode = |bytes: redb::AccessGuard<'_, &[u8]>| serde_ipld_dagcbor::from_slice(bytes.value());
@@ -117,6 +132,7 @@ impl<'t> Tables<'t> {
             dying: write.open_table(DYING).map_err(StoreError::index)?,
             unreferenced: write.open_table(UNREFERENCED).map_err(StoreError::index)?,
             cached: write.open_table(CACHED).map_err(StoreError::index)?,
+            missing: write.open_table(MISSING).map_err(StoreError::index)?,
             meta,
             stats,
             grown: 0,
@@ -147,6 +163,9 @@ impl<'t> Tables<'t> {
             } else if old.refs == 0 {
                 self.unreferenced.remove((old.since, digest)).map_err(StoreError::index)?;
             }
+            if old.place == Place::Missing {
+                self.missing.remove(digest).map_err(StoreError::index)?;
+            }
         }
         match new {
             None => drop(self.blocks.remove(digest).map_err(StoreError::index)?),
@@ -158,6 +177,9 @@ impl<'t> Tables<'t> {
                 } else if row.refs == 0 {
                     self.unreferenced.insert((row.since, digest), ()).map_err(StoreError::index)?;
                 }
+                if row.place == Place::Missing {
+                    self.missing.insert(digest, ()).map_err(StoreError::index)?;
+                }
             }
         }
         Ok(())
@@ -166,7 +188,9 @@ impl<'t> Tables<'t> {
     fn count(&mut self, row: &Row, up: bool) {
         let step =
             |total: &mut u64, by: u64| *total = if up { *total + by } else { total.saturating_sub(by) };
-        if row.place != Place::Missing {
+        if row.place == Place::Missing {
+            step(&mut self.stats.missing, 1);
+        } else {
             step(&mut self.stats.blocks, 1);
             step(&mut self.stats.bytes, u64::from(row.len));
         }
@@ -203,6 +227,14 @@ impl<'t> Tables<'t> {
         let Arrival { digest, codec, len, .. } = block;
         let row = Row { place: Place::Missing, codec: *codec, cached: false, len: *len, refs: 0, since: now };
         self.set(digest, Some(row))
+    }
+
+    /// Lists a block among the missing ones, where its row says that it is one.
+    pub(super) fn list_missing(&mut self, digest: &Digest) -> Result<(), StoreError> {
+        match self.row(digest)? {
+            Some(row) if row.place == Place::Missing => self.set(digest, Some(row)),
+            _ => Ok(()),
+        }
     }
 
     /// Notes that a block's bytes are gone: where a root needs it, the row stays as missing.

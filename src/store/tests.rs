@@ -15,8 +15,12 @@ use crate::content::cid::Codec;
 
 #[path = "tests/mending.rs"]
 mod mending;
+#[path = "tests/old_index.rs"]
+mod old_index;
 #[path = "tests/short_blocks.rs"]
 mod short_blocks;
+#[path = "tests/unfinished.rs"]
+mod unfinished;
 
 /// Makes the n-th file operation of a kind fail.
 #[derive(Default)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    INLINE_MAX, RootRecord, Store, StoreError,
+    INLINE_MAX, RootRecord, Store, StoreError, Usage,
     disk::Durability,
     index::{Place, Row},
     tables::Arrival,
@@ -43,10 +43,13 @@ pub enum Put {
     Known,
 }
 
-/// An upload in flight. Its blocks are safe from collection until it is dropped; without a
-/// [commit](Upload::commit) they are unreferenced then, and found again by the next try.
+/// An upload in flight. Its blocks are safe from collection until it is dropped. Without a [commit](Upload::commit) they
+/// are unreferenced then, count as stored, and are found again by the next try; where it failed for want of room, what it
+/// wrote goes with it.
 pub struct Upload {
     store: Store,
+    /// What it wrote goes where there is no room for all of it.
+    takes_back: bool,
     state: Mutex<State>,
     /// Held by the thread that lists short blocks; the others that have too many of them wait for it.
     flushing: Mutex<()>,
@@ -66,6 +69,10 @@ struct State {
     unsynced: Vec<Digest>,
     /// Bytes written that no row counts yet.
     reserved: u64,
+    /// Blocks that were not here before, or that another upload wrote which has not listed them either.
+    own: Vec<Digest>,
+    /// There was no room for something.
+    no_room: bool,
 }
 
 impl State {
@@ -98,28 +105,49 @@ impl Drop for Reservation<'_> {
 impl Store {
     /// Begins an upload.
     pub fn upload(&self) -> Upload {
-        Upload { store: self.clone(), state: Mutex::default(), flushing: Mutex::default() }
+        self.begin(true)
+    }
+
+    /// Begins to list blocks that are here, all of which stay, whatever happens.
+    pub(super) fn listing(&self) -> Upload {
+        self.begin(false)
+    }
+
+    fn begin(&self, takes_back: bool) -> Upload {
+        Upload { store: self.clone(), takes_back, state: Mutex::default(), flushing: Mutex::default() }
     }
 
     /// Promises room for a block, evicting cache where that helps.
     fn reserve(&self, bytes: u64) -> Result<Reservation<'_>, StoreError> {
-        let before = self.inner.reserved.fetch_add(bytes, Ordering::Relaxed);
-        let reservation = Reservation { store: self, bytes };
-        if let Some(capacity) = self.inner.options.capacity {
-            let over = (self.usage().bytes + before + bytes).saturating_sub(capacity);
-            if over > 0 {
-                self.evict(over)?;
-                // Blocks that are being listed count twice for a moment, as rows and as promised.
-                let _settled = self.inner.settling.write().unwrap_or_else(PoisonError::into_inner);
-                let (used, promised) = (self.usage().bytes, self.inner.reserved.load(Ordering::Relaxed));
-                if used + promised > capacity {
-                    return Err(StoreError::NoSpace(format!(
-                        "{used} of {capacity} bytes are in use, and storage.capacity is a hard limit"
-                    )));
-                }
+        if let Err(over) = self.try_reserve(bytes) {
+            self.evict(over)?;
+            // Blocks that are being listed count twice for a moment, as rows and as promised.
+            let _settled = self.inner.settling.write().unwrap_or_else(PoisonError::into_inner);
+            if self.try_reserve(bytes).is_err() {
+                let Usage { bytes: used, pending_bytes: pending, .. } = self.usage();
+                let capacity = self.inner.options.capacity.unwrap_or(u64::MAX);
+                return Err(StoreError::NoSpace(format!(
+                    "{used} of {capacity} bytes are in use, uploads under way take {pending}, and the next block needs \
+                     {bytes}: storage.capacity is a hard limit"
+                )));
             }
         }
-        Ok(reservation)
+        Ok(Reservation { store: self, bytes })
+    }
+
+    /// Promises room where there is some, and nothing where there is not: nobody else is refused for a block that is.
+    /// Answers then with how many bytes there are too few.
+    fn try_reserve(&self, bytes: u64) -> Result<(), u64> {
+        let (inner, mut over) = (&self.inner, 0);
+        let promised = inner.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |promised| {
+            let wanted = promised + bytes;
+            over = inner
+                .options
+                .capacity
+                .map_or(0, |capacity| (inner.index.usage().bytes + wanted).saturating_sub(capacity));
+            (over == 0).then_some(wanted)
+        });
+        promised.map(drop).map_err(|_| over)
     }
 
     /// Puts a block where it belongs. The row comes later.
@@ -186,7 +214,7 @@ impl Upload {
     /// # Errors
     /// [`StoreError::NoSpace`]; [`StoreError::Collision`]; [`StoreError::Io`].
     pub fn put(&self, cid: &Cid, bytes: &[u8], mode: PutMode) -> Result<Put, StoreError> {
-        self.put_in(cid, bytes, mode, lives_in_index(cid, bytes))
+        self.noting(self.put_in(cid, bytes, mode, lives_in_index(cid, bytes)))
     }
 
     /// As [`Upload::put`], for the end of a file whose other blocks are longer: it is a file as those are, however short,
@@ -195,7 +223,15 @@ impl Upload {
     /// # Errors
     /// As [`Upload::put`].
     pub fn put_last(&self, cid: &Cid, bytes: &[u8], mode: PutMode) -> Result<Put, StoreError> {
-        self.put_in(cid, bytes, mode, false)
+        self.noting(self.put_in(cid, bytes, mode, false))
+    }
+
+    /// Notes where there was no room.
+    fn noting<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if matches!(result, Err(StoreError::NoSpace(_))) {
+            self.state().no_room = true;
+        }
+        result
     }
 
     fn put_in(&self, cid: &Cid, bytes: &[u8], mode: PutMode, inline: bool) -> Result<Put, StoreError> {
@@ -219,6 +255,14 @@ impl Upload {
         let room = self.store.reserve(bytes.len() as u64)?;
         // Short ones are synced together at the end: a folder of many files has many of them.
         let durability = if bytes.len() > INLINE_MAX { Durability::Synced } else { Durability::Cache };
+        let is_own = row.is_none() && (inline || self.store.inner.disk.len(&digest).is_none());
+        if is_own {
+            // Noted before it is there: what fails half-way is looked for, too.
+            self.state().own.push(digest);
+            if !inline {
+                self.store.inner.leftovers.begin(digest)?;
+            }
+        }
         let (arrival, folder) = self.store.place(cid, bytes, durability, inline)?;
         let too_many = {
             let mut state = self.state();
@@ -279,7 +323,14 @@ impl Upload {
         if row.is_none() && waiting.is_none() {
             // Left by an upload that was killed, or cache that a crash took off the list: nobody has synced that.
             inner.disk.sync(digest)?;
+            let room = self.store.reserve(u64::from(len))?;
             let mut state = self.state();
+            state.reserved += room.bytes;
+            std::mem::forget(room);
+            if inner.leftovers.is_fresh(digest) {
+                // Another upload has just written it. Whichever of the two ends last answers for it.
+                state.own.push(*digest);
+            }
             state.folders.extend(inner.disk.path(digest).parent().map(PathBuf::from));
             state.wait_for_row(Arrival { digest: *digest, codec: cid.codec(), len, inline: None });
         }
@@ -305,6 +356,15 @@ impl Upload {
     /// # Errors
     /// [`StoreError::NoSpace`], [`StoreError::Io`], [`StoreError::Index`]; nothing is listed then.
     pub fn commit(&self, record: RootRecord) -> Result<(), StoreError> {
+        self.noting(self.try_commit(record))?;
+        let mut state = self.state();
+        (state.own, state.no_room) = (Vec::new(), false);
+        drop(state);
+        self.store.note_stored();
+        Ok(())
+    }
+
+    fn try_commit(&self, record: RootRecord) -> Result<(), StoreError> {
         self.sync_folders()?;
         let (blocks, arrivals) = {
             let state = self.state();
@@ -346,6 +406,7 @@ impl Upload {
             }
             Ok(())
         })?;
+        inner.leftovers.settled(arrivals.iter().map(|arrival| &arrival.digest));
         let mut state = self.state();
         arrivals.iter().for_each(|arrival| state.has_row(&arrival.digest));
         let counted: u64 = arrivals.iter().map(|arrival| u64::from(arrival.len)).sum();
@@ -399,15 +460,30 @@ fn same(cid: &Cid, stored: &[u8], bytes: &[u8]) -> Result<bool, StoreError> {
 
 impl Drop for Upload {
     fn drop(&mut self) {
+        let (mut no_room, unlisted) = {
+            let state = self.state();
+            (state.no_room, !state.waiting.is_empty())
+        };
         // Not committed: the blocks are listed as unreferenced, and wait out the grace period. The next upload takes what
         // is listed for durable.
-        if !self.state().waiting.is_empty()
+        if unlisted
+            && !(no_room && self.takes_back)
             && let Err(error) = self.keep()
         {
-            tracing::warn!("blocks of an upload that ended early wait for the sweep: {error}");
+            tracing::warn!("blocks of an upload that ended early are not listed: {error}");
+            no_room |= matches!(error, StoreError::NoSpace(_));
         }
         let state = std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
-        self.store.inner.reserved.fetch_sub(state.reserved, Ordering::Relaxed);
         self.store.inner.pins.unpin(&state.blocks);
+        if no_room
+            && self.takes_back
+            && let Err(error) = self.store.take_back(&state.own)
+        {
+            tracing::warn!(
+                "blocks of an upload for which there was no room wait for the next start: {error}"
+            );
+        }
+        // As long as its files are there, they count.
+        self.store.inner.reserved.fetch_sub(state.reserved, Ordering::Relaxed);
     }
 }

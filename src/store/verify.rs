@@ -38,17 +38,34 @@ impl Store {
         progress: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Verified, StoreError> {
         let mut found = Verified::default();
+        self.read_again(root, &mut found, progress)?;
+        if found.missing.len() as u64 > self.usage().missing {
+            // Lost before such blocks were listed.
+            let digests: Vec<Digest> = found.missing.iter().map(|cid| *cid.digest()).collect();
+            self.inner
+                .writer
+                .let_go(move |tables| digests.iter().try_for_each(|digest| tables.list_missing(digest)))?;
+        }
+        Ok(found)
+    }
+
+    fn read_again(
+        &self,
+        root: Option<&Cid>,
+        found: &mut Verified,
+        progress: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<(), StoreError> {
         if let Some(cid) = root {
             let Some(root) = self.inner.index.root(cid)? else {
-                return Ok(found);
+                return Ok(());
             };
             for part in 0.. {
                 let Some(digests) = self.inner.index.list(root.number, part)? else {
                     break;
                 };
                 for digest in &digests {
-                    if !self.verify_one(digest, &mut found, progress)? {
-                        return Ok(found);
+                    if !self.verify_one(digest, found, progress)? {
+                        return Ok(());
                     }
                 }
             }
@@ -59,13 +76,13 @@ impl Store {
                 let Some((last, _)) = page.last() else { break };
                 after = Some(*last);
                 for (digest, _) in &page {
-                    if !self.verify_one(digest, &mut found, progress)? {
-                        return Ok(found);
+                    if !self.verify_one(digest, found, progress)? {
+                        return Ok(());
                     }
                 }
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Whether a block's file, or its row where it is short, is here in its full length. Its bytes are not read.
@@ -153,7 +170,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`], [`StoreError::Index`].
     pub fn adopt_unknown(&self) -> Result<u64, StoreError> {
-        let upload = self.upload();
+        let upload = self.listing();
         let mut adopted = 0;
         self.inner.disk.walk(&mut |file| {
             let digest = file.digest;

@@ -274,7 +274,7 @@ fn what_cannot_be_read_is_an_error_from_the_start() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);
-    let report = machine.provide("a.bin", &[7; 5 << 20]);
+    let report = machine.provide("a.bin", &vec![7; 5 << 20]);
     let folder = machine.home().join("folder");
     std::fs::create_dir(&folder).and_then(|()| std::fs::write(folder.join("x"), "x")).expect("made");
     let folder = machine.run(["provide".as_ref(), folder.as_os_str(), "--json".as_ref()]).ok().json();

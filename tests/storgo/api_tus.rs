@@ -279,3 +279,19 @@ fn an_upload_that_goes_on_is_not_taken_over() {
     answer(first, false).is(204);
     answer(second, false).refuses(409, "bad_request");
 }
+
+#[test]
+fn a_name_that_no_file_can_have_is_refused_before_its_bytes_come() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let name = "n".repeat(256);
+    let metadata = format!("filename {}", BASE64.encode(name.as_bytes()));
+    let headers = [TUS, ("upload-length", "5"), ("upload-metadata", metadata.as_str())];
+    let path = format!("/api/v1/files?name={name}");
+    for refused in [api.ask("POST", "/api/v1/uploads", &headers, b""), api.ask("POST", &path, &[], b"bytes")]
+    {
+        assert_eq!(refused.is(400).json()["code"], "bad_request");
+    }
+    assert_eq!(api.get("/api/v1/files").json()["total"], 0);
+}

@@ -43,13 +43,30 @@ fn a_damaged_block_on_the_only_provider_is_named_and_set_aside() {
     let verified = writer.run(["verify", "file", "--json"]).ends(7).json();
     assert_eq!(verified["missing"], serde_json::json!([block]));
     writer.run(["get", "file", "-o", "-"]).ends(7);
-    assert!(writer.run(["doctor"]).ok().text().contains("damaged"));
+    assert!(writer.run(["doctor"]).ok().text().contains("1 block that files here need"));
+    let says = |missing: u64| {
+        let (info, listed) = (writer.run(["info", "file"]).ok(), writer.run(["ls"]).ok());
+        assert_eq!(
+            info.text().contains("not whole: 1 block missing or damaged"),
+            missing > 0,
+            "{}",
+            info.text()
+        );
+        assert_eq!(listed.text().contains("damaged"), missing > 0, "{}", listed.text());
+        assert_eq!(writer.run(["info", "file", "--json"]).ok().json()["missing"], missing);
+        assert_eq!(writer.run(["ls", "--json"]).ok().json()[0]["missing"], missing);
+        assert_eq!(writer.status()["missing"], missing);
+    };
+    says(1);
 
     // The same file once more brings back what was missing, and nothing else.
     let again = writer.provide("file", &bytes);
     assert_eq!((&again["cid"], &again["new_blocks"]), (&report["cid"], &1.into()));
     assert!(reader.run(["get", link(&report), "-o", "-"]).ok().stdout == bytes);
     writer.run(["verify"]).ok();
+    says(0);
+    let found = writer.run(["doctor"]).ok();
+    assert!(found.text().contains("none is missing now"), "{}", found.text());
 }
 
 #[test]
@@ -62,6 +79,8 @@ fn a_damaged_block_is_found_without_a_node_and_without_a_wait() {
     let block = done.json()["bad"][0].as_str().expect("a CID").to_owned();
     let done = machine.run(["get", "file", "-o", "got", "--force", "--timeout", "2s"]);
     assert_eq!(named_block(&done.fails(7, &[]).stderr), block);
+    assert_eq!(machine.run(["info", "file", "--json"]).ok().json()["missing"], 1);
+    assert!(machine.run(["ls"]).ok().text().contains("damaged"));
     assert!(!machine.home().join("got").exists());
 }
 
@@ -103,7 +122,16 @@ fn a_quota_is_a_limit_and_leaves_nothing_behind() {
         machine.run(["provide".as_ref(), small.as_os_str(), "--no-serve".as_ref()]).ok();
         let big = machine.file("big", &noise(5, 40 << 20));
         let provide = ["provide".as_ref(), big.as_os_str(), "--no-serve".as_ref()];
-        machine.run(provide).fails(13, &["storage.capacity", "hint"]);
+        let before = block_files(&machine).len();
+        for _ in 0..2 {
+            let done =
+                machine.run(provide).fails(13, &["of 2097152 bytes are in use", "storage.capacity", "hint"]);
+            assert!(!done.stderr.contains(" 0 of"), "{}", done.stderr);
+            assert_eq!(block_files(&machine).len(), before, "what it wrote is gone with it");
+        }
+        let fits = machine.file("fits", &noise(6, 1_500_000));
+        machine.run(["provide".as_ref(), fits.as_os_str(), "--no-serve".as_ref()]).ok();
+        machine.run(["rm", "fits"]).ok();
         let listed = machine.run(["ls", "--json"]).ok().json();
         assert_eq!(listed.as_array().map(Vec::len), Some(1));
         assert_eq!(machine.run(["get", "small", "-o", "-"]).ok().stdout, machine.read("small"));

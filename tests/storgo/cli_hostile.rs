@@ -123,7 +123,6 @@ fn what_cannot_be_read_is_named_and_nothing_is_stored() {
         };
         refused("..", 2, &["inner/link", "leads back", "symbolic link"]);
         refused("link", 1, &["inner/link", "symbolic link to link"]);
-        refused("/nowhere", 4, &["inner/link", "symbolic link to /nowhere"]);
         // A file that is shorter than it says: its end is found when half of the folder is on its way.
         refused("/sys/devices/system/cpu/online", 1, &["inner/link", "shorter"]);
         let latin = folder.join(OsStr::from_bytes(b"caf\xe9"));
@@ -189,15 +188,17 @@ fn what_is_no_file_in_a_folder_is_left_out_and_named() {
     fs::write(folder.join("a"), b"bytes").expect("written");
     let _socket = std::os::unix::net::UnixListener::bind(folder.join("inner/socket")).expect("bound");
     symlink("/dev/null", folder.join("device")).expect("made");
+    symlink("/nowhere", folder.join("dangling")).expect("made");
     let pipe = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, folder.join("pipe"), rustix::fs::FileType::Fifo, pipe, 0)
         .expect("made");
     let _node = machine.start::<&str>([]);
     let done = machine.run(["provide", "folder"]).ends(3);
-    for name in ["inner/socket", "device", "pipe"] {
+    for name in ["inner/socket", "device", "pipe", "dangling"] {
         assert!(done.stderr.contains(&format!("skipped folder/{name}")), "{}", done.stderr);
     }
-    assert!(done.stderr.contains("stored without 3 items"), "{}", done.stderr);
+    assert!(done.stderr.contains("symbolic link to /nowhere, which is not there"), "{}", done.stderr);
+    assert!(done.stderr.contains("stored without 4 items"), "{}", done.stderr);
     machine.run(["get", &done.one_line(), "-o", "copy"]).ok();
     assert_eq!(machine.read("copy/a"), b"bytes");
     assert_eq!(
@@ -235,4 +236,43 @@ fn several_paths_give_a_link_each_and_what_is_not_there_is_found_first() {
         "{}",
         done.stderr
     );
+}
+
+#[test]
+fn a_name_that_no_file_can_have_is_refused_before_anything_is_stored() {
+    for runs in [true, false] {
+        let machine = Machine::new();
+        let _node = runs.then(|| machine.start::<&str>([]));
+        let name = "n".repeat(256);
+        machine
+            .run_with(["provide", "-", "--name", &name, "--no-serve"], b"bytes")
+            .fails(2, &["256 bytes", "255 at most"]);
+        assert_eq!(machine.run(["ls", "--json"]).ok().json(), serde_json::json!([]));
+        let link =
+            machine.run_with(["provide", "-", "--name", &name[1..], "--no-serve"], b"bytes").ok().one_line();
+        machine.run(["get", &link]).ok();
+        assert_eq!(machine.read(&name[1..]), b"bytes");
+    }
+}
+
+#[test]
+fn a_standard_input_that_is_closed_is_no_empty_file() {
+    let machine = Machine::new();
+    let provide = |redirected: &str| {
+        let mut command = std::process::Command::new("sh");
+        let storgo = machine.command();
+        let line = format!("exec \"$0\" provide - --no-serve {redirected}");
+        command.arg("-c").arg(line).arg(storgo.get_program()).args(storgo.get_args());
+        command.current_dir(storgo.get_current_dir().unwrap_or(machine.home()));
+        for (key, value) in storgo.get_envs() {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        super::binary::Done::of(command)
+    };
+    provide("<&-").fails(2, &["standard input is closed"]);
+    assert_eq!(machine.run(["ls", "--json"]).ok().json(), serde_json::json!([]));
+    provide("</dev/null").ok();
 }

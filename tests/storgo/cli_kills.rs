@@ -196,3 +196,28 @@ fn what_a_killed_get_left_behind_is_cleared_away_by_the_next_one() {
         assert!(parts().is_empty());
     }
 }
+
+#[test]
+fn what_a_killed_or_interrupted_upload_has_left_counts() {
+    let machine = Machine::new();
+    for end in [None, Some(rustix::process::Signal::INT)] {
+        let bytes = noise(if end.is_some() { 77 } else { 78 }, 8 << 20);
+        let before = block_files(&machine).len();
+        let mut provide = machine.fed(["provide", "-", "--name", "file", "--no-serve"]);
+        provide.feed(&bytes[..6 << 20]);
+        eventually("some blocks are written", || block_files(&machine).len() >= before + 3);
+        match end {
+            None => provide.kill(),
+            Some(signal) => assert_eq!(provide.end_by(signal), Some(130)),
+        }
+        let on_disk = bytes_on_disk(&machine);
+        let node = machine.start::<&str>([]);
+        let counted = number(&machine, "stored_bytes");
+        assert!(counted >= on_disk, "{counted} of {on_disk} bytes are counted");
+        drop(node);
+        // And the next try sends them no second time.
+        let report = machine.run_with(["provide", "-", "--no-serve", "--json"], &bytes).ok().json();
+        let (blocks, new) = (report["blocks"].as_u64(), report["new_blocks"].as_u64());
+        assert!(new.expect("a number") + 3 <= blocks.expect("a number"), "{report}");
+    }
+}

@@ -52,6 +52,11 @@ fn files_are_read_by_their_links_when_the_index_is_lost_altogether() {
         }
         // Never a new one in its place, which would call all blocks leftovers.
         machine.run(["ls"]).fails(1, &["verify --rebuild-index"]);
+        if lost {
+            let found = machine.run(["doctor"]).ends(1);
+            assert!(found.text().contains("index.redb is gone"), "{}", found.text());
+            assert!(found.text().contains("verify --rebuild-index"), "{}", found.text());
+        }
         rebuild(&machine);
         assert!(machine.run(["get", &file, "-o", "-"]).ok().stdout == bytes);
         let out = format!("out-{lost}");
@@ -184,4 +189,32 @@ fn nobody_else_can_read_an_index_whatever_the_umask_and_the_folder_allow() {
         assert_eq!(mode(&index), 0o600);
     }
     machine.run(["doctor"]).ok();
+}
+
+#[test]
+fn an_older_index_put_in_place_of_the_newest_costs_no_block() {
+    let machine = Machine::new();
+    let (old, new) = (noise(7, LEN), noise(8, LEN));
+    provide(&machine, &machine.file("old", &old));
+    let (index, copy) = (machine.data().join("index.redb"), machine.home().join("copy"));
+    fs::copy(&index, &copy).expect("copied");
+    let link = provide(&machine, &machine.file("new", &new));
+    fs::copy(&copy, &index).expect("copied");
+
+    machine.run(["gc", "--now"]).fails(7, &["older than the blocks", "verify --rebuild-index"]);
+    let node = machine.start::<&str>([]);
+    assert_eq!(machine.status()["index_behind"], true);
+    assert!(machine.run(["status"]).ok().text().contains("older than the blocks"));
+    let found = machine.run(["doctor"]).ends(1);
+    assert!(found.text().contains("verify --rebuild-index"), "{}", found.text());
+    assert!(machine.run(["get", "old", "-o", "-"]).ok().stdout == old);
+    drop(node);
+
+    rebuild(&machine);
+    for _ in 0..2 {
+        assert!(machine.run(["get", &link, "-o", "-"]).ok().stdout == new);
+        machine.run(["gc", "--now"]).ok();
+    }
+    assert_eq!(names(&machine), ["old"]);
+    machine.run(["verify"]).ok();
 }

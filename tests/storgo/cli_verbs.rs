@@ -165,7 +165,10 @@ fn settings_say_where_they_come_from() {
     machine.run(["config", "check"]).fails(2, &["config.toml", "did you mean \"cache.size\""]);
     let done = machine.run(["config", "show"]).fails(2, &["did you mean", "storage.capacity, cache.size"]);
     assert!(!done.stderr.contains("config show"), "{}", done.stderr);
+    let probe = machine.data().join(".doctor-0123abcd");
+    std::fs::write(&probe, b"x").expect("written");
     let found = machine.run(["doctor"]).ends(1);
+    assert!(!probe.exists(), "what a check has left that was killed is gone");
     assert!(found.text().contains("did you mean \"cache.size\""), "{}", found.text());
     assert!(found.text().contains("ok    data"), "and the other checks are made: {}", found.text());
     std::fs::write(&path, "cache = [").expect("written");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId, identity::Keypair, multiaddr::Protocol};
 use storgo::net::{NetEvent, RememberedPeer};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
@@ -161,4 +161,44 @@ async fn who_refuses_on_one_transport_is_not_waited_for_on_the_other() {
     within("refused", node.net.open(gone)).await.expect_err("nobody is there");
     // A handshake on QUIC may take five seconds.
     assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+}
+
+/// Whether the hub itself holds a record of this provider: a provider that is asked names itself, whatever others know.
+async fn holds(hub: &Member, provider: PeerId) -> bool {
+    let records = hub.net.snapshot().await.expect("a snapshot").records;
+    let id = provider.to_bytes();
+    records.windows(id.len()).any(|part| part == id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_outlives_its_time_where_it_is_announced_again_and_ends_where_it_is_not() {
+    const TTL: Duration = Duration::from_secs(3);
+    let hub = start(|options| options.record_ttl = TTL).await;
+    let keeper = start(|options| {
+        options.bootstrap = hub.net.listen_addrs();
+        options.republish = TTL / 10;
+    })
+    .await;
+    let gone = start(|options| options.bootstrap = hub.net.listen_addrs()).await;
+    let (kept_id, gone_id) = (keeper.net.peer_id(), gone.net.peer_id());
+    let mut announcements = keeper.net.events();
+    let begun = Instant::now();
+    for provider in [&keeper, &gone] {
+        provider.net.provide(root(1)).await;
+        within("announced", provider.net.announced(root(1))).await.expect("announced");
+    }
+    within("both are known", async { while !holds(&hub, gone_id).await {} }).await;
+    // It ends without a word to anybody, and so does its record.
+    gone.net.shutdown().await;
+    let outlived = async {
+        loop {
+            until(&mut announcements, |event| matches!(event, NetEvent::Announced { .. })).await;
+            if begun.elapsed() > 3 * TTL && holds(&hub, kept_id).await && !holds(&hub, gone_id).await {
+                return;
+            }
+        }
+    };
+    within("outlived", outlived).await;
+    keeper.net.shutdown().await;
+    within("ended", async { while holds(&hub, kept_id).await {} }).await;
 }

@@ -71,7 +71,8 @@ impl Bits {
 
 /// What this node says of itself.
 pub(super) fn status(store: &Store, region: Option<&str>, capacity: Option<u64>) -> Response {
-    let used = store.usage().bytes;
+    let usage = store.usage();
+    let used = usage.bytes + usage.pending_bytes;
     let room = capacity.map(|capacity| capacity.saturating_sub(used));
     let free = match (room, store.disk_free()) {
         (Some(room), Some(disk)) => Some(room.min(disk)),

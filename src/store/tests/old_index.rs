@@ -1,0 +1,63 @@
+//! An index that is older than the blocks beside it.
+
+use super::*;
+
+/// A store that lists `a`, an index of which is put back after `b` was stored.
+fn set_back(dir: &TempDir, a: &(Cid, Vec<u8>), b: &(Cid, Vec<u8>)) {
+    let (index, copy) = (dir.path().join("data/index.redb"), dir.path().join("copy"));
+    store_all(&open(dir), std::slice::from_ref(a));
+    fs::copy(&index, &copy).expect("copied");
+    store_all(&open(dir), std::slice::from_ref(b));
+    fs::copy(&copy, &index).expect("copied");
+}
+
+#[test]
+fn an_older_index_is_known_as_such_and_removes_nothing_until_it_is_made_anew() {
+    let dir = TempDir::new().expect("a folder");
+    let [a, b, c] = [1, 2, 3].map(|n| block(n, LONG));
+    set_back(&dir, &a, &b);
+    for again in [false, true] {
+        let store = open(&dir);
+        assert!(store.is_index_behind(), "{again}");
+        for refused in [Store::collect, Store::sweep, Store::purge] {
+            assert!(matches!(refused(&store), Err(StoreError::IndexBehind)));
+        }
+        assert!(file_of(&store, &b.0).exists());
+        assert!(store.get(&a.0).expect("read").as_ref() == Some(&a.1));
+        // It comes as far as the one that is lost, and knows no more of what that knew.
+        store_all(&store, &[c.clone(), block(4, LONG)]);
+    }
+    let (store, _) = Store::rebuild(options(&dir)).expect("rebuilt");
+    assert!(!store.is_index_behind());
+    for (cid, bytes) in [&a, &b, &c] {
+        assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
+    }
+    drop(store);
+    let store = open(&dir);
+    assert!(!store.is_index_behind());
+    store.purge().expect("purged");
+    assert!(store.get(&c.0).expect("read") == Some(c.1));
+}
+
+#[test]
+fn an_index_of_the_time_before_a_rebuild_is_old() {
+    let dir = TempDir::new().expect("a folder");
+    let (a, b) = (block(1, LONG), block(2, LONG));
+    set_back(&dir, &a, &b);
+    drop(Store::rebuild(options(&dir)).expect("rebuilt"));
+    fs::copy(dir.path().join("copy"), dir.path().join("data/index.redb")).expect("copied");
+    assert!(open(&dir).is_index_behind());
+}
+
+#[test]
+fn a_restart_or_a_kill_makes_no_index_old() {
+    let dir = TempDir::new().expect("a folder");
+    for n in 0..3 {
+        let store = open(&dir);
+        assert!(!store.is_index_behind());
+        store_all(&store, &[block(n, LONG)]);
+        // What a kill leaves: this number, and an index that is at least as far.
+        let number = super::newest::on_record(store.dir());
+        assert!(number <= store.inner.index.next_number().expect("read"));
+    }
+}

@@ -1,0 +1,214 @@
+//! Uploads that come to no end: what stays of them, what goes, and what counts.
+
+use super::*;
+
+fn limited(dir: &TempDir, blocks: usize) -> Store {
+    let capacity = Some((blocks * LONG) as u64);
+    let grace = Duration::from_secs(3600);
+    Store::open(StoreOptions { capacity, grace, ..options(dir) }).expect("opens")
+}
+
+fn put(upload: &Upload, (cid, bytes): &(Cid, Vec<u8>)) -> Put {
+    upload.put(cid, bytes, PutMode::Sealed).expect("put")
+}
+
+/// Puts blocks that there is no room for.
+fn overflow(upload: &Upload) {
+    let (cid, bytes) = block(99, 10 * LONG);
+    assert!(matches!(upload.put(&cid, &bytes, PutMode::Sealed), Err(StoreError::NoSpace(_))));
+}
+
+/// All block files.
+fn files(store: &Store) -> usize {
+    let mut count = 0;
+    let walked = store.inner.disk.walk(&mut |_| {
+        count += 1;
+        Ok(true)
+    });
+    walked.map(|()| count).expect("walked")
+}
+
+#[test]
+fn an_upload_for_which_there_is_no_room_takes_back_what_it_wrote_and_nothing_else() {
+    let dir = TempDir::new().expect("a folder");
+    let store = limited(&dir, 4);
+    let kept = block(0, LONG);
+    store_all(&store, std::slice::from_ref(&kept));
+    for _ in 0..3 {
+        let upload = store.upload();
+        assert_eq!(put(&upload, &kept), Put::Known);
+        for block in [block(1, LONG), block(2, LONG), block(3, 100)] {
+            assert_eq!(put(&upload, &block), Put::New);
+        }
+        assert_eq!(store.usage().pending_bytes, 2 * LONG as u64 + 100);
+        overflow(&upload);
+        drop(upload);
+        assert_eq!((files(&store), store.usage().blocks, store.usage().pending_bytes), (1, 1, 0));
+    }
+    assert!(store.get(&kept.0).expect("read") == Some(kept.1));
+    store_all(&store, &[block(1, LONG), block(2, LONG), block(4, LONG)]);
+    assert_eq!(store.usage().bytes, 4 * LONG as u64);
+}
+
+#[test]
+fn of_two_uploads_of_the_same_bytes_one_that_fails_takes_nothing_from_the_other() {
+    for both_fail in [false, true] {
+        let dir = TempDir::new().expect("a folder");
+        let store = limited(&dir, 5);
+        let shared = block(1, LONG);
+        let (first, second) = (store.upload(), store.upload());
+        assert_eq!(put(&first, &shared), Put::New);
+        put(&second, &shared);
+        overflow(&first);
+        drop(first);
+        assert!(file_of(&store, &shared.0).exists());
+        assert!(store.usage().pending_bytes >= LONG as u64, "it counts for the one that is left");
+        if both_fail {
+            overflow(&second);
+            drop(second);
+            assert_eq!((files(&store), store.usage()), (0, Usage::default()));
+        } else {
+            second.commit(record(&shared.0)).expect("committed");
+            drop(second);
+            assert!(store.get(&shared.0).expect("read").as_ref() == Some(&shared.1));
+            assert_eq!((store.usage().bytes, store.usage().pending_bytes), (LONG as u64, 0));
+        }
+    }
+}
+
+#[test]
+fn uploads_that_fail_beside_others_that_do_not_never_take_a_block_from_them() {
+    let dir = TempDir::new().expect("a folder");
+    let store = limited(&dir, 60);
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let store = &store;
+            scope.spawn(move || {
+                for round in 0..40 {
+                    let blocks = [block(1000 + worker * 100 + round, 10), block(round, LONG), block(7, LONG)];
+                    if worker % 2 == 0 {
+                        let upload = store.upload();
+                        for block in &blocks {
+                            put(&upload, block);
+                        }
+                        let (cid, bytes) = block(99, 70 * LONG);
+                        upload.put(&cid, &bytes, PutMode::Sealed).expect_err("no room");
+                    } else {
+                        store_all(store, &blocks);
+                        for (cid, bytes) in &blocks {
+                            assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let verified = store.verify(None, &mut |_| true).expect("verified");
+    assert!(verified.bad.is_empty() && verified.missing.is_empty(), "{verified:?}");
+    assert_eq!(files(&store), 40, "what nobody has committed is gone, all else is there");
+    assert_eq!(store.usage().pending_bytes, 0);
+}
+
+#[test]
+fn an_upload_that_was_cut_off_counts_and_is_found_by_the_next() {
+    let dir = TempDir::new().expect("a folder");
+    let store = limited(&dir, 3);
+    let (a, b) = (block(1, LONG), block(2, LONG));
+    let upload = store.upload();
+    put(&upload, &a);
+    put(&upload, &b);
+    drop(upload);
+    assert_eq!((store.usage().bytes, store.usage().pending_bytes), (2 * LONG as u64, 0));
+    assert_eq!(store_all(&store, &[a, b, block(3, LONG)]), [Put::Known, Put::Known, Put::New]);
+}
+
+/// What a kill at this moment would leave, under another name.
+fn as_killed(dir: &TempDir) -> TempDir {
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).expect("made");
+        let mut items: Vec<PathBuf> =
+            fs::read_dir(from).expect("listed").map(|item| item.expect("read").path()).collect();
+        // The mark first: it is older than what it stands for.
+        items.sort_by_key(|path| path.is_dir());
+        for path in items {
+            let to = to.join(path.file_name().expect("a name"));
+            if path.is_dir() {
+                copy(&path, &to);
+            } else {
+                fs::copy(&path, &to).expect("copied");
+            }
+        }
+    }
+    let killed = TempDir::new().expect("a folder");
+    copy(&dir.path().join("data"), &killed.path().join("data"));
+    killed
+}
+
+#[test]
+fn what_a_killed_upload_has_left_counts_from_the_next_start_on() {
+    for layout in [Layout::Sharded, Layout::Segments, Layout::Flat] {
+        let dir = TempDir::new().expect("a folder");
+        let with = |dir: &TempDir| StoreOptions {
+            layout,
+            capacity: Some(3 * LONG as u64),
+            grace: Duration::from_secs(3600),
+            ..options(dir)
+        };
+        let store = Store::open(with(&dir)).expect("opens");
+        let (a, b) = (block(1, LONG), block(2, LONG));
+        let upload = store.upload();
+        put(&upload, &a);
+        put(&upload, &b);
+        let killed = as_killed(&dir);
+        drop(upload);
+        let store = Store::open(with(&killed)).expect("opens");
+        assert_eq!((store.usage().bytes, store.usage().unreferenced), (2 * LONG as u64, 2), "{layout}");
+        let upload = store.upload();
+        put(&upload, &block(3, LONG));
+        let (cid, bytes) = block(4, LONG);
+        let full = upload.put(&cid, &bytes, PutMode::Sealed).expect_err("a hard limit").to_string();
+        assert!(full.contains(&format!("{} of {} bytes", 2 * LONG, 3 * LONG)), "{full}");
+        drop(upload);
+        assert_eq!(store_all(&store, &[a, b]), [Put::Known; 2]);
+    }
+}
+
+#[test]
+fn a_store_that_is_closed_in_order_leaves_no_mark() {
+    let dir = TempDir::new().expect("a folder");
+    let mark = dir.path().join("data/uploading");
+    for n in 0..2 {
+        let store = open(&dir);
+        let upload = store.upload();
+        put(&upload, &block(n, LONG));
+        assert!(mark.exists());
+        drop(upload);
+        assert!(mark.exists(), "made once, and not for each upload");
+        drop(store);
+        assert!(!mark.exists());
+    }
+}
+
+#[test]
+fn blocks_that_are_missing_are_known_by_file_until_they_are_mended() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let [a, b, shared] = [1, 2, 3].map(|n| block(n, LONG));
+    store_all(&store, &[a.clone(), shared.clone()]);
+    store_all(&store, &[b.clone(), shared.clone()]);
+    let both = [a.0, b.0];
+    for (lost, counts) in [(&shared, [1, 1]), (&a, [1, 0])] {
+        assert_eq!(store.missing(&both).expect("asked"), [0, 0]);
+        fs::remove_file(file_of(&store, &lost.0)).expect("removed");
+        store.verify(None, &mut |_| true).expect("verified");
+        assert_eq!((store.missing(&both).expect("asked"), store.usage().missing), (counts.to_vec(), 1));
+        drop(store.upload());
+        store.put_cached(&lost.0, &lost.1).expect("mended");
+    }
+    // Removed with its file, a block is missed by nobody.
+    fs::remove_file(file_of(&store, &b.0)).expect("removed");
+    assert!(store.get(&b.0).expect("read").is_none());
+    assert_eq!(store.usage().missing, 1);
+    store.remove_root(&b.0).expect("removed");
+    assert_eq!((store.missing(&both).expect("asked"), store.usage().missing), (vec![0, 0], 0));
+}
