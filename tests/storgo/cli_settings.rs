@@ -51,9 +51,9 @@ fn what_cannot_work_is_refused_by_the_check_as_by_a_start() {
         assert!(found.contains(key) && found.contains(word), "{found}");
     }
     // The same by a flag and by a variable, each named.
+    std::fs::remove_file(&file).expect("removed");
     machine.run(["config", "check", "--timeout", "0"]).fails(2, &["--timeout", "timeout = \"0\""]);
     let mut command = machine.command();
-    std::fs::remove_file(&file).expect("removed");
     command.args(["config", "check"]).env("STORGO_MAX_CONNECTIONS", "0");
     super::binary::Done::of(command).fails(2, &["$STORGO_MAX_CONNECTIONS", "max.connections = \"0\""]);
 }
