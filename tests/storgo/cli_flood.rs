@@ -163,7 +163,9 @@ fn a_node_that_is_attacked_from_all_sides_keeps_to_its_memory_and_serves_who_beh
     let peak = peak_kib(&node);
     stop.store(true, Ordering::Relaxed);
     runtime.block_on(futures::future::join_all(peers));
-    noisy.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    for thread in noisy {
+        thread.join().expect("no panic");
+    }
     eprintln!("peak {} MiB", peak >> 10);
     assert!(peak < BOUND_KIB, "{} MiB", peak >> 10);
     machine.run(["status"]).ok();
