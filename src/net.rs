@@ -12,6 +12,7 @@ mod announce;
 mod behaviour;
 mod book;
 mod discovery;
+mod expected;
 mod keep;
 mod mux;
 mod proof;

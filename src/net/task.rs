@@ -8,7 +8,7 @@ mod twins;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -101,7 +101,10 @@ pub(super) async fn start(
 ) -> Result<Task, NetError> {
     let local = options.keypair.public().to_peer_id();
     let (relay_transport, relay_client) = relay::client::new(local);
-    let transport = transport::build(&options.keypair, options.membership.as_ref(), relay_transport)?;
+    let self_calls = Arc::<AtomicU64>::default();
+    let counted = Arc::clone(&self_calls);
+    let transport =
+        transport::build(&options.keypair, options.membership.as_ref(), relay_transport, counted)?;
     let behaviour = Behaviour::new(&options, &options.keypair, relay_client, incoming);
     let config = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(options.idle_timeout)
@@ -124,7 +127,7 @@ pub(super) async fn start(
         dialing: HashMap::new(),
         dials: Dials::default(),
         relays: Relays::default(),
-        twins: Twins::default(),
+        twins: Twins::new(self_calls),
         opening: HashMap::new(),
         leaving: HashMap::new(),
         queries: HashMap::new(),

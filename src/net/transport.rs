@@ -1,6 +1,9 @@
 //! How bytes get from node to node: TCP with Noise and Yamux, QUIC, relays, DNS names; memory for tests.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use libp2p::{
     PeerId, Transport,
@@ -14,17 +17,18 @@ use libp2p::{
     noise, quic, relay, tcp,
 };
 
-use super::{NetError, mux::Bulk, proof, refusal::Refusals, socket::Buffered};
+use super::{NetError, expected::Expected, mux::Bulk, proof, refusal::Refusals, socket::Buffered};
 use crate::content::secret::MembershipKey;
 
 /// How long a connection may take until it is ready.
 const SETUP: Duration = Duration::from_secs(15);
 
-/// All transports as one.
+/// All transports as one. `self_calls` counts calls that were meant for others and reached ourselves.
 pub(super) fn build(
     keypair: &Keypair,
     membership: Option<&MembershipKey>,
     relay: relay::client::Transport,
+    self_calls: Arc<AtomicU64>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NetError> {
     let noise = noise_config(keypair, membership)?;
     let local = keypair.public().to_peer_id();
@@ -46,7 +50,8 @@ pub(super) fn build(
         .map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)))
         .and_then(move |connection, endpoint| proof::run(membership.clone(), local, connection, endpoint));
     let both = OrTransport::new(quic, upgraded).map(|either, _| either.into_inner());
-    Ok(with_names(both)?.map(|connection, _| connection).boxed())
+    let inner = with_names(both)?.map(|connection, _| connection).boxed();
+    Ok(Expected { inner, local, self_calls }.boxed())
 }
 
 fn noise_config(keypair: &Keypair, membership: Option<&MembershipKey>) -> Result<noise::Config, NetError> {

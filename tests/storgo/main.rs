@@ -41,6 +41,7 @@ mod net_gate;
 mod net_keep;
 mod net_open;
 mod net_slow;
+mod relayed;
 mod removal;
 mod store_damage;
 mod store_full_disk;

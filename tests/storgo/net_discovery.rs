@@ -202,3 +202,22 @@ async fn a_record_outlives_its_time_where_it_is_announced_again_and_ends_where_i
     keeper.net.shutdown().await;
     within("ended", async { while holds(&hub, kept_id).await {} }).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_leads_to_somebody_else_costs_itself_and_not_the_call() {
+    let bare = |addr: &Multiaddr| addr.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect();
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let own: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("a multiaddr");
+    let third = start(|options| options.listen = vec![tcp()]).await;
+    let peer = start(|options| options.listen = vec![tcp()]).await;
+    // As a machine in another home says it, where the same addresses mean others: here this very node, and a third.
+    let [elsewhere, at] = [&third, &peer].map(|member| bare(&member.net.listen_addrs()[0]));
+    let told = RememberedPeer { peer: peer.net.peer_id(), addrs: vec![own.clone(), elsewhere, at] };
+    let node = start(|options| {
+        options.listen = vec![own];
+        options.remembered = vec![told];
+    })
+    .await;
+    within("opened", node.net.open(peer.net.peer_id())).await.expect("opened");
+}

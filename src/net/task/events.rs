@@ -9,7 +9,7 @@ use libp2p::{
 use tokio::time::Instant;
 
 use super::Task;
-use crate::net::{NetEvent, behaviour::BehaviourEvent};
+use crate::net::{NetEvent, behaviour::BehaviourEvent, book::is_relayed};
 
 impl Task {
     pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -75,7 +75,13 @@ impl Task {
     }
 
     fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, first: bool) {
-        let addr = endpoint.get_remote_address().clone();
+        let addr = match endpoint {
+            // Through a relay, a caller's own address is its name alone: where it comes from is the relay.
+            ConnectedPoint::Listener { local_addr, .. } if is_relayed(local_addr) => {
+                local_addr.clone().with_p2p(peer).unwrap_or_else(|addr| addr)
+            }
+            _ => endpoint.get_remote_address().clone(),
+        };
         self.dials.ended(id);
         let alone = self.look(|shared| shared.peers.is_empty());
         let unreachable = &mut self.swarm.behaviour_mut().unreachable;

@@ -3,7 +3,13 @@
 //! A call whose other end has our own peer id is either one to ourselves (a bootstrap address that is our own), and then
 //! both of its ends are here, or one to or from such a machine.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use libp2p::Multiaddr;
 use tokio::time::Instant;
@@ -14,6 +20,9 @@ const PAIR: Duration = Duration::from_secs(3);
 /// Calls in which both ends have our identity.
 #[derive(Default)]
 pub(super) struct Twins {
+    /// Calls for others that reached ourselves, and how many of them have been seen.
+    self_calls: Arc<AtomicU64>,
+    seen: u64,
     made: Option<Multiaddr>,
     taken: Option<Multiaddr>,
     /// When a caller was last refused, whoever it was.
@@ -24,6 +33,10 @@ pub(super) struct Twins {
 }
 
 impl Twins {
+    pub(super) fn new(self_calls: Arc<AtomicU64>) -> Self {
+        Self { self_calls, ..Self::default() }
+    }
+
     /// We have called, and it was us who answered.
     pub(super) fn made(&mut self, addr: Multiaddr, now: Instant) {
         self.made = Some(addr);
@@ -49,9 +62,11 @@ impl Twins {
         self.due.take_if(|due| *due <= now)?;
         // One who hangs up early is seen here as any caller who was refused.
         let refused = self.refused.is_some_and(|at| at + 2 * PAIR > now);
+        let calls = self.self_calls.load(Ordering::Relaxed);
+        let called_for_others = std::mem::replace(&mut self.seen, calls) != calls;
         let met = match (self.made.take(), self.taken.take()) {
             (Some(called), None) if !refused => Some(called),
-            (None, Some(caller)) => Some(caller),
+            (None, Some(caller)) if !called_for_others => Some(caller),
             _ => None,
         };
         let news = met.filter(|_| !self.told)?;
@@ -77,6 +92,11 @@ mod tests {
             twins.made(addr(1), now);
             assert_eq!((twins.met(now), twins.met(now + PAIR), twins.next_due()), (None, None, None));
         }
+        // Whoever was called for another peer: its own address was told of that one.
+        let mut twins = Twins::default();
+        twins.self_calls.fetch_add(1, Ordering::Relaxed);
+        twins.refused(addr(2), true, now);
+        assert_eq!(twins.met(now + PAIR), None);
         for called in [true, false] {
             let mut twins = Twins::default();
             for met in [Some(addr(1)), None] {
