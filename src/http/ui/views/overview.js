@@ -69,8 +69,8 @@ export function sentence(status, { lacking, kept }) {
     : 'No peer is connected, so nobody else can read them now.';
   return {
     tone: 'warn',
-    head: `${many} kept on this disk alone, as far as is promised. ${reach}`,
-    text: 'No other node has been asked to keep a copy: others hold what they have read, for as long as they like. Losing this disk can lose the files.',
+    head: `${many} kept on this disk, and no other node has promised a copy. ${reach}`,
+    text: 'Copies are not made by themselves yet: others hold what they have read, for as long as they like. Losing this disk can lose the files.',
   };
 }
 

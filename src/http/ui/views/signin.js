@@ -21,7 +21,8 @@ export function show({ body, signal }) {
   const button = h('button', { type: 'submit', class: 'main' }, 'Sign in');
   const say = () => {
     const why = session.refused;
-    wrong.textContent = why ? [why.message, why.hint].filter(Boolean).join(' ') : '';
+    // What a program does about 401 is its hint; what a person does stands here.
+    wrong.textContent = why ? [why.message, why.status !== 401 && why.hint].filter(Boolean).join(' ') : '';
   };
   const form = h(
     'form',
