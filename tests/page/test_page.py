@@ -302,11 +302,15 @@ class ThePage(unittest.TestCase):
         page = window.page
         window.go("files")
         window.throttle(4 * MIB)
-        window.drop([(name, "application/octet-stream", pattern(20 * MIB + number)) for number, name in enumerate(["one.bin", "two.bin"])])
+        window.drop([(name, "application/octet-stream", pattern(13 * MIB + number)) for number, name in enumerate(["one.bin", "two.bin"])])
         two = self.begin(window, "two.bin")
         two.get_by_role("button", name="Pause").click()
         window.throttle(None)
         cid = self.stored(window, "one.bin")
+        # Both had room when they began; this takes it.
+        other = self.work / "other.bin"
+        other.write_bytes(pattern(13 * MIB + 2))
+        node.run("provide", other)
         two.get_by_role("button", name="Go on").click()
         two.filter(has_text="not stored:").wait_for()
         # What does not fit is refused at the start, and not asked again and again.
