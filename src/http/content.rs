@@ -32,6 +32,9 @@ use crate::{
     },
 };
 
+/// How long an answer waits for its first bytes, so that it can still be an error.
+const FIRST: Duration = Duration::from_secs(2);
+
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -72,7 +75,7 @@ pub(super) async fn read(
     answer(&door, &id, opened, query.inline, &method, &headers).await
 }
 
-/// The answer that carries what was opened. It begins when the first bytes are here: until then it can be an error.
+/// The answer that carries what was opened. It waits a little for the first bytes: until then it can be an error.
 pub(super) async fn answer(
     door: &Door,
     id: &RequestId,
@@ -123,7 +126,8 @@ pub(super) async fn answer(
         let total = Some(total).filter(|_| opened.kind() == ContentKind::File);
         let progress = door.feed.transfer(What::Get, Some(opened.file_name()), total);
         let mut bytes = Box::pin(opened.read_counted(ReadOptions { range }));
-        let first = bytes.try_next().await?;
+        // A slow source is no error.
+        let first = tokio::time::timeout(FIRST, bytes.try_next()).await.unwrap_or(Ok(None))?;
         let rest = bytes.inspect_err(move |error| failures.note(&id, error.clone()));
         Body::from_stream(progress.count(stream::iter(first.map(Ok)).chain(rest)))
     };

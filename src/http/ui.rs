@@ -46,7 +46,7 @@ static ASSETS: &[Asset] = assets! {
     HTML: "index.html";
     CSS: "style.css";
     SVG: "icon.svg";
-    JS: "adding.js" "api.js" "blocks.js" "claims.js" "connection.js" "copy.js" "dialog.js" "dom.js" "drop.js"
+    JS: "adding.js" "api.js" "blocks.js" "claims.js" "connection.js" "copy.js" "dialog.js" "dom.js" "downloading.js" "drop.js"
         "events.js" "format.js" "gather.js" "graph.js" "health.js" "history.js" "icons.js" "kept.js" "main.js"
         "names.js" "notes.js" "opening.js" "peering.js" "preview.js" "removing.js" "router.js" "session.js"
         "speed.js" "tar.js" "tokens.js" "transfers.js" "tray.js" "tus.js" "upload.js" "uploads.js" "views/activity.js"

@@ -5,9 +5,11 @@
 //! round trips.
 
 use std::{
+    collections::VecDeque,
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -28,13 +30,36 @@ const ROUND_TRIPS: u32 = 4;
 /// Refusals that a call may not have looked at yet.
 const UNSEEN: usize = 64;
 
+/// How long a refusal holds for a call that begins after it: the two begin together, in either order.
+const HOLDS: Duration = Duration::from_secs(1);
+
 /// Who has refused, and how long that took: a round trip.
 #[derive(Clone)]
-pub(super) struct Refusals(broadcast::Sender<(SocketAddr, Duration)>);
+pub(super) struct Refusals {
+    sender: broadcast::Sender<(SocketAddr, Duration)>,
+    last: Arc<Mutex<VecDeque<(SocketAddr, Duration, Instant)>>>,
+}
 
 impl Refusals {
     pub(super) fn new() -> Self {
-        Self(broadcast::channel(UNSEEN).0)
+        Self { sender: broadcast::channel(UNSEEN).0, last: Arc::default() }
+    }
+
+    fn tell(&self, host: SocketAddr, took: Duration) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.len() == UNSEEN {
+            last.pop_front();
+        }
+        last.push_back((host, took, Instant::now()));
+        // Under the lock, so that who begins to listen misses none. Nobody may be calling by QUIC.
+        drop(self.sender.send((host, took)));
+    }
+
+    /// Refusals from now on, and how long the last one of this host took.
+    fn hear(&self, host: SocketAddr) -> (broadcast::Receiver<(SocketAddr, Duration)>, Option<Duration>) {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_host = last.iter().rev().find(|(refused, _, at)| *refused == host && at.elapsed() < HOLDS);
+        (self.sender.subscribe(), of_host.map(|(_, took, _)| *took))
     }
 
     /// TCP, which tells.
@@ -48,7 +73,13 @@ impl Refusals {
     }
 
     /// Returns when a call to this host has waited long enough after a refusal.
-    async fn given_up(mut heard: broadcast::Receiver<(SocketAddr, Duration)>, host: SocketAddr) {
+    async fn given_up(
+        (mut heard, before): (broadcast::Receiver<(SocketAddr, Duration)>, Option<Duration>),
+        host: SocketAddr,
+    ) {
+        if let Some(took) = before {
+            return tokio::time::sleep(MOMENT + ROUND_TRIPS * took).await;
+        }
         loop {
             match heard.recv().await {
                 Ok((refused, took)) if refused == host => {
@@ -105,8 +136,7 @@ where
             if let (Err(error), Some(host)) = (done, host)
                 && error.kind() == io::ErrorKind::ConnectionRefused
             {
-                // Nobody may be calling by QUIC.
-                drop(refusals.0.send((host, begun.elapsed())));
+                refusals.tell(host, begun.elapsed());
             }
         });
         Ok(dial.boxed())
@@ -146,9 +176,10 @@ where
     }
 
     fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<T::Error>> {
-        let (host, heard) = (host(&addr), self.refusals.0.subscribe());
+        let host = host(&addr);
         let dial = self.inner.dial(addr, opts)?;
         let Some(host) = host else { return Ok(dial.boxed()) };
+        let heard = self.refusals.hear(host);
         let dial = async move {
             tokio::select! {
                 done = dial => done,

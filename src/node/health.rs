@@ -232,7 +232,7 @@ impl Node {
         let mut report = RepairReport::default();
         let roots = match reference {
             Some(reference) => vec![self.kept(reference).await?],
-            None => self.census().await?.to_vec(),
+            None => self.census().await?.damaged.to_vec(),
         };
         for root in roots {
             let missing = self.blocking(move |store| Ok(store.lacks(&root, usize::MAX)?)).await?;
@@ -270,18 +270,18 @@ impl Node {
         fetched.filter_map(std::future::ready).collect().await
     }
 
-    /// The kept files with blocks that are not on this disk.
-    pub(super) async fn census(&self) -> Result<Arc<[Cid]>, NodeError> {
+    /// The kept files: how many they are, and those with blocks that are not on this disk.
+    pub(super) async fn census(&self) -> Result<Count, NodeError> {
         let mut known = self.inner.census.lock().await;
         if let Some(census) = known.as_ref().filter(|census| Instant::now() < census.until) {
-            return Ok(Arc::clone(&census.damaged));
+            return Ok(census.count.clone());
         }
         let begun = Instant::now();
-        let damaged: Arc<[Cid]> = self.blocking(damaged).await?.into();
+        let count = self.blocking(count).await?;
         let now = Instant::now();
         let until = now + (now - begun) * CENSUS_REST;
-        *known = Some(Census { damaged: Arc::clone(&damaged), until });
-        Ok(damaged)
+        *known = Some(Census { count: count.clone(), until });
+        Ok(count)
     }
 
     fn forget_census(&self) {
@@ -346,22 +346,32 @@ impl Node {
     }
 }
 
-/// What was found of damaged files, for a while.
+/// What was found of the kept files, for a while.
 pub(super) struct Census {
-    damaged: Arc<[Cid]>,
+    count: Count,
     until: Instant,
 }
 
-fn damaged(store: &Store) -> Result<Vec<Cid>, NodeError> {
-    let (mut damaged, mut after) = (Vec::new(), None);
+/// The kept files.
+#[derive(Clone)]
+pub(super) struct Count {
+    /// Those with blocks that are not here, in the order of CIDs.
+    pub(super) damaged: Arc<[Cid]>,
+    /// How many there are, these included.
+    pub(super) kept: u64,
+}
+
+fn count(store: &Store) -> Result<Count, NodeError> {
+    let (mut damaged, mut kept, mut after) = (Vec::new(), 0, None);
     loop {
         let page = store.roots(after, PAGE)?;
         let Some(last) = page.last() else {
             damaged.sort_unstable();
-            return Ok(damaged);
+            return Ok(Count { damaged: damaged.into(), kept });
         };
         after = Some(last.cid);
         for record in page {
+            kept += u64::from(record.pinned);
             if !store.lacks(&record.cid, 1)?.is_empty() {
                 damaged.push(record.cid);
             }

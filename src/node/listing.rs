@@ -144,11 +144,15 @@ impl Node {
     /// [`ErrorCode::BadRequest`] for a cursor that belongs to another list, and those of the store.
     pub async fn list(&self, options: ListOptions) -> Result<FileList, NodeError> {
         let after = options.cursor.as_deref().map(parse_cursor).transpose()?;
-        let damaged = match options.health {
+        let count = match options.health {
             Whole::All => None,
             _ => Some(self.census().await?),
         };
-        self.blocking(move |store| page(store, &options, damaged.as_deref(), after.as_ref())).await
+        let kept = count.as_ref().map(|count| count.kept);
+        let damaged = count.map(|count| count.damaged);
+        let list =
+            self.blocking(move |store| page(store, &options, damaged.as_deref(), after.as_ref())).await?;
+        Ok(FileList { kept, ..list })
     }
 
     /// A page of the blocks of a file, in their order in its DAG, the root first: at most `limit`, after `cursor` others.
@@ -208,7 +212,7 @@ fn page(
     let more = records.len() > limit;
     records.truncate(limit);
     let next = records.last().filter(|_| more).map(|last| cursor(&Place::of(last, sort)));
-    Ok(FileList { files: describe_all(store, records.iter())?, next, total })
+    Ok(FileList { files: describe_all(store, records.iter())?, next, total, kept: None })
 }
 
 /// Looks at every name, and only at the records of those that match where the order needs them.

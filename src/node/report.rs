@@ -180,6 +180,9 @@ pub struct FileList {
     pub next: Option<String>,
     /// Files on all pages.
     pub total: u64,
+    /// Files that this node keeps, by all names, where `health` was asked for: the others are only known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<u64>,
 }
 
 /// The answer to a removal.

@@ -3,9 +3,13 @@
 import os
 import pathlib
 import re
+import urllib.parse
 
 import axe_playwright_python
 from playwright.sync_api import sync_playwright
+
+#: The page's source, to try changes without building: see `run`.
+UI = pathlib.Path(os.environ["PAGE_UI"]) if os.environ.get("PAGE_UI") else None
 
 AXE = (pathlib.Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 
@@ -38,6 +42,8 @@ class Window:
         self.context = chromium.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce", accept_downloads=True
         )
+        if UI:
+            self.context.route(re.compile(r"/ui/|/api/docs\.(js|css)"), self._from_source)
         self.page = self.context.new_page()
         self.page.set_default_timeout(60_000)
         self.complaints = []
@@ -50,6 +56,13 @@ class Window:
             self.page.locator("nav a[aria-current]").wait_for()
         else:
             self.page.goto(node.url)
+
+    def _from_source(self, route):
+        """Answers with the file of the source in place of what is in the binary."""
+        path = urllib.parse.urlparse(route.request.url).path
+        name = path.removeprefix("/ui/")
+        file = UI / "ui" / name if name != path else UI / "docs_page" / path.replace("/api/docs", "page")
+        route.fulfill(path=file, content_type={".js": "text/javascript", ".css": "text/css"}.get(file.suffix, "image/svg+xml"))
 
     def tab(self):
         """Another tab of the same browser, on the same view."""

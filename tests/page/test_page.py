@@ -302,11 +302,15 @@ class ThePage(unittest.TestCase):
         page = window.page
         window.go("files")
         window.throttle(4 * MIB)
-        window.drop([(name, "application/octet-stream", pattern(20 * MIB + number)) for number, name in enumerate(["one.bin", "two.bin"])])
+        window.drop([(name, "application/octet-stream", pattern(13 * MIB + number)) for number, name in enumerate(["one.bin", "two.bin"])])
         two = self.begin(window, "two.bin")
         two.get_by_role("button", name="Pause").click()
         window.throttle(None)
         cid = self.stored(window, "one.bin")
+        # Both had room when they began; this takes it.
+        other = self.work / "other.bin"
+        other.write_bytes(pattern(13 * MIB + 2))
+        node.run("provide", other)
         two.get_by_role("button", name="Go on").click()
         two.filter(has_text="not stored:").wait_for()
         # What does not fit is refused at the start, and not asked again and again.
@@ -437,6 +441,56 @@ class ThePage(unittest.TestCase):
         self.stored(window, "patient.bin")
         self.assertEqual(len(begun), 1, "it began anew")
 
+    def test_03_an_upload_goes_on_after_the_node_was_started_anew(self):
+        # More than what is kept inside the browser: the tab alone has it.
+        path = self.work / "enduring.bin"
+        with open(path, "wb") as file:
+            for number in range(65):
+                file.write(hashlib.sha256(str(number + 1000).encode()).digest() * (MIB // 32))
+        node = self.node("restarted")
+        window = self.window(node, expected=["ERR_", "401"])
+        page = window.page
+        window.go("files")
+        window.throttle(8 * MIB)
+        page.locator("#choose-files").set_input_files(path)
+        row = page.locator(".upload").filter(has_text="enduring.bin")
+        wait("some is sent", lambda: row.get_by_role("progressbar").evaluate("bar => bar.value") > 0.3)
+        node.kill()
+        page.get_by_text("The node does not answer").first.wait_for()
+        node.start()
+        page.get_by_role("heading", name="Sign in", level=1).wait_for()
+        page.get_by_text("1 upload waits in this tab").wait_for()
+        self.assertFalse(page.locator("#tray").is_visible(), "what waits is shown to who is not signed in")
+        self.assertEqual(window.axe(), [])
+        offsets = []
+        page.on("request", lambda request: request.method == "PATCH" and offsets.append(int(request.headers["upload-offset"])))
+        page.get_by_label("Token").fill(node.token)
+        page.keyboard.press("Enter")
+        window.throttle(None)
+        cid = self.stored(window, "enduring.bin")
+        self.assertGreater(offsets[0], 0, "it began anew")
+        node.run("get", cid, "-o", str(self.work / "enduring again.bin"))
+        self.assertEqual((self.work / "enduring again.bin").read_bytes(), path.read_bytes())
+
+    def test_03_uploads_that_wait_are_not_for_another_user(self):
+        node = self.node("handed on")
+        token = json.loads(node.run("token", "create", "--name", "another", "--scope", "write", "--json").stdout)["token"]
+        window = self.window(node, expected=["ERR_", "401"])
+        page = window.page
+        window.go("files")
+        window.throttle(MIB)
+        window.drop([("diary of one.bin", "application/octet-stream", pattern(8 * MIB))])
+        self.begin(window, "diary of one.bin")
+        node.kill()
+        page.get_by_text("The node does not answer").first.wait_for()
+        node.start()
+        page.get_by_text("1 upload waits in this tab").wait_for()
+        page.get_by_label("Token").fill(token)
+        page.keyboard.press("Enter")
+        window.settle()
+        page.get_by_role("heading", name="Files", level=1).wait_for()
+        wait("it is not theirs", lambda: page.locator(".upload:not(.lost)").count() == 0)
+
     def test_04_a_video_is_seeked_without_being_loaded_whole(self):
         path = self.work / "clip.webm"
         subprocess.run(
@@ -509,6 +563,93 @@ class ThePage(unittest.TestCase):
         page.get_by_label("Search by name").fill("no such thing")
         page.get_by_text("No file has that in its name").wait_for()
 
+    def test_06_a_place_in_the_list_is_not_lost(self):
+        node = self.node("pages")
+        folder = self.work / "pages of files"
+        folder.mkdir()
+        paths = [folder / f"{number:03}.txt" for number in range(101)]
+        for path in paths:
+            path.write_text(path.name)
+        cid = json.loads(node.run("provide", *map(str, paths), "--json").stdout.splitlines()[0])["cid"]
+        window = self.window(node)
+        page = window.page
+        window.go("files?sort=name&order=asc")
+        for number in (2, 3):
+            page.get_by_role("button", name="Next").click()
+            page.get_by_text(f"Page {number} of 3").wait_for()
+        page.reload()
+        page.get_by_role("link", name="100.txt", exact=True).wait_for()
+        self.assertEqual(page.get_by_text("Page 3 of 3").count(), 1)
+        page.get_by_role("link", name="100.txt", exact=True).click()
+        page.get_by_role("heading", name="100.txt").wait_for()
+        page.go_back()
+        page.get_by_text("Page 3 of 3").wait_for()
+        page.get_by_role("button", name="Previous").click()
+        page.get_by_role("link", name="050.txt", exact=True).wait_for()
+        page.get_by_label("Per page").select_option("200")
+        wait("all are on one page", lambda: page.locator("table.files tbody tr").count() == 101)
+        page.reload()
+        wait("all are on one page again", lambda: page.locator("table.files tbody tr").count() == 101)
+        # A file is found by its CID and by its link, and the key goes into no address.
+        link = node.call("GET", f"/files/{cid}")[1]["link"]
+        page.get_by_label("Search by name").fill(link)
+        wait("only it is listed", lambda: page.locator("table.files tbody tr").count() == 1)
+        self.assertIn(cid, page.url)
+        self.assertNotIn(link.split("#")[1], page.url)
+
+    def test_06_hidden_characters_of_names_are_shown(self):
+        window = self.window()
+        page = window.page
+        window.go("files")
+        evil, seen = "photo\u202egpj\u0007.exe", "photo\\u{202e}gpj\\u{7}.exe"
+        window.drop([(evil, "application/octet-stream", b"evil"), ("  ", "text/plain", b"nameless")])
+        cid = self.stored(window, seen)
+        page.get_by_role("link", name=seen, exact=True).wait_for()
+        nameless = page.get_by_role("link", name="unnamed", exact=True).first
+        nameless.wait_for()
+        page.get_by_role("button", name=f"Delete {seen}").click()
+        self.assertIn(seen, page.get_by_role("dialog").inner_text())
+        page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+        for view in ("files", f"file/{cid}", "activity", ""):
+            window.go(view)
+            page.get_by_text(seen).first.wait_for()
+            shown = page.evaluate("document.title + document.body.innerText + [...document.querySelectorAll('[title], [aria-label]')].map(e => e.title + e.ariaLabel).join('')")
+            self.assertNotRegex(shown, "[\u202e\u0007]", view)
+
+    def test_06_a_file_that_nobody_has_any_more_is_an_error(self):
+        source = self.node("source")
+        reader = self.node("reader", boot=[source.addr])
+        path = self.work / "elsewhere.bin"
+        path.write_bytes(pattern(3 * MIB))
+        link = json.loads(source.run("provide", path, "--json").stdout)["link"]
+        window = self.window(reader, expected=["404", "502", "504"])
+        page = window.page
+        window.go("files")
+        page.get_by_role("button", name="Open a link").click()
+        page.get_by_role("textbox", name="Link").fill(link)
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="elsewhere.bin").wait_for()
+        # Of a node that keeps nothing, nothing is said to be well.
+        window.go("")
+        page.get_by_text("This node keeps no file").wait_for()
+        self.assertEqual(page.locator(".truth.plain").count(), 1)
+        self.assertEqual(page.get_by_text("kept on this disk").count(), 0)
+        window.go("files")
+        source.kill()
+        window.go("peers")
+        page.get_by_text("Was here").wait_for()
+        window.go("files")
+        page.get_by_role("link", name="Download elsewhere.bin").click()
+        page.locator(".toast.bad").filter(has_text="elsewhere.bin could not be read").wait_for()
+        window.go("activity")
+        page.locator(".log").get_by_text("elsewhere.bin could not be read").wait_for()
+        own = self.work / "own.txt"
+        own.write_text("own")
+        reader.run("provide", own)
+        window.go("")
+        page.get_by_text("One file is kept on this disk").wait_for()
+        self.assertEqual(page.locator(".truth.ok").count(), 0, "it has no copy")
+
     def test_06_the_last_file_of_a_page_takes_the_page_with_it(self):
         node = self.node("many")
         folder = self.work / "many files"
@@ -563,6 +704,32 @@ class ThePage(unittest.TestCase):
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="Peers", level=1).wait_for()
         self.assertEqual(page.evaluate("document.activeElement.tagName"), "H1", "the new view is not read out")
+        cid = self.store(window, "reached.txt", "text/plain", b"by keyboard")
+        window.go("files")
+        page.get_by_role("link", name="reached.txt", exact=True).focus()
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="reached.txt").wait_for()
+        self.assertEqual(page.evaluate("document.activeElement.tagName"), "H1", "the file is not read out")
+        # Words about what was done cover nothing, and a file that is deleted by somebody else says so.
+        page.get_by_role("button", name="Copy link of reached.txt").wait_for()
+        for width in (1280, 360):
+            page.set_viewport_size({"width": width, "height": 860})
+            page.evaluate("scrollTo(0, 0)")
+            page.get_by_role("button", name="Copy link", exact=True).click()
+            page.locator(".toast").first.wait_for()
+            covered = page.evaluate(
+                """() => {
+                    const toasts = document.getElementById('toasts').getBoundingClientRect();
+                    const meets = (other) => other.width && other.left < toasts.right && other.right > toasts.left && other.top < toasts.bottom && other.bottom > toasts.top;
+                    scrollTo(0, 0);
+                    return ['#main', '#tray', '#nav', '.brand'].filter((name) => meets(document.querySelector(name).getBoundingClientRect()));
+                }"""
+            )
+            self.assertEqual(covered, [], f"covered at {width} pixels")
+        page.set_viewport_size({"width": 1280, "height": 860})
+        self.a.call("DELETE", f"/files/{cid}")
+        page.get_by_text("This file was deleted").wait_for()
+        window.go("peers")
         page.get_by_role("button", name="Add a peer").focus()
         page.keyboard.press("Enter")
         self.assertTrue(page.evaluate("document.querySelector('dialog').contains(document.activeElement)"))
@@ -648,7 +815,10 @@ class ThePage(unittest.TestCase):
             call.locator("summary").click()
             call.get_by_text("may_lose").wait_for()
             self.assertEqual(window.axe(), [])
+            page.get_by_label("Find").fill("")
+            page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
             self.assertLessEqual(window.overflow(), 0, "it is wider than the window")
+            self.assertEqual(page.locator("main").inner_text().count("`"), 0, "Markdown is shown raw")
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ fn a_token_opens_what_its_scope_says_until_it_ends() {
 fn tokens_are_made_listed_and_revoked_on_the_command_line() {
     let machine = Machine::new();
     // Without a node that runs, too.
+    machine.run(["init"]).ok();
     let early = machine.run(["token", "create", "--name", "early"]).ok().one_line();
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);

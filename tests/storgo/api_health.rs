@@ -87,6 +87,8 @@ fn health_follows_what_is_on_the_disks() {
 
     // One block is gone, another is cut short: nobody has read them, and it is known.
     assert_eq!((listed("damaged"), listed("ok")), (json!(0), json!(1)));
+    let kept = api.get("/api/v1/files?health=damaged&limit=1").is(200).json()["kept"].clone();
+    assert_eq!(kept, json!(1));
     let files = blocks(&machines[0]);
     fs::remove_file(&files[0]).expect("removed");
     fs::File::options().write(true).open(&files[1]).and_then(|file| file.set_len(9)).expect("cut");

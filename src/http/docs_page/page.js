@@ -5,6 +5,9 @@ const make = (name, props = {}, ...children) => {
   return node;
 };
 
+// The document's texts are Markdown: what stands between backticks is code.
+const prose = (text) => (text || "").split("`").map((part, i) => (i % 2 ? make("code", { textContent: part }) : part));
+
 // A schema in a few lines, as one would write an example.
 const shape = (schema, doc, depth = 0) => {
   if (!schema || depth > 5) return "…";
@@ -22,7 +25,7 @@ const shape = (schema, doc, depth = 0) => {
     const pad = "  ".repeat(depth + 1);
     const fields = Object.entries(schema.properties).map(([name, field]) => {
       const needed = (schema.required || []).includes(name) ? "" : "?";
-      const says = field.description ? `   // ${field.description.split("\n")[0]}` : "";
+      const says = field.description ? `   // ${field.description.split("\n")[0].replaceAll("`", "")}` : "";
       return `${pad}${name}${needed}: ${shape(field, doc, depth + 1)}${says}`;
     });
     return `{\n${fields.join("\n")}\n${"  ".repeat(depth)}}`;
@@ -41,23 +44,23 @@ const table = (head, rows) => make("table", {},
 
 const call = (method, path, operation, doc) => {
   const parts = [];
-  if (operation.description) parts.push(make("p", { textContent: operation.description }));
+  if (operation.description) parts.push(make("p", {}, ...prose(operation.description)));
   if (operation.parameters?.length) {
     parts.push(table(["Parameter", "In", "What"], operation.parameters.map((one) => [
       make("code", { textContent: one.name + (one.required ? "" : "?") }), one.in,
-      `${one.description || ""} (${shape(one.schema, doc)})`,
+      [...prose(one.description), ` (${shape(one.schema, doc)})`],
     ])));
   }
   if (operation.requestBody) parts.push(make("h3", { textContent: "Body" }), ...contents(operation.requestBody.content, doc));
   parts.push(make("h3", { textContent: "Answers" }), table(["Status", "What"],
     Object.entries(operation.responses).map(([status, answer]) => [
       make("code", { textContent: status }),
-      [make("span", { textContent: answer.description || "" }), ...contents(answer.content, doc)],
+      [make("span", {}, ...prose(answer.description)), ...contents(answer.content, doc)],
     ])));
   const details = make("details", {}, make("summary", {},
     make("span", { className: "method", textContent: method.toUpperCase() }),
     make("span", { className: "path", textContent: path }),
-    make("span", { className: "says", textContent: operation.summary || "" })), make("div", {}, ...parts));
+    make("span", { className: "says" }, ...prose(operation.summary))), make("div", {}, ...parts));
   details.dataset.text = `${method} ${path} ${operation.summary || ""} ${operation.description || ""}`.toLowerCase();
   return details;
 };
@@ -66,7 +69,7 @@ const intro = document.getElementById("intro");
 try {
   const answer = await fetch("/api/openapi.json");
   const doc = await answer.json();
-  intro.textContent = `${doc.info.description} Version ${doc.info.version}. `;
+  intro.replaceChildren(...prose(doc.info.description), ` Version ${doc.info.version}. `);
   intro.append(make("a", { href: "/api/openapi.json", textContent: "The document itself" }));
   const calls = document.getElementById("calls");
   for (const tag of doc.tags) {
@@ -74,7 +77,7 @@ try {
       .filter(([, operation]) => operation?.tags?.includes(tag.name))
       .map(([method, operation]) => call(method, path, operation, doc)));
     calls.append(make("section", {}, make("h2", { textContent: tag.name }),
-      make("p", { textContent: tag.description || "" }), ...found));
+      make("p", {}, ...prose(tag.description)), ...found));
   }
   document.getElementById("find").addEventListener("input", ({ target }) => {
     const word = target.value.trim().toLowerCase();

@@ -1,6 +1,7 @@
 // Calls of the node's API. Every failure is a Problem: what happened, a stable code, and the next step.
 
 import { connection } from './connection.js';
+import { visible } from './format.js';
 
 export const API = '/api/v1';
 
@@ -15,7 +16,13 @@ export class Problem extends Error {
 }
 
 /** The API's words as a sentence: they begin small, for programs that put something before them. */
-const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? '' : '.');
+function sentence(said) {
+  if (!said) return said;
+  const text = said.split('\n').map(visible).join('\n');
+  // A word alone: a CID, a name or a setting stays as it is.
+  const first = /^[a-z]{1,20}(?![^\s,;:])/.test(text) ? text[0].toUpperCase() : text[0];
+  return first + text.slice(1) + (/[.!?…]$/.test(text) ? '' : '.');
+}
 
 /** Told when a call says that nobody is signed in. */
 export const onSignedOut = new EventTarget();

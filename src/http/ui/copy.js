@@ -6,6 +6,18 @@ import { fill, h } from './dom.js';
 import { icon } from './icons.js';
 import { complain, loading, note } from './notes.js';
 
+/** Puts a text into the clipboard. */
+export async function copyText(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const field = h('input', { type: 'text', readonly: true, value: text, class: 'unseen', 'aria-hidden': 'true' });
+  document.body.append(field);
+  try {
+    return await toClipboard(field);
+  } finally {
+    field.remove();
+  }
+}
+
 async function toClipboard(field) {
   // The clipboard's own interface is missing where the page came over plain HTTP from another machine.
   if (navigator.clipboard) return navigator.clipboard.writeText(field.value);

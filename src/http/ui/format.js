@@ -36,11 +36,26 @@ export function duration(seconds) {
 const DATE = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeStyle: 'short' });
 const CLOCK = new Intl.DateTimeFormat('en-GB', { timeStyle: 'medium' });
 
-/** A moment in seconds since 1970. */
-export const date = (seconds) => (seconds ? DATE.format(new Date(seconds * 1000)) : 'unknown');
+/** The furthest moment that a Date can be, in milliseconds. */
+const FURTHEST_MS = 8.64e15;
+const isMoment = (ms) => Number.isFinite(ms) && Math.abs(ms) <= FURTHEST_MS;
+
+/** A moment in seconds since 1970; any number may be stored as one. */
+export const date = (seconds) =>
+  seconds && isMoment(seconds * 1000) ? DATE.format(new Date(seconds * 1000)) : 'unknown';
 
 /** The time of day of a moment in milliseconds. */
-export const clock = (ms) => CLOCK.format(new Date(ms));
+export const clock = (ms) => (isMoment(ms) ? CLOCK.format(new Date(ms)) : 'unknown');
+
+/** What is not seen in a text, or turns the way of what is (UAX 9). Joiners are letters of some scripts, and stay. */
+const HIDDEN =
+  /[\p{Cc}\p{Cs}\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
+
+/** A text with everything in it visible, on one line, as the command line writes it: `photo\u{202e}gpj.exe`. */
+export const visible = (text) => String(text).replace(HIDDEN, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
+
+/** What a file is called on this page. */
+export const called = (name) => (name?.trim() ? visible(name) : 'unnamed');
 
 /** The two ends of a long id: `12D3Koo…x7Qp`. */
 export const short = (id, head = 8, tail = 6) =>

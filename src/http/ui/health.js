@@ -39,17 +39,23 @@ export function words({ state, blocks, here, lost, may_lose: spare, only_here: o
   }
 }
 
-/** The card of a file's health. */
+/** The card of a file's health: {element, again}. */
 export function card(info, signal) {
   const place = h('div', { class: 'health' }, loading('Asking other nodes…'));
   const element = h('section', { class: 'card' }, h('h2', {}, 'Health'), place);
   const load = async () => {
     try {
-      draw(await get(`/files/${info.cid}/health`, signal));
+      const report = await get(`/files/${info.cid}/health`, signal);
+      const text = JSON.stringify(report);
+      // What stays as it was keeps the focus.
+      if (told !== text) draw(report);
+      told = text;
     } catch (problem) {
+      told = '';
       failure(place, problem, load);
     }
   };
+  let told = '';
   const draw = (report) => {
     const { tone, head, text } = words(report);
     const mend = h('button', { type: 'button', on: { click: () => repair(mend) } }, icon('shield'), 'Repair');
@@ -90,10 +96,11 @@ export function card(info, signal) {
     } catch (problem) {
       complain(problem);
     }
+    button.disabled = false;
     load();
   }
   load();
-  return element;
+  return { element, again: load };
 }
 
 function holder({ peer, blocks, whole, connected }) {

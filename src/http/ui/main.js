@@ -66,7 +66,7 @@ function drawBanner() {
         'p',
         {},
         h('strong', {}, 'The node does not answer. '),
-        'What you see may be old. Uploads wait and go on by themselves; check that storgo-node runs.',
+        'What you see may be old. Check that storgo-node runs. Uploads wait, and go on when it answers again; where it was started anew, after you have signed in again in this tab.',
       ),
     );
 }

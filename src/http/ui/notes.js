@@ -6,9 +6,32 @@ import { icon } from './icons.js';
 import { history } from './history.js';
 
 const SHOWN_MS = 8000;
+/** What is younger may be about what led to another view. */
+const FRESH_MS = 1000;
+/** Toasts of what still runs: they end with it. */
+const running = new WeakSet();
+
+addEventListener('hashchange', () => {
+  for (const toast of document.querySelectorAll('.toast'))
+    if (!running.has(toast) && performance.now() - toast.since > FRESH_MS) toast.remove();
+});
+
+/** A toast of something that takes a while: it stays until the function that this answers is called. */
+export function busy(text) {
+  const toast = put(text, 'ok', '', 'activity');
+  running.add(toast);
+  return () => toast.remove();
+}
 
 /** A toast. `tone`: `ok` or `bad`. */
 export function note(text, tone = 'ok', hint = '') {
+  const toast = put(text, tone, hint, tone === 'ok' ? 'check' : 'warning');
+  // What has the focus or the pointer is being read.
+  const end = () => (toast.matches(':hover, :focus-within') ? setTimeout(end, 2000) : toast.remove());
+  setTimeout(end, tone === 'ok' ? SHOWN_MS : SHOWN_MS * 2);
+}
+
+function put(text, tone, hint, sign) {
   const close = h(
     'button',
     { type: 'button', class: 'quiet', 'aria-label': 'Dismiss', on: { click: () => toast.remove() } },
@@ -17,24 +40,23 @@ export function note(text, tone = 'ok', hint = '') {
   const toast = h(
     'div',
     { class: `toast ${tone}` },
-    icon(tone === 'ok' ? 'check' : 'warning'),
+    icon(sign),
     h('p', {}, text, hint && h('span', { class: 'hint' }, hint)),
     close,
   );
   const place = document.getElementById('toasts');
   place.append(toast);
   while (place.children.length > 3) place.firstElementChild.remove();
-  // What has the focus or the pointer is being read.
-  const end = () => (toast.matches(':hover, :focus-within') ? setTimeout(end, 2000) : toast.remove());
-  setTimeout(end, tone === 'ok' ? SHOWN_MS : SHOWN_MS * 2);
+  toast.since = performance.now();
+  return toast;
 }
 
-/** A failure as a toast; it stays in the activity. */
-export function complain(problem) {
+/** A failure as a toast; it stays in the activity. `what` did not work goes before it. */
+export function complain(problem, what = '') {
   if (problem.name === 'AbortError' || problem.status === 401) return;
-  history.add({ type: 'failed', text: problem.message, hint: problem.hint });
+  history.add({ type: 'failed', text: what + problem.message, hint: problem.hint });
   // The banner says it already.
-  if (problem.code !== 'offline') note(problem.message, 'bad', problem.hint);
+  if (problem.code !== 'offline') note(what + problem.message, 'bad', problem.hint);
 }
 
 /** For a screen reader alone. */

@@ -3,7 +3,8 @@
 
 import { request } from './api.js';
 import { fill, h } from './dom.js';
-import { bytes } from './format.js';
+import { bytes, called } from './format.js';
+import { lament, obstacle } from './downloading.js';
 import { failure, loading } from './notes.js';
 
 const TEXT_LEN = 256 * 1024;
@@ -29,10 +30,19 @@ export const shownAtOnce = (info) => info.pinned && info.size <= (AT_ONCE[kindOf
 /** The element that shows the file. */
 export function preview(info, signal) {
   const url = `/api/v1/files/${info.cid}/content?inline=1`;
-  const name = info.name ?? 'unnamed file';
+  const name = called(info.name);
   const place = h('div', { class: 'preview' });
-  const wrong = (text) => () =>
-    failure(place, { message: text, hint: 'Download it instead; if that fails too, check the file.' });
+  const again = () => place.replaceWith(preview(info, signal));
+  const told = (problem) => {
+    if (problem.name === 'AbortError') return;
+    lament(info, problem);
+    failure(place, problem, again);
+  };
+  // The browser does not say what was wrong: the node does, where it was about the bytes.
+  const wrong = (text) => async () => {
+    const problem = await obstacle(info, signal);
+    told(problem ?? { message: text, hint: 'Download it instead; if that fails too, check the file.' });
+  };
   switch (kindOf(info)) {
     case 'picture':
       return fill(place, h('img', { src: url, alt: name, on: { error: wrong('The picture could not be shown.') } }));
@@ -60,11 +70,17 @@ export function preview(info, signal) {
         }),
       );
     case 'pdf':
-      return fill(
-        place,
-        h('iframe', { src: url, title: name }),
-        h('p', { class: 'hint' }, 'Empty? Then this browser has no viewer for PDF: download it.'),
-      );
+      fill(place, loading());
+      // A frame would show the node's refusal as a document.
+      obstacle(info, signal).then((problem) => {
+        if (problem) return told(problem);
+        return fill(
+          place,
+          h('iframe', { src: url, title: name }),
+          h('p', { class: 'hint' }, 'Empty? Then this browser has no viewer for PDF: download it.'),
+        );
+      });
+      return place;
     default:
       showText(place, info, url, signal);
       return place;
@@ -79,10 +95,12 @@ async function showText(place, info, url, signal) {
     const text = new TextDecoder().decode(await response.arrayBuffer());
     fill(
       place,
-      h('pre', { tabindex: '0', 'aria-label': `Text of ${info.name ?? 'the file'}` }, text),
+      h('pre', { tabindex: '0', 'aria-label': `Text of ${called(info.name)}` }, text),
       info.size > TEXT_LEN && h('p', { class: 'hint' }, `The first ${bytes(TEXT_LEN)} of ${bytes(info.size)}.`),
     );
   } catch (problem) {
+    if (problem.name === 'AbortError') return;
+    lament(info, problem);
     failure(place, problem, () => showText(place, info, url, signal));
   }
 }

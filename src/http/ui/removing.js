@@ -3,11 +3,12 @@
 import { remove } from './api.js';
 import { ask } from './dialog.js';
 import { h } from './dom.js';
+import { called as calledBy } from './format.js';
 import { note } from './notes.js';
 
 /** Asks, deletes, and answers whether it did. */
 export async function removeFile({ cid, name, pinned }) {
-  const called = name ?? cid;
+  const called = name?.trim() ? calledBy(name) : cid;
   const done = await ask({
     title: `Delete ${called}?`,
     body: [

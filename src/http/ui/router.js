@@ -18,11 +18,14 @@ export function parse(hash = location.hash) {
   return { view: view || 'overview', id: name, query: new URLSearchParams(search) };
 }
 
-/** Writes a view's query into the address without another step in the history. */
-export function remember(view, values) {
+/** Writes a view's query into the address without another step in the history; `state` comes back with it. */
+export function remember(view, values, state = null) {
   const set = Object.entries(values).filter(([, value]) => value);
-  history.replaceState(null, '', `#/${view}${set.length ? `?${new URLSearchParams(set)}` : ''}`);
+  history.replaceState(state, '', `#/${view}${set.length ? `?${new URLSearchParams(set)}` : ''}`);
 }
+
+/** What was remembered with this address. */
+export const remembered = () => history.state;
 
 /** Shows `view` in `main`. The heading takes the focus when the user went there, so that it is read out. */
 export function show(main, view, place, moveFocus) {

@@ -11,15 +11,24 @@ class Session extends EventTarget {
   /** Whose session it is: the id of a token, or the node's own. */
   owner = null;
   expires = null;
+  /** Whose session ended by itself: what they had begun waits for them. */
+  waiting = null;
   /** Why the last sign-in or call was refused, for the sign-in view. */
   refused = null;
+
+  #tabs = new BroadcastChannel('storgo-session');
 
   constructor() {
     super();
     onSignedOut.addEventListener('signedout', (event) => {
-      if (this.scope) this.refused = event.detail;
+      if (this.scope) {
+        this.refused = event.detail;
+        this.waiting = this.owner;
+      }
       this.#set(null);
     });
+    // A sign-in by another tab is for this one, too.
+    this.#tabs.onmessage = () => this.scope || this.#goOn();
   }
 
   /** Whether calls of `scope` are allowed. */
@@ -57,8 +66,11 @@ class Session extends EventTarget {
       if (problem.status !== 401) throw problem;
     });
     this.refused = null;
+    this.waiting = null;
     activity.clear();
     this.#set(null);
+    // Also where the session had ended by itself: now nothing waits for anybody.
+    this.dispatchEvent(new Event('change'));
     await forgetAllOf(owner);
   }
 
@@ -67,7 +79,10 @@ class Session extends EventTarget {
       const { scope, token, expires_unix_s: expires } = await ask();
       this.refused = null;
       this.expires = expires;
+      const fresh = !this.scope;
       this.#set(scope, token ? `token ${token}` : 'node');
+      this.waiting = null;
+      if (fresh) this.#tabs.postMessage('signed in');
       return true;
     } catch (problem) {
       this.refused = problem;

@@ -4,7 +4,7 @@ import { get, post, remove } from './api.js';
 import { copyField } from './copy.js';
 import { ask } from './dialog.js';
 import { fill, h } from './dom.js';
-import { date } from './format.js';
+import { date, visible } from './format.js';
 import { icon } from './icons.js';
 import { failure, loading, note } from './notes.js';
 
@@ -68,17 +68,17 @@ export function tokens(signal) {
           h(
             'tr',
             {},
-            h('th', { scope: 'row', class: 'name' }, token.name),
+            h('th', { scope: 'row', class: 'name' }, visible(token.name)),
             h('td', { 'data-label': 'Scope' }, token.scope),
             h('td', { 'data-label': 'Made' }, date(token.created_unix_s)),
-            h('td', { 'data-label': 'Ends' }, token.expires_unix_s ? date(token.expires_unix_s) : 'when revoked'),
+            h('td', { 'data-label': 'Ends' }, ends(token)),
             h('td', { 'data-label': 'Last used' }, token.last_used_unix_s ? date(token.last_used_unix_s) : 'never'),
             h(
               'td',
               { class: 'act' },
               h(
                 'button',
-                { type: 'button', 'aria-label': `Revoke ${token.name}`, on: { click: () => revoke(token) } },
+                { type: 'button', 'aria-label': `Revoke ${visible(token.name)}`, on: { click: () => revoke(token) } },
                 'Revoke',
               ),
             ),
@@ -88,15 +88,20 @@ export function tokens(signal) {
     );
   }
 
+  const ends = ({ expires_unix_s: expires }) => {
+    if (!expires) return 'when revoked';
+    return expires * 1000 > Date.now() ? date(expires) : [h('span', { class: 'tag' }, 'ended'), ' ', date(expires)];
+  };
+
   async function revoke(token) {
     const done = await ask({
-      title: `Revoke ${token.name}?`,
+      title: `Revoke ${visible(token.name)}?`,
       body: h('p', {}, 'Whoever uses it is refused from now on. It cannot be given back; make a new one instead.'),
       actions: [{ label: 'Revoke', value: 'revoke', kind: 'danger' }],
       act: () => remove(`/tokens/${encodeURIComponent(token.id)}`),
     });
     if (!done) return;
-    note(`${token.name} is revoked.`);
+    note(`${visible(token.name)} is revoked.`);
     await load();
     make.focus();
   }
@@ -126,7 +131,7 @@ async function create() {
   });
   if (!made) return false;
   await ask({
-    title: `The token ${made.name}`,
+    title: `The token ${visible(made.name)}`,
     body: [h('p', {}, 'Copy it now: it is shown this once.'), copyField('token', made.token)],
   });
   return true;

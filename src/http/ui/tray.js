@@ -1,10 +1,13 @@
 // The uploads, beside every view: how far each is, and what can be done about it.
 
 import { fill, h, keyed, say } from './dom.js';
+import { get } from './api.js';
+import { copyText } from './copy.js';
 import { chosen } from './gather.js';
-import { bytes, duration, plural, rate } from './format.js';
+import { bytes, duration, number, plural, rate } from './format.js';
 import { icon } from './icons.js';
-import { note } from './notes.js';
+import { complain, note } from './notes.js';
+import { session } from './session.js';
 import { uploads } from './uploads.js';
 
 const SHOWN = 60;
@@ -43,13 +46,13 @@ function chooseAgain({ tree, foreign }) {
 }
 
 function row(upload) {
-  const meter = h('progress', { max: '1', 'aria-label': `Progress of ${upload.name}` });
+  const meter = h('progress', { max: '1', 'aria-label': `Progress of ${upload.called}` });
   const text = h('p', { class: 'hint' });
   const tools = h('div', { class: 'tools' });
   const element = h(
     'li',
     {},
-    h('div', { class: 'what' }, h('p', { class: 'name', title: upload.name }, upload.name), meter, text),
+    h('div', { class: 'what' }, h('p', { class: 'name', title: upload.called }, upload.called), meter, text),
     tools,
   );
   return Object.assign(element, { meter, text, tools, drawn: null });
@@ -61,12 +64,12 @@ function rejoin(upload) {
     webkitdirectory: upload.tree,
     class: 'unseen',
     tabindex: '-1',
-    'aria-label': `Choose ${upload.name} again`,
+    'aria-label': `Choose ${upload.called} again`,
     on: {
       change: () => {
         const [again] = chosen(input);
         const wrong = again && uploads.rejoin(upload, again);
-        if (wrong) note(wrong, 'bad', `Choose ${upload.name} as it was, or give this upload up and store it anew.`);
+        if (wrong) note(wrong, 'bad', `Choose ${upload.called} as it was, or give this upload up and store it anew.`);
         input.value = '';
       },
     },
@@ -77,8 +80,18 @@ function rejoin(upload) {
   ];
 }
 
+async function copyLink({ cid, called }) {
+  try {
+    const { link } = await get(`/files/${cid}`);
+    await copyText(link);
+    note(`The link of ${called} is copied.`);
+  } catch (problem) {
+    complain(problem);
+  }
+}
+
 function toolsOf(upload) {
-  const { name, state } = upload;
+  const { called: name, state } = upload;
   const end = tool('cross', `Give up storing ${name}`, () => uploads.dismiss(upload));
   switch (state) {
     case 'waiting':
@@ -99,6 +112,12 @@ function toolsOf(upload) {
       return [...rejoin(upload), end];
     case 'stored':
       return [
+        h(
+          'button',
+          { type: 'button', class: 'copy-link', 'aria-label': `Copy link of ${name}`, on: { click: () => copyLink(upload) } },
+          icon('copy'),
+          h('span', {}, 'Copy link'),
+        ),
         h('a', { class: 'button', href: `#/file/${upload.cid}` }, 'Show'),
         tool('cross', `Take ${name} off this list`, () => uploads.dismiss(upload)),
       ];
@@ -125,17 +144,21 @@ function update(element, upload) {
 function summary() {
   const open = uploads.list.filter((upload) => upload.open);
   const failed = uploads.list.filter(({ state }) => state === 'failed').length;
-  const running = open.filter(({ state }) => ['sending', 'storing', 'waiting'].includes(state));
+  const running = open.filter(({ state, stalled }) => !stalled && ['sending', 'storing'].includes(state));
+  const stalled = open.filter((upload) => upload.stalled && ['sending', 'storing'].includes(upload.state)).length;
+  const queued = open.filter(({ state }) => state === 'waiting').length;
+  const elsewhere = open.filter(({ state }) => state === 'elsewhere').length;
   const parts = [];
   if (running.length) {
+    // Of what moves alone: one that waits for the node says nothing about the others.
     const size = running.reduce((sum, upload) => sum + upload.size, 0);
     const sent = running.reduce((sum, upload) => sum + upload.sent, 0);
-    parts.push(
-      `storing ${plural(running.length, 'file')}, ${size ? Math.min(100, Math.floor((sent / size) * 100)) : 100} %`,
-    );
+    const done = size ? Math.min(100, Math.floor((sent / size) * 100)) : 100;
+    parts.push(`storing ${plural(running.length, 'file')}, ${done} %`);
   }
-  const elsewhere = open.filter(({ state }) => state === 'elsewhere').length;
-  const still = open.length - running.length - elsewhere;
+  if (stalled) parts.push(`${number(stalled)} held up`);
+  if (queued) parts.push(`${number(queued)} waiting`);
+  const still = open.length - running.length - stalled - queued - elsewhere;
   if (still) parts.push(`${still} not running`);
   if (elsewhere) parts.push(`${elsewhere} in another tab`);
   if (failed) parts.push(`${failed} failed`);
@@ -164,7 +187,7 @@ export function begin(element) {
   const draw = () => {
     const rank = ({ state }) => (state === 'stored' ? 2 : ['waiting', 'elsewhere'].includes(state) ? 1 : 0);
     const sorted = [...uploads.list].sort((a, b) => rank(a) - rank(b));
-    element.hidden = !sorted.length;
+    element.hidden = !sorted.length || !session.scope;
     document.body.classList.toggle('has-tray', !element.hidden);
     say(title, summary());
     keyed(list, sorted.slice(0, SHOWN), ({ key }) => key, row, update);

@@ -1,6 +1,7 @@
 // One upload, and how it is known again what it began with.
 
 import { Problem } from './api.js';
+import { called } from './format.js';
 import { Speed } from './speed.js';
 
 /**
@@ -30,6 +31,11 @@ export class Upload {
   constructor(fields) {
     this.key = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`;
     Object.assign(this, fields);
+  }
+
+  /** Its name, fit to be shown. */
+  get called() {
+    return called(this.name);
   }
 
   /** Whether it still has something before it. */

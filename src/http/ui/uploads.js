@@ -28,7 +28,9 @@ class Uploads extends EventTarget {
   constructor() {
     super();
     session.addEventListener('change', () => {
-      if (session.owner === this.#owner) return;
+      if (session.owner === this.#owner) return this.#next();
+      // The session ended by itself: what it had begun waits for who signs in again.
+      if (session.waiting === this.#owner && !session.owner) return this.#park();
       this.#owner = session.owner;
       this.#session += 1;
       this.#drop();
@@ -46,7 +48,7 @@ class Uploads extends EventTarget {
     // First it is this tab's, then others can see it.
     for (const upload of fresh) this.#hold(upload).then(() => this.#keep(upload));
     if (fresh.length)
-      speak(fresh.length === 1 ? `${fresh[0].name} is being stored.` : `${fresh.length} things are being stored.`);
+      speak(fresh.length === 1 ? `${fresh[0].called} is being stored.` : `${fresh.length} things are being stored.`);
     this.#next();
   }
 
@@ -77,7 +79,7 @@ class Uploads extends EventTarget {
   /** The file or folder of a lost upload, chosen again. Answers why it cannot be that, or null. */
   rejoin(upload, chosen) {
     const same = is(upload, chosen);
-    if (!same && chosen.name !== upload.name) return `This is not ${upload.name} as it was when the upload began.`;
+    if (!same && chosen.name !== upload.name) return `This is not ${upload.called} as it was when the upload began.`;
     if (same) Object.assign(upload, facts(chosen));
     else this.#anew(upload, chosen);
     Object.assign(upload, { handle: null, owner: this.#owner, foreign: false });
@@ -99,7 +101,7 @@ class Uploads extends EventTarget {
         const told = await tus.look(upload.id);
         if (told.state === 'storing' || told.state === 'stored') {
           const hint = 'Delete it from the files if it shall not be there.';
-          note(`All of ${upload.name} had arrived: it is stored.`, 'bad', hint);
+          note(`All of ${upload.called} had arrived: it is stored.`, 'bad', hint);
           return;
         }
       }
@@ -111,6 +113,20 @@ class Uploads extends EventTarget {
 
   dismissFinished() {
     for (const upload of this.list.filter(({ state }) => state === 'stored')) this.dismiss(upload);
+  }
+
+  /** How many wait for their owner to sign in again. */
+  get parked() {
+    return session.owner ? 0 : this.list.filter(({ file, state }) => file && state === 'waiting').length;
+  }
+
+  /** Stops all, and forgets none. */
+  #park() {
+    for (const upload of this.list) {
+      if (upload.state === 'sending' || upload.state === 'storing') upload.state = 'waiting';
+      upload.stop?.abort();
+    }
+    this.#change();
   }
 
   /** Off the list, whatever it does. */
@@ -242,12 +258,12 @@ class Uploads extends EventTarget {
   /** From the beginning: bytes of what it is now do not go with bytes of what it was. */
   #anew(upload, chosen) {
     if (upload.id) tus.end(upload.id).catch(() => {});
-    if (upload.sent) note(`${upload.name} may have changed since the upload began: it is sent from its beginning.`);
+    if (upload.sent) note(`${upload.called} may have changed since the upload began: it is sent from its beginning.`);
     Object.assign(upload, facts(chosen), { id: null, sent: 0, whole: false });
   }
 
   #next() {
-    for (const upload of this.list) {
+    for (const upload of session.may('write') ? this.list : []) {
       if (this.list.filter(({ stop }) => stop).length >= AT_ONCE) break;
       if (upload.state === 'waiting' && !upload.stop && (upload.file || upload.whole)) this.#start(upload);
     }
@@ -283,8 +299,8 @@ class Uploads extends EventTarget {
       upload.file = null;
     }
     const { message, hint } = upload.problem ?? problem;
-    history.add({ type: 'failed', text: `${upload.name} could not be stored: ${message}`, hint });
-    speak(`${upload.name} could not be stored.`);
+    history.add({ type: 'failed', text: `${upload.called} could not be stored: ${message}`, hint });
+    speak(`${upload.called} could not be stored.`);
   }
 
   async #send(upload) {
@@ -362,7 +378,7 @@ class Uploads extends EventTarget {
     this.#forget(upload)
       .then(() => tus.end(id))
       .catch(() => {});
-    speak(`${upload.name} is stored.`);
+    speak(`${upload.called} is stored.`);
     this.dispatchEvent(new CustomEvent('stored', { detail: upload }));
   }
 

@@ -1,10 +1,10 @@
 // Events in words.
 
 import { h } from './dom.js';
-import { bytes, plural, short } from './format.js';
+import { bytes, called, plural, short, visible } from './format.js';
 import { names } from './names.js';
 
-const file = (cid) => ({ href: `#/file/${cid}`, link: names.of(cid) ?? short(cid) });
+const file = (cid) => ({ href: `#/file/${cid}`, link: names.of(cid) === null ? short(cid) : called(names.of(cid)) });
 
 const WORDS = {
   peer_connected: ({ peer, addr }) => ({ icon: 'peers', text: `Peer …${peer.slice(-8)} connected`, more: addr }),
@@ -60,6 +60,6 @@ export const line = ({ text, href, link, after }) => [
 /** {icon, text, href, link, after, more, hint, bad} of an event; unknown kinds are named as they are. */
 export function describe(event) {
   return (
-    WORDS[event.type]?.(event) ?? { icon: 'activity', text: event.type.replaceAll('_', ' '), more: event.detail ?? '' }
+    WORDS[event.type]?.(event) ?? { icon: 'activity', text: visible(event.type.replaceAll('_', ' ')), more: visible(event.detail ?? '') }
   );
 }

@@ -2,7 +2,7 @@
 
 import { fill, h, keyed, say } from '../dom.js';
 import { events } from '../events.js';
-import { bytes, clock, duration, rate } from '../format.js';
+import { bytes, called, clock, duration, rate } from '../format.js';
 import { history } from '../history.js';
 import { icon } from '../icons.js';
 import { names } from '../names.js';
@@ -57,7 +57,8 @@ export function show({ body, signal }) {
   drawRuns();
 }
 
-function makeRun({ name, what }) {
+function makeRun({ name: said, what }) {
+  const name = said ? called(said) : 'a file';
   return h(
     'li',
     { class: 'run' },
@@ -65,8 +66,8 @@ function makeRun({ name, what }) {
     h(
       'div',
       {},
-      h('p', { class: 'name' }, `${what === 'put' ? 'Storing' : 'Reading'} ${name ?? 'a file'}`),
-      h('progress', { max: '1', 'aria-label': `Progress of ${name ?? 'a file'}` }),
+      h('p', { class: 'name' }, `${what === 'put' ? 'Storing' : 'Reading'} ${name}`),
+      h('progress', { max: '1', 'aria-label': `Progress of ${name}` }),
       h('p', { class: 'hint' }),
     ),
   );
@@ -83,11 +84,17 @@ function updateRun(element, { done, total, rate: speed }) {
   );
 }
 
+/** A moment for programs; null where it is none. */
+function iso(ms) {
+  const moment = new Date(ms);
+  return Number.isNaN(moment.getTime()) ? null : moment.toISOString();
+}
+
 function makeEntry({ entry, words }) {
   return h(
     'li',
     { class: words.bad ? 'bad' : null },
-    h('time', { class: 'hint', datetime: new Date(entry.at).toISOString() }, clock(entry.at)),
+    h('time', { class: 'hint', datetime: iso(entry.at) }, clock(entry.at)),
     icon(words.icon),
     h(
       'div',

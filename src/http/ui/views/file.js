@@ -4,10 +4,12 @@ import { get, post } from '../api.js';
 import { grid } from '../blocks.js';
 import { copyField, qr } from '../copy.js';
 import { fill, h } from '../dom.js';
-import { bytes, date, number, plural } from '../format.js';
+import { downloadLink } from '../downloading.js';
+import { events } from '../events.js';
+import { bytes, called, date, number, plural, visible } from '../format.js';
 import { icon } from '../icons.js';
-import { complain, failure, loading } from '../notes.js';
-import { follow } from '../opening.js';
+import { complain, empty, failure, loading } from '../notes.js';
+import { follow as openEntry } from '../opening.js';
 import { kindOf, preview, shownAtOnce } from '../preview.js';
 import { card as healthCard } from '../health.js';
 import { removeFile } from '../removing.js';
@@ -15,12 +17,16 @@ import { session } from '../session.js';
 
 export const title = 'File';
 
+/** After an event, so long for others of its kind to come; and how often other nodes are asked at most. */
+const SETTLED_MS = 800;
+const SELDOM_MS = 4000;
+
 export async function show(view) {
   const { body, id, signal, retitle } = view;
   fill(body, loading());
   try {
     const info = await get(`/files/${encodeURIComponent(id)}`, signal);
-    retitle(info.name ?? 'Unnamed file');
+    retitle(called(info.name));
     draw(view, info);
   } catch (problem) {
     failure(body, problem, () => show(view));
@@ -28,7 +34,6 @@ export async function show(view) {
 }
 
 function draw({ body, head, signal }, info) {
-  const url = `/api/v1/files/${info.cid}/content`;
   const result = h('div', { role: 'status' });
   const verify = h(
     'button',
@@ -36,15 +41,15 @@ function draw({ body, head, signal }, info) {
     icon('shield'),
     'Verify',
   );
-  fill(
-    head,
-    head.firstElementChild,
+  // The heading stays where it is: it may have the focus.
+  head.querySelector('.buttons')?.remove();
+  head.append(
     h(
       'div',
       { class: 'buttons' },
-      h(
-        'a',
-        { class: 'button main', href: url, download: info.name ?? info.cid },
+      downloadLink(
+        info,
+        { class: 'button main' },
         icon('down'),
         info.kind === 'dir' ? 'Download as tar' : 'Download',
       ),
@@ -53,6 +58,9 @@ function draw({ body, head, signal }, info) {
         h('button', { type: 'button', class: 'danger', on: { click: () => end(info) } }, icon('bin'), 'Delete'),
     ),
   );
+  const health = healthCard(info, signal);
+  const blocks = grid(info.cid, signal);
+  let known = facts(info);
   fill(
     body,
     result,
@@ -61,12 +69,72 @@ function draw({ body, head, signal }, info) {
       'div',
       { class: 'cards' },
       link(info),
-      healthCard(info, signal),
-      facts(info),
-      h('section', { class: 'card' }, h('h2', {}, 'Blocks'), grid(info.cid, signal)),
+      health.element,
+      known,
+      h('section', { class: 'card' }, h('h2', {}, 'Blocks'), blocks.element),
     ),
     info.entries && folder(info),
   );
+  follow(info, signal, {
+    changed: async () => {
+      const now = await get(`/files/${info.cid}`, signal);
+      const fresh = facts(now);
+      // What is being read stays open.
+      fresh.querySelector('details').open = known.querySelector('details').open;
+      if (!known.contains(document.activeElement)) {
+        known.replaceWith(fresh);
+        known = fresh;
+      }
+      health.again();
+      blocks.again();
+    },
+    removed: () => {
+      head.querySelector('.buttons')?.remove();
+      fill(
+        body,
+        empty(
+          'This file was deleted.',
+          'Somebody deleted it on this node while you looked at it. Who has the link may still read it from others.',
+          h('a', { class: 'button', href: '#/files' }, 'All files'),
+        ),
+      );
+    },
+  });
+}
+
+/** Calls `changed` a little after something happened that what is said of the file may hang on, and `removed`. */
+function follow(info, signal, { changed, removed }) {
+  const gone = new AbortController();
+  const watched = AbortSignal.any([signal, gone.signal]);
+  let timer = null;
+  let last = performance.now();
+  const soon = () => {
+    const wait = Math.max(SETTLED_MS, last + SELDOM_MS - performance.now());
+    timer ??= setTimeout(async () => {
+      timer = null;
+      last = performance.now();
+      // What cannot be asked now stays as it is: the banner tells, and the next event asks again.
+      if (!watched.aborted) await changed().catch(() => {});
+    }, wait);
+  };
+  const read = ({ name, ended }) => ended && [info.name, info.cid].includes(name);
+  events.addEventListener(
+    'event',
+    ({ detail }) => {
+      const { type, cid } = detail;
+      if (type === 'removed' && cid === info.cid) {
+        gone.abort();
+        removed();
+      } else if (
+        ['peer_connected', 'peer_lost', 'bad_block', 'collected', 'skipped'].includes(type) ||
+        (['stored', 'announced'].includes(type) && cid === info.cid) ||
+        (type === 'transfer' && read(detail))
+      )
+        soon();
+    },
+    { signal: watched },
+  );
+  watched.addEventListener('abort', () => clearTimeout(timer), { once: true });
 }
 
 function shown(info, signal) {
@@ -132,7 +200,7 @@ function facts(info) {
     'dl',
     {},
     fact('Size', info.size >= 1024 ? `${bytes(info.size)} (${number(info.size)} bytes)` : bytes(info.size)),
-    fact('Type', info.kind === 'dir' ? 'folder' : (info.media_type ?? 'unknown')),
+    fact('Type', info.kind === 'dir' ? 'folder' : (info.media_type ? visible(info.media_type) : 'unknown')),
     fact('CID', h('span', { class: 'mono break' }, info.cid)),
     fact('Stored here', info.created ? date(info.created) : 'no'),
     info.mtime && fact('Changed', date(info.mtime)),
@@ -155,7 +223,7 @@ function facts(info) {
 }
 
 function folder(info) {
-  const open = (entry) => follow(entry.link).catch(complain);
+  const open = (entry) => openEntry(entry.link).catch(complain);
   return h(
     'section',
     { class: 'card' },
@@ -169,7 +237,7 @@ function folder(info) {
               'li',
               {},
               icon(entry.kind === 'dir' ? 'folder' : 'files'),
-              h('button', { type: 'button', class: 'text', on: { click: () => open(entry) } }, entry.name),
+              h('button', { type: 'button', class: 'text', on: { click: () => open(entry) } }, called(entry.name)),
               h('span', { class: 'hint' }, bytes(entry.size)),
             ),
           ),

@@ -4,12 +4,12 @@ import { get, post } from '../api.js';
 import { ask } from '../dialog.js';
 import { events } from '../events.js';
 import { fill, h, keyed, say } from '../dom.js';
-import { bytes, duration, number, plural } from '../format.js';
+import { bytes, called, duration, number, plural } from '../format.js';
 import { bar, graph } from '../graph.js';
 import { history } from '../history.js';
 import { icon } from '../icons.js';
 import { names } from '../names.js';
-import { complain, loading, note } from '../notes.js';
+import { busy, complain, loading, note } from '../notes.js';
 import { watchPeers, latency } from '../peering.js';
 import { session } from '../session.js';
 import { vitals } from '../vitals.js';
@@ -23,12 +23,13 @@ const LOOK_MS = 30000;
 const NAMED = 5;
 
 /**
- * What is true of all that is stored: {tone, head, text}. Nothing is promised that the node does not do. `lacking`: how
- * many files lack blocks here, null while that is not known.
+ * What is true of all that is stored: {tone, head, text}. Nothing is promised that the node does not do, and only where
+ * nothing is at risk it is `ok`. `lacking`: how many kept files lack blocks here; `kept`: how many there are. The others
+ * that `status` counts are only known by their links.
  */
-export function sentence(status, lacking) {
-  const { files, quarantined, peers, capacity, stored_bytes: stored } = status;
-  const many = files === 1 ? 'One file is' : `${number(files)} files are`;
+export function sentence(status, { lacking, kept }) {
+  const { files: known, quarantined, peers, capacity, stored_bytes: stored } = status;
+  const many = kept === 1 ? 'One file is' : `${number(kept)} files are`;
   if (quarantined > 0) {
     return {
       tone: 'bad',
@@ -43,12 +44,19 @@ export function sentence(status, lacking) {
       text: 'They are named below. Repair fetches what is missing from nodes that have it.',
     };
   }
-  if (!files)
+  if (!known)
     return {
       tone: 'ok',
       head: 'Nothing is stored here yet.',
       text: 'Drop a file anywhere on this page: it is encrypted here, and you get a link to it.',
     };
+  if (!kept) {
+    return {
+      tone: 'plain',
+      head: 'This node keeps no file.',
+      text: `${plural(known, 'file')} of others ${known === 1 ? 'is' : 'are'} known here by ${known === 1 ? 'its link' : 'their links'}, readable as long as somebody has ${known === 1 ? 'it' : 'them'}. What you drop on this page is kept.`,
+    };
+  }
   if (capacity && stored > capacity * 0.95) {
     return {
       tone: 'warn',
@@ -60,9 +68,9 @@ export function sentence(status, lacking) {
     ? `${plural(peers, 'peer')} can read from here now.`
     : 'No peer is connected, so nobody else can read them now.';
   return {
-    tone: peers ? 'ok' : 'warn',
-    head: `${many} kept on this disk. ${reach}`,
-    text: 'No other node has been asked to keep them: others hold what they have read, for as long as they like. Losing this disk can lose the files.',
+    tone: 'warn',
+    head: `${many} kept on this disk, and no other node has promised a copy. ${reach}`,
+    text: 'Copies are not made by themselves yet: others hold what they have read, for as long as they like. Losing this disk can lose the files.',
   };
 }
 
@@ -120,9 +128,11 @@ export function show({ body, head, signal }) {
 
   let told = '';
   let lacking = null;
+  let lookedAt = null;
   const look = async () => {
     try {
       lacking = await get(`/files?health=damaged&limit=${NAMED}`, signal);
+      lookedAt = vitals.status?.files ?? null;
       draw();
     } catch {
       /* the banner tells, and it is asked again */
@@ -134,25 +144,33 @@ export function show({ body, head, signal }) {
     const { status } = vitals;
     curve.update(vitals.rates);
     if (!status) return;
-    const { tone, head: first, text } = sentence(status, lacking?.total ?? null);
-    if (told !== first) {
-      told = first;
+    fill(store, h('h2', {}, 'Storage'), storage(status));
+    // Which files are kept is counted with those that lack blocks: until then, nothing is said.
+    if (!lacking) return;
+    // Since then some came or went.
+    if (lookedAt !== null && lookedAt !== status.files) {
+      lookedAt = null;
+      look();
+    }
+    const kept = lacking.kept ?? status.files;
+    const { tone, head: first, text } = sentence(status, { lacking: lacking.total, kept });
+    if (told !== first + text) {
+      told = first + text;
       truth.className = `truth ${tone}`;
       fill(
         truth,
-        icon(tone === 'ok' ? 'check' : 'warning'),
+        icon({ ok: 'check', plain: 'link' }[tone] ?? 'warning'),
         h('div', {}, h('p', { class: 'lead' }, first), h('p', { class: 'hint' }, text)),
       );
     }
-    fill(store, h('h2', {}, 'Storage'), storage(status));
     const risky = [status.files, status.quarantined, JSON.stringify(lacking)].join();
     if (risk.dataset.drawn !== risky) {
       risk.dataset.drawn = risky;
-      fill(risk, h('h2', {}, 'At risk'), atRisk(status, lacking, look));
+      fill(risk, h('h2', {}, 'At risk'), atRisk({ ...status, kept }, lacking, look));
     }
     say(
       facts,
-      `storgo ${status.version} · up ${duration(status.uptime_s)} · ${plural(status.files, 'file')} in ${plural(status.blocks, 'block')} · ${plural(status.announced, 'root')} announced${status.announce_queue ? `, ${status.announce_queue} waiting` : ''}`,
+      `storgo ${status.version} · up ${duration(status.uptime_s)} · ${plural(kept, 'file')} kept${status.files > kept ? `, ${number(status.files - kept)} known by links` : ''} · ${plural(status.blocks, 'block')} · ${plural(status.announced, 'root')} announced${status.announce_queue ? `, ${status.announce_queue} waiting` : ''}`,
     );
   };
   const drawRecent = () => {
@@ -191,7 +209,7 @@ export function show({ body, head, signal }) {
   look();
 }
 
-function atRisk({ files, quarantined }, lacking, look) {
+function atRisk({ kept, quarantined }, lacking, look) {
   if (lacking?.total > 0) {
     const mend = h('button', { type: 'button', on: { click: () => repair(mend, look) } }, icon('shield'), 'Repair');
     return [
@@ -200,7 +218,7 @@ function atRisk({ files, quarantined }, lacking, look) {
         'ul',
         { class: 'rows' },
         lacking.files.map(({ cid, name }) =>
-          h('li', {}, h('a', { href: `#/file/${cid}`, class: 'break' }, name ?? 'unnamed file')),
+          h('li', {}, h('a', { href: `#/file/${cid}`, class: 'break' }, called(name))),
         ),
         lacking.total > lacking.files.length &&
           h('li', { class: 'hint' }, `and ${number(lacking.total - lacking.files.length)} more`),
@@ -214,9 +232,9 @@ function atRisk({ files, quarantined }, lacking, look) {
       h('p', { class: 'hint' }, 'Check everything: it names the files and mends what a peer can mend.'),
     ];
   }
-  if (!files) return [h('p', {}, 'No files, no risk.')];
+  if (!kept) return [h('p', {}, 'No file is kept here: nothing is at risk.')];
   return [
-    h('p', {}, icon('warning'), ` ${plural(files, 'file')} without a promised copy elsewhere.`),
+    h('p', {}, icon('warning'), ` ${plural(kept, 'file')} without a promised copy elsewhere.`),
     h(
       'p',
       { class: 'hint' },
@@ -227,9 +245,9 @@ function atRisk({ files, quarantined }, lacking, look) {
 
 async function repair(button, look) {
   button.disabled = true;
-  note('What is missing is fetched from other nodes; this may take a while.');
+  const done = busy('What is missing is fetched from other nodes; this may take a while.');
   try {
-    const { repaired, missing } = await post('/repair');
+    const { repaired, missing } = await post('/repair').finally(done);
     note(
       missing.length
         ? `${plural(repaired.length, 'block')} fetched; ${number(missing.length)} found nowhere.`
@@ -244,9 +262,9 @@ async function repair(button, look) {
 
 async function verify(button) {
   button.disabled = true;
-  note('Every block is read and checked; this may take a while.');
+  const done = busy('Every block is read and checked; this may take a while.');
   try {
-    const { checked, bytes: size, bad, missing, repaired } = await post('/verify');
+    const { checked, bytes: size, bad, missing, repaired } = await post('/verify').finally(done);
     const lost = bad.length + missing.length - repaired.length;
     await ask({
       title: lost > 0 ? 'Some blocks are not well' : 'Everything is well',

@@ -4,7 +4,8 @@ import { post } from '../api.js';
 import { show as share } from '../copy.js';
 import { ask } from '../dialog.js';
 import { fill, h, keyed, say } from '../dom.js';
-import { bytes, plural, short } from '../format.js';
+import { bytes, clock, plural, short, visible } from '../format.js';
+import { history } from '../history.js';
 import { icon } from '../icons.js';
 import { complain, empty, failure, loading, note } from '../notes.js';
 import { latency, watchPeers } from '../peering.js';
@@ -14,6 +15,8 @@ import { vitals } from '../vitals.js';
 export const title = 'Peers';
 
 const NONE = '–';
+/** Of those that have left, so many are named. */
+const GONE = 10;
 
 /** What a peer moved: where the node counts it. */
 const moved = ({ sent_bytes: sent, received_bytes: received }) =>
@@ -25,7 +28,7 @@ const CELLS = [
   ['Transport', ({ transport }) => transport.toUpperCase()],
   ['Path', ({ relayed }) => (relayed ? 'relayed' : 'direct')],
   // What older nodes do not say: a column of dashes is left out.
-  ['Region', ({ region }) => region ?? NONE],
+  ['Region', ({ region }) => (region ? visible(region) : NONE)],
   ['Space', ({ free }) => (free === undefined || free === null ? NONE : `${bytes(free)} free`)],
   ['Moved', moved],
 ];
@@ -59,11 +62,37 @@ export function show({ body, head, signal }) {
     ),
   );
   const own = h('section', { class: 'card' }, h('h2', {}, 'This node'), loading());
-  fill(body, words, state, table, own);
+  const gone = h('section', { class: 'card', hidden: true });
+  fill(body, words, state, table, gone, own);
+  let here = null;
+  const drawGone = () => {
+    const left = here ? departed(here) : [];
+    gone.hidden = !left.length;
+    fill(
+      gone,
+      h('h2', {}, 'Was here'),
+      h(
+        'ul',
+        { class: 'rows' },
+        left.map(({ peer, at }) =>
+          h(
+            'li',
+            { title: peer },
+            icon('peers'),
+            h('span', { class: 'mono' }, short(peer)),
+            h('span', { class: 'hint' }, `until ${clock(at)}`),
+          ),
+        ),
+      ),
+    );
+  };
+  history.addEventListener('change', drawGone, { signal });
 
   watchPeers(
     signal,
     (list) => {
+      here = new Set(list.map(({ peer }) => peer));
+      drawGone();
       say(words, list.length ? `${plural(list.length, 'peer')} connected.` : '');
       table.hidden = !list.length;
       if (list.length) fill(state);
@@ -127,6 +156,14 @@ export function show({ body, head, signal }) {
   drawOwn();
 }
 
+/** Peers that this tab saw leave and that have not come back, the last first. */
+function departed(here) {
+  const last = new Map();
+  for (const { type, peer, at } of history.entries)
+    if (type === 'peer_lost' && !here.has(peer) && !last.has(peer)) last.set(peer, { peer, at });
+  return [...last.values()].slice(0, GONE);
+}
+
 function make({ peer }) {
   return h(
     'tr',
@@ -144,7 +181,7 @@ function make({ peer }) {
 
 function update(element, peer) {
   CELLS.forEach(([, text], i) => say(element.children[i].firstElementChild, text(peer)));
-  say(element.children[0].lastElementChild, [peer.agent, peer.addrs[0]].filter(Boolean).join(' · '));
+  say(element.children[0].lastElementChild, visible([peer.agent, peer.addrs[0]].filter(Boolean).join(' · ')));
 }
 
 async function add() {

@@ -2,7 +2,9 @@
 
 import { connection } from '../connection.js';
 import { fill, h } from '../dom.js';
+import { plural } from '../format.js';
 import { session } from '../session.js';
+import { uploads } from '../uploads.js';
 
 export const title = 'Sign in';
 
@@ -19,7 +21,8 @@ export function show({ body, signal }) {
   const button = h('button', { type: 'submit', class: 'main' }, 'Sign in');
   const say = () => {
     const why = session.refused;
-    wrong.textContent = why ? [why.message, why.hint].filter(Boolean).join(' ') : '';
+    // What a program does about 401 is its hint; what a person does stands here.
+    wrong.textContent = why ? [why.message, why.status !== 401 && why.hint].filter(Boolean).join(' ') : '';
   };
   const form = h(
     'form',
@@ -49,11 +52,19 @@ export function show({ body, signal }) {
     field.focus();
   }
 
+  const waiting = h('p', { class: 'state warn', role: 'status' });
+  const tell = () => {
+    const { parked } = uploads;
+    waiting.hidden = !parked;
+    waiting.textContent = `${plural(parked, 'upload')} ${parked === 1 ? 'waits' : 'wait'} in this tab. Leave it open: sign in as before, here or in another tab, and ${parked === 1 ? 'it goes' : 'they go'} on.`;
+  };
+  uploads.addEventListener('change', tell, { signal });
   fill(
     body,
     h(
       'div',
       { class: 'signin' },
+      waiting,
       h('p', { class: 'lead' }, 'This is a storgo node. Its files are for those who have the key to the door.'),
       h(
         'section',
@@ -67,6 +78,7 @@ export function show({ body, signal }) {
     ),
   );
   say();
+  tell();
   // The node was away when the page came: try again when it is back.
   connection.addEventListener('change', () => connection.online && session.begin(), { signal });
 }
