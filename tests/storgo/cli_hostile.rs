@@ -106,7 +106,6 @@ fn an_archive_that_leads_outside_is_refused() {
 fn what_cannot_be_read_is_named_and_nothing_is_stored() {
     for runs in [true, false] {
         let machine = Machine::new();
-        machine.run(["init"]).ok();
         let _node = runs.then(|| machine.start::<&str>([]));
         let provide = |path: &str| machine.run(["provide", path, "--no-serve"]);
         provide("nothing").fails(4, &["nothing", "No such file"]);
@@ -243,6 +242,7 @@ fn several_paths_give_a_link_each_and_what_is_not_there_is_found_first() {
 fn a_name_that_no_file_can_have_is_refused_before_anything_is_stored() {
     for runs in [true, false] {
         let machine = Machine::new();
+        machine.run(["init"]).ok();
         let _node = runs.then(|| machine.start::<&str>([]));
         let name = "n".repeat(256);
         machine
