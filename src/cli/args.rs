@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-/// What scripts go by; DESIGN 6 fixes it, and [`ErrorCode::exit_code`] gives it.
+/// What scripts go by; DESIGN 6 fixes it, and [`crate::node::ErrorCode::exit_code`] gives it.
 const EXIT_CODES: &str = "\
 Exit codes:
     0  done                          7  integrity: no good copy of a block
