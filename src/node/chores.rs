@@ -26,6 +26,8 @@ const COLLECT_EVERY: Duration = Duration::from_secs(600);
 const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// How often what the network knows is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
+/// How often it is saved though nothing has changed: records have a time left.
+const SAVE_ANYWAY: Duration = Duration::from_secs(3600);
 /// Pause between two rounds of checking stored blocks.
 const SCRUB_PAUSE: Duration = Duration::from_secs(24 * 3600);
 /// Roots read at a time.
@@ -36,7 +38,12 @@ pub(super) fn start(node: &Node) {
     if node.inner.network.is_some() {
         every_now_and_then(node, SAVE_EVERY, |node| async move {
             if let Some(network) = &node.inner.network {
-                save_network(&node, network).await;
+                save_network(&node, network, false).await;
+            }
+        });
+        every_now_and_then(node, SAVE_ANYWAY, |node| async move {
+            if let Some(network) = &node.inner.network {
+                save_network(&node, network, true).await;
             }
         });
         run(node, |node| async move { node.announce_all().await });
@@ -90,9 +97,10 @@ fn every_now_and_then<F: Future<Output = ()> + Send + 'static>(
     });
 }
 
-/// Saves peers and provider records, where they have changed, for the next start.
-pub(super) async fn save_network(node: &Node, network: &Network) {
+/// Saves peers and provider records for the next start, where they have changed, or `anyway`: they also grow older.
+pub(super) async fn save_network(node: &Node, network: &Network, anyway: bool) {
     let last = *network.saved.lock().unwrap_or_else(PoisonError::into_inner);
+    let last = last.filter(|_| !anyway);
     let Ok(snapshot) = network.net.snapshot_since(last).await else {
         return;
     };

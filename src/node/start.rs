@@ -22,8 +22,8 @@ use crate::{
 
 /// Threads that seal and write: more than cores, because most of them wait for a sync.
 const SEALERS: usize = 16;
-/// Uploads that may arrive at a time. Each holds the chunk that it is cutting; what seals them is bounded for all.
-const UPLOADS: usize = 32;
+/// Uploads that may arrive at a time. Each holds the chunk that it is cutting and the next one; what seals them is bounded for all.
+const UPLOADS: usize = 16;
 /// Events that a slow listener may be behind.
 const EVENTS: usize = 1024;
 /// How long tasks may take to end after they were told.
@@ -99,7 +99,7 @@ impl Node {
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         if let Some(network) = &inner.network {
-            chores::save_network(self, network).await;
+            chores::save_network(self, network, true).await;
         }
         inner.stop.cancel();
         inner.tasks.close();

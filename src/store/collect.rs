@@ -27,6 +27,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::IndexBehind`], [`StoreError::Io`], [`StoreError::Index`].
     pub fn collect(&self) -> Result<Collected, StoreError> {
+        self.inner.leftovers.rest();
         self.collect_after(self.inner.options.grace)
     }
 

@@ -37,6 +37,8 @@ pub(super) enum Durability {
     Synced,
     /// It may be gone or cut after a crash.
     Cache,
+    /// As `Cache`, and it takes the place of no file that is there: that one may be synced.
+    New,
 }
 
 impl Disk {
@@ -76,13 +78,17 @@ impl Disk {
         digest: &Digest,
         bytes: &[u8],
         durability: Durability,
-    ) -> Result<PathBuf, StoreError> {
+    ) -> Result<Option<PathBuf>, StoreError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let tmp = TempFile(self.blocks.join(TMP).join(number.to_string()));
         self.write_aside(&tmp.0, bytes, durability).map_err(|e| StoreError::io("write a block", e))?;
         let path = self.path(digest);
         let folder = path.parent().unwrap_or(&self.blocks).to_owned();
+        let rename = if durability == Durability::New { rename_anew } else { rename };
         match rename(&tmp.0, &path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && durability == Durability::New => {
+                return Ok(None);
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 make_private_dir(&folder)?;
                 rename(&tmp.0, &path).map_err(|e| StoreError::io("put a block in place", e))?;
@@ -95,7 +101,7 @@ impl Disk {
             renamed => renamed.map_err(|e| StoreError::io("put a block in place", e))?,
         }
         std::mem::forget(tmp);
-        Ok(folder)
+        Ok(Some(folder))
     }
 
     fn write_aside(&self, tmp: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
@@ -297,4 +303,19 @@ impl Drop for TempFile {
 pub(super) fn make_private_dir(path: &Path) -> Result<(), StoreError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|e| StoreError::io(format!("make the folder {}", path.display()), e))
+}
+
+/// As [`rename`], but an error where there is a file of that name.
+#[allow(clippy::disallowed_methods)]
+fn rename_anew(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // A file system that cannot do it at once.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {}
+            renamed => return Ok(renamed?),
+        }
+    }
+    if to.exists() { Err(io::ErrorKind::AlreadyExists.into()) } else { rename(from, to) }
 }

@@ -33,6 +33,8 @@ pub(super) struct Leftovers {
 #[derive(Default)]
 struct State {
     marked: bool,
+    /// The mark stands for a killed process, too, whose files have not been listed.
+    older: bool,
     fresh: HashSet<Digest>,
 }
 
@@ -68,11 +70,13 @@ impl Leftovers {
         }
     }
 
-    /// Nothing is under way any more. The mark goes, unless something is left.
-    pub(super) fn close(&self) {
-        let state = self.state();
-        if state.marked && state.fresh.is_empty() {
+    /// Takes the mark away where nothing is under way and nothing is left: the next upload makes a younger one, so that
+    /// after a kill only what has changed since is looked through.
+    pub(super) fn rest(&self) {
+        let mut state = self.state();
+        if state.marked && !state.older && state.fresh.is_empty() {
             self.unmark();
+            state.marked = false;
         }
     }
 
@@ -102,6 +106,7 @@ impl Store {
     pub(super) fn list_leftovers(&self) -> Result<(), StoreError> {
         let inner = &self.inner;
         let Some(since) = inner.leftovers.since() else { return Ok(()) };
+        inner.leftovers.state().older = true;
         let (mut left, mut bytes) = (Vec::new(), 0);
         inner.disk.walk_since(Some(since), &mut |file| {
             if file.layout == inner.options.layout && inner.index.row(&file.digest)?.is_none() {
@@ -133,6 +138,7 @@ impl Store {
             tracing::info!(count, bytes, "blocks of uploads that were killed are kept for the next try");
         }
         inner.leftovers.unmark();
+        inner.leftovers.state().older = false;
         Ok(())
     }
 
@@ -175,7 +181,7 @@ fn look_at(file: &BlockFile) -> Result<Option<Arrival>, StoreError> {
     // A node block says what it is, from its first byte on; anything else is data, and need not be read.
     let mut bytes = [0; 1];
     let head = io::Read::read(&mut open, &mut bytes).map_err(fail)?;
-    let is_map = head == 1 && bytes[0] >> 5 == 5;
+    let is_map = head == 1 && bytes[0] >> 5 == 5 && meta.len() <= node_block::MAX_NODE_LEN as u64;
     let is_node = is_map && fs::read(&file.path).is_ok_and(|bytes| node_block::visible(&bytes).is_ok());
     let codec = if is_node { Codec::DagCbor } else { Codec::Raw };
     Ok(Some(Arrival { digest: file.digest, codec, len, inline: None }))

@@ -111,7 +111,7 @@ impl super::Inner {
 
 impl Drop for super::Inner {
     fn drop(&mut self) {
-        self.leftovers.close();
+        self.leftovers.rest();
         let stale = self.newest.state.get_mut().unwrap_or_else(PoisonError::into_inner).stale;
         if stale {
             self.write_record();

@@ -128,14 +128,14 @@ impl Index {
     /// Whether every root has its place in each order.
     fn has_orders(&self) -> Result<bool, StoreError> {
         self.file.read(|read| {
-            let roots = len(read.open_table(ROOTS))?;
-            Ok([
+            let roots = len(read.open_table(ROOTS))?.unwrap_or(0);
+            let orders = [
                 len(read.open_table(BY_NAME))?,
                 len(read.open_table(BY_SIZE))?,
                 len(read.open_table(BY_CREATED))?,
-            ]
-            .iter()
-            .all(|len| *len == roots))
+            ];
+            // An index of an earlier version has none of them, not even for no files.
+            Ok(orders.iter().all(|len| *len == Some(roots)))
         })
     }
 
@@ -183,10 +183,11 @@ impl Index {
     }
 }
 
-fn len<T: ReadableTableMetadata>(table: Result<T, TableError>) -> Result<u64, StoreError> {
+/// Entries of a table; none where there is no such table.
+fn len<T: ReadableTableMetadata>(table: Result<T, TableError>) -> Result<Option<u64>, StoreError> {
     match table {
-        Ok(table) => table.len().map_err(StoreError::index),
-        Err(TableError::TableDoesNotExist(_)) => Ok(0),
+        Ok(table) => table.len().map(Some).map_err(StoreError::index),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
         Err(error) => Err(StoreError::index(error)),
     }
 }

@@ -163,8 +163,9 @@ impl<'t> Tables<'t> {
             } else if old.refs == 0 {
                 self.unreferenced.remove((old.since, digest)).map_err(StoreError::index)?;
             }
-            if old.place == Place::Missing {
-                self.missing.remove(digest).map_err(StoreError::index)?;
+            // The list decides what is counted: an index of an earlier version has such rows, and no list.
+            if self.missing.remove(digest).map_err(StoreError::index)?.is_some() {
+                self.stats.missing = self.stats.missing.saturating_sub(1);
             }
         }
         match new {
@@ -179,6 +180,7 @@ impl<'t> Tables<'t> {
                 }
                 if row.place == Place::Missing {
                     self.missing.insert(digest, ()).map_err(StoreError::index)?;
+                    self.stats.missing += 1;
                 }
             }
         }
@@ -188,9 +190,7 @@ impl<'t> Tables<'t> {
     fn count(&mut self, row: &Row, up: bool) {
         let step =
             |total: &mut u64, by: u64| *total = if up { *total + by } else { total.saturating_sub(by) };
-        if row.place == Place::Missing {
-            step(&mut self.stats.missing, 1);
-        } else {
+        if row.place != Place::Missing {
             step(&mut self.stats.blocks, 1);
             step(&mut self.stats.bytes, u64::from(row.len));
         }
@@ -235,6 +235,13 @@ impl<'t> Tables<'t> {
             Some(row) if row.place == Place::Missing => self.set(digest, Some(row)),
             _ => Ok(()),
         }
+    }
+
+    /// Makes an index of an earlier version of this one: it has rows of missing blocks, and no list of them.
+    #[cfg(test)]
+    pub(super) fn forget_missing(&mut self) -> Result<(), StoreError> {
+        self.stats.missing = 0;
+        self.missing.retain(|_, ()| false).map_err(StoreError::index)
     }
 
     /// Notes that a block's bytes are gone: where a root needs it, the row stays as missing.

@@ -150,7 +150,7 @@ impl Store {
         promised.map(drop).map_err(|_| over)
     }
 
-    /// Puts a block where it belongs. The row comes later.
+    /// Puts a block where it belongs; answers with the folder of its file, where one was written. The row comes later.
     fn place(
         &self,
         cid: &Cid,
@@ -165,7 +165,7 @@ impl Store {
             return Ok((arrival, None));
         }
         let folder = self.inner.disk.write(cid.digest(), bytes, durability)?;
-        Ok((arrival, Some(folder)))
+        Ok((arrival, folder))
     }
 
     /// Keeps a block that was fetched for a reader: evictable, not synced, unless a file here had lost it: then it is
@@ -193,13 +193,18 @@ impl Store {
         }
         let needed = row.is_some();
         let _room = self.reserve(bytes.len() as u64)?;
-        let durability = if needed { Durability::Synced } else { Durability::Cache };
-        let (arrival, folder) = self.place(cid, bytes, durability, lives_in_index(cid, bytes))?;
-        if let Some(folder) = folder.filter(|_| needed) {
-            self.inner.disk.sync_folders(&HashSet::from([folder]))?;
-        }
+        let inline = lives_in_index(cid, bytes);
         if needed {
+            let (arrival, folder) = self.place(cid, bytes, Durability::Synced, inline)?;
+            if let Some(folder) = folder {
+                self.inner.disk.sync_folders(&HashSet::from([folder]))?;
+            }
             return self.inner.writer.run(move |tables| tables.arrive(&arrival, false, unix_ms()));
+        }
+        let (arrival, placed) = self.place(cid, bytes, Durability::New, inline)?;
+        if placed.is_none() && arrival.inline.is_none() {
+            // A file is there: of an upload, which has synced it and lists it. What is a cache's takes no place from it.
+            return Ok(());
         }
         self.inner.writer.post(move |tables| tables.arrive(&arrival, true, unix_ms()));
         Ok(())
@@ -255,7 +260,8 @@ impl Upload {
         let room = self.store.reserve(bytes.len() as u64)?;
         // Short ones are synced together at the end: a folder of many files has many of them.
         let durability = if bytes.len() > INLINE_MAX { Durability::Synced } else { Durability::Cache };
-        let is_own = row.is_none() && (inline || self.store.inner.disk.len(&digest).is_none());
+        // A file without a row whose bytes are others is nobody's: it is written over.
+        let is_own = row.is_none();
         if is_own {
             // Noted before it is there: what fails half-way is looked for, too.
             self.state().own.push(digest);

@@ -23,6 +23,7 @@ impl Task {
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.swarm.remove_external_address(&address);
+                self.relays.expired(&address);
                 self.share(|shared| shared.listen.retain(|known| *known != address));
             }
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
@@ -34,6 +35,7 @@ impl Task {
                 }
                 for address in addresses {
                     self.swarm.remove_external_address(&address);
+                    self.relays.expired(&address);
                     self.share(|shared| shared.listen.retain(|known| *known != address));
                 }
             }

@@ -133,3 +133,30 @@ fn a_file_whose_key_was_lost_gets_it_back_and_stays_kept() {
     assert_eq!(store.collect().expect("collected").blocks, 0);
     assert_eq!(store.verify(Some(&blocks[0].0), &mut |_| true).expect("verified").checked, 2);
 }
+
+#[test]
+fn missing_blocks_of_an_earlier_index_are_counted_once_each() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let blocks: Vec<_> = (0..4).map(|n| block(n, LONG)).collect();
+    store_all(&store, &blocks);
+    for (cid, _) in &blocks[1..] {
+        fs::remove_file(file_of(&store, cid)).expect("removed");
+        assert!(store.get(cid).expect("looked for").is_none());
+    }
+    settle(&store);
+    assert_eq!(store.usage().missing, 3);
+    #[allow(clippy::redundant_closure_for_method_calls)]
+    store.inner.writer.run(|tables| tables.forget_missing()).expect("forgotten");
+    let list = |cid: &Cid| {
+        let digest = *cid.digest();
+        store.inner.writer.run(move |tables| tables.list_missing(&digest)).expect("listed");
+    };
+    for (cid, _) in &blocks {
+        list(cid);
+        list(cid);
+    }
+    assert_eq!(store.usage().missing, 3);
+    store_all(&store, &blocks[..2]);
+    assert_eq!(store.usage().missing, 2);
+}

@@ -212,3 +212,38 @@ fn blocks_that_are_missing_are_known_by_file_until_they_are_mended() {
     store.remove_root(&b.0).expect("removed");
     assert_eq!((store.missing(&both).expect("asked"), store.usage().missing), (vec![0, 0], 0));
 }
+
+#[test]
+fn the_mark_goes_when_nothing_is_under_way_and_comes_back() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let mark = store.dir().join("uploading");
+    for n in 0..2 {
+        let upload = store.upload();
+        let block = block(n, LONG);
+        put(&upload, &block);
+        store.collect().expect("collected");
+        assert!(mark.exists(), "an upload is under way");
+        upload.commit(record(&block.0)).expect("committed");
+        store.collect().expect("collected");
+        assert!(!mark.exists());
+    }
+}
+
+#[test]
+fn what_is_cached_takes_no_place_from_an_upload() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let block = block(1, LONG);
+    let upload = store.upload();
+    put(&upload, &block);
+    let number = || fs::metadata(file_of(&store, &block.0)).expect("a file").ino();
+    let synced = number();
+    // By now it has no row.
+    store.put_cached(&block.0, &block.1).expect("passed over");
+    settle(&store);
+    assert_eq!(number(), synced);
+    upload.commit(record(&block.0)).expect("committed");
+    assert_eq!(store.get(&block.0).expect("read").as_deref(), Some(&*block.1));
+}
