@@ -77,9 +77,18 @@ impl Streams {
     pub(super) fn keep(&mut self, peer: PeerId, keep: bool) {
         let changed = if keep { self.kept.insert(peer) } else { self.kept.remove(&peer) };
         if changed {
-            for connection in self.connections.get(&peer).into_iter().flatten() {
-                self.orders.push_back((peer, NotifyHandler::One(connection.id), Order::Keep(keep)));
-            }
+            self.keep_ways(peer);
+        }
+    }
+
+    /// Says of each connection to a peer whether it stays. One through a relay does where there is no other, and else
+    /// only as long as it is in use.
+    pub(super) fn keep_ways(&mut self, peer: PeerId) {
+        let (connections, kept) = (self.connections.get(&peer), self.kept.contains(&peer));
+        let direct = connections.is_some_and(|all| all.iter().any(|connection| connection.direct));
+        for connection in connections.into_iter().flatten() {
+            let keep = kept && (connection.direct || !direct);
+            self.orders.push_back((peer, NotifyHandler::One(connection.id), Order::Keep(keep)));
         }
     }
 

@@ -103,8 +103,8 @@ impl Task {
             let state = shared.peers.entry(peer).or_default();
             state.connections.insert(id, addr.clone());
         });
-        if !first && !endpoint.is_relayed() {
-            self.leave_relays(&peer);
+        if !first {
+            self.swarm.behaviour_mut().streams.keep_ways(peer);
         }
         for reply in self.dialing.remove(&id).into_iter().flatten() {
             drop(reply.send(Ok(peer)));

@@ -2,7 +2,8 @@
 //!
 //! Peers that relay say so. Where `AutoNAT` has confirmed no public address after a while, two of them are asked for a
 //! place, and the addresses through them are told to the swarm like any other. Through a relay two nodes only meet: as
-//! soon as one of them reaches the other without it, the relayed connection is closed.
+//! soon as one of them reaches the other without it, new streams go that way, and the relayed connection ends when
+//! nothing runs on it any more.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -146,17 +147,6 @@ impl Task {
         let opts = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addrs).build();
         if let Err(error) = self.dial_anyway(opts) {
             tracing::debug!(%peer, "it stays behind its relay: {error}");
-        }
-    }
-
-    /// There is a direct connection to a peer: those through relays are of no more use.
-    pub(super) fn leave_relays(&mut self, peer: &PeerId) {
-        let relayed: Vec<_> = self.look(|shared| {
-            let connections = shared.peers.get(peer).into_iter().flat_map(|state| &state.connections);
-            connections.filter(|(_, addr)| is_relayed(addr)).map(|(id, _)| *id).collect()
-        });
-        for id in relayed {
-            self.swarm.close_connection(id);
         }
     }
 }
