@@ -125,9 +125,10 @@ pub(super) async fn answer(
         let total = range.as_ref().map_or(size, |range| range.end - range.start);
         let total = Some(total).filter(|_| opened.kind() == ContentKind::File);
         let progress = door.feed.transfer(What::Get, Some(opened.file_name()), total);
+        // A slow source is no error. Who asks for a part wants to know whether it can be had.
+        let patience = if range.is_some() { Duration::MAX } else { FIRST };
         let mut bytes = Box::pin(opened.read_counted(ReadOptions { range }));
-        // A slow source is no error.
-        let first = tokio::time::timeout(FIRST, bytes.try_next()).await.unwrap_or(Ok(None))?;
+        let first = tokio::time::timeout(patience, bytes.try_next()).await.unwrap_or(Ok(None))?;
         let rest = bytes.inspect_err(move |error| failures.note(&id, error.clone()));
         Body::from_stream(progress.count(stream::iter(first.map(Ok)).chain(rest)))
     };

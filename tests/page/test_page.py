@@ -534,7 +534,9 @@ class ThePage(unittest.TestCase):
             if shown == "pre":
                 self.assertEqual(element.text_content(), data.decode())
             if shown == "iframe":
-                wait("the browser's own viewer has it", lambda: any(frame.url.startswith("chrome-extension://") for frame in page.frames))
+                # The driver hears of new frames only while it asks something.
+                viewer = lambda: page.title() and any(frame.url.startswith("chrome-extension://") for frame in page.frames)
+                wait("the browser's own viewer has it", viewer)
             if shown.startswith("img"):
                 wait("the picture is drawn", lambda: element.evaluate("img => img.naturalWidth") == 1)
 
