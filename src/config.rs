@@ -15,7 +15,7 @@ use std::{
 
 pub(crate) use table::address;
 pub use table::{Setting, TABLE};
-pub use values::{ByteSize, parse_bytes, parse_duration};
+pub use values::{ByteSize, DoorAddr, parse_bytes, parse_duration};
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]

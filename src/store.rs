@@ -145,7 +145,8 @@ struct Inner {
 impl Store {
     /// Opens the store in a data directory, or makes one.
     ///
-    /// Takes time that does not depend on how much is stored.
+    /// Takes time that does not depend on how much is stored; where a process was killed as it wrote, the folders that it
+    /// may have written to are looked through.
     ///
     /// # Errors
     /// [`StoreError::Locked`] where another process has it, [`StoreError::NewerVersion`], [`StoreError::OtherLayout`],

@@ -24,6 +24,8 @@ pub const MAX_MESSAGE: usize = 256 << 10;
 pub const MAX_BLOCK: u32 = 2 << 20;
 /// Most blocks that one message may name.
 pub const MAX_CIDS: usize = 1024;
+/// Longest name of a region, in bytes.
+pub const MAX_REGION: usize = 64;
 
 /// Why bytes are no message of ours, or a message cannot be sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -90,6 +90,9 @@ pub(super) struct Flags {
     /// Relay connections for peers that cannot be dialled: true or false.
     #[arg(long, global = true, value_name = "BOOL")]
     relay_server: Option<String>,
+    /// Where this machine is, in a word; peers see it.
+    #[arg(long, global = true, value_name = "NAME")]
+    region: Option<String>,
     /// Connections held at most.
     #[arg(long, global = true, value_name = "N")]
     max_connections: Option<String>,
@@ -137,6 +140,7 @@ impl Flags {
             ("tls.key", "--tls-key", &self.tls_key),
             ("mdns", "--mdns", &self.mdns),
             ("relay.server", "--relay-server", &self.relay_server),
+            ("region", "--region", &self.region),
             ("max.connections", "--max-connections", &self.max_connections),
             ("storage.capacity", "--capacity", &self.capacity),
             ("cache.size", "--cache-size", &self.cache_size),

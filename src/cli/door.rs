@@ -14,7 +14,7 @@ use super::{
     output,
 };
 use crate::{
-    config::{ByteSize, Origin, Settings, parse_duration},
+    config::{ByteSize, DoorAddr, Origin, Settings, parse_duration},
     content::secret::{ClusterKey, Key},
     http::{self, DoorOptions, ServeOptions, SettingInfo, Tls},
     node::{ErrorCode, Node, NodeError, NodeOptions, identity::IDENTITY_FILE},
@@ -139,6 +139,7 @@ pub(super) fn node_options(settings: &Settings, data_dir: &Path) -> Result<NodeO
         cluster: cluster_key(settings, data_dir)?,
         mdns: settings.is_on("mdns"),
         relay_server: settings.is_on("relay.server"),
+        region: settings.get("region").map(Into::into),
         max_connections: settings.parsed("max.connections").unwrap_or(base.max_connections),
         layout: settings.parsed("storage.layout").unwrap_or_default(),
         capacity: bytes("storage.capacity"),
@@ -216,7 +217,9 @@ fn cannot_bind(addr: &Multiaddr) -> Option<&'static str> {
 
 /// How the API is served, by the settings.
 fn serve_options(settings: &Settings) -> Result<ServeOptions, NodeError> {
-    let addr = settings.parsed("http").unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
+    let addr = settings
+        .parsed::<DoorAddr>("http")
+        .map_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)), |addr| addr.0);
     let tls = match (settings.get("tls.cert"), settings.get("tls.key")) {
         (Some(cert), Some(key)) => Tls::Files { cert: cert.into(), key: key.into() },
         (None, None) if settings.is_on("tls.self.signed") => Tls::SelfSigned,

@@ -263,6 +263,7 @@ pub(super) async fn peers(context: &Context, add: Option<String>) -> Result<(), 
         if peers.is_empty() {
             return String::new();
         }
+        let regions = peers.iter().any(|peer| peer.region.is_some());
         let row = |peer: &PeerReport| {
             let rtt = peer.rtt_ms.map_or_else(|| "-".into(), |ms| format!("{ms:.1} ms"));
             let way =
@@ -272,10 +273,13 @@ pub(super) async fn peers(context: &Context, add: Option<String>) -> Result<(), 
             let moved =
                 format!("{} / {}", output::bytes(peer.sent_bytes), output::bytes(peer.received_bytes));
             let addr = peer.addrs.first().cloned().unwrap_or_default();
-            vec![peer.peer.clone(), rtt, way, free, moved, agent, addr]
+            let region = regions.then(|| output::clean(peer.region.as_deref().unwrap_or("-")));
+            let first = [peer.peer.clone(), rtt, way].into_iter().chain(region);
+            first.chain([free, moved, agent, addr]).collect::<Vec<_>>()
         };
+        let first = ["PEER", "RTT", "WAY"].into_iter().chain(regions.then_some("REGION"));
         output::table(
-            &["PEER", "RTT", "WAY", "FREE", "SENT / RECEIVED", "AGENT", "ADDRESS"],
+            &first.chain(["FREE", "SENT / RECEIVED", "AGENT", "ADDRESS"]).collect::<Vec<_>>(),
             &peers.iter().map(row).collect::<Vec<_>>(),
         )
     })

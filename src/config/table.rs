@@ -1,10 +1,11 @@
 //! The settings there are.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-use super::values::{ByteSize, parse_duration};
+use super::values::{ByteSize, DoorAddr, parse_duration};
+use crate::wire::MAX_REGION;
 
 /// One setting.
 #[derive(Debug)]
@@ -68,6 +69,16 @@ fn positive<T: std::str::FromStr<Err: std::fmt::Display> + Default + PartialEq>(
 ) -> Result<(), String> {
     let number: T = value.parse().map_err(|e: T::Err| e.to_string())?;
     if number == T::default() { Err("it must be more than 0".into()) } else { Ok(()) }
+}
+
+/// A word for a place.
+fn region(value: &str) -> Result<(), String> {
+    let seen = !value.trim().is_empty() && !value.chars().any(char::is_control);
+    if seen && value.len() <= MAX_REGION {
+        Ok(())
+    } else {
+        Err(format!("it must be 1 to {MAX_REGION} bytes of text on one line"))
+    }
 }
 
 /// Where a peer is dialled: a host and a port, or a relay.
@@ -226,7 +237,7 @@ pub static TABLE: &[Setting] = &[
         "http",
         "127.0.0.1:8080",
         "127.0.0.1:8080",
-        parses::<SocketAddr>,
+        parses::<DoorAddr>,
         "address of the HTTP API; beyond loopback it takes TLS, or http.insecure",
     ),
     list(
@@ -285,6 +296,13 @@ pub static TABLE: &[Setting] = &[
         "true",
         parses::<bool>,
         "relay connections for peers that cannot be dialled",
+    ),
+    setting(
+        "region",
+        "",
+        "attic",
+        region,
+        "where this machine is, in a word: machines of one region may fail together; peers see it",
     ),
     setting("max.connections", "512", "512", positive::<u32>, "connections held at most"),
     Setting {

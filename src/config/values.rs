@@ -1,6 +1,6 @@
 //! Values with units.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 /// A number of bytes, as people write it: `500 GiB`, `10MB`, `4096`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +17,23 @@ impl FromStr for ByteSize {
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         indicatif::BinaryBytes(self.0).fmt(f)
+    }
+}
+
+/// Where an API is served: an IP address and a port; `localhost` stands for 127.0.0.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DoorAddr(pub SocketAddr);
+
+impl FromStr for DoorAddr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let local = text.rsplit_once(':').filter(|(host, _)| host.eq_ignore_ascii_case("localhost"));
+        if let Some((_, port)) = local {
+            let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+            return Ok(Self(SocketAddr::from(([127, 0, 0, 1], port))));
+        }
+        text.parse().map(Self).map_err(|_| "it is not an IP address and a port".into())
     }
 }
 
@@ -63,6 +80,16 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_api_is_served_at_an_address_or_at_localhost() {
+        let read = |text: &str| text.parse::<DoorAddr>().map(|addr| addr.0.to_string());
+        assert_eq!(read("localhost:8080"), Ok("127.0.0.1:8080".into()));
+        assert_eq!(read("[::1]:1"), Ok("[::1]:1".into()));
+        for text in ["localhost", "localhost:", "localhost:65536", "8080", "example.org:80", ""] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_as_people_write_them() {

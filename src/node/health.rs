@@ -32,8 +32,9 @@ use crate::{
 
 /// How long one peer may take to say what it has.
 const ASK: Duration = Duration::from_secs(5);
-/// How long a node block is looked for that is not here.
+/// How long a node block is looked for that is not here, and all of one file.
 const FETCH: Duration = Duration::from_secs(10);
+const FETCH_ALL: Duration = Duration::from_secs(30);
 /// Peers asked at a time, and in all.
 const AT_ONCE: usize = 16;
 const MAX_HOLDERS: usize = 100;
@@ -58,6 +59,8 @@ struct Part {
     len: u32,
     depth: u8,
     here: bool,
+    /// A node block that could not be read: what is below it is not listed.
+    closed: bool,
     /// Nodes that have it.
     holders: u16,
 }
@@ -92,7 +95,7 @@ impl Walk {
                 .hint("`storgo-node verify` checks what is here"));
             }
             let here = store.holds(&cid)?;
-            self.outline.parts.push(Part { cid, len, depth, here, holders: u16::from(here) });
+            self.outline.parts.push(Part { cid, len, depth, here, closed: false, holders: u16::from(here) });
             if cid.codec() == Codec::DagCbor {
                 match store.get(&cid) {
                     Ok(Some(block)) if here => self.descend(&block)?,
@@ -107,6 +110,14 @@ impl Walk {
             }
         }
         Ok(None)
+    }
+
+    /// Goes past the node block that was met last, which is to be had nowhere.
+    fn pass(&mut self) {
+        self.outline.torn = true;
+        if let Some(last) = self.outline.parts.last_mut() {
+            last.closed = true;
+        }
     }
 
     /// Opens the node block that was met last.
@@ -131,6 +142,10 @@ impl Outline {
             if has {
                 part.holders = part.holders.saturating_add(1);
                 count += 1;
+                // It goes on with what is below, and how much that is nobody knows here.
+                if part.closed {
+                    break;
+                }
             } else {
                 // Of what is below, the peer said nothing.
                 let depth = part.depth;
@@ -323,6 +338,7 @@ impl Node {
     /// The blocks of a root in preorder. Node blocks that are not here are fetched, so that all is known that can be.
     async fn outline(&self, root: Cid) -> Result<Outline, NodeError> {
         let mut walk = Walk::new(root);
+        let until = Instant::now() + FETCH_ALL;
         loop {
             let (walked, needed) = self
                 .blocking(move |store| {
@@ -334,13 +350,14 @@ impl Node {
             let Some(cid) = needed else { return Ok(walk.outline) };
             let fetched = match &self.inner.network {
                 Some(network) if !network.net.connected().is_empty() => {
-                    network.fetcher.session(root, FETCH).block(&cid, None).await.ok()
+                    let patience = FETCH.min(until.saturating_duration_since(Instant::now()));
+                    network.fetcher.session(root, patience).block(&cid, None).await.ok()
                 }
                 _ => None,
             };
             match fetched {
                 Some(block) => walk.descend(&block)?,
-                None => walk.outline.torn = true,
+                None => walk.pass(),
             }
         }
     }
@@ -376,5 +393,50 @@ fn count(store: &Store) -> Result<Count, NodeError> {
                 damaged.push(record.cid);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Parts by their depth; of the one in `closed` nobody knows what is below.
+    fn outline(depths: &[u8], closed: Option<usize>) -> Outline {
+        let part = |(at, depth): (usize, &u8)| Part {
+            cid: Cid::of(Codec::Raw, &[*depth]),
+            len: 1,
+            depth: *depth,
+            here: true,
+            closed: closed == Some(at),
+            holders: 1,
+        };
+        Outline { parts: depths.iter().enumerate().map(part).collect(), torn: closed.is_some() }
+    }
+
+    fn holders(outline: &Outline) -> Vec<u16> {
+        outline.parts.iter().map(|part| part.holders).collect()
+    }
+
+    #[test]
+    fn what_a_peer_has_is_counted_where_it_is() {
+        // A root, a node with two blocks that the peer lacks, and another with one.
+        let mut whole = outline(&[0, 1, 2, 2, 1, 2], None);
+        assert_eq!(whole.count(&Holding::of(&[true, false, true, true])), 3);
+        assert_eq!(holders(&whole), [2, 1, 1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn what_a_peer_says_below_a_block_that_is_unknown_here_is_counted_nowhere() {
+        let has_all = Holding::of(&[true; 6]);
+        let mut torn = outline(&[0, 1, 1, 2], Some(1));
+        assert_eq!(torn.count(&has_all), 2);
+        assert_eq!(
+            holders(&torn),
+            [2, 2, 1, 1],
+            "its third answer may be about another block than the third here"
+        );
+        let mut lacking = outline(&[0, 1, 1, 2], Some(1));
+        assert_eq!(lacking.count(&Holding::of(&[true, false, true, true])), 3);
+        assert_eq!(holders(&lacking), [2, 1, 2, 2]);
     }
 }

@@ -34,6 +34,8 @@ pub struct NodeOptions {
     pub mdns: bool,
     /// Whether to relay connections for peers that cannot be dialled.
     pub relay_server: bool,
+    /// Where this machine is, in a word, said to peers: machines of one region may fail together.
+    pub region: Option<String>,
     /// Connections held at most.
     pub max_connections: u32,
     /// How block files are laid out in folders.
@@ -67,6 +69,7 @@ impl NodeOptions {
             cluster: None,
             mdns: true,
             relay_server: false,
+            region: None,
             max_connections: 512,
             layout: Layout::default(),
             capacity: None,

@@ -153,7 +153,7 @@ impl Network {
         let counters = Arc::new(Counters::default());
         let serve_options = ServeOptions {
             limit: options.upload_limit.map(|rate| Arc::new(Limiter::new(rate))),
-            region: None,
+            region: options.region.clone(),
             capacity: options.capacity,
         };
         tasks.spawn(serve(

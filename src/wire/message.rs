@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
-use super::{MAX_BLOCK, MAX_CIDS, MAX_MESSAGE, PREFIX_LEN, WireError, structure};
+use super::{MAX_BLOCK, MAX_CIDS, MAX_MESSAGE, MAX_REGION, PREFIX_LEN, WireError, structure};
 use crate::content::cid::Cid;
 
 /// What the opener of a stream asks for. Requests are answered in the order in which they were asked.
@@ -97,7 +97,7 @@ pub enum Response {
     },
     /// About this node.
     Status {
-        /// Failure domain, where its operator has named it.
+        /// Failure domain, where its operator has named it: at most [`MAX_REGION`] bytes.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         region: Option<String>,
         /// Bytes that it may use for blocks; none: as many as the disk holds.
@@ -180,6 +180,9 @@ impl Message for Response {
             Self::Block { len, .. } if *len > MAX_BLOCK => Err("a block above 2 MiB"),
             Self::Have { blocks, bitmap } if bitmap.len() != blocks.div_ceil(8) as usize => {
                 Err("a bitmap of another length")
+            }
+            Self::Status { region: Some(region), .. } if region.len() > MAX_REGION => {
+                Err("a region above 64 bytes")
             }
             _ => Ok(()),
         }

@@ -20,7 +20,7 @@ struct Two {
 fn two() -> Two {
     let machines = [Machine::new(), Machine::new()];
     let first = machines[0].start::<&str>([]);
-    let second = machines[1].start(["--bootstrap", &first.addr()]);
+    let second = machines[1].start(["--bootstrap", &first.addr(), "--region", "the attic"]);
     let api = Api::of(&machines[0], &first);
     eventually("they are connected", || api.get("/api/v1/status").json()["peers"] == 1);
     Two { machines, nodes: [first, second], api }
@@ -145,6 +145,8 @@ fn peers_say_what_room_they_have_and_what_moved_is_counted_for_each() {
     let peer = &peers[0];
     assert_eq!(peer["peer"], nodes[1].status["peer"]);
     assert!(peer["free"].as_u64().is_some_and(|free| free > 0), "{peer}");
-    assert!(peer["region"].is_null() && peer["sent_bytes"] == 0, "{peer}");
+    assert!(peer["region"] == "the attic" && peer["sent_bytes"] == 0, "{peer}");
     assert!(peer["received_bytes"].as_u64().is_some_and(|got| got >= 3 << 20), "{peer}");
+    assert!(machines[0].run(["peers"]).ok().text().contains("  the attic  "));
+    assert!(!machines[1].run(["peers"]).ok().text().contains("REGION"), "nobody has named one");
 }

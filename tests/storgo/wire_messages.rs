@@ -6,8 +6,8 @@ use serde_bytes::ByteBuf;
 use storgo::{
     content::cid::{Cid, Codec},
     wire::{
-        MAX_BLOCK, MAX_CIDS, MAX_MESSAGE, Message, PREFIX_LEN, PutBlock, Request, Response, WireError,
-        body_len,
+        MAX_BLOCK, MAX_CIDS, MAX_MESSAGE, MAX_REGION, Message, PREFIX_LEN, PutBlock, Request, Response,
+        WireError, body_len,
     },
 };
 
@@ -52,7 +52,7 @@ fn response() -> impl Strategy<Value = Response> {
         Just(Response::Released {}),
         Just(Response::Withdrawn {}),
         any::<String>().prop_map(|reason| Response::Refused { reason }),
-        (any::<Option<String>>(), any::<Option<u64>>(), any::<Option<u64>>(), any::<String>()).prop_map(
+        (option::of(".{0,16}"), any::<Option<u64>>(), any::<Option<u64>>(), any::<String>()).prop_map(
             |(region, capacity, free, version)| Response::Status { region, capacity, free, version }
         ),
     ]
@@ -123,6 +123,14 @@ fn limits_hold_at_their_edges() {
     let block = |len| Response::Block { cid, len }.encode().expect("encoded");
     assert!(Response::decode(body(&block(MAX_BLOCK))).is_ok());
     assert!(Response::decode(body(&block(MAX_BLOCK + 1))).is_err());
+
+    let region = |len| {
+        let region = Some("é".repeat(len / 2));
+        let status = Response::Status { region, capacity: None, free: None, version: String::new() };
+        status.encode().expect("encoded")
+    };
+    assert!(Response::decode(body(&region(MAX_REGION))).is_ok());
+    assert!(Response::decode(body(&region(MAX_REGION + 2))).is_err());
 
     let long = Response::Refused { reason: "x".repeat(MAX_MESSAGE) };
     assert!(matches!(long.encode(), Err(WireError::TooLong { .. })));

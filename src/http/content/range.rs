@@ -41,6 +41,8 @@ pub(super) fn parse_range(text: &str, size: u64) -> Option<Wanted> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -69,5 +71,28 @@ mod tests {
             Some(Wanted::Part(4_294_967_296..4_294_967_298))
         );
         assert_eq!(parse_range("bytes=-1", u64::MAX), Some(Wanted::Part(u64::MAX - 1..u64::MAX)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_part_lies_within_its_file(
+            text in prop_oneof![".{0,40}", "bytes=[0-9]{0,22}-[0-9]{0,22}", "bytes=[-0-9, ]{0,30}"],
+            size in prop_oneof![0..200_u64, any::<u64>()],
+        ) {
+            match parse_range(&text, size) {
+                Some(Wanted::Part(part)) => prop_assert!(part.start < part.end && part.end <= size),
+                Some(Wanted::Unsatisfiable) | None => {}
+            }
+        }
+
+        #[test]
+        fn a_part_that_exists_is_what_is_meant((size, start, end) in (1..=u64::MAX).prop_flat_map(|size| {
+            (0..size).prop_flat_map(move |start| (Just(size), Just(start), start + 1..=size))
+        })) {
+            let part = |text: String| parse_range(&text, size);
+            prop_assert_eq!(part(format!("bytes={start}-{}", end - 1)), Some(Wanted::Part(start..end)));
+            prop_assert_eq!(part(format!("bytes={start}-")), Some(Wanted::Part(start..size)));
+            prop_assert_eq!(part(format!("bytes=-{}", size - start)), Some(Wanted::Part(start..size)));
+        }
     }
 }

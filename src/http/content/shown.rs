@@ -75,6 +75,8 @@ pub(super) fn header_value(text: &str) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -123,5 +125,41 @@ mod tests {
                 "attachment; filename=\"a_b_c__X: y/_.txt\"; filename*=UTF-8''a%22b%5Cc%0D%0AX%3A%20y%2F%C3%BC.txt"
             )
         );
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_makes_a_header_that_says_it_once(name in any::<String>()) {
+            let value = disposition("inline", &name);
+            let text = value.to_str().expect("plain characters");
+            let (plain, full) = text.split_once("\"; filename*=UTF-8''").expect("both forms");
+            let plain = plain.strip_prefix("inline; filename=\"").expect("the plain form");
+            prop_assert!(!plain.contains(['"', '\\', '%', '\r', '\n']));
+            prop_assert_eq!(percent_decode(full), name.as_bytes());
+        }
+
+        #[test]
+        fn no_media_type_makes_a_browser_run_what_it_is_shown(said in prop_oneof![".{0,60}", "[a-z]{1,6}/[a-z+;. =]{0,20}"]) {
+            if let Some(shown) = inline_type(Some(&said)) {
+                let shown = shown.to_str().expect("plain characters");
+                let run = ["html", "xml", "svg", "script"].iter().any(|bad| shown.contains(bad));
+                prop_assert!(!run || shown.starts_with("image/") || shown.starts_with("audio/") || shown.starts_with("video/"), "{}", shown);
+                prop_assert!(["image/", "audio/", "video/", "text/plain", "application/pdf"].iter().any(|kind| shown.starts_with(kind)));
+            }
+        }
+    }
+
+    fn percent_decode(text: &str) -> Vec<u8> {
+        let mut bytes = text.bytes();
+        let mut out = Vec::new();
+        while let Some(byte) = bytes.next() {
+            let hex = (byte == b'%')
+                .then(|| [bytes.next().expect("two digits"), bytes.next().expect("two digits")]);
+            match hex {
+                Some(hex) => out.extend(data_encoding::HEXUPPER.decode(&hex).expect("hex")),
+                None => out.push(byte),
+            }
+        }
+        out
     }
 }

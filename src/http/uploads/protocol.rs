@@ -100,6 +100,8 @@ pub(super) fn value(text: &str) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -111,6 +113,26 @@ mod tests {
         );
         for bad in ["filename !", "a YQ==,a YQ==", "a /w=="] {
             assert!(metadata(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn metadata_comes_back(pairs in proptest::collection::hash_map("[a-z_]{1,9}", any::<String>(), 0..5)) {
+            let said: Vec<_> = pairs.iter().map(|(key, value)| format!("{key} {}", BASE64.encode(value.as_bytes()))).collect();
+            prop_assert_eq!(metadata(&said.join(",")).ok(), Some(pairs));
+        }
+
+        #[test]
+        fn no_header_makes_the_reader_panic(text in "[ -~\\t]{0,80}") {
+            let mut headers = HeaderMap::new();
+            let value = HeaderValue::from_str(&text).expect("plain characters");
+            headers.insert(CHECKSUM, value.clone());
+            headers.insert("upload-offset", value);
+            drop((metadata(&text), checksum(&headers)));
+            if let Ok(number) = number(&headers, &HeaderName::from_static("upload-offset")) {
+                prop_assert_eq!(number.map(u128::from), text.parse::<u128>().ok());
+            }
         }
     }
 }

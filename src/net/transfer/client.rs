@@ -71,6 +71,15 @@ pub struct Holding {
 }
 
 impl Holding {
+    #[cfg(test)]
+    pub(crate) fn of(blocks: &[bool]) -> Self {
+        let byte = |part: &[bool]| part.iter().enumerate().map(|(at, has)| u8::from(*has) << (7 - at)).sum();
+        Self {
+            count: u32::try_from(blocks.len()).expect("few"),
+            bitmap: blocks.chunks(8).map(byte).collect(),
+        }
+    }
+
     /// One answer per block, in preorder: the root, then each link with all below it. Of what is below a node block that
     /// the peer lacks, nothing is said.
     pub fn iter(&self) -> impl Iterator<Item = bool> {
