@@ -20,6 +20,8 @@ pub use message::{Message, PutBlock, Request, Response};
 
 /// Longest message, in bytes, without the raw bytes that may follow it.
 pub const MAX_MESSAGE: usize = 256 << 10;
+/// Longest request, in bytes: more than the most blocks take that one may name.
+pub const MAX_REQUEST: usize = 64 << 10;
 /// Longest block, in bytes.
 pub const MAX_BLOCK: u32 = 2 << 20;
 /// Most blocks that one message may name.

@@ -11,13 +11,32 @@ use crate::content::cid::Cid;
 
 /// Rate that a provider is taken to have before it was measured, in bytes per second: optimistic, so that it is tried.
 const FIRST_RATE: f64 = 50e6;
+/// An answer shorter than this says that somebody answers, and nothing about how fast.
+const MEASURED: u64 = 64 << 10;
 /// Bytes that one provider is asked for at a time. It sends them in order, so more only makes its loss more costly.
 const OUTSTANDING: u64 = 8 << 20;
 /// A provider that was lost is asked again after this long.
 const REST: Duration = Duration::from_secs(3);
+/// Pause after somebody untried was silent, before the next one is tried beside those who give; doubles up to the second.
+const TRIAL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+
+/// What is to be expected of a provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It has given something.
+    Proven,
+    /// It has said that it has the root, or is connected, and was not asked for anything yet.
+    Untried,
+    /// It does not answer, or lacked what it was asked for and never said that it has the root.
+    Doubtful,
+}
 
 #[derive(Debug)]
 struct Provider {
+    /// Whether it has given anything.
+    gave: bool,
+    /// Whether it was silent when it was last asked.
+    silent: bool,
     /// Bytes per second, averaged; none before it was measured.
     rate: Option<f64>,
     outstanding: u64,
@@ -29,6 +48,34 @@ struct Provider {
     rests_until: Option<Instant>,
     /// There is no connection to it, and none could be made.
     unreachable: bool,
+}
+
+impl Provider {
+    fn standing(&self) -> Standing {
+        match self {
+            _ if self.silent => Standing::Doubtful,
+            _ if self.gave => Standing::Proven,
+            _ if !self.announced && !self.lacks.is_empty() => Standing::Doubtful,
+            _ => Standing::Untried,
+        }
+    }
+
+    /// Whether it may have the block, and may be asked now.
+    fn may_give(&self, cid: &Cid, now: Instant) -> bool {
+        !self.lacks.contains(cid) && self.rests_until.is_none_or(|until| until <= now)
+    }
+
+    /// Whether it may be asked for so much beside what it has to do. Of one that has given nothing yet nobody knows when
+    /// it will be done.
+    fn has_room(&self, len: u64) -> bool {
+        self.outstanding == 0 || (self.gave && self.outstanding + len <= OUTSTANDING)
+    }
+
+    /// In how many seconds it should have given so much more.
+    #[allow(clippy::cast_precision_loss)]
+    fn done_in(&self, len: u64) -> f64 {
+        (self.outstanding + len) as f64 / self.rate.unwrap_or(FIRST_RATE)
+    }
 }
 
 /// Who is to be asked.
@@ -44,6 +91,9 @@ pub(super) struct Picked {
 pub(super) struct Providers {
     known: HashMap<PeerId, Provider>,
     banned: HashSet<PeerId>,
+    /// Not before then is somebody untried asked beside those who give.
+    trial: Option<Instant>,
+    trial_pause: Duration,
 }
 
 impl Providers {
@@ -54,6 +104,7 @@ impl Providers {
             provider.announced |= announced;
             // Only one that is connected comes unannounced.
             if !announced {
+                provider.silent = false;
                 let rested = provider.rests_until.take().is_some();
                 return std::mem::take(&mut provider.unreachable) || rested;
             }
@@ -63,6 +114,8 @@ impl Providers {
             return false;
         }
         let provider = Provider {
+            gave: false,
+            silent: false,
             rate: None,
             outstanding: 0,
             busy_since: None,
@@ -77,6 +130,10 @@ impl Providers {
 
     /// Picks who should have the block first, and notes that it is asked. `besides`: who is asked already. `within`:
     /// only somebody who should have it within this time.
+    ///
+    /// Those who have given something go first. Others are tried one at a time beside them, each with one block: somebody
+    /// who is silent costs the time until that is noticed, and one block's. Whoever is silent, or is only connected and
+    /// lacked what it was asked for, is asked again where nobody else is left.
     pub(super) fn pick(
         &mut self,
         cid: &Cid,
@@ -85,19 +142,35 @@ impl Providers {
         within: Option<Duration>,
         now: Instant,
     ) -> Option<Picked> {
+        let (mut proven, mut untried, mut trying) = (false, false, false);
+        for (peer, provider) in &self.known {
+            let may = !besides.contains(peer) && provider.may_give(cid, now);
+            match provider.standing() {
+                Standing::Proven => proven |= may,
+                Standing::Untried => {
+                    untried |= may;
+                    trying |= provider.outstanding > 0;
+                }
+                Standing::Doubtful => {}
+            }
+        }
+        let trial = !trying && within.is_none() && self.trial.is_none_or(|at| at <= now);
+        let is_next = |provider: &Provider| match provider.standing() {
+            Standing::Proven => true,
+            Standing::Untried => !proven || trial,
+            Standing::Doubtful => !proven && !untried,
+        };
         let able = self.known.iter_mut().filter(|(peer, provider)| {
             !besides.contains(peer)
-                && !provider.lacks.contains(cid)
-                && provider.rests_until.is_none_or(|until| until <= now)
-                && (provider.outstanding == 0 || provider.outstanding + len <= OUTSTANDING)
-                // Of one that was never measured and has not answered yet, nobody knows when it will be done.
-                && (within.is_none() || provider.rate.is_some() || provider.outstanding == 0)
+                && provider.may_give(cid, now)
+                && provider.has_room(len)
+                && is_next(provider)
         });
-        #[allow(clippy::cast_precision_loss)]
-        let done_in =
-            |provider: &Provider| (provider.outstanding + len) as f64 / provider.rate.unwrap_or(FIRST_RATE);
-        let (peer, provider) = able.min_by(|(_, a), (_, b)| done_in(a).total_cmp(&done_in(b)))?;
-        if within.is_some_and(|within| done_in(provider) > within.as_secs_f64()) {
+        let (peer, provider) = able.min_by(|(_, a), (_, b)| {
+            let order = |provider: &Provider| !provider.gave && !provider.announced;
+            order(a).cmp(&order(b)).then(a.done_in(len).total_cmp(&b.done_in(len)))
+        })?;
+        if within.is_some_and(|within| provider.done_in(len) > within.as_secs_f64()) {
             return None;
         }
         provider.outstanding += len;
@@ -108,13 +181,13 @@ impl Providers {
     /// Whether anybody might still have the block, now or when it is free again. Somebody who gave something and went
     /// away may come back; who could never be reached is not waited for.
     pub(super) fn may_have(&self, cid: &Cid) -> bool {
-        let began = self.known.values().any(|provider| provider.rate.is_some());
+        let began = self.known.values().any(|provider| provider.gave);
         self.known.values().any(|provider| !provider.lacks.contains(cid) && (began || !provider.unreachable))
     }
 
     /// Whether nobody was ever there to ask.
     pub(super) fn is_empty(&self) -> bool {
-        self.banned.is_empty() && self.known.values().all(|p| p.unreachable && p.rate.is_none())
+        self.banned.is_empty() && self.known.values().all(|p| p.unreachable && !p.gave)
     }
 
     /// Whether somebody who announced the root lacks this block of it.
@@ -135,7 +208,12 @@ impl Providers {
         // Answers come one after the other: the time since the last one is what this one took.
         let took = provider.busy_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         if len > 0 {
-            provider.unreachable = false;
+            if !provider.gave {
+                (self.trial, self.trial_pause) = (None, Duration::ZERO);
+            }
+            (provider.gave, provider.silent, provider.unreachable) = (true, false, false);
+        }
+        if len >= MEASURED {
             #[allow(clippy::cast_precision_loss)]
             let rate = len as f64 / took.as_secs_f64().max(1e-4);
             provider.rate = Some(provider.rate.map_or(rate, |known| known * 0.8 + rate * 0.2));
@@ -148,7 +226,18 @@ impl Providers {
     pub(super) fn lacks(&mut self, peer: &PeerId, cid: Cid) {
         if let Some(provider) = self.known.get_mut(peer) {
             provider.lacks.insert(cid);
+            provider.silent = false;
         }
+    }
+
+    /// Nothing has come from it for a while, although it was asked.
+    pub(super) fn silent(&mut self, peer: &PeerId, now: Instant) {
+        let Some(provider) = self.known.get_mut(peer) else { return };
+        if provider.standing() == Standing::Untried {
+            self.trial_pause = (self.trial_pause * 2).clamp(TRIAL[0], TRIAL[1]);
+            self.trial = Some(now + self.trial_pause);
+        }
+        provider.silent = true;
     }
 
     /// It cannot be reached at all: it rests, and is not waited for.
@@ -236,5 +325,60 @@ mod tests {
         providers.lost(&a, now);
         assert_eq!((pick(&mut providers, &other, now), providers.may_have(&other)), (None, true));
         assert_eq!(pick(&mut providers, &other, now + REST), Some(a));
+    }
+
+    /// Answers as one that was asked and gives what it was asked for.
+    fn gives(providers: &mut Providers, peer: &PeerId, len: u64, at: Instant) {
+        providers.gave(peer, len, len, at);
+    }
+
+    #[test]
+    fn who_gives_goes_before_those_who_were_never_tried() {
+        let (good, a, b) = (PeerId::random(), PeerId::random(), PeerId::random());
+        let mut providers = Providers::default();
+        providers.add(good, true);
+        let now = Instant::now();
+        let cid = Cid::of(Codec::Raw, b"x");
+        // Its root is short: it answers, and how fast it is nobody knows.
+        assert_eq!(pick(&mut providers, &cid, now), Some(good));
+        gives(&mut providers, &good, 1, now + Duration::from_millis(500));
+        providers.add(a, true);
+        providers.add(b, true);
+        // One of the untried is tried beside it, with one block, and then the one that gives is asked.
+        let first = pick(&mut providers, &cid, now).expect("somebody");
+        assert!([a, b].contains(&first));
+        for _ in 0..5 {
+            assert_eq!(pick(&mut providers, &cid, now), Some(good));
+        }
+        // It is silent: the next one is tried later, and the silent one not again.
+        providers.silent(&first, now);
+        assert_eq!(pick(&mut providers, &cid, now), Some(good));
+        let later = now + TRIAL[0];
+        let second = pick(&mut providers, &cid, later).expect("somebody");
+        assert!(second == if first == a { b } else { a });
+        gives(&mut providers, &second, 1 << 20, later);
+        assert_eq!(providers.trial, None, "it answers");
+        providers.lost(&good, later);
+        providers.lost(&second, later);
+        assert_eq!(pick(&mut providers, &cid, later), None, "the silent one still has a question");
+        gives(&mut providers, &first, 1, later);
+        assert_eq!(pick(&mut providers, &cid, later), Some(first));
+    }
+
+    #[test]
+    fn who_is_only_connected_and_lacked_a_block_is_asked_last() {
+        let (stranger, other) = (PeerId::random(), PeerId::random());
+        let mut providers = Providers::default();
+        let now = Instant::now();
+        let [root, block] = [b"r", b"b"].map(|bytes| Cid::of(Codec::Raw, bytes));
+        providers.add(stranger, false);
+        assert_eq!(pick(&mut providers, &root, now), Some(stranger));
+        providers.gave(&stranger, 1, 0, now);
+        providers.lacks(&stranger, root);
+        providers.add(other, false);
+        assert_eq!(pick(&mut providers, &block, now), Some(other));
+        assert_eq!(pick(&mut providers, &block, now), None, "the other may have it");
+        providers.silent(&other, now);
+        assert_eq!(pick(&mut providers, &block, now), Some(stranger), "nobody else is left");
     }
 }

@@ -29,8 +29,10 @@ use crate::{
     wire::MAX_BLOCK,
 };
 
-/// Providers that are asked for one block at a time, where those asked before are too slow.
+/// Providers that are asked for one block at a time, where those asked before are too slow; who is silent does not count.
 const HEDGES: usize = 3;
+/// Questions for one block that nobody has answered.
+const TRIES: usize = 64;
 /// How long one waits for somebody else who fetches the same block.
 const TURN: Duration = Duration::from_secs(5);
 /// Pause between two questions to the DHT, and between the first ones, whose answers decide whether it is worth waiting.
@@ -49,6 +51,15 @@ const FIRST_PEER: Duration = Duration::from_secs(15);
 const OWN_ROOM_KIB: u32 = MAX_BLOCK >> 10;
 /// Bad copies of one block after which it is given up.
 const BAD_COPIES: u32 = 8;
+
+/// A provider that was asked for a block and has not answered.
+struct Asked {
+    peer: PeerId,
+    watch: Watch,
+    silent: bool,
+    /// Half the time that it will still take; none as long as nobody has looked.
+    half: Option<Duration>,
+}
 
 /// Reads the blocks of one root. Clones share providers and what is known of them.
 #[derive(Clone)]
@@ -231,10 +242,8 @@ impl Session {
         let state = &self.inner.state;
         let weight = u64::from(len.unwrap_or(64 << 10));
         let mut tries = FuturesUnordered::new();
-        let mut asked: Vec<PeerId> = Vec::new();
+        let mut asked: Vec<Asked> = Vec::new();
         let mut bad = 0;
-        // Who was asked last.
-        let mut watch: Option<(PeerId, Watch)> = None;
         let at_once = if cid == self.inner.root { PROBES } else { 1 };
         self.progressed_if_idle();
         loop {
@@ -243,33 +252,29 @@ impl Session {
             let mut changed = std::pin::pin!(changed);
             changed.as_mut().enable();
             let now = Instant::now();
-            let verdict = match &mut watch {
-                Some((peer, watch)) if !tries.is_empty() => {
-                    watch.look(self.inner.fetcher.transfers.moved(peer), now)
-                }
-                _ => Verdict::Early,
-            };
-            let picked = match verdict {
-                _ if tries.len() < at_once => {
-                    ticket.want(&Wanted { cid, len: weight, besides: asked.clone() }, now)
-                }
-                Verdict::Stalled if tries.len() < HEDGES => {
-                    state.providers(|providers| providers.pick(&cid, weight, &asked, None, now))
-                }
-                Verdict::Busy(within) if tries.len() < HEDGES => {
-                    state.providers(|providers| providers.pick(&cid, weight, &asked, Some(within), now))
-                }
-                _ => None,
-            };
-            if matches!(verdict, Verdict::Busy(_)) {
+            let (moved, faster_than) = self.look_after(&mut asked, now);
+            if moved {
                 state.progressed();
             }
+            let live = asked.iter().filter(|asked| !asked.silent).count();
+            let besides = asked.iter().map(|asked| asked.peer).collect::<Vec<_>>();
+            let pick =
+                |within| state.providers(|providers| providers.pick(&cid, weight, &besides, within, now));
+            let picked = match faster_than {
+                _ if asked.len() >= TRIES => None,
+                _ if live < at_once && live == asked.len() => {
+                    ticket.want(&Wanted { cid, len: weight, besides: besides.clone() }, now)
+                }
+                _ if live < at_once => pick(None),
+                Some(within) if live < HEDGES => pick(Some(within)),
+                _ => None,
+            };
             if let Some(Picked { peer, ahead }) = picked {
-                asked.push(peer);
                 let moved = self.inner.fetcher.transfers.moved(&peer);
-                watch = Some((peer, Watch::new(weight, ahead, moved, now)));
+                let watch = Watch::new(weight, ahead, moved, now);
+                asked.push(Asked { peer, watch, silent: false, half: None });
                 tries.push(self.ask(peer, cid, len, weight, ticket));
-                if tries.len() < at_once {
+                if live + 1 < at_once {
                     continue;
                 }
             }
@@ -277,11 +282,11 @@ impl Session {
                 return Err(self.no_copy(cid, bad).unwrap_or(FetchError::NotFound { cid }));
             }
             let deadline = self.deadline(&cid);
-            let look = watch.filter(|_| !tries.is_empty()).map(|(_, watch)| watch.next());
+            let look = asked.iter().map(|asked| asked.watch.next()).min();
             let wake = self.wake(deadline, look);
             tokio::select! {
                 Some((peer, answer)) = tries.next(), if !tries.is_empty() => {
-                    asked.retain(|known| *known != peer);
+                    asked.retain(|asked| asked.peer != peer);
                     match answer {
                         Ok(block) => match self.keep(cid, block, peer).await? {
                             Some(block) => return Ok(block),
@@ -302,6 +307,25 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Looks after those who were asked, where it is time for that. Answers whether something arrives, and within what time
+    /// somebody else should have the block to be asked as well, where that is known of all who are asked.
+    fn look_after(&self, asked: &mut [Asked], now: Instant) -> (bool, Option<Duration>) {
+        let mut arrives = false;
+        for Asked { peer, watch, silent, half } in &mut *asked {
+            match watch.look(self.inner.fetcher.transfers.moved(peer), now) {
+                Verdict::Early => {}
+                Verdict::Stalled => {
+                    *silent = true;
+                    self.inner.state.providers(|providers| providers.silent(peer, now));
+                }
+                Verdict::Busy(within) => (arrives, *silent, *half) = (true, false, Some(within)),
+            }
+        }
+        let halves: Option<Vec<Duration>> =
+            asked.iter().filter(|asked| !asked.silent).map(|asked| asked.half).collect();
+        (arrives, halves.filter(|_| arrives).and_then(|halves| halves.into_iter().min()))
     }
 
     /// Asks one provider, and notes what comes of it.

@@ -98,12 +98,14 @@ impl Node {
     /// Nothing that was acknowledged is lost, whenever the process ends.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
-        if let Some(network) = &inner.network {
-            chores::save_network(self, network, true).await;
-        }
         inner.stop.cancel();
         inner.tasks.close();
-        if tokio::time::timeout(STOP, inner.tasks.wait()).await.is_err() {
+        let saving = async {
+            if let Some(network) = &inner.network {
+                chores::save_network(self, network, true).await;
+            }
+        };
+        if tokio::time::timeout(STOP, futures::future::join(saving, inner.tasks.wait())).await.is_err() {
             tracing::warn!("some work did not end in time and is cut off");
         }
         if let Some(network) = &inner.network {

@@ -177,6 +177,26 @@ async fn a_small_block_does_not_wait_behind_silent_peers() {
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_silent_peers_stops_no_reader() {
+    // Machines that sleep: their connections stand, and nothing comes.
+    let (reader, provider) = (Peer::start(None).await, Peer::start(None).await);
+    let mut silent = Vec::new();
+    for _ in 0..24 {
+        let peer = super::transfer_hostile::silent().await;
+        reader.knows(&peer.net).await;
+        silent.push(peer);
+    }
+    reader.knows(&provider.net).await;
+    let blocks = blocks(79, 48);
+    provider.keep(&blocks);
+    let first = Cid::of(Codec::Raw, &blocks[0]);
+    // Less than a silent peer is given until its stream is ended.
+    let session = reader.fetcher.session(first, Duration::from_secs(12));
+    let longest = read(&session, &blocks, |_| {}).await.expect("all blocks");
+    println!("longest wait among 24 silent peers: {longest:?}");
+}
+
 /// Run by hand, in release: `cargo test --release -- --ignored --nocapture one_provider_at_full_speed`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]

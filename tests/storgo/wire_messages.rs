@@ -6,8 +6,8 @@ use serde_bytes::ByteBuf;
 use storgo::{
     content::cid::{Cid, Codec},
     wire::{
-        MAX_BLOCK, MAX_CIDS, MAX_MESSAGE, MAX_REGION, Message, PREFIX_LEN, PutBlock, Request, Response,
-        WireError, body_len,
+        MAX_BLOCK, MAX_CIDS, MAX_MESSAGE, MAX_REGION, MAX_REQUEST, Message, PREFIX_LEN, PutBlock, Request,
+        Response, WireError, body_len,
     },
 };
 
@@ -119,6 +119,11 @@ fn limits_hold_at_their_edges() {
     let get = |count| Request::Get { cids: vec![cid; count] }.encode().expect("encoded");
     assert!(Request::decode(body(&get(MAX_CIDS))).is_ok());
     assert!(matches!(Request::decode(body(&get(MAX_CIDS + 1))), Err(WireError::Fields { kind: "get", .. })));
+
+    let put = PutBlock { cid, len: MAX_BLOCK };
+    let put =
+        Request::Put { root: cid, blocks: vec![put; MAX_CIDS], ticket: None }.encode().expect("encoded");
+    assert!(put.len() < MAX_REQUEST && get(MAX_CIDS).len() < MAX_REQUEST);
 
     let block = |len| Response::Block { cid, len }.encode().expect("encoded");
     assert!(Response::decode(body(&block(MAX_BLOCK))).is_ok());

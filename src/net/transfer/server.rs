@@ -37,7 +37,7 @@ use crate::{
     content::cid::Cid,
     net::{IncomingStreams, Net},
     store::Store,
-    wire::{MAX_BLOCK, MAX_MESSAGE, Message, Request, Response, WireError},
+    wire::{MAX_BLOCK, MAX_REQUEST, Message, Request, Response, WireError},
 };
 
 /// Blocks that may be asked for and not answered on one stream.
@@ -408,7 +408,9 @@ async fn wait_for_request<R: AsyncRead + Unpin>(
 async fn read_request<R: AsyncRead + Unpin>(
     reader: &mut FrameReader<R>,
 ) -> Result<Result<Request, String>, TransferError> {
-    let request = match reader.message(MAX_MESSAGE).await {
+    // As a whole, not byte by byte: memory for a message is held until it is complete.
+    let message = timeout(STALL, reader.message(MAX_REQUEST)).await.map_err(|_| TransferError::Stalled)?;
+    let request = match message {
         Ok(request) => request,
         // A newer peer may ask for more than we can do, and goes on with what we can.
         Err(TransferError::Wire(error @ WireError::UnknownKind(_))) => return Ok(Err(error.to_string())),
