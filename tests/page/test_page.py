@@ -693,6 +693,72 @@ class ThePage(unittest.TestCase):
         page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
         reader.page.get_by_role("heading", name="Sign in", level=1).wait_for()
 
+    def test_07_a_dialog_is_not_closed_by_accident(self):
+        window = self.window()
+        page = window.page
+        window.go("settings")
+        dialog = page.locator("dialog")
+        page.get_by_role("button", name="New token").click()
+        name = page.get_by_label("Name, to know it by")
+        name.fill("shown once")
+        box = dialog.bounding_box()
+        page.mouse.click(box["x"] + 4, box["y"] + 4)
+        # Marking text may end beside it.
+        name.hover()
+        page.mouse.down()
+        page.mouse.move(5, 5)
+        page.mouse.up()
+        self.assertEqual(dialog.count(), 1)
+        held = []
+        page.route("**/api/v1/tokens", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+        page.get_by_role("button", name="Make token").click()
+        wait("it is asked for", lambda: page.title() and held)
+        for _ in range(2):
+            page.keyboard.press("Escape")
+        page.mouse.click(5, 5)
+        self.assertEqual(dialog.count(), 1)
+        held[0].continue_()
+        token = page.get_by_label("token", exact=True)
+        token.wait_for()
+        box = dialog.bounding_box()
+        page.mouse.click(box["x"] + 4, box["y"] + 4)
+        page.mouse.click(5, 5)
+        self.assertTrue(token.is_visible())
+        page.get_by_role("button", name="Close").click()
+        page.get_by_role("button", name="Revoke shown once").click()
+        dialog.wait_for()
+        page.mouse.click(5, 5)
+        dialog.wait_for(state="detached")
+
+    def test_07_nothing_outlives_its_session(self):
+        made = json.loads(self.a.run("token", "create", "--name", "for a while", "--scope", "admin", "--json").stdout)
+        window = self.window(sign_in=False, expected=["401"])
+        page = window.page
+
+        def sign_in(token):
+            page.get_by_label("Token").fill(token)
+            page.keyboard.press("Enter")
+            page.locator("nav a[aria-current]").wait_for()
+
+        sign_in(made["token"])
+        window.go("activity")
+        seen = page.locator(".log li").filter(has_text="Stored")
+        self.a.call("POST", "/uploads", {"upload-length": "0"})
+        seen.first.wait_for()
+        window.go("settings")
+        page.get_by_role("button", name="New token").click()
+        page.get_by_label("Name, to know it by").fill("seen by one")
+        page.get_by_role("button", name="Make token").click()
+        page.get_by_label("token", exact=True).wait_for()
+        ids = {token["name"]: token["id"] for token in self.a.call("GET", "/tokens")[1]}
+        self.a.call("DELETE", f"/tokens/{ids['for a while']}")
+        page.get_by_role("heading", name="Sign in", level=1).wait_for()
+        self.assertEqual(page.locator("dialog").count(), 0)
+        page.reload()
+        sign_in(self.a.token)
+        window.go("activity")
+        self.assertEqual(seen.count(), 0, "another's activity is shown")
+
     def test_08_everything_by_keyboard(self):
         window = self.window()
         page = window.page
@@ -783,6 +849,27 @@ class ThePage(unittest.TestCase):
         window.page.locator("#banner").wait_for(state="hidden")
         # Sessions end with the node.
         window.page.get_by_role("heading", name="Sign in", level=1).wait_for()
+
+    def test_11_a_node_that_hangs_is_away(self):
+        node = self.node("hanging")
+        window = self.window(node, expected=["ERR_"])
+        page = window.page
+        window.go("files")
+        page.get_by_text("No files yet").wait_for()
+        node.process.send_signal(signal.SIGSTOP)
+        try:
+            page.get_by_text("The node does not answer").first.wait_for()
+        finally:
+            node.process.send_signal(signal.SIGCONT)
+        page.locator("#banner").wait_for(state="hidden")
+        page.clock.install()
+        asked = []
+        page.on("request", lambda request: request.url.endswith("/events") and asked.append(1))
+        page.reload()
+        wait("the events come", lambda: page.title() and len(asked) == 1)
+        window.settle()
+        page.clock.fast_forward(41_000)
+        wait("silence is no connection", lambda: page.title() and len(asked) == 2)
 
     def test_12_a_file_that_lacks_a_block_is_named_and_repaired(self):
         path = self.work / "shared.bin"

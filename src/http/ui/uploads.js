@@ -1,6 +1,6 @@
 // The uploads of this browser: a queue of which some run at once. What the node has of a file it never gets again.
 
-import { get, Problem } from './api.js';
+import { getSoon, Problem } from './api.js';
 import { claim, inherit } from './claims.js';
 import { fromHandle } from './gather.js';
 import { history } from './history.js';
@@ -171,7 +171,7 @@ class Uploads extends EventTarget {
   /** After a reload: what this browser remembers, and what the node has of others. */
   async #restore() {
     const mine = this.#session;
-    const [ours, theirs] = await Promise.all([kept.allOf(this.#owner), get('/uploads').catch(() => null)]);
+    const [ours, theirs] = await Promise.all([kept.allOf(this.#owner), getSoon('/uploads').catch(() => null)]);
     const known = new Map((theirs ?? []).map((told) => [told.id, told]));
     for (const memory of ours.sort((a, b) => a.at - b.at)) {
       if (this.#session !== mine) return;
