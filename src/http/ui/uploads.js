@@ -111,8 +111,12 @@ class Uploads extends EventTarget {
     }
   }
 
+  /** Takes all that are stored off the list: of those, nothing else is left to end. */
   dismissFinished() {
-    for (const upload of this.list.filter(({ state }) => state === 'stored')) this.dismiss(upload);
+    const stored = this.list.filter(({ state }) => state === 'stored');
+    this.list = this.list.filter(({ state }) => state !== 'stored');
+    for (const upload of stored) upload.state = 'gone';
+    this.#next();
   }
 
   /** How many wait for their owner to sign in again. */
@@ -263,9 +267,12 @@ class Uploads extends EventTarget {
   }
 
   #next() {
+    let running = this.list.filter(({ stop }) => stop).length;
     for (const upload of session.may('write') ? this.list : []) {
-      if (this.list.filter(({ stop }) => stop).length >= AT_ONCE) break;
-      if (upload.state === 'waiting' && !upload.stop && (upload.file || upload.whole)) this.#start(upload);
+      if (running >= AT_ONCE) break;
+      if (upload.state !== 'waiting' || upload.stop || !(upload.file || upload.whole)) continue;
+      this.#start(upload);
+      running += 1;
     }
     this.#change();
   }
