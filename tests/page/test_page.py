@@ -1024,7 +1024,7 @@ class ThePage(unittest.TestCase):
         self.assertEqual(page.evaluate("document.activeElement.textContent"), "Show more blocks")
         # What is shown is drawn anew, all of it.
         self.node("blocks' peer", boot=[node.addr])
-        wait("it is asked for again", lambda: page.title() and len(asked) == 2)
+        wait("it is asked for again", lambda: page.title() and len(asked) > 1)
         page.get_by_text("No other node that could be asked has any").wait_for()
         self.assertEqual(squares.count(), 2000)
         page.keyboard.press("Enter")
