@@ -209,7 +209,7 @@ function facts(info) {
     fact('Size', info.size >= 1024 ? `${bytes(info.size)} (${number(info.size)} bytes)` : bytes(info.size)),
     fact('Type', info.kind === 'dir' ? 'folder' : (info.media_type ? visible(info.media_type) : 'unknown')),
     fact('CID', h('span', { class: 'mono break' }, info.cid)),
-    fact('Stored here', info.created ? date(info.created) : 'no'),
+    fact(info.pinned ? 'Stored here' : 'Opened here', info.created ? date(info.created) : 'no'),
     info.mtime && fact('Changed', date(info.mtime)),
     fact('Encrypted', info.sealed ? 'yes' : 'no, public'),
     fact('Kept', info.pinned ? 'yes, until it is deleted' : 'no, only known or cached'),
