@@ -163,6 +163,54 @@ class ThePage(unittest.TestCase):
         page.get_by_role("button", name="first.txt").click()
         page.get_by_role("heading", name="first.txt").wait_for()
 
+    def test_03_a_large_folder_is_shown_page_by_page(self):
+        top = self.work / "large album"
+        top.mkdir()
+        for number in range(3):
+            (top / f"picture {number}.txt").write_text("x")
+        cid = json.loads(self.a.run("provide", top, "--json").stdout)["cid"]
+        entries = self.a.call("GET", f"/files/{cid}")[1]["entries"]
+        window = self.window()
+        page = window.page
+
+        def info(route):
+            route.fulfill(json=route.fetch().json() | {"entries": entries[:1], "entries_next": "one"})
+
+        page.route(f"**/api/v1/files/{cid}", info)
+        rest = {"one": {"entries": entries[1:2], "next": "two"}, "two": {"entries": entries[2:], "next": None}}
+        page.route(f"**/api/v1/files/{cid}/entries?*", lambda route: route.fulfill(json=rest[re.search(r"cursor=(\w+)", route.request.url)[1]]))
+        window.go(f"file/{cid}")
+        page.get_by_text("These are the first 1; there are more.").wait_for()
+        more = page.get_by_role("button", name="Show more", exact=True)
+        more.focus()
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="picture 1.txt").wait_for()
+        self.assertEqual(page.evaluate("document.activeElement.textContent"), "Show more")
+        page.keyboard.press("Enter")
+        page.get_by_text("3 entries").wait_for()
+        self.assertFalse(more.is_visible())
+        self.assertIn("picture 2.txt", page.evaluate("document.activeElement.textContent"), "the focus is lost")
+
+    def test_03_many_that_are_stored_are_cleared_at_once(self):
+        window = self.window()
+        page = window.page
+        window.go("files")
+        page.evaluate("""async () => {
+            const [{ Upload }, { uploads }] = await Promise.all([import('/ui/upload.js'), import('/ui/uploads.js')]);
+            window.asked = 0;
+            for (let i = 0; i < 1000; i++) {
+                let state = 'stored';
+                const upload = new Upload({ name: `old ${i}`, size: 1, sent: 1 });
+                const count = { get: () => (asked++, state), set: (now) => { state = now; } };
+                uploads.list.push(Object.defineProperty(upload, 'state', count));
+            }
+            uploads.dispatchEvent(new Event('change'));
+            asked = 0;
+        }""")
+        page.get_by_role("button", name="Clear what is stored").click()
+        page.locator(".upload").first.wait_for(state="detached")
+        self.assertLess(page.evaluate("asked"), 20_000, "each is looked at for each")
+
     def uploads(self, node, name):
         """What the node knows of uploads of this name."""
         return [upload for upload in node.call("GET", "/uploads")[1] if upload["name"] == name]
@@ -621,6 +669,41 @@ class ThePage(unittest.TestCase):
             shown = page.evaluate("document.title + document.body.innerText + [...document.querySelectorAll('[title], [aria-label]')].map(e => e.title + e.ariaLabel).join('')")
             self.assertNotRegex(shown, "[\u202e\u0007]", view)
 
+    def test_06_what_looks_like_a_cid_may_be_a_name(self):
+        window = self.window(expected=["400", "404", "422", "502", "504"])
+        page = window.page
+        window.go("files")
+        name = "bananas" * 6
+        self.store(window, f"{name}.txt", "text/plain", b"many")
+        page.get_by_label("Search by name").fill(name)
+        wait("it is found", lambda: page.locator("table.files tbody th a").all_inner_texts() == [f"{name}.txt"])
+        window.go("files?page=99999999999&cursor=x")
+        page.locator("table.files tbody tr").first.wait_for()
+        self.assertNotIn("page=", page.url)
+
+    def test_06_the_list_is_true_while_it_has_the_focus(self):
+        node = self.node("watched")
+        cids = {}
+
+        def provide(name):
+            path = self.work / name
+            path.write_text(name)
+            cids[name] = json.loads(node.run("provide", path, "--json").stdout)["cid"]
+
+        provide("watched 1.txt")
+        provide("watched 3.txt")
+        window = self.window(node)
+        page = window.page
+        window.go("files?sort=name&order=asc")
+        focused = lambda: page.evaluate("document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent")
+        page.get_by_role("button", name="Delete watched 1.txt").focus()
+        provide("watched 0.txt")
+        page.get_by_role("link", name="watched 0.txt", exact=True).wait_for()
+        self.assertEqual(focused(), "Delete watched 1.txt")
+        node.run("rm", cids["watched 1.txt"])
+        page.get_by_role("link", name="watched 1.txt", exact=True).wait_for(state="detached")
+        self.assertEqual(focused(), "watched 3.txt")
+
     def test_06_a_file_that_nobody_has_any_more_is_an_error(self):
         source = self.node("source")
         reader = self.node("reader", boot=[source.addr])
@@ -640,6 +723,14 @@ class ThePage(unittest.TestCase):
         self.assertEqual(page.locator(".truth.plain").count(), 1)
         self.assertEqual(page.get_by_text("kept on this disk").count(), 0)
         window.go("files")
+        page.get_by_text("opened, not kept").wait_for()
+        page.get_by_role("button", name="Take elsewhere.bin off the list").click()
+        page.get_by_role("dialog").get_by_role("button", name="Take off").click()
+        page.get_by_text("No files yet").wait_for()
+        page.get_by_role("button", name="Open a link").click()
+        page.get_by_role("textbox", name="Link").fill(link)
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="elsewhere.bin").wait_for()
         source.kill()
         window.go("peers")
         page.get_by_text("Was here").wait_for()
@@ -692,6 +783,91 @@ class ThePage(unittest.TestCase):
         page.get_by_role("button", name="Revoke a reader").click()
         page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
         reader.page.get_by_role("heading", name="Sign in", level=1).wait_for()
+
+    def test_07_a_dialog_is_not_closed_by_accident(self):
+        window = self.window()
+        page = window.page
+        window.go("settings")
+        dialog = page.locator("dialog")
+        page.get_by_role("button", name="New token").click()
+        name = page.get_by_label("Name, to know it by")
+        name.fill("shown once")
+        box = dialog.bounding_box()
+        page.mouse.click(box["x"] + 4, box["y"] + 4)
+        # Marking text may end beside it.
+        name.hover()
+        page.mouse.down()
+        page.mouse.move(5, 5)
+        page.mouse.up()
+        self.assertEqual(dialog.count(), 1)
+        held = []
+        page.route("**/api/v1/tokens", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+        page.get_by_role("button", name="Make token").click()
+        wait("it is asked for", lambda: page.title() and held)
+        for _ in range(2):
+            page.keyboard.press("Escape")
+        page.mouse.click(5, 5)
+        self.assertEqual(dialog.count(), 1)
+        held[0].continue_()
+        token = page.get_by_label("token", exact=True)
+        token.wait_for()
+        box = dialog.bounding_box()
+        page.mouse.click(box["x"] + 4, box["y"] + 4)
+        page.mouse.click(5, 5)
+        self.assertTrue(token.is_visible())
+        page.get_by_role("button", name="Close").click()
+        page.get_by_role("button", name="Revoke shown once").click()
+        dialog.wait_for()
+        page.mouse.click(5, 5)
+        dialog.wait_for(state="detached")
+
+    def test_07_nothing_outlives_its_session(self):
+        made = json.loads(self.a.run("token", "create", "--name", "for a while", "--scope", "admin", "--json").stdout)
+        window = self.window(sign_in=False, expected=["401"])
+        page = window.page
+
+        def sign_in(token):
+            page.get_by_label("Token").fill(token)
+            page.keyboard.press("Enter")
+            page.locator("nav a[aria-current]").wait_for()
+
+        sign_in(made["token"])
+        window.go("activity")
+        seen = page.locator(".log li").filter(has_text="Stored")
+        self.a.call("POST", "/uploads", {"upload-length": "0"})
+        seen.first.wait_for()
+        window.go("settings")
+        page.get_by_role("button", name="New token").click()
+        page.get_by_label("Name, to know it by").fill("seen by one")
+        page.get_by_role("button", name="Make token").click()
+        page.get_by_label("token", exact=True).wait_for()
+        ids = {token["name"]: token["id"] for token in self.a.call("GET", "/tokens")[1]}
+        self.a.call("DELETE", f"/tokens/{ids['for a while']}")
+        page.get_by_role("heading", name="Sign in", level=1).wait_for()
+        self.assertEqual(page.locator("dialog").count(), 0)
+        page.reload()
+        sign_in(self.a.token)
+        window.go("activity")
+        self.assertEqual(seen.count(), 0, "another's activity is shown")
+
+    def test_07_who_may_only_read_is_offered_nothing_else(self):
+        node = self.node("library")
+        token = json.loads(node.run("token", "create", "--name", "reader", "--scope", "read", "--json").stdout)["token"]
+        window = self.window(node, sign_in=False, expected=["401"])
+        page = window.page
+        page.get_by_label("Token").fill(token)
+        page.keyboard.press("Enter")
+        page.get_by_text("Nothing is stored here yet").wait_for()
+        window.go("files")
+        page.get_by_text("What others store on this node").wait_for()
+        self.assertEqual(page.get_by_text(re.compile("Drop|open by a link")).filter(visible=True).count(), 0)
+        shelf = self.work / "shelf"
+        shelf.mkdir()
+        (shelf / "book.txt").write_text("Once upon a time")
+        cid = json.loads(node.run("provide", shelf, "--json").stdout)["cid"]
+        window.go(f"file/{cid}")
+        page.get_by_text("book.txt").wait_for()
+        self.assertEqual(page.get_by_role("button", name="book.txt").count(), 0)
 
     def test_08_everything_by_keyboard(self):
         window = self.window()
@@ -784,6 +960,27 @@ class ThePage(unittest.TestCase):
         # Sessions end with the node.
         window.page.get_by_role("heading", name="Sign in", level=1).wait_for()
 
+    def test_11_a_node_that_hangs_is_away(self):
+        node = self.node("hanging")
+        window = self.window(node, expected=["ERR_"])
+        page = window.page
+        window.go("files")
+        page.get_by_text("No files yet").wait_for()
+        node.process.send_signal(signal.SIGSTOP)
+        try:
+            page.get_by_text("The node does not answer").first.wait_for()
+        finally:
+            node.process.send_signal(signal.SIGCONT)
+        page.locator("#banner").wait_for(state="hidden")
+        page.clock.install()
+        asked = []
+        page.on("request", lambda request: request.url.endswith("/events") and asked.append(1))
+        page.reload()
+        wait("the events come", lambda: page.title() and len(asked) == 1)
+        window.settle()
+        page.clock.fast_forward(41_000)
+        wait("silence is no connection", lambda: page.title() and len(asked) == 2)
+
     def test_12_a_file_that_lacks_a_block_is_named_and_repaired(self):
         path = self.work / "shared.bin"
         path.write_bytes(pattern(3 * MIB))
@@ -808,6 +1005,32 @@ class ThePage(unittest.TestCase):
         self.assertEqual(window.axe(), [])
         page.get_by_role("button", name="Repair").click()
         page.get_by_text("Any node may be lost").wait_for()
+
+    def test_12_many_blocks_are_shown_page_by_page(self):
+        path = self.work / "many blocks.bin"
+        path.write_bytes(pattern(9 * MIB))
+        node = self.node("blocks")
+        cid = json.loads(node.run("provide", path, "--public", "--chunker", "fixed:4KiB", "--json").stdout)["cid"]
+        window = self.window(node)
+        page = window.page
+        asked = []
+        page.on("request", lambda request: "cursor=1000" in request.url and "holders" not in request.url and asked.append(1))
+        window.go(f"file/{cid}")
+        more = page.get_by_role("button", name="Show more blocks")
+        more.focus()
+        page.keyboard.press("Enter")
+        squares = page.locator(".grid i")
+        wait("two pages are shown", lambda: squares.count() == 2000)
+        self.assertEqual(page.evaluate("document.activeElement.textContent"), "Show more blocks")
+        # What is shown is drawn anew, all of it.
+        self.node("blocks' peer", boot=[node.addr])
+        wait("it is asked for again", lambda: page.title() and len(asked) > 1)
+        page.get_by_text("No other node that could be asked has any").wait_for()
+        self.assertEqual(squares.count(), 2000)
+        page.keyboard.press("Enter")
+        more.wait_for(state="hidden")
+        self.assertGreater(squares.count(), 2000)
+        self.assertIn("on this node", page.evaluate("document.activeElement.textContent"), "the focus is lost")
 
     def test_13_the_documents_page_shows_every_call(self):
         for how in ({}, {"width": 360, "height": 740}, {"scheme": "dark"}):

@@ -5,6 +5,9 @@ import { visible } from './format.js';
 
 export const API = '/api/v1';
 
+/** A node that is well answers within that, where it asks nobody and reads no block. */
+const SOON_MS = 15000;
+
 /** A failure as the API tells it (RFC 9457), or as the network does (`code` is `offline` then). */
 export class Problem extends Error {
   constructor({ status = 0, code = 'other', detail, title, hint = '' }) {
@@ -48,7 +51,7 @@ export async function request(method, path, { body, headers = {}, signal } = {})
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {
-    if (error.name === 'AbortError') throw error;
+    if (['AbortError', 'TimeoutError'].includes(error.name)) throw error;
     connection.lost();
     throw offline();
   }
@@ -72,6 +75,19 @@ export function toProblem(status, told) {
 const json = async (response) => (response.status === 204 ? null : response.json());
 
 export const get = (path, signal) => request('GET', path, { signal }).then(json);
+
+/** What the node knows by itself: one that hangs is one that is away. */
+export async function getSoon(path, signal) {
+  const late = AbortSignal.timeout(SOON_MS);
+  try {
+    return await get(path, signal ? AbortSignal.any([signal, late]) : late);
+  } catch (error) {
+    if (error.name !== 'TimeoutError') throw error;
+    connection.lost();
+    throw offline();
+  }
+}
+
 export const post = (path, body = {}, signal) => request('POST', path, { body, signal }).then(json);
 export const remove = (path) => request('DELETE', path).then(json);
 

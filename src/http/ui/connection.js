@@ -1,5 +1,8 @@
 // Whether the node answers. While it does not, this asks again, first soon and then more rarely.
 
+/** So long may the answer take to whether it is there: what hangs is asked again. */
+const HANGS_MS = 10000;
+
 class Connection extends EventTarget {
   online = true;
   #wait = 1000;
@@ -28,7 +31,7 @@ class Connection extends EventTarget {
     this.#timer = null;
     this.#wait = Math.min(this.#wait * 1.6, 15000);
     try {
-      await fetch('/livez', { cache: 'no-store' });
+      await fetch('/livez', { cache: 'no-store', signal: AbortSignal.timeout(HANGS_MS) });
       this.seen();
     } catch {
       this.lost();

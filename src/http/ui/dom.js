@@ -46,6 +46,9 @@ export function say(element, text) {
  */
 export function keyed(container, items, key, make, update) {
   const known = new Map([...container.children].map((element) => [element.dataset.key, element]));
+  // Those that are gone go first: so those that stay need not be moved, and keep the focus.
+  const stay = new Set(items.map((item) => String(key(item))));
+  for (const [name, element] of known) if (!stay.has(name)) element.remove();
   let place = container.firstElementChild;
   for (const item of items) {
     const name = String(key(item));
@@ -59,5 +62,4 @@ export function keyed(container, items, key, make, update) {
     if (element === place) place = place.nextElementSibling;
     else container.insertBefore(element, place);
   }
-  for (const element of known.values()) element.remove();
 }

@@ -6,6 +6,8 @@ import { connection } from './connection.js';
 import { session } from './session.js';
 
 const HIDDEN_MS = 60000;
+/** The node sends something every 15 seconds: silent for so long, it hangs or the way to it is cut. */
+const SILENT_MS = 40000;
 
 class Events extends EventTarget {
   #last = '';
@@ -33,17 +35,26 @@ class Events extends EventTarget {
     const stop = new AbortController();
     this.#stop = stop;
     while (!stop.signal.aborted && session.scope) {
+      const silent = new AbortController();
+      const heard = () => {
+        clearTimeout(timer);
+        timer = setTimeout(() => silent.abort(), SILENT_MS);
+      };
+      let timer = null;
+      heard();
       try {
-        await this.#read(stop.signal);
+        await this.#read(AbortSignal.any([stop.signal, silent.signal]), heard);
       } catch {
         if (!stop.signal.aborted) connection.lost();
       }
+      clearTimeout(timer);
       if (!stop.signal.aborted) await new Promise((done) => setTimeout(done, this.#wait));
       this.#wait = Math.min(this.#wait * 2, 15000);
     }
   }
 
-  async #read(signal) {
+  /** Reads a stream to its end; `heard` is called whenever something came. */
+  async #read(signal, heard) {
     const headers = { accept: 'text/event-stream' };
     // What was missed since the last one that came; before the first, nothing was missed.
     if (this.#last) headers['last-event-id'] = this.#last;
@@ -57,6 +68,7 @@ class Events extends EventTarget {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return null;
+      heard();
       const parts = (text + value).replaceAll('\r\n', '\n').split('\n\n');
       text = parts.pop();
       for (const part of parts) this.#take(part);

@@ -7,14 +7,18 @@ const NAME = 'storgo-history';
 class History extends EventTarget {
   /** Newest first: {at (ms), type, …}. */
   entries = [];
+  /** Who saw it. */
+  #owner = null;
   #serial = 0;
   #saving = null;
 
   constructor() {
     super();
     try {
-      this.entries = JSON.parse(sessionStorage.getItem(NAME)) ?? [];
-      this.#serial = this.entries[0]?.serial ?? 0;
+      const { owner = null, newest = [] } = JSON.parse(sessionStorage.getItem(NAME)) ?? {};
+      this.#owner = owner;
+      this.entries = newest;
+      this.#serial = newest[0]?.serial ?? 0;
     } catch {
       /* the browser keeps nothing: then it begins here */
     }
@@ -32,16 +36,24 @@ class History extends EventTarget {
   #save() {
     this.#saving = null;
     try {
-      sessionStorage.setItem(NAME, JSON.stringify(this.entries.slice(0, SAVED)));
+      sessionStorage.setItem(NAME, JSON.stringify({ owner: this.#owner, newest: this.entries.slice(0, SAVED) }));
     } catch {
       /* full or refused: nothing hangs on it */
     }
   }
 
+  /** From now on it is `owner`'s: what another has seen is forgotten. */
+  belong(owner) {
+    if (owner !== this.#owner) this.clear();
+    this.#owner = owner;
+  }
+
   /** Forgets everything: the next user of this tab is another. */
   clear() {
+    this.#owner = null;
     this.entries = [];
     this.#save();
+    this.dispatchEvent(new Event('change'));
   }
 }
 

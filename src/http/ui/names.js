@@ -1,6 +1,6 @@
 // Names of the files that events speak of by their CIDs: looked up in the list of the newest, all at once.
 
-import { get } from './api.js';
+import { getSoon } from './api.js';
 
 const NEWEST = 200;
 const SOON_MS = 200;
@@ -26,7 +26,7 @@ class Names extends EventTarget {
   async #ask() {
     this.#timer = null;
     try {
-      const { files } = await get(`/files?sort=created&order=desc&limit=${NEWEST}`);
+      const { files } = await getSoon(`/files?sort=created&order=desc&limit=${NEWEST}`);
       for (const { cid, name } of files) if (name) this.#known.set(cid, name);
       this.dispatchEvent(new Event('change'));
     } catch {

@@ -88,4 +88,4 @@ export const loading = (what = 'Loading…') => h('p', { class: 'loading' }, wha
 
 /** Nothing there, and what to do about it. */
 export const empty = (title, text, ...actions) =>
-  h('div', { class: 'state' }, h('p', {}, h('strong', {}, title), h('span', { class: 'hint' }, text)), ...actions);
+  h('div', { class: 'state' }, h('p', {}, h('strong', {}, title), text && h('span', { class: 'hint' }, text)), ...actions);

@@ -1,6 +1,6 @@
 // The connected peers, kept fresh while a view shows them.
 
-import { get } from './api.js';
+import { getSoon } from './api.js';
 import { events } from './events.js';
 
 const EVERY_MS = 5000;
@@ -18,7 +18,7 @@ export function watchPeers(signal, tell, fail = () => {}) {
     }
     busy = true;
     try {
-      const list = await get('/peers', signal);
+      const list = await getSoon('/peers', signal);
       if (!signal.aborted) tell(list.sort((a, b) => a.peer.localeCompare(b.peer)));
     } catch (problem) {
       if (!signal.aborted) fail(problem);

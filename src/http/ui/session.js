@@ -1,6 +1,6 @@
 // Who is signed in, and what that allows.
 
-import { get, onSignedOut, post, remove } from './api.js';
+import { getSoon, onSignedOut, post, remove } from './api.js';
 import { history as activity } from './history.js';
 import { forgetAllOf } from './kept.js';
 
@@ -52,7 +52,7 @@ class Session extends EventTarget {
 
   /** With the session that the browser has, if it has one: that it has none is no news. */
   async #goOn() {
-    const ok = await this.#take(() => get('/session'));
+    const ok = await this.#take(() => getSoon('/session'));
     if (this.refused?.status === 401) this.refused = null;
     return ok;
   }
@@ -95,6 +95,8 @@ class Session extends EventTarget {
     if (this.scope === scope && this.owner === owner) return;
     this.scope = scope;
     this.owner = owner;
+    // Who comes back after the session has ended by itself finds what was there.
+    if (owner) activity.belong(owner);
     this.dispatchEvent(new Event('change'));
   }
 }

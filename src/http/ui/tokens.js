@@ -1,6 +1,6 @@
 // Tokens for programs and people: made, listed, revoked.
 
-import { get, post, remove } from './api.js';
+import { getSoon, post, remove } from './api.js';
 import { copyField } from './copy.js';
 import { ask } from './dialog.js';
 import { fill, h } from './dom.js';
@@ -34,7 +34,7 @@ export function tokens(signal) {
 
   async function load() {
     try {
-      const list = await get('/tokens', signal);
+      const list = await getSoon('/tokens', signal);
       fill(
         place,
         list.length
@@ -133,6 +133,7 @@ async function create() {
   await ask({
     title: `The token ${visible(made.name)}`,
     body: [h('p', {}, 'Copy it now: it is shown this once.'), copyField('token', made.token)],
+    secret: true,
   });
   return true;
 }

@@ -1,6 +1,6 @@
 // The uploads of this browser: a queue of which some run at once. What the node has of a file it never gets again.
 
-import { get, Problem } from './api.js';
+import { getSoon, Problem } from './api.js';
 import { claim, inherit } from './claims.js';
 import { fromHandle } from './gather.js';
 import { history } from './history.js';
@@ -111,8 +111,12 @@ class Uploads extends EventTarget {
     }
   }
 
+  /** Takes all that are stored off the list: of those, nothing else is left to end. */
   dismissFinished() {
-    for (const upload of this.list.filter(({ state }) => state === 'stored')) this.dismiss(upload);
+    const stored = this.list.filter(({ state }) => state === 'stored');
+    this.list = this.list.filter(({ state }) => state !== 'stored');
+    for (const upload of stored) upload.state = 'gone';
+    this.#next();
   }
 
   /** How many wait for their owner to sign in again. */
@@ -171,7 +175,7 @@ class Uploads extends EventTarget {
   /** After a reload: what this browser remembers, and what the node has of others. */
   async #restore() {
     const mine = this.#session;
-    const [ours, theirs] = await Promise.all([kept.allOf(this.#owner), get('/uploads').catch(() => null)]);
+    const [ours, theirs] = await Promise.all([kept.allOf(this.#owner), getSoon('/uploads').catch(() => null)]);
     const known = new Map((theirs ?? []).map((told) => [told.id, told]));
     for (const memory of ours.sort((a, b) => a.at - b.at)) {
       if (this.#session !== mine) return;
@@ -263,9 +267,12 @@ class Uploads extends EventTarget {
   }
 
   #next() {
+    let running = this.list.filter(({ stop }) => stop).length;
     for (const upload of session.may('write') ? this.list : []) {
-      if (this.list.filter(({ stop }) => stop).length >= AT_ONCE) break;
-      if (upload.state === 'waiting' && !upload.stop && (upload.file || upload.whole)) this.#start(upload);
+      if (running >= AT_ONCE) break;
+      if (upload.state !== 'waiting' || upload.stop || !(upload.file || upload.whole)) continue;
+      this.#start(upload);
+      running += 1;
     }
     this.#change();
   }

@@ -1,6 +1,6 @@
 // The node's status, asked every two seconds while somebody looks, and the rates that follow from it.
 
-import { get } from './api.js';
+import { getSoon } from './api.js';
 import { session } from './session.js';
 
 const EVERY_MS = 2000;
@@ -26,7 +26,7 @@ class Vitals extends EventTarget {
     if (this.#busy || !session.scope) return;
     this.#busy = true;
     try {
-      this.#take(await get('/status'));
+      this.#take(await getSoon('/status'));
     } catch {
       /* the banner tells */
     }

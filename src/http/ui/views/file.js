@@ -1,9 +1,9 @@
 // One file: what it is, how to hand it on, whether it is well, and the thing itself.
 
-import { get, post } from '../api.js';
+import { get, post, query } from '../api.js';
 import { grid } from '../blocks.js';
 import { copyField, qr } from '../copy.js';
-import { fill, h } from '../dom.js';
+import { fill, h, say } from '../dom.js';
 import { downloadLink } from '../downloading.js';
 import { events } from '../events.js';
 import { bytes, called, date, number, plural, visible } from '../format.js';
@@ -12,7 +12,7 @@ import { complain, empty, failure, loading } from '../notes.js';
 import { follow as openEntry } from '../opening.js';
 import { kindOf, preview, shownAtOnce } from '../preview.js';
 import { card as healthCard } from '../health.js';
-import { removeFile } from '../removing.js';
+import { removal, removeFile } from '../removing.js';
 import { session } from '../session.js';
 
 export const title = 'File';
@@ -20,6 +20,8 @@ export const title = 'File';
 /** After an event, so long for others of its kind to come; and how often other nodes are asked at most. */
 const SETTLED_MS = 800;
 const SELDOM_MS = 4000;
+/** Entries of a folder that come at once when more are asked for. */
+const ENTRIES = 1000;
 
 export async function show(view) {
   const { body, id, signal, retitle } = view;
@@ -55,7 +57,12 @@ function draw({ body, head, signal }, info) {
       ),
       session.may('write') && verify,
       session.may('write') &&
-        h('button', { type: 'button', class: 'danger', on: { click: () => end(info) } }, icon('bin'), 'Delete'),
+        h(
+          'button',
+          { type: 'button', class: info.pinned ? 'danger' : null, on: { click: () => end(info) } },
+          icon(info.pinned ? 'bin' : 'cross'),
+          removal(info),
+        ),
     ),
   );
   const health = healthCard(info, signal);
@@ -73,7 +80,7 @@ function draw({ body, head, signal }, info) {
       known,
       h('section', { class: 'card' }, h('h2', {}, 'Blocks'), blocks.element),
     ),
-    info.entries && folder(info),
+    info.entries && folder(info, signal),
   );
   follow(info, signal, {
     changed: async () => {
@@ -202,7 +209,7 @@ function facts(info) {
     fact('Size', info.size >= 1024 ? `${bytes(info.size)} (${number(info.size)} bytes)` : bytes(info.size)),
     fact('Type', info.kind === 'dir' ? 'folder' : (info.media_type ? visible(info.media_type) : 'unknown')),
     fact('CID', h('span', { class: 'mono break' }, info.cid)),
-    fact('Stored here', info.created ? date(info.created) : 'no'),
+    fact(info.pinned ? 'Stored here' : 'Opened here', info.created ? date(info.created) : 'no'),
     info.mtime && fact('Changed', date(info.mtime)),
     fact('Encrypted', info.sealed ? 'yes' : 'no, public'),
     fact('Kept', info.pinned ? 'yes, until it is deleted' : 'no, only known or cached'),
@@ -222,27 +229,56 @@ function facts(info) {
   return h('section', { class: 'card' }, h('h2', {}, 'Facts'), list, name);
 }
 
-function folder(info) {
-  const open = (entry) => openEntry(entry.link).catch(complain);
+/** What is in a folder; of a large one the first of it, and the rest on demand. */
+function folder(info, signal) {
+  const list = h('ul', { class: 'rows entries' }, info.entries.map(inside));
+  const words = h('p', { class: 'hint', role: 'status' });
+  const more = h('button', { type: 'button', on: { click: load } }, 'Show more');
+  const wrong = h('div');
+  let next = info.entries_next ?? null;
+  const tell = () => {
+    more.hidden = !next;
+    if (next) say(words, `These are the first ${number(list.children.length)}; there are more.`);
+    else say(words, list.children.length ? plural(list.children.length, 'entry', 'entries') : 'It is empty.');
+  };
+
+  async function load() {
+    if (more.ariaDisabled) return;
+    // It stays where it is, so that it keeps the focus.
+    more.ariaDisabled = 'true';
+    fill(wrong);
+    try {
+      const page = await get(`/files/${info.cid}/entries${query({ cursor: next, limit: ENTRIES })}`, signal);
+      const first = list.children.length;
+      list.append(...page.entries.map(inside));
+      next = page.next ?? null;
+      // The button goes with the last of them: the focus goes to what it has brought.
+      if (!next && document.activeElement === more) {
+        list.children[first]?.setAttribute('tabindex', '-1');
+        list.children[first]?.focus();
+      }
+      tell();
+    } catch (problem) {
+      failure(wrong, problem, load);
+    }
+    more.ariaDisabled = null;
+  }
+
+  tell();
+  return h('section', { class: 'card' }, h('h2', {}, 'In this folder'), list, words, wrong, more);
+}
+
+/** One entry of a folder. Who may only look has no link to it, so there is nothing to open. */
+function inside({ kind, name, link: to, size }) {
+  const open = () => openEntry(to).catch(complain);
   return h(
-    'section',
-    { class: 'card' },
-    h('h2', {}, 'In this folder'),
-    info.entries.length
-      ? h(
-          'ul',
-          { class: 'rows entries' },
-          info.entries.map((entry) =>
-            h(
-              'li',
-              {},
-              icon(entry.kind === 'dir' ? 'folder' : 'files'),
-              h('button', { type: 'button', class: 'text', on: { click: () => open(entry) } }, called(entry.name)),
-              h('span', { class: 'hint' }, bytes(entry.size)),
-            ),
-          ),
-        )
-      : h('p', { class: 'hint' }, 'It is empty.'),
+    'li',
+    {},
+    icon(kind === 'dir' ? 'folder' : 'files'),
+    to && session.may('write')
+      ? h('button', { type: 'button', class: 'text', on: { click: open } }, called(name))
+      : h('span', { class: 'break' }, called(name)),
+    h('span', { class: 'hint' }, bytes(size)),
   );
 }
 

@@ -1,15 +1,15 @@
 // The list of files: search, sort and pages, all done by the node, so that it is as quick with 100,000 as with ten.
 
 import { adding } from '../adding.js';
-import { get, query } from '../api.js';
+import { get, getSoon, query } from '../api.js';
 import { downloadLink } from '../downloading.js';
-import { fill, h, say } from '../dom.js';
+import { fill, h, keyed, say } from '../dom.js';
 import { events } from '../events.js';
 import { bytes, called, date, number, plural, short, visible } from '../format.js';
 import { icon } from '../icons.js';
 import { complain, empty, failure, loading } from '../notes.js';
 import { follow, openLink } from '../opening.js';
-import { removeFile } from '../removing.js';
+import { removal, removeFile } from '../removing.js';
 import * as router from '../router.js';
 import { session } from '../session.js';
 
@@ -40,14 +40,20 @@ function sizeOf(at) {
 export function show({ body, head, query: at, signal }) {
   const wanted = { q: at.get('q') ?? '', sort: at.get('sort') ?? 'created', order: at.get('order') ?? 'desc' };
   let size = sizeOf(at);
-  // The cursors of the pages up to this one; the first has none. Of those before it, only this tab's history knows.
+  // The cursors of the pages up to this one; the first has none. Only this tab's history knows those before it: without
+  // it, so many pages are skipped.
   const page = Math.max(1, Math.floor(Number(at.get('page'))) || 1);
   let trail = [null];
+  let skipped = 0;
   if (page > 1 && at.get('cursor')) {
-    const before = router.remembered()?.trail;
-    trail = before?.at(-1) === at.get('cursor') && before.length === page ? before : Array(page).fill(null);
-    trail[page - 1] = at.get('cursor');
+    const before = router.remembered();
+    if (before?.trail?.at(-1) === at.get('cursor')) ({ trail, skipped = 0 } = before);
+    else {
+      trail = [at.get('cursor')];
+      skipped = Math.min(page, Number.MAX_SAFE_INTEGER) - 1;
+    }
   }
+  const pageNo = () => skipped + trail.length;
   let request = null;
   let next = null;
 
@@ -83,14 +89,14 @@ export function show({ body, head, query: at, signal }) {
   const state = h('div', {}, loading());
   const back = h('button', { type: 'button', on: { click: () => turn(-1) } }, 'Previous');
   const on = h('button', { type: 'button', on: { click: () => turn(1) } }, 'Next');
-  const pageNo = h('span', { class: 'hint' });
+  const pageWords = h('span', { class: 'hint' });
   const sizes = h(
     'select',
     { id: 'page-size', on: { change: resize } },
     SIZES.map((count) => h('option', { value: count, selected: count === size }, number(count))),
   );
   const perPage = h('span', { class: 'per-page' }, h('label', { for: 'page-size', class: 'hint' }, 'Per page'), sizes);
-  const pages = h('nav', { class: 'pages', 'aria-label': 'Pages' }, back, pageNo, on, perPage);
+  const pages = h('nav', { class: 'pages', 'aria-label': 'Pages' }, back, pageWords, on, perPage);
   head.append(
     h(
       'div',
@@ -134,14 +140,25 @@ export function show({ body, head, query: at, signal }) {
   }
 
   function restart() {
-    trail = [null];
+    toFirst();
     remember();
     load();
   }
 
+  function toFirst() {
+    trail = [null];
+    skipped = 0;
+  }
+
+  /** To the page before; where it is not known how to get there, to the first. */
+  function toBefore() {
+    trail.pop();
+    if (!trail.length) toFirst();
+  }
+
   function remember() {
-    const where = trail.length > 1 ? { page: trail.length, cursor: trail.at(-1) } : {};
-    router.remember('files', { ...wanted, size: size === SIZES[0] ? null : size, ...where }, { trail });
+    const where = pageNo() > 1 ? { page: pageNo(), cursor: trail.at(-1) } : {};
+    router.remember('files', { ...wanted, size: size === SIZES[0] ? null : size, ...where }, { trail, skipped });
   }
 
   function resize() {
@@ -156,9 +173,7 @@ export function show({ body, head, query: at, signal }) {
 
   function turn(step) {
     if (step > 0) trail.push(next);
-    else trail.pop();
-    // How to get to the page before is not known: from the first, then.
-    if (!trail.at(-1)) trail = [null];
+    else toBefore();
     remember();
     load().then(() => table.scrollIntoView({ block: 'nearest' }));
   }
@@ -170,20 +185,20 @@ export function show({ body, head, query: at, signal }) {
     table.setAttribute('aria-busy', 'true');
     try {
       const asked = AbortSignal.any([signal, mine.signal]);
-      const list = REFERENCE.test(wanted.q)
-        ? await only(wanted.q, asked)
-        : await get(`/files${query({ ...wanted, cursor: trail.at(-1), limit: size })}`, asked);
-      if (!list.files.length && trail.length > 1) {
+      const one = REFERENCE.test(wanted.q) && pageNo() === 1 ? await only(wanted.q, asked) : null;
+      // What looks like a CID may be in a name.
+      const list =
+        one ?? (await getSoon(`/files${query({ ...wanted, cursor: trail.at(-1), limit: size })}`, asked));
+      if (!list.files.length && pageNo() > 1) {
         // The last file of this page is gone.
-        trail.pop();
-        if (!trail.at(-1)) trail = [null];
+        toBefore();
         remember();
         return await load();
       }
       draw(list);
     } catch (problem) {
       if (problem.name === 'AbortError') return;
-      if (problem.status === 400 && trail.length > 1) {
+      if (problem.status === 400 && pageNo() > 1) {
         // A cursor of another list, or of an older node.
         restart();
         return;
@@ -195,15 +210,15 @@ export function show({ body, head, query: at, signal }) {
     table.removeAttribute('aria-busy');
   }
 
-  /** The list of the one file of a CID, where the node knows it. */
+  /** The list of the one file of a CID, where the node knows it; else null. */
   async function only(cid, asked) {
     say(count, 'Looking for it…');
     try {
       const file = await get(`/files/${cid}`, asked);
       return { files: [file], total: 1 };
     } catch (problem) {
-      if (![404, 502, 504].includes(problem.status)) throw problem;
-      return { files: [], total: 0 };
+      if (![400, 404, 422, 502, 504].includes(problem.status)) throw problem;
+      return null;
     }
   }
 
@@ -215,21 +230,23 @@ export function show({ body, head, query: at, signal }) {
       else heads[i].removeAttribute('aria-sort');
       say(heads[i].querySelector('.way'), sorted ? (wanted.order === 'asc' ? '↑' : '↓') : '');
     });
-    fill(rows, files.map(row));
+    drawRows(files);
     table.hidden = !files.length;
-    pages.hidden = trail.length === 1 && !next && files.length <= SIZES[0];
-    back.disabled = trail.length === 1;
+    pages.hidden = pageNo() === 1 && !next && files.length <= SIZES[0];
+    back.disabled = pageNo() === 1;
     on.disabled = !next;
     const known = total ?? files.length;
     say(count, known || wanted.q ? `${plural(known, 'file')}${wanted.q ? ` with “${visible(wanted.q)}”` : ''}` : '');
-    say(pageNo, total ? `Page ${trail.length} of ${Math.max(1, Math.ceil(total / size))}` : `Page ${trail.length}`);
+    const all = total ? Math.max(1, Math.ceil(total / size)) : null;
+    // An address may say any page.
+    say(pageWords, all ? `Page ${number(Math.min(pageNo(), all))} of ${number(all)}` : `Page ${number(pageNo())}`);
     if (files.length) fill(state);
     else if (REFERENCE.test(wanted.q))
       fill(
         state,
         empty(
           'That file is not known here, and nobody who was asked has it.',
-          'A file of somebody else is opened by its link, with the key behind #.',
+          session.may('write') && 'A file of somebody else is opened by its link, with the key behind #.',
           link && session.may('write') && h('button', { type: 'button', on: { click: open } }, 'Open the link'),
           h('button', { type: 'button', on: { click: clear } }, 'Clear the search'),
         ),
@@ -243,7 +260,40 @@ export function show({ body, head, query: at, signal }) {
           h('button', { type: 'button', on: { click: clear } }, 'Clear the search'),
         ),
       );
-    else fill(state, empty('No files yet.', 'What you store or open by a link appears here.'));
+    else
+      fill(
+        state,
+        empty(
+          'No files yet.',
+          session.may('write')
+            ? 'What you store or open by a link appears here.'
+            : 'What others store on this node appears here. You are signed in to read.',
+        ),
+      );
+  }
+
+  /** Brings the rows in line with what is there; what has the focus keeps it, or hands it on where its file is gone. */
+  function drawRows(files) {
+    const tools = (element) => [...element.querySelectorAll('a, button')];
+    const held = document.activeElement;
+    const at = [...rows.children].findIndex((element) => element.contains(held));
+    const holder = rows.children[at];
+    const tool = holder && tools(holder).indexOf(held);
+    keyed(
+      rows,
+      files,
+      ({ cid }) => cid,
+      () => h('tr'),
+      (element, file) => {
+        const told = JSON.stringify(file);
+        if (element.told !== told) fill(element, row(file));
+        element.told = told;
+      },
+    );
+    if (!holder || document.activeElement === held) return;
+    const heir = rows.children[Math.min(at, rows.children.length - 1)];
+    const next = holder.isConnected ? tools(holder)[tool] : heir?.querySelector('a');
+    (next ?? search).focus();
   }
 
   const open = () => follow(link).catch(complain);
@@ -258,9 +308,7 @@ export function show({ body, head, query: at, signal }) {
   function row(file) {
     const name = called(file.name);
     const word = (text) => h('span', { class: 'tag' }, text);
-    return h(
-      'tr',
-      {},
+    return [
       h(
         'th',
         { scope: 'row', class: 'name' },
@@ -268,7 +316,7 @@ export function show({ body, head, query: at, signal }) {
         h('a', { href: `#/file/${file.cid}`, title: name }, name),
         ' ',
         !file.name?.trim() && h('span', { class: 'hint mono' }, short(file.cid)),
-        !file.pinned && word('not kept'),
+        !file.pinned && word('opened, not kept'),
         !file.sealed && word('public'),
       ),
       h('td', { class: 'size' }, bytes(file.size)),
@@ -287,14 +335,14 @@ export function show({ body, head, query: at, signal }) {
             {
               type: 'button',
               class: 'quiet',
-              'aria-label': `Delete ${name}`,
-              title: 'Delete',
+              'aria-label': file.pinned ? `Delete ${name}` : `Take ${name} off the list`,
+              title: removal(file),
               on: { click: () => drop(file) },
             },
-            icon('bin'),
+            icon(file.pinned ? 'bin' : 'cross'),
           ),
       ),
-    );
+    ];
   }
 
   async function drop(file) {
@@ -313,10 +361,10 @@ export function show({ body, head, query: at, signal }) {
   events.addEventListener(
     'event',
     ({ detail }) => {
-      if (!['stored', 'removed'].includes(detail.type)) return;
+      if (!['stored', 'removed', 'skipped'].includes(detail.type)) return;
       soon ??= setTimeout(() => {
         soon = null;
-        if (!rows.contains(document.activeElement)) load();
+        load();
       }, 400);
     },
     { signal },

@@ -48,13 +48,15 @@ export function sentence(status, { lacking, kept }) {
     return {
       tone: 'ok',
       head: 'Nothing is stored here yet.',
-      text: 'Drop a file anywhere on this page: it is encrypted here, and you get a link to it.',
+      text: session.may('write')
+        ? 'Drop a file anywhere on this page: it is encrypted here, and you get a link to it.'
+        : 'What others store here appears on this page. You are signed in to read.',
     };
   if (!kept) {
     return {
       tone: 'plain',
       head: 'This node keeps no file.',
-      text: `${plural(known, 'file')} of others ${known === 1 ? 'is' : 'are'} known here by ${known === 1 ? 'its link' : 'their links'}, readable as long as somebody has ${known === 1 ? 'it' : 'them'}. What you drop on this page is kept.`,
+      text: `${plural(known, 'file')} of others ${known === 1 ? 'is' : 'are'} known here by ${known === 1 ? 'its link' : 'their links'}, readable as long as somebody has ${known === 1 ? 'it' : 'them'}.${session.may('write') ? ' What you drop on this page is kept.' : ''}`,
     };
   }
   if (capacity && stored > capacity * 0.95) {

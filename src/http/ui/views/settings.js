@@ -1,6 +1,6 @@
 // What is in force and where it came from; who may call; this session.
 
-import { get } from '../api.js';
+import { getSoon } from '../api.js';
 import { fill, h } from '../dom.js';
 import { date } from '../format.js';
 import { complain, failure, loading } from '../notes.js';
@@ -39,7 +39,7 @@ export function show({ body, signal }) {
 
   async function load() {
     try {
-      const all = await get('/settings', signal);
+      const all = await getSoon('/settings', signal);
       fill(
         table,
         h(
