@@ -20,6 +20,7 @@ mod disk;
 mod error;
 mod index;
 mod index_file;
+mod kept;
 mod layout;
 mod leftovers;
 mod lock;
@@ -30,9 +31,11 @@ mod private;
 mod rebuild;
 mod record;
 mod relocate;
+mod room;
 mod roots;
 mod spare;
 mod tables;
+mod torn;
 mod upload;
 mod verify;
 mod writer;
@@ -114,6 +117,8 @@ pub struct Usage {
     pub quarantined: u64,
     /// Blocks that a file here needs and that are not here: lost, or damaged and not mended yet.
     pub missing: u64,
+    /// Node blocks of these without which nobody knows all that a file needs: what may be below them is kept.
+    pub torn: u64,
     /// Bytes that uploads under way have written or are about to write, and that are not listed yet.
     pub pending_bytes: u64,
 }
@@ -132,6 +137,7 @@ struct Inner {
     pins: Pins,
     leftovers: leftovers::Leftovers,
     newest: newest::Newest,
+    kept: kept::Kept,
     /// Bytes promised to blocks that are being written.
     reserved: AtomicU64,
     /// Held shared while promised bytes become rows: nobody is told that the store is full in between.
@@ -139,6 +145,8 @@ struct Inner {
     /// Held, one by the digest, while a stored block is compared with bytes at hand.
     comparing: [Mutex<()>; 4],
     touched: Mutex<cache::Touched>,
+    /// Held while lists of torn roots are completed.
+    mending: Mutex<()>,
     lock: Arc<Lock>,
 }
 
@@ -159,6 +167,7 @@ impl Store {
         }
         let store = Self::open_index(options, INDEX, disk, lock)?;
         store.compare_with_record()?;
+        store.try_to_restore_kept();
         if !store.is_index_behind()
             && let Err(error) = store.list_leftovers()
         {
@@ -200,6 +209,7 @@ impl Store {
         let (index, writer) = index::open(&options.dir, name)?;
         let (leftovers, newest) =
             (leftovers::Leftovers::new(&options.dir), newest::Newest::new(&options.dir));
+        let kept = kept::Kept::new(&options.dir);
         let store = Self {
             inner: Arc::new(Inner {
                 options,
@@ -209,10 +219,12 @@ impl Store {
                 pins: Pins::default(),
                 leftovers,
                 newest,
+                kept,
                 reserved: AtomicU64::new(0),
                 settling: RwLock::default(),
                 comparing: Default::default(),
                 touched: Mutex::default(),
+                mending: Mutex::default(),
                 lock,
             }),
         };
@@ -221,6 +233,7 @@ impl Store {
             Err(error @ StoreError::NoSpace(_)) => tracing::warn!("a removal waits for room: {error}"),
             finished => finished?,
         }
+        store.try_to_mend_torn();
         Ok(store)
     }
 

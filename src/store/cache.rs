@@ -1,8 +1,8 @@
 //! Evictable blocks: least recently used goes first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::{Store, StoreError, unix_ms};
+use super::{Store, StoreError, disk::Durability, index::Place, unix_ms, upload::lives_in_index};
 use crate::content::{cid::Cid, hash::Digest};
 
 /// Uses that are noted in memory before they are written together.
@@ -32,18 +32,94 @@ impl Store {
         Ok(dropped.blocks > 0 || self.inner.index.row(cid.digest())?.is_none())
     }
 
-    /// Evicts cached blocks until about `bytes` are free, or none is left.
+    /// Evicts cached blocks until about `bytes` are free, or none is left that nobody has in hand.
     pub(super) fn evict(&self, bytes: u64) -> Result<(), StoreError> {
+        if self.is_index_behind() {
+            // What it takes for cache may be a file's by now.
+            return Ok(());
+        }
         let goal = self.usage().cached_bytes.saturating_sub(bytes);
+        let (begun, mut after) = (unix_ms(), None);
         while self.usage().cached_bytes > goal {
-            let before = self.usage().cached_bytes;
+            let oldest = self.inner.index.evictable(after, BATCH)?;
+            let Some(last) = oldest.last() else { break };
+            after = Some(*last);
+            let (in_hand, mut free): (Vec<_>, Vec<_>) =
+                oldest.into_iter().partition(|(_, digest)| self.inner.pins.is_pinned(digest));
             // No more of a batch than is needed: the rest is still useful.
-            let wanted = usize::try_from((before - goal) / (64 << 10)).unwrap_or(BATCH).clamp(1, BATCH);
-            self.discard(self.inner.index.evictable(wanted)?)?;
-            if self.usage().cached_bytes == before {
-                break;
+            let left = self.usage().cached_bytes.saturating_sub(goal);
+            let wanted = usize::try_from(left / (64 << 10)).unwrap_or(BATCH).clamp(1, BATCH);
+            if free.len() > wanted {
+                free.truncate(wanted);
+                after = free.last().copied();
             }
+            if !in_hand.is_empty() {
+                // An upload uses them: they go to the end, and whoever needs room next need not pass over them.
+                let used: Vec<_> = in_hand.into_iter().map(|(_, digest)| (digest, begun)).collect();
+                self.inner.writer.post(move |tables| tables.touch_cached(&used));
+            }
+            self.discard(free.into_iter().map(|(_, digest)| digest).collect())?;
         }
         Ok(())
+    }
+
+    /// Keeps a block that was fetched for a reader: evictable, not synced, unless a file here had lost it: then it is
+    /// mended. The caller has checked it against its CID.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`], [`StoreError::Io`], [`StoreError::Index`].
+    pub fn put_cached(&self, cid: &Cid, bytes: &[u8]) -> Result<(), StoreError> {
+        let over =
+            (self.usage().cached_bytes + bytes.len() as u64).saturating_sub(self.inner.options.cache_size);
+        if over > 0 {
+            self.evict(over)?;
+        }
+        let digest = *cid.digest();
+        self.inner.pins.pin(digest);
+        let put = self.put_pinned_cached(cid, bytes);
+        self.inner.pins.unpin([&digest]);
+        if put? {
+            self.try_to_mend_torn();
+        }
+        Ok(())
+    }
+
+    /// Answers whether it was mended.
+    fn put_pinned_cached(&self, cid: &Cid, bytes: &[u8]) -> Result<bool, StoreError> {
+        let digest = *cid.digest();
+        let row = self.inner.index.row(&digest)?;
+        if row.is_some_and(|row| row.place != Place::Missing) {
+            return Ok(false);
+        }
+        let needed = row.is_some();
+        let _room = self.reserve(bytes.len() as u64)?;
+        let inline = lives_in_index(cid, bytes);
+        if needed {
+            let (arrival, folder) = self.place(cid, bytes, Durability::Synced, inline)?;
+            if let Some(folder) = folder {
+                let synced = self.inner.disk.sync_folders(&HashSet::from([folder]));
+                synced.inspect_err(|_| self.inner.leftovers.sync_failed(&[digest]))?;
+            }
+            self.inner.writer.run(move |tables| tables.arrive(&arrival, false, unix_ms()))?;
+            return Ok(true);
+        }
+        let (arrival, placed) = self.place(cid, bytes, Durability::New, inline)?;
+        if placed.is_none() && arrival.inline.is_none() {
+            // A file is there. Where it is an upload's, that has synced it and lists it: what is a cache's takes no place
+            // from it.
+            if self.inner.leftovers.is_fresh(&digest) {
+                return Ok(false);
+            }
+            let there = self.inner.disk.read(&digest, arrival.len)?;
+            if !there.is_some_and(|there| cid.matches(&there)) {
+                // A power cut has cut it. Synced, so that nothing better is lost by it, whoever comes in between.
+                self.place(cid, bytes, Durability::Synced, false)?;
+            }
+        }
+        self.inner.writer.post(move |tables| match tables.row(&digest)? {
+            Some(_) => Ok(()),
+            None => tables.arrive(&arrival, true, unix_ms()),
+        });
+        Ok(false)
     }
 }

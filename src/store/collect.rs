@@ -49,7 +49,11 @@ impl Store {
         let mut total = Collected::default();
         let mut limit = BATCH;
         loop {
-            let candidates = self.inner.index.unreferenced(until, limit)?;
+            let mut candidates = self.inner.index.unreferenced(until, limit)?;
+            if candidates.len() < limit && self.usage().torn == 0 {
+                // Whose they are is known by now, and that they are nobody's.
+                candidates.extend(self.inner.index.held(limit - candidates.len())?);
+            }
             let all = candidates.len() < limit;
             let removed = self.discard(candidates)?;
             total.blocks += removed.blocks;

@@ -35,9 +35,7 @@ pub(super) struct Disk {
 pub(super) enum Durability {
     /// Its bytes are synced before it gets its name; its folder is synced by [`Disk::sync_folders`].
     Synced,
-    /// It may be gone or cut after a crash.
-    Cache,
-    /// As `Cache`, and it takes the place of no file that is there: that one may be synced.
+    /// It may be gone or cut after a crash, so it takes the place of no file that is there: that one may be synced.
     New,
 }
 
@@ -149,6 +147,8 @@ impl Disk {
 
     /// Makes the bytes of a block's file durable.
     pub(super) fn sync(&self, digest: &Digest) -> Result<(), StoreError> {
+        #[cfg(test)]
+        self.faults.strike("short").map_err(|e| StoreError::io("sync a block", e))?;
         let synced = File::open(self.path(digest)).and_then(|file| file.sync_data());
         synced.map_err(|e| StoreError::io("sync a block", e))
     }

@@ -61,10 +61,17 @@ pub(super) struct Row {
 
 impl Row {
     pub(super) const LEN: usize = 19;
+    /// Since when a block is unreferenced that may be below a torn root: it is kept until none is torn.
+    pub(super) const HELD: u64 = u64::MAX;
 
     /// Whether a file needs it.
     pub(super) fn is_kept(&self) -> bool {
         !self.cached && self.refs > 0
+    }
+
+    /// Whether it is kept while a root is torn.
+    pub(super) fn is_held(&self) -> bool {
+        !self.cached && self.refs == 0 && self.since == Self::HELD
     }
 
     pub(super) fn encode(self) -> [u8; Self::LEN] {
@@ -233,11 +240,34 @@ impl Index {
         })
     }
 
-    /// Up to `limit` cached blocks, least recently used first.
-    pub(super) fn evictable(&self, limit: usize) -> Result<Vec<Digest>, StoreError> {
+    /// Up to `limit` blocks that were kept while a root was torn.
+    pub(super) fn held(&self, limit: usize) -> Result<Vec<Digest>, StoreError> {
+        self.file.read(|read| {
+            let table = read.open_table(UNREFERENCED).map_err(StoreError::index)?;
+            let held = table.range((Row::HELD, &[0; 20])..).map_err(StoreError::index)?;
+            held.take(limit).map(|item| Ok(*item.map_err(StoreError::index)?.0.value().1)).collect()
+        })
+    }
+
+    /// Up to `limit` cached blocks after `after`, least recently used first, each with its last use.
+    pub(super) fn evictable(
+        &self,
+        after: Option<(u64, Digest)>,
+        limit: usize,
+    ) -> Result<Vec<(u64, Digest)>, StoreError> {
+        use std::ops::Bound;
+
         self.file.read(|read| {
             let table = read.open_table(CACHED).map_err(StoreError::index)?;
-            oldest(&table, u64::MAX, limit)
+            let start = after.as_ref().map(|(used, digest)| (*used, digest));
+            let range = table.range((start.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
+            let mut found = Vec::new();
+            for item in range.map_err(StoreError::index)?.take(limit) {
+                let (key, _) = item.map_err(StoreError::index)?;
+                let (used, digest) = key.value();
+                found.push((used, *digest));
+            }
+            Ok(found)
         })
     }
 

@@ -36,6 +36,11 @@ struct State {
     /// The mark stands for a killed process, too, whose files have not been listed.
     older: bool,
     fresh: HashSet<Digest>,
+    /// A sync has failed after they were written: what is read of them may never reach the disk, whatever a later sync
+    /// says. They are written again, or removed.
+    unsound: HashSet<Digest>,
+    /// How many syncs have failed.
+    failures: u64,
 }
 
 impl Leftovers {
@@ -55,6 +60,33 @@ impl Leftovers {
         }
         state.fresh.insert(digest);
         Ok(())
+    }
+
+    /// A sync has failed: what has been written and is not listed counts as not written, and so do `others`.
+    pub(super) fn sync_failed(&self, others: &[Digest]) {
+        let mut state = self.state();
+        let State { fresh, unsound, failures, .. } = &mut *state;
+        *failures += 1;
+        unsound.extend(fresh.iter().chain(others));
+    }
+
+    /// How many syncs have failed: an upload that sees another number at its end than at its beginning may rest on what
+    /// never reached the disk.
+    pub(super) fn failures(&self) -> u64 {
+        self.state().failures
+    }
+
+    /// Whether it has to be written again, although its bytes may look right.
+    pub(super) fn is_unsound(&self, digest: &Digest) -> bool {
+        self.state().unsound.contains(digest)
+    }
+
+    /// These were written again in whole, or are gone.
+    pub(super) fn written_again<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) {
+        let mut state = self.state();
+        for digest in digests {
+            state.unsound.remove(digest);
+        }
     }
 
     /// Whether an upload of this process wrote it, and nobody has listed it since.
@@ -116,7 +148,10 @@ impl Store {
         })?;
         if !left.is_empty() {
             // Nobody has waited for their bytes to reach the disk; what is listed has.
-            inner.disk.sync_file_system()?;
+            inner.disk.sync_file_system().inspect_err(|_| {
+                let digests: Vec<Digest> = left.iter().map(|arrival| arrival.digest).collect();
+                inner.leftovers.sync_failed(&digests);
+            })?;
         }
         let count = left.len();
         while !left.is_empty() {
@@ -164,6 +199,22 @@ impl Store {
                 })?;
             }
             inner.leftovers.settled(&doomed.digests);
+            inner.leftovers.written_again(&doomed.digests);
+        }
+        Ok(())
+    }
+
+    /// Removes blocks that were put right, and may never have reached the disk: they are missing, as they were before.
+    pub(super) fn lose_again(&self, mended: &[Digest]) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        for batch in mended.chunks(BATCH) {
+            let doomed = inner.pins.doom(batch.iter().copied());
+            // Somebody may have written it again, and kept it.
+            let unsound = |digest: &&Digest| inner.leftovers.is_unsound(digest);
+            let lost: Vec<Digest> = doomed.digests.iter().filter(unsound).copied().collect();
+            lost.iter().try_for_each(|digest| inner.disk.remove(digest))?;
+            inner.leftovers.written_again(&lost);
+            inner.writer.let_go(move |tables| lost.iter().try_for_each(|digest| tables.lose(digest)))?;
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ impl Newest {
         Self { path: dir.join(RECORD), behind: AtomicBool::new(false), state: Mutex::default() }
     }
 
-    fn is_behind(&self) -> bool {
+    pub(super) fn is_behind(&self) -> bool {
         self.behind.load(Ordering::Relaxed)
     }
 }
@@ -116,5 +116,6 @@ impl Drop for super::Inner {
         if stale {
             self.write_record();
         }
+        self.close_kept();
     }
 }

@@ -45,6 +45,11 @@ impl Pins {
         }
     }
 
+    /// Whether somebody has it in hand at this moment.
+    pub(super) fn is_pinned(&self, digest: &Digest) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).pinned.contains_key(digest)
+    }
+
     /// Dooms those of `candidates` that nobody has pinned or doomed, until the answer is dropped.
     pub(super) fn doom(&self, candidates: impl IntoIterator<Item = Digest>) -> Doomed<'_> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

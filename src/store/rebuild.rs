@@ -9,7 +9,7 @@
 
 use std::{
     cell::Cell,
-    collections::{HashSet, VecDeque},
+    collections::HashSet,
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -18,7 +18,8 @@ use std::{
 
 use super::{
     INDEX, PutMode, RootKind, RootRecord, Store, StoreError, StoreOptions, disk,
-    index::{Index, Place, Row},
+    index::{Index, Place, Root, Row},
+    kept,
     newest::{self, META_BEHIND},
     private, relocate,
     tables::{Arrival, STATS},
@@ -83,10 +84,15 @@ impl Store {
         })?;
         found.known = new.take_roots(&old)?;
         found.roots = found.known + new.find_roots(&old)?;
+        new.hold_unlisted()?;
         drop((new, old));
+        // It is made anew from the new index, also should this end here.
+        kept::reopen(&dir)?;
         replace_index(&dir)?;
         let disk = disk::Disk::open(&dir, options.layout)?;
-        Ok((Self::open_index(options, INDEX, disk, lock)?, found))
+        let store = Self::open_index(options, INDEX, disk, lock)?;
+        store.try_to_restore_kept();
+        Ok((store, found))
     }
 
     /// Stores the small blocks of an old index; answers how many.
@@ -115,11 +121,11 @@ impl Store {
         loop {
             let page = old.roots(after);
             let Some(last) = page.last() else { return Ok(taken) };
-            after = Some(last.cid);
-            for record in page {
+            after = Some(last.record.cid);
+            for Root { number, record } in page {
                 taken += 1;
                 if record.pinned {
-                    self.list_again(record)?;
+                    self.list_again(record, old, Some(number))?;
                 } else {
                     self.add_root(record)?;
                 }
@@ -147,47 +153,72 @@ impl Store {
             }
         }
         tops.retain(|(cid, _)| !listed.contains(cid) && !old.knew(cid.digest()));
-        let mut found = 0;
+        let mut found = self.list_recorded(old)?;
         for (cid, kind) in tops {
             if self.root(&cid)?.is_none() {
-                self.list_again(nameless(cid, kind))?;
+                self.list_again(nameless(cid, kind), old, None)?;
                 found += 1;
             }
         }
         Ok(found)
     }
 
-    fn node(&self, cid: &Cid) -> Result<Option<Visible>, StoreError> {
-        Ok(self.get(cid)?.and_then(|bytes| node_block::visible(&bytes).ok()))
-    }
-
-    /// Lists a root with all blocks below it, also those that are not here: they are missing, and that can be seen.
-    fn list_again(&self, mut record: RootRecord) -> Result<(), StoreError> {
-        let (mut blocks, mut lacking, mut stored_len) = (Vec::new(), Vec::new(), 0);
-        let mut queue = VecDeque::from([(record.cid, 0)]);
-        let mut seen = HashSet::from([record.cid]);
-        while let Some((cid, len)) = queue.pop_front() {
-            let digest = *cid.digest();
-            blocks.push(digest);
-            let Some(row) = self.inner.index.row(&digest)? else {
-                lacking.push(Arrival { digest, codec: cid.codec(), len, inline: None });
-                continue;
-            };
-            stored_len += u64::from(row.len);
-            if cid.codec() == Codec::DagCbor
-                && let Some(Visible { links, lens, .. }) = self.node(&cid)?
-            {
-                queue.extend(links.into_iter().zip(lens).filter(|(link, _)| seen.insert(*link)));
+    /// Lists what was kept by the record beside the index, where the index itself cannot say it: also what is in a folder
+    /// as well, and what has no root that can be read. Answers how many roots are new.
+    fn list_recorded(&self, old: &OldIndex) -> Result<u64, StoreError> {
+        let mut found = 0;
+        if !old.is_damaged.get() {
+            return Ok(found);
+        }
+        for cid in kept::on_record(self.dir()) {
+            match self.root(&cid)? {
+                Some(listed) if listed.pinned => {}
+                // Stored after an older index was made.
+                Some(known) => self.list_again(RootRecord { pinned: true, ..known }, old, None)?,
+                None => {
+                    let is_dir = self.node(&cid)?.is_some_and(|node| node.kind == NodeKind::Dir);
+                    let kind = if is_dir { RootKind::Dir } else { RootKind::File };
+                    self.list_again(nameless(cid, kind), old, None)?;
+                    found += 1;
+                }
             }
         }
-        if record.blocks == 0 {
-            (record.blocks, record.stored_len) = (blocks.len() as u64, stored_len);
+        Ok(found)
+    }
+
+    fn node(&self, cid: &Cid) -> Result<Option<Visible>, StoreError> {
+        match self.get(cid) {
+            Ok(bytes) => Ok(bytes.and_then(|bytes| node_block::visible(&bytes).ok())),
+            Err(StoreError::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
-        self.inner.writer.run(move |tables| {
-            let now = unix_ms();
-            lacking.iter().try_for_each(|block| tables.lack(block, now))?;
-            tables.add_root(&record, &blocks, now).map(drop)
-        })
+    }
+
+    /// Lists a root with all blocks below it, also those that are not here: they are missing, and that can be seen. Where
+    /// a node block is missing, the old list says what is below.
+    fn list_again(
+        &self,
+        mut record: RootRecord,
+        old: &OldIndex,
+        number: Option<u64>,
+    ) -> Result<(), StoreError> {
+        let mut walked = self.walk(record.cid)?;
+        if record.blocks == 0 && walked.torn.is_empty() {
+            record.blocks = walked.blocks.len() as u64;
+            record.stored_len = walked.blocks.iter().map(|block| u64::from(block.len)).sum();
+        }
+        let found: HashSet<Digest> = walked.blocks.iter().map(|block| block.digest).collect();
+        for digest in number.map(|number| old.list(number)).unwrap_or_default() {
+            let row = match old.row(&digest) {
+                None => self.inner.index.row(&digest)?,
+                row => row,
+            };
+            // Of what neither knows, the old index is damaged.
+            if let Some(Row { codec, len, .. }) = row.filter(|_| !found.contains(&digest)) {
+                walked.blocks.push(Arrival { digest, codec, len, inline: None });
+            }
+        }
+        self.inner.writer.run(move |tables| tables.add_walked(&record, &walked, unix_ms()))
     }
 }
 
@@ -249,6 +280,10 @@ impl OldIndex {
         self.read(|index| index.inline(digest))
     }
 
+    fn row(&self, digest: &Digest) -> Option<Row> {
+        self.read(|index| index.row(digest))
+    }
+
     /// Whether it had not come as far as the number on record.
     fn is_behind(&self, newest: u64) -> bool {
         self.read(|index| Ok(index.meta(META_BEHIND)?.is_some() || index.next_number()? < newest))
@@ -256,12 +291,16 @@ impl OldIndex {
 
     /// Whether it is sure to have known this block.
     fn knew(&self, digest: &Digest) -> bool {
-        !self.is_damaged.get() && self.read(|index| index.row(digest)).is_some()
+        !self.is_damaged.get() && self.row(digest).is_some()
     }
 
-    fn roots(&self, after: Option<Cid>) -> Vec<RootRecord> {
-        let roots = self.read(|index| index.roots(after, PAGE));
-        roots.into_iter().map(|root| root.record).collect()
+    fn roots(&self, after: Option<Cid>) -> Vec<Root> {
+        self.read(|index| index.roots(after, PAGE))
+    }
+
+    /// The blocks of a root, as far as its list can be read.
+    fn list(&self, number: u64) -> Vec<Digest> {
+        (0..).map_while(|part| self.read(|index| index.list(number, part))).flatten().collect()
     }
 
     /// All small named values but the totals.

@@ -10,19 +10,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::Index`].
     pub fn add_root(&self, record: RootRecord) -> Result<(), StoreError> {
-        let record = match self.root(&record.cid)?.filter(|known| known.pinned) {
-            None => RootRecord { pinned: false, ..record },
-            Some(known) if known.key.is_none() && record.key.is_some() => RootRecord {
-                pinned: true,
-                created: known.created,
-                blocks: known.blocks,
-                stored_len: known.stored_len,
-                owner: known.owner,
-                ..record
-            },
-            Some(_) => return Ok(()),
-        };
-        self.inner.writer.run(move |tables| tables.add_root(&record, &[], unix_ms()).map(drop))
+        let is_known = |known: &RootRecord| known.pinned && (known.key.is_some() || record.key.is_none());
+        if self.root(&record.cid)?.as_ref().is_some_and(is_known) {
+            return Ok(());
+        }
+        // An upload may list it before this does: what is kept is asked where it is written.
+        self.inner.writer.run(move |tables| tables.learn_root(&record, unix_ms()))
     }
 
     /// What is kept of a root.
@@ -64,6 +57,7 @@ impl Store {
         }
         let cid = *cid;
         self.inner.writer.let_go(move |tables| tables.remove_root(&cid))?;
+        self.note_kept(&cid);
         self.finish_removals()?;
         Ok(true)
     }

@@ -9,6 +9,7 @@ use super::{
     StoreError, Usage,
     index::{BLOCKS, CACHED, DYING, INLINE, LISTS, META, MISSING, Place, ROOTS, Root, Row, UNREFERENCED},
     orders::{BY_CREATED, BY_NAME, BY_SIZE},
+    torn::TORN,
 };
 use crate::content::{
     cid::{Cid, Codec},
@@ -33,6 +34,8 @@ pub(super) struct Stats {
     pub(super) next_number: u64,
     #[serde(default)]
     missing: u64,
+    #[serde(default)]
+    pub(super) torn: u64,
 }
 
 impl Stats {
@@ -45,6 +48,7 @@ impl Stats {
             unreferenced: self.unreferenced,
             quarantined: self.quarantined,
             missing: self.missing,
+            torn: self.torn,
             pending_bytes: 0,
         }
     }
@@ -63,6 +67,7 @@ pub(super) struct Tables<'t> {
     unreferenced: Table<'t, (u64, &'static [u8; 20]), ()>,
     cached: Table<'t, (u64, &'static [u8; 20]), ()>,
     missing: Table<'t, &'static [u8; 20], ()>,
+    pub(super) torn: Table<'t, (&'static [u8; 20], &'static [u8; Cid::LEN]), ()>,
     meta: Table<'t, &'static str, &'static [u8]>,
     pub(super) stats: Stats,
     /// Bytes of short blocks that came, less those that went.
@@ -133,6 +138,7 @@ impl<'t> Tables<'t> {
             unreferenced: write.open_table(UNREFERENCED).map_err(StoreError::index)?,
             cached: write.open_table(CACHED).map_err(StoreError::index)?,
             missing: write.open_table(MISSING).map_err(StoreError::index)?,
+            torn: write.open_table(TORN).map_err(StoreError::index)?,
             meta,
             stats,
             grown: 0,
@@ -215,7 +221,8 @@ impl<'t> Tables<'t> {
         };
         let kept = old.is_some_and(|row| !row.cached);
         let refs = old.map_or(0, |row| row.refs);
-        let row = Row { place, codec: *codec, cached: cached && !kept, len: *len, refs, since: now };
+        let since = if old.is_some_and(|row| row.is_held()) { Row::HELD } else { now };
+        let row = Row { place, codec: *codec, cached: cached && !kept, len: *len, refs, since };
         self.set(digest, Some(row))
     }
 
@@ -260,10 +267,20 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
+    /// Keeps a block that nothing needs while a root is torn.
+    pub(super) fn hold(&mut self, digest: &Digest) -> Result<(), StoreError> {
+        match self.row(digest)? {
+            Some(row) if row.refs == 0 && !row.cached => {
+                self.set(digest, Some(Row { since: Row::HELD, ..row }))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Drops a block that nothing needs; answers whether it was one.
     pub(super) fn drop_unneeded(&mut self, digest: &Digest) -> Result<Option<Row>, StoreError> {
         match self.row(digest)? {
-            Some(row) if row.refs == 0 => {
+            Some(row) if row.refs == 0 && !(row.is_held() && self.stats.torn > 0) => {
                 self.remove_inline(digest)?;
                 self.set(digest, None)?;
                 Ok(Some(row))
@@ -316,6 +333,28 @@ impl<'t> Tables<'t> {
         Ok(old.is_some_and(|old| old.record.pinned && old.number != number))
     }
 
+    /// Lists a root that is only known. One that is kept stays so, and gets its key and name where it had lost them.
+    pub(super) fn learn_root(&mut self, record: &super::RootRecord, now: u64) -> Result<(), StoreError> {
+        let key = record.cid.to_bytes();
+        let kept = match self.roots.get(&key).map_err(StoreError::index)? {
+            Some(bytes) => serde_ipld_dagcbor::from_slice::<Root>(bytes.value()).ok(),
+            None => None,
+        };
+        let learned = match kept.map(|root| root.record).filter(|kept| kept.pinned) {
+            None => super::RootRecord { pinned: false, ..record.clone() },
+            Some(kept) if kept.key.is_none() && record.key.is_some() => super::RootRecord {
+                pinned: true,
+                created: kept.created,
+                blocks: kept.blocks,
+                stored_len: kept.stored_len,
+                owner: kept.owner,
+                ..record.clone()
+            },
+            Some(_) => return Ok(()),
+        };
+        self.add_root(&learned, &[], now).map(drop)
+    }
+
     /// Keeps a list of blocks, and a reference to each; answers with its number.
     fn new_list(&mut self, blocks: &[Digest], now: u64) -> Result<u64, StoreError> {
         let number = self.stats.next_number;
@@ -357,7 +396,7 @@ impl<'t> Tables<'t> {
             self.place(&root.record, false)?;
             self.dying.insert(root.number, ()).map_err(StoreError::index)?;
         }
-        Ok(())
+        self.forget_torn(cid)
     }
 
     /// Drops the references of one part of a removed root's list; the root itself when no part is left.

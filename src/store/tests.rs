@@ -13,32 +13,46 @@ use tempfile::TempDir;
 use super::*;
 use crate::content::cid::Codec;
 
+#[path = "tests/cached.rs"]
+mod cached;
+#[path = "tests/kept.rs"]
+mod kept;
 #[path = "tests/mending.rs"]
 mod mending;
 #[path = "tests/old_index.rs"]
 mod old_index;
 #[path = "tests/short_blocks.rs"]
 mod short_blocks;
+#[path = "tests/syncs.rs"]
+mod syncs;
+#[path = "tests/torn.rs"]
+mod torn;
 #[path = "tests/unfinished.rs"]
 mod unfinished;
 
 /// Makes the n-th file operation of a kind fail.
 #[derive(Default)]
-pub(super) struct Faults(Mutex<Option<(&'static str, u32)>>);
+pub(super) struct Faults(Mutex<Option<(&'static str, u32, io::ErrorKind)>>);
 
 impl Faults {
     fn plan(&self, what: &'static str, after: u32) {
-        *self.0.lock().expect("no panic") = Some((what, after));
+        *self.0.lock().expect("no panic") = Some((what, after, io::ErrorKind::StorageFull));
+    }
+
+    /// The next one fails as on a device that has lost the bytes.
+    fn plan_loss(&self, what: &'static str) {
+        *self.0.lock().expect("no panic") = Some((what, 0, io::ErrorKind::Other));
     }
 
     pub(super) fn strike(&self, what: &str) -> io::Result<()> {
         let mut plan = self.0.lock().expect("no panic");
         match &mut *plan {
-            Some((planned, 0)) if *planned == what => {
+            Some((planned, 0, kind)) if *planned == what => {
+                let error = io::Error::from(*kind);
                 *plan = None;
-                Err(io::Error::from(io::ErrorKind::StorageFull))
+                Err(error)
             }
-            Some((planned, left)) if *planned == what => {
+            Some((planned, left, _)) if *planned == what => {
                 *left -= 1;
                 Ok(())
             }

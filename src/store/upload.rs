@@ -10,9 +10,10 @@ use std::{
 };
 
 use super::{
-    INLINE_MAX, RootRecord, Store, StoreError, Usage,
+    INLINE_MAX, RootRecord, Store, StoreError,
     disk::Durability,
     index::{Place, Row},
+    room::Reservation,
     tables::Arrival,
     unix_ms,
 };
@@ -50,6 +51,8 @@ pub struct Upload {
     store: Store,
     /// What it wrote goes where there is no room for all of it.
     takes_back: bool,
+    /// Syncs that had failed when this began.
+    failures: u64,
     state: Mutex<State>,
     /// Held by the thread that lists short blocks; the others that have too many of them wait for it.
     flushing: Mutex<()>,
@@ -60,8 +63,8 @@ struct State {
     /// Every block of this upload, in order of arrival.
     blocks: Vec<Digest>,
     seen: HashSet<Digest>,
-    /// What was stored by this upload and is not listed yet.
-    waiting: HashMap<Digest, Arrival>,
+    /// What was stored by this upload and is not listed yet, each with the bytes promised to it.
+    waiting: HashMap<Digest, (Arrival, u64)>,
     /// Bytes of the short blocks that wait.
     short_bytes: u64,
     folders: HashSet<PathBuf>,
@@ -71,34 +74,32 @@ struct State {
     reserved: u64,
     /// Blocks that were not here before, or that another upload wrote which has not listed them either.
     own: Vec<Digest>,
-    /// There was no room for something.
-    no_room: bool,
+    /// Block files with a row whose bytes were wrong, and are not synced yet.
+    mended: Vec<Digest>,
+    /// What this upload wrote is to go with it: there was no room for something, or a sync has failed.
+    gives_up: bool,
 }
 
 impl State {
-    fn wait_for_row(&mut self, arrival: Arrival) {
+    /// From now on the upload answers for the room, until rows count the bytes.
+    fn wait_for_row(&mut self, arrival: Arrival, room: Reservation<'_>) {
+        let room = room.hand_over();
+        self.reserved += room;
         self.short_bytes += arrival.short_len();
-        if let Some(old) = self.waiting.insert(arrival.digest, arrival) {
+        let digest = arrival.digest;
+        if let Some((old, promised)) = self.waiting.insert(digest, (arrival, room)) {
             self.short_bytes -= old.short_len();
+            if let Some((_, room)) = self.waiting.get_mut(&digest) {
+                *room += promised;
+            }
         }
     }
 
-    fn has_row(&mut self, digest: &Digest) {
-        if let Some(arrival) = self.waiting.remove(digest) {
-            self.short_bytes -= arrival.short_len();
-        }
-    }
-}
-
-/// Bytes promised to a block that is being written.
-struct Reservation<'a> {
-    store: &'a Store,
-    bytes: u64,
-}
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        self.store.inner.reserved.fetch_sub(self.bytes, Ordering::Relaxed);
+    /// Answers with the bytes that were promised to it.
+    fn has_row(&mut self, digest: &Digest) -> u64 {
+        let Some((arrival, promised)) = self.waiting.remove(digest) else { return 0 };
+        self.short_bytes -= arrival.short_len();
+        promised
     }
 }
 
@@ -114,44 +115,18 @@ impl Store {
     }
 
     fn begin(&self, takes_back: bool) -> Upload {
-        Upload { store: self.clone(), takes_back, state: Mutex::default(), flushing: Mutex::default() }
-    }
-
-    /// Promises room for a block, evicting cache where that helps.
-    fn reserve(&self, bytes: u64) -> Result<Reservation<'_>, StoreError> {
-        if let Err(over) = self.try_reserve(bytes) {
-            self.evict(over)?;
-            // Blocks that are being listed count twice for a moment, as rows and as promised.
-            let _settled = self.inner.settling.write().unwrap_or_else(PoisonError::into_inner);
-            if self.try_reserve(bytes).is_err() {
-                let Usage { bytes: used, pending_bytes: pending, .. } = self.usage();
-                let capacity = self.inner.options.capacity.unwrap_or(u64::MAX);
-                return Err(StoreError::NoSpace(format!(
-                    "{used} of {capacity} bytes are in use, uploads under way take {pending}, and the next block needs \
-                     {bytes}: storage.capacity is a hard limit"
-                )));
-            }
+        let failures = self.inner.leftovers.failures();
+        Upload {
+            store: self.clone(),
+            takes_back,
+            failures,
+            state: Mutex::default(),
+            flushing: Mutex::default(),
         }
-        Ok(Reservation { store: self, bytes })
-    }
-
-    /// Promises room where there is some, and nothing where there is not: nobody else is refused for a block that is.
-    /// Answers then with how many bytes there are too few.
-    fn try_reserve(&self, bytes: u64) -> Result<(), u64> {
-        let (inner, mut over) = (&self.inner, 0);
-        let promised = inner.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |promised| {
-            let wanted = promised + bytes;
-            over = inner
-                .options
-                .capacity
-                .map_or(0, |capacity| (inner.index.usage().bytes + wanted).saturating_sub(capacity));
-            (over == 0).then_some(wanted)
-        });
-        promised.map(drop).map_err(|_| over)
     }
 
     /// Puts a block where it belongs; answers with the folder of its file, where one was written. The row comes later.
-    fn place(
+    pub(super) fn place(
         &self,
         cid: &Cid,
         bytes: &[u8],
@@ -166,48 +141,6 @@ impl Store {
         }
         let folder = self.inner.disk.write(cid.digest(), bytes, durability)?;
         Ok((arrival, folder))
-    }
-
-    /// Keeps a block that was fetched for a reader: evictable, not synced, unless a file here had lost it: then it is
-    /// mended. The caller has checked it against its CID.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSpace`], [`StoreError::Io`], [`StoreError::Index`].
-    pub fn put_cached(&self, cid: &Cid, bytes: &[u8]) -> Result<(), StoreError> {
-        let over =
-            (self.usage().cached_bytes + bytes.len() as u64).saturating_sub(self.inner.options.cache_size);
-        if over > 0 {
-            self.evict(over)?;
-        }
-        let digest = *cid.digest();
-        self.inner.pins.pin(digest);
-        let put = self.put_pinned_cached(cid, bytes);
-        self.inner.pins.unpin([&digest]);
-        put
-    }
-
-    fn put_pinned_cached(&self, cid: &Cid, bytes: &[u8]) -> Result<(), StoreError> {
-        let row = self.inner.index.row(cid.digest())?;
-        if row.is_some_and(|row| row.place != Place::Missing) {
-            return Ok(());
-        }
-        let needed = row.is_some();
-        let _room = self.reserve(bytes.len() as u64)?;
-        let inline = lives_in_index(cid, bytes);
-        if needed {
-            let (arrival, folder) = self.place(cid, bytes, Durability::Synced, inline)?;
-            if let Some(folder) = folder {
-                self.inner.disk.sync_folders(&HashSet::from([folder]))?;
-            }
-            return self.inner.writer.run(move |tables| tables.arrive(&arrival, false, unix_ms()));
-        }
-        let (arrival, placed) = self.place(cid, bytes, Durability::New, inline)?;
-        if placed.is_none() && arrival.inline.is_none() {
-            // A file is there: of an upload, which has synced it and lists it. What is a cache's takes no place from it.
-            return Ok(());
-        }
-        self.inner.writer.post(move |tables| tables.arrive(&arrival, true, unix_ms()));
-        Ok(())
     }
 }
 
@@ -234,7 +167,7 @@ impl Upload {
     /// Notes where there was no room.
     fn noting<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if matches!(result, Err(StoreError::NoSpace(_))) {
-            self.state().no_room = true;
+            self.state().gives_up = true;
         }
         result
     }
@@ -250,16 +183,16 @@ impl Upload {
             } else if mode == PutMode::Sealed {
                 return Ok(Put::Known);
             }
-            state.waiting.get(&digest).cloned()
+            state.waiting.get(&digest).map(|(arrival, _)| arrival.clone())
         };
         // Asked after what waits: a block that has got its row in between is seen here.
         let row = self.store.inner.index.row(&digest)?;
         if self.is_here(cid, bytes, waiting.as_ref(), row, mode, inline)? {
             return Ok(Put::Known);
         }
-        let room = self.store.reserve(bytes.len() as u64)?;
-        // Short ones are synced together at the end: a folder of many files has many of them.
-        let durability = if bytes.len() > INLINE_MAX { Durability::Synced } else { Durability::Cache };
+        // What a row counts has its room: it is pinned, and so is its row.
+        let counted = row.filter(|row| row.place != Place::Missing).map_or(0, |row| u64::from(row.len));
+        let room = self.store.reserve((bytes.len() as u64).saturating_sub(counted))?;
         // A file without a row whose bytes are others is nobody's: it is written over.
         let is_own = row.is_none();
         if is_own {
@@ -269,17 +202,17 @@ impl Upload {
                 self.store.inner.leftovers.begin(digest)?;
             }
         }
-        let (arrival, folder) = self.store.place(cid, bytes, durability, inline)?;
+        let (arrival, folder, synced) = self.write(cid, bytes, inline)?;
         let too_many = {
             let mut state = self.state();
-            if folder.is_some() && durability == Durability::Cache {
+            if !synced {
                 state.unsynced.push(digest);
             }
+            if folder.is_some() && !is_own {
+                state.mended.push(digest);
+            }
             state.folders.extend(folder);
-            state.wait_for_row(arrival);
-            // From now on the upload answers for the bytes, until rows count them.
-            state.reserved += room.bytes;
-            std::mem::forget(room);
+            state.wait_for_row(arrival, room);
             state.short_bytes >= FLUSH_BYTES
         };
         if too_many {
@@ -287,6 +220,32 @@ impl Upload {
         }
         let known = row.is_some_and(|row| row.cached);
         Ok(if known { Put::Known } else { Put::New })
+    }
+
+    /// Puts a block in place. Answers with the folder of its file, and whether nothing but that is to be synced.
+    pub(super) fn write(
+        &self,
+        cid: &Cid,
+        bytes: &[u8],
+        inline: bool,
+    ) -> Result<(Arrival, Option<PathBuf>, bool), StoreError> {
+        let (inner, digest) = (&self.store.inner, cid.digest());
+        // Short ones are synced together at the end: a folder of many files has many of them. So they take no place from
+        // a file that is there: it may be another upload's, which has synced it and was acknowledged.
+        if bytes.len() <= INLINE_MAX && !inline && !inner.leftovers.is_unsound(digest) {
+            let (arrival, folder) = self.store.place(cid, bytes, Durability::New, inline)?;
+            if folder.is_some() {
+                return Ok((arrival, folder, false));
+            }
+            if let Some(there) = inner.disk.read(digest, arrival.len)?
+                && same(cid, &there, bytes)?
+            {
+                return Ok((arrival, inner.disk.path(digest).parent().map(PathBuf::from), false));
+            }
+        }
+        let (arrival, folder) = self.store.place(cid, bytes, Durability::Synced, inline)?;
+        inner.leftovers.written_again([digest]);
+        Ok((arrival, folder, true))
     }
 
     /// Whether the block need not be written. It must be where its bytes are not those at hand.
@@ -304,6 +263,9 @@ impl Upload {
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         if let Some(old) = waiting.and_then(|arrival| arrival.inline.as_ref()) {
             return same(cid, old, bytes);
+        }
+        if inner.leftovers.is_unsound(digest) {
+            return Ok(false);
         }
         let lane = &inner.comparing[usize::from(digest[0]) % inner.comparing.len()];
         let _turn;
@@ -328,17 +290,19 @@ impl Upload {
         }
         if row.is_none() && waiting.is_none() {
             // Left by an upload that was killed, or cache that a crash took off the list: nobody has synced that.
-            inner.disk.sync(digest)?;
+            if let Err(error) = inner.disk.sync(digest) {
+                self.state().own.push(*digest);
+                return Err(self.sync_failed(error));
+            }
             let room = self.store.reserve(u64::from(len))?;
             let mut state = self.state();
-            state.reserved += room.bytes;
-            std::mem::forget(room);
             if inner.leftovers.is_fresh(digest) {
                 // Another upload has just written it. Whichever of the two ends last answers for it.
                 state.own.push(*digest);
             }
             state.folders.extend(inner.disk.path(digest).parent().map(PathBuf::from));
-            state.wait_for_row(Arrival { digest: *digest, codec: cid.codec(), len, inline: None });
+            let arrival = Arrival { digest: *digest, codec: cid.codec(), len, inline: None };
+            state.wait_for_row(arrival, room);
         }
         Ok(row.is_none_or(|row| !row.cached))
     }
@@ -352,7 +316,8 @@ impl Upload {
             if state.short_bytes < FLUSH_BYTES {
                 return Ok(());
             }
-            state.waiting.values().filter(|arrival| arrival.inline.is_some()).cloned().collect()
+            let short = state.waiting.values().filter(|(arrival, _)| arrival.inline.is_some());
+            short.map(|(arrival, _)| arrival.clone()).collect()
         };
         self.list(short, None).map(drop)
     }
@@ -362,20 +327,21 @@ impl Upload {
     /// # Errors
     /// [`StoreError::NoSpace`], [`StoreError::Io`], [`StoreError::Index`]; nothing is listed then.
     pub fn commit(&self, record: RootRecord) -> Result<(), StoreError> {
+        let root = record.cid;
         self.noting(self.try_commit(record))?;
         let mut state = self.state();
-        (state.own, state.no_room) = (Vec::new(), false);
+        (state.own, state.gives_up) = (Vec::new(), false);
         drop(state);
+        self.store.note_kept(&root);
         self.store.note_stored();
+        self.store.try_to_mend_torn();
         Ok(())
     }
 
     fn try_commit(&self, record: RootRecord) -> Result<(), StoreError> {
         self.sync_folders()?;
-        let (blocks, arrivals) = {
-            let state = self.state();
-            (state.blocks.clone(), state.waiting.values().cloned().collect())
-        };
+        let blocks = self.state().blocks.clone();
+        let arrivals = self.arrivals();
         // A list that lacked some blocks may be replaced by this: what it held is let go now, or later.
         if self.list(arrivals, Some((record, blocks)))?
             && let Err(error) = self.store.finish_removals()
@@ -388,8 +354,14 @@ impl Upload {
     /// Lists what was put, without a root: it is unreferenced until one needs it.
     pub(super) fn keep(&self) -> Result<(), StoreError> {
         self.sync_folders()?;
-        let arrivals = self.state().waiting.values().cloned().collect();
-        self.list(arrivals, None).map(drop)
+        self.list(self.arrivals(), None)?;
+        self.store.try_to_mend_torn();
+        Ok(())
+    }
+
+    /// What waits for a row.
+    fn arrivals(&self) -> Vec<Arrival> {
+        self.state().waiting.values().map(|(arrival, _)| arrival.clone()).collect()
     }
 
     /// Makes rows of what has arrived, durably, and lists a root; answers whether that takes the place of an old list.
@@ -414,24 +386,44 @@ impl Upload {
         })?;
         inner.leftovers.settled(arrivals.iter().map(|arrival| &arrival.digest));
         let mut state = self.state();
-        arrivals.iter().for_each(|arrival| state.has_row(&arrival.digest));
-        let counted: u64 = arrivals.iter().map(|arrival| u64::from(arrival.len)).sum();
-        let counted = if is_all { state.reserved } else { counted.min(state.reserved) };
+        let counted: u64 = arrivals.iter().map(|arrival| state.has_row(&arrival.digest)).sum();
+        let counted = if is_all { state.reserved } else { counted };
         state.reserved -= counted;
         inner.reserved.fetch_sub(counted, Ordering::Relaxed);
         Ok(replaces.load(Ordering::Relaxed))
     }
 
+    /// Makes durable what was written. An error is told once, and to one alone: after it the page cache may hold for clean
+    /// what never reached the disk, and every later sync may say that all is well. So what is not listed then is unsound,
+    /// of this upload and of all others that are under way.
     fn sync_folders(&self) -> Result<(), StoreError> {
+        let inner = &self.store.inner;
         let mut state = self.state();
+        let mut synced = Ok(());
         if !state.folders.is_empty() {
-            self.store.inner.disk.sync_folders(&state.folders)?;
-            // Where that was a sync of the whole file system, this asks for errors and does nothing else.
-            state.unsynced.iter().try_for_each(|digest| self.store.inner.disk.sync(digest))?;
+            synced = inner.disk.sync_folders(&state.folders).and_then(|()| {
+                // Where that was a sync of the whole file system, this asks for errors and does nothing else.
+                state.unsynced.iter().try_for_each(|digest| inner.disk.sync(digest))
+            });
+        }
+        if synced.is_ok() && inner.leftovers.failures() != self.failures {
+            let source = std::io::Error::other("what was written may not have reached the disk");
+            synced = Err(StoreError::Io { what: "sync blocks".into(), source });
+        }
+        if synced.is_ok() {
             state.folders.clear();
             state.unsynced.clear();
+            state.mended.clear();
         }
-        Ok(())
+        drop(state);
+        synced.map_err(|error| self.sync_failed(error))
+    }
+
+    fn sync_failed(&self, error: StoreError) -> StoreError {
+        let mut state = self.state();
+        self.store.inner.leftovers.sync_failed(&state.mended);
+        state.gives_up = true;
+        error
     }
 
     #[cfg(test)]
@@ -446,7 +438,7 @@ impl Upload {
 
 /// Whether a block lives in the index: a short one does. A node block that leads to block files is a file like them:
 /// should the index be lost, it is needed to read them.
-fn lives_in_index(cid: &Cid, bytes: &[u8]) -> bool {
+pub(super) fn lives_in_index(cid: &Cid, bytes: &[u8]) -> bool {
     let leads_to_files = || {
         let is_file =
             |(link, len): (&Cid, &u32)| link.codec() == Codec::DagCbor || *len as usize > INLINE_MAX;
@@ -466,28 +458,27 @@ fn same(cid: &Cid, stored: &[u8], bytes: &[u8]) -> Result<bool, StoreError> {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let (mut no_room, unlisted) = {
+        let (gives_up, unlisted) = {
             let state = self.state();
-            (state.no_room, !state.waiting.is_empty())
+            (state.gives_up, !state.waiting.is_empty())
         };
         // Not committed: the blocks are listed as unreferenced, and wait out the grace period. The next upload takes what
         // is listed for durable.
         if unlisted
-            && !(no_room && self.takes_back)
-            && let Err(error) = self.keep()
+            && !(gives_up && self.takes_back)
+            && let Err(error) = self.noting(self.keep())
         {
             tracing::warn!("blocks of an upload that ended early are not listed: {error}");
-            no_room |= matches!(error, StoreError::NoSpace(_));
         }
         let state = std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
         self.store.inner.pins.unpin(&state.blocks);
-        if no_room
-            && self.takes_back
-            && let Err(error) = self.store.take_back(&state.own)
-        {
-            tracing::warn!(
-                "blocks of an upload for which there was no room wait for the next start: {error}"
-            );
+        if state.gives_up && self.takes_back {
+            let unsound = self.store.inner.leftovers.failures() != self.failures;
+            let mended = if unsound { &*state.mended } else { &[] };
+            if let Err(error) = self.store.take_back(&state.own).and_then(|()| self.store.lose_again(mended))
+            {
+                tracing::warn!("blocks of an upload that gave up wait for the next start: {error}");
+            }
         }
         // As long as its files are there, they count.
         self.store.inner.reserved.fetch_sub(state.reserved, Ordering::Relaxed);

@@ -114,6 +114,35 @@ fn a_block_that_a_rebuild_did_not_find_is_said_to_be_missing_and_kept_once_it_is
     assert_eq!(machine.run(["verify", "file", "--json"]).ok().json()["missing"], serde_json::json!([]));
 }
 
+#[test]
+fn a_rebuild_beside_a_damaged_node_block_leaves_nothing_of_its_file_to_collection() {
+    for lost in [false, true] {
+        let machine = Machine::new();
+        fs::create_dir_all(machine.home().join("folder")).expect("made");
+        machine.file("folder/file", &noise(10, LEN));
+        let link = provide(&machine, &machine.home().join("folder"));
+        let files = block_files(&machine.data().join("blocks"));
+        let mut blocks = files.iter().map(|path| (path, fs::read(path).expect("read")));
+        let is_root = |bytes: &[u8]| bytes.windows(10).any(|part| part == b"dkinddfile");
+        let (root, mut bytes) = blocks.find(|(_, bytes)| is_root(bytes)).expect("the file's root");
+        *bytes.last_mut().expect("not empty") ^= 1;
+        fs::write(root, bytes).expect("written");
+        if lost {
+            fs::remove_file(machine.data().join("index.redb")).expect("removed");
+        }
+        machine.run(["verify", "--rebuild-index"]).ends(7);
+        let mut gc = machine.command();
+        gc.env("STORGO_GC_GRACE", "0s").args(["gc", "--json"]);
+        assert_eq!(Done::of(gc).ok().json()["blocks"], 0);
+        assert_eq!(machine.run(["gc", "--now", "--json"]).ok().json()["blocks"], 0);
+        assert_eq!(provide(&machine, &machine.home().join("folder")), link);
+        assert_eq!(machine.run(["gc", "--now", "--json"]).ok().json()["blocks"], 0);
+        machine.run(["verify"]).ok();
+        machine.run(["get", &link, "-o", "out"]).ok();
+        assert!(machine.read("out/file") == noise(10, LEN));
+    }
+}
+
 fn block_files(below: &Path) -> Vec<PathBuf> {
     let items = fs::read_dir(below).expect("listed").map(|item| item.expect("listed").path());
     items.flat_map(|path| if path.is_dir() { block_files(&path) } else { vec![path] }).collect()

@@ -135,6 +135,22 @@ fn a_file_whose_key_was_lost_gets_it_back_and_stays_kept() {
 }
 
 #[test]
+fn a_file_that_is_stored_while_its_link_is_opened_stays_kept() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let blocks = [block(1, LONG), block(2, LONG)];
+    // Its link was opened before, and is opened again: neither has found it kept.
+    let opened = RootRecord { pinned: false, blocks: 0, name: None, ..record(&blocks[0].0) };
+    store.add_root(opened.clone()).expect("learned");
+    assert_eq!(store.root(&blocks[0].0).expect("asked").as_ref(), Some(&opened));
+    store_all(&store, &blocks);
+    store.inner.writer.run(move |tables| tables.learn_root(&opened, 1)).expect("nothing to learn");
+    assert_eq!(store.root(&blocks[0].0).expect("asked"), Some(record(&blocks[0].0)));
+    store.remove_root(&blocks[0].0).expect("removed");
+    assert_eq!(store.collect().expect("collected").blocks, 2);
+}
+
+#[test]
 fn missing_blocks_of_an_earlier_index_are_counted_once_each() {
     let dir = TempDir::new().expect("a folder");
     let store = open(&dir);

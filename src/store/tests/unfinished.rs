@@ -123,7 +123,7 @@ fn an_upload_that_was_cut_off_counts_and_is_found_by_the_next() {
 }
 
 /// What a kill at this moment would leave, under another name.
-fn as_killed(dir: &TempDir) -> TempDir {
+pub(super) fn as_killed(dir: &TempDir) -> TempDir {
     fn copy(from: &Path, to: &Path) {
         fs::create_dir_all(to).expect("made");
         let mut items: Vec<PathBuf> =

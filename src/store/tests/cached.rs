@@ -1,0 +1,72 @@
+//! Cached blocks beside uploads, a quota and power cuts.
+
+use super::*;
+
+fn cache(store: &Store, blocks: &[(Cid, Vec<u8>)]) {
+    for (cid, bytes) in blocks {
+        store.put_cached(cid, bytes).expect("cached");
+        settle(store);
+    }
+}
+
+/// `count` blocks, the first of them number `first`.
+fn blocks(first: u32, count: u32) -> Vec<(Cid, Vec<u8>)> {
+    (first..first + count).map(|n| block(n, LONG)).collect()
+}
+
+fn limited(dir: &TempDir, blocks: u64) -> Store {
+    Store::open(StoreOptions { capacity: Some(blocks * LONG as u64), ..options(dir) }).expect("opens")
+}
+
+#[test]
+fn the_cache_gives_way_behind_what_an_upload_has_in_hand() {
+    let dir = TempDir::new().expect("a folder");
+    let store = limited(&dir, 10);
+    let (mut file, others) = (blocks(0, 4), blocks(10, 6));
+    // The file's own blocks have not been used for longest.
+    cache(&store, &file);
+    cache(&store, &others);
+    file.extend(blocks(20, 5));
+    store_all(&store, &file);
+    assert_eq!((store.usage().bytes, store.usage().cached_bytes), (10 * LONG as u64, LONG as u64));
+    assert!(store.has(&others[5].0).expect("asked"), "the one that was used last stays");
+    for (cid, bytes) in &file {
+        assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
+    }
+    assert_eq!(store.usage().pending_bytes, 0);
+}
+
+#[test]
+fn a_cached_file_that_fills_the_quota_can_be_kept() {
+    let dir = TempDir::new().expect("a folder");
+    let store = limited(&dir, 5);
+    let file = blocks(0, 5);
+    cache(&store, &file);
+    let upload = store.upload();
+    for (cid, bytes) in &file {
+        assert_eq!(upload.put(cid, bytes, PutMode::Sealed).expect("its room is its own"), Put::Known);
+    }
+    let (cid, bytes) = block(9, 1);
+    assert!(matches!(upload.put(&cid, &bytes, PutMode::Sealed), Err(StoreError::NoSpace(_))));
+    drop(upload);
+    store_all(&store, &file);
+    let usage = store.usage();
+    assert_eq!((usage.bytes, usage.cached_bytes, usage.pending_bytes), (5 * LONG as u64, 0, 0));
+}
+
+#[test]
+fn a_file_without_a_row_that_a_power_cut_has_cut_is_cached_anew() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let (cid, bytes) = block(1, LONG);
+    for left in [&bytes[..100], &[], &bytes] {
+        let path = file_of(&store, &cid);
+        fs::create_dir_all(path.parent().expect("in a folder")).expect("made");
+        fs::write(&path, left).expect("left");
+        assert!(!store.has(&cid).expect("asked"));
+        cache(&store, &[(cid, bytes.clone())]);
+        assert!(store.has(&cid).expect("asked"), "{} bytes were there", left.len());
+        assert!(store.get(&cid).expect("read").as_ref() == Some(&bytes));
+        assert!(store.drop_cached(&cid).expect("dropped"));
+    }
+}

@@ -1,0 +1,86 @@
+//! Syncs that fail, and files that must not lose theirs.
+
+use std::os::unix::fs::MetadataExt;
+
+use super::*;
+
+/// The file that a block has at this moment.
+fn number(store: &Store, cid: &Cid) -> u64 {
+    fs::metadata(file_of(store, cid)).expect("a file").ino()
+}
+
+fn put(upload: &Upload, (cid, bytes): &(Cid, Vec<u8>)) -> Put {
+    upload.put_last(cid, bytes, PutMode::Sealed).expect("put")
+}
+
+fn refused(upload: &Upload, cid: &Cid) {
+    assert!(matches!(upload.commit(record(cid)), Err(StoreError::Io { .. })));
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_taken_for_written_that_is_not_written_again() {
+    for (what, len) in [("folder", LONG), ("short", 100)] {
+        let dir = TempDir::new().expect("a folder");
+        let store = open(&dir);
+        let [file, beside] = [block(1, len), block(2, len)];
+        // One that is under way at the same time, and has found its block written by the first.
+        let (first, second) = (store.upload(), store.upload());
+        assert_eq!(put(&first, &file), Put::New);
+        put(&second, &file);
+        put(&second, &beside);
+        let lost = number(&store, &file.0);
+        store.inner.disk.faults.plan_loss(what);
+        refused(&first, &file.0);
+        refused(&first, &file.0);
+        // And one that begins after it, while the bytes can still be read.
+        let third = store.upload();
+        assert_eq!(put(&third, &file), Put::New, "{what}");
+        assert_ne!(number(&store, &file.0), lost, "{what}");
+        drop(first);
+        third.commit(record(&file.0)).expect("committed");
+        refused(&second, &beside.0);
+        drop((second, third));
+        assert!(!file_of(&store, &beside.0).exists(), "it may never reach the disk");
+        assert!(store.get(&file.0).expect("read").as_ref() == Some(&file.1));
+        let again = store.upload();
+        assert_eq!((put(&again, &file), put(&again, &beside)), (Put::Known, Put::New));
+        again.commit(record(&beside.0)).expect("committed");
+        assert_eq!(store.usage().pending_bytes, 0);
+    }
+}
+
+#[test]
+fn a_block_that_was_put_right_without_reaching_the_disk_is_missing_again() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let file = block(1, LONG);
+    store_all(&store, std::slice::from_ref(&file));
+    fs::write(file_of(&store, &file.0), b"damaged").expect("written");
+    let upload = store.upload();
+    assert_eq!(put(&upload, &file), Put::New);
+    store.inner.disk.faults.plan_loss("folder");
+    refused(&upload, &file.0);
+    drop(upload);
+    assert_eq!((store.usage().missing, file_of(&store, &file.0).exists()), (1, false));
+    assert_eq!(store_all(&store, std::slice::from_ref(&file)), [Put::New]);
+    assert_eq!(store.usage().missing, 0);
+    assert!(store.get(&file.0).expect("read") == Some(file.1));
+}
+
+#[test]
+fn an_unsynced_file_takes_no_place_from_one_that_was_acknowledged_meanwhile() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let file = block(1, 100);
+    let (first, second) = (store.upload(), store.upload());
+    put(&first, &file);
+    first.commit(record(&file.0)).expect("committed");
+    let synced = number(&store, &file.0);
+    // It had looked before the first one wrote.
+    let (_, folder, is_synced) = second.write(&file.0, &file.1, false).expect("written");
+    assert_eq!((number(&store, &file.0), folder.is_some(), is_synced), (synced, true, false));
+    // What is there, and wrong, is nobody's.
+    fs::write(file_of(&store, &file.0), b"cut").expect("written");
+    let (_, _, is_synced) = second.write(&file.0, &file.1, false).expect("written");
+    assert!(is_synced && fs::read(file_of(&store, &file.0)).expect("read") == file.1);
+}
