@@ -22,7 +22,7 @@ use libp2p::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::book::is_relayed;
+use super::reach;
 
 /// Providers of one key that are kept.
 const PER_KEY: usize = 64;
@@ -30,12 +30,10 @@ const PER_KEY: usize = 64;
 const PER_PEER: usize = 200_000;
 /// Records of others that are kept in all. Some 150 bytes each.
 const TOTAL: usize = 500_000;
+/// Where they are full, this part of them is dropped at most to make room: of the peer that has most.
+const ROOM: usize = 100;
 /// Longest key that is taken, in bytes: a multihash of ours is 22 long.
 const MAX_KEY: usize = 64;
-/// Addresses of a provider that are kept.
-const ADDRESSES: usize = 4;
-/// Longest address that is kept, in bytes.
-const MAX_ADDRESS: usize = 128;
 /// Bytes of addresses that are kept in all. Beyond it, a provider is found only by way of the routing table.
 const ADDRESS_BYTES: usize = 4 << 20;
 
@@ -47,6 +45,8 @@ pub(super) struct Records {
     others: HashMap<RecordKey, Vec<Held>>,
     providers: HashMap<Arc<PeerId>, Provider>,
     total: usize,
+    /// Records of others that are kept in all.
+    most: usize,
     address_bytes: usize,
     /// Grows with each change of what others have here.
     version: u64,
@@ -95,6 +95,7 @@ impl Records {
             others: HashMap::new(),
             providers: HashMap::new(),
             total: 0,
+            most: TOTAL,
             address_bytes: 0,
             version: 0,
         }
@@ -120,14 +121,7 @@ impl Records {
     /// Notes where a provider, if this peer is one, says that it is; what does not fit is left out.
     pub(super) fn note_addresses(&mut self, peer: &PeerId, said: &[Multiaddr]) {
         let Some(provider) = self.providers.get_mut(peer) else { return };
-        // Who cannot be called is reached through a relay alone: one such address has its place.
-        let short = said.iter().filter(|addr| addr.len() <= MAX_ADDRESS);
-        let (relayed, direct): (Vec<_>, Vec<_>) = short.partition(|addr| is_relayed(addr));
-        let relayed = relayed.into_iter().take(1);
-        let short = direct.into_iter().take(ADDRESSES - relayed.len()).chain(relayed);
-        // Copied, so that they do not hold the message that they came in.
-        let mut kept: Vec<Multiaddr> =
-            short.filter_map(|addr| Multiaddr::try_from(addr.to_vec()).ok()).collect();
+        let mut kept = reach::choose(said, &provider.addresses, |_| false);
         if kept.is_empty() || kept == provider.addresses {
             return;
         }
@@ -138,6 +132,32 @@ impl Records {
         self.address_bytes += len(&kept);
         provider.addresses = kept;
         self.version += 1;
+    }
+
+    /// Drops some records of whoever has most here, for one that has so `few`; answers whether there is room now.
+    fn make_room(&mut self, few: usize) -> bool {
+        let by_records = self.providers.iter().max_by_key(|(_, provider)| provider.records);
+        let Some((greatest, records)) = by_records.map(|(peer, known)| (Arc::clone(peer), known.records))
+        else {
+            return false;
+        };
+        if records <= few + 1 {
+            return false;
+        }
+        // All records are looked through for it, so that many are dropped at once.
+        let mut left = ((records - few) / 2).clamp(1, self.most.div_ceil(ROOM));
+        let mut dropped = 0;
+        self.others.retain(|_, records| {
+            records.retain(|held| {
+                let goes = left > 0 && held.provider == greatest;
+                left -= usize::from(goes);
+                dropped += usize::from(goes);
+                !goes
+            });
+            !records.is_empty()
+        });
+        (0..dropped).for_each(|_| self.forget(&greatest));
+        dropped > 0
     }
 
     /// Drops what has expired.
@@ -258,16 +278,19 @@ impl RecordStore for Records {
         if key.as_ref().len() > MAX_KEY {
             return Err(Error::ValueTooLarge);
         }
-        let held = self.others.get_mut(&key);
-        if let Some(known) = held.and_then(|held| held.iter_mut().find(|held| *held.provider == provider)) {
-            known.expires = expires;
+        if let Some(held) = self.others.get_mut(&key)
+            && let Some(place) = held.iter().position(|held| *held.provider == provider)
+        {
+            // Kademlia names the first few of a key: those that were announced last.
+            held[..=place].rotate_right(1);
+            held[0].expires = expires;
             self.version += 1;
             self.note_addresses(&provider, &addresses);
             return Ok(());
         }
         let of_key = self.others.get(&key).map_or(0, Vec::len);
         let of_peer = self.providers.get(&provider).map_or(0, |known| known.records);
-        if of_key >= PER_KEY || of_peer >= PER_PEER || self.total >= TOTAL {
+        if of_key >= PER_KEY || of_peer >= PER_PEER || (self.total >= self.most && !self.make_room(of_peer)) {
             return Err(Error::MaxProvidedKeys);
         }
         let known = self.providers.get_key_value(&provider).map(|(peer, _)| Arc::clone(peer));
@@ -323,7 +346,10 @@ impl RecordStore for Records {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        reach::{LONGEST, TOLD},
+        *,
+    };
 
     fn record(key: u32, provider: PeerId, expires: Instant) -> ProviderRecord {
         let key = RecordKey::from(key.to_be_bytes().to_vec());
@@ -357,6 +383,42 @@ mod tests {
             .filter(|_| records.add_provider(record(1 << 30, PeerId::random(), later)).is_ok())
             .count();
         assert_eq!(many, PER_KEY);
+    }
+
+    #[test]
+    fn where_the_store_is_full_whoever_has_most_makes_room_for_those_who_have_few() {
+        let mut records = Records { most: 3000, ..Records::new(PeerId::random()) };
+        let later = Instant::now() + Duration::from_secs(60);
+        let mut take = |provider, keys: std::ops::Range<u32>| {
+            keys.filter(|key| records.add_provider(record(*key, provider, later)).is_ok()).count()
+        };
+        let greedy: Vec<PeerId> = (0..3).map(|_| PeerId::random()).collect();
+        for (n, peer) in (0..).zip(&greedy) {
+            assert_eq!(take(*peer, n * 10_000..n * 10_000 + 1000), 1000);
+        }
+        // None of them can take from the others, and who comes with few has a place.
+        assert_eq!(take(greedy[0], 50_000..51_000), 0);
+        for n in 0..100 {
+            let honest = PeerId::random();
+            assert_eq!(take(honest, 100_000 + n * 10..100_000 + n * 10 + 10), 10);
+        }
+        assert!(records.total <= 3000 && records.providers.len() == 103);
+        let counted: usize = records.providers.values().map(|provider| provider.records).sum();
+        let held: usize = records.others.values().map(Vec::len).sum();
+        assert_eq!((counted, held), (records.total, records.total));
+    }
+
+    #[test]
+    fn whoever_was_announced_last_is_named_first() {
+        let mut records = Records::new(PeerId::random());
+        let later = Instant::now() + Duration::from_secs(60);
+        let peers: Vec<PeerId> = (0..5).map(|_| PeerId::random()).collect();
+        for peer in [0, 1, 2, 3, 4, 3] {
+            records.add_provider(record(1, peers[peer], later)).expect("taken");
+        }
+        let named =
+            records.providers(&record(1, peers[0], later).key).into_iter().map(|record| record.provider);
+        assert_eq!(named.collect::<Vec<_>>(), [3, 0, 1, 2, 4].map(|peer| peers[peer]));
     }
 
     #[test]
@@ -428,16 +490,15 @@ mod tests {
     fn a_provider_is_found_by_its_addresses_and_they_take_little_room_whatever_it_says() {
         let mut records = Records::new(PeerId::random());
         let later = Instant::now() + Duration::from_secs(60);
-        let long: Multiaddr =
-            format!("/dns4/{}/tcp/1", "x".repeat(MAX_ADDRESS)).parse().expect("a multiaddr");
+        let long: Multiaddr = format!("/dns4/{}/tcp/1", "x".repeat(LONGEST)).parse().expect("a multiaddr");
         let greedy = PeerId::random();
         for key in 0..1000 {
             let addresses = [vec![long.clone()], (0..500).map(|n| addr(1, n)).collect()].concat();
             records.add_provider(ProviderRecord { addresses, ..record(key, greedy, later) }).expect("taken");
         }
         let found = records.providers(&record(7, greedy, later).key);
-        assert_eq!(found[0].addresses, (0..ADDRESSES).map(|n| addr(1, n)).collect::<Vec<_>>());
-        assert!(records.address_bytes <= ADDRESSES * MAX_ADDRESS, "{}", records.address_bytes);
+        assert_eq!(found[0].addresses, (0..TOLD).map(|n| addr(1, n)).collect::<Vec<_>>());
+        assert!(records.address_bytes <= TOLD * LONGEST, "{}", records.address_bytes);
         // What it says last counts, for all its records, and saying nothing takes nothing back.
         let moved = ProviderRecord { addresses: vec![addr(2, 9)], ..record(5, greedy, later) };
         records.add_provider(moved).expect("taken");
@@ -453,11 +514,12 @@ mod tests {
     fn addresses_of_many_providers_keep_within_their_budget() {
         let mut records = Records::new(PeerId::random());
         let later = Instant::now() + Duration::from_secs(60);
-        let long: Multiaddr =
-            format!("/dns4/{}/tcp/1", "x".repeat(MAX_ADDRESS - 10)).parse().expect("a multiaddr");
-        let peers = ADDRESS_BYTES / (ADDRESSES * long.len()) + 100;
+        let long: Vec<Multiaddr> = (0..TOLD)
+            .map(|n| format!("/dns4/{}/tcp/{n}", "x".repeat(LONGEST - 10)).parse().expect("a multiaddr"))
+            .collect();
+        let peers = ADDRESS_BYTES / len(&long) + 100;
         for key in 0..u32::try_from(peers).expect("few") {
-            let addresses = vec![long.clone(); 100];
+            let addresses = long.clone();
             records
                 .add_provider(ProviderRecord { addresses, ..record(key, PeerId::random(), later) })
                 .expect("taken");

@@ -22,7 +22,10 @@ use libp2p::{
 use tokio::time::Instant;
 
 use super::Task;
-use crate::net::book::is_relayed;
+use crate::net::{
+    book::is_relayed,
+    reach::{is_for_ipv4, is_public, remoteness},
+};
 
 /// Relays at which a node has a place.
 const PLACES: usize = 2;
@@ -39,7 +42,7 @@ pub(super) struct Relays {
     /// Connected peers that relay, and when they may be asked.
     offers: HashMap<PeerId, Instant>,
     places: HashMap<ListenerId, PeerId>,
-    /// Addresses at which we can be called from anywhere.
+    /// Addresses at which we can be called from anywhere that has IPv4: one of IPv6 alone leaves out whoever has none.
     public: HashSet<Multiaddr>,
 }
 
@@ -57,7 +60,7 @@ impl Relays {
 
     /// An address was confirmed, or given by the user; answers with the places that are of no more use.
     pub(super) fn confirmed(&mut self, addr: &Multiaddr) -> Vec<ListenerId> {
-        if !is_public(addr) {
+        if !is_public(addr) || !is_for_ipv4(addr) {
             return Vec::new();
         }
         self.public.insert(addr.clone());
@@ -151,60 +154,12 @@ impl Task {
     }
 }
 
-/// How far away an address can be reached from: the smallest is the farthest.
-fn remoteness(addr: &Multiaddr) -> u8 {
-    let loopback = match addr.iter().next() {
-        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
-        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
-        _ => false,
-    };
-    if is_public(addr) { 0 } else { 1 + u8::from(loopback) }
-}
-
-/// Whether an address means the same everywhere.
-fn is_public(addr: &Multiaddr) -> bool {
-    let public = match addr.iter().next() {
-        Some(Protocol::Ip4(ip)) => {
-            let [a, b, ..] = ip.octets();
-            let behind_a_carrier = a == 100 && (64..128).contains(&b);
-            !(ip.is_private()
-                || ip.is_loopback()
-                || ip.is_link_local()
-                || ip.is_unspecified()
-                || ip.is_broadcast()
-                || behind_a_carrier)
-        }
-        Some(Protocol::Ip6(ip)) => {
-            !(ip.is_loopback() || ip.is_unspecified() || ip.is_unique_local() || ip.is_unicast_link_local())
-        }
-        Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_)) => true,
-        _ => false,
-    };
-    public && !is_relayed(addr)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn addr(text: &str) -> Multiaddr {
         text.parse().expect("a multiaddr")
-    }
-
-    #[test]
-    fn an_address_of_a_home_is_not_public_and_one_through_a_relay_is_not_either() {
-        for private in ["10.0.0.1", "192.168.1.2", "172.16.0.1", "100.64.0.1", "127.0.0.1", "169.254.1.1"] {
-            assert!(!is_public(&addr(&format!("/ip4/{private}/tcp/1"))), "{private}");
-        }
-        for private in ["::1", "fe80::1", "fd00::1"] {
-            assert!(!is_public(&addr(&format!("/ip6/{private}/tcp/1"))), "{private}");
-        }
-        for public in ["/ip4/198.51.100.1/tcp/1", "/ip6/2001:db8::1/tcp/1", "/dns4/example.org/tcp/1"] {
-            assert!(is_public(&addr(public)), "{public}");
-        }
-        let relay = addr("/ip4/198.51.100.1/tcp/1").with_p2p(PeerId::random()).expect("no id yet");
-        assert!(!is_public(&relay.with(Protocol::P2pCircuit)));
-        assert!(remoteness(&addr("/ip4/10.0.0.1/tcp/1")) < remoteness(&addr("/ip4/127.0.0.1/tcp/1")));
     }
 
     #[test]
@@ -225,7 +180,9 @@ mod tests {
         assert!(relays.closed(id) && !relays.closed(id));
         let other = relays.due(now + PROOF).expect("there are four");
         assert_ne!(other, lost);
-        assert!(relays.confirmed(&addr("/ip4/10.0.0.1/tcp/1")).is_empty());
+        for no_help in ["/ip4/10.0.0.1/tcp/1", "/ip6/2001:db8::1/tcp/1"] {
+            assert!(relays.confirmed(&addr(no_help)).is_empty() && relays.next_due().is_some(), "{no_help}");
+        }
         assert_eq!(relays.confirmed(&addr("/ip4/198.51.100.1/tcp/1")).len(), 1);
         assert_eq!(relays.next_due(), None);
         relays.expired(&addr("/ip4/198.51.100.1/tcp/1"));
