@@ -261,8 +261,9 @@ impl Growth {
             self.told = self.told.min(*most);
         }
         let mut since = now;
-        while let Some((earlier, _)) = self.counts.pop_back_if(|(_, count)| *count <= peers) {
-            since = earlier;
+        while let Some((earlier, _)) = self.counts.back().filter(|(_, count)| *count <= peers) {
+            since = *earlier;
+            self.counts.pop_back();
         }
         self.counts.push_back((since, peers));
     }

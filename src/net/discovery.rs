@@ -104,7 +104,8 @@ impl Bootstrap {
             }
             // Where others lead to the same peer, one at a time is enough.
             let same = |other: &&Entry| entry.peer.is_some() && other.peer == entry.peer;
-            let state = match self.entries.iter().filter(same).map(|other| &other.state).find(is_busy) {
+            let busy = |state: &&State| !matches!(state, State::Waiting(_));
+            let state = match self.entries.iter().filter(same).map(|other| &other.state).find(busy) {
                 Some(State::Connected { since, identified }) => {
                     State::Connected { since: *since, identified: *identified }
                 }
@@ -180,10 +181,6 @@ impl Bootstrap {
         }
         say.map(|n| &self.entries[n].addrs[0])
     }
-}
-
-fn is_busy(state: &&State) -> bool {
-    !matches!(state, State::Waiting(_))
 }
 
 impl Entry {

@@ -117,7 +117,7 @@ mod tests {
         let mut said =
             [vec![addr("/ip4/127.0.0.1/tcp/1"), long], private.clone(), vec![quic.clone()]].concat();
         let nobody = |_: &Multiaddr| false;
-        assert_eq!(choose(&said, &[], nobody), [&[quic.clone()], &private[..3]].concat());
+        assert_eq!(choose(&said, &[], nobody), [std::slice::from_ref(&quic), &private[..3]].concat());
         // What was told stays, in whatever order it is said the next time.
         let told = choose(&said, &[], nobody);
         said.reverse();

@@ -141,7 +141,7 @@ pub(super) async fn start(
     };
     task.listen(options.listen).await?;
     for addr in options.external {
-        task.on_confirmed(&addr);
+        task.on_given(&addr);
         task.swarm.add_external_address(addr);
     }
     // The last one noted is the first one tried.

@@ -64,7 +64,6 @@ impl Task {
                 self.twins.refused(send_back_addr, ours, Instant::now());
                 tracing::debug!("a caller was refused: {error}");
             }
-            SwarmEvent::ExternalAddrConfirmed { address } => self.on_confirmed(&address),
             SwarmEvent::ExternalAddrExpired { address } => self.relays.expired(&address),
             // Of a connected peer, it is what that says itself, and is heeded as such.
             SwarmEvent::NewExternalAddrOfPeer { peer_id, address } if !self.swarm.is_connected(&peer_id) => {
@@ -98,8 +97,10 @@ impl Task {
         };
         self.dials.ended(id);
         self.swarm.behaviour_mut().unreachable.connected(&peer);
-        if endpoint.is_dialer() && !endpoint.is_relayed() {
-            self.book.reached(peer, &addr);
+        match endpoint {
+            _ if endpoint.is_relayed() => {}
+            ConnectedPoint::Dialer { .. } => self.book.reached(peer, &addr),
+            ConnectedPoint::Listener { .. } => self.relays.called(peer, id),
         }
         match self.bootstrap.connected(id, peer, Instant::now()) {
             Led::Elsewhere => {}
@@ -141,6 +142,7 @@ impl Task {
     }
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId, last: bool) {
+        self.relays.hung_up(&peer, id);
         self.share(|shared| {
             if let Some(state) = shared.peers.get_mut(&peer) {
                 state.connections.remove(&id);
@@ -194,6 +196,7 @@ impl Task {
                     }
                 }
             }
+            BehaviourEvent::AutonatClient(test) => self.on_tested(&test),
             BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, stats, step }) => {
                 self.on_answer(id, result, stats.num_successes(), step.last);
             }

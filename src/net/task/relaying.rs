@@ -11,11 +11,11 @@ use std::{
 };
 
 use libp2p::{
-    Multiaddr, PeerId,
+    Multiaddr, PeerId, autonat,
     core::transport::ListenerId,
     multiaddr::Protocol,
     swarm::{
-        FromSwarm, NetworkBehaviour, NewExternalAddrCandidate,
+        ConnectionId, FromSwarm, NetworkBehaviour, NewExternalAddrCandidate,
         dial_opts::{DialOpts, PeerCondition},
     },
 };
@@ -44,6 +44,8 @@ pub(super) struct Relays {
     places: HashMap<ListenerId, PeerId>,
     /// Addresses at which we can be called from anywhere that has IPv4: one of IPv6 alone leaves out whoever has none.
     public: HashSet<Multiaddr>,
+    /// Connections by which peers have called us without a relay.
+    callers: HashMap<PeerId, HashSet<ConnectionId>>,
 }
 
 impl Relays {
@@ -65,6 +67,26 @@ impl Relays {
         }
         self.public.insert(addr.clone());
         self.places.drain().map(|(id, _)| id).collect()
+    }
+
+    /// A peer has called us without a relay.
+    pub(super) fn called(&mut self, peer: PeerId, id: ConnectionId) {
+        self.callers.entry(peer).or_default().insert(id);
+    }
+
+    pub(super) fn hung_up(&mut self, peer: &PeerId, id: ConnectionId) {
+        if let Some(calls) = self.callers.get_mut(peer) {
+            calls.remove(&id);
+            if calls.is_empty() {
+                self.callers.remove(peer);
+            }
+        }
+    }
+
+    /// A peer says that it has reached us at an address. It must have called for that, and its call is still there: one
+    /// that comes through a relay alone could say so of any address, and cost us the relay.
+    fn confirmed_by(&mut self, peer: &PeerId, addr: &Multiaddr) -> Vec<ListenerId> {
+        if self.callers.contains_key(peer) { self.confirmed(addr) } else { Vec::new() }
     }
 
     pub(super) fn expired(&mut self, addr: &Multiaddr) {
@@ -117,9 +139,22 @@ impl Task {
         }
     }
 
-    /// Somebody has reached us at this address, from where it looked to be ours.
-    pub(super) fn on_confirmed(&mut self, addr: &Multiaddr) {
-        for place in self.relays.confirmed(addr) {
+    /// The user says that we can be called at this address.
+    pub(super) fn on_given(&mut self, addr: &Multiaddr) {
+        let places = self.relays.confirmed(addr);
+        self.give_back(places);
+    }
+
+    /// A peer was asked whether it reaches us at an address.
+    pub(super) fn on_tested(&mut self, test: &autonat::v2::client::Event) {
+        if test.result.is_ok() {
+            let places = self.relays.confirmed_by(&test.server, &test.tested_addr);
+            self.give_back(places);
+        }
+    }
+
+    fn give_back(&mut self, places: Vec<ListenerId>) {
+        for place in places {
             self.swarm.remove_listener(place);
         }
     }
@@ -183,7 +218,15 @@ mod tests {
         for no_help in ["/ip4/10.0.0.1/tcp/1", "/ip6/2001:db8::1/tcp/1"] {
             assert!(relays.confirmed(&addr(no_help)).is_empty() && relays.next_due().is_some(), "{no_help}");
         }
-        assert_eq!(relays.confirmed(&addr("/ip4/198.51.100.1/tcp/1")).len(), 1);
+        // Nor is the word of one that has not called, or not without a relay.
+        let (server, call) = (PeerId::random(), ConnectionId::new_unchecked(1));
+        let public = addr("/ip4/198.51.100.1/tcp/1");
+        assert!(relays.confirmed_by(&server, &public).is_empty() && relays.next_due().is_some());
+        relays.called(server, call);
+        relays.hung_up(&server, call);
+        assert!(relays.confirmed_by(&server, &public).is_empty() && relays.callers.is_empty());
+        relays.called(server, call);
+        assert_eq!(relays.confirmed_by(&server, &public).len(), 1);
         assert_eq!(relays.next_due(), None);
         relays.expired(&addr("/ip4/198.51.100.1/tcp/1"));
         assert!(relays.next_due().is_some());
