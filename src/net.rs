@@ -13,9 +13,11 @@ mod behaviour;
 mod book;
 mod discovery;
 mod expected;
+mod heed;
 mod keep;
 mod mux;
 mod proof;
+mod reach;
 mod records;
 mod refusal;
 mod socket;
@@ -195,7 +197,7 @@ pub enum NetEvent {
     Announced {
         /// The root.
         cid: Cid,
-        /// Peers that took the record.
+        /// Peers to which the record was sent. An estimate: nobody answers to one.
         peers: u32,
     },
 }
@@ -396,7 +398,8 @@ impl Net {
         drop(self.ask(|done| Command::Unprovide { root, done }).await);
     }
 
-    /// Waits until a root that is [provided](Net::provide) has been announced; answers how many peers took the record.
+    /// Waits until a root that is [provided](Net::provide) has been announced; answers to how many peers the record
+    /// was sent, which is an estimate: nobody answers to one.
     ///
     /// # Errors
     /// [`NetError::Closed`], also where the root is not provided.

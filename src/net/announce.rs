@@ -221,18 +221,24 @@ const GROWTH: usize = 4;
 const QUIET: Duration = Duration::from_secs(2);
 const LONGEST_GROWTH: Duration = Duration::from_secs(20);
 
+/// A swarm that has shrunk for this long has shrunk: what is announced meanwhile is announced to it as it is.
+const SHRUNK: Duration = Duration::from_secs(60);
+
 /// When the swarm has grown so much that everything is to be announced again.
 #[derive(Default)]
 pub(super) struct Growth {
-    /// Peers of the DHT when everything was last announced.
+    /// Peers of the DHT when everything was last announced, or fewer that are left of them.
     told: usize,
     since: Option<Instant>,
     due: Option<Instant>,
+    /// How many there were since when: each fewer than the one before, which is counted for another minute.
+    counts: VecDeque<(Instant, usize)>,
 }
 
 impl Growth {
     /// A peer has come, and now there are `peers`.
     pub(super) fn peer_came(&mut self, peers: usize, now: Instant) {
+        self.count(peers, now);
         if self.told == 0 {
             self.told = peers;
         }
@@ -240,6 +246,26 @@ impl Growth {
             let since = *self.since.get_or_insert(now);
             self.due = Some((now + QUIET).min(since + LONGEST_GROWTH));
         }
+    }
+
+    /// A peer has gone, and now there are `peers`.
+    pub(super) fn peer_went(&mut self, peers: usize, now: Instant) {
+        self.count(peers, now);
+    }
+
+    fn count(&mut self, peers: usize, now: Instant) {
+        while self.counts.get(1).is_some_and(|(since, _)| *since + SHRUNK <= now) {
+            self.counts.pop_front();
+        }
+        if let Some((_, most)) = self.counts.front() {
+            self.told = self.told.min(*most);
+        }
+        let mut since = now;
+        while let Some((earlier, _)) = self.counts.back().filter(|(_, count)| *count <= peers) {
+            since = *earlier;
+            self.counts.pop_back();
+        }
+        self.counts.push_back((since, peers));
     }
 
     /// When everything is to be announced again, as far as is known.
@@ -251,7 +277,7 @@ impl Growth {
     pub(super) fn is_due(&mut self, peers: usize, now: Instant) -> bool {
         let due = self.due.is_some_and(|at| at <= now);
         if due {
-            *self = Self { told: peers.max(self.told), since: None, due: None };
+            (self.told, self.since, self.due) = (peers.max(self.told), None, None);
         }
         due
     }
@@ -339,9 +365,11 @@ mod tests {
         round(&mut announcer, started);
         let in_first_half = announcer.later.iter().filter(|(at, _)| *at < started + AGAIN / 2).count();
         assert!((400..600).contains(&in_first_half), "{in_first_half}");
+        let again = Instant::now();
         round(&mut announcer, started + AGAIN / 2);
         assert_eq!(announcer.later.len(), 1000);
-        assert!(announcer.later.iter().all(|(at, _)| *at < Instant::now() + AGAIN));
+        let after_the_whole_period = announcer.later.iter().filter(|(at, _)| *at >= again + AGAIN).count();
+        assert_eq!(after_the_whole_period, in_first_half);
     }
 
     #[test]
@@ -363,6 +391,23 @@ mod tests {
         assert!(!growth.is_due(last * GROWTH, end) && growth.is_due(last * GROWTH, end + QUIET));
         growth.peer_came(last * GROWTH + 1, end);
         assert_eq!(growth.next_due(), None);
+    }
+
+    #[test]
+    fn a_swarm_that_was_small_for_a_while_has_grown_when_the_others_are_back() {
+        let start = Instant::now();
+        for (apart, announced) in [(SHRUNK / 2, false), (SHRUNK, true)] {
+            let mut growth = Growth { told: 100, ..Growth::default() };
+            (3..100).rev().for_each(|peers| growth.peer_went(peers, start));
+            // What is announced now, three peers are told of.
+            (4..=100).for_each(|peers| growth.peer_came(peers, start + apart));
+            assert_eq!(growth.is_due(100, start + apart + QUIET), announced, "{apart:?}");
+        }
+        // One that shrinks slowly is counted by what it was a while ago.
+        let mut growth = Growth { told: 100, ..Growth::default() };
+        (0..100)
+            .for_each(|n| growth.peer_went(99 - n, start + SHRUNK / 4 * u32::try_from(n).expect("small")));
+        assert!(growth.told <= 10, "{}", growth.told);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use libp2p::{
-    PeerId, StreamProtocol, autonat, dcutr, identify,
+    Multiaddr, PeerId, StreamProtocol, autonat, dcutr, identify,
     identity::Keypair,
     kad, mdns, ping, relay,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
@@ -12,12 +12,15 @@ use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
 
 use super::{
     NetOptions, TRANSFER_PROTOCOL,
+    book::bare,
     records::Records,
     streams::{Incoming, Streams},
     unreachable::Unreachable,
 };
 use crate::content::secret::MembershipKey;
 
+/// Longest message of the DHT: an answer names up to forty peers, and some nodes tell all their addresses.
+const MAX_MESSAGE: usize = 64 << 10;
 /// How long one question to the DHT may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -94,6 +97,7 @@ fn kademlia(options: &NetOptions, local: PeerId) -> kad::Behaviour<Records> {
     let mut config = kad::Config::new(kad_protocol(options.membership.as_ref()));
     config
         .set_query_timeout(QUERY_TIMEOUT)
+        .set_max_packet_size(MAX_MESSAGE)
         .set_provider_record_ttl(Some(options.record_ttl))
         // Announcements are spread over time by `announce`, a few at once.
         .set_provider_publication_interval(None)
@@ -106,6 +110,29 @@ fn kademlia(options: &NetOptions, local: PeerId) -> kad::Behaviour<Records> {
     // A node in a private network never gets an address confirmed, and serves its own swarm all the same.
     kad.set_mode(Some(kad::Mode::Server));
     kad
+}
+
+/// Sets where a peer is, for our own dials and for whoever asks for peers: by itself, Kademlia adds each address to those
+/// that it has, without limit.
+pub(super) fn set_addresses(kad: &mut kad::Behaviour<Records>, peer: PeerId, addrs: &[Multiaddr]) {
+    let known = addresses(kad, peer);
+    if known.is_empty() {
+        // It may wait for a place, and what is known of those who wait cannot be seen.
+        kad.remove_peer(&peer);
+    }
+    for addr in addrs {
+        kad.add_address(&peer, addr.clone());
+    }
+    for old in known.iter().filter(|old| !addrs.contains(&bare(old))) {
+        kad.remove_address(&peer, old);
+    }
+}
+
+/// Where Kademlia says that a peer is.
+pub(super) fn addresses(kad: &mut kad::Behaviour<Records>, peer: PeerId) -> Vec<Multiaddr> {
+    let Some(bucket) = kad.kbucket(peer) else { return Vec::new() };
+    let entry = bucket.iter().find(|entry| *entry.node.key.preimage() == peer);
+    entry.map(|entry| entry.node.value.iter().cloned().collect()).unwrap_or_default()
 }
 
 /// A relay for files, not for a chat.
@@ -151,5 +178,24 @@ mod tests {
             checked += 1;
         }
         assert!(checked > 0);
+    }
+
+    #[test]
+    fn what_a_peer_says_again_takes_the_place_of_what_it_said_before() {
+        let options = NetOptions::new(Keypair::generate_ed25519());
+        let mut kad = kademlia(&options, options.keypair.public().to_peer_id());
+        // So many that some of them wait for a place.
+        let peers: Vec<PeerId> = (0..60).map(|_| PeerId::random()).collect();
+        for round in 0..50 {
+            for peer in &peers {
+                let said: Vec<Multiaddr> = (0..4)
+                    .map(|n| format!("/ip4/192.0.2.{n}/tcp/{}", 1000 + round).parse().expect("a multiaddr"))
+                    .collect();
+                set_addresses(&mut kad, *peer, &said);
+                let known: Vec<Multiaddr> = addresses(&mut kad, *peer).iter().map(bare).collect();
+                assert!(known.is_empty() || known == said, "{known:?}");
+            }
+        }
+        assert!(peers.iter().any(|peer| !addresses(&mut kad, *peer).is_empty()));
     }
 }

@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
+use super::reach::farness;
+
 /// Peers whose addresses are kept.
 const PEERS: usize = 4096;
 /// Addresses kept that a peer says it listens on.
 const LISTEN: usize = 12;
 /// Addresses kept besides at which it is reached through a relay.
 const RELAYED: usize = 2;
-/// Addresses kept that others told of a peer.
-const HEARD: usize = 4;
+/// Addresses kept that stand in a peer's own provider records.
+const RECORDED: usize = 4;
+/// Addresses kept that others told of a peer: of one who is asked, two are taken, or four of the peer that is looked for.
+const HEARD: usize = 8;
 
 /// The addresses of peers.
 #[derive(Default)]
@@ -28,6 +32,7 @@ struct Entry {
     /// addresses that are of no use to us.
     reached: Option<Multiaddr>,
     listen: Vec<Multiaddr>,
+    recorded: Vec<Multiaddr>,
     heard: Vec<Multiaddr>,
     /// Whether it is of our DHT.
     ours: bool,
@@ -62,13 +67,30 @@ impl AddressBook {
         entry.heard.truncate(HEARD);
     }
 
+    /// Notes where a peer's provider record says that it is; no stranger's word pushes this out.
+    pub(super) fn recorded(&mut self, peer: PeerId, addrs: &[Multiaddr]) {
+        if !addrs.is_empty() {
+            self.entry(peer).recorded = addrs.iter().take(RECORDED).map(bare).collect();
+        }
+    }
+
     /// Notes what a peer of our DHT says of itself; what it said before is out of date.
     pub(super) fn says(&mut self, peer: PeerId, addrs: &[Multiaddr]) {
         let entry = self.entry(peer);
         entry.ours = true;
-        let (relayed, direct): (Vec<_>, Vec<_>) = addrs.iter().partition(|addr| is_relayed(addr));
+        let (relayed, mut direct): (Vec<_>, Vec<_>) = addrs.iter().partition(|addr| is_relayed(addr));
+        // It says them in any order.
+        direct.sort_by_cached_key(|addr| farness(addr));
         let direct = direct.into_iter().take(LISTEN);
         entry.listen = direct.chain(relayed.into_iter().take(RELAYED)).map(bare).collect();
+    }
+
+    /// Where a peer is for certain: where it was reached, and what it says of itself.
+    pub(super) fn own(&self, peer: &PeerId) -> (Option<Multiaddr>, Vec<Multiaddr>) {
+        let known = |entry: &Entry| {
+            (entry.reached.clone(), entry.reached.iter().chain(&entry.listen).cloned().collect())
+        };
+        self.peers.get(peer).map(known).unwrap_or_default()
     }
 
     /// What is known of a peer, best first.
@@ -95,7 +117,7 @@ impl AddressBook {
 impl Entry {
     fn addrs(&self) -> Vec<Multiaddr> {
         let mut addrs: Vec<Multiaddr> = self.reached.iter().cloned().collect();
-        for addr in self.listen.iter().chain(&self.heard) {
+        for addr in self.listen.iter().chain(&self.recorded).chain(&self.heard) {
             if !addrs.contains(addr) {
                 addrs.push(addr.clone());
             }
@@ -136,6 +158,20 @@ mod tests {
         assert_eq!(book.of(&peer), [addr(2), addr(3), addr(1)]);
         (1000..1100).for_each(|port| book.heard(peer, &addr(port)));
         assert_eq!(book.of(&peer).len(), 2 + HEARD);
+    }
+
+    #[test]
+    fn what_others_say_pushes_nothing_out_that_a_peer_says_itself() {
+        let (mut book, peer) = (AddressBook::default(), PeerId::random());
+        book.recorded(peer, &[addr(1), addr(2)]);
+        (1000..1100).for_each(|port| book.heard(peer, &addr(port)));
+        assert_eq!(book.of(&peer)[..2], [addr(1), addr(2)]);
+        // Of many that it says itself, the useless ones go.
+        let home = |port: u16| format!("/ip4/172.17.0.1/tcp/{port}").parse().expect("a multiaddr");
+        let said = [(1..50).map(home).collect(), vec![addr(3)]].concat();
+        book.says(peer, &said);
+        assert_eq!(book.of(&peer)[0], addr(3));
+        assert_eq!(book.own(&peer).1.len(), LISTEN);
     }
 
     #[test]

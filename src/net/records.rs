@@ -22,7 +22,7 @@ use libp2p::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::book::is_relayed;
+use super::reach;
 
 /// Providers of one key that are kept.
 const PER_KEY: usize = 64;
@@ -30,12 +30,10 @@ const PER_KEY: usize = 64;
 const PER_PEER: usize = 200_000;
 /// Records of others that are kept in all. Some 150 bytes each.
 const TOTAL: usize = 500_000;
+/// Where they are full, this part of them is dropped at most to make room: of the peer that has most.
+const ROOM: usize = 100;
 /// Longest key that is taken, in bytes: a multihash of ours is 22 long.
 const MAX_KEY: usize = 64;
-/// Addresses of a provider that are kept.
-const ADDRESSES: usize = 4;
-/// Longest address that is kept, in bytes.
-const MAX_ADDRESS: usize = 128;
 /// Bytes of addresses that are kept in all. Beyond it, a provider is found only by way of the routing table.
 const ADDRESS_BYTES: usize = 4 << 20;
 
@@ -47,6 +45,8 @@ pub(super) struct Records {
     others: HashMap<RecordKey, Vec<Held>>,
     providers: HashMap<Arc<PeerId>, Provider>,
     total: usize,
+    /// Records of others that are kept in all.
+    most: usize,
     address_bytes: usize,
     /// Grows with each change of what others have here.
     version: u64,
@@ -95,6 +95,7 @@ impl Records {
             others: HashMap::new(),
             providers: HashMap::new(),
             total: 0,
+            most: TOTAL,
             address_bytes: 0,
             version: 0,
         }
@@ -120,14 +121,7 @@ impl Records {
     /// Notes where a provider, if this peer is one, says that it is; what does not fit is left out.
     pub(super) fn note_addresses(&mut self, peer: &PeerId, said: &[Multiaddr]) {
         let Some(provider) = self.providers.get_mut(peer) else { return };
-        // Who cannot be called is reached through a relay alone: one such address has its place.
-        let short = said.iter().filter(|addr| addr.len() <= MAX_ADDRESS);
-        let (relayed, direct): (Vec<_>, Vec<_>) = short.partition(|addr| is_relayed(addr));
-        let relayed = relayed.into_iter().take(1);
-        let short = direct.into_iter().take(ADDRESSES - relayed.len()).chain(relayed);
-        // Copied, so that they do not hold the message that they came in.
-        let mut kept: Vec<Multiaddr> =
-            short.filter_map(|addr| Multiaddr::try_from(addr.to_vec()).ok()).collect();
+        let mut kept = reach::choose(said, &provider.addresses, |_| false);
         if kept.is_empty() || kept == provider.addresses {
             return;
         }
@@ -138,6 +132,32 @@ impl Records {
         self.address_bytes += len(&kept);
         provider.addresses = kept;
         self.version += 1;
+    }
+
+    /// Drops some records of whoever has most here, for one that has so `few`; answers whether there is room now.
+    fn make_room(&mut self, few: usize) -> bool {
+        let by_records = self.providers.iter().max_by_key(|(_, provider)| provider.records);
+        let Some((greatest, records)) = by_records.map(|(peer, known)| (Arc::clone(peer), known.records))
+        else {
+            return false;
+        };
+        if records <= few + 1 {
+            return false;
+        }
+        // All records are looked through for it, so that many are dropped at once.
+        let mut left = ((records - few) / 2).clamp(1, self.most.div_ceil(ROOM));
+        let mut dropped = 0;
+        self.others.retain(|_, records| {
+            records.retain(|held| {
+                let goes = left > 0 && held.provider == greatest;
+                left -= usize::from(goes);
+                dropped += usize::from(goes);
+                !goes
+            });
+            !records.is_empty()
+        });
+        (0..dropped).for_each(|_| self.forget(&greatest));
+        dropped > 0
     }
 
     /// Drops what has expired.
@@ -258,16 +278,19 @@ impl RecordStore for Records {
         if key.as_ref().len() > MAX_KEY {
             return Err(Error::ValueTooLarge);
         }
-        let held = self.others.get_mut(&key);
-        if let Some(known) = held.and_then(|held| held.iter_mut().find(|held| *held.provider == provider)) {
-            known.expires = expires;
+        if let Some(held) = self.others.get_mut(&key)
+            && let Some(place) = held.iter().position(|held| *held.provider == provider)
+        {
+            // Kademlia names the first few of a key: those that were announced last.
+            held[..=place].rotate_right(1);
+            held[0].expires = expires;
             self.version += 1;
             self.note_addresses(&provider, &addresses);
             return Ok(());
         }
         let of_key = self.others.get(&key).map_or(0, Vec::len);
         let of_peer = self.providers.get(&provider).map_or(0, |known| known.records);
-        if of_key >= PER_KEY || of_peer >= PER_PEER || self.total >= TOTAL {
+        if of_key >= PER_KEY || of_peer >= PER_PEER || (self.total >= self.most && !self.make_room(of_peer)) {
             return Err(Error::MaxProvidedKeys);
         }
         let known = self.providers.get_key_value(&provider).map(|(peer, _)| Arc::clone(peer));
@@ -322,147 +345,4 @@ impl RecordStore for Records {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record(key: u32, provider: PeerId, expires: Instant) -> ProviderRecord {
-        let key = RecordKey::from(key.to_be_bytes().to_vec());
-        ProviderRecord { key, provider, expires: Some(expires), addresses: Vec::new() }
-    }
-
-    #[test]
-    fn own_records_know_no_limit() {
-        let local = PeerId::random();
-        let mut records = Records::new(local);
-        let later = Instant::now() + Duration::from_secs(60);
-        for key in 0..300_000 {
-            records.add_provider(record(key, local, later)).expect("taken");
-        }
-        assert_eq!(records.provided().count(), 300_000);
-        assert!(records.provided().all(|record| record.provider == local));
-        let slots = records.own.capacity() * (size_of_val(records.own.iter().next().expect("some")) + 1);
-        let bytes = slots + records.own.iter().map(|key| key.len()).sum::<usize>();
-        assert!(bytes / 300_000 < 64, "{} bytes for each", bytes / 300_000);
-    }
-
-    #[test]
-    fn one_peer_cannot_fill_the_store_and_one_key_cannot_grow_for_ever() {
-        let mut records = Records::new(PeerId::random());
-        let later = Instant::now() + Duration::from_secs(60);
-        let greedy = PeerId::random();
-        let taken =
-            (0..300_000).filter(|key| records.add_provider(record(*key, greedy, later)).is_ok()).count();
-        assert_eq!(taken, PER_PEER);
-        let many = (0..100)
-            .filter(|_| records.add_provider(record(1 << 30, PeerId::random(), later)).is_ok())
-            .count();
-        assert_eq!(many, PER_KEY);
-    }
-
-    #[test]
-    fn records_expire_survive_a_restart_and_can_be_withdrawn() {
-        let now = Instant::now();
-        let (local, other) = (PeerId::random(), PeerId::random());
-        let mut records = Records::new(local);
-        records.add_provider(record(1, other, now + Duration::from_secs(100))).expect("taken");
-        records.add_provider(record(2, other, now + Duration::from_secs(10))).expect("taken");
-        records.expire(now + Duration::from_secs(50));
-        assert_eq!(records.total, 1);
-        let mut again = Records::new(local);
-        again.restore(&records.snapshot(now), now);
-        let key = record(1, other, now).key;
-        assert_eq!(again.providers(&key).len(), 1);
-        again.remove_provider(&key, &other);
-        assert_eq!((again.providers(&key).len(), again.total, again.providers.len()), (0, 0, 0));
-        again.restore(b"not a snapshot", now);
-    }
-
-    #[test]
-    fn after_a_restart_it_is_still_known_where_a_provider_is() {
-        let (now, provider) = (Instant::now(), PeerId::random());
-        let mut records = Records::new(PeerId::random());
-        let said =
-            |addresses| ProviderRecord { addresses, ..record(1, provider, now + Duration::from_secs(100)) };
-        records.add_provider(said(vec![addr(1, 1), addr(1, 2)])).expect("taken");
-        let mut again = Records::new(PeerId::random());
-        again.restore(&records.snapshot(now), now);
-        let key = said(Vec::new()).key;
-        assert_eq!(again.providers(&key)[0].addresses, [addr(1, 1), addr(1, 2)]);
-        assert_eq!(again.address_bytes, records.address_bytes);
-        // The form without addresses is read as well.
-        let old = vec![Saved(key.to_vec(), provider.to_bytes(), 100)];
-        let mut again = Records::new(PeerId::random());
-        again.restore(&serde_ipld_dagcbor::to_vec(&old).expect("encoded"), now);
-        assert_eq!(again.providers(&key).len(), 1);
-    }
-
-    #[test]
-    fn each_change_and_nothing_else_is_a_new_version() {
-        let (now, other) = (Instant::now(), PeerId::random());
-        let mut records = Records::new(PeerId::random());
-        let mut last = records.version();
-        let mut changed =
-            |records: &Records| std::mem::replace(&mut last, records.version()) != records.version();
-        let one =
-            ProviderRecord { addresses: vec![addr(1, 1)], ..record(1, other, now + Duration::from_secs(9)) };
-        records.add_provider(one.clone()).expect("taken");
-        assert!(changed(&records));
-        records.expire(now);
-        records.snapshot(now);
-        records.note_addresses(&other, &[addr(1, 1)]);
-        records.note_addresses(&PeerId::random(), &[addr(1, 1)]);
-        assert!(!changed(&records));
-        records.note_addresses(&other, &[addr(1, 2)]);
-        assert!(changed(&records));
-        records.add_provider(one.clone()).expect("taken");
-        assert!(changed(&records), "it lives longer");
-        records.remove_provider(&one.key, &other);
-        assert!(changed(&records));
-    }
-
-    fn addr(peer: usize, n: usize) -> Multiaddr {
-        format!("/ip4/192.0.2.{}/tcp/{}", peer % 250, 1000 + n).parse().expect("a multiaddr")
-    }
-
-    #[test]
-    fn a_provider_is_found_by_its_addresses_and_they_take_little_room_whatever_it_says() {
-        let mut records = Records::new(PeerId::random());
-        let later = Instant::now() + Duration::from_secs(60);
-        let long: Multiaddr =
-            format!("/dns4/{}/tcp/1", "x".repeat(MAX_ADDRESS)).parse().expect("a multiaddr");
-        let greedy = PeerId::random();
-        for key in 0..1000 {
-            let addresses = [vec![long.clone()], (0..500).map(|n| addr(1, n)).collect()].concat();
-            records.add_provider(ProviderRecord { addresses, ..record(key, greedy, later) }).expect("taken");
-        }
-        let found = records.providers(&record(7, greedy, later).key);
-        assert_eq!(found[0].addresses, (0..ADDRESSES).map(|n| addr(1, n)).collect::<Vec<_>>());
-        assert!(records.address_bytes <= ADDRESSES * MAX_ADDRESS, "{}", records.address_bytes);
-        // What it says last counts, for all its records, and saying nothing takes nothing back.
-        let moved = ProviderRecord { addresses: vec![addr(2, 9)], ..record(5, greedy, later) };
-        records.add_provider(moved).expect("taken");
-        records.add_provider(record(6, greedy, later)).expect("taken");
-        assert_eq!(records.providers(&record(7, greedy, later).key)[0].addresses, [addr(2, 9)]);
-        for key in 0..1000 {
-            records.remove_provider(&record(key, greedy, later).key, &greedy);
-        }
-        assert_eq!((records.address_bytes, records.providers.len()), (0, 0));
-    }
-
-    #[test]
-    fn addresses_of_many_providers_keep_within_their_budget() {
-        let mut records = Records::new(PeerId::random());
-        let later = Instant::now() + Duration::from_secs(60);
-        let long: Multiaddr =
-            format!("/dns4/{}/tcp/1", "x".repeat(MAX_ADDRESS - 10)).parse().expect("a multiaddr");
-        let peers = ADDRESS_BYTES / (ADDRESSES * long.len()) + 100;
-        for key in 0..u32::try_from(peers).expect("few") {
-            let addresses = vec![long.clone(); 100];
-            records
-                .add_provider(ProviderRecord { addresses, ..record(key, PeerId::random(), later) })
-                .expect("taken");
-        }
-        assert_eq!(records.total, peers);
-        assert!(records.address_bytes <= ADDRESS_BYTES && records.address_bytes > ADDRESS_BYTES / 2);
-    }
-}
+mod tests;

@@ -23,8 +23,9 @@ use libp2p::{
 };
 use tokio::{sync::broadcast, time::Instant};
 
-/// What a call has still after a refusal, besides round trips.
-const MOMENT: Duration = Duration::from_millis(500);
+/// What a call has still after a refusal, besides round trips: QUIC sends its first packet again after a second, where
+/// that was lost.
+const MOMENT: Duration = Duration::from_millis(2500);
 /// Round trips that it has besides.
 const ROUND_TRIPS: u32 = 4;
 /// Refusals that a call may not have looked at yet.
@@ -176,7 +177,8 @@ where
     }
 
     fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<T::Error>> {
-        let host = host(&addr);
+        // In a hole punch, what refuses TCP is the very NAT that is to be passed.
+        let host = host(&addr).filter(|_| opts.role.is_dialer());
         let dial = self.inner.dial(addr, opts)?;
         let Some(host) = host else { return Ok(dial.boxed()) };
         let heard = self.refusals.hear(host);
@@ -194,5 +196,59 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<TransportEvent<T::ListenerUpgrade, T::Error>> {
         Pin::new(&mut self.inner).poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::{
+        core::{Endpoint, transport::PortUse},
+        futures::future::Pending,
+    };
+
+    use super::*;
+
+    /// Nobody answers here.
+    struct Silent;
+
+    impl Transport for Silent {
+        type Output = ();
+        type Error = quic::Error;
+        type ListenerUpgrade = Pending<Result<(), quic::Error>>;
+        type Dial = Pending<Result<(), quic::Error>>;
+
+        fn listen_on(&mut self, _: ListenerId, addr: Multiaddr) -> Result<(), TransportError<quic::Error>> {
+            Err(TransportError::MultiaddrNotSupported(addr))
+        }
+
+        fn remove_listener(&mut self, _: ListenerId) -> bool {
+            false
+        }
+
+        fn dial(&mut self, _: Multiaddr, _: DialOpts) -> Result<Self::Dial, TransportError<quic::Error>> {
+            Ok(libp2p::futures::future::pending())
+        }
+
+        fn poll(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<TransportEvent<Self::ListenerUpgrade, quic::Error>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_refusal_quic_may_send_its_first_packet_once_more_and_a_hole_punch_goes_on() {
+        let (refusals, took) = (Refusals::new(), Duration::from_millis(100));
+        let addr: Multiaddr = "/ip4/192.0.2.1/udp/1/quic-v1".parse().expect("a multiaddr");
+        let mut quic = refusals.heard_by(Silent);
+        for (role, waits) in [(Endpoint::Dialer, true), (Endpoint::Listener, false)] {
+            let begun = Instant::now();
+            let call = quic.dial(addr.clone(), DialOpts { role, port_use: PortUse::Reuse }).expect("begun");
+            refusals.tell(host(&addr).expect("a host"), took);
+            let ended = tokio::time::timeout(Duration::from_secs(20), call).await;
+            assert_eq!(ended.is_ok(), waits, "{role:?}");
+            assert!(begun.elapsed() > Duration::from_secs(2), "{role:?}");
+        }
     }
 }

@@ -35,6 +35,7 @@ use super::{
     behaviour::{Behaviour, kad_protocol},
     book::AddressBook,
     discovery::{Bootstrap, Rejoin, Shunned},
+    heed::Heed,
     keep::{Change, Kept},
     streams::{Incoming, Reply},
     transport,
@@ -71,6 +72,7 @@ pub(super) struct Task {
     shared: Arc<Mutex<Shared>>,
     events: broadcast::Sender<NetEvent>,
     kad_protocol: libp2p::StreamProtocol,
+    in_cluster: bool,
     announcer: Announcer,
     bootstrap: Bootstrap,
     rejoin: Rejoin,
@@ -78,6 +80,7 @@ pub(super) struct Task {
     book: AddressBook,
     /// Connected peers that speak our DHT protocol.
     dht_peers: HashSet<PeerId>,
+    heed: Heed,
     kept: Kept,
     growth: Growth,
     dialing: HashMap<ConnectionId, Vec<Dialed>>,
@@ -116,12 +119,14 @@ pub(super) async fn start(
         shared,
         events,
         kad_protocol: kad_protocol(options.membership.as_ref()),
+        in_cluster: options.membership.is_some(),
         announcer: Announcer::new(options.republish),
         bootstrap: Bootstrap::new(options.bootstrap),
         rejoin: Rejoin::new(Instant::now()),
         shunned: Shunned::default(),
         book: AddressBook::default(),
         dht_peers: HashSet::new(),
+        heed: Heed::default(),
         kept: Kept::new(local, options.max_connections as usize / 4),
         growth: Growth::default(),
         dialing: HashMap::new(),
@@ -136,7 +141,7 @@ pub(super) async fn start(
     };
     task.listen(options.listen).await?;
     for addr in options.external {
-        task.on_confirmed(&addr);
+        task.on_given(&addr);
         task.swarm.add_external_address(addr);
     }
     // The last one noted is the first one tried.

@@ -11,7 +11,10 @@ use std::{
 
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
-use tokio::{sync::broadcast::error::RecvError, time::timeout};
+use tokio::{
+    sync::{broadcast::error::RecvError, oneshot},
+    time::timeout,
+};
 
 use super::{Node, error::NodeError, start::META_PEERS};
 use crate::{
@@ -28,8 +31,6 @@ const RECORD_TTL: Duration = Duration::from_secs(48 * 3600);
 const MOST: usize = 4096;
 /// How long the first try may take: somebody waits for it.
 const FIRST_TRY: Duration = Duration::from_secs(5);
-/// How long a later try may take.
-const LATER_TRY: Duration = Duration::from_secs(30);
 /// Files whose records are withdrawn at a time.
 const AT_A_TIME: usize = 4;
 /// Peers of the DHT come several at a time: so long is waited for the others.
@@ -85,7 +86,7 @@ impl Node {
             // A node that was started for this alone has not met anybody yet.
             let just_started = FIRST_TRY.saturating_sub(self.inner.started.elapsed());
             if timeout(just_started, self.first_peer()).await.is_ok()
-                && let Ok(tried) = timeout(FIRST_TRY, self.try_withdrawal(cid)).await
+                && let Ok(Ok(tried)) = timeout(FIRST_TRY, self.begin_withdrawal(cid)).await
             {
                 let Tried { told, missed, settled } = tried?;
                 outcome = Outcome { told, pending: missed };
@@ -107,12 +108,11 @@ impl Node {
             if !noted.is_empty() && self.has_peers() {
                 let unsettled = &unsettled;
                 let tries = futures::stream::iter(noted).map(|cid| async move {
-                    match timeout(LATER_TRY, self.try_withdrawal(cid)).await {
-                        Ok(Ok(tried)) => {
+                    match self.try_withdrawal(cid).await {
+                        Ok(tried) => {
                             unsettled.fetch_or(!tried.settled, Ordering::Relaxed);
                         }
-                        Ok(Err(error)) => tracing::warn!(%cid, "a record cannot be withdrawn: {error}"),
-                        Err(_) => {}
+                        Err(error) => tracing::warn!(%cid, "a record cannot be withdrawn: {error}"),
                     }
                 });
                 tries.buffer_unordered(AT_A_TIME).collect::<()>().await;
@@ -136,11 +136,28 @@ impl Node {
         }
     }
 
-    /// Tells whoever holds the record; forgets the note where nobody is left, and no announcement can bring it back.
+    /// Begins a try, which goes on to its end, whoever still waits for it: one that was cut off could take the record away
+    /// of a file that is stored again meanwhile, and nobody would announce that.
+    fn begin_withdrawal(&self, cid: Cid) -> oneshot::Receiver<Result<Tried, NodeError>> {
+        let (done, tried) = oneshot::channel();
+        let (node, stop) = (self.clone(), self.stopping());
+        self.spawn(async move {
+            let tried = stop.run_until_cancelled(node.try_withdrawal(cid)).await;
+            if tried.is_some_and(|tried| done.send(tried).is_err()) {
+                // Nobody has waited for it: what is left to do is done by and by.
+                node.inner.withdrawn.notify_one();
+            }
+        });
+        tried
+    }
+
+    /// Tells whoever holds the record; forgets the note where nobody is left, and no announcement can bring it back. It
+    /// takes half a minute at most: that long the DHT is asked, and then everybody is told at once.
     async fn try_withdrawal(&self, cid: Cid) -> Result<Tried, NodeError> {
         let network = self.network()?;
         if self.is_kept(cid).await? {
-            // It was stored again meanwhile.
+            // It was stored again meanwhile, and a try before this one may have reached its new record.
+            network.net.provide(cid).await;
             self.forget_withdrawal(cid).await?;
             return Ok(Tried { told: 0, missed: false, settled: true });
         }

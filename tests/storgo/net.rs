@@ -98,6 +98,59 @@ async fn next_announcement(events: &mut Receiver<NetEvent>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_nodes_of_many_addresses_find_each_others_files() {
+    const NODES: usize = 25;
+    let many = |options: &mut NetOptions| options.listen = (0..16).map(|_| memory()).collect();
+    let hub = start(many).await;
+    let join = |options: &mut NetOptions| {
+        many(options);
+        options.bootstrap = hub.net.listen_addrs();
+    };
+    let mut members = Vec::new();
+    for _ in 0..NODES {
+        members.push(start(join).await);
+    }
+    for member in &members {
+        while member.net.connected().len() < NODES {
+            tokio::task::yield_now().await;
+        }
+    }
+    for (n, member) in (1..).zip(&members) {
+        for root in [root(0), root(n)] {
+            member.net.provide(root).await;
+            within("announced", member.net.announced(root)).await.expect("announced");
+        }
+    }
+    // An answer names twenty providers and twenty peers, with their addresses.
+    let asker = start(join).await;
+    within("joined", joined(&asker.net)).await;
+    assert!(found(&asker.net, root(0)).await.len() >= 20);
+    for (n, member) in (1..).zip(&members) {
+        assert_eq!(found(&asker.net, root(n)).await, [member.net.peer_id()]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_addresses_of_a_bootstrap_node_are_one_connection() {
+    let hub = start(|options| options.listen = (0..8).map(|_| memory()).collect()).await;
+    let named = hub.net.listen_addrs();
+    let bare = named.iter().map(|addr| {
+        addr.iter().filter(|part| !matches!(part, libp2p::multiaddr::Protocol::P2p(_))).collect::<Multiaddr>()
+    });
+    for bootstrap in [named.clone(), bare.collect()] {
+        let member = start(|options| options.bootstrap = bootstrap).await;
+        within("joined", joined(&member.net)).await;
+        let one = async {
+            while member.net.peers().iter().any(|peer| peer.addrs.len() != 1) {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("one connection", one).await;
+        assert_eq!(member.net.connected(), [hub.net.peer_id()]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_roots_hit_no_limit() {
     let hub = start(|_| {}).await;
     let addr = hub.net.listen_addrs().remove(0);

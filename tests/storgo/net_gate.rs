@@ -67,3 +67,25 @@ async fn a_member_is_not_fooled_by_a_stranger_that_it_calls() {
         assert_eq!(member.net.connected(), [], "{listen}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_hung_up_on_by_a_cluster_is_told_where_on_either_transport() {
+    for listen in LISTEN {
+        let inside = start(|options| {
+            options.listen = vec![listen.parse().expect("a multiaddr")];
+            options.membership = Some(any_cluster());
+        })
+        .await;
+        let addr = inside.net.listen_addrs().remove(0);
+        let outside = start(|options| options.bootstrap = vec![addr.clone()]).await;
+        let told = async {
+            loop {
+                match outside.net.outside() {
+                    Some(told) => return told,
+                    None => tokio::task::yield_now().await,
+                }
+            }
+        };
+        assert_eq!(within("told", told).await, addr, "{listen}");
+    }
+}

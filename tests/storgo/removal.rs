@@ -109,3 +109,23 @@ async fn an_announcement_that_arrives_after_its_withdrawal_does_not_stay() {
     late.net.shutdown().await;
     forgotten(addr, &report, &writer).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_stored_again_while_its_record_is_withdrawn_is_announced_again() {
+    // One that takes streams and never says a word: to withdraw from it takes longer than `rm` waits.
+    let hub = start(|options| options.listen = vec![tcp()]).await;
+    let writer = start_with(|options| options.bootstrap = hub.net.listen_addrs()).await;
+    let report = put(&writer, &noise(4, 1 << 20)).await;
+    let reference = Reference::from(report.link.as_str());
+    writer.placement(&reference, DEADLINE).await.expect("placed");
+    found(&hub.net, report.cid).await;
+    let removed = writer.remove(&reference).await.expect("removed");
+    assert!(removed.withdrawal_pending);
+    hub.net.drop_provider(report.cid, writer.peer_id()).await;
+
+    put(&writer, &noise(4, 1 << 20)).await;
+    found(&hub.net, report.cid).await;
+    // It heeds the withdrawal after the new announcement, and says so to nobody.
+    hub.net.drop_provider(report.cid, writer.peer_id()).await;
+    assert_eq!(found(&hub.net, report.cid).await, [writer.peer_id()]);
+}

@@ -256,12 +256,18 @@ impl Task {
         let Some(addr) = self.bootstrap.failed(id, error) else {
             return;
         };
-        if matches!(error, DialError::LocalPeerId { .. }) {
-            tracing::info!(%addr, "this bootstrap address is our own");
-            return;
-        }
         let why = dial_error(error);
         tracing::warn!(target: "storgo::bootstrap", "bootstrap address {addr} does not answer, and is tried on: {why}");
+    }
+
+    /// A bootstrap peer may have gone. Where it had not even said who it is, that is a failure, and said now and then.
+    pub(super) fn bootstrap_lost(&mut self, peer: &PeerId) {
+        if let Some(addr) = self.bootstrap.lost(peer, self.dht_peers.len(), Instant::now()) {
+            tracing::warn!(
+                target: "storgo::bootstrap",
+                "bootstrap address {addr} hangs up at once, and is tried on: that node is full, or belongs to another cluster"
+            );
+        }
     }
 
     fn cannot_reach(&mut self, peer: PeerId, error: &DialError) {

@@ -3,13 +3,21 @@
 use libp2p::{
     Multiaddr, PeerId,
     core::ConnectedPoint,
-    identify, kad, mdns, ping, relay,
+    identify, kad, mdns,
+    multiaddr::Protocol,
+    ping, relay,
     swarm::{ConnectionId, ListenError, SwarmEvent},
 };
 use tokio::time::Instant;
 
 use super::Task;
-use crate::net::{NetEvent, behaviour::BehaviourEvent, book::is_relayed};
+use crate::net::{
+    NetEvent,
+    behaviour::{BehaviourEvent, addresses, set_addresses},
+    book::{bare, is_relayed},
+    discovery::Led,
+    reach,
+};
 
 impl Task {
     pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -44,7 +52,8 @@ impl Task {
             } => {
                 self.on_connected(peer_id, connection_id, &endpoint, num_established.get() == 1);
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, endpoint, num_established, .. } => {
+                self.on_hung_up(&peer_id, &endpoint);
                 self.on_closed(peer_id, connection_id, num_established == 0);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error, .. } => {
@@ -55,9 +64,11 @@ impl Task {
                 self.twins.refused(send_back_addr, ours, Instant::now());
                 tracing::debug!("a caller was refused: {error}");
             }
-            SwarmEvent::ExternalAddrConfirmed { address } => self.on_confirmed(&address),
             SwarmEvent::ExternalAddrExpired { address } => self.relays.expired(&address),
-            SwarmEvent::NewExternalAddrOfPeer { peer_id, address } => self.heard(peer_id, &address),
+            // Of a connected peer, it is what that says itself, and is heeded as such.
+            SwarmEvent::NewExternalAddrOfPeer { peer_id, address } if !self.swarm.is_connected(&peer_id) => {
+                self.heard(peer_id, &address);
+            }
             SwarmEvent::Dialing { peer_id, connection_id } => {
                 self.dials.begun(connection_id, peer_id, false, Instant::now());
             }
@@ -85,19 +96,20 @@ impl Task {
             _ => endpoint.get_remote_address().clone(),
         };
         self.dials.ended(id);
-        let alone = self.look(|shared| shared.peers.is_empty());
-        let unreachable = &mut self.swarm.behaviour_mut().unreachable;
-        if alone {
-            unreachable.forget_all();
-        } else {
-            unreachable.connected(&peer);
+        self.swarm.behaviour_mut().unreachable.connected(&peer);
+        match endpoint {
+            _ if endpoint.is_relayed() => {}
+            ConnectedPoint::Dialer { .. } => self.book.reached(peer, &addr),
+            ConnectedPoint::Listener { .. } => self.relays.called(peer, id),
         }
-        if endpoint.is_dialer() && !endpoint.is_relayed() {
-            self.book.reached(peer, &addr);
-        }
-        if self.bootstrap.connected(id, peer) {
-            let change = self.kept.bootstrap(peer);
-            self.keep(change);
+        match self.bootstrap.connected(id, peer, Instant::now()) {
+            Led::Elsewhere => {}
+            Led::ToPeer => {
+                let change = self.kept.bootstrap(peer);
+                self.keep(change);
+            }
+            // Several addresses, one peer: a connection is enough.
+            Led::ToTheSame => drop(self.swarm.close_connection(id)),
         }
         self.share(|shared| {
             let state = shared.peers.entry(peer).or_default();
@@ -117,7 +129,20 @@ impl Task {
         }
     }
 
+    /// A node of a cluster demands its proof of whoever calls by QUIC: one that knows of none is connected until then.
+    fn on_hung_up(&self, peer: &PeerId, endpoint: &ConnectedPoint) {
+        let ConnectedPoint::Dialer { address, .. } = endpoint else { return };
+        let quic = address.iter().any(|part| part == Protocol::QuicV1) && !endpoint.is_relayed();
+        self.share(|shared| {
+            let unknown = shared.peers.get(peer).is_some_and(|state| state.agent.is_none());
+            if quic && unknown && !self.in_cluster {
+                shared.outside = Some(address.clone());
+            }
+        });
+    }
+
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId, last: bool) {
+        self.relays.hung_up(&peer, id);
         self.share(|shared| {
             if let Some(state) = shared.peers.get_mut(&peer) {
                 state.connections.remove(&id);
@@ -128,10 +153,14 @@ impl Task {
         });
         if last {
             self.relays.gone(&peer);
-            if self.dht_peers.remove(&peer) && self.dht_peers.is_empty() {
-                self.rejoin.reset();
+            if self.dht_peers.remove(&peer) {
+                self.growth.peer_went(self.dht_peers.len(), Instant::now());
+                if self.dht_peers.is_empty() {
+                    self.rejoin.reset();
+                }
             }
-            self.bootstrap.lost(&peer, self.dht_peers.len());
+            self.heed.gone(&peer);
+            self.bootstrap_lost(&peer);
             self.no_longer_kept(peer);
             self.emit(NetEvent::Lost { peer });
         }
@@ -167,6 +196,7 @@ impl Task {
                     }
                 }
             }
+            BehaviourEvent::AutonatClient(test) => self.on_tested(&test),
             BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, stats, step }) => {
                 self.on_answer(id, result, stats.num_successes(), step.last);
             }
@@ -183,25 +213,53 @@ impl Task {
             }
         });
         // What a peer says can arrive after it has gone.
-        if !dht || !self.swarm.is_connected(&peer) {
+        if !self.swarm.is_connected(&peer) {
+            return;
+        }
+        self.bootstrap.identified(&peer);
+        if !dht || !self.heed.is_due(peer, Instant::now()) {
             return;
         }
         self.book.says(peer, &info.listen_addrs);
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        kad.store_mut().note_addresses(&peer, &info.listen_addrs);
-        for addr in self.book.of(&peer) {
-            kad.add_address(&peer, addr);
-        }
+        self.route(peer);
+        self.swarm.behaviour_mut().kad.store_mut().note_addresses(&peer, &info.listen_addrs);
         if info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
             self.on_relay_offered(peer);
         }
         self.meet_directly(peer);
         let change = self.kept.dht_peer(peer);
         self.keep(change);
+        if self.dht_peers.is_empty() {
+            // What was noted while this machine had no network says nothing of the peers.
+            self.swarm.behaviour_mut().unreachable.forget_all();
+        }
         if self.dht_peers.insert(peer) {
             self.announcer.peers_came();
             self.growth.peer_came(self.dht_peers.len(), Instant::now());
         }
         self.emit(NetEvent::DhtPeer { peer });
     }
+
+    /// Tells the DHT where a peer is: at a few of its addresses, those first where it is known to be.
+    fn route(&mut self, peer: PeerId) {
+        let (reached, said) = self.book.own(&peer);
+        // A caller's own port is of no use to anybody, but its host is one of those that it says.
+        let hosts: Vec<Multiaddr> = self.look(|shared| {
+            let connections =
+                shared.peers.get(&peer).into_iter().flat_map(|state| state.connections.values());
+            connections.filter(|addr| !is_relayed(addr)).filter_map(host).collect()
+        });
+        let met = |addr: &Multiaddr| {
+            reached.as_ref() == Some(addr) || host(addr).is_some_and(|host| hosts.contains(&host))
+        };
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        let told: Vec<Multiaddr> = addresses(kad, peer).iter().map(bare).collect();
+        set_addresses(kad, peer, &reach::choose(&said, &told, met));
+    }
+}
+
+/// The host of an address, where it has one.
+fn host(addr: &Multiaddr) -> Option<Multiaddr> {
+    let first = addr.iter().next().filter(|part| matches!(part, Protocol::Ip4(_) | Protocol::Ip6(_)))?;
+    Some(Multiaddr::empty().with(first))
 }

@@ -6,13 +6,16 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Task, key};
 use crate::{
     content::cid::Cid,
-    net::{NetError, NetEvent},
+    net::{NetError, NetEvent, reach::TOLD},
 };
 
 /// Questions to the DHT at a time; more wait.
 const QUERIES: usize = 32;
 /// Questions that may wait; more are answered with nothing.
 const WAITING_QUERIES: usize = 4096;
+
+/// Addresses taken of a peer that nobody looks for, from one answer.
+const HEARSAY: usize = 2;
 
 /// A question to the DHT.
 pub(super) enum Query {
@@ -48,8 +51,9 @@ impl Task {
             kad::store::RecordStore::providers(self.swarm.behaviour_mut().kad.store_mut(), &key(&root));
         let local = *self.swarm.local_peer_id();
         for record in known.into_iter().filter(|record| record.provider != local) {
+            self.book.recorded(record.provider, &record.addresses);
             for addr in &record.addresses {
-                self.heard(record.provider, addr);
+                self.swarm.behaviour_mut().unreachable.heard(&record.provider, addr);
             }
             let _ = found.try_send(record.provider);
         }
@@ -99,8 +103,9 @@ impl Task {
     ) {
         match result {
             kad::QueryResult::StartProviding(result) => {
-                // Each peer that took the record was first asked for its neighbours: two successes for one peer. One
-                // that ran out of time has sent nothing to anybody.
+                // Each peer that took the record was first asked for its neighbours: two successes for one peer. More were
+                // asked than took it, so this is an estimate; Kademlia does not tell the two apart. One that ran out of
+                // time has sent nothing to anybody.
                 let peers = if result.is_ok() { (successes / 2).min(20) } else { 0 };
                 let announced = self.announcer.ended(id, peers);
                 self.count_announcements(u64::from(announced.is_some() && peers > 0));
@@ -127,8 +132,14 @@ impl Task {
                     Ok(found) => found.peers,
                     Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
                 };
+                let wanted = match self.queries.get(&id) {
+                    Some(Query::Address { peer }) => Some(*peer),
+                    _ => None,
+                };
                 for peer in &peers {
-                    for addr in peer.addrs.iter().take(8) {
+                    // The best is said first; who answers cannot push out everything that others have said.
+                    let most = if wanted == Some(peer.peer_id) { TOLD } else { HEARSAY };
+                    for addr in peer.addrs.iter().take(most).rev() {
                         self.heard(peer.peer_id, addr);
                     }
                 }

@@ -11,18 +11,21 @@ use std::{
 };
 
 use libp2p::{
-    Multiaddr, PeerId,
+    Multiaddr, PeerId, autonat,
     core::transport::ListenerId,
     multiaddr::Protocol,
     swarm::{
-        FromSwarm, NetworkBehaviour, NewExternalAddrCandidate,
+        ConnectionId, FromSwarm, NetworkBehaviour, NewExternalAddrCandidate,
         dial_opts::{DialOpts, PeerCondition},
     },
 };
 use tokio::time::Instant;
 
 use super::Task;
-use crate::net::book::is_relayed;
+use crate::net::{
+    book::is_relayed,
+    reach::{is_for_ipv4, is_public, remoteness},
+};
 
 /// Relays at which a node has a place.
 const PLACES: usize = 2;
@@ -39,8 +42,10 @@ pub(super) struct Relays {
     /// Connected peers that relay, and when they may be asked.
     offers: HashMap<PeerId, Instant>,
     places: HashMap<ListenerId, PeerId>,
-    /// Addresses at which we can be called from anywhere.
+    /// Addresses at which we can be called from anywhere that has IPv4: one of IPv6 alone leaves out whoever has none.
     public: HashSet<Multiaddr>,
+    /// Connections by which peers have called us without a relay.
+    callers: HashMap<PeerId, HashSet<ConnectionId>>,
 }
 
 impl Relays {
@@ -57,11 +62,31 @@ impl Relays {
 
     /// An address was confirmed, or given by the user; answers with the places that are of no more use.
     pub(super) fn confirmed(&mut self, addr: &Multiaddr) -> Vec<ListenerId> {
-        if !is_public(addr) {
+        if !is_public(addr) || !is_for_ipv4(addr) {
             return Vec::new();
         }
         self.public.insert(addr.clone());
         self.places.drain().map(|(id, _)| id).collect()
+    }
+
+    /// A peer has called us without a relay.
+    pub(super) fn called(&mut self, peer: PeerId, id: ConnectionId) {
+        self.callers.entry(peer).or_default().insert(id);
+    }
+
+    pub(super) fn hung_up(&mut self, peer: &PeerId, id: ConnectionId) {
+        if let Some(calls) = self.callers.get_mut(peer) {
+            calls.remove(&id);
+            if calls.is_empty() {
+                self.callers.remove(peer);
+            }
+        }
+    }
+
+    /// A peer says that it has reached us at an address. It must have called for that, and its call is still there: one
+    /// that comes through a relay alone could say so of any address, and cost us the relay.
+    fn confirmed_by(&mut self, peer: &PeerId, addr: &Multiaddr) -> Vec<ListenerId> {
+        if self.callers.contains_key(peer) { self.confirmed(addr) } else { Vec::new() }
     }
 
     pub(super) fn expired(&mut self, addr: &Multiaddr) {
@@ -114,9 +139,22 @@ impl Task {
         }
     }
 
-    /// Somebody has reached us at this address, from where it looked to be ours.
-    pub(super) fn on_confirmed(&mut self, addr: &Multiaddr) {
-        for place in self.relays.confirmed(addr) {
+    /// The user says that we can be called at this address.
+    pub(super) fn on_given(&mut self, addr: &Multiaddr) {
+        let places = self.relays.confirmed(addr);
+        self.give_back(places);
+    }
+
+    /// A peer was asked whether it reaches us at an address.
+    pub(super) fn on_tested(&mut self, test: &autonat::v2::client::Event) {
+        if test.result.is_ok() {
+            let places = self.relays.confirmed_by(&test.server, &test.tested_addr);
+            self.give_back(places);
+        }
+    }
+
+    fn give_back(&mut self, places: Vec<ListenerId>) {
+        for place in places {
             self.swarm.remove_listener(place);
         }
     }
@@ -151,60 +189,12 @@ impl Task {
     }
 }
 
-/// How far away an address can be reached from: the smallest is the farthest.
-fn remoteness(addr: &Multiaddr) -> u8 {
-    let loopback = match addr.iter().next() {
-        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
-        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
-        _ => false,
-    };
-    if is_public(addr) { 0 } else { 1 + u8::from(loopback) }
-}
-
-/// Whether an address means the same everywhere.
-fn is_public(addr: &Multiaddr) -> bool {
-    let public = match addr.iter().next() {
-        Some(Protocol::Ip4(ip)) => {
-            let [a, b, ..] = ip.octets();
-            let behind_a_carrier = a == 100 && (64..128).contains(&b);
-            !(ip.is_private()
-                || ip.is_loopback()
-                || ip.is_link_local()
-                || ip.is_unspecified()
-                || ip.is_broadcast()
-                || behind_a_carrier)
-        }
-        Some(Protocol::Ip6(ip)) => {
-            !(ip.is_loopback() || ip.is_unspecified() || ip.is_unique_local() || ip.is_unicast_link_local())
-        }
-        Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_)) => true,
-        _ => false,
-    };
-    public && !is_relayed(addr)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn addr(text: &str) -> Multiaddr {
         text.parse().expect("a multiaddr")
-    }
-
-    #[test]
-    fn an_address_of_a_home_is_not_public_and_one_through_a_relay_is_not_either() {
-        for private in ["10.0.0.1", "192.168.1.2", "172.16.0.1", "100.64.0.1", "127.0.0.1", "169.254.1.1"] {
-            assert!(!is_public(&addr(&format!("/ip4/{private}/tcp/1"))), "{private}");
-        }
-        for private in ["::1", "fe80::1", "fd00::1"] {
-            assert!(!is_public(&addr(&format!("/ip6/{private}/tcp/1"))), "{private}");
-        }
-        for public in ["/ip4/198.51.100.1/tcp/1", "/ip6/2001:db8::1/tcp/1", "/dns4/example.org/tcp/1"] {
-            assert!(is_public(&addr(public)), "{public}");
-        }
-        let relay = addr("/ip4/198.51.100.1/tcp/1").with_p2p(PeerId::random()).expect("no id yet");
-        assert!(!is_public(&relay.with(Protocol::P2pCircuit)));
-        assert!(remoteness(&addr("/ip4/10.0.0.1/tcp/1")) < remoteness(&addr("/ip4/127.0.0.1/tcp/1")));
     }
 
     #[test]
@@ -225,8 +215,18 @@ mod tests {
         assert!(relays.closed(id) && !relays.closed(id));
         let other = relays.due(now + PROOF).expect("there are four");
         assert_ne!(other, lost);
-        assert!(relays.confirmed(&addr("/ip4/10.0.0.1/tcp/1")).is_empty());
-        assert_eq!(relays.confirmed(&addr("/ip4/198.51.100.1/tcp/1")).len(), 1);
+        for no_help in ["/ip4/10.0.0.1/tcp/1", "/ip6/2001:db8::1/tcp/1"] {
+            assert!(relays.confirmed(&addr(no_help)).is_empty() && relays.next_due().is_some(), "{no_help}");
+        }
+        // Nor is the word of one that has not called, or not without a relay.
+        let (server, call) = (PeerId::random(), ConnectionId::new_unchecked(1));
+        let public = addr("/ip4/198.51.100.1/tcp/1");
+        assert!(relays.confirmed_by(&server, &public).is_empty() && relays.next_due().is_some());
+        relays.called(server, call);
+        relays.hung_up(&server, call);
+        assert!(relays.confirmed_by(&server, &public).is_empty() && relays.callers.is_empty());
+        relays.called(server, call);
+        assert_eq!(relays.confirmed_by(&server, &public).len(), 1);
         assert_eq!(relays.next_due(), None);
         relays.expired(&addr("/ip4/198.51.100.1/tcp/1"));
         assert!(relays.next_due().is_some());
