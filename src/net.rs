@@ -160,6 +160,9 @@ pub enum NetError {
     /// The network has been shut down.
     #[error("the network is shut down")]
     Closed,
+    /// Nobody has said that this root is to be announced.
+    #[error("{0} is not announced by this node")]
+    NotProvided(Cid),
 }
 
 /// What happens in the network.
@@ -402,9 +405,9 @@ impl Net {
     /// was sent, which is an estimate: nobody answers to one.
     ///
     /// # Errors
-    /// [`NetError::Closed`], also where the root is not provided.
+    /// [`NetError::NotProvided`], also where it is not any more; [`NetError::Closed`].
     pub async fn announced(&self, root: Cid) -> Result<u32, NetError> {
-        self.ask(|reply| Command::Announced { root, reply }).await
+        self.ask(|reply| Command::Announced { root, reply }).await?.ok_or(NetError::NotProvided(root))
     }
 
     /// Whether no announcement of ours of a root can arrive anywhere any more: some seconds after it is no longer

@@ -25,6 +25,7 @@ mod put;
 mod read;
 mod records;
 pub mod report;
+mod scrub;
 mod start;
 mod tree;
 mod withdrawals;
@@ -85,7 +86,7 @@ struct Inner {
     /// Held while the noted withdrawals are changed.
     withdrawing: tokio::sync::Mutex<()>,
     /// What was found out of damaged files, for a while.
-    census: tokio::sync::Mutex<Option<health::Census>>,
+    census: health::Census,
     said: Mutex<peers::Said>,
     /// A file was removed that had just been announced.
     withdrawn: tokio::sync::Notify,
@@ -206,11 +207,16 @@ impl Node {
         let node = self.clone();
         // An upload that is cut off still says what becomes of its blocks: the node waits for it.
         let sealing = self.inner.tasks.spawn_blocking(move || node.seal(&mut reader, options, kind));
+        let node = self.clone();
+        // And one whose uploader goes away at its very end is stored all the same, and known like any other.
+        let stored = self.inner.tasks.spawn(async move {
+            let report = sealing.await.map_err(|_| NodeError::lost_worker())??;
+            node.announce(&report.cid).await;
+            node.emit(Event::Stored { cid: report.cid, size: report.size });
+            Ok(report)
+        });
         pipe.fill(input).await;
-        let report = sealing.await.map_err(|_| NodeError::lost_worker())??;
-        self.announce(&report.cid).await;
-        self.emit(Event::Stored { cid: report.cid, size: report.size });
-        Ok(report)
+        stored.await.map_err(|_| NodeError::lost_worker())?
     }
 
     /// The part of a put that computes and writes: for a thread that may block.
@@ -379,6 +385,12 @@ impl From<RootKind> for FileKind {
             RootKind::Dir => Self::Dir,
         }
     }
+}
+
+/// Seconds since 1970.
+fn unix_s() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// Microseconds since 1970: fine enough that the newest of several files with one name is the newest.

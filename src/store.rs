@@ -111,6 +111,8 @@ pub struct Usage {
     pub cached_bytes: u64,
     /// Files and folders listed.
     pub roots: u64,
+    /// Those of them that are only known by their links, not kept.
+    pub known: u64,
     /// Blocks without a file, in their grace period.
     pub unreferenced: u64,
     /// Blocks that were found damaged and set aside.

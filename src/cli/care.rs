@@ -1,5 +1,7 @@
 //! Commands that check and tidy what is stored.
 
+use std::collections::HashSet;
+
 use axum::http::Method;
 
 use super::{
@@ -46,10 +48,12 @@ pub(super) async fn verify(
         }
         text
     })?;
+    let repaired: HashSet<_> = report.repaired.iter().collect();
     let lost: Vec<_> =
-        report.bad.iter().chain(&report.missing).filter(|cid| !report.repaired.contains(cid)).collect();
+        report.bad.iter().chain(&report.missing).filter(|cid| !repaired.contains(cid)).collect();
     match lost.first() {
         None => Ok(()),
+        Some(_) if let Some(failure) = report.failure => Err(failure),
         Some(first) => {
             let message = format!(
                 "{} without a good copy here, the first is {first}",

@@ -267,7 +267,7 @@ async fn to_file(
     let written = writing.await.map_err(|_| NodeError::new(ErrorCode::Other, "the writing thread failed"))?;
     written.and_then(DirectFile::finish).map_err(fail)?;
     traits.give(part.path()).map_err(fail)?;
-    part.finish()?;
+    tokio::task::block_in_place(|| part.finish())?;
     Ok(pieces.count)
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    ffi::OsString,
     fs,
     io::{self, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
@@ -172,36 +173,60 @@ struct Walk {
     above: HashSet<(u64, u64)>,
 }
 
-/// Lists a folder, names in order. Symbolic links are followed; one that leads back into itself is an error.
+/// A folder whose entries are being looked at.
+struct Open {
+    path: PathBuf,
+    inside: PathBuf,
+    id: (u64, u64),
+    names: std::vec::IntoIter<OsString>,
+}
+
+/// Lists a folder, names in order. Symbolic links are followed; one that leads back into itself is an error. Without recursion:
+/// a thread's stack is shorter than folders may be deep.
 fn walk(top: &Path) -> Result<Walk, NodeError> {
     let mut walk = Walk::default();
-    enter(top, Path::new(""), &mut walk)?;
+    let mut open = vec![walk.enter(top.into(), PathBuf::new())?];
+    while let Some(folder) = open.last_mut() {
+        if let Some(name) = folder.names.next() {
+            let (path, inside) = (folder.path.join(&name), folder.inside.join(&name));
+            if walk.look_at(&path, &inside)? {
+                open.push(walk.enter(path, inside)?);
+            }
+        } else {
+            walk.above.remove(&folder.id);
+            open.pop();
+        }
+    }
     Ok(walk)
 }
 
-fn enter(path: &Path, inside: &Path, walk: &mut Walk) -> Result<(), NodeError> {
-    let meta = fs::metadata(path).map_err(|e| unreadable(path, &e))?;
-    let id = (meta.dev(), meta.ino());
-    if !walk.above.insert(id) {
-        let message = format!("{} leads back to a folder that it is in", path.display());
-        return Err(NodeError::new(ErrorCode::BadRequest, message)
-            .hint("remove the symbolic link that makes the loop"));
+impl Walk {
+    fn enter(&mut self, path: PathBuf, inside: PathBuf) -> Result<Open, NodeError> {
+        let meta = fs::metadata(&path).map_err(|e| unreadable(&path, &e))?;
+        let id = (meta.dev(), meta.ino());
+        if !self.above.insert(id) {
+            let message = format!("{} leads back to a folder that it is in", path.display());
+            return Err(NodeError::new(ErrorCode::BadRequest, message)
+                .hint("remove the symbolic link that makes the loop"));
+        }
+        let names = fs::read_dir(&path).and_then(|items| items.map(|item| Ok(item?.file_name())).collect());
+        let mut names: Vec<OsString> = names.map_err(|e| unreadable(&path, &e))?;
+        names.sort_unstable();
+        Ok(Open { path, inside, id, names: names.into_iter() })
     }
-    let mut items: Vec<_> =
-        fs::read_dir(path).and_then(Iterator::collect::<io::Result<_>>).map_err(|e| unreadable(path, &e))?;
-    items.sort_by_key(fs::DirEntry::file_name);
-    for item in items {
-        let (path, inside) = (item.path(), inside.join(item.file_name()));
-        let meta = match fs::metadata(&path) {
+
+    /// Notes what is there; answers whether it is a folder.
+    fn look_at(&mut self, path: &Path, inside: &Path) -> Result<bool, NodeError> {
+        let meta = match fs::metadata(path) {
             Ok(meta) => meta,
             // A link to nothing has no bytes, as little as a pipe: everything else in the folder has.
             Err(e) if e.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
-                walk.skipped.push(path);
-                continue;
+                self.skipped.push(path.into());
+                return Ok(false);
             }
             Err(e) => {
-                let error = unreadable(&path, &e);
-                return Err(match fs::read_link(&path) {
+                let error = unreadable(path, &e);
+                return Err(match fs::read_link(path) {
                     Ok(target) => error
                         .hint(format!("it is a symbolic link to {}; mend or remove it", target.display())),
                     Err(_) => error,
@@ -210,24 +235,14 @@ fn enter(path: &Path, inside: &Path, walk: &mut Walk) -> Result<(), NodeError> {
         };
         let (dir, mode) = (meta.is_dir(), meta.permissions().mode() & 0o7777);
         if !dir && !meta.is_file() {
-            walk.skipped.push(path);
-            continue;
+            self.skipped.push(path.into());
+            return Ok(false);
         }
         let size = if dir { 0 } else { meta.len() };
-        walk.found.push(Found {
-            path: path.clone(),
-            inside: inside.clone(),
-            dir,
-            size,
-            mtime: mtime(&meta),
-            mode,
-        });
-        if dir {
-            enter(&path, &inside, walk)?;
-        }
+        let (path, inside) = (path.into(), inside.into());
+        self.found.push(Found { path, inside, dir, size, mtime: mtime(&meta), mode });
+        Ok(dir)
     }
-    walk.above.remove(&id);
-    Ok(())
 }
 
 /// A folder as a tar stream, made on a thread that may block.
@@ -316,5 +331,48 @@ impl Write for Pipe {
         }
         let full = std::mem::replace(&mut self.buf, Vec::with_capacity(PIECE));
         self.sender.blocking_send(Ok(full.into())).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deepest_folders_need_no_deep_stack() {
+        const DEEP: usize = 2000;
+        let top = tempfile::TempDir::new().expect("a folder");
+        let mut deepest = top.path().to_owned();
+        for _ in 0..DEEP {
+            deepest.push("d");
+            fs::create_dir(&deepest).expect("made");
+        }
+        fs::write(deepest.join("f"), b"abc").expect("written");
+        let path = top.path().to_owned();
+        let walked =
+            std::thread::Builder::new().stack_size(256 << 10).spawn(move || walk(&path).map(|w| w.found));
+        let found = walked.expect("a thread").join().expect("no panic").expect("walked");
+        assert_eq!((found.len(), found[DEEP].inside.components().count()), (DEEP + 1, DEEP + 1));
+        // From below: what removes a whole folder goes down into it.
+        fs::remove_file(deepest.join("f")).expect("removed");
+        for folder in deepest.ancestors().take(DEEP) {
+            fs::remove_dir(folder).expect("removed");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_there_twice_is_stored_twice_and_a_loop_is_refused() {
+        let top = tempfile::TempDir::new().expect("a folder");
+        let path = |name: &str| top.path().join(name);
+        fs::create_dir(path("b")).expect("made");
+        fs::write(path("b/f"), b"abc").expect("written");
+        for link in ["a", "c"] {
+            std::os::unix::fs::symlink("b", path(link)).expect("made");
+        }
+        let inside: Vec<_> =
+            walk(top.path()).expect("walked").found.into_iter().map(|item| item.inside).collect();
+        assert_eq!(inside, ["a", "a/f", "b", "b/f", "c", "c/f"].map(PathBuf::from));
+        std::os::unix::fs::symlink("..", path("b/up")).expect("made");
+        assert!(walk(top.path()).is_err_and(|error| error.message.contains("leads back")));
     }
 }

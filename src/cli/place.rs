@@ -24,6 +24,11 @@ pub(super) struct Traits {
 }
 
 impl Traits {
+    /// As an archive says it.
+    pub(super) fn new(mtime: u64, mode: u32) -> Self {
+        Self { mtime: Some(mtime), mode: Some(mode) }
+    }
+
     /// As an answer says it.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let text = |name| headers.get(name)?.to_str().ok();

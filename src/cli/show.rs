@@ -307,6 +307,10 @@ pub(super) async fn status(context: &Context) -> Result<(), NodeError> {
             (None, Some(free)) => format!(", {} free on the disk", b(free)),
             (None, None) => String::new(),
         };
+        let known = match status.files.saturating_sub(status.kept) {
+            0 => String::new(),
+            known => format!(" kept, {known} only known by link"),
+        };
         let mut lines = vec![
             ("peer", status.peer.clone()),
             ("version", format!("{} (process {})", status.version, status.pid)),
@@ -315,8 +319,8 @@ pub(super) async fn status(context: &Context) -> Result<(), NodeError> {
             (
                 "files",
                 format!(
-                    "{} ({} announced since start, {} waiting)",
-                    status.files, status.announced, status.announce_queue
+                    "{}{known} ({} announced since start, {} waiting)",
+                    status.kept, status.announced, status.announce_queue
                 ),
             ),
             (

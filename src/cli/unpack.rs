@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Read},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Component, Path, PathBuf},
     time::{Duration, UNIX_EPOCH},
 };
@@ -12,6 +12,7 @@ use axum::body::{Body, Bytes};
 use futures::StreamExt;
 use indicatif::ProgressBar;
 
+use super::place::Traits;
 use crate::node::{ErrorCode, NodeError};
 
 /// What went wrong, and on which side.
@@ -59,6 +60,14 @@ impl Partial {
     /// Gives it its name. A file makes way; a folder does not.
     #[allow(clippy::disallowed_methods)] // The rename of the command line: what has its name is complete.
     pub(super) fn finish(mut self) -> Result<(), NodeError> {
+        if self.place.symlink_metadata().is_ok() {
+            // After a power cut, there is the old one or the new one, and never the name of one with the bytes of neither.
+            let synced = match &self.held {
+                Some(file) => file.sync_data(),
+                None => fs::File::open(&self.aside).and_then(|file| file.sync_data()),
+            };
+            synced.map_err(|e| cannot_write(&self.place, &e))?;
+        }
         fs::rename(&self.aside, &self.place).map_err(|e| cannot_write(&self.place, &e))?;
         self.done = true;
         Ok(())
@@ -160,7 +169,7 @@ fn unpack(input: impl Read, top: &Path, bar: &ProgressBar) -> Result<u64, Failur
         match entry.header().entry_type() {
             tar::EntryType::Directory => {
                 fs::create_dir_all(&path).map_err(write(&path))?;
-                folders.push((path, mode, mtime));
+                folders.push((path, Traits::new(mtime, mode)));
             }
             tar::EntryType::Regular => {
                 if let Some(parent) = path.parent() {
@@ -189,10 +198,9 @@ fn unpack(input: impl Read, top: &Path, bar: &ProgressBar) -> Result<u64, Failur
             }
         }
     }
-    for (path, mode, mtime) in folders.into_iter().rev() {
+    for (path, traits) in folders.into_iter().rev() {
         // Only now: a folder without write permission could not have been filled.
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(write(&path))?;
-        drop(fs::File::open(&path).and_then(|dir| dir.set_modified(UNIX_EPOCH + Duration::from_secs(mtime))));
+        traits.give(&path).map_err(write(&path))?;
     }
     Ok(total)
 }

@@ -225,7 +225,7 @@ pub(super) async fn health(
 
 /// Fetches the blocks of a kept file that are missing here from peers.
 #[utoipa::path(post, path = "/files/{reference}/repair", tag = "files", params(("reference" = String, Path, description = "CID or name")),
-    responses((status = 200, body = RepairReport), (status = 404), (status = 422), (status = 502)))]
+    responses((status = 200, body = RepairReport), (status = 404), (status = 422), (status = 502), (status = 507)))]
 pub(super) async fn repair(
     State(door): State<Door>,
     Segment(text): Segment<String>,

@@ -86,7 +86,8 @@ pub(super) async fn verify(State(door): State<Door>) -> Result<Json<VerifyReport
 }
 
 /// Fetches what is missing here of any kept file from peers.
-#[utoipa::path(post, path = "/repair", tag = "node", responses((status = 200, body = RepairReport), (status = 502)))]
+#[utoipa::path(post, path = "/repair", tag = "node",
+    responses((status = 200, body = RepairReport), (status = 502), (status = 507)))]
 pub(super) async fn repair(State(door): State<Door>) -> Result<Json<RepairReport>, Problem> {
     Ok(Json(door.node.repair(None).await?))
 }

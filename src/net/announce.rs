@@ -44,7 +44,7 @@ struct Root {
     sent: Option<Instant>,
     /// Peers that took the record the last time.
     peers: Option<u32>,
-    waiting: Vec<oneshot::Sender<u32>>,
+    waiting: Vec<oneshot::Sender<Option<u32>>>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +103,10 @@ impl Announcer {
     pub(super) fn remove(&mut self, cid: &Cid) -> Option<QueryId> {
         self.turn(*cid, Turn::None);
         self.unheard.remove(cid);
-        let root = self.roots.remove(cid);
+        let mut root = self.roots.remove(cid);
+        for reply in root.iter_mut().flat_map(|root| root.waiting.drain(..)) {
+            let _ = reply.send(None);
+        }
         let flying = self.in_flight.iter().find(|(_, flying)| *flying == cid).map(|(query, _)| *query);
         let now = Instant::now();
         let sent = root.and_then(|root| root.sent).filter(|sent| *sent + ARRIVAL > now);
@@ -120,16 +123,16 @@ impl Announcer {
         !self.roots.contains_key(cid) && self.arriving.get(cid).is_none_or(|until| *until <= now)
     }
 
-    /// Answers when the root has been announced to somebody. A root that is not here drops the question.
-    pub(super) fn wait(&mut self, cid: &Cid, reply: oneshot::Sender<u32>) {
+    /// Answers when the root has been announced to somebody; with none as soon as it is not to be announced.
+    pub(super) fn wait(&mut self, cid: &Cid, reply: oneshot::Sender<Option<u32>>) {
         match self.roots.get_mut(cid) {
-            Some(Root { peers: Some(peers), .. }) => drop(reply.send(*peers)),
+            Some(Root { peers: Some(peers), .. }) => drop(reply.send(Some(*peers))),
             Some(root) => {
                 // Whoever asks again and again, and gives up in between, leaves nothing behind.
                 root.waiting.retain(|waiting| !waiting.is_closed());
                 root.waiting.push(reply);
             }
-            None => {}
+            None => drop(reply.send(None)),
         }
     }
 
@@ -182,7 +185,7 @@ impl Announcer {
         root.sent = Some(Instant::now());
         let first = root.peers.replace(peers).is_none();
         root.waiting.drain(..).for_each(|reply| {
-            let _ = reply.send(peers);
+            let _ = reply.send(Some(peers));
         });
         if root.turn == Turn::None {
             // The first time anywhere within the period, then always after the same time: what was announced in one go
@@ -347,7 +350,7 @@ mod tests {
         announcer.begun(query, cid);
         assert!(answer.try_recv().is_err());
         announcer.ended(query, 2);
-        assert_eq!((answer.try_recv(), announcer.queued()), (Ok(2), 0));
+        assert_eq!((answer.try_recv(), announcer.queued()), (Ok(Some(2)), 0));
     }
 
     #[test]
@@ -418,7 +421,13 @@ mod tests {
         let query = queries.next().expect("endless");
         let flying = announcer.next(Instant::now()).expect("its turn");
         announcer.begun(query, flying);
+        let (told, mut answer) = oneshot::channel();
+        announcer.wait(&root(2), told);
         assert_eq!(announcer.remove(&root(2)), None);
+        assert_eq!(answer.try_recv(), Ok(None), "who waits for it is told");
+        let (told, mut answer) = oneshot::channel();
+        announcer.wait(&root(2), told);
+        assert_eq!(answer.try_recv(), Ok(None), "and who asks later");
         assert_eq!(announcer.remove(&flying), Some(query));
         assert_eq!(announcer.ended(query, 1), None);
         assert_eq!((announcer.next(Instant::now()), announcer.queued()), (None, 0));

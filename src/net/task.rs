@@ -58,7 +58,7 @@ pub(super) enum Command {
     Providers { root: Cid, found: mpsc::Sender<PeerId> },
     Provide { root: Cid },
     Unprovide { root: Cid, done: oneshot::Sender<()> },
-    Announced { root: Cid, reply: oneshot::Sender<u32> },
+    Announced { root: Cid, reply: oneshot::Sender<Option<u32>> },
     Settled { root: Cid, reply: oneshot::Sender<bool> },
     Closest { root: Cid, reply: oneshot::Sender<Vec<PeerId>> },
     DropProvider { root: Cid, peer: PeerId },

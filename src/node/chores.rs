@@ -11,8 +11,10 @@ use tokio::{sync::broadcast::error::RecvError, time::Instant};
 use super::{
     Network, Node, Reference,
     error::NodeError,
+    health::Mended,
     report::{Event, GcReport, Status, VerifyReport},
     start::{META_PEERS, META_RECORDS},
+    unix_s,
 };
 use crate::{
     content::cid::Cid,
@@ -22,14 +24,18 @@ use crate::{
 
 /// How often unreferenced blocks are collected.
 const COLLECT_EVERY: Duration = Duration::from_secs(600);
-/// How often block files that the index does not know are looked for.
+/// How often block files that the index does not know are looked for, and where the last time is noted.
 const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3600);
+const SWEPT: &str = "swept";
 /// How often what the network knows is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 /// How often it is saved though nothing has changed: records have a time left.
 const SAVE_ANYWAY: Duration = Duration::from_secs(3600);
-/// Pause between two rounds of checking stored blocks.
+/// Pause between two rounds of checking stored blocks, and where the end of the last one is noted.
 const SCRUB_PAUSE: Duration = Duration::from_secs(24 * 3600);
+const SCRUBBED: &str = "scrubbed";
+/// What is done rarely waits this long after the start, and after each other time.
+const SETTLE: Duration = Duration::from_secs(600);
 /// Roots read at a time.
 const PAGE: usize = 256;
 
@@ -58,7 +64,7 @@ pub(super) fn start(node: &Node) {
             tracing::warn!("collection failed: {error}");
         }
     });
-    every_now_and_then(node, SWEEP_EVERY, |node| async move {
+    rarely(node, SWEPT, SWEEP_EVERY, |node| async move {
         match node.blocking(|store| Ok(store.sweep()?)).await {
             Ok(Collected { blocks: 0, .. }) => {}
             Ok(Collected { blocks, bytes }) => {
@@ -67,8 +73,9 @@ pub(super) fn start(node: &Node) {
             Err(error) => tracing::warn!("the sweep failed: {error}"),
         }
     });
-    if node.inner.options.scrub_rate > 0 {
-        every_now_and_then(node, SCRUB_PAUSE, |node| async move { node.scrub().await });
+    let rate = node.inner.options.scrub_rate;
+    if rate > 0 {
+        rarely(node, SCRUBBED, SCRUB_PAUSE, move |node| async move { node.scrub(rate).await });
     }
 }
 
@@ -95,6 +102,36 @@ fn every_now_and_then<F: Future<Output = ()> + Send + 'static>(
             work(node.clone()).await;
         }
     });
+}
+
+/// As [`every_now_and_then`], for what is due after a day: when it was last done outlives the node, so that one which runs some
+/// hours a day comes to it, too.
+fn rarely<F: Future<Output = ()> + Send + 'static>(
+    node: &Node,
+    mark: &'static str,
+    period: Duration,
+    work: impl Fn(Node) -> F + Send + 'static,
+) {
+    run(node, move |node| async move {
+        loop {
+            let last = node.meta(mark).await.ok().flatten();
+            let last = last.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
+            // Not all nodes of a swarm at once; and never again and again, whatever can be noted.
+            let settle = SETTLE.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+            tokio::time::sleep(due_in(last, unix_s(), period).max(settle)).await;
+            work(node.clone()).await;
+            if let Err(error) = node.set_meta(mark, unix_s().to_le_bytes().into()).await {
+                tracing::warn!("when this was done could not be noted: {error}");
+            }
+        }
+    });
+}
+
+/// How long until something is due that was last done at this time, in seconds since 1970. A clock that went back makes nobody
+/// wait longer than a period.
+fn due_in(last: Option<u64>, now: u64, period: Duration) -> Duration {
+    let due = last.map_or(0, |last| last.saturating_add(period.as_secs()));
+    Duration::from_secs(due.saturating_sub(now)).min(period)
 }
 
 /// Saves peers and provider records for the next start, where they have changed, or `anyway`: they also grow older.
@@ -191,23 +228,6 @@ impl Node {
         Ok(GcReport { blocks, bytes, waiting: usage.unreferenced })
     }
 
-    /// Reads all blocks again at the configured rate; what is bad is repaired from peers.
-    async fn scrub(&self) {
-        let rate = self.inner.options.scrub_rate;
-        match self.check(None, Some(rate)).await {
-            Ok(report) if report.bad.is_empty() && report.missing.is_empty() => {
-                tracing::info!(blocks = report.checked, "all stored blocks are good");
-            }
-            Ok(report) => tracing::warn!(
-                bad = report.bad.len(),
-                missing = report.missing.len(),
-                repaired = report.repaired.len(),
-                "stored blocks were damaged"
-            ),
-            Err(error) => tracing::warn!("stored blocks cannot be checked: {error}"),
-        }
-    }
-
     /// Reads the blocks of a file, or all, again; sets bad ones aside, and fetches bad and missing ones from peers.
     ///
     /// # Errors
@@ -217,27 +237,26 @@ impl Node {
             None => None,
             Some(reference) => Some(self.kept(reference).await?),
         };
-        self.check(root, None).await
+        let stop = self.stopping();
+        let found = self
+            .blocking(move |store| Ok(store.verify(root.as_ref(), &mut |_| !stop.is_cancelled())?))
+            .await?;
+        self.settle(root, found).await
     }
 
-    async fn check(&self, root: Option<Cid>, rate: Option<u64>) -> Result<VerifyReport, NodeError> {
-        let stop = self.stopping();
-        let found = self.blocking(move |store| {
-            Ok(store.verify(root.as_ref(), &mut |bytes| {
-                if let Some(rate) = rate {
-                    std::thread::sleep(Duration::from_secs_f64(as_f64(bytes) / as_f64(rate)));
-                }
-                !stop.is_cancelled()
-            })?)
-        });
-        let Verified { checked, bytes, bad, missing } = found.await?;
+    /// Says which blocks were bad, and mends what can be.
+    pub(super) async fn settle(&self, root: Option<Cid>, found: Verified) -> Result<VerifyReport, NodeError> {
+        let Verified { checked, bytes, bad, missing } = found;
         for cid in &bad {
             self.emit(Event::BadBlock { cid: *cid, origin: "disk".into() });
         }
         let mut damaged = bad.clone();
         damaged.extend(&missing);
-        let repaired = self.mend(root, &damaged).await;
-        Ok(VerifyReport { checked, bytes, bad, missing, repaired })
+        let Mended { blocks: repaired, failure } = self.mend(root, &damaged).await;
+        if !damaged.is_empty() {
+            self.inner.census.forget();
+        }
+        Ok(VerifyReport { checked, bytes, bad, missing, repaired, failure })
     }
 
     /// Connects to an address, with or without `/p2p/…`; answers with the id of the peer there.
@@ -276,6 +295,7 @@ impl Node {
             peers: net.map_or(0, |net| u32::try_from(net.connected().len()).unwrap_or(u32::MAX)),
             outside: net.and_then(crate::net::Net::outside).map(|addr| addr.to_string()),
             files: usage.roots,
+            kept: usage.roots.saturating_sub(usage.known),
             blocks: usage.blocks,
             stored_bytes: usage.bytes + usage.pending_bytes,
             cached_bytes: usage.cached_bytes,
@@ -292,7 +312,23 @@ impl Node {
     }
 }
 
-#[allow(clippy::cast_precision_loss)]
-fn as_f64(bytes: u64) -> f64 {
-    bytes as f64
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_is_due_by_the_clock_and_not_by_how_long_the_node_has_run() {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let (now, day) = (1_000_000, DAY.as_secs());
+        for (last, due) in [
+            (None, 0),
+            (Some(now), day),
+            (Some(now - day / 3), day - day / 3),
+            (Some(now - 3 * day), 0),
+            (Some(now + 100 * day), day),
+            (Some(u64::MAX), day),
+        ] {
+            assert_eq!(due_in(last, now, DAY), Duration::from_secs(due), "{last:?}");
+        }
+    }
 }

@@ -107,7 +107,7 @@ impl ErrorCode {
 }
 
 /// An error at the edge of the node: what happened and what to do next.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NodeError {
     /// The stable code.
     pub code: ErrorCode,
@@ -234,6 +234,8 @@ impl From<NetError> for NodeError {
                 "a node listens at addresses that its machine has; /ip4/0.0.0.0/tcp/3000 stands for all of them",
             ),
             NetError::Closed => Self::shutting_down(),
+            NetError::NotProvided(_) => Self::new(ErrorCode::NotFound, message)
+                .hint("it has been removed; store it again to have it announced"),
             _ => Self::new(ErrorCode::Unreachable, message),
         }
     }

@@ -70,7 +70,7 @@ fn moment(micros: i64) -> String {
     humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
 }
 
-/// Roots read at a time.
+/// Names looked at at a time.
 const PAGE: usize = 256;
 
 impl Node {
@@ -103,15 +103,68 @@ impl Node {
 
 /// The files of this name, newest first: names are not unique, and where one file is meant, the newest wins.
 fn named(store: &Store, name: &str) -> Result<Vec<RootRecord>, NodeError> {
+    let lower = name.to_lowercase();
     let mut found: Vec<RootRecord> = Vec::new();
-    let mut after: Option<Cid> = None;
+    // No CID is so small. Names that differ by letter case alone stand together.
+    let mut after = (lower.clone(), [0; Cid::LEN]);
     loop {
-        let page = store.roots(after, PAGE)?;
-        let Some(last) = page.last() else {
+        let page = store.names(Some(&after), PAGE)?;
+        let alike = page.iter().take_while(|(name, _)| *name == lower).count();
+        for (_, bytes) in &page[..alike] {
+            let record = Cid::from_bytes(bytes).ok().map(|cid| store.root(&cid)).transpose()?.flatten();
+            found.extend(record.filter(|record| record.name.as_deref() == Some(name)));
+        }
+        if alike < PAGE {
             found.sort_by_key(|record| std::cmp::Reverse(record.created));
             return Ok(found);
+        }
+        after.1 = page[alike - 1].1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        content::cid::Codec,
+        store::{RootKind, StoreOptions},
+    };
+
+    fn file(number: u32, name: &str) -> RootRecord {
+        RootRecord {
+            cid: Cid::of(Codec::DagCbor, &number.to_le_bytes()),
+            key: None,
+            kind: RootKind::File,
+            name: Some(name.into()),
+            size: 1,
+            blocks: 1,
+            stored_len: 1,
+            media_type: None,
+            created: number.into(),
+            pinned: false,
+            owner: Vec::new(),
+            public: false,
+        }
+    }
+
+    #[test]
+    fn a_name_is_looked_up_where_it_stands_and_spelt_as_it_is() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(StoreOptions::new(dir.path())).expect("opened");
+        let spelt = |number: u32| match number % 10 {
+            0 => "Same Name".into(),
+            1 => "same name".into(),
+            _ => format!("another {number}"),
         };
-        after = Some(last.cid);
-        found.extend(page.into_iter().filter(|record| record.name.as_deref() == Some(name)));
+        store.add_roots((0..5_000).map(|number| file(number, &spelt(number))).collect());
+        let before = store.records_read();
+        let created: Vec<i64> =
+            named(&store, "Same Name").expect("found").iter().map(|record| record.created).collect();
+        assert_eq!(created, (0..500).rev().map(|tens| tens * 10).collect::<Vec<i64>>());
+        assert_eq!(store.records_read() - before, 1_000, "those of this name in either spelling");
+        for nobodys in ["SAME NAME", "same nam", "same namf", ""] {
+            assert!(named(&store, nobodys).expect("looked up").is_empty(), "{nobodys}");
+        }
+        assert_eq!(named(&store, "another 4999").expect("found").len(), 1);
     }
 }

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     content::{cid::Cid, link::Link},
+    net::NetError,
     store::RootRecord,
 };
 
@@ -33,9 +34,11 @@ impl Node {
     /// [`ErrorCode::NotFound`] and [`ErrorCode::Timeout`] where nobody has it.
     pub async fn info(&self, reference: &Reference, providers: bool) -> Result<FileInfo, NodeError> {
         let Found { link, record, namesakes } = self.find(reference).await?;
-        let missing = self.missing(&link.cid).await?;
         let kept = record.as_ref().filter(|record| record.pinned);
-        let mut info = match self.open_found(&link, None).await {
+        let opened = self.open_found(&link, None).await;
+        // Asked after that: opening it may have found its root damaged.
+        let missing = self.missing(&link.cid).await?;
+        let mut info = match opened {
             Ok(mut opened) => {
                 let mut info = opened.describe();
                 if opened.kind() == ContentKind::Dir {
@@ -136,12 +139,27 @@ impl Node {
         if !record.is_some_and(|record| record.pinned) {
             return Err(NodeError::new(ErrorCode::NotFound, format!("{cid} is not kept here")));
         }
-        let announced = tokio::time::timeout(wait, self.network()?.net.announced(cid)).await;
+        let announced = tokio::time::timeout(wait, self.announced(cid)).await;
         Ok(match announced {
             Ok(Ok(peers)) => Placement { cid, done: true, announced_to: peers },
-            Ok(Err(error)) => return Err(error.into()),
+            Ok(Err(error)) => return Err(error),
             Err(_) => Placement { cid, done: false, announced_to: 0 },
         })
+    }
+
+    /// Waits for the announcement of a file that is kept; sees to it where nobody has.
+    async fn announced(&self, cid: Cid) -> Result<u32, NodeError> {
+        let net = &self.network()?.net;
+        match net.announced(cid).await {
+            Err(NetError::NotProvided(_)) => {}
+            announced => return Ok(announced?),
+        }
+        net.provide(cid).await;
+        if !self.is_kept(cid).await? {
+            // It was removed meanwhile, and its withdrawal may have come before this.
+            net.unprovide(cid).await;
+        }
+        Ok(net.announced(cid).await?)
     }
 
     /// Removes a file from this node and withdraws its announcement. Its blocks are freed when no other file uses
@@ -172,6 +190,7 @@ impl Node {
         if !self.blocking(move |store| Ok(store.remove_root(&cid)?)).await? {
             return Err(gone());
         }
+        self.inner.census.forget();
         self.emit(Event::Removed { cid });
         let mut report =
             RemoveReport { cid, name: record.name, withdrawn_from: 0, withdrawal_pending: false };

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::error::NodeError;
 use crate::content::{cid::Cid, link::Link};
 
 /// What a root is.
@@ -27,7 +28,7 @@ pub struct PutReport {
     pub kind: FileKind,
     /// Plaintext bytes (of all files, for a folder).
     pub size: u64,
-    /// Blocks in the whole DAG, the root included.
+    /// Blocks in the whole DAG, the root included; one that stands in several places counts as often.
     pub blocks: u64,
     /// How many of them were not stored here before.
     pub new_blocks: u64,
@@ -79,7 +80,7 @@ pub struct FileInfo {
     pub sealed: bool,
     /// Whether this node keeps it (a file that is only cached, or only known by its link, is not kept).
     pub pinned: bool,
-    /// Blocks in the whole DAG, where known.
+    /// Blocks in the whole DAG, where known; one that stands in several places counts as often.
     pub blocks: Option<u64>,
     /// Bytes of these blocks, where known.
     pub stored_len: Option<u64>,
@@ -213,6 +214,9 @@ pub struct VerifyReport {
     pub missing: Vec<Cid>,
     /// Bad or missing blocks that were fetched anew from peers.
     pub repaired: Vec<Cid>,
+    /// Why a block that peers have could not be kept here, for example for want of room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<NodeError>,
 }
 
 /// How well a file is.
@@ -240,7 +244,8 @@ pub struct HealthReport {
     pub state: Health,
     /// Whether this node keeps it.
     pub kept: bool,
-    /// Blocks of the file; below a node block that was found nowhere there are more.
+    /// Different blocks of the file: one that stands in several places counts once, here and in all numbers below. Under a
+    /// node block that was found nowhere there are more.
     pub blocks: u64,
     /// Blocks of it on this disk.
     pub here: u64,
@@ -267,7 +272,7 @@ pub struct Holder {
     pub connected: bool,
     /// Whether it announces the file in the DHT.
     pub announces: bool,
-    /// Blocks that it has; null where it did not answer, and is not counted.
+    /// Different blocks that it has; null where it did not answer, and is not counted.
     pub blocks: Option<u64>,
     /// Whether it has all of them.
     pub whole: bool,
@@ -354,8 +359,11 @@ pub struct Status {
     /// Where the last node was called that belongs to another cluster than this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outside: Option<String>,
-    /// Files kept.
+    /// Files listed: those kept here, and those only known by their links.
     pub files: u64,
+    /// Files kept here.
+    #[serde(default)]
+    pub kept: u64,
     /// Blocks here, kept and cached.
     pub blocks: u64,
     /// Bytes of these blocks, and of those that uploads under way are storing.

@@ -85,7 +85,7 @@ impl Node {
                 started: std::time::Instant::now(),
                 http: std::sync::Mutex::default(),
                 withdrawing: tokio::sync::Mutex::default(),
-                census: tokio::sync::Mutex::default(),
+                census: super::health::Census::default(),
                 said: std::sync::Mutex::default(),
                 withdrawn: tokio::sync::Notify::new(),
             }),

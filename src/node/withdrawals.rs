@@ -6,7 +6,7 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use futures::StreamExt;
@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Node, error::NodeError, start::META_PEERS};
+use super::{Node, error::NodeError, start::META_PEERS, unix_s};
 use crate::{
     content::cid::Cid,
     net::{NetEvent, transfer::Withdrawn},
@@ -188,7 +188,7 @@ impl Node {
         self.network().is_ok_and(|network| network.net.peers().iter().any(|peer| peer.dht))
     }
 
-    async fn is_kept(&self, cid: Cid) -> Result<bool, NodeError> {
+    pub(super) async fn is_kept(&self, cid: Cid) -> Result<bool, NodeError> {
         self.blocking(move |store| Ok(store.root(&cid)?.is_some_and(|root| root.pinned))).await
     }
 
@@ -232,8 +232,4 @@ fn load(store: &Store) -> Result<Vec<Note>, NodeError> {
     let now = unix_s();
     notes.retain(|note| now < note.since_unix_s.saturating_add(RECORD_TTL.as_secs()));
     Ok(notes)
-}
-
-fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -36,6 +36,9 @@ pub(super) struct Stats {
     missing: u64,
     #[serde(default)]
     pub(super) torn: u64,
+    /// Of the roots, those that are not kept. An index of an earlier version has counted none.
+    #[serde(default)]
+    known: u64,
 }
 
 impl Stats {
@@ -45,6 +48,7 @@ impl Stats {
             bytes: self.bytes,
             cached_bytes: self.cached_bytes,
             roots: self.roots,
+            known: self.known,
             unreferenced: self.unreferenced,
             quarantined: self.quarantined,
             missing: self.missing,
@@ -323,10 +327,14 @@ impl<'t> Tables<'t> {
             _ => self.new_list(blocks, now)?,
         };
         match &old {
-            Some(old) => self.place(&old.record, false)?,
+            Some(old) => {
+                self.place(&old.record, false)?;
+                self.stats.known = self.stats.known.saturating_sub(u64::from(!old.record.pinned));
+            }
             None => self.stats.roots += 1,
         }
         self.place(record, true)?;
+        self.stats.known += u64::from(!record.pinned);
         let root = Root { number, record: record.clone() };
         let bytes = serde_ipld_dagcbor::to_vec(&root).map_err(|e| StoreError::Index(e.to_string()))?;
         self.roots.insert(&key, bytes.as_slice()).map_err(StoreError::index)?;
@@ -394,6 +402,7 @@ impl<'t> Tables<'t> {
         self.stats.roots = self.stats.roots.saturating_sub(1);
         if let Some(root) = removed {
             self.place(&root.record, false)?;
+            self.stats.known = self.stats.known.saturating_sub(u64::from(!root.record.pinned));
             self.dying.insert(root.number, ()).map_err(StoreError::index)?;
         }
         self.forget_torn(cid)

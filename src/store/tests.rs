@@ -130,6 +130,25 @@ fn what_was_committed_is_there_after_a_restart() {
 }
 
 #[test]
+fn files_that_are_only_known_are_counted_apart() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let counts = || (store.usage().roots, store.usage().known);
+    let known = |n| RootRecord { pinned: false, ..record(&block(n, LONG).0) };
+    store.add_root(known(1)).expect("learned");
+    store.add_root(known(2)).expect("learned");
+    store.add_root(known(2)).expect("learned again");
+    assert_eq!(counts(), (2, 2));
+    store_all(&store, &[block(1, LONG)]);
+    store.add_root(known(1)).expect("kept all the same");
+    assert_eq!(counts(), (2, 1));
+    for (n, left) in [(1, (1, 1)), (2, (0, 0))] {
+        store.remove_root(&block(n, LONG).0).expect("removed");
+        assert_eq!(counts(), left);
+    }
+}
+
+#[test]
 fn damage_is_seen_set_aside_and_mended() {
     let damages: [fn(&Path); 4] = [
         |path| {

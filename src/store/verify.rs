@@ -49,6 +49,27 @@ impl Store {
         Ok(found)
     }
 
+    /// Reads and hashes up to `limit` blocks after `after`, in the order of digests: for who goes on another day. Answers with
+    /// the last of them, too; with none where there are no more. `progress` as in [`Store::verify`].
+    ///
+    /// # Errors
+    /// As [`Store::verify`].
+    pub fn verify_page(
+        &self,
+        after: Option<Digest>,
+        limit: usize,
+        progress: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<(Verified, Option<Digest>), StoreError> {
+        let (mut found, mut last) = (Verified::default(), None);
+        for (digest, _) in self.inner.index.blocks(after, limit)? {
+            last = Some(digest);
+            if !self.verify_one(&digest, &mut found, progress)? {
+                break;
+            }
+        }
+        Ok((found, last))
+    }
+
     fn read_again(
         &self,
         root: Option<&Cid>,

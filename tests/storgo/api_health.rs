@@ -85,6 +85,18 @@ fn health_follows_what_is_on_the_disks() {
         page["blocks"].as_array().expect("a list").iter().map(|block| &block["holders"]).collect();
     assert_eq!((counts, &page["next"]), (vec![&json!(2), &json!(2)], &json!("3")), "{page}");
 
+    // The other one has lost a block, and nobody has read that since: it is its disk that counts.
+    fs::remove_file(&blocks(&machines[1])[0]).expect("removed");
+    let halved = health();
+    assert_eq!((&halved["state"], &halved["copies"]), (&json!("at_risk"), &json!(1)), "{halved}");
+    assert_eq!(
+        (&halved["only_here"], &halved["holders"][0]["blocks"]),
+        (&json!(1), &json!(all - 1)),
+        "{halved}"
+    );
+    assert!(machines[1].run(["repair"]).ok().text().contains("1 block fetched"));
+    assert_eq!(health()["state"], "ok");
+
     // One block is gone, another is cut short: nobody has read them, and it is known.
     assert_eq!((listed("damaged"), listed("ok")), (json!(0), json!(1)));
     let kept = api.get("/api/v1/files?health=damaged&limit=1").is(200).json()["kept"].clone();
@@ -119,6 +131,72 @@ fn health_follows_what_is_on_the_disks() {
 }
 
 #[test]
+fn a_list_of_blocks_that_is_fetched_to_look_at_the_file_is_here_by_that() {
+    let Two { machines, nodes: _nodes, api } = two();
+    let bytes = noise(6, 3 << 20);
+    let cid = provide(&machines[0], &bytes);
+    assert_eq!(provide(&machines[1], &bytes), cid);
+    let root = blocks(&machines[0]).pop().expect("the shortest");
+    assert!(fs::metadata(&root).expect("there").len() < 100_000);
+    fs::remove_file(root).expect("removed");
+    let health = api.get(&format!("/api/v1/files/{cid}/health")).is(200).json();
+    assert_eq!((&health["state"], &health["here"]), (&json!("ok"), &health["blocks"]), "{health}");
+    assert_eq!(health["missing"], json!([]), "{health}");
+}
+
+#[test]
+fn a_block_in_many_places_is_lost_once() {
+    let Two { machines, nodes: _nodes, api } = two();
+    let cid = provide(&machines[0], &vec![0; 3 << 20]);
+    let health = || api.get(&format!("/api/v1/files/{cid}/health")).is(200).json();
+    let whole = health();
+    assert_eq!((&whole["blocks"], &whole["here"]), (&json!(2), &json!(2)), "the zeros, and the list of them");
+    fs::remove_file(&blocks(&machines[0])[0]).expect("removed");
+    let lost = health();
+    assert_eq!(
+        (&lost["lost"], &lost["here"], &lost["only_here"]),
+        (&json!(1), &json!(1), &json!(1)),
+        "{lost}"
+    );
+    assert_eq!(lost["missing"].as_array().map(Vec::len), Some(1), "{lost}");
+    told(&machines[0], &["health", &cid], &["1 block is nowhere"]);
+    let page = api.get(&format!("/api/v1/files/{cid}/blocks?holders=true&limit=100")).is(200).json();
+    let away = |block: &&Value| block["here"] == false && block["holders"] == 0;
+    assert_eq!(page["blocks"].as_array().map(|all| all.iter().filter(away).count()), Some(12), "{page}");
+}
+
+#[test]
+fn what_could_not_be_kept_is_not_said_to_be_repaired() {
+    let machines = [Machine::new(), Machine::new()];
+    let other = machines[1].start::<&str>([]);
+    let node = machines[0].start(["--capacity", "4MiB"]);
+    let api = Api::of(&machines[0], &node);
+    let bytes = noise(7, 3 << 20);
+    let store = |machine: &Machine| {
+        let path = machine.file("the file", &bytes);
+        let path = path.to_str().expect("a name");
+        machine.run(["provide", path, "--public", "--chunker", "fixed:1MiB"]).ok();
+    };
+    machines.iter().for_each(store);
+    fs::remove_file(&blocks(&machines[0])[0]).expect("removed");
+    told(&machines[0], &["verify"], &["1 block without a good copy"]);
+    // What it left free is taken by the time somebody comes who has it.
+    machines[0].run_with(["provide", "-", "--name", "another"], &noise(8, 3 << 19)).ok();
+    machines[0].run(["peers", "--add", &other.addr()]).ok();
+    for _ in 0..2 {
+        machines[0].run(["repair"]).fails(13, &["storage.capacity"]);
+        let verified = machines[0].run(["verify", "--json"]).ends(13).json();
+        assert_eq!((&verified["repaired"], &verified["failure"]["code"]), (&json!([]), &json!("no_space")));
+        assert_eq!(verified["missing"].as_array().map(Vec::len), Some(1), "{verified}");
+    }
+    api.ask("POST", "/api/v1/repair", &[], b"").refuses(507, "no_space");
+    machines[0].run(["rm", "another"]).ok();
+    machines[0].run(["gc", "--now"]).ok();
+    assert!(machines[0].run(["repair"]).ok().text().contains("1 block fetched"));
+    machines[0].run(["verify"]).ok();
+}
+
+#[test]
 fn what_is_nowhere_has_no_health_and_what_is_not_kept_no_repair() {
     let Two { machines, nodes: _nodes, api } = two();
     let cid = provide(&machines[1], &noise(4, 3 << 20));
@@ -129,6 +207,11 @@ fn what_is_nowhere_has_no_health_and_what_is_not_kept_no_repair() {
         (&json!("at_risk"), &json!(false), &json!(1))
     );
     api.ask("POST", &format!("/api/v1/files/{cid}/repair"), &[], b"").refuses(404, "not_found");
+    // Its link is opened: then it is known, and no more kept than before.
+    api.post("/api/v1/links/open", &json!({ "link": format!("storgo://{cid}") })).is(200);
+    let status = api.get("/api/v1/status").is(200).json();
+    assert_eq!((&status["files"], &status["kept"]), (&json!(1), &json!(0)), "{status}");
+    assert!(machines[0].run(["status"]).ok().text().contains("0 kept, 1 only known by link"));
     machines[1].run(["rm", &cid]).ok();
     let nowhere = "bafyrcifi5zl5wmkkcjxqmxbyzhq5p2fyhlemoyq";
     api.get(&format!("/api/v1/files/{nowhere}/health")).refuses(404, "not_found");

@@ -85,6 +85,20 @@ fn a_damaged_block_is_found_without_a_node_and_without_a_wait() {
 }
 
 #[test]
+fn who_asks_first_about_a_file_whose_root_is_damaged_is_told_what_is_known_of_it() {
+    let machine = Machine::new();
+    let path = machine.file("file", &noise(7, 4 << 20));
+    machine.run(["provide".as_ref(), path.as_os_str(), "--no-serve".as_ref()]).ok();
+    let root = block_files(&machine).into_iter().min_by_key(|file| file.metadata().expect("there").len());
+    let root = root.expect("a block file");
+    let mut bytes = std::fs::read(&root).expect("read");
+    bytes[100] ^= 4;
+    std::fs::write(&root, bytes).expect("written");
+    let info = machine.run(["info", "file"]).ok();
+    assert!(info.text().contains("not whole: 1 block missing or damaged"), "{}", info.text());
+}
+
+#[test]
 fn a_reader_learns_whether_nobody_is_there_nobody_has_it_or_the_key_is_missing() {
     let (writer, reader, elsewhere) = (Machine::new(), Machine::new(), Machine::new());
     let lost = elsewhere.run_with(["provide", "-", "--no-serve"], b"far away").ok().one_line();

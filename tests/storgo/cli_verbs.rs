@@ -290,3 +290,28 @@ fn a_bootstrap_address_that_does_not_answer_is_named() {
         assert!(word.to_lowercase().contains("refused"), "{word}");
     }
 }
+
+#[test]
+fn nothing_in_a_folder_that_is_read_back_is_open_to_those_whom_the_umask_keeps_out() {
+    let machine = Machine::new();
+    let path = |name: &str| machine.home().join(name);
+    let modes = |top: &str| {
+        let mode = |name: &str| path(top).join(name).metadata().expect("there").permissions().mode() & 0o777;
+        ["", "inner", "inner/deeper", "inner/run", "inner/deeper/f"].map(mode)
+    };
+    std::fs::create_dir_all(path("top/inner/deeper")).expect("made");
+    for name in ["top/inner/run", "top/inner/deeper/f"] {
+        std::fs::write(path(name), b"x").expect("written");
+    }
+    for name in ["top", "top/inner", "top/inner/deeper", "top/inner/run"] {
+        std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(0o777)).expect("set");
+    }
+    machine.run(["provide", "top", "--no-serve"]).ok();
+    let of = machine.command();
+    let mut command = std::process::Command::new("sh");
+    let script = format!("umask 027; exec {} get top -o back", env!("CARGO_BIN_EXE_storgo-node"));
+    command.arg("-c").arg(script).current_dir(machine.home()).env_clear().stdin(Stdio::null());
+    command.envs(of.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Done::of(command).ok();
+    assert_eq!(modes("back"), [0o750, 0o750, 0o750, 0o750, 0o640].map(|mode| mode & modes("top")[0]));
+}

@@ -1,11 +1,17 @@
 //! Nodes in this process, over loopback.
 
-use std::time::Duration;
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+    task::Poll,
+    time::Duration,
+};
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use libp2p::Multiaddr;
 use storgo::node::{
-    ErrorCode, Node, NodeError, NodeOptions, PutOptions, ReadOptions, Reference, report::PutReport,
+    ErrorCode, Node, NodeError, NodeOptions, PutOptions, ReadOptions, Reference,
+    report::{Event, FileKind, PutReport},
 };
 use tempfile::TempDir;
 
@@ -142,6 +148,37 @@ async fn colliding_files_come_back_right_sealed_and_are_refused_in_public() {
     let refused = node.put(&b[..], public).await.expect_err("refused");
     assert_eq!(refused.code, ErrorCode::Collision);
     assert_eq!(node.status().await.expect("status").blocks, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_uploader_goes_away_at_its_very_end_is_known_like_any_other() {
+    let hub = start_with(|_| {}).await;
+    let writer = start_knowing(&hub).await;
+    let mut events = writer.subscribe();
+    let ended = AtomicBool::new(false);
+    let bytes = std::iter::once(io::Result::Ok(noise(9, 3 << 20).into()));
+    let input = futures::stream::iter(bytes).chain(futures::stream::poll_fn(|_| {
+        ended.store(true, Ordering::Relaxed);
+        Poll::Ready(None)
+    }));
+    let mut put = Box::pin(writer.put_stream(input, PutOptions::named("left"), FileKind::File));
+    // Its end has been passed on, and nobody waits for the answer.
+    std::future::poll_fn(|cx| match put.as_mut().poll(cx) {
+        Poll::Pending if !ended.load(Ordering::Relaxed) => Poll::Pending,
+        _ => Poll::Ready(()),
+    })
+    .await;
+    drop(put);
+    let stored = async {
+        loop {
+            if let Event::Stored { cid, .. } = events.recv().await.expect("an event") {
+                return cid.to_string();
+            }
+        }
+    };
+    let cid = tokio::time::timeout(DEADLINE, stored).await.expect("it is said to be stored");
+    let placement = writer.placement(&cid.as_str().into(), DEADLINE).await.expect("placed");
+    assert!(placement.done && placement.announced_to > 0, "{placement:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,9 @@
 //! Answers that are looked up: which blocks of a root are here, and what this node is.
 
-use std::ops::ControlFlow;
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
 use crate::{
     content::{
@@ -14,23 +17,29 @@ use crate::{
 /// Most blocks that one bitmap can tell of: it has to fit into a message.
 const MAX_BLOCKS: usize = (MAX_MESSAGE - 64) * 8;
 
+/// How long one walk may take. Who asks waits no longer than seconds, and a disk that is asked for so many lengths has others
+/// to serve.
+const LONGEST: Duration = Duration::from_secs(10);
+
 /// Which blocks of a root are here: one bit per block, highest bit first.
 pub(super) struct Have {
     pub(super) blocks: u32,
     pub(super) bitmap: Vec<u8>,
 }
 
-/// Walks a root in preorder as far as its node blocks are here. Blocks on disk: not for an async thread.
+/// Walks a root in preorder as far as its node blocks are here. What is said to be here is: in its full length on the disk,
+/// whatever the index says. Blocks on disk: not for an async thread.
 ///
 /// # Errors
 /// Says why there is no answer.
 pub(super) fn have(store: &Store, root: &Cid) -> Result<Have, String> {
     let mut bits = Bits::default();
+    let until = Instant::now() + LONGEST;
     // What is still to be looked at, the next one last.
     let mut open = vec![*root];
     while let Some(cid) = open.pop() {
         let here = match cid.codec() {
-            Codec::Raw => store.has(&cid).map_err(|e| e.to_string())?,
+            Codec::Raw => store.holds(&cid).map_err(|e| e.to_string())?,
             Codec::DagCbor => match store.get(&cid) {
                 Ok(Some(block)) => {
                     let links = visible(&block).map_err(|e| e.to_string())?.links;
@@ -42,6 +51,9 @@ pub(super) fn have(store: &Store, root: &Cid) -> Result<Have, String> {
         };
         if bits.push(here).is_break() || open.len() > MAX_BLOCKS {
             return Err("too many blocks for one answer".into());
+        }
+        if bits.count.is_multiple_of(1024) && Instant::now() > until {
+            return Err("this takes too long to look up".into());
         }
     }
     Ok(Have { blocks: bits.count, bitmap: bits.bytes })

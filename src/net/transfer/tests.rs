@@ -189,6 +189,25 @@ async fn have_tells_what_is_here_as_far_as_it_can_see() {
     // The root, then 0, 3, 6 and 9 of ten.
     let bitmap = vec![0b1100_1001, 0b0010_0000].into();
     assert_eq!(have, Response::Have { blocks: 11, bitmap });
+    // A block that is cut short is no more here than one that is gone, whatever the index says.
+    let upload = provider.store.upload();
+    let mut encoder = FileEncoder::new(sealing.clone());
+    for i in 0..4 {
+        let sealed = seal_chunk(&sealing, bytes(20 + i, 20_000 + usize::from(i))).expect("sealed");
+        upload.put(&sealed.entry.cid, &sealed.block, crate::store::PutMode::Sealed).expect("stored");
+        assert_eq!(encoder.push(sealed.entry).expect("pushed"), []);
+    }
+    let metadata = crate::content::encoder::Metadata { size: 80_006, ..Default::default() };
+    let finished = encoder.finish(metadata).expect("finished");
+    for block in &finished.blocks {
+        upload.put(&block.cid, &block.bytes, crate::store::PutMode::Sealed).expect("stored");
+    }
+    drop(upload);
+    std::fs::remove_file(find(provider.dir.path(), 20_001)).expect("removed");
+    let cut = std::fs::File::options().write(true).open(find(provider.dir.path(), 20_002)).expect("there");
+    cut.set_len(20_000).expect("cut");
+    let have = lane.call(&Request::Have { root: finished.link.cid }).await.expect("an answer");
+    assert_eq!(have, Response::Have { blocks: 5, bitmap: vec![0b1100_1000].into() });
     let absent = Cid::of(Codec::DagCbor, b"absent");
     let have = lane.call(&Request::Have { root: absent }).await.expect("an answer");
     assert_eq!(have, Response::Have { blocks: 1, bitmap: vec![0].into() });
