@@ -151,6 +151,7 @@ fn routes(door: Door) -> Router {
         .routes(routes!(files::info))
         .routes(routes!(content::read))
         .routes(routes!(files::blocks))
+        .routes(routes!(files::entries))
         .routes(routes!(files::health))
         .routes(routes!(files::placement))
         .routes(routes!(observe::qr))
@@ -186,7 +187,7 @@ fn routes(door: Door) -> Router {
     let api = read
         .merge(write)
         .merge(admin)
-        .fallback(problem::no_such_path)
+        .fallback(problem::no_such_call)
         .layer(middleware::from_fn_with_state(door.clone(), auth::authenticate));
     let looking = OpenApiRouter::new()
         .routes(routes!(legacy::get))
@@ -210,7 +211,7 @@ fn routes(door: Door) -> Router {
         .routes(routes!(docs_page::script))
         .routes(routes!(docs_page::style))
         .split_for_parts();
-    openapi::finish(&mut document);
+    openapi::finish(&mut document, &door.access.sessions.cookie(false));
     let document = openapi::Document(document.to_json().unwrap_or_default().into());
     router
         .merge(ui::routes())

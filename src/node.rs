@@ -42,7 +42,7 @@ use bytes::Bytes;
 use futures::Stream;
 use tokio::{
     io::AsyncRead,
-    sync::{Semaphore, broadcast},
+    sync::{Semaphore, SemaphorePermit, broadcast},
 };
 use tokio_util::{io::ReaderStream, sync::CancellationToken, task::TaskTracker};
 
@@ -78,6 +78,8 @@ struct Inner {
     pool: Pool,
     /// Uploads that may cut and seal at a time; the others wait, and hold no memory.
     uploads: Semaphore,
+    /// The same for those whose bytes are on this disk: no slow sender keeps them waiting.
+    local_uploads: Semaphore,
     events: broadcast::Sender<Event>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -147,6 +149,11 @@ impl PutOptions {
     }
 }
 
+/// The right to store something; given back when dropped.
+pub(crate) struct Place<'a> {
+    _permit: SemaphorePermit<'a>,
+}
+
 impl Node {
     /// Stores everything that `input` yields, as one file.
     ///
@@ -154,7 +161,7 @@ impl Node {
     /// (see [`Node::placement`]).
     ///
     /// # Errors
-    /// [`ErrorCode::BadRequest`] for a name of more than [`MAX_NAME`] bytes, [`ErrorCode::NoSpace`] for a full disk or quota, [`ErrorCode::Collision`] for crafted public data, and
+    /// [`ErrorCode::BadRequest`] for a name that [`check_name`] refuses, [`ErrorCode::NoSpace`] for a full disk or quota, [`ErrorCode::Collision`] for crafted public data, and
     /// [`ErrorCode::Other`] where `input` fails. No file is listed then. Blocks already written are taken back where
     /// there was no room for all of them; else they are found again by the next try, or collected after the grace period.
     ///
@@ -202,7 +209,34 @@ impl Node {
     ) -> Result<PutReport, NodeError> {
         self.check_running()?;
         check_name(options.name.as_deref())?;
-        let _slot = self.inner.uploads.acquire().await.map_err(|_| NodeError::shutting_down())?;
+        let place = self.place().await?;
+        self.put_in(&place, input, options, kind).await
+    }
+
+    /// A place among those who store what comes from elsewhere, as fast as it comes.
+    pub(crate) async fn place(&self) -> Result<Place<'_>, NodeError> {
+        let permit = self.inner.uploads.acquire().await;
+        permit.map(|permit| Place { _permit: permit }).map_err(|_| NodeError::shutting_down())
+    }
+
+    /// A place among those who store what is on this disk already.
+    pub(crate) async fn local_place(&self) -> Result<Place<'_>, NodeError> {
+        let permit = self.inner.local_uploads.acquire().await;
+        permit.map(|permit| Place { _permit: permit }).map_err(|_| NodeError::shutting_down())
+    }
+
+    /// [`Node::put_stream`] for whoever has a place already.
+    pub(crate) async fn put_in(
+        &self,
+        _place: &Place<'_>,
+        input: impl Stream<Item = io::Result<Bytes>> + Send,
+        mut options: PutOptions,
+        kind: FileKind,
+    ) -> Result<PutReport, NodeError> {
+        self.check_running()?;
+        check_name(options.name.as_deref())?;
+        // Nobody could ask for it: an empty name is none.
+        options.name = options.name.filter(|name| !name.is_empty());
         let (pipe, mut reader) = input::pipe();
         let node = self.clone();
         // An upload that is cut off still says what becomes of its blocks: the node waits for it.
@@ -360,13 +394,16 @@ pub const MAX_NAME: usize = 255;
 /// # Errors
 /// [`ErrorCode::BadRequest`].
 pub fn check_name(name: Option<&str>) -> Result<(), NodeError> {
-    match name.map_or(0, str::len) {
-        len if len > MAX_NAME => {
-            let message = format!("a name of {len} bytes is too long: {MAX_NAME} at most");
-            Err(NodeError::new(ErrorCode::BadRequest, message).hint("choose a shorter one"))
-        }
-        _ => Ok(()),
+    let name = name.unwrap_or_default();
+    if name.len() > MAX_NAME {
+        let message = format!("a name of {} bytes is too long: {MAX_NAME} at most", name.len());
+        return Err(NodeError::new(ErrorCode::BadRequest, message).hint("choose a shorter one"));
     }
+    if name.contains('\0') {
+        return Err(NodeError::new(ErrorCode::BadRequest, "a name has no NUL character in it")
+            .hint("no file system takes one: choose another name"));
+    }
+    Ok(())
 }
 
 impl From<FileKind> for RootKind {

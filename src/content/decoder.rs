@@ -80,6 +80,10 @@ pub struct Tree<I> {
     pending: Option<Child>,
     offset: u64,
     skip_to: u64,
+    /// Items in all.
+    items: u64,
+    /// Items that are still passed over.
+    skip_items: u64,
     last: Option<String>,
 }
 
@@ -92,8 +96,16 @@ impl<I: Item> Tree<I> {
         if listed.size() != Some(metadata.size) {
             return Err(ContentError::Malformed("its size is not the sum of its parts"));
         }
-        let mut tree =
-            Self { metadata, frames: Vec::new(), pending: None, offset: 0, skip_to: 0, last: None };
+        let mut tree = Self {
+            metadata,
+            frames: Vec::new(),
+            pending: None,
+            offset: 0,
+            skip_to: 0,
+            items: listed.items().unwrap_or(u64::MAX),
+            skip_items: 0,
+            last: None,
+        };
         tree.push(listed);
         Ok(tree)
     }
@@ -106,6 +118,16 @@ impl<I: Item> Tree<I> {
     /// Skips items that end at or before this offset, in plaintext bytes. List nodes wholly before it are never needed.
     pub fn seek(&mut self, offset: u64) {
         self.skip_to = offset;
+    }
+
+    /// Items in all, as the root says.
+    pub fn items(&self) -> u64 {
+        self.items
+    }
+
+    /// Passes over so many items more. List nodes wholly among them are never needed.
+    pub fn skip_items(&mut self, count: u64) {
+        self.skip_items = self.skip_items.saturating_add(count);
     }
 
     /// The next item, or the list node that is needed to find it.
@@ -122,6 +144,10 @@ impl<I: Item> Tree<I> {
                 Some(Frame::Lists(lists)) => match lists.next() {
                     None => drop(self.frames.pop()),
                     Some(child) if self.skips(child.size) => self.offset += child.size,
+                    Some(child) if child.items <= self.skip_items => {
+                        self.skip_items -= child.items;
+                        self.offset += child.size;
+                    }
                     Some(child) => self.pending = Some(child),
                 },
                 Some(Frame::Items(items)) => match items.next() {
@@ -132,7 +158,9 @@ impl<I: Item> Tree<I> {
                         let (offset, size) = (self.offset, item.size());
                         let skipped = self.skips(size);
                         self.offset += size;
-                        if !skipped {
+                        if self.skip_items > 0 {
+                            self.skip_items -= 1;
+                        } else if !skipped {
                             return Ok(Step::Item(Placed { item, offset }));
                         }
                     }

@@ -126,8 +126,20 @@ fn a_folder_comes_back_and_its_names_are_checked() {
     let Root::Dir(tree) = open_root(&finished.link, &blocks[&finished.link.cid]).expect("opens") else {
         panic!("a folder was encoded")
     };
-    let (found, _) = walk(tree, &blocks).expect("walked");
+    assert_eq!(tree.items(), 300);
+    let (found, whole) = walk(tree, &blocks).expect("walked");
     assert_eq!(found.into_iter().map(|(_, item)| item).collect::<Vec<_>>(), items);
+    for skip in [1, 7, 150, 299, 300, 1000] {
+        let Root::Dir(mut tree) = open_root(&finished.link, &blocks[&finished.link.cid]).expect("opens")
+        else {
+            panic!("a folder was encoded")
+        };
+        tree.skip_items(skip as u64);
+        let (found, fed) = walk(tree, &blocks).expect("walked");
+        let rest = found.into_iter().map(|(_, item)| item).collect::<Vec<_>>();
+        assert_eq!(rest, items[skip.min(300)..], "{skip}");
+        assert!(skip < 150 || fed < whole, "what stands before them is not read: {fed} of {whole}");
+    }
 
     for bad in ["", ".", "..", "a/b", "a\0b", &"x".repeat(256)] {
         assert_eq!(

@@ -52,7 +52,9 @@ pub(super) async fn sign_in(
 ) -> Result<Response, Problem> {
     let by_page = headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
     if by_page && !host::same_origin(&method, &headers) {
-        return Err(NodeError::new(ErrorCode::Denied, "another site cannot sign in here").into());
+        return Err(NodeError::new(ErrorCode::Denied, "another site cannot sign in here")
+            .hint("sign in on the node's own page: `storgo-node web` prints its address")
+            .into());
     }
     let caller = match &body {
         SignIn::Code(code) => door.access.sessions.redeem(code),

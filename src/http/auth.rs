@@ -32,7 +32,7 @@ use crate::{
         identity::write_secret,
     },
 };
-pub(super) use sessions::{COOKIE, SESSION_TTL, Sessions};
+pub(super) use sessions::{SESSION_TTL, Sessions};
 pub use tokens::TokenInfo;
 pub(super) use tokens::{NewToken, Tokens};
 
@@ -95,10 +95,16 @@ impl Access {
 
     /// Revokes a token, and ends the sessions that were made from it.
     pub(super) async fn revoke(&self, id: &str) -> Result<(), NodeError> {
+        self.tokens.revoke(id).await?;
+        // From here on none of them opens anything: a session that is only just made from this token, neither.
         self.sessions.end_of_token(id);
-        let revoked = self.tokens.revoke(id).await;
         self.ended.send_replace(());
-        revoked
+        Ok(())
+    }
+
+    /// Whether the token is still there that a caller has shown, or that its session was made from.
+    fn token_is_there(&self, caller: &Caller) -> bool {
+        caller.token.as_ref().is_none_or(|id| self.tokens.has(id))
     }
 
     /// Ends the session of a caller that has one.
@@ -113,10 +119,9 @@ impl Access {
     pub(super) async fn end_of(&self, caller: &Caller) {
         let mut ended = self.ended.subscribe();
         loop {
-            let there = match &caller.session {
-                Some(session) => self.sessions.find(session).is_some(),
-                None => caller.token.as_ref().is_none_or(|id| self.tokens.has(id)),
-            };
+            let signed_in =
+                caller.session.as_ref().is_none_or(|session| self.sessions.find(session).is_some());
+            let there = signed_in && self.token_is_there(caller);
             let left = caller.expires.map_or(i64::MAX, |expires| expires - now());
             let Some(left) = u64::try_from(left).ok().filter(|left| there && *left > 0) else { return };
             let left = Duration::from_secs(left.min(MAX_LOOK));
@@ -143,7 +148,8 @@ impl Access {
         let Some(caller) = self.sessions.of(headers) else {
             return Err(unauthorized("a token is needed"));
         };
-        let caller = caller.map_err(|()| unauthorized("this session has ended"))?;
+        let caller = caller.ok().filter(|caller| self.token_is_there(caller));
+        let caller = caller.ok_or_else(|| unauthorized("this session has ended"))?;
         if host::same_origin(method, headers) {
             Ok(caller)
         } else {
@@ -227,4 +233,43 @@ fn secret<const N: usize>() -> String {
 pub(super) fn now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::node::NodeOptions;
+
+    #[tokio::test]
+    async fn a_session_that_begins_while_its_token_is_revoked_opens_nothing() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let options = NodeOptions { offline: true, ..NodeOptions::new(dir.path()) };
+        let node = Node::start(options).await.expect("started");
+        let access = Access::load(&node).await.expect("loaded");
+        let new = NewToken { name: "t".into(), scope: Scope::Read, ttl_s: None };
+        let (info, secret) = access.tokens.create(new).await.expect("made");
+        let shown = access.tokens.caller(&secret).await.expect("known");
+        let headers = |id: &str| {
+            let cookie = format!("{}={id}", access.sessions.cookie(false));
+            HeaderMap::from_iter([(header::COOKIE, cookie.parse().expect("a value"))])
+        };
+        let (early, _) = access.sessions.start(&shown);
+        let opened = access.caller(&Method::GET, &headers(&early)).await.expect("signed in");
+        assert!(access.end_of(&opened).now_or_never().is_none(), "it goes on");
+
+        access.revoke(&info.id).await.expect("revoked");
+        // Its caller was known before that, and the session begins after it.
+        let (late, _) = access.sessions.start(&shown);
+        for id in [&early, &late] {
+            let refused = access.caller(&Method::GET, &headers(id)).await;
+            assert!(refused.is_err(), "{refused:?}");
+        }
+        let session = Some(blake3::hash(late.as_bytes()));
+        for caller in [opened, Caller { session, ..shown }] {
+            assert!(access.end_of(&caller).now_or_never().is_some(), "it has ended");
+        }
+        node.shutdown().await;
+    }
 }

@@ -98,7 +98,8 @@ pub(super) async fn answer(
         .and_then(|value| parse_range(value, size));
     let range = match range {
         Some(Wanted::Unsatisfiable) => {
-            let error = NodeError::new(ErrorCode::BadRequest, format!("the file has {size} bytes only"));
+            let error = NodeError::new(ErrorCode::BadRequest, format!("the file has {size} bytes only"))
+                .hint("ask for a range that begins within them: the first byte is byte 0");
             let mut response = Problem::with_status(error, 416).into_response();
             let value = shown::header_value(&format!("bytes */{size}"));
             response.headers_mut().insert(header::CONTENT_RANGE, value);
@@ -125,14 +126,15 @@ pub(super) async fn answer(
         let total = range.as_ref().map_or(size, |range| range.end - range.start);
         let total = Some(total).filter(|_| opened.kind() == ContentKind::File);
         let progress = door.feed.transfer(What::Get, Some(opened.file_name()), total);
-        // A slow source is no error. Who asks for a part wants to know whether it can be had.
-        let patience = if range.is_some() { Duration::MAX } else { FIRST };
+        // A slow source is no error. Who asks for a part wants to know whether it can be had, also of what comes whole.
+        let patience = if headers.contains_key(header::RANGE) { Duration::MAX } else { FIRST };
         let mut bytes = Box::pin(opened.read_counted(ReadOptions { range }));
         let first = tokio::time::timeout(patience, bytes.try_next()).await.unwrap_or(Ok(None))?;
         let rest = bytes.inspect_err(move |error| failures.note(&id, error.clone()));
         Body::from_stream(progress.count(stream::iter(first.map(Ok)).chain(rest)))
     };
-    response.body(body).map_err(|e| Problem::bad_request(format!("the answer has an impossible header: {e}")))
+    let fail = |e| NodeError::new(ErrorCode::Other, format!("the answer has an impossible header: {e}"));
+    Ok(response.body(body).map_err(fail)?)
 }
 
 /// What the content is, and what a browser may do with it.
@@ -154,7 +156,7 @@ fn described(response: Builder, opened: &Opened, inline: bool) -> Builder {
         .header("cross-origin-resource-policy", "same-origin")
         // What is behind a token is nothing for a cache that several use. A CID names the same bytes for ever, a name not.
         .header(header::CACHE_CONTROL, "private, no-cache")
-        .header(header::CONTENT_DISPOSITION, shown::disposition(how, &opened.file_name()))
+        .header(header::CONTENT_DISPOSITION, shown::disposition(how, &opened.file_name(), &opened.cid()))
         .header(
             header::CONTENT_TYPE,
             match shown_as {
@@ -172,7 +174,12 @@ pub(super) async fn block(
     State(door): State<Door>,
     Segment(text): Segment<String>,
 ) -> Result<Response, Problem> {
-    let cid: Cid = text.parse().map_err(|e| Problem::bad_request(format!("{e}")))?;
+    let cid: Cid = text.parse().map_err(|_| {
+        Problem::bad_request(
+            "this is no CID of a block",
+            "one looks like bafyrcifi5zl5wmkkcjxqmxbyzhq5p2fyhlemoyq",
+        )
+    })?;
     let bytes = door.node.block(&cid).await?;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Bytes::from(bytes)).into_response())
 }
@@ -182,10 +189,10 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
         return Ok(None);
     };
     let seconds = value.to_str().ok().and_then(|text| text.parse().ok());
-    seconds
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .map(Some)
-        .ok_or_else(|| Problem::bad_request(format!("{TIMEOUT_HEADER} is not a number of seconds")))
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).map(Some).ok_or_else(|| {
+        let message = format!("{TIMEOUT_HEADER} is not a number of seconds");
+        Problem::bad_request(message, "it is written in decimal digits, for example 2.5")
+    })
 }
 
 fn etag_listed(value: &HeaderValue, etag: &str) -> bool {

@@ -1,37 +1,33 @@
 //! What a request says, taken apart; where it cannot be, the answer is a problem document.
 
-use std::{error::Error, time::Duration};
+use std::error::Error;
 
 use axum::{
     Json,
-    body::{Body, BodyDataStream, Bytes},
-    extract::{
-        FromRequest, FromRequestParts, Path, Query, Request,
-        rejection::{JsonRejection, PathRejection},
-    },
+    body::{Body, Bytes},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::JsonRejection},
     http::{StatusCode, request::Parts},
 };
 use futures::{Stream, StreamExt};
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::{runtime::Handle, time::Instant};
+use serde_json::Value;
+use tokio::time::Instant;
+use utoipa::{IntoParams, PartialSchema};
 
 use super::{JSON_TIME, PACE, STALL, problem::Problem};
 use crate::node::{ErrorCode, NodeError};
 
-/// How long the rest of a refused body is read.
-const MAX_DRAIN: Duration = Duration::from_secs(10);
-
 /// A JSON body, read whole: at most [`super::MAX_JSON`] bytes.
 pub(super) struct JsonBody<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+impl<T: DeserializeOwned + PartialSchema, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         // Some of these calls come before it is known who calls: what is short has a short time, too.
         match tokio::time::timeout(JSON_TIME, Json::from_request(request, state)).await {
             Ok(Ok(Json(value))) => Ok(Self(value)),
-            Ok(Err(rejection)) => Err(refused(&rejection)),
+            Ok(Err(rejection)) => Err(refused::<T>(&rejection)),
             Err(_) => {
                 let error = NodeError::new(ErrorCode::Timeout, "the body did not arrive in time");
                 Err(Problem::with_status(error.hint("send the request again"), 408))
@@ -47,8 +43,21 @@ fn in_field<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a InField> {
     error.downcast_ref().or_else(|| in_field(error.source()?))
 }
 
-/// The serde message of a body may quote it, and a body may hold a secret: what is said is its place alone.
-fn refused(rejection: &JsonRejection) -> Problem {
+/// Whether a schema has a property of this name.
+fn has_property(schema: &Value, name: &str) -> bool {
+    let inner = |(key, value): (&String, &Value)| {
+        key == "properties" && value.get(name).is_some() || has_property(value, name)
+    };
+    match schema {
+        Value::Object(fields) => fields.iter().any(inner),
+        Value::Array(all) => all.iter().any(|one| has_property(one, name)),
+        _ => false,
+    }
+}
+
+/// The serde message of a body may quote it, and a body may hold a secret: what is said is its place alone, and that
+/// where it is one of ours.
+fn refused<T: PartialSchema>(rejection: &JsonRejection) -> Problem {
     let status = rejection.status();
     let bad = |message: &str, hint: &str| {
         let error = NodeError::new(ErrorCode::BadRequest, message).hint(hint);
@@ -65,9 +74,10 @@ fn refused(rejection: &JsonRejection) -> Problem {
             bad("the body is not JSON", "see /api/docs for what this call takes")
         }
         JsonRejection::JsonDataError(data) => {
-            let field = in_field(data);
-            let field = field.map(|e| e.path().to_string()).filter(|path| path != "." && path.len() <= 100);
-            let message = match field {
+            let path = in_field(data).map(|e| e.path().to_string()).unwrap_or_default();
+            let field = path.split(['.', '[']).next().unwrap_or_default();
+            let schema = serde_json::to_value(T::schema()).unwrap_or_default();
+            let message = match Some(field).filter(|field| has_property(&schema, field)) {
                 Some(field) => format!("{field} is not what this call takes"),
                 None => "the body lacks a field, or has one that does not belong".into(),
             };
@@ -83,7 +93,7 @@ fn refused(rejection: &JsonRejection) -> Problem {
 /// The parameters behind `?`. Unknown ones are refused where `T` denies them.
 pub(super) struct Params<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+impl<T: DeserializeOwned + IntoParams, S: Send + Sync> FromRequestParts<S> for Params<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
@@ -91,8 +101,15 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
             Ok(Query(value)) => Ok(Self(value)),
             Err(rejection) => {
                 let text = rejection.body_text();
-                let (_, what) = text.split_once(": ").unwrap_or(("", &text));
-                Err(Problem::bad_request(format!("behind the `?`: {what}")))
+                // A value may be a secret: what is named is a parameter of ours, or none.
+                let said = text.split(": ").nth(1).unwrap_or_default();
+                let known: Vec<String> = T::into_params(|| None).into_iter().map(|one| one.name).collect();
+                let message = match known.iter().find(|name| *name == said) {
+                    Some(name) => format!("behind the `?`: {name} is not what this call takes"),
+                    None => "behind the `?` stands what this call does not take".into(),
+                };
+                let hint = format!("it takes {}: /api/docs says how each looks", known.join(", "));
+                Err(Problem::bad_request(message, hint))
             }
         }
     }
@@ -114,21 +131,19 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        match Path::from_request_parts(parts, state).await {
-            Ok(Path(value)) => Ok(Self(value)),
-            Err(PathRejection::FailedToDeserializePathParams(e)) => Err(Problem::bad_request(e.body_text())),
-            Err(_) => Err(Problem::bad_request("this path cannot be read")),
-        }
+        let path = Path::from_request_parts(parts, state).await;
+        path.map(|Path(value)| Self(value)).map_err(|_| {
+            let hint = "what its % stand for is no UTF-8: names are, and CIDs are plain";
+            Problem::bad_request("this path cannot be read", hint)
+        })
     }
 }
 
 /// The bytes of a body as they arrive; an error where waiting for [`PACE`] bytes takes longer than [`STALL`].
 ///
-/// The time that the node takes for them does not count. Where the node wants no more of them, the rest is read for a
-/// while all the same: the caller still sends, and if this side just closed, its system would throw away the answer that
-/// says why.
+/// The time that the node takes for them does not count.
 pub(super) fn steady(body: Body) -> impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin + 'static {
-    let begin = Some((Rest(Some(body.into_data_stream())), STALL, 0));
+    let begin = Some((body.into_data_stream(), STALL, 0));
     let stream = futures::stream::unfold(begin, |state| async {
         let (mut body, mut left, mut got) = state?;
         let asked = Instant::now();
@@ -152,24 +167,62 @@ pub(super) fn steady(body: Body) -> impl Stream<Item = std::io::Result<Bytes>> +
     Box::pin(stream)
 }
 
-/// A body, the rest of which is read when it is dropped.
-struct Rest(Option<BodyDataStream>);
+#[cfg(test)]
+mod tests {
+    use axum::http::header;
 
-impl Rest {
-    async fn next(&mut self) -> Option<Result<Bytes, axum::Error>> {
-        let next = self.0.as_mut()?.next().await;
-        if !matches!(next, Some(Ok(_))) {
-            self.0 = None;
-        }
-        next
+    use super::*;
+
+    #[derive(Deserialize, utoipa::ToSchema)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only its reading is of interest")]
+    struct Body {
+        text: String,
+        count: Option<u8>,
     }
-}
 
-impl Drop for Rest {
-    fn drop(&mut self) {
-        if let (Some(mut body), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
-            let all = async move { while let Some(Ok(_)) = body.next().await {} };
-            runtime.spawn(tokio::time::timeout(MAX_DRAIN, all));
+    #[derive(Deserialize, IntoParams)]
+    #[serde(deny_unknown_fields)]
+    #[into_params(parameter_in = Query)]
+    #[allow(dead_code, reason = "only its reading is of interest")]
+    struct Query {
+        limit: Option<u8>,
+    }
+
+    async fn detail(problem: Problem) -> String {
+        let body = axum::response::IntoResponse::into_response(problem).into_body();
+        String::from_utf8_lossy(&axum::body::to_bytes(body, 10_000).await.expect("a body")).into_owned()
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_is_not_said_again() {
+        let secret = "hunter2";
+        for (body, named) in [
+            (r#"{"text":"x","hunter2":1}"#, None),
+            (r#"{"hunter2":{}}"#, None),
+            (r#"["hunter2"]"#, None),
+            (r#"{"text":["hunter2"]}"#, Some("text is not")),
+            (r#"{"text":"x","count":"hunter2"}"#, Some("count is not")),
+            (r#"{"text":"hunter2"#, None),
+        ] {
+            let request = Request::builder()
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(axum::body::Body::from(body))
+                .expect("a request");
+            let refused = JsonBody::<Body>::from_request(request, &()).await.err().expect(body);
+            let said = detail(refused).await;
+            assert!(!said.contains(secret) && said.contains(named.unwrap_or("body")), "{body}: {said}");
+        }
+        for (query, named) in [
+            ("limit=hunter2", "limit is not"),
+            ("hunter2=1", "does not take"),
+            ("limit=1&hunter2", "does not take"),
+        ] {
+            let (mut parts, ()) =
+                Request::builder().uri(format!("/x?{query}")).body(()).expect("a request").into_parts();
+            let refused = Params::<Query>::from_request_parts(&mut parts, &()).await.err().expect(query);
+            let said = detail(refused).await;
+            assert!(!said.contains(secret) && said.contains(named), "{query}: {said}");
         }
     }
 }

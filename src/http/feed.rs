@@ -26,11 +26,7 @@ use tokio::sync::{
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
 use super::{Door, auth::Caller, problem::Problem};
-use crate::node::{
-    Node,
-    error::{ErrorCode, NodeError},
-    report::Event,
-};
+use crate::node::{Node, report::Event};
 
 /// Events kept for whoever comes back.
 const KEPT: usize = 1024;
@@ -266,7 +262,7 @@ pub(super) async fn events(
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
     let place = Arc::clone(&door.feed.listeners).try_acquire_owned().map_err(|_| {
         let message = format!("{MAX_LISTENERS} callers listen to events already");
-        Problem::with_status(NodeError::new(ErrorCode::Other, message).hint("try again in a moment"), 503)
+        Problem::busy(message)
     })?;
     let last = headers.get("last-event-id").and_then(|last| last.to_str().ok());
     let (missed, receiver) = door.feed.since(last);

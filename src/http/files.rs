@@ -14,11 +14,12 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    content::secret::Key,
+    content::{link::LinkError, secret::Key},
     node::{
         ListOptions, Reference, Sort, Whole,
         report::{
-            BlockList, FileInfo, FileList, HealthReport, Placement, RemoveReport, RepairReport, VerifyReport,
+            BlockList, DirEntryInfo, EntryList, FileInfo, FileList, HealthReport, Placement, RemoveReport,
+            RepairReport, VerifyReport,
         },
     },
 };
@@ -81,11 +82,14 @@ enum Order {
     Desc,
 }
 
-/// Files on a page: as asked for, within bounds.
+/// What stands on a page: as much as asked for, within bounds.
 fn page_size(limit: Option<usize>) -> Result<usize, Problem> {
     match limit.unwrap_or(100) {
         limit @ 1..=1000 => Ok(limit),
-        limit => Err(Problem::bad_request(format!("limit: {limit} is not between 1 and 1000"))),
+        limit => {
+            let message = format!("limit: {limit} is not between 1 and 1000");
+            Err(Problem::bad_request(message, "ask for the next page by `cursor`"))
+        }
     }
 }
 
@@ -131,7 +135,10 @@ fn parse_key(text: &[u8]) -> Result<Key, Problem> {
         .ok()
         .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
         .map(Key::new)
-        .ok_or_else(|| Problem::bad_request("the read key is not 32 bytes in base64url"))
+        .ok_or_else(|| {
+            let hint = "it is the part of a link behind #: 43 characters";
+            Problem::bad_request("the read key is not 32 bytes in base64url", hint)
+        })
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -143,7 +150,8 @@ pub(super) struct InfoQuery {
     providers: bool,
 }
 
-/// What is known of a file. `link` is for the scopes write and admin.
+/// What is known of a file. `link` is for the scopes write and admin. Of a folder's entries the first 10,000 are listed;
+/// where there are more, `entries_next` is the cursor for `GET /files/{reference}/entries`.
 #[utoipa::path(method(get, head), path = "/files/{reference}", tag = "files", params(("reference" = String, Path, description = "CID or name"), InfoQuery, ("storgo-key" = Option<String>, Header, description = "Read key, base64url, where this node does not know it")),
     responses((status = 200, body = FileInfo), (status = 404), (status = 422), (status = 502), (status = 504)))]
 pub(super) async fn info(
@@ -162,10 +170,43 @@ pub(super) async fn info(
 fn hide_links(caller: &Caller, info: &mut FileInfo) {
     if caller.scope < Scope::Write {
         info.link = None;
-        for entry in info.entries.iter_mut().flatten() {
-            entry.link = String::new();
-        }
+        hide_entry_links(caller, info.entries.iter_mut().flatten());
     }
+}
+
+fn hide_entry_links<'a>(caller: &Caller, entries: impl IntoIterator<Item = &'a mut DirEntryInfo>) {
+    if caller.scope < Scope::Write {
+        entries.into_iter().for_each(|entry| entry.link.clear());
+    }
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EntriesQuery {
+    /// `entries_next` of the folder, or `next` of the page before.
+    cursor: Option<u64>,
+    /// Entries on a page, 1 to 1000; 100 where it is not given.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+}
+
+/// A page of the entries of a folder, by name. `link` is for the scopes write and admin, and empty for others.
+#[utoipa::path(get, path = "/files/{reference}/entries", tag = "files",
+    params(("reference" = String, Path, description = "CID or name"), EntriesQuery,
+        ("storgo-key" = Option<String>, Header, description = "Read key, base64url, where this node does not know it")),
+    responses((status = 200, body = EntryList), (status = 404), (status = 422), (status = 502), (status = 504)))]
+pub(super) async fn entries(
+    State(door): State<Door>,
+    Segment(text): Segment<String>,
+    Params(query): Params<EntriesQuery>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+) -> Result<Json<EntryList>, Problem> {
+    let (reference, limit) = (reference(&text, &headers)?, page_size(query.limit)?);
+    let mut list = door.node.entries(&reference, query.cursor.unwrap_or(0), limit).await?;
+    hide_entry_links(&caller, &mut list.entries);
+    Ok(Json(list))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -243,8 +284,9 @@ pub(super) async fn placement(
     Params(query): Params<WaitQuery>,
     headers: HeaderMap,
 ) -> Result<Json<Placement>, Problem> {
-    let wait =
-        Duration::try_from_secs_f64(query.wait).map_err(|e| Problem::bad_request(format!("wait: {e}")))?;
+    let wait = Duration::try_from_secs_f64(query.wait).map_err(|_| {
+        Problem::bad_request("wait is no number of seconds", "it is not negative, and 300 at most counts")
+    })?;
     Ok(Json(door.node.placement(&reference(&text, &headers)?, wait.min(MAX_WAIT)).await?))
 }
 
@@ -285,6 +327,12 @@ pub(super) async fn open_link(
     State(door): State<Door>,
     JsonBody(body): JsonBody<OpenBody>,
 ) -> Result<Json<FileInfo>, Problem> {
-    let link = body.link.parse().map_err(|e| Problem::bad_request(format!("link: {e}")))?;
+    let link = body.link.trim().parse().map_err(|error| {
+        let message = match error {
+            LinkError::Key => "the part of this link behind # is not a read key",
+            _ => "this is no link",
+        };
+        Problem::bad_request(message, "a link looks like storgo://<cid>#<key>: check that all of it is there")
+    })?;
     Ok(Json(door.node.open_link(&link).await?))
 }

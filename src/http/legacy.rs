@@ -3,28 +3,22 @@
 
 use axum::{
     Extension, Json,
-    body::Bytes,
     extract::{Request, State, multipart::Field},
     http::{HeaderMap, Method, header},
     response::{IntoResponse, Response},
 };
-use futures::{Stream, TryStreamExt};
+use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
-use tokio_util::io::ReaderStream;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Door, content,
     extract::Params,
     problem::{Problem, RequestId},
-    store::{Broken, Form, broken_form, skip},
+    store::{self, Broken, Form, broken_form, skip},
+    uploads::Early,
 };
-use crate::node::{
-    ListOptions, PutOptions, Reference,
-    error::{ErrorCode, NodeError},
-    report::FileKind,
-};
+use crate::node::{ListOptions, PutOptions, Reference, report::FileKind};
 
 /// Bytes of the longest key.
 const MAX_KEY: usize = 4096;
@@ -49,7 +43,7 @@ impl KeyQuery {
 }
 
 fn no_key() -> Problem {
-    Problem::bad_request("the key is missing").hint("pass the file's name as `key`")
+    Problem::bad_request("the key is missing", "pass the file's name as `key`")
 }
 
 /// A form with a file and its name.
@@ -74,28 +68,27 @@ pub(super) async fn store(State(door): State<Door>, request: Request) -> Result<
         match (part.name(), &key) {
             (Some("key"), _) => key = Some(short_text(part).await?).filter(|key| !key.is_empty()),
             (Some("file"), Some(key)) => {
+                let place = store::place(&door.node, store::PATIENCE).await?;
                 let broken = Broken::default();
                 let bytes = broken.watch(part.map_err(std::io::Error::other));
-                put(&door, key, bytes).await.map_err(|error| broken.blame(error))?;
+                let stored = door.node.put_in(&place, bytes, PutOptions::named(key), FileKind::File);
+                stored.await.map_err(|error| broken.blame(error))?;
                 return Ok("File stored successfully");
             }
             // The name comes behind the bytes: they wait on disk.
-            (Some("file"), None) => early = Some(Early::take(&door, part).await?),
+            (Some("file"), None) => {
+                // The place of one before it is given back first.
+                drop(early.take());
+                early = Some(Early::take(&door.uploads, part.map_err(|e| broken_form(&e))).await?);
+            }
             _ => skip(part).await?,
         }
     }
     let key = key.ok_or_else(no_key)?;
-    let early = early.ok_or_else(|| Problem::bad_request("the form has no part `file`"))?;
-    put(&door, &key, ReaderStream::new(early.open().await?)).await?;
+    let early =
+        early.ok_or_else(|| Problem::bad_request("the form has no part `file`", "send the bytes in one"))?;
+    early.store(&key).await?;
     Ok("File stored successfully")
-}
-
-async fn put(
-    door: &Door,
-    key: &str,
-    bytes: impl Stream<Item = std::io::Result<Bytes>> + Send,
-) -> Result<(), NodeError> {
-    door.node.put_stream(bytes, PutOptions::named(key), FileKind::File).await.map(drop)
 }
 
 async fn short_text(mut part: Field<'_>) -> Result<String, Problem> {
@@ -103,44 +96,11 @@ async fn short_text(mut part: Field<'_>) -> Result<String, Problem> {
     while let Some(bytes) = part.chunk().await.map_err(|e| broken_form(&e))? {
         text.extend_from_slice(&bytes);
         if text.len() > MAX_KEY {
-            return Err(Problem::bad_request(format!("the key is longer than {MAX_KEY} bytes")));
+            let message = format!("the key is longer than {MAX_KEY} bytes");
+            return Err(Problem::bad_request(message, "choose a shorter one"));
         }
     }
-    String::from_utf8(text).map_err(|_| Problem::bad_request("the key is not UTF-8"))
-}
-
-/// Bytes that came before their name; gone when dropped.
-struct Early(std::path::PathBuf);
-
-impl Early {
-    async fn take(door: &Door, mut part: Field<'_>) -> Result<Self, Problem> {
-        let name = format!("{:032x}.early", rand::random::<u128>());
-        let early = Self(door.node.data_dir().join("uploads").join(name));
-        let mut options = tokio::fs::OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o600).open(&early.0).await;
-        let mut file = file.map_err(|e| early.failed(&e))?;
-        while let Some(bytes) = part.chunk().await.map_err(|e| broken_form(&e))? {
-            file.write_all(&bytes).await.map_err(|e| early.failed(&e))?;
-        }
-        file.flush().await.map_err(|e| early.failed(&e))?;
-        Ok(early)
-    }
-
-    async fn open(&self) -> Result<tokio::fs::File, Problem> {
-        tokio::fs::File::open(&self.0).await.map_err(|e| self.failed(&e))
-    }
-
-    fn failed(&self, e: &std::io::Error) -> Problem {
-        let full = e.kind() == std::io::ErrorKind::StorageFull;
-        let code = if full { ErrorCode::NoSpace } else { ErrorCode::Other };
-        NodeError::new(code, format!("cannot use {}: {e}", self.0.display())).into()
-    }
-}
-
-impl Drop for Early {
-    fn drop(&mut self) {
-        drop(std::fs::remove_file(&self.0));
-    }
+    String::from_utf8(text).map_err(|_| Problem::bad_request("the key is not UTF-8", "send it as UTF-8"))
 }
 
 /// The bytes of a file.

@@ -12,7 +12,7 @@ use utoipa::{
     },
 };
 
-use super::{auth, problem};
+use super::problem;
 use crate::content::cid::Cid;
 
 impl PartialSchema for Cid {
@@ -47,8 +47,6 @@ impl Modify for Access {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         let components = openapi.components.get_or_insert_with(Components::new);
         components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
-        let cookie = ApiKey::Cookie(ApiKeyValue::new(auth::COOKIE));
-        components.add_security_scheme("session", SecurityScheme::ApiKey(cookie));
     }
 }
 
@@ -60,11 +58,14 @@ const EVERYWHERE: [(&str, &str); 7] = [
     ("421", "The Host is not served here"),
     ("431", "The header is too large"),
     ("500", "Something failed here"),
-    ("503", "The node is stopping"),
+    ("503", "The node is stopping; or others have all places, and Retry-After says when to ask again"),
 ];
 
-/// Fills in what is the same everywhere: problem documents and the request's id.
-pub(super) fn finish(openapi: &mut utoipa::openapi::OpenApi) {
+/// Fills in what is the same everywhere: problem documents and the request's id; and the name of this node's `cookie`.
+pub(super) fn finish(openapi: &mut utoipa::openapi::OpenApi, cookie: &str) {
+    let session = ApiKeyValue::with_description(cookie, "Over TLS, `__Host-` stands before this name");
+    let components = openapi.components.get_or_insert_with(Components::new);
+    components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(session)));
     for (path, item) in &mut openapi.paths.paths {
         let operations = [
             &mut item.get,

@@ -3,16 +3,19 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     sync::{Mutex, PoisonError},
 };
 
 use axum::{
     Json,
-    extract::{Request, State},
+    body::{Body, Bytes},
+    extract::{OriginalUri, Request, State},
     http::{HeaderValue, StatusCode, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use futures::stream;
 use serde::Serialize;
 
 use super::{Door, REQUEST_ID_HEADER, extract::Segment};
@@ -23,28 +26,35 @@ use crate::node::error::{ErrorCode, NodeError};
 pub(super) struct Problem {
     error: NodeError,
     status: u16,
+    /// After how many seconds it is worth to ask again.
+    retry_after_s: Option<u32>,
 }
+
+/// After how many seconds whoever was sent away because others were first may come back.
+const RETRY_S: u32 = 10;
 
 impl Problem {
     pub(super) fn with_status(error: NodeError, status: u16) -> Self {
-        Self { error, status }
+        Self { error, status, retry_after_s: None }
     }
 
-    /// The same problem with a next step.
-    pub(super) fn hint(mut self, hint: &str) -> Self {
-        self.error = self.error.hint(hint);
-        self
+    /// A request that cannot be understood, and what would be. Neither says again what was sent: it may be a secret.
+    pub(super) fn bad_request(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        NodeError::new(ErrorCode::BadRequest, message).hint(hint).into()
     }
 
-    /// A request that cannot be understood.
-    pub(super) fn bad_request(message: impl Into<String>) -> Self {
-        NodeError::new(ErrorCode::BadRequest, message).into()
+    /// Others are served, and there is no place for this one.
+    pub(super) fn busy(message: impl Into<String>) -> Self {
+        let error = NodeError::new(ErrorCode::Other, message)
+            .hint("try again in a moment: the header Retry-After says in how many seconds");
+        Self { retry_after_s: Some(RETRY_S), ..Self::with_status(error, 503) }
     }
 }
 
 impl From<NodeError> for Problem {
     fn from(error: NodeError) -> Self {
-        Self { status: error.code.http_status(), error }
+        let status = error.code.http_status();
+        Self::with_status(error, status)
     }
 }
 
@@ -63,7 +73,7 @@ pub(super) struct Document<'a> {
     detail: &'a str,
     /// What happened, for programs.
     code: ErrorCode,
-    /// What to do next; may be empty.
+    /// What to do next.
     hint: &'a str,
 }
 
@@ -75,8 +85,29 @@ impl Problem {
             status: status.as_u16(),
             detail: &self.error.message,
             code: self.error.code,
-            hint: &self.error.hint,
+            hint: if self.error.hint.is_empty() { next_step(self.error.code) } else { &self.error.hint },
         }
+    }
+}
+
+/// What can be done about an error of which nothing more is known than its code.
+const fn next_step(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::Other => "try again; where it stays so, the node's log says more",
+        ErrorCode::BadRequest => "/api/docs shows what this call takes",
+        ErrorCode::Partial => "ask again for what is missing",
+        ErrorCode::NotFound => "GET /api/v1/files lists what is here; a file elsewhere is read by its link",
+        ErrorCode::Unreachable => "check that a peer runs and that this node knows it: GET /api/v1/peers",
+        ErrorCode::Denied => "check what the token may do, and that the read key came along in Storgo-Key",
+        ErrorCode::Integrity => {
+            "POST /api/v1/verify says what is damaged, POST /api/v1/repair fetches it from peers"
+        }
+        ErrorCode::Collision => "store it without `public`",
+        ErrorCode::BelowTarget => "GET /api/v1/files/{cid}/health says which nodes have it",
+        ErrorCode::Timeout => "try again: what has arrived is kept",
+        ErrorCode::Locked => "try again in a moment",
+        ErrorCode::NoSpace => "free some space, raise storage.capacity, or remove files",
+        ErrorCode::ShuttingDown => "start the node again and repeat the request",
     }
 }
 
@@ -113,6 +144,9 @@ impl IntoResponse for Problem {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
     }
 }
@@ -144,6 +178,10 @@ pub(super) async fn tag(mut request: Request, next: Next) -> Response {
     };
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID_HEADER, value);
+    }
+    if response.status() == StatusCode::NOT_MODIFIED {
+        // Of no known length: that of an empty body would be said, and it is not the content's (RFC 9110, 8.6).
+        *response.body_mut() = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
     }
     response
 }
@@ -177,10 +215,15 @@ impl Failures {
 pub(super) async fn recall(State(door): State<Door>, Segment(id): Segment<String>) -> Problem {
     match door.failures.of(&id) {
         Some(error) => error.into(),
-        None => {
-            NodeError::new(ErrorCode::NotFound, "no failure of a request with this id is remembered").into()
-        }
+        None => NodeError::new(ErrorCode::NotFound, "no failure of a request with this id is remembered")
+            .hint("the id is `X-Request-Id` of the answer that broke off; the last 256 are remembered")
+            .into(),
     }
+}
+
+/// In a router inside another one: what was asked for is the whole path.
+pub(super) async fn no_such_call(OriginalUri(uri): OriginalUri) -> Problem {
+    no_such_path(uri).await
 }
 
 pub(super) async fn no_such_path(uri: Uri) -> Problem {
@@ -193,4 +236,37 @@ pub(super) async fn wrong_method() -> Problem {
     let error = NodeError::new(ErrorCode::BadRequest, "this method is not served at this path")
         .hint("the header Allow names those that are");
     Problem::with_status(error, 405)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_has_a_code_and_a_next_step() {
+        for code in [
+            ErrorCode::Other,
+            ErrorCode::BadRequest,
+            ErrorCode::Partial,
+            ErrorCode::NotFound,
+            ErrorCode::Unreachable,
+            ErrorCode::Denied,
+            ErrorCode::Integrity,
+            ErrorCode::Collision,
+            ErrorCode::BelowTarget,
+            ErrorCode::Timeout,
+            ErrorCode::Locked,
+            ErrorCode::NoSpace,
+            ErrorCode::ShuttingDown,
+        ] {
+            let problem = Problem::from(NodeError::new(code, "it failed"));
+            let document = problem.document(StatusCode::from_u16(problem.status).expect("a status"));
+            assert!(!document.hint.is_empty() && document.code == code, "{code:?}");
+            let own = Problem::from(NodeError::new(code, "it failed").hint("do this"));
+            assert_eq!(own.document(StatusCode::OK).hint, "do this");
+        }
+        let busy = Problem::busy("all places are taken").into_response();
+        assert_eq!(busy.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(busy.headers()[header::RETRY_AFTER], HeaderValue::from(RETRY_S));
+    }
 }

@@ -6,6 +6,7 @@
 
 mod connections;
 mod refusal;
+mod rest;
 mod steady;
 mod tls;
 
@@ -27,6 +28,7 @@ pub(super) use self::connections::Presence;
 use self::{
     connections::{Connections, Slot},
     refusal::{Refusing, Turn},
+    rest::Rest,
     steady::Steady,
 };
 use super::{Door, DoorOptions, Secure, routes, uploads::overridden};
@@ -240,10 +242,13 @@ async fn talk(
 ) {
     let turn = Arc::<Turn>::default();
     let stream = Refusing::new(stream, Arc::clone(&turn));
+    let stop = node.stopping();
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let (app, presence) = (app.clone(), (Presence::of(&slot), turn.begin()));
+        let stop = stop.clone();
         async move {
-            let mut request = overridden(request.map(Body::new));
+            let rest = |body| Body::new(Rest::new(body, presence.0.known(), stop));
+            let mut request = overridden(request.map(rest));
             request.extensions_mut().insert(presence.0.clone());
             let response = app.oneshot(request).await?;
             // The connection is busy until the last of its answer has gone out.

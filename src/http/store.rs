@@ -1,8 +1,11 @@
 //! `POST /files`: storing what a body carries, as it arrives.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -26,7 +29,7 @@ use super::{
     problem::Problem,
 };
 use crate::node::{
-    PutOptions,
+    Node, Place, PutOptions, check_name,
     error::NodeError,
     report::{FileKind, PutReport},
 };
@@ -35,6 +38,8 @@ use crate::node::{
 const MAX_BETWEEN: usize = 256 << 10;
 /// Files in one form at most.
 const MAX_PARTS: usize = 1000;
+/// How long a caller waits for a place where as many store as may.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +64,10 @@ pub(super) struct PutQuery {
     /// The body is a tar stream: a folder.
     #[serde(default, deserialize_with = "flag")]
     tree: bool,
+    /// On how many nodes it is to be kept: not there yet, and refused.
+    copies: Option<String>,
+    /// As how many parts it is to be kept, of which some may be lost: not there yet, and refused.
+    erasure: Option<String>,
 }
 
 const fn yes() -> bool {
@@ -67,12 +76,22 @@ const fn yes() -> bool {
 
 impl PutQuery {
     fn options(self) -> Result<(PutOptions, FileKind), Problem> {
+        if self.copies.is_some() || self.erasure.is_some() {
+            return Err(Problem::bad_request(
+                "redundancy is not there yet: copies and erasure are not served",
+                "leave them out: this node keeps the file, and so does each other one where it is stored too",
+            ));
+        }
+        check_name(self.name.as_deref())?;
         let chunker = self.chunker.map(|text| text.parse()).transpose();
         let options = PutOptions {
             name: self.name,
             public: self.public,
             dedup: self.dedup,
-            chunker: chunker.map_err(|e| Problem::bad_request(format!("chunker: {e}")))?,
+            chunker: chunker.map_err(|_| {
+                let hint = "it is `fastcdc`, or `fixed:SIZE` with 4 KiB to 1984 KiB, for example fixed:1MiB";
+                Problem::bad_request("this is no chunker", hint)
+            })?,
             media_type: self.media_type,
             mtime: self.mtime,
             mode: self.mode,
@@ -112,13 +131,22 @@ pub(super) async fn put(
     if is_form(&request) {
         return put_form(&door, &options, kind, request).await;
     }
+    let place = place(&door.node, PATIENCE).await?;
     let len = request.headers().get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
     let progress = door.feed.transfer(What::Put, options.name.clone(), len);
     let broken = Broken::default();
     let bytes = progress.count(broken.watch(steady(request.into_body())));
-    let report = door.node.put_stream(bytes, options, kind).await.map_err(|error| broken.blame(error))?;
+    let report = door.node.put_in(&place, bytes, options, kind).await.map_err(|error| broken.blame(error))?;
     let location = format!("/api/v1/files/{}", report.cid);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(report)).into_response())
+}
+
+/// The right to store what a caller sends; 503 where others have all of them for too long.
+pub(super) async fn place(node: &Node, patience: Duration) -> Result<Place<'_>, Problem> {
+    match tokio::time::timeout(patience, node.place()).await {
+        Ok(place) => Ok(place?),
+        Err(_) => Err(Problem::busy("as many files are being stored as may be at a time")),
+    }
 }
 
 fn is_form(request: &Request) -> bool {
@@ -151,7 +179,11 @@ impl Form {
             }))
         });
         let parts = Multipart::from_request(request, &()).await;
-        Ok(Self { parts: parts.map_err(|e| Problem::bad_request(e.body_text()))?, between })
+        let parts = parts.map_err(|_| {
+            let hint = "send `Content-Type: multipart/form-data; boundary=…` with the boundary of its parts";
+            Problem::bad_request("this is no form that can be read", hint)
+        })?;
+        Ok(Self { parts, between })
     }
 
     /// The next part. All of the last one must have been read.
@@ -188,7 +220,10 @@ pub(super) async fn skip(mut part: Field<'_>) -> Result<(), Problem> {
 }
 
 pub(super) fn broken_form(e: &MultipartError) -> Problem {
-    Problem::bad_request(format!("this form cannot be read: {}", e.body_text()))
+    Problem::bad_request(
+        format!("this form cannot be read: {}", e.body_text()),
+        "a form is parts as RFC 7578 has them, all of them sent, each with a name",
+    )
 }
 
 /// The last part of a path that a browser sent as a name.
@@ -210,18 +245,52 @@ async fn put_form(
             continue;
         };
         if files.len() == MAX_PARTS {
-            return Err(Problem::bad_request(format!("more than {MAX_PARTS} files in one form")));
+            let message = format!("more than {MAX_PARTS} files in one form");
+            return Err(Problem::bad_request(message, "send the others in another form"));
         }
         let media_type = options.media_type.clone().or_else(|| part.content_type().map(String::from));
-        let options =
-            PutOptions { name: Some(name).filter(|name| !name.is_empty()), media_type, ..options.clone() };
+        let options = PutOptions { name: Some(name), media_type, ..options.clone() };
+        let place = place(&door.node, PATIENCE).await?;
         let progress = door.feed.transfer(What::Put, options.name.clone(), None);
         let broken = Broken::default();
         let bytes = progress.count(broken.watch(part.map_err(std::io::Error::other)));
-        files.push(door.node.put_stream(bytes, options, kind).await.map_err(|error| broken.blame(error))?);
+        let stored = door.node.put_in(&place, bytes, options, kind).await;
+        files.push(stored.map_err(|error| broken.blame(error))?);
     }
     if files.is_empty() {
-        return Err(Problem::bad_request("this form has no file in it"));
+        return Err(Problem::bad_request("this form has no file in it", "a part with a file name is a file"));
     }
     Ok((StatusCode::CREATED, Json(PutForm { files })).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+
+    use super::*;
+    use crate::node::NodeOptions;
+
+    #[tokio::test]
+    async fn who_finds_no_place_is_told_and_what_is_on_disk_needs_none() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let options = NodeOptions { offline: true, ..NodeOptions::new(dir.path()) };
+        let node = Node::start(options).await.expect("started");
+        let mut taken = Vec::new();
+        let refused = loop {
+            match place(&node, Duration::ZERO).await {
+                Ok(place) => taken.push(place),
+                Err(problem) => break problem.into_response(),
+            }
+        };
+        assert_eq!((taken.len(), refused.status()), (16, StatusCode::SERVICE_UNAVAILABLE));
+        assert!(refused.headers().contains_key(header::RETRY_AFTER));
+        let local = node.local_place().await.expect("a place of its own");
+        let bytes = futures::stream::iter([Ok(Bytes::from_static(b"bytes"))]);
+        let report = node.put_in(&local, bytes, PutOptions::named(""), FileKind::File).await.expect("stored");
+        assert_eq!((report.size, report.name), (5, None));
+        taken.pop();
+        assert!(place(&node, Duration::ZERO).await.is_ok());
+        drop((taken, local));
+        node.shutdown().await;
+    }
 }

@@ -7,12 +7,11 @@
 //!        the last one ─▶ the file is stored by Node like any other, and its bytes here go
 //! ```
 
+mod early;
 mod part;
 mod protocol;
 mod shelf;
 mod upload;
-
-use std::collections::HashMap;
 
 use axum::{
     Json,
@@ -24,13 +23,14 @@ use axum::{
 };
 use futures::StreamExt;
 
+pub(super) use self::{
+    early::Early,
+    protocol::{overridden, speak},
+    shelf::Uploads,
+};
 use self::{
     part::{Check, Ended},
     upload::{Plan, Upload},
-};
-pub(super) use self::{
-    protocol::{overridden, speak},
-    shelf::Uploads,
 };
 use super::{
     Door,
@@ -84,10 +84,9 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<Response, Problem> {
     let length = protocol::number(&headers, &LENGTH)?.ok_or_else(|| {
-        Problem::bad_request("Upload-Length is missing").hint("its length must be known at the start")
+        Problem::bad_request("Upload-Length is missing", "its length must be known at the start")
     })?;
-    let metadata = headers.get(METADATA).map(|value| value.to_str().unwrap_or("?"));
-    let plan = plan(length, &protocol::metadata(metadata.unwrap_or_default())?)?;
+    let plan = plan(length, protocol::metadata_of(&headers)?)?;
     let check = protocol::checksum(&headers)?;
     let upload = door.uploads.create(plan).await?;
     let with_part = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == PART_TYPE);
@@ -106,26 +105,33 @@ pub(super) async fn create(
     Ok(response)
 }
 
-fn plan(length: u64, metadata: &HashMap<String, String>) -> Result<Plan, Problem> {
+fn plan(length: u64, said: Option<String>) -> Result<Plan, Problem> {
+    let metadata = protocol::metadata(said.as_deref().unwrap_or_default())?;
     let text = |key: &str| metadata.get(key).filter(|text| !text.is_empty()).cloned();
     let mtime = text("mtime").map(|text| text.parse());
     let name = text("filename").map(|name| super::store::base_name(&name).to_owned());
+    let name = name.filter(|name| !name.is_empty());
     // Said now, and not when all bytes are here.
     check_name(name.as_deref())?;
     Ok(Plan {
         length,
         name,
         media_type: text("filetype"),
-        mtime: mtime.transpose().map_err(|_| Problem::bad_request("mtime is no number of seconds"))?,
+        mtime: mtime.transpose().map_err(|_| {
+            Problem::bad_request("mtime is no number of seconds", "it counts whole seconds since 1970")
+        })?,
         public: text("public").is_some_and(|public| public == "true"),
         tree: text("tree").is_some_and(|tree| tree == "true"),
+        metadata: said,
     })
 }
 
 /// How far an upload is.
 #[utoipa::path(method(head), path = "/uploads/{id}", tag = "uploads",
     params(("id" = String, Path, description = "of the upload"), ("tus-resumable" = String, Header, description = "1.0.0")),
-    responses((status = 200, headers(("upload-offset" = u64), ("upload-length" = u64), ("upload-expires" = String), ("storgo-cid" = String))),
+    responses((status = 200, headers(("upload-offset" = u64), ("upload-length" = u64),
+            ("upload-metadata" = String, description = "As it was sent at the start, where it was"),
+            ("upload-expires" = String), ("storgo-cid" = String))),
         (status = 404), (status = 412), (status = 423)))]
 pub(super) async fn offset(
     State(door): State<Door>,
@@ -134,8 +140,13 @@ pub(super) async fn offset(
     let upload = door.uploads.find(&id)?;
     // Who asks may have lost its connection, and that may not be known here: what hangs ends now.
     drop(upload.take().await?);
-    let headers = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    Ok((progress(&door, &upload), headers, [(LENGTH, HeaderValue::from(upload.plan.length))]).into_response())
+    let mut headers = progress(&door, &upload);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(LENGTH, HeaderValue::from(upload.plan.length));
+    if let Some(metadata) = &upload.plan.metadata {
+        headers.insert(METADATA, protocol::value(metadata));
+    }
+    Ok(headers.into_response())
 }
 
 /// Adds a part. The last one is answered when the file is stored. Where `PATCH` does not get through, a `POST` with
@@ -157,11 +168,13 @@ pub(super) async fn patch(
 ) -> Result<Response, Problem> {
     let upload = door.uploads.find(&id)?;
     if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != PART_TYPE) {
-        let error = NodeError::new(ErrorCode::BadRequest, format!("a part is sent as {PART_TYPE}"));
+        let error = NodeError::new(ErrorCode::BadRequest, "this body is not said to be a part of an upload")
+            .hint(format!("send `Content-Type: {PART_TYPE}`"));
         return Err(Problem::with_status(error, 415));
     }
-    let at = protocol::number(&headers, &OFFSET)?
-        .ok_or_else(|| Problem::bad_request("Upload-Offset is missing"))?;
+    let at = protocol::number(&headers, &OFFSET)?.ok_or_else(|| {
+        Problem::bad_request("Upload-Offset is missing", "ask by HEAD how far the upload is")
+    })?;
     let check = protocol::checksum(&headers)?;
     let said: Option<u64> =
         headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
@@ -222,8 +235,10 @@ async fn receive(
         drop(pieces);
         writing.await.map_err(|_| NodeError::new(ErrorCode::Other, "a worker of this node failed"))??;
         if ended == Ended::Broken {
-            return Err(Problem::bad_request("this part broke off")
-                .hint("what has arrived is kept: ask by HEAD how far the upload is, and go on from there"));
+            return Err(Problem::bad_request(
+                "this part broke off",
+                "what has arrived is kept: ask by HEAD how far the upload is, and go on from there",
+            ));
         }
     } else {
         drop(turn);

@@ -3,7 +3,11 @@
 mod archive;
 mod source;
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
@@ -155,7 +159,18 @@ impl Opened {
         }
     }
 
-    /// The first `limit` entries of a folder; none for a file.
+    /// Passes over the first `count` entries of a folder; answers with how many it has in all. None for a file.
+    pub fn skip_entries(&mut self, count: u64) -> u64 {
+        match &mut self.root {
+            Root::Dir(tree) => {
+                tree.skip_items(count);
+                tree.items()
+            }
+            Root::File(_) => 0,
+        }
+    }
+
+    /// The next `limit` entries of a folder; none for a file.
     ///
     /// # Errors
     /// As reading.
@@ -195,7 +210,7 @@ impl Opened {
         let Self { node, root, source, .. } = self;
         let stop = node.stopping();
         node.spawn(async move {
-            let sink = Sink(sender.clone());
+            let sink = Sink { sender: sender.clone(), held: Mutex::default() };
             let reading = async {
                 match root {
                     Root::File(tree) => {
@@ -232,7 +247,11 @@ impl AsRef<[u8]> for Piece {
 }
 
 /// Where plaintext goes.
-struct Sink(mpsc::Sender<Result<Piece, NodeError>>);
+struct Sink {
+    sender: mpsc::Sender<Result<Piece, NodeError>>,
+    /// Bytes that go out before the next ones.
+    held: Mutex<Vec<u8>>,
+}
 
 /// Why sending ended early.
 enum Stopped {
@@ -252,8 +271,28 @@ impl Sink {
         self.send_piece(Piece { bytes, _room: None }).await
     }
 
+    /// Sends bytes when the next ones are here: what says that something follows is not sent alone.
+    async fn hold(&self, bytes: &[u8]) -> Result<(), Stopped> {
+        let len = {
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.extend_from_slice(bytes);
+            held.len()
+        };
+        if len < SMALL { Ok(()) } else { self.release().await }
+    }
+
+    async fn release(&self) -> Result<(), Stopped> {
+        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
+        if held.is_empty() {
+            return Ok(());
+        }
+        let piece = Piece { bytes: held.into(), _room: None };
+        self.sender.send(Ok(piece)).await.map_err(|_| Stopped::Unread)
+    }
+
     async fn send_piece(&self, piece: Piece) -> Result<(), Stopped> {
-        self.0.send(Ok(piece)).await.map_err(|_| Stopped::Unread)
+        self.release().await?;
+        self.sender.send(Ok(piece)).await.map_err(|_| Stopped::Unread)
     }
 
     /// Sends a part of a chunk. One that is `alone` in its reader's memory, because the others have taken all that is

@@ -8,8 +8,8 @@ use super::{
     Node, Reference,
     error::{ErrorCode, NodeError},
     lookup::Found,
-    read::ContentKind,
-    report::{DirEntryInfo, Event, FileInfo, Placement, RemoveReport},
+    read::{ContentKind, Opened},
+    report::{DirEntryInfo, EntryList, Event, FileInfo, Placement, RemoveReport},
     unix_micros,
     withdrawals::Outcome,
 };
@@ -42,9 +42,8 @@ impl Node {
             Ok(mut opened) => {
                 let mut info = opened.describe();
                 if opened.kind() == ContentKind::Dir {
-                    info.entries = Some(
-                        opened.entries(MAX_ENTRIES).await?.into_iter().map(DirEntryInfo::from).collect(),
-                    );
+                    let listed = page(&mut opened, 0, MAX_ENTRIES).await?;
+                    (info.entries, info.entries_next) = (Some(listed.entries), listed.next);
                 }
                 info
             }
@@ -59,6 +58,7 @@ impl Node {
         if let Some(record) = record {
             info = FileInfo {
                 entries: info.entries,
+                entries_next: info.entries_next,
                 chunker: info.chunker,
                 mtime: info.mtime,
                 ..describe(&record, missing)
@@ -69,6 +69,24 @@ impl Node {
             info.providers = Some(self.providers(link.cid).await?.iter().map(PeerId::to_string).collect());
         }
         Ok(info)
+    }
+
+    /// A page of the entries of a folder: `limit` of them, from number `cursor` on. What stands before them is not read.
+    ///
+    /// # Errors
+    /// As [`Node::open`]; [`ErrorCode::BadRequest`] for a file.
+    pub async fn entries(
+        &self,
+        reference: &Reference,
+        cursor: u64,
+        limit: usize,
+    ) -> Result<EntryList, NodeError> {
+        let mut opened = self.open(reference, None).await?;
+        if opened.kind() != ContentKind::Dir {
+            return Err(NodeError::new(ErrorCode::BadRequest, "this is a file: it has no entries")
+                .hint("its bytes are its content"));
+        }
+        page(&mut opened, cursor, limit).await
     }
 
     /// How many blocks of a file are missing here.
@@ -221,6 +239,15 @@ impl Node {
     }
 }
 
+/// `limit` entries of a folder, from number `skip` on.
+async fn page(opened: &mut Opened, skip: u64, limit: usize) -> Result<EntryList, NodeError> {
+    let count = opened.skip_entries(skip);
+    let entries = opened.entries(limit).await?;
+    let end = skip.saturating_add(entries.len() as u64);
+    let next = (end < count).then(|| end.to_string());
+    Ok(EntryList { entries: entries.into_iter().map(DirEntryInfo::from).collect(), next })
+}
+
 /// A root record as users see it; so many of its blocks are missing here.
 pub(super) fn describe(record: &RootRecord, missing: u64) -> FileInfo {
     let known = record.key.is_some() || record.public;
@@ -242,5 +269,6 @@ pub(super) fn describe(record: &RootRecord, missing: u64) -> FileInfo {
         providers: None,
         chunker: None,
         entries: None,
+        entries_next: None,
     }
 }

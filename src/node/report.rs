@@ -94,9 +94,12 @@ pub struct FileInfo {
     /// How the file was cut (`fastcdc`, `fixed:…`), where known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunker: Option<String>,
-    /// Entries of a folder, where the question was asked (`info`).
+    /// Entries of a folder, where the question was asked (`info`): the first 10,000, by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entries: Option<Vec<DirEntryInfo>>,
+    /// The cursor for the entries behind those; null where all are listed.
+    #[serde(default)]
+    pub entries_next: Option<String>,
 }
 
 impl FileInfo {
@@ -120,6 +123,7 @@ impl FileInfo {
             providers: None,
             chunker: None,
             entries: None,
+            entries_next: None,
         }
     }
 }
@@ -135,6 +139,15 @@ pub struct DirEntryInfo {
     pub size: u64,
     /// The link to it.
     pub link: String,
+}
+
+/// A page of the entries of a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct EntryList {
+    /// The entries, by name.
+    pub entries: Vec<DirEntryInfo>,
+    /// Pass this as `cursor` for the next page; none on the last.
+    pub next: Option<String>,
 }
 
 /// What a block of a file is.

@@ -24,6 +24,8 @@ use crate::{
 const SEALERS: usize = 16;
 /// Uploads that may arrive at a time. Each holds the chunk that it is cutting and the next one; what seals them is bounded for all.
 const UPLOADS: usize = 16;
+/// Uploads of what is on this disk already that may be stored at a time, beside those: none of them waits for anybody.
+const LOCAL_UPLOADS: usize = 4;
 /// Events that a slow listener may be behind.
 const EVENTS: usize = 1024;
 /// How long tasks may take to end after they were told.
@@ -79,6 +81,7 @@ impl Node {
                 network,
                 pool,
                 uploads: Semaphore::new(UPLOADS),
+                local_uploads: Semaphore::new(LOCAL_UPLOADS),
                 events: broadcast::channel(EVENTS).0,
                 stop,
                 tasks,

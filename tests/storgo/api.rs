@@ -135,14 +135,16 @@ impl Answer {
         self
     }
 
-    /// It is a problem document of this status and code, with a hint where one is asked for.
+    /// It is a problem document of this status and code, with what happened and a next step.
     #[track_caller]
     pub fn refuses(self, status: u16, code: &str) -> Self {
         let answer = self.is(status);
         assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{}", answer.text());
         let problem = answer.json();
         assert_eq!((&problem["status"], &problem["code"]), (&status.into(), &code.into()), "{problem}");
-        assert!(problem["hint"].is_string() && problem["detail"].is_string(), "{problem}");
+        for field in ["hint", "detail"] {
+            assert!(problem[field].as_str().is_some_and(|text| !text.is_empty()), "{field}: {problem}");
+        }
         answer
     }
 }

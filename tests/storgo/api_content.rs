@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     api::Api,
-    binary::{Machine, link},
+    binary::{Machine, block_files, link},
 };
 
 fn path(report: &Value, rest: &str) -> String {
@@ -85,6 +85,10 @@ fn ranges_and_conditions_hold_for_a_file_of_five_gigabytes() {
     for known in [etag.clone(), format!("W/{etag}"), "*".into(), format!("\"x\", {etag}")] {
         let unchanged = api.ask("GET", &content, &[("if-none-match", &known)], b"").is(304);
         assert!(unchanged.body.is_empty() && unchanged.header("etag") == Some(etag.as_str()), "{known}");
+        let head = api.ask("HEAD", &content, &[("if-none-match", &known)], b"").is(304);
+        for answer in [&unchanged, &head] {
+            assert_eq!(answer.header("content-length"), None, "that of the content is another: {answer:?}");
+        }
         range("bytes=0-3", &[("if-none-match", &known)]).is(304);
     }
     range("bytes=0-3", &[("if-none-match", "\"x\"")]).is(206);
@@ -134,8 +138,8 @@ fn a_browser_shows_what_can_do_no_harm_and_keeps_the_rest() {
     assert_eq!(answer.header("x"), None);
     let said = answer.header("content-disposition").expect("one");
     assert!(
-        said.contains("filename=\"a___x: y/_.txt\"")
-            && said.ends_with("filename*=UTF-8''a%22%0D%0Ax%3A%20y%2F%C3%BC.txt"),
+        said.contains("filename=\"a___x: y__.txt\"")
+            && said.ends_with("filename*=UTF-8''a%22%0D%0Ax%3A%20y_%C3%BC.txt"),
         "{said}"
     );
 }
@@ -293,6 +297,99 @@ fn what_cannot_be_read_is_an_error_from_the_start() {
 }
 
 #[test]
+fn a_folder_of_which_nothing_can_be_read_is_an_error_from_the_start() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let folder = machine.home().join("folder");
+    let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    std::fs::create_dir_all(folder.join("a/b"))
+        .and_then(|()| std::fs::write(folder.join("a/b/x"), bytes))
+        .expect("made");
+    let report = machine.run(["provide".as_ref(), folder.as_os_str(), "--json".as_ref()]).ok().json();
+    let ask = || api.ask("GET", &path(&report, "/content"), &[("range", "bytes=0-0")], b"");
+    ask().is(200);
+    let largest = block_files(&machine).into_iter().max_by_key(|file| file.metadata().expect("there").len());
+    std::fs::remove_file(largest.expect("a block")).expect("removed");
+    let answer = ask();
+    assert!(answer.status >= 400, "its folders are here, and no byte of its file: {answer:?}");
+}
+
+#[test]
+fn a_long_folder_is_listed_page_by_page() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let many = 10_010;
+    let mut tar = tar::Builder::new(Vec::new());
+    for number in 0..many {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(0);
+        tar.append_data(&mut header, format!("{number:05}"), std::io::empty()).expect("appended");
+    }
+    let tar = tar.into_inner().expect("a tar");
+    let report = api.ask("POST", "/api/v1/files?tree=1&name=many", &[], &tar).is(201).json();
+    let info = api.get(&path(&report, "")).is(200).json();
+    let names = |list: &Value| -> Vec<String> {
+        let entries = list["entries"].as_array().expect("entries");
+        entries.iter().map(|entry| entry["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    let mut found = names(&info);
+    assert_eq!((found.len(), &info["entries_next"]), (10_000, &json!("10000")));
+    let mut next = info["entries_next"].clone();
+    while let Some(cursor) = next.as_str() {
+        let page = api.get(&path(&report, &format!("/entries?limit=4&cursor={cursor}"))).is(200).json();
+        found.extend(names(&page));
+        next = page["next"].clone();
+    }
+    assert_eq!((found.len(), &next), (many, &Value::Null));
+    assert!(found.iter().zip(0..).all(|(name, number)| *name == format!("{number:05}")));
+    let first = api.get(&path(&report, "/entries")).is(200).json();
+    assert_eq!((names(&first).len(), &first["next"]), (100, &json!("100")));
+    let entry = first["entries"][7]["link"].as_str().expect("a link");
+    assert!(entry.starts_with("storgo://"), "{entry}");
+    assert_eq!(names(&api.get(&path(&report, "/entries?cursor=999999")).is(200).json()), [""; 0]);
+    for bad in ["limit=0", "limit=1001", "cursor=x", "cursor=-1"] {
+        api.get(&path(&report, &format!("/entries?{bad}"))).refuses(400, "bad_request");
+    }
+    // Whoever may only look is shown no link; a file has no entries.
+    let token = api.post("/api/v1/tokens", &json!({ "name": "r", "scope": "read" })).is(201).json();
+    let read = api.with(token["token"].as_str().expect("a token"));
+    assert_eq!(read.get(&path(&report, "/entries?limit=1")).is(200).json()["entries"][0]["link"], "");
+    let file = machine.provide("a.txt", b"a file");
+    assert_eq!(api.get(&path(&file, "")).is(200).json()["entries_next"], Value::Null);
+    api.get(&path(&file, "/entries")).refuses(400, "bad_request");
+    api.get("/api/v1/files/nothing/entries").refuses(404, "not_found");
+}
+
+#[test]
+fn a_name_is_the_same_by_whichever_door_it_comes() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let put = |query: &str, bytes: &[u8]| api.ask("POST", &format!("/api/v1/files?{query}"), &[], bytes);
+    // An empty one is none.
+    let nameless = put("name=", b"nameless").is(201).json();
+    assert_eq!(nameless["name"], Value::Null);
+    assert_eq!(api.get(&path(&nameless, "")).is(200).json()["name"], Value::Null);
+    for (name, kept) in [("..%2f..%2fetc%2fx", ".._.._etc_x"), ("a%5Cb", "a_b")] {
+        let report = put(&format!("name={name}"), name.as_bytes()).is(201).json();
+        let said = api.get(&path(&report, "/content")).is(200);
+        let said = said.header("content-disposition").expect("one").to_owned();
+        assert!(said.contains(&format!("filename=\"{kept}\"")) && !said.contains("%2F"), "{said}");
+    }
+    let report = put("name=..", b"up").is(201).json();
+    let said = api.get(&path(&report, "/content")).is(200);
+    let cid = report["cid"].as_str().expect("a CID");
+    assert!(said.header("content-disposition").is_some_and(|said| said.contains(cid)), "{said:?}");
+    put("name=a%00b", b"x").refuses(400, "bad_request");
+    let form = "--B\r\ncontent-disposition: form-data; name=\"f\"; filename=\"a\0b\"\r\n\r\nx\r\n--B--\r\n";
+    let kind = [("content-type", "multipart/form-data; boundary=B")];
+    assert_eq!(api.ask("POST", "/api/v1/files", &kind, form.as_bytes()).status, 400);
+}
+
+#[test]
 fn what_is_asked_wrongly_is_named() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
@@ -307,6 +404,26 @@ fn what_is_asked_wrongly_is_named() {
         "100 years",
     );
     says(api.post("/api/v1/peers", &json!({ "addr": "x" })), "no multiaddr");
+    says(api.ask("POST", "/api/v1/files?copies=3", &[], b"x"), "redundancy is not there yet");
+    says(api.ask("POST", "/api/v1/files?erasure=4%2B2", &[], b"x"), "redundancy is not there yet");
+    assert!(api.get("/api/v1/nothing").refuses(404, "not_found").text().contains("/api/v1/nothing"));
+    // What was pasted into the wrong place may be a secret.
+    let link = "storgo://bafyrcifi5zl5wmkkcjxqmxbyzhq5p2fyhlemoyq#hunter2";
+    for (call, body) in [
+        ("peers", json!({ "addr": link })),
+        ("peers", json!({ "addr": format!("/ip4/127.0.0.1/{link}") })),
+        ("peers", json!({ link: "x" })),
+        ("links/open", json!({ "link": format!("{link}{link}") })),
+        ("tokens", json!({ "name": "x", "scope": link })),
+        ("session", json!({ link: "x" })),
+    ] {
+        let refused = api.post(&format!("/api/v1/{call}"), &body).refuses(400, "bad_request");
+        assert!(!refused.text().contains("hunter2"), "{call}: {}", refused.text());
+    }
+    for query in ["limit=hunter2", "hunter2=1", "sort=hunter2", "cursor=hunter2"] {
+        let refused = api.get(&format!("/api/v1/files?{query}")).refuses(400, "bad_request");
+        assert!(!refused.text().contains("hunter2"), "{query}: {}", refused.text());
+    }
     says(api.ask("POST", "/api/v1/files?public=perhaps", &[], b"x"), "public");
     let cid = api.ask("POST", "/api/v1/files?public=1", &[], b"x").is(201).json()["cid"].clone();
     for inline in ["1", "true", "0", "false"] {

@@ -15,6 +15,9 @@ fn each_call_in_the_document_is_there_and_no_other_method_is() {
         "{}",
         document["openapi"]
     );
+    let signed_in = api.ask("DELETE", "/api/v1/session", &[], b"").is(204);
+    let cookie = signed_in.header("set-cookie").and_then(|set| set.split('=').next()).expect("a name");
+    assert_eq!(document["components"]["securitySchemes"]["session"]["name"], cookie);
     let paths = document["paths"].as_object().expect("paths");
     assert!(paths.len() > 30, "{}", paths.len());
     for (path, item) in paths {

@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use super::{api::Api, binary::Machine};
+use super::{
+    api::Api,
+    binary::{Machine, eventually},
+};
 
 /// A form as DistStore's clients send it, in this order of its parts.
 fn form(parts: &[(&str, Option<&str>, &str)]) -> String {
@@ -61,6 +64,16 @@ fn the_calls_of_diststore_keep_their_shapes() {
     for (method, path) in [("GET", "/api/get"), ("GET", "/api/get?key="), ("DELETE", "/api/delete")] {
         api.ask(method, path, &[], b"").refuses(400, "bad_request");
     }
+    // A name may hold slashes; whoever keeps the file by it keeps it where it meant to.
+    store(&[("key", None, "a/../b"), ("file", Some("x"), "deep")]).is(200);
+    let deep = api.get("/api/get?key=a/../b").is(200);
+    assert_eq!(deep.text(), "deep");
+    let said = deep.header("content-disposition").expect("one");
+    assert_eq!(said, "attachment; filename=\"a_.._b\"; filename*=UTF-8''a_.._b");
+    assert_eq!(api.get("/api/list").is(200).json(), json!(["a \"b\".txt", "a/../b"]));
+    api.ask("DELETE", "/api/delete?key=a/../b", &[], b"").is(200);
+    store(&[("key", None, "a\0b"), ("file", Some("x"), "no name")]).refuses(400, "bad_request");
+    store(&[("file", Some("x"), "no name"), ("key", None, "a\0b")]).refuses(400, "bad_request");
     store(&[("file", Some("x"), "no name")]).refuses(400, "bad_request");
     store(&[("key", None, ""), ("file", Some("x"), "no name")]).refuses(400, "bad_request");
     store(&[("key", None, "no file")]).refuses(400, "bad_request");
@@ -85,6 +98,40 @@ fn the_calls_of_diststore_keep_their_shapes() {
         api.get(&format!("/api/get?key={}", by_cid["cid"].as_str().expect("one"))).is(200).text(),
         "by its CID"
     );
+}
+
+#[test]
+fn a_file_before_its_name_takes_no_more_room_than_there_is() {
+    let machine = Machine::new();
+    let node = machine.start(["--capacity", "1 MiB"]);
+    let api = Api::of(&machine, &node);
+    let kind = [("content-type", "multipart/form-data; boundary=B")];
+    let head = "--B\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\n";
+    let waiting = || {
+        let files = std::fs::read_dir(machine.data().join("uploads")).expect("a folder").flatten();
+        let early = files.filter(|file| file.path().extension().is_some_and(|ext| ext == "early"));
+        early.filter_map(|file| Some(file.metadata().ok()?.len())).sum::<u64>()
+    };
+    // Whatever its name would be, it is told long before that.
+    let long = format!("{head}{}", "x".repeat(12 << 20));
+    let refused = api.ask("POST", "/api/store", &kind, long.as_bytes()).refuses(507, "no_space");
+    assert!(refused.text().contains("storage.capacity"), "{}", refused.text());
+    assert_eq!(waiting(), 0);
+    // What waits counts for others.
+    let begin = || {
+        let headers = [("tus-resumable", "1.0.0"), ("upload-length", "600000")];
+        api.ask("POST", "/api/v1/uploads", &headers, b"")
+    };
+    let first = begin().is(201);
+    let path = first.header("location").expect("a place");
+    api.ask("DELETE", path, &[("tus-resumable", "1.0.0")], b"").is(204);
+    let mut form = api.send("POST", "/api/store", &kind, 10_000_000);
+    std::io::Write::write_all(&mut form, format!("{head}{}", "x".repeat(700_000)).as_bytes()).expect("sent");
+    eventually("it waits on disk", || waiting() > 600_000);
+    begin().refuses(507, "no_space");
+    drop(form);
+    eventually("it has gone", || waiting() == 0);
+    begin().is(201);
 }
 
 #[test]

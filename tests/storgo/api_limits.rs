@@ -154,6 +154,68 @@ fn slow_uploads_take_no_thread_that_others_need() {
 }
 
 #[test]
+fn slow_senders_keep_nothing_waiting_that_is_here_already() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    // More than may store at a time.
+    let slow: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = api.send("POST", "/api/v1/files", &[], 100);
+            stream.write_all(b"1").expect("sent");
+            stream
+        })
+        .collect();
+    let headers = [
+        ("tus-resumable", "1.0.0"),
+        ("content-type", "application/offset+octet-stream"),
+        ("upload-length", "5"),
+    ];
+    let stored = api.ask("POST", "/api/v1/uploads", &headers, b"bytes").is(201);
+    assert!(stored.header("storgo-cid").is_some(), "{stored:?}");
+    let form = "--B\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\nearly\r\n\
+        --B\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nk\r\n--B--\r\n";
+    let kind = [("content-type", "multipart/form-data; boundary=B")];
+    api.ask("POST", "/api/store", &kind, form.as_bytes()).is(200);
+    assert_eq!(api.get("/api/get?key=k").is(200).text(), "early");
+    drop(slow);
+}
+
+#[test]
+fn who_is_refused_may_send_all_of_it_and_reads_why() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let tus = ("tus-resumable", "1.0.0");
+    let part = ("content-type", "application/offset+octet-stream");
+    let json = ("content-type", "application/json");
+    let begun = api.ask("POST", "/api/v1/uploads", &[tus, ("upload-length", "10")], b"").is(201);
+    let upload = begun.header("location").expect("a place").to_owned();
+    let body = vec![b' '; 8 << 20];
+    let known = [
+        ("POST", "/api/v1/nothing", &[][..], 404, "not_found"),
+        ("POST", "/nothing", &[], 404, "not_found"),
+        ("PUT", "/api/v1/files", &[], 405, "bad_request"),
+        ("POST", "/api/v1/files?nonsense=1", &[], 400, "bad_request"),
+        ("POST", "/api/v1/files?chunker=none", &[], 400, "bad_request"),
+        ("POST", "/api/v1/tokens", &[json], 413, "bad_request"),
+        ("PATCH", &upload, &[tus, ("upload-offset", "0")], 415, "bad_request"),
+        ("PATCH", &upload, &[tus, part, ("upload-offset", "0")], 413, "bad_request"),
+        ("PATCH", &upload, &[part, ("upload-offset", "0")], 412, "bad_request"),
+    ];
+    let refused = |api: &Api, method: &str, path: &str, headers: &[(&str, &str)]| {
+        let mut stream = api.send(method, path, headers, body.len() as u64);
+        stream.write_all(&body).unwrap_or_else(|e| panic!("{method} {path} is not taken: {e}"));
+        answer(stream, false)
+    };
+    for (method, path, headers, status, code) in known {
+        refused(&api, method, path, headers).refuses(status, code);
+    }
+    refused(&api.bare(), "POST", "/api/v1/files", &[]).refuses(401, "denied");
+    refused(&api.bare(), "POST", "/api/v1/session", &[json]).refuses(413, "bad_request");
+}
+
+#[test]
 fn a_form_without_parts_is_refused_before_it_fills_the_memory() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);

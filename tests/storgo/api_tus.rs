@@ -177,6 +177,9 @@ fn the_protocol_is_spoken_to_the_letter() {
         &[TUS, ("upload-length", "-1")],
         &[TUS, ("upload-length", "9999999999999999999999")],
         &[TUS, ("upload-length", "1"), ("upload-metadata", "filename !")],
+        // Not ASCII; and a name that no file can have.
+        &[TUS, ("upload-length", "1"), ("upload-metadata", "filename \u{fc}")],
+        &[TUS, ("upload-length", "1"), ("upload-metadata", "filename YQBi")],
     ] {
         api.ask("POST", "/api/v1/uploads", wrong, b"").refuses(400, "bad_request");
     }
@@ -261,6 +264,26 @@ fn what_is_refused_or_killed_leaves_nothing() {
         left.map(|item| item.expect("an item").path().extension().map(ToOwned::to_owned)).collect();
     left.sort();
     assert_eq!(left, [Some("done".into()), Some("plan".into())]);
+}
+
+#[test]
+fn what_was_said_at_the_start_is_said_again() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let words = format!("filename {}, is_confidential,x {}", BASE64.encode(b"a.txt"), BASE64.encode(b"y"));
+    let headers = [TUS, ("upload-length", "5"), ("upload-metadata", words.as_str())];
+    let begun = api.ask("POST", "/api/v1/uploads", &headers, b"").is(201);
+    let path = begun.header("location").expect("a place").to_owned();
+    let said =
+        |api: &Api| api.ask("HEAD", &path, &[TUS], b"").is(200).header("upload-metadata").map(str::to_owned);
+    assert_eq!(said(&api).as_deref(), Some(words.as_str()));
+    let nothing = api.ask("POST", "/api/v1/uploads", &[TUS, ("upload-length", "5")], b"").is(201);
+    let nothing = api.ask("HEAD", nothing.header("location").expect("a place"), &[TUS], b"").is(200);
+    assert_eq!(nothing.header("upload-metadata"), None);
+    let _ = node.stop();
+    let node = machine.start::<&str>([]);
+    assert_eq!(said(&Api::of(&machine, &node)).as_deref(), Some(words.as_str()));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Browser sessions, and the one-time codes that start them. Both live in memory: a restart signs everybody out.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{Mutex, PoisonError},
 };
 
@@ -11,13 +11,15 @@ use blake3::Hash;
 use super::{Caller, Scope, now, secret};
 
 /// What the name of the session's cookie begins with. Cookies do not tell ports apart: what follows is the node's own.
-pub(in super::super) const COOKIE: &str = "storgo_session";
+const COOKIE: &str = "storgo_session";
 /// How long a session lasts, seconds.
 pub(in super::super) const SESSION_TTL: i64 = 24 * 60 * 60;
 /// How long a sign-in code may be used, seconds.
 const CODE_TTL: i64 = 10 * 60;
-/// Sessions held at most; a new one ends the oldest.
+/// Sessions held at most.
 const MAX_SESSIONS: usize = 256;
+/// Sessions made from one token at most; a new one ends the oldest of them.
+const MAX_OF_ONE: usize = 32;
 /// Codes held at most; a new one ends the oldest.
 const MAX_CODES: usize = 32;
 
@@ -31,6 +33,29 @@ pub(in super::super) struct Sessions {
 struct State {
     sessions: VecDeque<(Hash, Caller)>,
     codes: VecDeque<Code>,
+}
+
+impl State {
+    /// Ends a session where one more of this caller's would be too many: of its own where it has its share, else of
+    /// whoever has the most. Nobody signs those out who have few.
+    fn make_room(&mut self, caller: &Caller) {
+        let mut held: HashMap<Option<&str>, usize> = HashMap::new();
+        for (_, other) in &self.sessions {
+            *held.entry(other.token.as_deref()).or_default() += 1;
+        }
+        let own = caller.token.as_deref();
+        let oldest = if held.get(&own).is_some_and(|held| *held >= MAX_OF_ONE) {
+            self.sessions.iter().position(|(_, other)| other.token.as_deref() == own)
+        } else if self.sessions.len() >= MAX_SESSIONS {
+            let most = held.values().max().copied();
+            self.sessions.iter().position(|(_, other)| held.get(&other.token.as_deref()).copied() == most)
+        } else {
+            None
+        };
+        if let Some(oldest) = oldest {
+            self.sessions.remove(oldest);
+        }
+    }
 }
 
 /// What signs in once.
@@ -85,11 +110,7 @@ impl Sessions {
         let hash = blake3::hash(id.as_bytes());
         let caller = Caller { expires: Some(expires), session: Some(hash), ..caller.clone() };
         self.with(|state| {
-            if state.sessions.len() == MAX_SESSIONS {
-                // Its own first: nobody signs others out by signing in.
-                let own = state.sessions.iter().position(|(_, other)| other.token == caller.token);
-                state.sessions.remove(own.unwrap_or(0));
-            }
+            state.make_room(&caller);
             state.sessions.push_back((hash, caller));
         });
         (id, expires)
@@ -171,6 +192,19 @@ mod tests {
             sessions.start(&caller(Some("t"), None));
         }
         assert!(opens(&sessions, &first) && !opens(&sessions, &other), "a token ends its own sessions alone");
+        // Where all places are taken, whoever has the most gives one.
+        let held = sessions.with(|state| state.sessions.len());
+        assert_eq!(held, 1 + MAX_OF_ONE);
+        for token in 0..MAX_SESSIONS - 3 {
+            sessions.start(&caller(Some(&format!("{token}")), None));
+        }
+        assert!(opens(&sessions, &first), "who has one keeps it");
+        let of = |sessions: &Sessions, token: &str| {
+            sessions.with(|state| {
+                state.sessions.iter().filter(|(_, other)| other.token.as_deref() == Some(token)).count()
+            })
+        };
+        assert_eq!((of(&sessions, "t"), sessions.with(|state| state.sessions.len())), (2, MAX_SESSIONS));
         let old = sessions.new_code(None);
         for _ in 0..MAX_CODES {
             sessions.new_code(None);

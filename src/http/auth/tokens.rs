@@ -123,16 +123,26 @@ impl Tokens {
 
     /// Makes a token; answers with it and its secret.
     pub(in super::super) async fn create(&self, new: NewToken) -> Result<(TokenInfo, String), NodeError> {
-        let bad = |message: &str| Err(NodeError::new(ErrorCode::BadRequest, message));
+        let bad = |message: &str, hint: &str| Err(NodeError::new(ErrorCode::BadRequest, message).hint(hint));
         let name = new.name.trim();
         if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
-            return bad("a token needs a name of 1 to 100 bytes without control characters");
+            return bad(
+                "a token needs a name of 1 to 100 bytes without control characters",
+                "say who or what will use it",
+            );
         }
         let created = now();
         let expires = match new.ttl_s {
-            Some(0) => return bad("a token that ends at once opens nothing"),
+            Some(0) => {
+                return bad("a token that ends at once opens nothing", "say after how many seconds it ends");
+            }
             Some(ttl @ ..=MAX_TTL) => Some(created.saturating_add_unsigned(ttl)),
-            Some(_) => return bad("a token lasts 100 years at most, or until it is revoked"),
+            Some(_) => {
+                return bad(
+                    "a token lasts 100 years at most, or until it is revoked",
+                    "leave the time out, and revoke it when it is not needed any more",
+                );
+            }
             None => None,
         };
         let token = format!("storgo_{}", secret::<32>());

@@ -2,7 +2,10 @@
 
 use axum::http::{HeaderMap, HeaderValue};
 
-use crate::node::error::{ErrorCode, NodeError};
+use crate::{
+    content::cid::Cid,
+    node::error::{ErrorCode, NodeError},
+};
 
 /// What the storer said the content is; nothing in particular where that is no media type.
 pub(super) fn media_type(said: Option<&str>) -> HeaderValue {
@@ -46,13 +49,22 @@ pub(in super::super) fn refuse_as_part(headers: &HeaderMap) -> Result<(), NodeEr
         || dest.ends_with("worker")
         || dest.ends_with("worklet")
     {
-        return Err(NodeError::new(ErrorCode::Denied, format!("content is not served as a page's {dest}")));
+        return Err(NodeError::new(
+            ErrorCode::Denied,
+            "content is not served as a page's script, style or worker",
+        )
+        .hint("a page shows it as an image, a video or text, or offers it to be kept"));
     }
     Ok(())
 }
 
-/// `attachment` or `inline`, with the name twice: in plain ASCII for old readers, and in full by RFC 8187.
-pub(in super::super) fn disposition(how: &str, name: &str) -> HeaderValue {
+/// `attachment` or `inline`, with the name twice: in plain ASCII for old readers, and in full by RFC 8187. Whoever keeps
+/// a file by it keeps it where it meant to: it has no slash in it, and is the CID where it would name a folder.
+pub(in super::super) fn disposition(how: &str, name: &str, cid: &Cid) -> HeaderValue {
+    let name = match name {
+        "" | "." | ".." => cid.to_string(),
+        name => name.replace(['/', '\\'], "_"),
+    };
     let plain: String = name
         .chars()
         .map(|c| if c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '%') || c == ' ' { c } else { '_' })
@@ -78,6 +90,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::content::cid::Codec;
 
     #[test]
     fn a_media_type_that_is_no_header_hides_no_file() {
@@ -118,24 +131,35 @@ mod tests {
 
     #[test]
     fn a_name_cannot_break_out_of_its_header() {
-        let value = disposition("attachment", "a\"b\\c\r\nX: y/ü.txt");
+        let cid = Cid::of(Codec::Raw, b"x");
+        let value = disposition("attachment", "a\"b\\c\r\nX: y/ü.txt", &cid);
         assert_eq!(
             value.to_str().ok(),
             Some(
-                "attachment; filename=\"a_b_c__X: y/_.txt\"; filename*=UTF-8''a%22b%5Cc%0D%0AX%3A%20y%2F%C3%BC.txt"
+                "attachment; filename=\"a_b_c__X: y__.txt\"; filename*=UTF-8''a%22b_c%0D%0AX%3A%20y_%C3%BC.txt"
             )
         );
+        let named = |name: &str| disposition("inline", name, &cid).to_str().expect("plain").to_owned();
+        assert_eq!(named("../../etc/x"), "inline; filename=\".._.._etc_x\"; filename*=UTF-8''.._.._etc_x");
+        for folder in ["", ".", ".."] {
+            assert_eq!(named(folder), format!("inline; filename=\"{cid}\"; filename*=UTF-8''{cid}"));
+        }
     }
 
     proptest! {
         #[test]
         fn every_name_makes_a_header_that_says_it_once(name in any::<String>()) {
-            let value = disposition("inline", &name);
+            let cid = Cid::of(Codec::Raw, b"x");
+            let value = disposition("inline", &name, &cid);
             let text = value.to_str().expect("plain characters");
             let (plain, full) = text.split_once("\"; filename*=UTF-8''").expect("both forms");
             let plain = plain.strip_prefix("inline; filename=\"").expect("the plain form");
-            prop_assert!(!plain.contains(['"', '\\', '%', '\r', '\n']));
-            prop_assert_eq!(percent_decode(full), name.as_bytes());
+            prop_assert!(!plain.contains(['"', '\\', '/', '%', '\r', '\n']) && !["", ".", ".."].contains(&plain));
+            let kept = match name.as_str() {
+                "" | "." | ".." => cid.to_string(),
+                name => name.replace(['/', '\\'], "_"),
+            };
+            prop_assert_eq!(percent_decode(full), kept.as_bytes());
         }
 
         #[test]

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio_util::sync::CancellationToken;
@@ -37,17 +40,24 @@ struct Busy(Arc<Slot>);
 pub(in super::super) struct Presence {
     slot: Arc<Slot>,
     busy: Arc<Mutex<Option<Busy>>>,
+    known: Arc<AtomicBool>,
 }
 
 impl Presence {
     /// A request begins: the connection waits anew.
     pub(super) fn of(slot: &Arc<Slot>) -> Self {
         slot.again();
-        Self { slot: Arc::clone(slot), busy: Arc::default() }
+        Self { slot: Arc::clone(slot), busy: Arc::default(), known: Arc::default() }
+    }
+
+    /// Whether the caller is known: also after this is gone.
+    pub(super) fn known(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.known)
     }
 
     /// The caller is known: the connection stays until the last of its answer has gone out.
     pub(in super::super) fn keep(&self) {
+        self.known.store(true, Ordering::Relaxed);
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         if busy.is_none() {
             *busy = Some(self.slot.busy());

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use data_encoding::BASE64;
 
-use super::{CHECKSUM, Check, ErrorCode, IntoResponse, Next, NodeError, Problem, Request, Response};
+use super::{
+    CHECKSUM, Check, ErrorCode, IntoResponse, METADATA, Next, NodeError, Problem, Request, Response,
+};
 
 /// The version of tus.
 pub(super) const VERSION: &str = "1.0.0";
@@ -57,15 +59,27 @@ pub(super) fn number(headers: &HeaderMap, name: &HeaderName) -> Result<Option<u6
     let text = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     // Beyond what a disk holds, and beyond what is counted with.
     let number = text.and_then(|text| text.parse().ok()).filter(|number| *number < 1 << 60);
-    number.map(Some).ok_or_else(|| Problem::bad_request(format!("{name} is no number of bytes")))
+    number.map(Some).ok_or_else(|| {
+        Problem::bad_request(format!("{name} is no number of bytes"), "it is written in plain decimal digits")
+    })
+}
+
+fn bad_metadata() -> Problem {
+    Problem::bad_request(
+        "Upload-Metadata cannot be read",
+        "it is `key base64value`, parted by commas: 8 KiB at most, each key once, each value UTF-8",
+    )
+}
+
+/// What is said of an upload, as it was sent.
+pub(super) fn metadata_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get(METADATA) else { return Ok(None) };
+    value.to_str().map(|text| Some(text.to_owned())).map_err(|_| bad_metadata())
 }
 
 /// `key base64value, key base64value, key`.
 pub(super) fn metadata(text: &str) -> Result<HashMap<String, String>, Problem> {
-    let bad = || {
-        Problem::bad_request("Upload-Metadata cannot be read")
-            .hint("it is `key base64value`, parted by commas")
-    };
+    let bad = bad_metadata;
     if text.len() > MAX_METADATA {
         return Err(bad());
     }
@@ -84,9 +98,8 @@ pub(super) fn metadata(text: &str) -> Result<HashMap<String, String>, Problem> {
 /// What the bytes of a part must hash to.
 pub(super) fn checksum(headers: &HeaderMap) -> Result<Option<Check>, Problem> {
     let Some(value) = headers.get(CHECKSUM) else { return Ok(None) };
-    let bad = || {
-        Problem::bad_request("Upload-Checksum cannot be read").hint("it is `sha1 …` or `sha256 …`, in base64")
-    };
+    let bad =
+        || Problem::bad_request("Upload-Checksum cannot be read", "it is `sha1 …` or `sha256 …`, in base64");
     let (algorithm, sum) =
         value.to_str().ok().and_then(|text| text.trim().split_once(' ')).ok_or_else(bad)?;
     let sum = BASE64.decode(sum.trim().as_bytes()).map_err(|_| bad())?;

@@ -8,7 +8,10 @@ use std::{
     fs,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,17 +36,22 @@ use crate::{
 const MAX_UPLOADS: usize = 1000;
 /// Parts that are written at a time; each has a thread.
 const WRITERS: usize = 128;
+/// Forms at most whose file comes before its name, at a time.
+const EARLY: usize = 64;
 /// How often what has expired is looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 /// Bytes that are read at a time to be stored.
 const READ: usize = 256 << 10;
 
 pub(in super::super) struct Uploads {
-    node: Node,
-    dir: PathBuf,
+    pub(super) node: Node,
+    pub(super) dir: PathBuf,
     keep: Duration,
     all: Mutex<HashMap<String, Arc<Upload>>>,
     writers: Semaphore,
+    early: Semaphore,
+    /// Bytes on disk that wait for their name.
+    pub(super) early_bytes: AtomicU64,
 }
 
 impl Uploads {
@@ -80,8 +88,15 @@ impl Uploads {
             }
             all.insert(id.to_owned(), Arc::new(upload));
         }
-        let writers = Semaphore::new(WRITERS);
-        Ok(Arc::new(Self { node: node.clone(), dir, keep, all: Mutex::new(all), writers }))
+        Ok(Arc::new(Self {
+            node: node.clone(),
+            dir,
+            keep,
+            all: Mutex::new(all),
+            writers: Semaphore::new(WRITERS),
+            early: Semaphore::new(EARLY),
+            early_bytes: AtomicU64::new(0),
+        }))
     }
 
     /// The right to write a part.
@@ -89,8 +104,15 @@ impl Uploads {
         if let Ok(Ok(permit)) = tokio::time::timeout(TURN, self.writers.acquire()).await {
             return Ok(permit);
         }
-        let error = NodeError::new(ErrorCode::Other, format!("{WRITERS} parts are written already"));
-        Err(Problem::with_status(error.hint("try again in a moment"), 503))
+        Err(Problem::busy(format!("{WRITERS} parts are written already")))
+    }
+
+    /// The right to bring a file before its name.
+    pub(super) async fn early(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        if let Ok(Ok(permit)) = tokio::time::timeout(TURN, self.early.acquire()).await {
+            return Ok(permit);
+        }
+        Err(Problem::busy(format!("{EARLY} forms bring a file before its name already")))
     }
 
     /// Goes on with what a restart has broken off, and takes away what has expired.
@@ -157,7 +179,7 @@ impl Uploads {
     }
 
     async fn begin_new(&self, upload: &Upload) -> Result<(), NodeError> {
-        self.check_room().await?;
+        self.check_room("this upload", 1).await?;
         let path = upload.part.with_extension("plan");
         let json = serde_json::to_vec(&upload.plan).unwrap_or_default();
         let written = tokio::task::spawn_blocking(move || write_secret(&path, &json)).await;
@@ -168,9 +190,11 @@ impl Uploads {
         })
     }
 
-    /// Whether all uploads fit. An upload takes its bytes twice: as they arrive, and as blocks.
-    async fn check_room(&self) -> Result<(), NodeError> {
-        let (mut count, mut on_disk, mut as_blocks) = (0, 0_u64, 0_u64);
+    /// Whether all uploads fit, and what waits for its name. Both take their bytes twice: as they arrive, and as blocks.
+    /// `own`: how many of the uploads are the one that asks.
+    pub(super) async fn check_room(&self, what: &str, own: usize) -> Result<(), NodeError> {
+        let early = self.early_bytes.load(Ordering::Relaxed);
+        let (mut count, mut on_disk, mut as_blocks) = (0_usize, early, early);
         let mut stored: Vec<_> = Vec::new();
         for upload in self.lock().values() {
             if upload.is_stored() {
@@ -196,14 +220,16 @@ impl Uploads {
             }
         }
         let status = self.node.status().await?;
-        let unfinished =
-            if count == 1 { String::new() } else { format!(", beside {} unfinished ones,", count - 1) };
+        let unfinished = match count.saturating_sub(own) {
+            0 => String::new(),
+            others => format!(", beside {others} unfinished uploads,"),
+        };
         if status.disk_free.is_some_and(|free| on_disk > free) {
-            return full(format!("this upload{unfinished} does not fit on the disk"));
+            return full(format!("{what}{unfinished} does not fit on the disk"));
         }
         let kept = status.stored_bytes.saturating_sub(status.cached_bytes);
         if status.capacity.is_some_and(|capacity| kept.saturating_add(as_blocks) > capacity) {
-            return full(format!("this upload{unfinished} goes beyond storage.capacity"));
+            return full(format!("{what}{unfinished} goes beyond storage.capacity"));
         }
         Ok(())
     }
@@ -258,13 +284,15 @@ impl Uploads {
             public: upload.plan.public,
             ..PutOptions::default()
         };
+        let place = self.node.local_place().await?;
         let report = if upload.plan.length == 0 {
-            self.node.put(tokio::io::empty(), options).await?
+            self.node.put_in(&place, futures::stream::empty(), options, FileKind::File).await?
         } else {
             let file = tokio::fs::File::open(&upload.part).await.map_err(fail)?;
             let kind = if upload.plan.tree { FileKind::Dir } else { FileKind::File };
-            self.node.put_stream(ReaderStream::with_capacity(file, READ), options, kind).await?
+            self.node.put_in(&place, ReaderStream::with_capacity(file, READ), options, kind).await?
         };
+        drop(place);
         // The file is safe: what is noted of it is a kindness to who asks again.
         let (part, cid) = (upload.part.clone(), report.cid);
         let noted = tokio::task::spawn_blocking(move || {

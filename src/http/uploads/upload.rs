@@ -43,6 +43,9 @@ pub(super) struct Plan {
     /// Whether the bytes are a tar that becomes a folder.
     #[serde(default)]
     pub(super) tree: bool,
+    /// `Upload-Metadata`, as it was sent.
+    #[serde(default)]
+    pub(super) metadata: Option<String>,
 }
 
 /// How far an upload is.
@@ -251,7 +254,11 @@ impl From<PartError> for Problem {
     fn from(error: PartError) -> Self {
         let message = error.to_string();
         match error {
-            PartError::TooLong => Self::with_status(NodeError::new(ErrorCode::BadRequest, message), 413),
+            PartError::TooLong => {
+                let error = NodeError::new(ErrorCode::BadRequest, message)
+                    .hint("Upload-Length said at the start how many bytes there are: send no more");
+                Self::with_status(error, 413)
+            }
             PartError::Checksum => {
                 let error = NodeError::new(ErrorCode::Integrity, message).hint("send this part again");
                 Self::with_status(error, 460)

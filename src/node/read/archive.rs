@@ -29,7 +29,7 @@ pub(super) async fn send(source: &Source, top: DirTree, sink: &Sink) -> Result<(
         match root {
             Root::Dir(inner) => {
                 let path = format!("{path}/");
-                sink.send(header(&entry, &path)?).await?;
+                sink.hold(&header(&entry, &path)?).await?;
                 if open.len() == MAX_DEPTH {
                     return Err(
                         NodeError::new(ErrorCode::Integrity, "the folder is nested too deeply").into()
@@ -38,7 +38,8 @@ pub(super) async fn send(source: &Source, top: DirTree, sink: &Sink) -> Result<(
                 open.push((path, inner));
             }
             Root::File(tree) => {
-                sink.send(header(&entry, &path)?).await?;
+                // It goes out with the first of the file: until that is here, the answer can still be an error.
+                sink.hold(&header(&entry, &path)?).await?;
                 send_file(source, tree, 0..entry.size, sink).await?;
                 let padding =
                     usize::try_from(entry.size % RECORD as u64).map_or(0, |over| (RECORD - over) % RECORD);
