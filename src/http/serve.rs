@@ -43,6 +43,8 @@ const MAX_HEADERS: usize = 100;
 const MAX_HEADER_BYTES: usize = 64 << 10;
 /// How long a connection may take for a request's header, or wait for the next request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long answers under way may take when the node stops.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait where the system gives no more sockets.
@@ -272,7 +274,11 @@ async fn talk(
         ended = &mut connection => ended,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            // Somebody who reads nothing does not keep the node.
+            match tokio::time::timeout(LAST_WORDS, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
         }
     };
     if let Err(e) = ended {

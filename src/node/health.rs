@@ -141,12 +141,24 @@ impl Node {
             self.census().await?.damaged.to_vec()
         };
         for root in roots {
-            let missing = self.blocking(move |store| Ok(store.lacks(&root, usize::MAX)?)).await?;
-            let Mended { blocks: repaired, failure: failed } = self.mend(Some(root), &missing).await;
-            let mended: HashSet<&Cid> = repaired.iter().collect();
-            report.missing.extend(missing.into_iter().filter(|cid| !mended.contains(cid)));
-            report.repaired.extend(repaired);
-            failure = failure.or(failed);
+            let mut tried = HashSet::new();
+            loop {
+                let mut missing = self.blocking(move |store| Ok(store.lacks(&root, usize::MAX)?)).await?;
+                missing.retain(|cid| tried.insert(*cid));
+                if missing.is_empty() {
+                    break;
+                }
+                let Mended { blocks: repaired, failure: failed } = self.mend(Some(root), &missing).await;
+                let mended: HashSet<&Cid> = repaired.iter().collect();
+                report.missing.extend(missing.into_iter().filter(|cid| !mended.contains(cid)));
+                // With a node block, blocks below it may become known that are missing too.
+                let again = repaired.iter().any(|cid| cid.codec() == Codec::DagCbor);
+                report.repaired.extend(repaired);
+                failure = failure.or(failed);
+                if !again {
+                    break;
+                }
+            }
         }
         self.inner.census.forget();
         failure.map_or(Ok(report), Err)
