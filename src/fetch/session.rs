@@ -1,5 +1,6 @@
 //! Reading one root.
 
+mod search;
 mod turns;
 
 use std::{
@@ -12,7 +13,7 @@ use libp2p::{
     PeerId,
     futures::{StreamExt, stream::FuturesUnordered},
 };
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast::error::RecvError};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 use turns::{Ticket, Turn};
 
@@ -22,12 +23,7 @@ use super::{
     providers::{Picked, Providers},
     watch::{Verdict, Watch},
 };
-use crate::{
-    content::cid::Cid,
-    net::{NetEvent, transfer::Failure},
-    store::StoreError,
-    wire::MAX_BLOCK,
-};
+use crate::{content::cid::Cid, net::transfer::Failure, store::StoreError, wire::MAX_BLOCK};
 
 /// Providers that are asked for one block at a time, where those asked before are too slow; who is silent does not count.
 const HEDGES: usize = 3;
@@ -35,9 +31,6 @@ const HEDGES: usize = 3;
 const TRIES: usize = 64;
 /// How long one waits for somebody else who fetches the same block.
 const TURN: Duration = Duration::from_secs(5);
-/// Pause between two questions to the DHT, and between the first ones, whose answers decide whether it is worth waiting.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
-const ASK_ONCE_MORE: Duration = Duration::from_millis(500);
 /// Rounds of asking after which a root that nobody has is given up.
 const ROUNDS: u32 = 2;
 /// Connected peers that are asked without being known as providers.
@@ -459,43 +452,7 @@ impl Session {
         for peer in net.connected().into_iter().take(ASK_CONNECTED) {
             self.inner.state.add(peer, false);
         }
-        let search = search(net.clone(), self.inner.root, Arc::clone(&self.inner.state));
+        let search = search::search(net.clone(), self.inner.root, Arc::clone(&self.inner.state));
         *discovery = Some(AbortOnDropHandle::new(tokio::spawn(search)));
-    }
-}
-
-/// Looks for providers as long as the session lives: in the DHT again and again, and among peers that come.
-async fn search(net: crate::net::Net, root: Cid, state: Arc<State>) {
-    let mut events = net.events();
-    loop {
-        let mut found = net.find_providers(root).await;
-        while let Some(peer) = found.recv().await {
-            // Others may say that this node has it, too.
-            if peer != net.peer_id() {
-                state.add(peer, true);
-            }
-        }
-        // With nobody of the DHT there, nobody was asked.
-        let asked = u32::from(net.peers().iter().any(|peer| peer.dht));
-        let rounds = {
-            let mut rounds = state.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-            *rounds += asked;
-            *rounds
-        };
-        state.changed.notify_waiters();
-        let pause = tokio::time::sleep(if rounds < ROUNDS { ASK_ONCE_MORE } else { ASK_AGAIN });
-        let mut pause = std::pin::pin!(pause);
-        loop {
-            tokio::select! {
-                () = &mut pause => break,
-                event = events.recv() => match event {
-                    Ok(NetEvent::Connected { peer, .. }) => state.add(peer, false),
-                    // With the first peer of our DHT there is somebody to ask.
-                    Ok(NetEvent::DhtPeer { .. }) => break,
-                    Ok(_) | Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => return,
-                },
-            }
-        }
     }
 }
