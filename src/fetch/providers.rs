@@ -31,12 +31,20 @@ enum Standing {
     Doubtful,
 }
 
+/// What stands in the way of asking somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// It was asked, and nothing came for a while.
+    Silent,
+    /// There is no connection to it, and none could be made.
+    Unreachable,
+}
+
 #[derive(Debug)]
 struct Provider {
     /// Whether it has given anything.
     gave: bool,
-    /// Whether it was silent when it was last asked.
-    silent: bool,
+    trouble: Option<Trouble>,
     /// Bytes per second, averaged; none before it was measured.
     rate: Option<f64>,
     outstanding: u64,
@@ -46,14 +54,12 @@ struct Provider {
     /// Whether it says that it has all of this root; else it is only connected.
     announced: bool,
     rests_until: Option<Instant>,
-    /// There is no connection to it, and none could be made.
-    unreachable: bool,
 }
 
 impl Provider {
     fn standing(&self) -> Standing {
         match self {
-            _ if self.silent => Standing::Doubtful,
+            _ if self.trouble.is_some() => Standing::Doubtful,
             _ if self.gave => Standing::Proven,
             _ if !self.announced && !self.lacks.is_empty() => Standing::Doubtful,
             _ => Standing::Untried,
@@ -104,9 +110,8 @@ impl Providers {
             provider.announced |= announced;
             // Only one that is connected comes unannounced.
             if !announced {
-                provider.silent = false;
                 let rested = provider.rests_until.take().is_some();
-                return std::mem::take(&mut provider.unreachable) || rested;
+                return provider.trouble.take() == Some(Trouble::Unreachable) || rested;
             }
             return false;
         }
@@ -115,14 +120,13 @@ impl Providers {
         }
         let provider = Provider {
             gave: false,
-            silent: false,
+            trouble: None,
             rate: None,
             outstanding: 0,
             busy_since: None,
             lacks: HashSet::new(),
             announced,
             rests_until: None,
-            unreachable: false,
         };
         self.known.insert(peer, provider);
         true
@@ -182,12 +186,15 @@ impl Providers {
     /// away may come back; who could never be reached is not waited for.
     pub(super) fn may_have(&self, cid: &Cid) -> bool {
         let began = self.known.values().any(|provider| provider.gave);
-        self.known.values().any(|provider| !provider.lacks.contains(cid) && (began || !provider.unreachable))
+        self.known.values().any(|provider| {
+            !provider.lacks.contains(cid) && (began || provider.trouble != Some(Trouble::Unreachable))
+        })
     }
 
     /// Whether nobody was ever there to ask.
     pub(super) fn is_empty(&self) -> bool {
-        self.banned.is_empty() && self.known.values().all(|p| p.unreachable && !p.gave)
+        self.banned.is_empty()
+            && self.known.values().all(|p| p.trouble == Some(Trouble::Unreachable) && !p.gave)
     }
 
     /// Whether somebody who announced the root lacks this block of it.
@@ -211,7 +218,7 @@ impl Providers {
             if !provider.gave {
                 (self.trial, self.trial_pause) = (None, Duration::ZERO);
             }
-            (provider.gave, provider.silent, provider.unreachable) = (true, false, false);
+            (provider.gave, provider.trouble) = (true, None);
         }
         if len >= MEASURED {
             #[allow(clippy::cast_precision_loss)]
@@ -226,7 +233,7 @@ impl Providers {
     pub(super) fn lacks(&mut self, peer: &PeerId, cid: Cid) {
         if let Some(provider) = self.known.get_mut(peer) {
             provider.lacks.insert(cid);
-            provider.silent = false;
+            provider.trouble = None;
         }
     }
 
@@ -237,14 +244,14 @@ impl Providers {
             self.trial_pause = (self.trial_pause * 2).clamp(TRIAL[0], TRIAL[1]);
             self.trial = Some(now + self.trial_pause);
         }
-        provider.silent = true;
+        provider.trouble = Some(Trouble::Silent);
     }
 
     /// It cannot be reached at all: it rests, and is not waited for.
     pub(super) fn unreachable(&mut self, peer: &PeerId, now: Instant) {
         self.lost(peer, now);
         if let Some(provider) = self.known.get_mut(peer) {
-            provider.unreachable = true;
+            provider.trouble = Some(Trouble::Unreachable);
         }
     }
 
