@@ -11,10 +11,17 @@ use tracing_subscriber::{
 pub fn start(level: &str, json: bool) {
     let mut filter: Targets =
         level.parse().unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
-    // A node that knows nobody yet is warned of by Kademlia every five minutes: of use only where it is asked for by name.
+    // What libraries say is of use only where it is asked for by name: a node that knows nobody yet is warned of by Kademlia
+    // every five minutes, and mDNS tells of each stranger that it meets.
     let usual = matches!(filter.default_level(), Some(LevelFilter::INFO | LevelFilter::WARN));
-    if usual && !level.contains("libp2p_kad") {
-        filter = filter.with_target("libp2p_kad", tracing::Level::ERROR);
+    for (library, most) in [
+        ("libp2p_kad", tracing::Level::ERROR),
+        ("libp2p_mdns", tracing::Level::WARN),
+        ("libp2p_swarm", tracing::Level::WARN),
+    ] {
+        if usual && !level.contains(library) {
+            filter = filter.with_target(library, most);
+        }
     }
     let colour =
         std::env::var_os("NO_COLOR").is_none() && std::io::IsTerminal::is_terminal(&std::io::stderr());

@@ -85,7 +85,8 @@ pub(super) async fn health(context: &Context, reference: Option<&str>) -> Result
         lines.extend(report.name.as_deref().map(|name| ("name", output::clean(name))));
         lines.push(("health", state));
         lines.push(("blocks", format!("{} of {} here", report.here, report.blocks)));
-        lines.push(("copies", format!("{} whole, this node's own included", report.copies)));
+        let own = if report.here == report.blocks { ", this node's own included" } else { "" };
+        lines.push(("copies", format!("{} whole{own}", report.copies)));
         lines.extend(report.holders.iter().map(|holder| {
             let has = match (holder.whole, holder.blocks) {
                 (true, _) => "all of it".into(),

@@ -233,7 +233,13 @@ async fn problem(response: Response<Body>) -> NodeError {
     let status = response.status();
     let bytes = collect(response.into_body()).await.unwrap_or_default();
     match serde_json::from_slice::<Problem>(&bytes) {
-        Ok(Problem { detail, code, hint }) => NodeError { code, message: detail, hint },
+        Ok(Problem { detail, code, mut hint }) => {
+            // What can be done about it by the API is no help on the command line.
+            if hint.contains("/api/") {
+                hint.clear();
+            }
+            NodeError { code, message: detail, hint }
+        }
         Err(_) => NodeError::new(ErrorCode::Other, format!("the node answered {status}")),
     }
 }

@@ -25,7 +25,7 @@ use super::{
     unpack,
 };
 use crate::{
-    config::parse_duration,
+    config::{Origin, parse_duration},
     http::{KIND_HEADER, TIMEOUT_HEADER},
     node::{
         ErrorCode, NodeError,
@@ -52,11 +52,11 @@ async fn get(
     reference: &str,
     options: GetOptions,
 ) -> Result<(), NodeError> {
-    let timeout =
-        context.settings.get("timeout").and_then(|text| parse_duration(text).ok()).unwrap_or_default();
-    let timeout = timeout.as_secs_f64().to_string();
+    let timeout = own_timeout(context).and_then(|text| parse_duration(text).ok());
+    let timeout = timeout.map(|timeout| timeout.as_secs_f64().to_string());
     let range = options.range.as_deref().map(range_header).transpose()?;
-    let mut headers = vec![(TIMEOUT_HEADER, timeout.as_str())];
+    let mut headers = Vec::new();
+    headers.extend(timeout.as_deref().map(|timeout| (TIMEOUT_HEADER, timeout)));
     if let Some(range) = &range {
         headers.push((header::RANGE.as_str(), range));
     }
@@ -154,6 +154,14 @@ async fn place(
     Ok(Place::New(path))
 }
 
+/// How long this command waits, where it was told: else it waits as long as its node does.
+fn own_timeout(context: &Context) -> Option<&str> {
+    match context.settings.origin("timeout") {
+        Origin::Flag(_) | Origin::Env(_) => context.settings.get("timeout"),
+        _ => None,
+    }
+}
+
 /// Tells a reader who gets no answer what it is waiting for.
 async fn say_what_is_awaited(
     context: &Context,
@@ -162,7 +170,6 @@ async fn say_what_is_awaited(
 ) -> std::convert::Infallible {
     tokio::time::sleep(SILENCE).await;
     let status = client.json::<Status>(Method::GET, &Target::path("/api/v1/status")).await;
-    let patience = context.settings.get("timeout").unwrap_or_default();
     if let Ok(Status { peers: 0, outside: Some(addr), .. }) = &status {
         let words =
             format!("the node at {addr} belongs to another cluster than this one; waiting for another peer");
@@ -171,8 +178,10 @@ async fn say_what_is_awaited(
         let words = "no peer is connected yet; waiting for one (--bootstrap MULTIADDR names one)";
         waiting.suspend(|| output::say(context, words));
     } else if waiting.is_hidden() {
+        let patience = own_timeout(context).map(|patience| format!(", for {patience} at most"));
+        let patience = patience.unwrap_or_default();
         let words = format!(
-            "looking for a peer that has it, for {patience} at most while nothing arrives (--timeout)"
+            "looking for a peer that has it{patience} while nothing arrives (--timeout says how long)"
         );
         output::say(context, &words);
     }

@@ -118,7 +118,7 @@ pub(super) fn look_at(path: &Path, name: Option<String>) -> Result<Input, NodeEr
     };
     let name =
         name.or_else(|| path.file_name().and_then(|name| name.to_str()).map(String::from)).or_else(own_name);
-    let query = format!("mtime={}&mode={}", mtime(&meta), meta.permissions().mode() & 0o7777);
+    let query = format!("mtime={}&mode={:o}", mtime(&meta), meta.permissions().mode() & 0o7777);
     if meta.is_dir() {
         let Walk { found, skipped, .. } = walk(path)?;
         let size = found.iter().map(|item| item.size).sum();
@@ -217,6 +217,11 @@ impl Walk {
 
     /// Notes what is there; answers whether it is a folder.
     fn look_at(&mut self, path: &Path, inside: &Path) -> Result<bool, NodeError> {
+        // Names in a folder are text, wherever it is read.
+        if inside.file_name().is_some_and(|name| name.to_str().is_none()) {
+            self.skipped.push(path.into());
+            return Ok(false);
+        }
         let meta = match fs::metadata(path) {
             Ok(meta) => meta,
             // A link to nothing has no bytes, as little as a pipe: everything else in the folder has.

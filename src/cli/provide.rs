@@ -1,6 +1,6 @@
 //! `provide`: store files, folders or stdin.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use axum::http::Method;
 
@@ -8,14 +8,15 @@ use super::{
     Context, Stop,
     args::ProvideOptions,
     client::{Target, escape},
-    door::{Door, Need},
+    door::{Door, Need, to_run},
     output,
     pack::{self, Input},
     run,
     show::plural,
 };
 use crate::{
-    http::{self, ServeOptions},
+    config::Origin,
+    http::{self, Tls},
     node::{
         ErrorCode, Node, NodeError, check_name,
         report::{Placement, PutReport},
@@ -43,6 +44,9 @@ pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: Provide
                 let target = output::clean(&target.display().to_string());
                 format!("it is a symbolic link to {target}, which is not there")
             }
+            _ if path.file_name().is_some_and(|name| name.to_str().is_none()) => {
+                "its name is not UTF-8".into()
+            }
             _ => "it is neither a file nor a folder".into(),
         };
         let path = output::clean(&path.display().to_string());
@@ -52,7 +56,7 @@ pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: Provide
     let door = Door::open(context, if options.no_serve { Need::Store } else { Need::Network }).await?;
     let api = match &door.node {
         // Other commands on this data directory can talk to this node while it stays.
-        Some(node) if !options.no_serve => Some(serve(node).await?),
+        Some(node) if !options.no_serve => Some(serve(context, node).await?),
         _ => None,
     };
     let wanted = inputs.len();
@@ -84,7 +88,7 @@ pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: Provide
     }
     if let Some(addr) = api {
         let it = if reports.len() == 1 { "it" } else { "them" };
-        output::say(context, &format!("serving {it} until Ctrl-C (API at http://{addr})"));
+        output::say(context, &format!("serving {it} until Ctrl-C (API at {addr})"));
         stop.recv().await;
     }
     door.close().await;
@@ -162,14 +166,22 @@ fn partly(stored: usize, wanted: usize, failed: bool, skipped: &[PathBuf]) -> Re
     let mut named: Vec<String> = named.collect();
     named.extend((skipped.len() > NAMED).then(|| "and more".into()));
     let count = plural(skipped.len() as u64, "item");
-    let message = format!("stored without {count}, neither files nor folders: {}", named.join(", "));
+    let message = format!("stored without {count} that cannot be: {}", named.join(", "));
     Err(NodeError::new(ErrorCode::Partial, message))
 }
 
-async fn serve(node: &Node) -> Result<SocketAddr, NodeError> {
-    let served = http::serve(node, ServeOptions::new(SocketAddr::from(([127, 0, 0, 1], 0))))
-        .await
-        .map(|served| served.addr);
+/// Serves the API where the settings say; at a port that is free where they say nothing: a node for one command takes none
+/// from a node that stays. Answers with its address.
+async fn serve(context: &Context, node: &Node) -> Result<String, NodeError> {
+    let serving = async {
+        let (_, mut options) = to_run(&context.settings, &context.data_dir)?;
+        if *context.settings.origin("http") == Origin::BuiltIn {
+            options.addr.set_port(0);
+        }
+        let scheme = if matches!(options.tls, Tls::Off) { "http" } else { "https" };
+        Ok(format!("{scheme}://{}", http::serve(node, options).await?.addr))
+    };
+    let served = serving.await;
     if served.is_err() {
         node.shutdown().await;
     }

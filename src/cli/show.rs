@@ -292,7 +292,8 @@ pub(super) fn needs_a_running_node(context: &Context) -> Result<(), NodeError> {
         return Ok(());
     }
     let message = format!("no node runs on {}", context.data_dir.display());
-    Err(NodeError::new(ErrorCode::Unreachable, message).hint("start one with `storgo-node run`"))
+    Err(NodeError::new(ErrorCode::Unreachable, message)
+        .hint(format!("start one with `storgo-node --data-dir {} run`", context.data_dir.display())))
 }
 
 pub(super) async fn status(context: &Context) -> Result<(), NodeError> {

@@ -255,7 +255,7 @@ pub(super) async fn blocks(
 /// How well a file is: which blocks are here, which nodes have the others, and how many nodes may be lost. Peers are asked
 /// now; bytes are not read.
 #[utoipa::path(get, path = "/files/{reference}/health", tag = "files", params(("reference" = String, Path, description = "CID or name")),
-    responses((status = 200, body = HealthReport), (status = 404), (status = 422), (status = 502)))]
+    responses((status = 200, body = HealthReport), (status = 404), (status = 422), (status = 502), (status = 504)))]
 pub(super) async fn health(
     State(door): State<Door>,
     Segment(text): Segment<String>,

@@ -60,7 +60,9 @@ pub(super) struct PutQuery {
     media_type: Option<String>,
     /// Modification time, seconds since 1970.
     mtime: Option<i64>,
-    /// Unix permission bits.
+    /// Unix permission bits, octal.
+    #[serde(default, deserialize_with = "octal")]
+    #[param(value_type = Option<String>, pattern = "^[0-7]{1,4}$")]
     mode: Option<u32>,
     /// The body is a tar stream: a folder.
     #[serde(default, deserialize_with = "flag")]
@@ -69,6 +71,14 @@ pub(super) struct PutQuery {
     copies: Option<String>,
     /// As how many parts it is to be kept, of which some may be lost: not there yet, and refused.
     erasure: Option<String>,
+}
+
+/// Permission bits, as people write them.
+fn octal<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
+    let text = <std::borrow::Cow<'de, str>>::deserialize(input)?;
+    let digits = (1..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    let bits = digits.then(|| u32::from_str_radix(&text, 8).ok()).flatten();
+    bits.map(Some).ok_or_else(|| serde::de::Error::custom("no permission bits in octal"))
 }
 
 const fn yes() -> bool {

@@ -60,18 +60,24 @@ impl Node {
     /// answer within seconds is not counted. Bytes are not read: that is what [`Node::verify`] does.
     ///
     /// # Errors
-    /// [`ErrorCode::NotFound`] where nothing is known of the file, here or anywhere.
+    /// [`ErrorCode::NotFound`] where nothing is known of the file, here or anywhere; [`ErrorCode::Timeout`] where those who
+    /// announce it do not answer.
     pub async fn health(&self, reference: &Reference) -> Result<HealthReport, NodeError> {
         let Found { link, record, .. } = self.find(reference).await?;
         let kept = record.as_ref().is_some_and(|record| record.pinned);
         let Survey { outline, holders } = self.survey(link.cid).await?;
         let blocks = outline.blocks().count() as u64;
         if !kept && !outline.blocks().any(|(.., holders)| holders > 0) {
-            return Err(NodeError::new(
-                ErrorCode::NotFound,
-                format!("{} is not here, and nobody who was asked has it", link.cid),
-            )
-            .hint("connect a node that has it, or check the link"));
+            let silent = holders.iter().filter(|holder| holder.blocks.is_none()).count();
+            return Err(if silent > 0 {
+                let message =
+                    format!("{} is not here, and {silent} of those who announce it did not answer", link.cid);
+                NodeError::new(ErrorCode::Timeout, message).hint("ask again when they can be reached")
+            } else {
+                let message = format!("{} is not here, and nobody who was asked has it", link.cid);
+                NodeError::new(ErrorCode::NotFound, message)
+                    .hint("connect a node that has it, or check the link")
+            });
         }
         let here = outline.blocks().filter(|(_, here, _)| *here).count() as u64;
         let whole = !outline.torn && here == blocks;

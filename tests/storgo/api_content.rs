@@ -133,6 +133,14 @@ fn a_browser_shows_what_can_do_no_harm_and_keeps_the_rest() {
             assert_eq!(asked.header("content-type"), Some(shown), "{name}");
         }
     }
+    let run = api.ask("POST", "/api/v1/files?name=run&mode=0755", &[], b"run").is(201).json();
+    let head =
+        api.ask("HEAD", &format!("/api/v1/files/{}/content", run["cid"].as_str().expect("a CID")), &[], b"");
+    assert_eq!(head.is(200).header("storgo-mode"), Some("755"));
+    for mode in ["999", "", "17777", "rwx"] {
+        let path = format!("/api/v1/files?name=run&mode={mode}");
+        api.ask("POST", &path, &[], b"run").refuses(400, "bad_request");
+    }
     let odd = api.ask("POST", "/api/v1/files?name=a%22%0d%0ax:%20y%2f%c3%bc.txt", &[], b"x").is(201).json();
     let answer = api.get(&path(&odd, "/content")).is(200);
     assert_eq!(answer.header("x"), None);

@@ -17,14 +17,19 @@ fn provide_serves_until_ctrl_c_and_get_comes_and_goes() {
     let path = writer.file("a file", &bytes);
     let arg = |text: &'static str| std::ffi::OsStr::new(text);
     let addr = node.bare_addr();
-    let provide = writer.spawn([arg("provide"), path.as_os_str(), arg("--bootstrap"), addr.as_ref()]);
+    let http = [arg("--http"), arg("127.0.0.2:0")];
+    let words = [arg("provide"), path.as_os_str(), arg("--bootstrap"), addr.as_ref()];
+    let provide = writer.spawn(words.into_iter().chain(http));
     let line = provide.line();
     assert!(line.starts_with("storgo://"), "{line}");
     provide.notes("1 peer knows");
     provide.notes("serving it until Ctrl-C");
     // Others on this data directory talk to it.
     assert!(writer.run(["ls"]).ok().text().contains("a file"));
-    assert_eq!(writer.status()["files"], 1);
+    let status = writer.status();
+    assert!(
+        status["files"] == 1 && status["http"].as_str().is_some_and(|http| http.starts_with("127.0.0.2:"))
+    );
     let second = writer.run_with(["provide", "-", "--name", "b", "--json"], b"b").ok().json();
     assert_eq!(hub.run(["get", link(&second), "-o", "-"]).ok().stdout, b"b");
 

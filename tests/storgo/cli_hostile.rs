@@ -187,6 +187,7 @@ fn what_is_no_file_in_a_folder_is_left_out_and_named() {
     fs::create_dir_all(folder.join("inner")).expect("made");
     fs::write(folder.join("a"), b"bytes").expect("written");
     let _socket = std::os::unix::net::UnixListener::bind(folder.join("inner/socket")).expect("bound");
+    fs::write(folder.join(OsStr::from_bytes(b"caf\xe9")), b"x").expect("written");
     symlink("/dev/null", folder.join("device")).expect("made");
     symlink("/nowhere", folder.join("dangling")).expect("made");
     let pipe = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
@@ -198,7 +199,8 @@ fn what_is_no_file_in_a_folder_is_left_out_and_named() {
         assert!(done.stderr.contains(&format!("skipped folder/{name}")), "{}", done.stderr);
     }
     assert!(done.stderr.contains("symbolic link to /nowhere, which is not there"), "{}", done.stderr);
-    assert!(done.stderr.contains("stored without 4 items"), "{}", done.stderr);
+    assert!(done.stderr.contains("its name is not UTF-8"), "{}", done.stderr);
+    assert!(done.stderr.contains("stored without 5 items"), "{}", done.stderr);
     machine.run(["get", &done.one_line(), "-o", "copy"]).ok();
     assert_eq!(machine.read("copy/a"), b"bytes");
     assert_eq!(

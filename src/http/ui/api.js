@@ -68,7 +68,7 @@ async function problem(response) {
 /** The Problem of a status and its document. Tells the page where the session has ended. */
 export function toProblem(status, told) {
   const failure = new Problem({ title: `The node answered with status ${status}.`, ...told, status });
-  if (status === 401) onSignedOut.dispatchEvent(new CustomEvent('signedout', { detail: failure }));
+  if (status === 401) onSignedOut.dispatchEvent(new Event('signedout'));
   return failure;
 }
 

@@ -1,6 +1,6 @@
 // Who is signed in, and what that allows.
 
-import { getSoon, onSignedOut, post, remove } from './api.js';
+import { getSoon, onSignedOut, Problem, post, remove } from './api.js';
 import { history as activity } from './history.js';
 import { forgetAllOf } from './kept.js';
 
@@ -20,9 +20,10 @@ class Session extends EventTarget {
 
   constructor() {
     super();
-    onSignedOut.addEventListener('signedout', (event) => {
+    onSignedOut.addEventListener('signedout', () => {
       if (this.scope) {
-        this.refused = event.detail;
+        const title = 'your session has ended: its token ended or was revoked, or the node was started anew';
+        this.refused = new Problem({ status: 401, title });
         this.waiting = this.owner;
       }
       this.#set(null);
