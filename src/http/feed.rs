@@ -99,9 +99,9 @@ struct Transfer<'a> {
     name: Option<&'a str>,
     done: u64,
     total: Option<u64>,
-    /// Bytes per second, since it began.
+    /// Bytes per second, since it began, or went on.
     rate: u64,
-    /// Whether nothing more comes.
+    /// Whether nothing more comes. A resumable upload ends with its last part.
     ended: bool,
 }
 
@@ -180,6 +180,8 @@ impl Feed {
             what,
             name,
             done: 0,
+            from: 0,
+            is_part: false,
             total,
             began: now,
             told: now,
@@ -195,6 +197,10 @@ pub(super) struct Progress {
     what: What,
     name: Option<String>,
     done: u64,
+    /// Of it, what had moved before.
+    from: u64,
+    /// Whether it goes on after its end, where that is not the end of all of it.
+    is_part: bool,
     total: Option<u64>,
     began: Instant,
     told: Instant,
@@ -203,6 +209,11 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// As a part of the transfer of this number, of which `done` bytes have moved before.
+    pub(super) fn going_on(self, id: u64, done: u64) -> Self {
+        Self { id, done, from: done, is_part: true, ..self }
+    }
+
     /// Notes bytes that have moved.
     pub(super) fn add(&mut self, bytes: usize) {
         self.done += bytes as u64;
@@ -226,7 +237,7 @@ impl Progress {
 
     fn tell(&self, ended: bool) {
         let micros = self.began.elapsed().as_micros().max(1);
-        let rate = u128::from(self.done) * 1_000_000 / micros;
+        let rate = u128::from(self.done - self.from) * 1_000_000 / micros;
         let transfer = Transfer {
             r#type: "transfer",
             id: format!("{:016x}", self.id),
@@ -244,7 +255,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.heard {
-            self.tell(true);
+            self.tell(!self.is_part || self.total == Some(self.done));
         }
     }
 }

@@ -205,8 +205,8 @@ async fn receive(
     }
     if at < upload.plan.length {
         let _writer = door.uploads.writer().await?;
-        let mut sending = door.feed.transfer(What::Put, upload.plan.name.clone(), Some(upload.plan.length));
-        sending.add(usize::try_from(at).unwrap_or(usize::MAX));
+        let sending = door.feed.transfer(What::Put, upload.plan.name.clone(), Some(upload.plan.length));
+        let mut sending = sending.going_on(upload.transfer, at);
         let stopped = turn.stopped.clone();
         let (pieces, writing) = upload
             .write(turn, check)

@@ -116,22 +116,60 @@ fn who_may_not_call_any_more_hears_nothing_more() {
     assert!(!end, "others go on");
 }
 
+/// Sends 8 MiB in 0.8 s: progress is told four times a second.
+fn write_slowly(stream: &mut TcpStream) {
+    let piece = vec![7_u8; 1 << 20];
+    let began = std::time::Instant::now();
+    for number in 1..=8_u32 {
+        stream.write_all(&piece).expect("sent");
+        while began.elapsed() < number * std::time::Duration::from_millis(100) {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn the_parts_of_an_upload_are_one_transfer() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let tus = ("tus-resumable", "1.0.0");
+    let length = (16 << 20).to_string();
+    let begun = api.ask("POST", "/api/v1/uploads", &[tus, ("upload-length", &length)], b"").is(201);
+    let path = begun.header("location").expect("a place");
+    let mut events = Events::open(&api, None);
+    let (mut id, mut before) = (None, false);
+    for at in [0_u64, 8 << 20] {
+        let offset = at.to_string();
+        let headers = [tus, ("upload-offset", offset.as_str()), ("content-type", "application/offset+octet-stream")];
+        let mut stream = api.send("PATCH", path, &headers, 8 << 20);
+        write_slowly(&mut stream);
+        super::api::answer(stream, false).is(204);
+        let whole = at + (8 << 20);
+        loop {
+            let event = events.next("transfer").1;
+            let number = event["id"].clone();
+            assert_eq!(*id.get_or_insert_with(|| number.clone()), number);
+            assert!(!before, "it ends once");
+            before = event["ended"] == true;
+            // No more than these 8 MiB can have come since this part began.
+            assert!(event["done"].as_u64().is_some_and(|done| done > at), "{event}");
+            if event["done"] == whole && (before || at == 0) {
+                break;
+            }
+        }
+        assert_eq!(before, at > 0, "it ends with its last part");
+    }
+}
+
 #[test]
 fn the_progress_of_a_transfer_is_told() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);
     let mut events = Events::open(&api, None);
-    let piece = vec![7_u8; 1 << 20];
     let mut stream = api.send("POST", "/api/v1/files?name=slow.bin", &[], 8 << 20);
-    let began = std::time::Instant::now();
-    for number in 1..=8_u32 {
-        stream.write_all(&piece).expect("sent");
-        // Progress is told four times a second: this upload takes longer than that.
-        while began.elapsed() < number * std::time::Duration::from_millis(100) {
-            std::thread::yield_now();
-        }
-    }
+    write_slowly(&mut stream);
     super::api::answer(stream, false).is(201);
     let (_, event) = events.next("transfer");
     assert_eq!(

@@ -68,8 +68,7 @@ function rejoin(upload) {
     on: {
       change: () => {
         const [again] = chosen(input);
-        const wrong = again && uploads.rejoin(upload, again);
-        if (wrong) note(wrong, 'bad', `Choose ${upload.called} as it was, or give this upload up and store it anew.`);
+        if (again) uploads.rejoin(upload, again);
         input.value = '';
       },
     },
@@ -148,6 +147,7 @@ function summary() {
   const stalled = open.filter((upload) => upload.stalled && ['sending', 'storing'].includes(upload.state)).length;
   const queued = open.filter(({ state }) => state === 'waiting').length;
   const elsewhere = open.filter(({ state }) => state === 'elsewhere').length;
+  const foreign = open.filter((upload) => upload.foreign && upload.state === 'lost').length;
   const parts = [];
   if (running.length) {
     // Of what moves alone: one that waits for the node says nothing about the others.
@@ -158,9 +158,10 @@ function summary() {
   }
   if (stalled) parts.push(`${number(stalled)} held up`);
   if (queued) parts.push(`${number(queued)} waiting`);
-  const still = open.length - running.length - stalled - queued - elsewhere;
+  const still = open.length - running.length - stalled - queued - elsewhere - foreign;
   if (still) parts.push(`${still} not running`);
   if (elsewhere) parts.push(`${elsewhere} in another tab`);
+  if (foreign) parts.push(`${number(foreign)} begun elsewhere`);
   if (failed) parts.push(`${failed} failed`);
   if (!parts.length) parts.push(`${plural(uploads.list.length, 'file')} stored`);
   return parts.join(' · ');
@@ -176,9 +177,11 @@ export function begin(element) {
     { type: 'button', class: 'quiet text', on: { click: () => uploads.dismissFinished() } },
     'Clear what is stored',
   );
+  // Open as soon as something of this browser is in it, where there is room.
+  let begun = false;
   const details = h(
     'details',
-    { open: !matchMedia('(max-width: 52rem)').matches },
+    {},
     h('summary', {}, title),
     list,
     h('div', { class: 'foot' }, more, clear),
@@ -188,6 +191,10 @@ export function begin(element) {
     const rank = ({ state }) => (state === 'stored' ? 2 : ['waiting', 'elsewhere'].includes(state) ? 1 : 0);
     const sorted = [...uploads.list].sort((a, b) => rank(a) - rank(b));
     element.hidden = !sorted.length || !session.scope;
+    if (!begun && sorted.some(({ foreign }) => !foreign)) {
+      begun = true;
+      details.open = !matchMedia('(max-width: 52rem)').matches;
+    }
     document.body.classList.toggle('has-tray', !element.hidden);
     say(title, summary());
     keyed(list, sorted.slice(0, SHOWN), ({ key }) => key, row, update);

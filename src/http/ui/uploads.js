@@ -10,6 +10,7 @@ import { note, speak } from './notes.js';
 import { session } from './session.js';
 import { Speed } from './speed.js';
 import * as tus from './tus.js';
+import { called } from './format.js';
 import { Upload, elsewhere, facts, is } from './upload.js';
 
 const AT_ONCE = 3;
@@ -76,15 +77,21 @@ class Uploads extends EventTarget {
     return this.#next();
   }
 
-  /** The file or folder of a lost upload, chosen again. Answers why it cannot be that, or null. */
+  /** The file or folder of a lost upload, chosen again. Where it cannot be that, the upload says so. */
   rejoin(upload, chosen) {
     const same = is(upload, chosen);
-    if (!same && chosen.name !== upload.name) return `This is not ${upload.called} as it was when the upload began.`;
+    if (!same && chosen.name !== upload.name) {
+      upload.problem = new Problem({
+        detail: `${called(chosen.name)} is another ${upload.tree ? 'folder' : 'file'} than ${upload.called} was when this began.`,
+        hint: `Choose ${upload.called} as it was, or give this upload up and store it anew.`,
+      });
+      speak(upload.problem.message);
+      return this.#change();
+    }
     if (same) Object.assign(upload, facts(chosen));
     else this.#anew(upload, chosen);
     Object.assign(upload, { handle: null, owner: this.#owner, foreign: false });
-    this.resume(upload);
-    return null;
+    return this.resume(upload);
   }
 
   /** Ends an upload and throws away what has arrived, or takes a finished one off the list. */

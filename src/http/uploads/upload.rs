@@ -101,6 +101,8 @@ pub(super) enum Phase {
 pub(super) struct Upload {
     pub(super) id: String,
     pub(super) plan: Plan,
+    /// Its number among transfers that are told of.
+    pub(super) transfer: u64,
     /// Where its bytes are; beside it, with other endings, what is noted of it.
     pub(super) part: PathBuf,
     /// Bytes that count, and when that last changed, seconds since 1970.
@@ -134,6 +136,7 @@ impl Upload {
         Self {
             id,
             plan,
+            transfer: rand::random(),
             part,
             progress: Mutex::new((offset, touched)),
             phase: watch::Sender::new(Phase::Receiving),

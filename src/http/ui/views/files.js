@@ -291,9 +291,8 @@ export function show({ body, head, query: at, signal }) {
       },
     );
     if (!holder || document.activeElement === held) return;
-    const heir = rows.children[Math.min(at, rows.children.length - 1)];
-    const next = holder.isConnected ? tools(holder)[tool] : heir?.querySelector('a');
-    (next ?? search).focus();
+    const heir = holder.isConnected ? holder : rows.children[Math.min(at, rows.children.length - 1)];
+    (heir ? (tools(heir)[tool] ?? heir.querySelector('a')) : search).focus();
   }
 
   const open = () => follow(link).catch(complain);
@@ -349,7 +348,8 @@ export function show({ body, head, query: at, signal }) {
     try {
       if (await removeFile(file)) {
         await load();
-        search.focus();
+        // The next row has taken the focus, where there is one.
+        if (document.activeElement === document.body) search.focus();
       }
     } catch (problem) {
       complain(problem);
