@@ -210,8 +210,9 @@ pub(super) struct Progress {
 
 impl Progress {
     /// As a part of the transfer of this number, of which `done` bytes have moved before.
-    pub(super) fn going_on(self, id: u64, done: u64) -> Self {
-        Self { id, done, from: done, is_part: true, ..self }
+    pub(super) fn going_on(mut self, id: u64, done: u64) -> Self {
+        (self.id, self.done, self.from, self.is_part) = (id, done, done, true);
+        self
     }
 
     /// Notes bytes that have moved.
