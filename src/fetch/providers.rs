@@ -19,7 +19,6 @@ const OUTSTANDING: u64 = 8 << 20;
 const REST: Duration = Duration::from_secs(3);
 /// Pause after somebody untried was silent, before the next one is tried beside those who give; doubles up to the second.
 const TRIAL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
-
 /// Seconds that somebody untried is taken to be slower: beside one that gives, it is tried where there is much to do.
 const HANDICAP: f64 = 0.04;
 

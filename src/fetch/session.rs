@@ -312,6 +312,8 @@ impl Session {
                 Verdict::Stalled => {
                     *silent = true;
                     self.inner.state.providers(|providers| providers.silent(peer, now));
+                    // Whoever waited for it may ask somebody who was doubtful until now.
+                    self.inner.state.changed.notify_waiters();
                 }
                 Verdict::Busy(within) => (arrives, *silent, *half) = (true, false, Some(within)),
             }

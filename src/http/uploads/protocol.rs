@@ -79,17 +79,16 @@ pub(super) fn metadata_of(headers: &HeaderMap) -> Result<Option<String>, Problem
 
 /// `key base64value, key base64value, key`.
 pub(super) fn metadata(text: &str) -> Result<HashMap<String, String>, Problem> {
-    let bad = bad_metadata;
     if text.len() > MAX_METADATA {
-        return Err(bad());
+        return Err(bad_metadata());
     }
     let mut found = HashMap::new();
     for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once(' ').unwrap_or((pair, ""));
         let value =
             BASE64.decode(value.trim().as_bytes()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        if found.insert(key.to_owned(), value.ok_or_else(bad)?).is_some() {
-            return Err(bad());
+        if found.insert(key.to_owned(), value.ok_or_else(bad_metadata)?).is_some() {
+            return Err(bad_metadata());
         }
     }
     Ok(found)
