@@ -71,7 +71,7 @@ fn every_verb_answers_with_and_without_a_running_node() {
             assert!(machine.run(["status"]).ok().text().contains("api      http://127.0.0.1:"));
             assert_eq!(node.stop().0, Some(0));
         }
-        machine.run(["status"]).fails(5, &["no node runs", "storgo-node run"]);
+        machine.run(["status"]).fails(5, &["no node runs", "storgo-node", " run`"]);
         machine.run(["status", "--json"]).fails(5, &["\"code\":\"unreachable\""]);
     }
 }
