@@ -6,9 +6,30 @@ use std::{hint::black_box, process::ExitCode};
 const LONGEST: usize = 4 << 20;
 
 fn main() -> ExitCode {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    few_arenas();
     // glibc keeps the memory of what is as long as what was given back before, and hands all else to the system at once
     // (mallopt(3), M_MMAP_THRESHOLD). Blocks are short-lived megabytes, and faulting their pages in again costs a reader
     // more than deciphering them. Elsewhere this does nothing.
     drop(black_box(Vec::<u8>::with_capacity(LONGEST)));
     storgo::cli::main()
+}
+
+/// glibc makes up to eight arenas per core, and each one keeps megabytes of blocks that have gone: with more than a few, most
+/// of the memory of a transfer is such. It reads their number at start, from the environment alone, so the program starts
+/// itself once more, unless somebody has set it (mallopt(3), M_ARENA_MAX).
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn few_arenas() {
+    use std::{env, os::unix::process::CommandExt, process::Command};
+
+    const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "4");
+    let tuned = env::var_os("GLIBC_TUNABLES").is_some_and(|set| set.to_string_lossy().contains("arena_max"));
+    if tuned || env::var_os(ARENAS.0).is_some() {
+        return;
+    }
+    let Ok(program) = env::current_exe() else { return };
+    let mut args = env::args_os();
+    let name = args.next().unwrap_or_else(|| program.clone().into_os_string());
+    // Returns where it failed: then there are as many as glibc likes.
+    let _ = Command::new(program).arg0(name).args(args).env(ARENAS.0, ARENAS.1).exec();
 }

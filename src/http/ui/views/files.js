@@ -291,8 +291,9 @@ export function show({ body, head, query: at, signal }) {
       },
     );
     if (!holder || document.activeElement === held) return;
-    const heir = holder.isConnected ? holder : rows.children[Math.min(at, rows.children.length - 1)];
-    (heir ? (tools(heir)[tool] ?? heir.querySelector('a')) : search).focus();
+    const heir = rows.children[Math.min(at, rows.children.length - 1)];
+    const next = holder.isConnected ? tools(holder)[tool] : heir?.querySelector('a');
+    (next ?? search).focus();
   }
 
   const open = () => follow(link).catch(complain);
@@ -348,8 +349,10 @@ export function show({ body, head, query: at, signal }) {
     try {
       if (await removeFile(file)) {
         await load();
-        // The next row has taken the focus, where there is one.
-        if (document.activeElement === document.body) search.focus();
+        // The next row has taken the focus, where there is one: it is deleted as quickly.
+        const row = document.activeElement?.closest('tbody tr');
+        if (row) [...row.querySelectorAll('a, button')].at(-1).focus();
+        else if (document.activeElement === document.body) search.focus();
       }
     } catch (problem) {
       complain(problem);
