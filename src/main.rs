@@ -17,7 +17,7 @@ fn main() -> ExitCode {
 
 /// glibc makes up to eight arenas per core, and each one keeps megabytes of blocks that have gone: with more than a few, most
 /// of the memory of a transfer is such. It reads their number at start, from the environment alone, so the program starts
-/// itself once more, unless somebody has set it (mallopt(3), M_ARENA_MAX).
+/// itself once more, unless somebody has set it (mallopt(3), `M_ARENA_MAX`).
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn few_arenas() {
     use std::{env, os::unix::process::CommandExt, process::Command};
