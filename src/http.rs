@@ -187,7 +187,7 @@ fn routes(door: Door) -> Router {
     let api = read
         .merge(write)
         .merge(admin)
-        .fallback(problem::no_such_call)
+        .fallback(problem::no_such_path)
         .layer(middleware::from_fn_with_state(door.clone(), auth::authenticate));
     let looking = OpenApiRouter::new()
         .routes(routes!(legacy::get))

@@ -20,16 +20,21 @@ fn main() -> ExitCode {
 /// itself once more, unless somebody has set it (mallopt(3), `M_ARENA_MAX`).
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn few_arenas() {
-    use std::{env, os::unix::process::CommandExt, process::Command};
+    use std::{env, os::unix::process::CommandExt, path::Path, process::Command};
 
     const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "4");
+    /// The program has done this. With the rights of its file (setcap(8)) it is not given the other one.
+    const DONE: (&str, &str) = ("__STORGO_STARTED", "1");
     let tuned = env::var_os("GLIBC_TUNABLES").is_some_and(|set| set.to_string_lossy().contains("arena_max"));
-    if tuned || env::var_os(ARENAS.0).is_some() {
+    if tuned || env::var_os(ARENAS.0).is_some() || env::var_os(DONE.0).is_some() {
         return;
     }
-    let Ok(program) = env::current_exe() else { return };
     let mut args = env::args_os();
-    let name = args.next().unwrap_or_else(|| program.clone().into_os_string());
+    let (Ok(program), Some(name)) = (env::current_exe(), args.next()) else { return };
+    // Under another name there is another program that has loaded this one.
+    if program.file_name() != Path::new(&name).file_name() {
+        return;
+    }
     // Returns where it failed: then there are as many as glibc likes.
-    let _ = Command::new(program).arg0(name).args(args).env(ARENAS.0, ARENAS.1).exec();
+    let _ = Command::new(program).arg0(name).args(args).envs([ARENAS, DONE]).exec();
 }

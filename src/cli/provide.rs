@@ -31,6 +31,15 @@ const NAMED: usize = 5;
 
 pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: ProvideOptions) -> Result<(), Stop> {
     let mut stop = run::stop_signal()?;
+    if options.name.is_none() {
+        for path in paths.iter().filter(|path| path.file_name().is_some_and(|name| name.to_str().is_none())) {
+            let path = output::clean(&path.display().to_string());
+            output::say(
+                context,
+                &format!("{path} is stored without a name: its own is not UTF-8; --name gives it one"),
+            );
+        }
+    }
     let inputs = {
         let name = options.name.clone();
         tokio::task::spawn_blocking(move || look_at_all(&paths, name.as_ref()))

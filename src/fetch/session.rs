@@ -148,7 +148,7 @@ impl Session {
             let Ok(_turn) = Arc::clone(&flight).try_acquire_owned() else {
                 // Whoever has the turn may be waiting for providers that this session does not need.
                 ticket.step_aside();
-                let turn = tokio::time::timeout(TURN, flight.acquire_owned()).await;
+                let turn = tokio::time::timeout(TURN.min(this.inner.timeout), flight.acquire_owned()).await;
                 if turn.is_ok()
                     && let Some(block) = this.stored(cid).await?
                 {

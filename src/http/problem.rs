@@ -10,8 +10,8 @@ use std::{
 use axum::{
     Json,
     body::{Body, Bytes},
-    extract::{OriginalUri, Request, State},
-    http::{HeaderValue, StatusCode, Uri, header},
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -221,13 +221,8 @@ pub(super) async fn recall(State(door): State<Door>, Segment(id): Segment<String
     }
 }
 
-/// In a router inside another one: what was asked for is the whole path.
-pub(super) async fn no_such_call(OriginalUri(uri): OriginalUri) -> Problem {
-    no_such_path(uri).await
-}
-
-pub(super) async fn no_such_path(uri: Uri) -> Problem {
-    NodeError::new(ErrorCode::NotFound, format!("there is nothing at {}", uri.path()))
+pub(super) async fn no_such_path() -> Problem {
+    NodeError::new(ErrorCode::NotFound, "there is nothing at this path")
         .hint("/api/docs shows what there is")
         .into()
 }

@@ -223,7 +223,11 @@ impl Broken {
     }
 
     pub(super) fn blame(&self, error: NodeError) -> Problem {
-        if self.0.load(Ordering::Relaxed) { Problem::with_status(error, 400) } else { error.into() }
+        if self.0.load(Ordering::Relaxed) {
+            Problem::bad_request(error.message, "send the whole of it again, as its headers announce it")
+        } else {
+            error.into()
+        }
     }
 }
 

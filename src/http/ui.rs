@@ -9,7 +9,7 @@ use axum::{
     Router,
     body::Body,
     extract::Path,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -72,10 +72,10 @@ async fn index(headers: HeaderMap) -> Response {
     answer("index.html", &headers).unwrap_or_else(|| StatusCode::NOT_FOUND.into_response())
 }
 
-async fn file(Path(path): Path<String>, headers: HeaderMap, uri: Uri) -> Response {
+async fn file(Path(path): Path<String>, headers: HeaderMap) -> Response {
     match answer(&path, &headers) {
         Some(response) => response,
-        None => problem::no_such_path(uri).await.into_response(),
+        None => problem::no_such_path().await.into_response(),
     }
 }
 

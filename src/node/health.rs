@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future, stream};
 use libp2p::PeerId;
 
 use super::{
@@ -35,6 +35,8 @@ const ASK: Duration = Duration::from_secs(5);
 /// How long a node block is looked for that is not here, and all of one file.
 const FETCH: Duration = Duration::from_secs(10);
 const FETCH_ALL: Duration = Duration::from_secs(30);
+/// Node blocks that are fetched with one that is missing.
+const NODES_AHEAD: usize = 15;
 /// Peers asked at a time, and in all.
 const AT_ONCE: usize = 16;
 const MAX_HOLDERS: usize = 100;
@@ -241,21 +243,32 @@ impl Node {
     async fn outline(&self, root: Cid) -> Result<Outline, NodeError> {
         let mut walk = Walk::new(root);
         let until = Instant::now() + FETCH_ALL;
+        let network = self.inner.network.as_ref().filter(|network| !network.net.connected().is_empty());
+        let session = network.map(|network| network.fetcher.session(root, FETCH));
         loop {
-            let (walked, needed) = self
+            let (walked, needed, ahead) = self
                 .blocking(move |store| {
                     let needed = walk.go_on(store)?;
-                    Ok((walk, needed))
+                    let ahead = if needed.is_some() { walk.ahead(store, NODES_AHEAD)? } else { Vec::new() };
+                    Ok((walk, needed, ahead))
                 })
                 .await?;
             walk = walked;
             let Some(cid) = needed else { return self.blocking(move |_| Ok(walk.finish())).await };
-            let fetched = match &self.inner.network {
-                Some(network) if !network.net.connected().is_empty() => {
-                    let patience = FETCH.min(until.saturating_duration_since(Instant::now()));
-                    network.fetcher.session(root, patience).block(&cid, None).await.ok()
+            let fetched = match &session {
+                // It is known already that not all of it is to be had.
+                Some(_) if walk.is_torn() && Instant::now() >= until => None,
+                Some(session) => {
+                    // What comes next is kept as cache, and found there.
+                    let others = future::join_all(ahead.iter().map(|cid| session.block(cid, None)));
+                    let both = future::join(session.block(&cid, None), others);
+                    match tokio::time::timeout_at(until.into(), both).await {
+                        Ok((block, _)) => block.ok(),
+                        Err(_) if walk.is_torn() => None,
+                        Err(_) => return Err(out_of_time(&root)),
+                    }
                 }
-                _ => None,
+                None => None,
             };
             let Some(block) = fetched else {
                 walk.pass();
@@ -278,6 +291,12 @@ pub(super) struct Mended {
     pub(super) blocks: Vec<Cid>,
     /// Why the first one was not kept that peers did give.
     pub(super) failure: Option<NodeError>,
+}
+
+fn out_of_time(root: &Cid) -> NodeError {
+    let message = format!("{root} has more parts that are not here than could be asked for in time");
+    NodeError::new(ErrorCode::Timeout, message)
+        .hint("ask again: what has come is here now, and the rest comes sooner")
 }
 
 /// Whether a fetched block is here now. A reader goes on where it could not be kept; who mends is told why.

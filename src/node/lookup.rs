@@ -90,8 +90,17 @@ impl Node {
             Err(_) => {
                 let mut named = named(store, &text)?.into_iter();
                 let record = named.next().ok_or_else(|| {
-                    NodeError::new(ErrorCode::NotFound, format!("no file here is named {text:?}"))
-                        .hint("`storgo-node ls` shows what is here; a file elsewhere is read by its link")
+                    // A link of a kind that is not known may carry a key: it is not said again.
+                    let (what, hint) = if text.contains("://") || text.contains('#') {
+                        let hint =
+                            "of a file elsewhere the link is needed, which looks like storgo://<cid>#<key>";
+                        ("no file here has this name, and it is no link".into(), hint)
+                    } else {
+                        let hint =
+                            "`storgo-node ls` shows what is here; a file elsewhere is read by its link";
+                        (format!("no file here is named {text:?}"), hint)
+                    };
+                    NodeError::new(ErrorCode::NotFound, what).hint(hint)
                 })?;
                 let link = Link { cid: record.cid, key: record.key.clone() };
                 Ok(Found { link, record: Some(record), namesakes: named.collect() })

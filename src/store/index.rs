@@ -289,6 +289,14 @@ impl Index {
             all.map(|item| Ok(item.map_err(StoreError::index)?.0.value())).collect()
         })
     }
+
+    /// Whether references of this removed root are still to be dropped.
+    pub(super) fn is_dying(&self, number: u64) -> Result<bool, StoreError> {
+        self.file.read(|read| {
+            let table = read.open_table(DYING).map_err(StoreError::index)?;
+            Ok(table.get(number).map_err(StoreError::index)?.is_some())
+        })
+    }
 }
 
 fn missing_of(read: &ReadTransaction, root: &Cid) -> Result<u64, StoreError> {

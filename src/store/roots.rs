@@ -66,12 +66,8 @@ impl Store {
     /// the store is opened next.
     pub(super) fn finish_removals(&self) -> Result<(), StoreError> {
         for number in self.inner.index.dying()? {
-            for part in 0.. {
-                let last = self.inner.index.list(number, part)?.is_none();
-                self.inner.writer.let_go(move |tables| tables.drop_part(number, part, unix_ms()))?;
-                if last {
-                    break;
-                }
+            while self.inner.index.is_dying(number)? {
+                self.inner.writer.let_go(move |tables| tables.drop_part(number, unix_ms()))?;
             }
         }
         Ok(())

@@ -408,12 +408,17 @@ impl<'t> Tables<'t> {
         self.forget_torn(cid)
     }
 
-    /// Drops the references of one part of a removed root's list; the root itself when no part is left.
-    pub(super) fn drop_part(&mut self, number: u64, part: u32, now: u64) -> Result<(), StoreError> {
-        let digests = match self.lists.remove((number, part)).map_err(StoreError::index)? {
-            Some(bytes) => super::index::digests(bytes.value()),
+    /// Drops the references of the first part that is left of a removed root's list; after the last one, the root itself.
+    pub(super) fn drop_part(&mut self, number: u64, now: u64) -> Result<(), StoreError> {
+        let mut left = self
+            .lists
+            .extract_from_if((number, 0)..=(number, u32::MAX), |_, _| true)
+            .map_err(StoreError::index)?;
+        let digests = match left.next() {
+            Some(part) => super::index::digests(part.map_err(StoreError::index)?.1.value()),
             None => Vec::new(),
         };
+        drop(left);
         for digest in &digests {
             self.change_refs(digest, false, now)?;
         }

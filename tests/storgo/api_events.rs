@@ -116,16 +116,25 @@ fn who_may_not_call_any_more_hears_nothing_more() {
     assert!(!end, "others go on");
 }
 
-/// Sends 8 MiB in 0.8 s: progress is told four times a second.
-fn write_slowly(stream: &mut TcpStream) {
-    let piece = vec![7_u8; 1 << 20];
-    let began = std::time::Instant::now();
-    for number in 1..=8_u32 {
-        stream.write_all(&piece).expect("sent");
-        while began.elapsed() < number * std::time::Duration::from_millis(100) {
-            std::thread::yield_now();
-        }
-    }
+/// Sends 8 MiB, bit by bit until progress is told; answers with what was told first.
+fn write_slowly(stream: &mut TcpStream, events: &mut Events) -> serde_json::Value {
+    const LEN: usize = 8 << 20;
+    let told = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut sent = 0;
+            // At this rate all of it would take 40 s.
+            while sent < LEN && !told.load(std::sync::atomic::Ordering::Relaxed) {
+                stream.write_all(&[7; 4 << 10]).expect("sent");
+                sent += 4 << 10;
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            stream.write_all(&vec![7; LEN - sent]).expect("sent");
+        });
+        let first = events.next("transfer").1;
+        told.store(true, std::sync::atomic::Ordering::Relaxed);
+        first
+    })
 }
 
 #[test]
@@ -144,11 +153,10 @@ fn the_parts_of_an_upload_are_one_transfer() {
         let headers =
             [tus, ("upload-offset", offset.as_str()), ("content-type", "application/offset+octet-stream")];
         let mut stream = api.send("PATCH", path, &headers, 8 << 20);
-        write_slowly(&mut stream);
+        let mut event = write_slowly(&mut stream, &mut events);
         super::api::answer(stream, false).is(204);
         let whole = at + (8 << 20);
         loop {
-            let event = events.next("transfer").1;
             let number = event["id"].clone();
             assert_eq!(*id.get_or_insert_with(|| number.clone()), number);
             assert!(!before, "it ends once");
@@ -156,6 +164,7 @@ fn the_parts_of_an_upload_are_one_transfer() {
             if event["done"] == whole && (before || at == 0) {
                 break;
             }
+            event = events.next("transfer").1;
         }
         assert_eq!(before, at > 0, "it ends with its last part");
     }
@@ -168,9 +177,8 @@ fn the_progress_of_a_transfer_is_told() {
     let api = Api::of(&machine, &node);
     let mut events = Events::open(&api, None);
     let mut stream = api.send("POST", "/api/v1/files?name=slow.bin", &[], 8 << 20);
-    write_slowly(&mut stream);
+    let event = write_slowly(&mut stream, &mut events);
     super::api::answer(stream, false).is(201);
-    let (_, event) = events.next("transfer");
     assert_eq!(
         (&event["what"], &event["name"], &event["total"]),
         (&"put".into(), &"slow.bin".into(), &(8 << 20).into())

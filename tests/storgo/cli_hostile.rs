@@ -199,6 +199,16 @@ fn what_is_no_file_in_a_folder_is_left_out_and_named() {
     assert!(done.stderr.contains("stored without 5 items"), "{}", done.stderr);
     machine.run(["get", &done.one_line(), "-o", "copy"]).ok();
     assert_eq!(machine.read("copy/a"), b"bytes");
+    let mut alone = machine.command();
+    alone.arg("provide").arg(folder.join(OsStr::from_bytes(b"caf\xe9")));
+    let alone = super::binary::Done::of(alone).ok();
+    assert!(
+        alone.stderr.contains("stored without a name") && alone.stderr.contains("--name"),
+        "{}",
+        alone.stderr
+    );
+    let other = machine.run(["get", "storg://cid#secret"]).fails(4, &["no link", "storgo://"]);
+    assert!(!other.stderr.contains("secret"), "{}", other.stderr);
     assert_eq!(
         (names(&machine.home().join("copy")), names(&machine.home().join("copy/inner"))),
         (vec!["a".into(), "inner".into()], vec![])

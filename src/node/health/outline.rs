@@ -1,5 +1,7 @@
 //! The blocks of a root in their places, and who has each: what the answers of this disk and of peers come to.
 
+use std::collections::HashMap;
+
 use super::super::error::{ErrorCode, NodeError};
 use crate::{
     content::{
@@ -12,6 +14,8 @@ use crate::{
 
 /// Blocks of one file that are looked at: as many as a peer can tell of in one answer.
 const MAX_BLOCKS: usize = 2_000_000;
+/// Places that are looked through for node blocks to be fetched with the next one.
+const LOOKED_AHEAD: usize = 256;
 
 /// One place in the DAG. What is known of its block is kept in the first place that this block has.
 pub(super) struct Part {
@@ -44,26 +48,28 @@ pub(super) struct Walk {
     torn: bool,
     /// What is still to be looked at, the next one last.
     open: Vec<(Cid, u32, u16)>,
+    /// Where each node block stands first. With all below it, it is read once, in however many places it stands.
+    nodes: HashMap<Cid, usize>,
 }
 
 impl Walk {
     pub(super) fn new(root: Cid) -> Self {
-        Self { parts: Vec::new(), torn: false, open: vec![(root, 0, 0)] }
+        Self { parts: Vec::new(), torn: false, open: vec![(root, 0, 0)], nodes: HashMap::new() }
     }
 
     /// Goes on until a node block is needed that is not here, or all is walked.
     pub(super) fn go_on(&mut self, store: &Store) -> Result<Option<Cid>, NodeError> {
         while let Some((cid, len, depth)) = self.open.pop() {
-            if self.parts.len() + self.open.len() > MAX_BLOCKS {
-                return Err(NodeError::new(
-                    ErrorCode::Other,
-                    "this file has more blocks than can be asked for at once",
-                )
-                .hint("`storgo-node verify` checks what is here"));
+            self.check_room(0)?;
+            let is_node = cid.codec() == Codec::DagCbor;
+            if let Some(first) = self.nodes.get(&cid).copied().filter(|_| is_node) {
+                self.repeat(first, depth)?;
+                continue;
             }
             let here = store.holds(&cid)?;
             self.push(cid, len, depth, here);
-            if cid.codec() == Codec::DagCbor {
+            if is_node {
+                self.nodes.insert(cid, self.parts.len() - 1);
                 match store.get(&cid) {
                     Ok(Some(block)) if here => self.descend(&block)?,
                     _ => {
@@ -75,6 +81,49 @@ impl Walk {
             }
         }
         Ok(None)
+    }
+
+    fn check_room(&self, more: usize) -> Result<(), NodeError> {
+        if self.parts.len() + self.open.len() + more <= MAX_BLOCKS {
+            return Ok(());
+        }
+        let message = "this file has more blocks than can be asked for at once";
+        Err(NodeError::new(ErrorCode::Other, message).hint("`storgo-node verify` checks what is here"))
+    }
+
+    /// Puts the node block that stands at `first` in another place, with all below it: no block is below itself, so that is
+    /// all known.
+    fn repeat(&mut self, first: usize, depth: u16) -> Result<(), NodeError> {
+        let top = self.parts[first].depth;
+        let below = self.parts[first + 1..].iter().take_while(|part| part.depth > top).count();
+        self.check_room(1 + below)?;
+        for at in first..=first + below {
+            let Part { cid, len, depth: old, here, closed, .. } = self.parts[at];
+            self.push(cid, len, depth.saturating_add(old - top), here);
+            if let Some(last) = self.parts.last_mut() {
+                last.closed = closed;
+            }
+        }
+        Ok(())
+    }
+
+    /// Node blocks that come next and are not here, at most `limit`.
+    pub(super) fn ahead(&self, store: &Store, limit: usize) -> Result<Vec<Cid>, NodeError> {
+        let mut ahead = Vec::new();
+        for (cid, ..) in self.open.iter().rev().take(LOOKED_AHEAD) {
+            if ahead.len() == limit {
+                break;
+            }
+            if cid.codec() == Codec::DagCbor && !self.nodes.contains_key(cid) && !store.holds(cid)? {
+                ahead.push(*cid);
+            }
+        }
+        Ok(ahead)
+    }
+
+    /// Whether a node block was to be had nowhere.
+    pub(super) fn is_torn(&self) -> bool {
+        self.torn
     }
 
     fn push(&mut self, cid: Cid, len: u32, depth: u16, here: bool) {
@@ -276,5 +325,51 @@ mod tests {
         assert_eq!(walk.go_on(&store).expect("walked"), None);
         let depths: Vec<u16> = walk.finish().parts.iter().map(|part| part.depth).collect();
         assert_eq!(depths, (0..=DEEP).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_folder_in_two_places_is_read_once_and_stands_in_both() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(StoreOptions::new(dir.path())).expect("opened");
+        let upload = store.upload();
+        let put = |block: &crate::content::encoder::Block| {
+            upload.put(&block.cid, &block.bytes, PutMode::Sealed).expect("put");
+        };
+        let file = FileEncoder::new(Sealing::Public).finish(Metadata::default()).expect("an empty file");
+        file.blocks.iter().for_each(put);
+        let folder = |below: &[(&str, &crate::content::link::Link, u32, EntryKind)]| {
+            let mut folder = DirEncoder::new(Sealing::Public);
+            for (name, link, root_len, kind) in below {
+                let (name, link) = ((*name).to_owned(), (*link).clone());
+                let entry = DirEntry {
+                    name,
+                    link,
+                    root_len: *root_len,
+                    kind: *kind,
+                    size: 0,
+                    mtime: None,
+                    mode: None,
+                };
+                folder.push(entry).expect("pushed").iter().for_each(put);
+            }
+            let finished = folder.finish(Metadata::default()).expect("finished");
+            finished.blocks.iter().for_each(put);
+            finished
+        };
+        let inner = folder(&[("a", &file.link, file.root_len, EntryKind::File)]);
+        let middle = folder(&[("b", &inner.link, inner.root_len, EntryKind::Dir)]);
+        let outer = folder(&[
+            ("one", &middle.link, middle.root_len, EntryKind::Dir),
+            ("two", &inner.link, inner.root_len, EntryKind::Dir),
+        ]);
+        drop(upload);
+        let mut walk = Walk::new(outer.link.cid);
+        assert_eq!(walk.go_on(&store).expect("walked"), None);
+        let outline = walk.finish();
+        let (inner, middle, file) = (inner.link.cid, middle.link.cid, file.link.cid);
+        let parts: Vec<_> = outline.parts.iter().map(|part| (part.cid, part.depth, part.here)).collect();
+        let expected = [(outer.link.cid, 0), (middle, 1), (inner, 2), (file, 3), (inner, 1), (file, 2)]
+            .map(|(cid, depth)| (cid, depth, true));
+        assert_eq!((parts, outline.blocks().count()), (expected.to_vec(), 4));
     }
 }

@@ -247,3 +247,21 @@ fn what_is_cached_takes_no_place_from_an_upload() {
     upload.commit(record(&block.0)).expect("committed");
     assert_eq!(store.get(&block.0).expect("read").as_deref(), Some(&*block.1));
 }
+
+#[test]
+fn a_removal_that_was_broken_off_is_finished_at_the_next_start() {
+    let dir = TempDir::new().expect("a folder");
+    // More than two parts of a list.
+    let blocks: Vec<_> = (0..3000).map(|n| block(n, 20)).collect();
+    let root = blocks[0].0;
+    let store = open(&dir);
+    store_all(&store, &blocks);
+    store.inner.writer.let_go(move |tables| tables.remove_root(&root)).expect("removed");
+    let number = store.inner.index.dying().expect("read").pop().expect("it is to be dropped");
+    store.inner.writer.let_go(move |tables| tables.drop_part(number, unix_ms())).expect("dropped");
+    assert!(store.inner.index.is_dying(number).expect("read"), "there is more to drop");
+    drop(store);
+    let store = open(&dir);
+    assert_eq!(store.inner.index.dying().expect("read"), Vec::<u64>::new());
+    assert_eq!(store.collect().expect("collected").blocks, 3000);
+}
