@@ -382,6 +382,15 @@ impl Store {
         self.inner.writer.run(move |tables| tables.set_meta(&name, &value))
     }
 
+    /// [`Store::set_meta`] on a full disk, too, in the room set aside: for a note without which nothing can be let go.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn set_meta_to_let_go(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.inner.writer.let_go(move |tables| tables.set_meta(&name, &value))
+    }
+
     fn touch(&self, digest: &[u8; 20]) {
         let full = self.inner.touched.lock().unwrap_or_else(PoisonError::into_inner).note(*digest);
         if let Some(batch) = full {

@@ -151,6 +151,9 @@ impl Access {
         let caller = caller.ok().filter(|caller| self.token_is_there(caller));
         let caller = caller.ok_or_else(|| unauthorized("this session has ended"))?;
         if host::same_origin(method, headers) {
+            if let Some(id) = &caller.token {
+                self.tokens.used(id);
+            }
             Ok(caller)
         } else {
             Err(NodeError::new(ErrorCode::Denied, "this request comes from another site")

@@ -32,6 +32,7 @@ use crate::{
     },
 };
 
+const CACHED: &str = "private, no-cache";
 /// How long an answer waits for its first bytes, so that it can still be an error.
 const FIRST: Duration = Duration::from_secs(2);
 
@@ -51,6 +52,7 @@ pub(super) struct ContentQuery {
         ("storgo-timeout" = Option<f64>, Header, description = "Seconds to wait while nothing arrives", minimum = 0),
         ("range" = Option<String>, Header, description = "One byte range"),
         ("if-range" = Option<String>, Header, description = "The ETag that the range belongs to"),
+        ("if-match" = Option<String>, Header, description = "ETags, of which the file has to have one"),
         ("if-none-match" = Option<String>, Header, description = "ETags that the caller has")),
     responses(
         (status = 200, description = "The bytes", content_type = "application/octet-stream", body = Vec<u8>,
@@ -59,7 +61,7 @@ pub(super) struct ContentQuery {
                 ("storgo-mode" = String, description = "Unix permission bits, octal, where known"))),
         (status = 206, description = "The part", content_type = "application/octet-stream", body = Vec<u8>,
             headers(("content-range" = String, description = "Which part"))),
-        (status = 304, description = "The caller has it"), (status = 404), (status = 416), (status = 422), (status = 502),
+        (status = 304, description = "The caller has it"), (status = 404), (status = 412), (status = 416), (status = 422), (status = 502),
         (status = 504)))]
 pub(super) async fn read(
     State(door): State<Door>,
@@ -85,8 +87,15 @@ pub(super) async fn answer(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let etag = format!("\"{}\"", opened.cid());
+    let mut wanted = headers.get_all(header::IF_MATCH).iter().peekable();
+    if wanted.peek().is_some() && !wanted.any(|value| etag_demanded(value, &etag)) {
+        let error = NodeError::new(ErrorCode::BadRequest, "this is another file than If-Match names")
+            .hint("its ETag is its CID: ask without If-Match, or for that CID");
+        return Err(Problem::with_status(error, 412));
+    }
     if headers.get_all(header::IF_NONE_MATCH).iter().any(|value| etag_listed(value, &etag)) {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+        let known = [(header::ETAG, etag.as_str()), (header::CACHE_CONTROL, CACHED)];
+        return Ok((StatusCode::NOT_MODIFIED, known).into_response());
     }
     let size = opened.size();
     let range = if_range_holds(headers, &etag)
@@ -155,7 +164,7 @@ fn described(response: Builder, opened: &Opened, inline: bool) -> Builder {
         .header(header::REFERRER_POLICY, "no-referrer")
         .header("cross-origin-resource-policy", "same-origin")
         // What is behind a token is nothing for a cache that several use. A CID names the same bytes for ever, a name not.
-        .header(header::CACHE_CONTROL, "private, no-cache")
+        .header(header::CACHE_CONTROL, CACHED)
         .header(header::CONTENT_DISPOSITION, shown::disposition(how, &opened.file_name(), &opened.cid()))
         .header(
             header::CONTENT_TYPE,
@@ -193,6 +202,11 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
         let message = format!("{TIMEOUT_HEADER} is not a number of seconds");
         Problem::bad_request(message, "it is written in decimal digits, for example 2.5")
     })
+}
+
+/// By strong comparison (RFC 9110, 13.1.1).
+fn etag_demanded(value: &HeaderValue, etag: &str) -> bool {
+    value.to_str().is_ok_and(|text| text.split(',').map(str::trim).any(|one| one == "*" || one == etag))
 }
 
 fn etag_listed(value: &HeaderValue, etag: &str) -> bool {

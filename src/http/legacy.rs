@@ -66,6 +66,7 @@ pub(super) async fn store(State(door): State<Door>, request: Request) -> Result<
     let (mut key, mut early) = (None, None);
     while let Some(part) = form.next().await? {
         match (part.name(), &key) {
+            (Some("key"), Some(_)) => return Err(twice("key", "")),
             (Some("key"), _) => key = Some(short_text(part).await?).filter(|key| !key.is_empty()),
             (Some("file"), Some(key)) => {
                 let place = store::place(&door.node, store::PATIENCE).await?;
@@ -73,12 +74,18 @@ pub(super) async fn store(State(door): State<Door>, request: Request) -> Result<
                 let bytes = broken.watch(part.map_err(std::io::Error::other));
                 let stored = door.node.put_in(&place, bytes, PutOptions::named(key), FileKind::File);
                 stored.await.map_err(|error| broken.blame(error))?;
+                // One that came behind it would be acknowledged, and nowhere.
+                while let Some(part) = form.next().await? {
+                    if matches!(part.name(), Some("file" | "key")) {
+                        return Err(twice(part.name().unwrap_or_default(), "; the first file is stored"));
+                    }
+                    skip(part).await?;
+                }
                 return Ok("File stored successfully");
             }
             // The name comes behind the bytes: they wait on disk.
+            (Some("file"), None) if early.is_some() => return Err(twice("file", "")),
             (Some("file"), None) => {
-                // The place of one before it is given back first.
-                drop(early.take());
                 early = Some(Early::take(&door.uploads, part.map_err(|e| broken_form(&e))).await?);
             }
             _ => skip(part).await?,
@@ -89,6 +96,11 @@ pub(super) async fn store(State(door): State<Door>, request: Request) -> Result<
         early.ok_or_else(|| Problem::bad_request("the form has no part `file`", "send the bytes in one"))?;
     early.store(&key).await?;
     Ok("File stored successfully")
+}
+
+fn twice(part: &str, so: &str) -> Problem {
+    let message = format!("the form has more than one part `{part}`{so}");
+    Problem::bad_request(message, "send each file in a form of its own, or several to POST /api/v1/files")
 }
 
 async fn short_text(mut part: Field<'_>) -> Result<String, Problem> {
@@ -107,7 +119,7 @@ async fn short_text(mut part: Field<'_>) -> Result<String, Problem> {
 #[utoipa::path(get, path = "/api/get", tag = "diststore", params(KeyQuery),
     responses((status = 200, content_type = "application/octet-stream", body = Vec<u8>),
         (status = 206, content_type = "application/octet-stream", body = Vec<u8>), (status = 304),
-        (status = 404), (status = 416), (status = 422), (status = 502), (status = 504)))]
+        (status = 404), (status = 412), (status = 416), (status = 422), (status = 502), (status = 504)))]
 pub(super) async fn get(
     State(door): State<Door>,
     Extension(id): Extension<RequestId>,

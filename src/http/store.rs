@@ -94,6 +94,14 @@ impl PutQuery {
             ));
         }
         check_name(self.name.as_deref())?;
+        if self
+            .media_type
+            .as_deref()
+            .is_some_and(|kind| kind.len() > 255 || kind.chars().any(char::is_control))
+        {
+            let message = "this is no media type: it is too long, or has control characters";
+            return Err(Problem::bad_request(message, "one looks like text/plain"));
+        }
         let chunker = self.chunker.map(|text| text.parse()).transpose();
         let options = PutOptions {
             name: self.name,

@@ -219,7 +219,7 @@ impl Node {
                 return Ok(());
             }
             let bytes = serde_json::to_vec(&notes).unwrap_or_default();
-            Ok(store.set_meta(META_WITHDRAWALS, &bytes)?)
+            Ok(store.set_meta_to_let_go(META_WITHDRAWALS, &bytes)?)
         })
         .await
     }

@@ -92,7 +92,14 @@ impl Store {
             return Ok(false);
         }
         let needed = row.is_some();
-        let _room = self.reserve(bytes.len() as u64)?;
+        let len = bytes.len() as u64;
+        if !needed && !self.is_cache_welcome(len) {
+            self.evict(len)?;
+            if !self.is_cache_welcome(len) {
+                return Ok(false);
+            }
+        }
+        let _room = self.reserve(len)?;
         let inline = lives_in_index(cid, bytes);
         if needed {
             let (arrival, folder) = self.place(cid, bytes, Durability::Synced, inline)?;

@@ -28,6 +28,7 @@ impl Store {
     /// [`StoreError::IndexBehind`], [`StoreError::Io`], [`StoreError::Index`].
     pub fn collect(&self) -> Result<Collected, StoreError> {
         self.inner.leftovers.rest();
+        self.list_lost()?;
         self.collect_after(self.inner.options.grace)
     }
 

@@ -62,6 +62,11 @@ impl IndexFile {
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How often it was opened again. What nobody had waited for may be gone then.
+    pub(super) fn generation(&self) -> u64 {
+        self.slot().generation
+    }
+
     fn set_usage(&self, usage: Usage) {
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
     }

@@ -177,6 +177,46 @@ impl Store {
         Ok(())
     }
 
+    /// Lists as cache the block files whose rows were lost with an error of the index, if any: so they count, and go when
+    /// room is needed.
+    pub(super) fn list_lost(&self) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        let Some(since) = inner.writer.lost_since() else { return Ok(()) };
+        let mut lost = Vec::new();
+        let since = since.checked_sub(SLACK).unwrap_or(SystemTime::UNIX_EPOCH);
+        inner.disk.walk_since(Some(since), &mut |file| {
+            let digest = &file.digest;
+            let is_uploads = inner.leftovers.is_fresh(digest) || inner.pins.is_pinned(digest);
+            if file.layout == inner.options.layout && !is_uploads && inner.index.row(digest)?.is_none() {
+                lost.extend(look_at(file)?);
+            }
+            Ok(true)
+        })?;
+        for batch in lost.chunks(BATCH) {
+            let batch = batch.to_vec();
+            let digests: Vec<Digest> = batch.iter().map(|arrival| arrival.digest).collect();
+            let listed = inner.writer.run(move |tables| {
+                let now = unix_ms();
+                batch.iter().try_for_each(|arrival| match tables.row(&arrival.digest)? {
+                    Some(_) => Ok(()),
+                    None => tables.arrive(arrival, true, now),
+                })
+            });
+            match listed {
+                // No room even for that: as cache goes, they go.
+                Err(StoreError::NoSpace(_)) => {
+                    for digest in inner.pins.doom(digests).digests.iter() {
+                        if inner.index.row(digest)?.is_none() {
+                            inner.disk.remove(digest)?;
+                        }
+                    }
+                }
+                listed => listed?,
+            }
+        }
+        Ok(())
+    }
+
     /// Removes blocks that an upload wrote anew and that nobody else has in hand or has listed.
     pub(super) fn take_back(&self, own: &[Digest]) -> Result<(), StoreError> {
         let inner = &self.inner;

@@ -2,7 +2,15 @@
 
 use std::sync::{PoisonError, atomic::Ordering};
 
+use rustix::fs::statvfs;
+
 use super::{Store, StoreError, Usage};
+
+/// Cache evicted at a time where the disk is full, in bytes: enough for the next blocks as well.
+const AT_A_TIME: u64 = 32 << 20;
+/// Bytes of the disk that the cache leaves free, and the part of a small disk: one in so many bytes.
+const LEFT_FREE: u64 = 64 << 20;
+const OF_DISK: u64 = 16;
 
 /// Bytes promised to a block that is being written.
 pub(super) struct Reservation<'a> {
@@ -44,6 +52,34 @@ impl Store {
             }
         }
         Ok(Reservation { store: self, bytes })
+    }
+
+    /// Does what needs room on the disk. Where there is none, cache goes until there is, or until none is left.
+    pub(super) fn with_room<T>(
+        &self,
+        mut act: impl FnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut done = act();
+        while matches!(done, Err(StoreError::NoSpace(_))) {
+            self.list_lost()?;
+            let before = self.usage().cached_bytes;
+            self.evict(AT_A_TIME)?;
+            // Others may evict as well, and use up what came free: as long as there is some, it is tried again.
+            if before == 0 || self.usage().cached_bytes >= before {
+                break;
+            }
+            done = act();
+        }
+        done
+    }
+
+    /// Whether the cache may take so many bytes of the disk: it leaves some for what is to be kept.
+    pub(super) fn is_cache_welcome(&self, bytes: u64) -> bool {
+        // A disk that does not say is tried.
+        statvfs(&self.inner.options.dir).map_or(true, |disk| {
+            let left = LEFT_FREE.min(disk.f_blocks.saturating_mul(disk.f_frsize) / OF_DISK);
+            disk.f_bavail.saturating_mul(disk.f_frsize) >= left.saturating_add(bytes)
+        })
     }
 
     /// Promises room where there is some, and nothing where there is not: nobody else is refused for a block that is.

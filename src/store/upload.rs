@@ -139,7 +139,7 @@ impl Store {
             arrival.inline = Some(bytes.into());
             return Ok((arrival, None));
         }
-        let folder = self.inner.disk.write(cid.digest(), bytes, durability)?;
+        let folder = self.with_room(|| self.inner.disk.write(cid.digest(), bytes, durability))?;
         Ok((arrival, folder))
     }
 }
@@ -376,13 +376,17 @@ impl Upload {
         let listed = Arc::clone(&arrivals);
         let replaces = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&replaces);
-        inner.writer.run(move |tables| {
-            let now = unix_ms();
-            listed.iter().try_for_each(|arrival| tables.arrive(arrival, false, now))?;
-            if let Some((record, blocks)) = &root {
-                told.store(tables.add_root(record, blocks, now)?, Ordering::Relaxed);
-            }
-            Ok(())
+        let root = root.map(Arc::new);
+        self.store.with_room(|| {
+            let (listed, root, told) = (Arc::clone(&listed), root.clone(), Arc::clone(&told));
+            inner.writer.run(move |tables| {
+                let now = unix_ms();
+                listed.iter().try_for_each(|arrival| tables.arrive(arrival, false, now))?;
+                if let Some((record, blocks)) = root.as_deref() {
+                    told.store(tables.add_root(record, blocks, now)?, Ordering::Relaxed);
+                }
+                Ok(())
+            })
         })?;
         inner.leftovers.settled(arrivals.iter().map(|arrival| &arrival.digest));
         let mut state = self.state();

@@ -2,11 +2,11 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use redb::Durability;
@@ -38,19 +38,30 @@ impl Job {
     }
 }
 
+/// Since when changes may be lost that nobody waited for.
+type Lost = Arc<Mutex<Option<SystemTime>>>;
+
 pub(super) struct Writer {
     jobs: Option<SyncSender<Job>>,
+    lost: Lost,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
     pub(super) fn start(file: Arc<IndexFile>, spare: Spare) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(BATCH);
-        let thread = std::thread::Builder::new()
-            .name("index".into())
-            .spawn(move || Loop { file, spare, unsynced: None }.run(&queue))
-            .map_err(|e| StoreError::io("start the index writer", e))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        let (lost, generation) = (Lost::default(), file.generation());
+        let thread = std::thread::Builder::new().name("index".into()).spawn({
+            let lost = Arc::clone(&lost);
+            move || Loop { file, spare, unsynced: None, generation, lost }.run(&queue)
+        });
+        let thread = thread.map_err(|e| StoreError::io("start the index writer", e))?;
+        Ok(Self { jobs: Some(jobs), lost, thread: Some(thread) })
+    }
+
+    /// Since when changes were lost that nobody waited for, where some were: an error has cost them. Told once.
+    pub(super) fn lost_since(&self) -> Option<SystemTime> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Makes a change; returns when it is durable.
@@ -106,6 +117,9 @@ struct Loop {
     spare: Spare,
     /// Changes that nobody waits for are not synced one by one: since when there are some.
     unsynced: Option<Instant>,
+    /// Of the file, when that was looked at last.
+    generation: u64,
+    lost: Lost,
 }
 
 impl Loop {
@@ -150,6 +164,7 @@ impl Loop {
         let waited_for = batch.iter().any(|job| job.done.is_some());
         let overdue = self.unsynced.is_some_and(|since| since.elapsed() >= SYNC_AFTER);
         let synced = waited_for || overdue;
+        let before = self.unsynced;
         let durability = if synced { Durability::Immediate } else { Durability::None };
         self.unsynced = if synced { None } else { self.unsynced.or_else(|| Some(Instant::now())) };
         let together = self.apply(&mut batch, durability);
@@ -162,14 +177,31 @@ impl Loop {
             };
             job.answer(result);
         }
+        self.note_lost(before);
     }
 
     /// Makes durable what was changed without a sync.
     fn sync(&mut self) {
-        if self.unsynced.take().is_some()
+        let before = self.unsynced.take();
+        if before.is_some()
             && let Err(error) = self.apply(&mut [], Durability::Immediate)
         {
             tracing::warn!("the index could not be synced: {error}");
+        }
+        self.note_lost(before);
+    }
+
+    /// Notes that changes without a sync are gone, where the file was opened again since. `unsynced`: since when there
+    /// were some.
+    fn note_lost(&mut self, unsynced: Option<Instant>) {
+        let generation = self.file.generation();
+        if std::mem::replace(&mut self.generation, generation) == generation {
+            return;
+        }
+        if let Some(since) = unsynced {
+            let since = SystemTime::now().checked_sub(since.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
+            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            *lost = Some(lost.map_or(since, |before| before.min(since)));
         }
     }
 
@@ -179,12 +211,14 @@ impl Loop {
         let lets_go = !jobs.is_empty() && jobs.iter().all(|job| job.lets_go);
         let mut once =
             || self.file.write(durability, |tables| jobs.iter_mut().try_for_each(|job| (job.change)(tables)));
-        let grown = match once() {
-            Err(StoreError::Io { .. }) => once(),
-            Err(StoreError::NoSpace(_)) if lets_go && self.spare.release() => once(),
-            result => result,
-        }?;
-        self.spare.note(grown);
+        let mut result = once();
+        if matches!(result, Err(StoreError::Io { .. })) {
+            result = once();
+        }
+        if matches!(result, Err(StoreError::NoSpace(_))) && lets_go && self.spare.release() {
+            result = once();
+        }
+        self.spare.note(result?);
         Ok(())
     }
 }

@@ -90,8 +90,11 @@ fn ranges_and_conditions_hold_for_a_file_of_five_gigabytes() {
             assert_eq!(answer.header("content-length"), None, "that of the content is another: {answer:?}");
         }
         range("bytes=0-3", &[("if-none-match", &known)]).is(304);
+        range("bytes=0-3", &[("if-match", &known)]).is(if known.starts_with("W/") { 412 } else { 206 });
     }
     range("bytes=0-3", &[("if-none-match", "\"x\"")]).is(206);
+    api.ask("GET", &content, &[("if-match", "\"x\"")], b"").refuses(412, "bad_request");
+    api.ask("POST", "/api/v1/files?media_type=a%0d%0ab", &[], b"x").refuses(400, "bad_request");
 }
 
 #[test]

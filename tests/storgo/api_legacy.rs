@@ -42,6 +42,18 @@ fn the_calls_of_diststore_keep_their_shapes() {
         "nothing is left"
     );
 
+    // One of two files would be acknowledged, and nowhere.
+    for parts in [
+        &[("file", Some("x"), "one"), ("file", Some("y"), "two"), ("key", None, "twice")][..],
+        &[("key", None, "twice"), ("key", None, "other"), ("file", Some("x"), "one")],
+    ] {
+        store(parts).refuses(400, "bad_request");
+    }
+    api.get("/api/get?key=twice").refuses(404, "not_found");
+    let said = store(&[("key", None, "first"), ("file", Some("x"), "one"), ("file", Some("y"), "two")]);
+    assert!(said.refuses(400, "bad_request").text().contains("the first file is stored"));
+    api.ask("DELETE", "/api/delete?key=first", &[], b"").is(200);
+
     let got = api.get("/api/get?key=a%20%22b%22.txt").is(200);
     assert_eq!(got.text(), "first");
     let said = got.header("content-disposition").expect("one");

@@ -197,6 +197,42 @@ fn a_disk_that_others_fill_stops_uploads_and_nothing_else() {
 }
 
 #[test]
+fn a_disk_full_of_cache_has_room_for_what_is_to_be_kept() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let open = Store::open(disk.options()).expect("opens");
+    // More than the disk holds: the cache takes what it may, and the oldest goes.
+    for n in 0..300 {
+        let (cid, bytes) = block(5_000 + n, 100_000);
+        open.put_cached(&cid, &bytes).expect("kept, or not");
+    }
+    let cached = open.usage().cached_bytes;
+    assert!(cached > 8 << 20, "{cached}");
+    let free = rustix::fs::statvfs(disk.dir.path()).map(|disk| disk.f_bavail * disk.f_frsize).expect("asked");
+    assert!(free >= 1 << 20, "some of the disk is left: {free}");
+    let hog = Hog::new(&disk);
+    for n in 0..20 {
+        store(&open, &file(n)).expect("cache goes for it");
+    }
+    assert!(open.usage().cached_bytes < cached);
+    for n in 0..20 {
+        assert_readable(&open, &file(n));
+    }
+    drop(hog);
+    assert_eq!(open.verify(None, &mut |_| true).expect("verified").missing, []);
+}
+
+#[test]
+fn a_note_that_lets_go_is_made_on_a_full_disk() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let open = Store::open(disk.options()).expect("opens");
+    let _hog = Hog::new(&disk);
+    let refused = (0..64).any(|n| open.set_meta(&format!("{n}"), &vec![n; 64 << 10]).is_err());
+    assert!(refused, "4 MiB found room on a full disk");
+    open.set_meta_to_let_go("note", &[7; 8 << 10]).expect("made");
+    assert_eq!(open.meta("note").expect("read").as_deref(), Some(&[7; 8 << 10][..]));
+}
+
+#[test]
 fn an_identity_that_found_no_room_leaves_no_part_of_it() {
     let Some(disk) = SmallDisk::new() else { return };
     let hog = Hog::new(&disk);

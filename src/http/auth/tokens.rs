@@ -19,7 +19,7 @@ const MAX_TOKENS: usize = 256;
 const MAX_TTL: u64 = 100 * 365 * 24 * 60 * 60;
 /// Bytes of the longest name.
 const MAX_NAME: usize = 100;
-/// How old the time of last use in the store may be, seconds: not every request is worth a write.
+/// How much older the time of last use may be in the store than here, seconds: not every request is worth a write.
 const LAST_USED_STEP: i64 = 10 * 60;
 
 /// A token, without its secret.
@@ -61,6 +61,21 @@ struct Record {
     hash: String,
     #[serde(skip)]
     parsed: Option<Hash>,
+    /// The time of last use that was written, seconds since 1970.
+    #[serde(skip)]
+    noted: Option<i64>,
+}
+
+impl Record {
+    /// Notes a use; answers whether that is to be written.
+    fn use_at(&mut self, now: i64) -> bool {
+        self.info.last_used_unix_s = Some(now);
+        let stale = self.noted.is_none_or(|noted| noted + LAST_USED_STEP <= now);
+        if stale {
+            self.noted = Some(now);
+        }
+        stale
+    }
 }
 
 pub(in super::super) struct Tokens {
@@ -82,6 +97,7 @@ impl Tokens {
         };
         for record in &mut records {
             record.parsed = Hash::from_hex(&record.hash).ok();
+            record.noted = record.info.last_used_unix_s;
         }
         let own = blake3::hash(own.as_bytes());
         Ok(Self { node, own, records: Mutex::new(records), saving: tokio::sync::Mutex::default() })
@@ -101,10 +117,7 @@ impl Tokens {
             if record.info.expires_unix_s.is_some_and(|expires| expires <= now) {
                 return None;
             }
-            let stale = record.info.last_used_unix_s.is_none_or(|last| last + LAST_USED_STEP <= now);
-            if stale {
-                record.info.last_used_unix_s = Some(now);
-            }
+            let stale = record.use_at(now);
             let TokenInfo { id, scope, expires_unix_s, .. } = &record.info;
             (
                 Caller { scope: *scope, expires: *expires_unix_s, token: Some(id.clone()), session: None },
@@ -115,6 +128,14 @@ impl Tokens {
             tracing::warn!("when a token was used could not be noted: {error}");
         }
         Some(caller)
+    }
+
+    /// Notes that a session that was made from this token has been used.
+    pub(super) fn used(&self, id: &str) {
+        // Written with the next use of a token, or not at all.
+        if let Some(record) = self.lock().iter_mut().find(|record| record.info.id == id) {
+            record.info.last_used_unix_s = Some(now());
+        }
     }
 
     pub(in super::super) fn list(&self) -> Vec<TokenInfo> {
@@ -165,7 +186,7 @@ impl Tokens {
                 .hint("revoke those that nobody uses: `storgo-node token ls`"));
             }
             let hex = hash.to_hex().to_string();
-            records.push(Record { info: info.clone(), hash: hex, parsed: Some(hash) });
+            records.push(Record { info: info.clone(), hash: hex, parsed: Some(hash), noted: None });
         }
         if let Err(error) = self.save().await {
             self.lock().retain(|record| record.info.id != info.id);
