@@ -1112,6 +1112,71 @@ class ThePage(unittest.TestCase):
         page.get_by_role("button", name="Repair").click()
         page.get_by_text("Any node may be lost").wait_for()
 
+    def test_12_what_nobody_has_is_named_with_a_next_step(self):
+        path = self.work / "torn.bin"
+        path.write_bytes(pattern(MIB))
+        node = self.node("torn")
+        cid = json.loads(node.run("provide", path, "--public", "--chunker", "fixed:256KiB", "--json").stdout)["cid"]
+        window = self.window(node)
+        page = window.page
+        page.get_by_text("One file is kept on this disk").wait_for()
+        block = next(file for file in (node.folder / "blocks").rglob("*") if file.is_file() and file.stat().st_size > 100_000)
+        data = bytearray(block.read_bytes())
+        data[1000] ^= 1
+        block.write_bytes(data)
+        page.get_by_role("button", name="Check everything").click()
+        dialog = page.get_by_role("dialog", name="Some blocks are not well")
+        dialog.get_by_text("1 file lacks blocks:").wait_for()
+        self.assertEqual(window.axe(), [])
+        # What the check has found is said of the files, and at once.
+        page.locator(".truth").get_by_text("1 file here lacks blocks").wait_for()
+        page.locator(".card").get_by_text("1 file with blocks missing here").wait_for()
+        dialog.get_by_role("button", name="Close").click()
+        page.get_by_role("button", name="Repair").click()
+        page.locator(".toast.bad").filter(has_text=re.compile("^1 block found nowhere.*Connect a node that has the file")).wait_for()
+        page.get_by_role("button", name="Check everything").click()
+        dialog.get_by_role("link", name="torn.bin").click()
+        page.get_by_role("heading", name="torn.bin").wait_for()
+        self.assertEqual(dialog.count(), 0)
+        page.get_by_role("button", name="Repair").click()
+        page.locator(".toast.bad").filter(has_text=re.compile("^1 block found nowhere.*Connect a node that has the file")).first.wait_for()
+        self.assertIn(cid, page.url)
+
+    def test_12_what_is_read_of_a_file_is_seen_to_be_here(self):
+        source = self.node("lender")
+        reader = self.node("borrower", boot=[source.addr])
+        path = self.work / "borrowed.txt"
+        path.write_bytes(b"Flour, water, salt, time.\n" * 40_000)
+        link = json.loads(source.run("provide", path, "--chunker", "fixed:256KiB", "--json").stdout)["link"]
+        window = self.window(reader)
+        page = window.page
+        window.go("files")
+        page.get_by_role("button", name="Open a link").click()
+        page.get_by_role("textbox", name="Link").fill(link)
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="borrowed.txt").wait_for()
+        # Of what is only opened, nothing needs to be here.
+        self.assertEqual(page.get_by_role("button", name="Verify").count(), 0)
+        here = page.locator(".health dl dd").first
+        known = re.compile(r"^(\d+) of (\d+) block")
+        count = lambda: known.match(here.inner_text()).groups()
+        here.wait_for()
+        self.assertNotEqual(*count())
+        before = int(count()[0])
+        page.get_by_role("button", name="Open here").click()
+        page.get_by_label("Text of borrowed.txt").wait_for()
+        wait("what was read is here", lambda: int(count()[0]) > before, 15)
+        # What comes without a word of it is seen, too.
+        reader.run("get", link, "-o", str(self.work / "borrowed again.txt"))
+        wait("all is here", lambda: len(set(count())) == 1, 40)
+        asked = []
+        page.on("request", lambda request: "/health" in request.url and asked.append(1))
+        page.wait_for_timeout(6000)
+        asked.clear()
+        page.evaluate("document.querySelector('section[aria-label=Preview] .preview').dispatchEvent(new Event('load'))")
+        page.wait_for_timeout(6000)
+        self.assertEqual(asked, [], "there is nothing left to look for")
+
     def test_12_many_blocks_are_shown_page_by_page(self):
         path = self.work / "many blocks.bin"
         path.write_bytes(pattern(9 * MIB))
