@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import http.client
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import tarfile
 import tempfile
+import threading
 import unittest
 
 from browser import Browser, pattern
@@ -220,6 +222,11 @@ class ThePage(unittest.TestCase):
         row = window.page.locator(".upload").filter(has_text=name)
         wait("some is sent", lambda: row.get_by_role("progressbar").evaluate("bar => bar.value") > 0.3)
         return row
+
+    def give_up(self, row):
+        """Gives up an upload of which some has arrived."""
+        row.get_by_role("button", name="Give up").click()
+        row.page.get_by_role("dialog").get_by_role("button", name="Give up").click()
 
     def test_03_a_folder_that_changed_is_sent_anew(self):
         top = self.work / "diary"
@@ -431,7 +438,7 @@ class ThePage(unittest.TestCase):
         page.get_by_text("1 begun elsewhere").click()
         row.filter(has_text="sent from elsewhere").wait_for()
         self.assertEqual(sent, [], "another's upload went on")
-        row.get_by_role("button", name="Give up").click()
+        self.give_up(row)
 
         window.go("files")
         window.drop([("my book.bin", "application/octet-stream", pattern(12 * MIB))])
@@ -443,8 +450,58 @@ class ThePage(unittest.TestCase):
         sign_in(self.a.token)
         row.filter(has_text="sent from elsewhere").wait_for()
         self.assertEqual(sent, [], "it was forgotten when its owner left")
+        # What has arrived is not thrown away by a slip of the hand.
         row.get_by_role("button", name="Give up").click()
+        dialog = page.get_by_role("dialog", name="Give up storing my book.bin?")
+        dialog.get_by_text("is thrown away").wait_for()
+        self.assertEqual(window.axe(), [])
+        dialog.get_by_role("button", name="Cancel").click()
+        dialog.wait_for(state="detached")
+        self.assertEqual(len(self.uploads(self.a, "my book.bin")), 1)
+        self.give_up(row)
         wait("the node forgets it", lambda: self.uploads(self.a, "my book.bin") == [])
+
+    def test_03_what_another_sends_is_not_given_up_in_silence(self):
+        name = base64.b64encode(b"busy.bin").decode()
+        headers, _ = self.a.call("POST", "/uploads", {"upload-length": str(64 * MIB), "upload-metadata": f"filename {name}"})
+        ends = threading.Event()
+
+        def trickle():
+            while not ends.wait(0.2):
+                yield b"x" * 10_000
+
+        def send(offset, body, size):
+            line = http.client.HTTPConnection(self.a.http)
+            line.request("PATCH", headers["location"], body, {
+                "authorization": f"Bearer {self.a.token}", "tus-resumable": "1.0.0", "upload-offset": str(offset),
+                "content-type": "application/offset+octet-stream", "content-length": str(size),
+            })
+            if not ends.is_set():
+                line.getresponse()
+            line.close()
+
+        send(0, b"x" * MIB, MIB)
+        sender = threading.Thread(target=send, args=(MIB, trickle(), 63 * MIB))
+        sender.start()
+        self.addCleanup(sender.join)
+        self.addCleanup(ends.set)
+        window = self.window(expected=["423", "500"])
+        page = window.page
+        page.get_by_text("1 begun elsewhere").click()
+        row = page.locator(".upload").filter(has_text="busy.bin")
+        self.give_up(row)
+        page.locator(".toast.bad").filter(has_text="busy.bin is being sent by somebody else now").wait_for()
+        row.filter(has_text="sent from elsewhere").wait_for()
+        # Whatever else the node says is told, too.
+        page.route("**/api/v1/uploads/*", lambda route: route.fulfill(status=500) if route.request.method == "DELETE" else route.continue_())
+        self.give_up(row)
+        page.locator(".toast.bad").filter(has_text="busy.bin could not be given up").wait_for()
+        row.filter(has_text="sent from elsewhere").wait_for()
+        page.unroute("**/api/v1/uploads/*")
+        ends.set()
+        sender.join()
+        self.give_up(row)
+        wait("the node forgets it", lambda: self.uploads(self.a, "busy.bin") == [])
 
     def test_03_given_up_at_its_very_beginning_it_is_gone(self):
         window = self.window()
@@ -549,6 +606,43 @@ class ThePage(unittest.TestCase):
         window.settle()
         page.get_by_role("heading", name="Files", level=1).wait_for()
         wait("it is not theirs", lambda: page.locator(".upload:not(.lost)").count() == 0)
+
+    def test_03_what_was_said_to_one_is_not_for_the_next(self):
+        node = self.node("one room")
+        token = json.loads(node.run("token", "create", "--name", "next", "--scope", "write", "--json").stdout)["token"]
+        window = self.window(node, expected=["401"])
+        page = window.page
+        window.go("files")
+        self.store(window, "my secret.txt", "text/plain", b"mine")
+        page.get_by_role("button", name="Copy link of my secret.txt").wait_for()
+        page.evaluate("import('/ui/notes.js').then(({ note }) => note('my secret.txt is well'))")
+        toast = page.locator(".toast").filter(has_text="my secret.txt")
+        toast.wait_for()
+        self.assertIn("my secret.txt", page.locator("#spoken").text_content())
+        # A session that ended by itself is still its owner's.
+        window.context.clear_cookies()
+        page.get_by_role("heading", name="Sign in", level=1).wait_for()
+        self.assertEqual(toast.count(), 1)
+        page.get_by_label("Token").fill(node.token)
+        page.keyboard.press("Enter")
+        window.go("settings")
+        page.get_by_role("button", name="Sign out").click()
+        page.get_by_role("heading", name="Sign in", level=1).wait_for()
+        wait("none of it can be read", lambda: page.get_by_text("my secret.txt").count() == 0, 5)
+        self.assertEqual(page.locator("#spoken").text_content(), "")
+        # Where the session ended by itself, the next may be another.
+        page.get_by_label("Token").fill(node.token)
+        page.keyboard.press("Enter")
+        window.settle()
+        page.evaluate("import('/ui/notes.js').then(({ note, speak }) => { note('my secret.txt is well'); speak('my secret.txt'); })")
+        toast.wait_for()
+        window.context.clear_cookies()
+        page.get_by_role("heading", name="Sign in", level=1).wait_for()
+        page.get_by_label("Token").fill(token)
+        page.keyboard.press("Enter")
+        page.locator("nav a[aria-current]").wait_for()
+        self.assertEqual(toast.count(), 0)
+        self.assertEqual(page.locator("#spoken").text_content(), "")
 
     def test_04_a_video_is_seeked_without_being_loaded_whole(self):
         path = self.work / "clip.webm"
@@ -824,6 +918,8 @@ class ThePage(unittest.TestCase):
         box = dialog.bounding_box()
         page.mouse.click(box["x"] + 4, box["y"] + 4)
         page.mouse.click(5, 5)
+        for _ in range(3):
+            page.keyboard.press("Escape")
         self.assertTrue(token.is_visible())
         page.get_by_role("button", name="Close").click()
         page.get_by_role("button", name="Revoke shown once").click()
@@ -1015,6 +1111,71 @@ class ThePage(unittest.TestCase):
         self.assertEqual(window.axe(), [])
         page.get_by_role("button", name="Repair").click()
         page.get_by_text("Any node may be lost").wait_for()
+
+    def test_12_what_nobody_has_is_named_with_a_next_step(self):
+        path = self.work / "torn.bin"
+        path.write_bytes(pattern(MIB))
+        node = self.node("torn")
+        cid = json.loads(node.run("provide", path, "--public", "--chunker", "fixed:256KiB", "--json").stdout)["cid"]
+        window = self.window(node)
+        page = window.page
+        page.get_by_text("One file is kept on this disk").wait_for()
+        block = next(file for file in (node.folder / "blocks").rglob("*") if file.is_file() and file.stat().st_size > 100_000)
+        data = bytearray(block.read_bytes())
+        data[1000] ^= 1
+        block.write_bytes(data)
+        page.get_by_role("button", name="Check everything").click()
+        dialog = page.get_by_role("dialog", name="Some blocks are not well")
+        dialog.get_by_text("1 file lacks blocks:").wait_for()
+        self.assertEqual(window.axe(), [])
+        # What the check has found is said of the files, and at once.
+        page.locator(".truth").get_by_text("1 file here lacks blocks").wait_for()
+        page.locator(".card").get_by_text("1 file with blocks missing here").wait_for()
+        dialog.get_by_role("button", name="Close").click()
+        page.get_by_role("button", name="Repair").click()
+        page.locator(".toast.bad").filter(has_text=re.compile("^1 block found nowhere.*Connect a node that has the file")).wait_for()
+        page.get_by_role("button", name="Check everything").click()
+        dialog.get_by_role("link", name="torn.bin").click()
+        page.get_by_role("heading", name="torn.bin").wait_for()
+        self.assertEqual(dialog.count(), 0)
+        page.get_by_role("button", name="Repair").click()
+        page.locator(".toast.bad").filter(has_text=re.compile("^1 block found nowhere.*Connect a node that has the file")).first.wait_for()
+        self.assertIn(cid, page.url)
+
+    def test_12_what_is_read_of_a_file_is_seen_to_be_here(self):
+        source = self.node("lender")
+        reader = self.node("borrower", boot=[source.addr])
+        path = self.work / "borrowed.txt"
+        path.write_bytes(b"Flour, water, salt, time.\n" * 40_000)
+        link = json.loads(source.run("provide", path, "--chunker", "fixed:256KiB", "--json").stdout)["link"]
+        window = self.window(reader)
+        page = window.page
+        window.go("files")
+        page.get_by_role("button", name="Open a link").click()
+        page.get_by_role("textbox", name="Link").fill(link)
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="borrowed.txt").wait_for()
+        # Of what is only opened, nothing needs to be here.
+        self.assertEqual(page.get_by_role("button", name="Verify").count(), 0)
+        here = page.locator(".health dl dd").first
+        known = re.compile(r"^(\d+) of (\d+) block")
+        count = lambda: known.match(here.inner_text()).groups()
+        here.wait_for()
+        self.assertNotEqual(*count())
+        before = int(count()[0])
+        page.get_by_role("button", name="Open here").click()
+        page.get_by_label("Text of borrowed.txt").wait_for()
+        wait("what was read is here", lambda: int(count()[0]) > before, 15)
+        # What comes without a word of it is seen, too.
+        reader.run("get", link, "-o", str(self.work / "borrowed again.txt"))
+        wait("all is here", lambda: len(set(count())) == 1, 40)
+        asked = []
+        page.on("request", lambda request: "/health" in request.url and asked.append(1))
+        page.wait_for_timeout(6000)
+        asked.clear()
+        page.evaluate("document.querySelector('section[aria-label=Preview] .preview').dispatchEvent(new Event('load'))")
+        page.wait_for_timeout(6000)
+        self.assertEqual(asked, [], "there is nothing left to look for")
 
     def test_12_many_blocks_are_shown_page_by_page(self):
         path = self.work / "many blocks.bin"

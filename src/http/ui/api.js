@@ -8,13 +8,22 @@ export const API = '/api/v1';
 /** A node that is well answers within that, where it asks nobody and reads no block. */
 const SOON_MS = 15000;
 
+/** What can be done about a failure on this page, where the node's own words are for programs or the command line. */
+const STEPS = {
+  not_found: '“Files” lists what is here; a file elsewhere is opened by its link.',
+  unreachable: 'See whether a peer is connected: “Peers” says so.',
+  integrity: '“Check everything” on the overview finds what is damaged, and fetches it anew where a peer has it.',
+  timeout: 'What has arrived is kept: try again, and it goes on from there.',
+};
+const FOR_OTHERS = /\/api\/|the same command/;
+
 /** A failure as the API tells it (RFC 9457), or as the network does (`code` is `offline` then). */
 export class Problem extends Error {
   constructor({ status = 0, code = 'other', detail, title, hint = '' }) {
     super(sentence(detail || title || 'the request failed'));
     this.status = status;
     this.code = code;
-    this.hint = sentence(hint);
+    this.hint = sentence(FOR_OTHERS.test(hint) ? (STEPS[code] ?? '') : hint);
   }
 }
 

@@ -73,12 +73,16 @@ export function grid(cid, signal) {
         const fresh = [];
         do fresh.push(await page(fresh.at(-1)?.next ?? null));
         while (fresh.at(-1).next && fresh.length < pages.length);
-        pages = fresh;
-        fill(
-          cells,
-          pages.map(({ squares }) => squares),
-        );
-        tell();
+        // What is as it was stays as it is drawn.
+        const same = JSON.stringify(fresh.map(({ blocks }) => blocks)) === JSON.stringify(pages.map(({ blocks }) => blocks));
+        if (!same) {
+          pages = fresh;
+          fill(
+            cells,
+            pages.map(({ squares }) => squares),
+          );
+          tell();
+        }
         for (const shown of pages) holders(shown);
       } catch {
         // What is shown stays: the banner tells, and the next event asks again.

@@ -9,8 +9,8 @@ let serial = 0;
 /**
  * Shows a dialog and answers with the value of the button that closed it (null where it was dismissed).
  * `actions`: [{label, value, kind}]; `act(value)` may do the work before it closes: what it throws is shown inside.
- * `secret`: it shows what is shown once, and no click beside it closes it. Dialogs are for who is signed in, and end with
- * the session.
+ * `secret`: it shows what is shown once, and neither Escape nor a click beside it closes it. Dialogs are for who is signed
+ * in, and end with the session.
  */
 export function ask({ title, body, actions = [], act, secret = false }) {
   const { owner } = session;
@@ -35,6 +35,7 @@ export function ask({ title, body, actions = [], act, secret = false }) {
   let acting = false;
   /** Whether it stays open: what runs is not forgotten before it has answered, unless nobody is there to answer. */
   const held = () => acting && connection.online;
+  const stays = () => secret || held();
 
   async function submit(event) {
     event.preventDefault();
@@ -68,11 +69,11 @@ export function ask({ title, body, actions = [], act, secret = false }) {
     if (pressed && beside(event) && !secret) leave();
     pressed = false;
   });
-  dialog.addEventListener('cancel', (event) => held() && event.preventDefault());
+  dialog.addEventListener('cancel', (event) => stays() && event.preventDefault());
   const ends = new AbortController();
   const { signal } = ends;
   // A second Escape is no `cancel` that could be refused.
-  addEventListener('keydown', (event) => event.key === 'Escape' && held() && event.preventDefault(), { signal });
+  addEventListener('keydown', (event) => event.key === 'Escape' && stays() && event.preventDefault(), { signal });
   // Another view, another talk.
   addEventListener('hashchange', leave, { signal });
   session.addEventListener('change', () => session.owner === owner || dialog.close(), { signal });

@@ -39,13 +39,14 @@ export function words({ state, blocks, here, lost, may_lose: spare, only_here: o
   }
 }
 
-/** The card of a file's health: {element, again}. */
+/** The card of a file's health: {element, again, whole}; `whole()`: whether all of the file is known to be here. */
 export function card(info, signal) {
   const place = h('div', { class: 'health' }, loading('Asking other nodes…'));
   const element = h('section', { class: 'card' }, h('h2', {}, 'Health'), place);
   const load = async () => {
     try {
       const report = await get(`/files/${info.cid}/health`, signal);
+      whole = report.here >= report.blocks;
       const text = JSON.stringify(report);
       // What stays as it was keeps the focus.
       if (told !== text) draw(report);
@@ -56,6 +57,7 @@ export function card(info, signal) {
     }
   };
   let told = '';
+  let whole = false;
   const draw = (report) => {
     const { tone, head, text } = words(report);
     const mend = h('button', { type: 'button', on: { click: () => repair(mend) } }, icon('shield'), 'Repair');
@@ -91,8 +93,7 @@ export function card(info, signal) {
   async function repair(button) {
     button.disabled = true;
     try {
-      const { repaired, missing } = await post(`/files/${info.cid}/repair`);
-      note(`${plural(repaired.length, 'block')} fetched${missing.length ? `, ${number(missing.length)} still missing` : ''}.`);
+      repaired(await post(`/files/${info.cid}/repair`));
     } catch (problem) {
       complain(problem);
     }
@@ -100,7 +101,16 @@ export function card(info, signal) {
     load();
   }
   load();
-  return { element, again: load };
+  return { element, again: load, whole: () => whole };
+}
+
+/** Tells how a repair ended. */
+export function repaired({ repaired: fetched, missing }) {
+  const got = fetched.length ? `${plural(fetched.length, 'block')} fetched` : '';
+  if (missing.length) {
+    const text = [got, `${plural(missing.length, 'block')} found nowhere.`].filter(Boolean).join('; ');
+    note(text, 'bad', 'Connect a node that has the file and repair again, or store the file here once more.');
+  } else note(got ? `${got}: nothing is missing here any more.` : 'Nothing is missing here any more.');
 }
 
 function holder({ peer, blocks, whole, connected }) {

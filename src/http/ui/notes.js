@@ -4,6 +4,7 @@ import { connection } from './connection.js';
 import { h, fill } from './dom.js';
 import { icon } from './icons.js';
 import { history } from './history.js';
+import { session } from './session.js';
 
 const SHOWN_MS = 8000;
 /** What is younger may be about what led to another view. */
@@ -14,6 +15,16 @@ const running = new WeakSet();
 addEventListener('hashchange', () => {
   for (const toast of document.querySelectorAll('.toast'))
     if (!running.has(toast) && performance.now() - toast.since > FRESH_MS) toast.remove();
+});
+
+// What was said to one is not for the next. A session that ended by itself is still its owner's.
+let owner = null;
+session.addEventListener('change', () => {
+  const now = session.owner ?? session.waiting;
+  if (now === owner) return;
+  owner = now;
+  speak('');
+  document.getElementById('toasts').replaceChildren();
 });
 
 /** A toast of something that takes a while: it stays until the function that this answers is called. */

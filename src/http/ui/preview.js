@@ -98,6 +98,8 @@ async function showText(place, info, url, signal) {
       h('pre', { tabindex: '0', 'aria-label': `Text of ${called(info.name)}` }, text),
       info.size > TEXT_LEN && h('p', { class: 'hint' }, `The first ${bytes(TEXT_LEN)} of ${bytes(info.size)}.`),
     );
+    // As a picture does.
+    place.dispatchEvent(new Event('load'));
   } catch (problem) {
     if (problem.name === 'AbortError') return;
     lament(info, problem);

@@ -3,12 +3,13 @@
 import { fill, h, keyed, say } from './dom.js';
 import { get } from './api.js';
 import { copyText } from './copy.js';
+import { ask } from './dialog.js';
 import { chosen } from './gather.js';
 import { bytes, duration, number, plural, rate } from './format.js';
 import { icon } from './icons.js';
 import { complain, note } from './notes.js';
 import { session } from './session.js';
-import { uploads } from './uploads.js';
+import { tooLate, uploads } from './uploads.js';
 
 const SHOWN = 60;
 
@@ -55,7 +56,7 @@ function row(upload) {
     h('div', { class: 'what' }, h('p', { class: 'name', title: upload.called }, upload.called), meter, text),
     tools,
   );
-  return Object.assign(element, { meter, text, tools, drawn: null });
+  return Object.assign(element, { meter, text, tools, drawn: null, of: null });
 }
 
 function rejoin(upload) {
@@ -89,9 +90,27 @@ async function copyLink({ cid, called }) {
   }
 }
 
+/** What has arrived is not thrown away by a slip of the hand. */
+async function giveUp(upload) {
+  if (upload.open && upload.sent > 0) {
+    const sure = await ask({
+      title: `Give up storing ${upload.called}?`,
+      body: h('p', {}, `What has arrived (${bytes(upload.sent)}) is thrown away.`),
+      actions: [{ label: 'Give up', value: 'end', kind: 'danger' }],
+    });
+    if (!sure || upload.state === 'gone') return;
+    // It did not wait for the answer.
+    if (upload.state === 'stored') {
+      tooLate(upload);
+      return;
+    }
+  }
+  uploads.dismiss(upload);
+}
+
 function toolsOf(upload) {
   const { called: name, state } = upload;
-  const end = tool('cross', `Give up storing ${name}`, () => uploads.dismiss(upload));
+  const end = tool('cross', `Give up storing ${name}`, () => giveUp(upload));
   switch (state) {
     case 'waiting':
     case 'sending':
@@ -132,9 +151,10 @@ function update(element, upload) {
   if (state === 'storing') element.meter.removeAttribute('value');
   else element.meter.value = upload.size ? upload.sent / upload.size : 1;
   say(element.text, words(upload));
-  if (element.drawn === state) return;
+  // What the node has of an upload can come back as another of the same key: the tools are this one's.
+  if (element.drawn === state && element.of === upload) return;
   const focused = element.tools.contains(document.activeElement);
-  element.drawn = state;
+  Object.assign(element, { drawn: state, of: upload });
   element.className = `upload ${state}`;
   fill(element.tools, toolsOf(upload));
   if (focused) element.tools.querySelector('button, a')?.focus();

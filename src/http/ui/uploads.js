@@ -6,7 +6,7 @@ import { fromHandle } from './gather.js';
 import { history } from './history.js';
 import * as kept from './kept.js';
 import { names } from './names.js';
-import { note, speak } from './notes.js';
+import { complain, note, speak } from './notes.js';
 import { session } from './session.js';
 import { Speed } from './speed.js';
 import * as tus from './tus.js';
@@ -97,6 +97,7 @@ class Uploads extends EventTarget {
   /** Ends an upload and throws away what has arrived, or takes a finished one off the list. */
   async dismiss(upload) {
     const { state } = upload;
+    const mine = this.#session;
     this.#take(upload);
     this.#next();
     await this.#forget(upload);
@@ -105,17 +106,30 @@ class Uploads extends EventTarget {
       if (upload.sent >= upload.size) {
         // Asking for the offset ends what still writes: what is not whole now never will be.
         await tus.offset(upload.id);
-        const told = await tus.look(upload.id);
-        if (told.state === 'storing' || told.state === 'stored') {
-          const hint = 'Delete it from the files if it shall not be there.';
-          note(`All of ${upload.called} had arrived: it is stored.`, 'bad', hint);
-          return;
-        }
+        if (arrived(await tus.look(upload.id))) return tooLate(upload);
       }
       await tus.end(upload.id);
-    } catch {
-      // The node is away: there, it goes when it has expired.
+    } catch (problem) {
+      // The node is away: there, it goes when it has expired. Or it has gone already.
+      if (problem.code === 'offline' || [404, 410].includes(problem.status)) return;
+      if (this.#session === mine) await this.#refused(upload, problem, mine);
     }
+  }
+
+  /** The node did not let an upload be given up: it says so, and what is still there is shown again. */
+  async #refused(upload, problem, mine) {
+    const told = await tus.look(upload.id).catch(() => null);
+    if (this.#session !== mine) return;
+    if (arrived(told)) {
+      tooLate(upload);
+      return;
+    }
+    if (told && !this.list.some(({ id }) => id === upload.id)) this.list.push(elsewhere(told));
+    if (problem.status === 423) {
+      const hint = 'Whoever sends it can give it up; or try again when they have stopped.';
+      note(`${upload.called} is being sent by somebody else now.`, 'bad', hint);
+    } else complain(problem, `${upload.called} could not be given up: `);
+    this.#next();
   }
 
   /** Takes all that are stored off the list: of those, nothing else is left to end. */
@@ -414,6 +428,13 @@ class Uploads extends EventTarget {
       this.dispatchEvent(new Event('change'));
     }, 60);
   }
+}
+
+const arrived = (told) => ['storing', 'stored'].includes(told?.state);
+
+/** Says that giving up came too late. */
+export function tooLate({ called: name }) {
+  note(`All of ${name} had arrived: it is stored.`, 'bad', 'Delete it from the files if it shall not be there.');
 }
 
 function pause(ms, signal) {

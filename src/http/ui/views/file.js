@@ -20,6 +20,12 @@ export const title = 'File';
 /** After an event, so long for others of its kind to come; and how often other nodes are asked at most. */
 const SETTLED_MS = 800;
 const SELDOM_MS = 4000;
+/** How often it is looked again while not all of the file is here: nothing tells of blocks that come one by one. */
+const LOOK_MS = 20000;
+/** What a preview tells when more of it has been read. */
+const READ = ['load', 'loadeddata', 'progress', 'suspend', 'ended'];
+/** A folder of more entries is a list that scrolls, so that what comes below it is found. */
+const LONG = 12;
 /** Entries of a folder that come at once when more are asked for. */
 const ENTRIES = 1000;
 
@@ -55,7 +61,8 @@ function draw({ body, head, signal }, info) {
         icon('down'),
         info.kind === 'dir' ? 'Download as tar' : 'Download',
       ),
-      session.may('write') && verify,
+      // Of what is only opened, nothing needs to be here.
+      session.may('write') && info.pinned && verify,
       session.may('write') &&
         h(
           'button',
@@ -67,11 +74,13 @@ function draw({ body, head, signal }, info) {
   );
   const health = healthCard(info, signal);
   const blocks = grid(info.cid, signal);
+  const seen = shown(info, signal);
   let known = facts(info);
   fill(
     body,
     result,
-    shown(info, signal),
+    seen,
+    info.entries && folder(info, signal),
     h(
       'div',
       { class: 'cards' },
@@ -80,15 +89,16 @@ function draw({ body, head, signal }, info) {
       known,
       h('section', { class: 'card' }, h('h2', {}, 'Blocks'), blocks.element),
     ),
-    info.entries && folder(info, signal),
   );
   follow(info, signal, {
+    seen,
+    whole: health.whole,
     changed: async () => {
       const now = await get(`/files/${info.cid}`, signal);
       const fresh = facts(now);
       // What is being read stays open.
       fresh.querySelector('details').open = known.querySelector('details').open;
-      if (!known.contains(document.activeElement)) {
+      if (!fresh.isEqualNode(known) && !known.contains(document.activeElement)) {
         known.replaceWith(fresh);
         known = fresh;
       }
@@ -109,8 +119,11 @@ function draw({ body, head, signal }, info) {
   });
 }
 
-/** Calls `changed` a little after something happened that what is said of the file may hang on, and `removed`. */
-function follow(info, signal, { changed, removed }) {
+/**
+ * Calls `changed` a little after something happened that what is said of the file may hang on, and `removed`. Until it is
+ * `whole`, what is `seen` of it brings blocks.
+ */
+function follow(info, signal, { seen, whole, changed, removed }) {
   const gone = new AbortController();
   const watched = AbortSignal.any([signal, gone.signal]);
   let timer = null;
@@ -141,7 +154,17 @@ function follow(info, signal, { changed, removed }) {
     },
     { signal: watched },
   );
-  watched.addEventListener('abort', () => clearTimeout(timer), { once: true });
+  // These events do not bubble.
+  for (const type of READ) seen?.addEventListener(type, () => whole() || soon(), { capture: true, signal: watched });
+  const again = setInterval(() => document.hidden || whole() || soon(), LOOK_MS);
+  watched.addEventListener(
+    'abort',
+    () => {
+      clearTimeout(timer);
+      clearInterval(again);
+    },
+    { once: true },
+  );
 }
 
 function shown(info, signal) {
@@ -231,7 +254,12 @@ function facts(info) {
 
 /** What is in a folder; of a large one the first of it, and the rest on demand. */
 function folder(info, signal) {
-  const list = h('ul', { class: 'rows entries' }, info.entries.map(inside));
+  const long = info.entries.length > LONG;
+  const list = h(
+    'ul',
+    { class: `rows entries${long ? ' long' : ''}`, tabindex: long ? '0' : null, 'aria-label': 'Entries' },
+    info.entries.map(inside),
+  );
   const words = h('p', { class: 'hint', role: 'status' });
   const more = h('button', { type: 'button', on: { click: load } }, 'Show more');
   const wrong = h('div');

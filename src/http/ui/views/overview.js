@@ -3,13 +3,14 @@
 import { get, post } from '../api.js';
 import { ask } from '../dialog.js';
 import { events } from '../events.js';
+import { repaired as tellRepaired } from '../health.js';
 import { fill, h, keyed, say } from '../dom.js';
 import { bytes, called, duration, number, plural } from '../format.js';
 import { bar, graph } from '../graph.js';
 import { history } from '../history.js';
 import { icon } from '../icons.js';
 import { names } from '../names.js';
-import { busy, complain, loading, note } from '../notes.js';
+import { busy, complain, loading } from '../notes.js';
 import { watchPeers, latency } from '../peering.js';
 import { session } from '../session.js';
 import { vitals } from '../vitals.js';
@@ -30,18 +31,18 @@ const NAMED = 5;
 export function sentence(status, { lacking, kept }) {
   const { files: known, quarantined, peers, capacity, stored_bytes: stored } = status;
   const many = kept === 1 ? 'One file is' : `${number(kept)} files are`;
-  if (quarantined > 0) {
-    return {
-      tone: 'bad',
-      head: `${plural(quarantined, 'block')} on this disk ${quarantined === 1 ? 'was' : 'were'} damaged and set aside.`,
-      text: 'No wrong byte is served. “Check everything” says which files need them and fetches good copies where a peer has some.',
-    };
-  }
   if (lacking > 0) {
     return {
       tone: 'bad',
       head: `${plural(lacking, 'file')} here ${lacking === 1 ? 'lacks' : 'lack'} blocks.`,
       text: 'They are named below. Repair fetches what is missing from nodes that have it.',
+    };
+  }
+  if (quarantined > 0) {
+    return {
+      tone: 'bad',
+      head: `${plural(quarantined, 'block')} on this disk ${quarantined === 1 ? 'was' : 'were'} damaged and set aside.`,
+      text: 'No wrong byte is served. “Check everything” looks whether files need them, and fetches good copies where a peer has some.',
     };
   }
   if (!known)
@@ -123,7 +124,7 @@ export function show({ body, head, signal }) {
     h('a', { href: '#/activity' }, 'All activity'),
   );
   const risk = h('section', { class: 'card' }, h('h2', {}, 'At risk'), loading());
-  const check = h('button', { type: 'button', on: { click: () => verify(check) } }, icon('shield'), 'Check everything');
+  const check = h('button', { type: 'button', on: { click: () => verify(check, look) } }, icon('shield'), 'Check everything');
   head.append(h('div', { class: 'buttons' }, session.may('write') && check));
   const facts = h('p', { class: 'hint facts' });
   fill(body, truth, h('div', { class: 'cards' }, traffic, store, peers, risk, last), facts);
@@ -131,13 +132,16 @@ export function show({ body, head, signal }) {
   let told = '';
   let lacking = null;
   let lookedAt = null;
-  const look = async () => {
+  /** Looks for files that lack blocks: {files, total}; null where the node could not say. */
+  const look = async (asked = signal) => {
     try {
-      lacking = await get(`/files?health=damaged&limit=${NAMED}`, signal);
+      lacking = await get(`/files?health=damaged&limit=${NAMED}`, asked);
       lookedAt = vitals.status?.files ?? null;
       draw();
+      return lacking;
     } catch {
-      /* the banner tells, and it is asked again */
+      // The banner tells, and it is asked again.
+      return null;
     }
   };
   const again = setInterval(() => !document.hidden && look(), LOOK_MS);
@@ -216,22 +220,14 @@ function atRisk({ kept, quarantined }, lacking, look) {
     const mend = h('button', { type: 'button', on: { click: () => repair(mend, look) } }, icon('shield'), 'Repair');
     return [
       h('p', {}, icon('warning'), ` ${plural(lacking.total, 'file')} with blocks missing here:`),
-      h(
-        'ul',
-        { class: 'rows' },
-        lacking.files.map(({ cid, name }) =>
-          h('li', {}, h('a', { href: `#/file/${cid}`, class: 'break' }, called(name))),
-        ),
-        lacking.total > lacking.files.length &&
-          h('li', { class: 'hint' }, `and ${number(lacking.total - lacking.files.length)} more`),
-      ),
+      named(lacking),
       session.may('write') && mend,
     ];
   }
   if (quarantined > 0) {
     return [
       h('p', {}, icon('warning'), ` ${plural(quarantined, 'damaged block')} set aside.`),
-      h('p', { class: 'hint' }, 'Check everything: it names the files and mends what a peer can mend.'),
+      h('p', { class: 'hint' }, 'Check everything: it looks whether files need them, and mends what a peer can mend.'),
     ];
   }
   if (!kept) return [h('p', {}, 'No file is kept here: nothing is at risk.')];
@@ -245,16 +241,20 @@ function atRisk({ kept, quarantined }, lacking, look) {
   ];
 }
 
+/** The files that lack blocks, the first of them by name. */
+const named = ({ files, total }) =>
+  h(
+    'ul',
+    { class: 'rows' },
+    files.map(({ cid, name }) => h('li', {}, h('a', { href: `#/file/${cid}`, class: 'break' }, called(name)))),
+    total > files.length && h('li', { class: 'hint' }, `and ${number(total - files.length)} more`),
+  );
+
 async function repair(button, look) {
   button.disabled = true;
   const done = busy('What is missing is fetched from other nodes; this may take a while.');
   try {
-    const { repaired, missing } = await post('/repair').finally(done);
-    note(
-      missing.length
-        ? `${plural(repaired.length, 'block')} fetched; ${number(missing.length)} found nowhere.`
-        : `${plural(repaired.length, 'block')} fetched: nothing is missing here any more.`,
-    );
+    tellRepaired(await post('/repair').finally(done));
   } catch (problem) {
     complain(problem);
   }
@@ -262,22 +262,37 @@ async function repair(button, look) {
   look();
 }
 
-async function verify(button) {
+/** What a check found of files. */
+function lackingWords(lacking) {
+  if (!lacking.total) return h('p', {}, 'No file here lacks blocks: none needs what was damaged.');
+  return [
+    h('p', {}, icon('warning'), ` ${plural(lacking.total, 'file')} ${lacking.total === 1 ? 'lacks' : 'lack'} blocks:`),
+    named(lacking),
+    h('p', { class: 'hint' }, 'No peer that could be asked has them. Connect a node that has the file and repair, or store the file here once more.'),
+  ];
+}
+
+async function verify(button, look) {
   button.disabled = true;
   const done = busy('Every block is read and checked; this may take a while.');
   try {
     const { checked, bytes: size, bad, missing, repaired } = await post('/verify').finally(done);
     const lost = bad.length + missing.length - repaired.length;
+    // Whatever view is shown by now.
+    const lacking = await look(null);
     await ask({
-      title: lost > 0 ? 'Some blocks are not well' : 'Everything is well',
-      body: h(
-        'ul',
-        { class: 'rows' },
-        h('li', {}, `${plural(checked, 'block')} read and checked, ${bytes(size)}`),
-        h('li', {}, `${number(bad.length)} damaged`),
-        h('li', {}, `${number(missing.length)} missing`),
-        h('li', {}, `${number(repaired.length)} fetched anew from peers`),
-      ),
+      title: lost > 0 || lacking?.total > 0 ? 'Some blocks are not well' : 'Everything is well',
+      body: [
+        h(
+          'ul',
+          { class: 'rows' },
+          h('li', {}, `${plural(checked, 'block')} read and checked, ${bytes(size)}`),
+          h('li', {}, `${number(bad.length)} damaged`),
+          h('li', {}, `${number(missing.length)} missing`),
+          h('li', {}, `${number(repaired.length)} fetched anew from peers`),
+        ),
+        lacking && (lost > 0 || lacking.total > 0) && lackingWords(lacking),
+      ],
     });
   } catch (problem) {
     complain(problem);

@@ -18,9 +18,9 @@ const NONE = '–';
 /** Of those that have left, so many are named. */
 const GONE = 10;
 
-/** What a peer moved: where the node counts it. */
+/** What a peer moved, where the node counts it. An arrow stays with its number. */
 const moved = ({ sent_bytes: sent, received_bytes: received }) =>
-  sent === undefined ? NONE : `↑ ${bytes(sent)} ↓ ${bytes(received)}`;
+  sent === undefined ? NONE : [`↑ ${bytes(sent)}`, `↓ ${bytes(received)}`].map((way) => way.replaceAll(' ', '\u00a0')).join(' ');
 
 const CELLS = [
   ['Peer', (peer) => short(peer.peer)],
@@ -52,13 +52,15 @@ export function show({ body, head, signal }) {
   );
   const state = h('div', {}, loading());
   const words = h('p', { class: 'hint', role: 'status' });
+  // An invite is into a cluster: where there is none, there is nothing to invite to.
+  const inviting = h('button', { type: 'button', hidden: true, on: { click: invite } }, icon('qr'), 'Invite');
   head.append(
     h(
       'div',
       { class: 'buttons' },
       session.may('admin') &&
         h('button', { type: 'button', class: 'main', on: { click: add } }, icon('plus'), 'Add a peer'),
-      session.may('admin') && h('button', { type: 'button', on: { click: invite } }, icon('qr'), 'Invite'),
+      session.may('admin') && inviting,
     ),
   );
   const own = h('section', { class: 'card' }, h('h2', {}, 'This node'), loading());
@@ -121,6 +123,7 @@ export function show({ body, head, signal }) {
   const drawOwn = () => {
     if (!vitals.status) return;
     const { peer, listen, cluster } = vitals.status;
+    inviting.hidden = !cluster;
     if (told === peer + listen) return;
     told = peer + listen;
     fill(
