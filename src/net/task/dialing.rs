@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId,
+    multiaddr::Protocol,
     swarm::{
         ConnectionId, DialError, DialFailure, FromSwarm, NetworkBehaviour,
         dial_opts::{DialOpts, PeerCondition},
@@ -256,6 +257,10 @@ impl Task {
         let Some(addr) = self.bootstrap.failed(id, error) else {
             return;
         };
+        if matches!(error, DialError::LocalPeerId { .. }) {
+            tracing::warn!(target: "storgo::bootstrap", "bootstrap address {addr} is this node itself, and leads to nobody else");
+            return;
+        }
         let why = dial_error(error);
         tracing::warn!(target: "storgo::bootstrap", "bootstrap address {addr} does not answer, and is tried on: {why}");
     }
@@ -297,15 +302,40 @@ fn dial_error(error: &DialError) -> NetError {
         DialError::WrongPeerId { obtained, .. } => {
             NetError::Dial(format!("another peer is at this address: {obtained}"))
         }
-        DialError::LocalPeerId { .. } => NetError::Dial("this address is our own".into()),
+        DialError::LocalPeerId { .. } => NetError::Dial("that is this node itself".into()),
         DialError::Transport(tried) => {
-            let why = |e| match reason(e) {
+            let why = |addr, e| match reason(e) {
                 text if is_outside(&text) => OTHER_CLUSTER.into(),
-                text => text,
+                text => unknown_name(addr, &text).unwrap_or(text),
             };
-            let reasons: Vec<String> = tried.iter().map(|(addr, e)| format!("{addr}: {}", why(e))).collect();
+            let reasons = tried.iter().map(|(addr, e)| format!("{addr}: {}", why(addr, e)));
+            let reasons: Vec<String> = reasons.collect();
             NetError::Dial(reasons.join("; "))
         }
         other => NetError::Dial(other.to_string()),
+    }
+}
+
+/// Says in plain words that the DNS does not know the name in an address.
+fn unknown_name(addr: &Multiaddr, reason: &str) -> Option<String> {
+    let name = addr.iter().find_map(|part| match part {
+        Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) | Protocol::Dnsaddr(name) => {
+            Some(name)
+        }
+        _ => None,
+    })?;
+    reason.starts_with("no record").then(|| format!("{name} is not known to the DNS"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_the_dns_does_not_know_is_said_in_plain_words() {
+        let addr: Multiaddr = "/dns4/nosuch.invalid/tcp/1".parse().expect("a multiaddr");
+        let said = unknown_name(&addr, "no records found for Query { name: Name(\"nosuch.invalid.\") }");
+        assert_eq!(said.as_deref(), Some("nosuch.invalid is not known to the DNS"));
+        assert_eq!(unknown_name(&addr, "connection refused"), None);
     }
 }
