@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     ffi::OsString,
     fs,
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,7 +15,14 @@ use futures::{Stream, StreamExt, stream};
 use indicatif::ProgressBar;
 use tokio_util::io::ReaderStream;
 
-use crate::node::{ErrorCode, NodeError, identity::IDENTITY_FILE, set_tar_mtime};
+use crate::node::{
+    ErrorCode, NodeError,
+    identity::{self, IDENTITY_FILE},
+    set_tar_mtime,
+};
+
+/// Longer than any file with an identity.
+const MAX_IDENTITY: u64 = 4096;
 
 /// Bytes read at a time.
 const PIECE: usize = 512 << 10;
@@ -191,7 +198,14 @@ pub(super) fn look_at(path: &Path, name: Option<String>) -> Result<Input, NodeEr
 /// Whether a folder is where a node keeps its keys.
 pub(super) fn is_data_dir(path: &Path) -> bool {
     let has = |name| path.join(name).symlink_metadata().is_ok();
-    has(IDENTITY_FILE) && (has("lock") || has("version"))
+    // One that was made and never started has the key alone.
+    has(IDENTITY_FILE) && (has("lock") || has("version") || holds_identity(&path.join(IDENTITY_FILE)))
+}
+
+fn holds_identity(file: &Path) -> bool {
+    let mut bytes = Vec::new();
+    let read = fs::File::open(file).and_then(|file| file.take(MAX_IDENTITY).read_to_end(&mut bytes));
+    read.is_ok() && identity::decode(&bytes).is_some()
 }
 
 /// Whether there is a standard input. Where none was given, Rust puts `/dev/null` in its place, open for reading and

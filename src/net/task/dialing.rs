@@ -29,6 +29,9 @@ pub(super) struct Opening {
     asked: Option<Vec<Multiaddr>>,
 }
 
+/// What is at an address that is our own.
+const OURSELVES: &str = "that is this node itself";
+
 /// What a handshake that ends in noise means.
 const OTHER_CLUSTER: &str = "one of the two nodes belongs to a cluster whose key the other one lacks";
 
@@ -243,8 +246,9 @@ impl Task {
         {
             self.share(|shared| shared.outside = Some(addr.clone()));
         }
+        let why = self.why_not(peer, error);
         for reply in self.dialing.remove(&id).into_iter().flatten() {
-            drop(reply.send(Err(dial_error(error))));
+            drop(reply.send(Err(why.clone())));
         }
         if let Some(peer) = peer.filter(|peer| !self.swarm.is_connected(peer)) {
             self.shunned.add(peer);
@@ -252,12 +256,19 @@ impl Task {
         }
     }
 
+    /// A call for ourselves by name ends in a handshake that says nothing of that.
+    fn why_not(&self, peer: Option<PeerId>, error: &DialError) -> NetError {
+        let ours = peer.is_some_and(|peer| peer == *self.swarm.local_peer_id());
+        if ours { NetError::Dial(OURSELVES.into()) } else { dial_error(error) }
+    }
+
     /// Where it was a bootstrap address that failed: says so, now and then.
     pub(super) fn bootstrap_failed(&mut self, id: ConnectionId, error: &DialError) {
+        let local = *self.swarm.local_peer_id();
         let Some(addr) = self.bootstrap.failed(id, error) else {
             return;
         };
-        if matches!(error, DialError::LocalPeerId { .. }) {
+        if matches!(error, DialError::LocalPeerId { .. }) || peer_of(addr) == Some(local) {
             tracing::warn!(target: "storgo::bootstrap", "bootstrap address {addr} is this node itself, and leads to nobody else");
             return;
         }
@@ -302,7 +313,7 @@ fn dial_error(error: &DialError) -> NetError {
         DialError::WrongPeerId { obtained, .. } => {
             NetError::Dial(format!("another peer is at this address: {obtained}"))
         }
-        DialError::LocalPeerId { .. } => NetError::Dial("that is this node itself".into()),
+        DialError::LocalPeerId { .. } => NetError::Dial(OURSELVES.into()),
         DialError::Transport(tried) => {
             let why = |addr, e| match reason(e) {
                 text if is_outside(&text) => OTHER_CLUSTER.into(),
