@@ -18,6 +18,7 @@ mod pack;
 mod place;
 mod provide;
 mod run;
+mod settings;
 mod setup;
 mod show;
 mod unpack;
@@ -163,7 +164,7 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
         Command::Key { action } => setup::key(&context, action).await?,
         Command::Web => access::web(&context).await?,
         Command::Token { action } => access::token(&context, action).await?,
-        Command::Config { action } => show::config(&context, &action)?,
+        Command::Config { action } => settings::config(&context, &action).await?,
         Command::Demo { .. } | Command::Completions { .. } | Command::Man { .. } => {}
     }
     Ok(())
@@ -251,6 +252,11 @@ fn environment() -> Result<Vec<(String, String)>, NodeError> {
 /// A data directory is made, the folder that it lies in is not: that one is missing when its disk is not there, and a new
 /// empty node in its stead would look as if every file were lost.
 fn has_place(dir: &std::path::Path) -> Result<(), NodeError> {
+    if dir.metadata().is_ok_and(|meta| !meta.is_dir()) {
+        let message = format!("{} is a file, and a data directory is a folder", dir.display());
+        return Err(NodeError::new(ErrorCode::BadRequest, message)
+            .hint("name a folder with --data-dir; one that is not there is made"));
+    }
     match dir.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists()) {
         Some(parent) => {
             Err(NodeError::new(ErrorCode::BadRequest, format!("there is no folder {}", parent.display()))

@@ -51,6 +51,7 @@ pub use listing::{ListOptions, Sort, Whole};
 pub use lookup::Reference;
 pub use options::NodeOptions;
 pub use read::{ContentKind, Opened, ReadOptions};
+pub(crate) use tree::{set_tar_mtime, tar_mtime};
 
 use crate::{
     content::{chunk::Chunker, encoder::Metadata, seal::Sealing, secret::ConvergenceSecret},

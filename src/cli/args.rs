@@ -360,11 +360,14 @@ pub(super) enum TokenAction {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigAction {
-    /// Show every setting.
+    /// Show every setting: those that the node on this data directory uses, where one runs.
     Show {
         /// And where its value came from.
         #[arg(long)]
         origin: bool,
+        /// What the next start would use, also where a node runs.
+        #[arg(long)]
+        next: bool,
     },
     /// Check all settings as a start would; prints nothing where they are right.
     Check,

@@ -73,7 +73,7 @@ pub(super) async fn health(context: &Context, reference: Option<&str>) -> Result
         ask(context, Need::Network, async |client| client.json(Method::GET, &target).await).await?;
     output::result(context, &report, |report| {
         let state = match (report.state, report.may_lose) {
-            (Health::Ok, n) => format!("ok: any {} may be lost", plural(n.into(), "node")),
+            (Health::Ok, n) => format!("ok as of now: any {} may be lost", plural(n.into(), "node")),
             (Health::AtRisk, _) if report.here > 0 && report.only_here > 0 => {
                 format!("at risk: {} nowhere but here", is_or_are(report.only_here))
             }
@@ -86,7 +86,9 @@ pub(super) async fn health(context: &Context, reference: Option<&str>) -> Result
         lines.push(("health", state));
         lines.push(("blocks", format!("{} of {} here", report.here, report.blocks)));
         let own = if report.here == report.blocks { ", this node's own included" } else { "" };
-        lines.push(("copies", format!("{} whole{own}", report.copies)));
+        // Who only read it has it in its cache.
+        let now = if report.copies > 1 { "; a node that only read it may drop its copy" } else { "" };
+        lines.push(("copies", format!("{} whole{own}{now}", report.copies)));
         lines.extend(report.holders.iter().map(|holder| {
             let has = match (holder.whole, holder.blocks) {
                 (true, _) => "all of it".into(),
@@ -192,7 +194,10 @@ async fn rebuild_index(context: &Context) -> Result<(), NodeError> {
     };
     let nameless = match found.roots - found.known {
         0 => String::new(),
-        n => format!(". The names and keys of {} were in the old index: links read them", plural(n, "file")),
+        n => format!(
+            ". The names and keys of {} were in the old index and are gone: a link reads one whose blocks are all here or with peers",
+            plural(n, "file")
+        ),
     };
     let text = format!(
         "index rebuilt: {}, {}; {} damaged{moved}{nameless}",

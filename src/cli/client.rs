@@ -1,6 +1,6 @@
 //! The client of the HTTP API: over TCP, or straight into the router of a node in this process.
 
-use std::net::SocketAddr;
+use std::{borrow::Cow, net::SocketAddr};
 
 use axum::{
     Router,
@@ -48,7 +48,7 @@ impl Target {
                 .hint("give a link, a CID or a name; `storgo-node ls` shows what is here"));
         }
         let (id, key) = if is_link(reference.trim()) {
-            let link: Link = reference.trim().parse().map_err(|e| {
+            let link: Link = in_lower_case(reference.trim()).parse().map_err(|e| {
                 NodeError::new(ErrorCode::BadRequest, format!("this link cannot be read: {e}"))
                     .hint("a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #")
             })?;
@@ -70,9 +70,23 @@ impl Target {
     }
 }
 
+/// What a link begins with; programs that pass it on may have put it into capitals.
+const SCHEME: &str = "storgo:";
+
+/// A link with its scheme as links are written.
+fn in_lower_case(link: &str) -> Cow<'_, str> {
+    match link.split_at_checked(SCHEME.len()) {
+        Some((scheme, rest)) if scheme != SCHEME && scheme.eq_ignore_ascii_case(SCHEME) => {
+            Cow::Owned(format!("{SCHEME}{rest}"))
+        }
+        _ => Cow::Borrowed(link),
+    }
+}
+
 /// A name may hold a #; a link without its scheme begins with a CID.
 fn is_link(text: &str) -> bool {
-    text.starts_with("storgo:") || text.split_once('#').is_some_and(|(cid, _)| cid.parse::<Cid>().is_ok())
+    in_lower_case(text).starts_with(SCHEME)
+        || text.split_once('#').is_some_and(|(cid, _)| cid.parse::<Cid>().is_ok())
 }
 
 /// Percent-encodes one part of a path or query.
@@ -260,7 +274,12 @@ mod tests {
         assert_eq!((target.path.as_str(), target.key), ("/api/v1/files/notes%20%231.txt", None));
         let cid = Cid::of(crate::content::cid::Codec::DagCbor, b"x");
         let link = Link { cid, key: Some(crate::content::secret::Key::new([1; 32])) }.to_string();
-        for text in [link.clone(), format!(" {link}\n"), link["storgo://".len()..].into()] {
+        for text in [
+            link.clone(),
+            format!(" {link}\n"),
+            link["storgo://".len()..].into(),
+            link.replacen("storgo", "Storgo", 1),
+        ] {
             let target = Target::file(&text, "").expect("a link");
             assert!(target.path.ends_with(&cid.to_string()) && target.key.is_some(), "{text}");
         }

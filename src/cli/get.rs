@@ -80,7 +80,8 @@ async fn get(
     let traits = if range.is_none() { Traits::of(response.headers()) } else { Traits::default() };
     let new_folder = options.output.as_deref().filter(|_| !folder).and_then(NewFolder::at);
     let _new_folder = new_folder.transpose()?;
-    let place = place(client, reference, options.output, folder, options.force).await?;
+    let force = options.force;
+    let place = place(client, reference, options.output, folder, force).await?;
     let (bytes, out) = match place {
         Place::Stdout => (to_stdout(context, client, response).await?, None),
         Place::Device(path) => (to_device(context, client, response, &path).await?, Some(path)),
@@ -98,7 +99,7 @@ async fn get(
                 Ok(bytes) => (bytes, Some(path)),
             }
         }
-        Place::New(path) => (to_file(context, client, response, &path, traits).await?, Some(path)),
+        Place::New(path) => (to_file(context, client, response, &path, traits, force).await?, Some(path)),
     };
     let rate = super::provide::bytes_per_s(bytes, started.elapsed());
     let place =
@@ -140,18 +141,11 @@ async fn place(
     if !folder && kind.is_ok_and(|kind| kind.is_char_device() || kind.is_fifo()) {
         return Ok(Place::Device(path));
     }
-    let there = path.symlink_metadata();
-    if there.is_ok() && (folder || path.is_dir()) {
-        let message = format!("{} is there already", path.display());
-        return Err(NodeError::new(ErrorCode::BadRequest, message)
-            .hint("name another place with -o: a folder is never replaced, not even with --force"));
+    let replaced = force && !folder && !path.is_dir();
+    match path.symlink_metadata() {
+        Ok(_) if !replaced => Err(unpack::is_there_already(&path, folder)),
+        _ => Ok(Place::New(path)),
     }
-    if !force && there.is_ok() {
-        let message = format!("{} is there already", path.display());
-        return Err(NodeError::new(ErrorCode::BadRequest, message)
-            .hint("name another place with -o, or replace it with --force"));
-    }
-    Ok(Place::New(path))
 }
 
 /// How long this command waits, where it was told: else it waits as long as its node does.
@@ -253,6 +247,7 @@ async fn to_file(
     response: Response<Body>,
     path: &Path,
     traits: Traits,
+    replace: bool,
 ) -> Result<u64, NodeError> {
     let fail = |e: io::Error| unpack::cannot_write(path, &e);
     let mut part = unpack::Partial::beside(path)?;
@@ -276,7 +271,7 @@ async fn to_file(
     let written = writing.await.map_err(|_| NodeError::new(ErrorCode::Other, "the writing thread failed"))?;
     written.and_then(DirectFile::finish).map_err(fail)?;
     traits.give(part.path()).map_err(fail)?;
-    tokio::task::block_in_place(|| part.finish())?;
+    tokio::task::block_in_place(|| part.finish(replace))?;
     Ok(pieces.count)
 }
 

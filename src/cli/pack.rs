@@ -4,11 +4,10 @@ use std::{
     collections::HashSet,
     ffi::OsString,
     fs,
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::UNIX_EPOCH,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use axum::body::{Body, Bytes};
@@ -16,7 +15,14 @@ use futures::{Stream, StreamExt, stream};
 use indicatif::ProgressBar;
 use tokio_util::io::ReaderStream;
 
-use crate::node::{ErrorCode, NodeError};
+use crate::node::{
+    ErrorCode, NodeError,
+    identity::{self, IDENTITY_FILE},
+    set_tar_mtime,
+};
+
+/// Longer than any file with an identity.
+const MAX_IDENTITY: u64 = 4096;
 
 /// Bytes read at a time.
 const PIECE: usize = 512 << 10;
@@ -29,35 +35,73 @@ pub(super) struct Input {
     pub(super) query: String,
     /// Bytes of its files, where known.
     pub(super) size: Option<u64>,
-    /// What is in a folder and can be stored by nobody: pipes, sockets, devices, symbolic links to nothing.
+    /// What is in a folder and is not stored: pipes, sockets, devices, symbolic links to nothing, data directories.
     pub(super) skipped: Vec<PathBuf>,
     what: What,
 }
 
 enum What {
     Stdin,
-    File(PathBuf),
+    File(PathBuf, Stamp),
     Folder(Vec<Found>),
 }
 
-/// Why the input could not be read to its end. Whoever takes the stream learns only that it broke off.
+/// What changes with every write to a file, also with one that sets its time back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    len: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl Stamp {
+    fn of(meta: &fs::Metadata) -> Self {
+        let (mtime, ctime) = ((meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec()));
+        Self { len: meta.len(), mtime, ctime }
+    }
+}
+
+/// What went wrong with the input. Whoever takes the stream learns only that it broke off, or nothing at all.
 #[derive(Clone, Default)]
-pub(super) struct Trouble(Arc<Mutex<Option<NodeError>>>);
+pub(super) struct Trouble(Arc<Mutex<Troubles>>);
+
+#[derive(Default)]
+struct Troubles {
+    broken: Option<NodeError>,
+    changed: Vec<PathBuf>,
+}
 
 impl Trouble {
-    fn note(&self, error: NodeError) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    fn lock(&self) -> MutexGuard<'_, Troubles> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn note(&self, error: NodeError) {
+        self.lock().broken.get_or_insert(error);
+    }
+
+    /// Notes a file that is no longer what it was when it was looked at. One that is gone was read to its end.
+    fn compare(&self, path: &Path, before: Stamp, now: io::Result<fs::Metadata>) {
+        if now.is_ok_and(|now| Stamp::of(&now) != before) {
+            self.lock().changed.push(path.into());
+        }
+    }
+
+    /// Why it could not be read to its end.
     pub(super) fn take(&self) -> Option<NodeError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock().broken.take()
+    }
+
+    /// Files that somebody wrote to meanwhile.
+    pub(super) fn changed(&self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.lock().changed)
     }
 }
 
 impl Input {
     /// How many bytes a plain file must come to, unless somebody writes to it. Files that the kernel makes up say 0.
     pub(super) fn expected(&self) -> Option<u64> {
-        self.size.filter(|size| matches!(self.what, What::File(_)) && *size > 0)
+        self.size.filter(|size| matches!(self.what, What::File(..)) && *size > 0)
     }
 
     /// The bytes, as the body of a request.
@@ -68,10 +112,19 @@ impl Input {
                 let stdin = ReaderStream::with_capacity(tokio::io::stdin(), PIECE);
                 watched(stdin, bar, &trouble, Path::new("stdin"))
             }
-            What::File(path) => {
+            What::File(path, before) => {
                 let mut file = tokio::fs::File::open(&path).await.map_err(|e| unreadable(&path, &e))?;
                 file.set_max_buf_size(PIECE);
-                watched(ReaderStream::with_capacity(file, PIECE), bar, &trouble, &path)
+                let (place, noted) = (path.clone(), trouble.clone());
+                let compare = stream::once(async move {
+                    // What the kernel makes up has no length and any time.
+                    if before.len > 0 {
+                        noted.compare(&place, before, tokio::fs::metadata(&place).await);
+                    }
+                    None
+                });
+                let pieces = ReaderStream::with_capacity(file, PIECE).map(Some).chain(compare);
+                watched(pieces.filter_map(std::future::ready), bar, &trouble, &path)
             }
             What::Folder(found) => {
                 watched(tar_stream(found, &trouble), bar, &trouble, Path::new("the folder"))
@@ -118,8 +171,14 @@ pub(super) fn look_at(path: &Path, name: Option<String>) -> Result<Input, NodeEr
     };
     let name =
         name.or_else(|| path.file_name().and_then(|name| name.to_str()).map(String::from)).or_else(own_name);
-    let query = format!("mtime={}&mode={:o}", mtime(&meta), meta.permissions().mode() & 0o7777);
+    let query = format!("mtime={}&mode={:o}", meta.mtime(), meta.permissions().mode() & 0o7777);
     if meta.is_dir() {
+        if is_data_dir(path) {
+            let message =
+                format!("{} is a node's data directory: its keys are for nobody else", path.display());
+            return Err(NodeError::new(ErrorCode::BadRequest, message)
+                .hint("`storgo-node key backup` saves them; what is stored there is read by its links"));
+        }
         let Walk { found, skipped, .. } = walk(path)?;
         let size = found.iter().map(|item| item.size).sum();
         let query = format!("{query}&tree=true");
@@ -133,7 +192,20 @@ pub(super) fn look_at(path: &Path, name: Option<String>) -> Result<Input, NodeEr
         .hint("pipe it in: storgo-node provide - < FILE"));
     }
     let size = Some(meta.len());
-    Ok(Input { name, query, size, skipped: Vec::new(), what: What::File(path.into()) })
+    Ok(Input { name, query, size, skipped: Vec::new(), what: What::File(path.into(), Stamp::of(&meta)) })
+}
+
+/// Whether a folder is where a node keeps its keys.
+pub(super) fn is_data_dir(path: &Path) -> bool {
+    let has = |name| path.join(name).symlink_metadata().is_ok();
+    // One that was made and never started has the key alone.
+    has(IDENTITY_FILE) && (has("lock") || has("version") || holds_identity(&path.join(IDENTITY_FILE)))
+}
+
+fn holds_identity(file: &Path) -> bool {
+    let mut bytes = Vec::new();
+    let read = fs::File::open(file).and_then(|file| file.take(MAX_IDENTITY).read_to_end(&mut bytes));
+    read.is_ok() && identity::decode(&bytes).is_some()
 }
 
 /// Whether there is a standard input. Where none was given, Rust puts `/dev/null` in its place, open for reading and
@@ -149,19 +221,14 @@ fn is_stdin_open() -> bool {
     !(flags.contains(OFlags::RDWR) && stat.st_ino == null.ino() && stat.st_rdev == null.rdev())
 }
 
-fn mtime(meta: &fs::Metadata) -> i64 {
-    let time = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    time.and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or(0)
-}
-
 /// Something inside a folder.
 struct Found {
     path: PathBuf,
     inside: PathBuf,
     dir: bool,
     size: u64,
-    mtime: i64,
     mode: u32,
+    stamp: Stamp,
 }
 
 /// A way through a folder.
@@ -239,13 +306,13 @@ impl Walk {
             }
         };
         let (dir, mode) = (meta.is_dir(), meta.permissions().mode() & 0o7777);
-        if !dir && !meta.is_file() {
+        if (!dir && !meta.is_file()) || (dir && is_data_dir(path)) {
             self.skipped.push(path.into());
             return Ok(false);
         }
         let size = if dir { 0 } else { meta.len() };
-        let (path, inside) = (path.into(), inside.into());
-        self.found.push(Found { path, inside, dir, size, mtime: mtime(&meta), mode });
+        let (path, inside, stamp) = (path.into(), inside.into(), Stamp::of(&meta));
+        self.found.push(Found { path, inside, dir, size, mode, stamp });
         Ok(dir)
     }
 }
@@ -256,7 +323,7 @@ fn tar_stream(found: Vec<Found>, trouble: &Trouble) -> impl Stream<Item = io::Re
     let trouble = trouble.clone();
     tokio::task::spawn_blocking(move || {
         let pipe = Pipe { sender: sender.clone(), buf: Vec::with_capacity(PIECE) };
-        if let Err((path, e)) = write_tar(found, pipe) {
+        if let Err((path, e)) = write_tar(found, pipe, &trouble) {
             // Nobody reads any more: that has another reason, which is known elsewhere.
             if e.kind() != io::ErrorKind::BrokenPipe {
                 trouble.note(unreadable(&path, &e));
@@ -270,19 +337,19 @@ fn tar_stream(found: Vec<Found>, trouble: &Trouble) -> impl Stream<Item = io::Re
     )
 }
 
-fn write_tar(found: Vec<Found>, pipe: Pipe) -> Result<(), (PathBuf, io::Error)> {
+fn write_tar(found: Vec<Found>, pipe: Pipe, trouble: &Trouble) -> Result<(), (PathBuf, io::Error)> {
     let mut tar = tar::Builder::new(pipe);
     for item in found {
-        append(&mut tar, &item).map_err(|e| (item.path, e))?;
+        append(&mut tar, &item, trouble).map_err(|e| (item.path, e))?;
     }
     let done = tar.into_inner().and_then(|mut pipe| pipe.flush());
     done.map_err(|e| (PathBuf::from("the folder"), e))
 }
 
-fn append(tar: &mut tar::Builder<Pipe>, item: &Found) -> io::Result<()> {
+fn append(tar: &mut tar::Builder<Pipe>, item: &Found, trouble: &Trouble) -> io::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_mode(item.mode);
-    header.set_mtime(u64::try_from(item.mtime).unwrap_or(0));
+    set_tar_mtime(&mut header, item.stamp.mtime.0);
     if item.dir {
         header.set_entry_type(tar::EntryType::Directory);
         header.set_size(0);
@@ -291,8 +358,10 @@ fn append(tar: &mut tar::Builder<Pipe>, item: &Found) -> io::Result<()> {
     header.set_size(item.size);
     let file = fs::File::open(&item.path)?;
     // A file that grows meanwhile is stored as long as it was; one that shrinks breaks the stream below.
-    let mut exact = Exact { input: io::Read::take(file, item.size), left: item.size };
-    tar.append_data(&mut header, &item.inside, &mut exact)
+    let mut exact = Exact { input: io::Read::take(&file, item.size), left: item.size };
+    tar.append_data(&mut header, &item.inside, &mut exact)?;
+    trouble.compare(&item.path, item.stamp, file.metadata());
+    Ok(())
 }
 
 /// A reader that must yield as many bytes as it said.

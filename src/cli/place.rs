@@ -4,7 +4,7 @@ use std::{
     fs, io,
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use axum::http::HeaderMap;
@@ -18,14 +18,14 @@ use crate::{
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Traits {
     /// Seconds since 1970.
-    mtime: Option<u64>,
+    mtime: Option<i64>,
     /// Unix permission bits.
     mode: Option<u32>,
 }
 
 impl Traits {
     /// As an archive says it.
-    pub(super) fn new(mtime: u64, mode: u32) -> Self {
+    pub(super) fn new(mtime: i64, mode: u32) -> Self {
         Self { mtime: Some(mtime), mode: Some(mode) }
     }
 
@@ -50,14 +50,21 @@ impl Traits {
         }
         if let Some(seconds) = self.mtime {
             // A time that the file system does not take is no reason to lose the file.
-            drop(file.set_modified(UNIX_EPOCH + Duration::from_secs(seconds.min(LATEST))));
+            drop(file.set_modified(moment(seconds)));
         }
         Ok(())
     }
 }
 
-/// The last moment that a file system may know: the year 9999.
-const LATEST: u64 = 253_402_300_799;
+/// The first and the last moment that a file system may know: the years 1 and 9999.
+const MOMENTS: (i64, i64) = (-62_135_596_800, 253_402_300_799);
+
+/// Seconds since 1970 as a time that any clock can show.
+pub(super) fn moment(seconds: i64) -> SystemTime {
+    let seconds = seconds.clamp(MOMENTS.0, MOMENTS.1);
+    let length = Duration::from_secs(seconds.unsigned_abs());
+    if seconds < 0 { UNIX_EPOCH - length } else { UNIX_EPOCH + length }
+}
 
 /// A folder that was made for what comes; when this is dropped and nothing is in it, it goes.
 #[derive(Debug)]
@@ -112,7 +119,12 @@ mod tests {
         let dir = tempfile::TempDir::new().expect("a folder");
         let path = dir.path().join("file");
         fs::write(&path, b"x").expect("written");
-        Traits { mtime: Some(u64::MAX), mode: None }.give(&path).expect("given");
+        for mtime in [i64::MAX, i64::MIN] {
+            Traits { mtime: Some(mtime), mode: None }.give(&path).expect("given");
+        }
+        Traits { mtime: Some(-1_000_000_000), mode: None }.give(&path).expect("given");
+        let given = fs::metadata(&path).and_then(|meta| meta.modified()).expect("there");
+        assert_eq!(given, UNIX_EPOCH - Duration::from_secs(1_000_000_000));
     }
 
     #[test]

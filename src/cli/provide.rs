@@ -10,7 +10,7 @@ use super::{
     client::{Target, escape},
     door::{Door, Need, to_run},
     output,
-    pack::{self, Input},
+    pack::{self, Input, Trouble},
     run,
     show::plural,
 };
@@ -41,10 +41,16 @@ pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: Provide
         }
     }
     let inputs = {
-        let name = options.name.clone();
-        tokio::task::spawn_blocking(move || look_at_all(&paths, name.as_ref()))
+        let (name, several) = (options.name.clone(), paths.len() > 1);
+        let looked = tokio::task::spawn_blocking(move || look_at_all(&paths, name.as_ref()))
             .await
-            .map_err(|_| NodeError::new(ErrorCode::Other, "looking at the input failed"))??
+            .map_err(|_| NodeError::new(ErrorCode::Other, "looking at the input failed"))?;
+        // Of several, it could be thought that those before it were.
+        let nothing = |error: NodeError| {
+            let whole = if several { "; nothing was stored" } else { "" };
+            NodeError { message: format!("{}{whole}", error.message), ..error }
+        };
+        looked.map_err(nothing)?
     };
     let skipped: Vec<PathBuf> = inputs.iter().flat_map(|input| input.skipped.clone()).collect();
     for path in &skipped {
@@ -56,6 +62,7 @@ pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: Provide
             _ if path.file_name().is_some_and(|name| name.to_str().is_none()) => {
                 "its name is not UTF-8".into()
             }
+            _ if path.is_dir() => "it is a node's data directory: its keys are for nobody else".into(),
             _ => "it is neither a file nor a folder".into(),
         };
         let path = output::clean(&path.display().to_string());
@@ -171,11 +178,8 @@ fn partly(stored: usize, wanted: usize, failed: bool, skipped: &[PathBuf]) -> Re
     if skipped.is_empty() {
         return Ok(());
     }
-    let named = skipped.iter().take(NAMED).map(|path| output::clean(&path.display().to_string()));
-    let mut named: Vec<String> = named.collect();
-    named.extend((skipped.len() > NAMED).then(|| "and more".into()));
     let count = plural(skipped.len() as u64, "item");
-    let message = format!("stored without {count} that cannot be: {}", named.join(", "));
+    let message = format!("stored without {count}: {}", named(skipped));
     Err(NodeError::new(ErrorCode::Partial, message))
 }
 
@@ -228,12 +232,31 @@ async fn store(
     let rate = bytes_per_s(report.size, bar.elapsed());
     let (size, new) = (output::bytes(report.size), report.new_blocks);
     output::say(context, &format!("sealed {size} in {} ({new} new), {rate}", plural(report.blocks, "block")));
-    let changed = expected.filter(|expected| *expected != report.size).map(|expected| {
-        let message =
-            format!("the file changed while it was read: {} of {expected} bytes are stored", report.size);
-        NodeError::new(ErrorCode::Partial, message).hint("store it again when nothing writes to it")
-    });
+    let changed =
+        whether_changed(expected.filter(|expected| *expected != report.size), &trouble, report.size);
     Ok((report, changed))
+}
+
+/// What is wrong where somebody wrote to the input while it was read.
+fn whether_changed(expected: Option<u64>, trouble: &Trouble, stored: u64) -> Option<NodeError> {
+    let changed = trouble.changed();
+    let message = match (expected, changed.len()) {
+        (Some(expected), _) => {
+            format!("the file changed while it was read: {stored} of {expected} bytes are stored")
+        }
+        (None, 0) => return None,
+        (None, _) => {
+            format!("changed while it was read, and may be stored half old and half new: {}", named(&changed))
+        }
+    };
+    Some(NodeError::new(ErrorCode::Partial, message).hint("store it again when nothing writes to it"))
+}
+
+/// The first few of these.
+fn named(paths: &[PathBuf]) -> String {
+    let named = paths.iter().take(NAMED).map(|path| output::clean(&path.display().to_string()));
+    let more = (paths.len() > NAMED).then(|| "and more".into());
+    named.chain(more).collect::<Vec<String>>().join(", ")
 }
 
 /// The second stage: other nodes are told where the file is.

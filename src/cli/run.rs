@@ -36,20 +36,37 @@ pub(super) async fn run(context: &Context) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// Ends with the first SIGINT or SIGTERM.
+/// Ends with the first SIGINT or SIGTERM, or with SIGHUP: whoever closes a terminal ends what runs in it.
 pub(super) fn stop_signal() -> Result<tokio::sync::mpsc::Receiver<()>, NodeError> {
     let fail = |e: std::io::Error| NodeError::new(ErrorCode::Other, format!("signals cannot be caught: {e}"));
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt()).map_err(fail)?, signal(SignalKind::terminate()).map_err(fail)?);
+    let mut hangup = if heeds_hangup() { Some(signal(SignalKind::hangup()).map_err(fail)?) } else { None };
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
+        let hung_up = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = hung_up => {}
         }
         let _ = sender.send(()).await;
     });
     Ok(receiver)
+}
+
+/// Whether SIGHUP would end this process. `nohup` has it ignored, and who catches it would undo that.
+fn heeds_hangup() -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return false };
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // The first signal of all.
+    ignored.is_some_and(|mask| mask & 1 == 0)
 }
 
 /// Starts the node; a port that nobody asked for by name gives way where it is taken.

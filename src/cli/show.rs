@@ -5,9 +5,8 @@ use futures::StreamExt;
 
 use super::{
     Context,
-    args::ConfigAction,
     client::{Client, Target, escape},
-    door::{Door, Need, needs_a_node_here, to_run},
+    door::{Door, Need, needs_a_node_here},
     output,
 };
 use crate::{
@@ -350,7 +349,8 @@ pub(super) async fn status(context: &Context) -> Result<(), NodeError> {
         if status.quarantined > 0 {
             lines.push(("bad", format!("{} blocks were damaged and set aside", status.quarantined)));
         }
-        lines.extend(status.http.iter().map(|http| ("api", format!("http://{http}"))));
+        let scheme = if status.https { "https" } else { "http" };
+        lines.extend(status.http.iter().map(|http| ("api", format!("{scheme}://{http}"))));
         lines.extend(status.listen.iter().map(|addr| ("listen", addr.clone())));
         lines.iter().map(|(name, value)| format!("{name:<8} {value}\n")).collect()
     })
@@ -404,42 +404,4 @@ fn describe(event: &Event) -> String {
         Event::Skipped { count } => format!("{count} events were missed"),
     };
     text + "\n"
-}
-
-pub(super) fn config(context: &Context, action: &ConfigAction) -> Result<(), NodeError> {
-    match action {
-        ConfigAction::Check => {
-            // Loading has checked each by itself; what is left is what only a start would see.
-            to_run(&context.settings, &context.data_dir)?;
-            output::result(context, &serde_json::json!({ "valid": true }), |_| String::new())
-        }
-        ConfigAction::Path => {
-            let path = context.sources.file.as_ref().or(context.sources.default_file.as_ref());
-            let path = path.map(|path| path.display().to_string()).unwrap_or_default();
-            output::result(context, &serde_json::json!({ "path": path }), |_| format!("{path}\n"))
-        }
-        ConfigAction::Show { origin } => {
-            if context.json {
-                let all: serde_json::Map<String, serde_json::Value> = context
-                    .settings
-                    .show()
-                    .map(|(setting, values, from)| {
-                        (
-                            setting.key.to_owned(),
-                            serde_json::json!({ "value": values, "origin": from.to_string() }),
-                        )
-                    })
-                    .collect();
-                return output::print(&format!("{}\n", serde_json::Value::Object(all)));
-            }
-            let row =
-                |(setting, values, from): (&crate::config::Setting, Vec<String>, &crate::config::Origin)| {
-                    let value = if values.is_empty() { "-".into() } else { values.join(", ") };
-                    let last = if *origin { from.to_string() } else { setting.doc.to_owned() };
-                    vec![setting.key.to_owned(), value, last]
-                };
-            let rows: Vec<_> = context.settings.show().map(row).collect();
-            output::print(&output::table(&["SETTING", "VALUE", if *origin { "FROM" } else { "" }], &rows))
-        }
-    }
 }

@@ -5,15 +5,19 @@ use std::{
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Component, Path, PathBuf},
-    time::{Duration, UNIX_EPOCH},
+    time::Duration,
 };
 
 use axum::body::{Body, Bytes};
 use futures::StreamExt;
 use indicatif::ProgressBar;
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
 
-use super::place::Traits;
-use crate::node::{ErrorCode, NodeError};
+use super::place::{Traits, moment};
+use crate::node::{ErrorCode, NodeError, tar_mtime};
 
 /// What went wrong, and on which side.
 pub(super) enum Failure {
@@ -57,10 +61,9 @@ impl Partial {
         self.held = fs::File::open(&self.aside).ok().filter(|file| file.try_lock().is_ok());
     }
 
-    /// Gives it its name. A file makes way; a folder does not.
-    #[allow(clippy::disallowed_methods)] // The rename of the command line: what has its name is complete.
-    pub(super) fn finish(mut self) -> Result<(), NodeError> {
-        if self.place.symlink_metadata().is_ok() {
+    /// Gives it its name. With `replace`, a file that is there makes way; without, whatever is there by now stays.
+    pub(super) fn finish(mut self, replace: bool) -> Result<(), NodeError> {
+        if replace && self.place.symlink_metadata().is_ok() {
             // After a power cut, there is the old one or the new one, and never the name of one with the bytes of neither.
             let synced = match &self.held {
                 Some(file) => file.sync_data(),
@@ -68,10 +71,42 @@ impl Partial {
             };
             synced.map_err(|e| cannot_write(&self.place, &e))?;
         }
-        fs::rename(&self.aside, &self.place).map_err(|e| cannot_write(&self.place, &e))?;
+        give_name(&self.aside, &self.place, replace).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => is_there_already(&self.place, self.aside.is_dir()),
+            _ => cannot_write(&self.place, &e),
+        })?;
         self.done = true;
         Ok(())
     }
+}
+
+/// The rename of the command line: what has its name is complete.
+#[allow(clippy::disallowed_methods)] // Its caller syncs where something is replaced.
+fn give_name(aside: &Path, place: &Path, replace: bool) -> io::Result<()> {
+    if replace {
+        return fs::rename(aside, place);
+    }
+    match renameat_with(CWD, aside, CWD, place, RenameFlags::NOREPLACE) {
+        // A file system that cannot promise it: a second name can be given to a file, and is never one that is taken.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match fs::hard_link(aside, place) {
+            Ok(()) => fs::remove_file(aside),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(e),
+            // Nor that: then as late as can be.
+            Err(_) if place.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(_) => fs::rename(aside, place),
+        },
+        named => named.map_err(Into::into),
+    }
+}
+
+/// The error of a place that is taken.
+pub(super) fn is_there_already(path: &Path, folder: bool) -> NodeError {
+    let hint = if folder || path.is_dir() {
+        "name another place with -o: a folder is never replaced, not even with --force"
+    } else {
+        "name another place with -o, or replace it with --force"
+    };
+    NodeError::new(ErrorCode::BadRequest, format!("{} is there already", path.display())).hint(hint)
 }
 
 impl Drop for Partial {
@@ -136,7 +171,7 @@ pub(super) async fn run(body: Body, path: &Path, bar: &ProgressBar) -> Result<u6
         let bytes = unpack(&mut input, part.path(), &bar)?;
         // The archive's own end is not enough: a stream that broke off between two entries looks the same.
         io::copy(&mut input, &mut io::sink()).map_err(Failure::Input)?;
-        part.finish().map_err(Failure::Output)?;
+        part.finish(false).map_err(Failure::Output)?;
         Ok(bytes)
     });
     let mut pieces = body.into_data_stream();
@@ -165,7 +200,7 @@ fn unpack(input: impl Read, top: &Path, bar: &ProgressBar) -> Result<u64, Failur
         let inside = entry.path().map_err(Failure::Input)?.into_owned();
         let path = top.join(safe(&inside).map_err(Failure::Output)?);
         let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
-        let mtime = entry.header().mtime().unwrap_or(0);
+        let mtime = tar_mtime(entry.header()).unwrap_or(0);
         match entry.header().entry_type() {
             tar::EntryType::Directory => {
                 fs::create_dir_all(&path).map_err(write(&path))?;
@@ -188,9 +223,8 @@ fn unpack(input: impl Read, top: &Path, bar: &ProgressBar) -> Result<u64, Failur
                 }
                 bar.inc(copied);
                 total += copied;
-                let time = UNIX_EPOCH + Duration::from_secs(mtime);
                 // A time that the file system does not take is no reason to lose the file.
-                drop(file.set_modified(time));
+                drop(file.set_modified(moment(mtime)));
             }
             _ => {
                 let message = format!("{} is neither a file nor a folder", inside.display());

@@ -1,6 +1,6 @@
 //! The settings there are.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
@@ -81,9 +81,32 @@ fn region(value: &str) -> Result<(), String> {
     }
 }
 
+fn multiaddr(value: &str) -> Result<Multiaddr, String> {
+    value.parse().map_err(|e| match spelt_out(value) {
+        Some(addr) => format!("it is no multiaddr: that is written {addr}"),
+        None => format!("it is no multiaddr ({e})"),
+    })
+}
+
+/// The multiaddr of what other programs call an address: `IP:PORT`, `[IP]:PORT` or `HOST:PORT`.
+fn spelt_out(value: &str) -> Option<Multiaddr> {
+    if let Ok(addr) = value.parse::<SocketAddr>() {
+        return Some(Multiaddr::from(addr.ip()).with(Protocol::Tcp(addr.port())));
+    }
+    let (host, port) = value.rsplit_once(':')?;
+    let is_name = |part: &str| {
+        let plain = part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        plain && !part.is_empty()
+    };
+    // Numbers alone are an IP address that is none.
+    let named = host.split('.').all(is_name) && host.bytes().any(|b| b.is_ascii_alphabetic());
+    let port = port.parse().ok()?;
+    named.then(|| Multiaddr::empty().with(Protocol::Dns(host.into())).with(Protocol::Tcp(port)))
+}
+
 /// Where a peer is dialled: a host and a port, or a relay.
 pub(crate) fn address(value: &str) -> Result<(), String> {
-    let addr: Multiaddr = value.parse().map_err(|e| format!("it is no multiaddr ({e})"))?;
+    let addr = multiaddr(value)?;
     for part in &addr {
         match part {
             Protocol::Tcp(0) | Protocol::Udp(0) => return Err("nobody can be reached at port 0".into()),
@@ -101,7 +124,7 @@ fn nowhere(ip: &dyn std::fmt::Display) -> String {
 
 /// Where a node listens: an address of this machine and a port, or a relay.
 fn own_address(value: &str) -> Result<(), String> {
-    let addr: Multiaddr = value.parse().map_err(|e| format!("it is no multiaddr ({e})"))?;
+    let addr = multiaddr(value)?;
     let relayed = addr.iter().any(|part| part == Protocol::P2pCircuit);
     match addr.iter().next() {
         _ if relayed => address(value),

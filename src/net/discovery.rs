@@ -152,7 +152,7 @@ impl Bootstrap {
         if matches!(error, DialError::LocalPeerId { .. }) {
             // Our own, for now: a host may be given to another machine.
             entry.state = State::Waiting(now + PAUSE.1);
-            return None;
+            return entry.worth_saying(now);
         }
         entry.wait_longer(now);
         // An aborted one has not failed: somebody else was waiting.
@@ -392,7 +392,7 @@ mod tests {
         let mut bootstrap = Bootstrap::new(vec![addr(1, None)]);
         let id = next(&mut bootstrap);
         let ours = DialError::LocalPeerId { address: addr(1, None) };
-        assert!(bootstrap.failed(id, &ours).is_none());
+        assert_eq!(bootstrap.failed(id, &ours), Some(&addr(1, None)), "whoever named it is told");
         assert!(bootstrap.next_due().is_some_and(|at| at > Instant::now() + PAUSE.1 / 2));
         next(&mut bootstrap);
     }

@@ -57,7 +57,7 @@ impl Transport for Expected {
             (Ok((peer, _)), Some(expected)) if peer != expected => {
                 if peer == local {
                     self_calls.fetch_add(1, Ordering::Relaxed);
-                    return Err(io::Error::other("this address is our own"));
+                    return Err(io::Error::other("that is this node itself"));
                 }
                 Err(io::Error::other(format!("another peer is at this address: {peer}")))
             }

@@ -95,6 +95,10 @@ impl Node {
                         let hint =
                             "of a file elsewhere the link is needed, which looks like storgo://<cid>#<key>";
                         ("no file here has this name, and it is no link".into(), hint)
+                    } else if looks_like_a_cid(&text) {
+                        let hint =
+                            "is it a CID? Then it is mistyped or cut off, as it is none: copy it once more";
+                        (format!("no file here is named {text:?}"), hint)
                     } else {
                         let hint =
                             "`storgo-node ls` shows what is here; a file elsewhere is read by its link";
@@ -108,6 +112,11 @@ impl Node {
         })
         .await
     }
+}
+
+/// Whether a text that is no CID was perhaps meant as one. Ours begin with `bafy…` or `bafk…`.
+fn looks_like_a_cid(text: &str) -> bool {
+    text.len() > 30 && text.starts_with("baf") && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
 /// The files of this name, newest first: names are not unique, and where one file is meant, the newest wins.

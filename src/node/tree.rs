@@ -48,7 +48,7 @@ pub(super) fn store(
         let path = entry.path().map_err(|e| broken(&e))?.into_owned();
         let parts = components(&path)?;
         let header = entry.header();
-        let (mtime, mode) = (header.mtime().ok().and_then(|t| i64::try_from(t).ok()), header.mode().ok());
+        let (mtime, mode) = (tar_mtime(header), header.mode().ok());
         match header.entry_type() {
             tar::EntryType::Directory => {
                 let folder = descend(&mut top, &parts)?;
@@ -82,6 +82,26 @@ pub(super) fn store(
         }
     }
     encode(sealer, top, metadata.name)
+}
+
+/// The first four of the twelve bytes of a time before 1970, as GNU writes it; those behind them are an `i64`.
+const BEFORE_1970: [u8; 4] = [0xff; 4];
+
+/// When an entry was modified, in seconds since 1970.
+pub(crate) fn tar_mtime(header: &tar::Header) -> Option<i64> {
+    let seconds = header.mtime().ok()?;
+    if header.as_old().mtime.starts_with(&BEFORE_1970) {
+        return Some(seconds.cast_signed());
+    }
+    i64::try_from(seconds).ok()
+}
+
+/// Notes when an entry was modified, in seconds since 1970.
+pub(crate) fn set_tar_mtime(header: &mut tar::Header, seconds: i64) {
+    header.set_mtime(seconds.cast_unsigned());
+    if seconds < 0 {
+        header.as_old_mut().mtime[..BEFORE_1970.len()].copy_from_slice(&BEFORE_1970);
+    }
 }
 
 /// A folder whose entries are being listed.

@@ -51,6 +51,11 @@ fn a_node_speaks_tls_with_a_certificate_of_its_own_and_its_commands_still_reach_
         assert_eq!(over_tls(&machine, &node, host).is(200).json()["peer"], node.status["peer"], "{host}");
     }
     assert_eq!(machine.status()["peer"], node.status["peer"]);
+    let said = machine.run(["status"]).ok().text();
+    assert!(
+        said.contains(&format!("https://{}", node.status["http"].as_str().expect("an address"))),
+        "{said}"
+    );
     assert!(machine.run(["web"]).ok().one_line().starts_with("https://"));
     // Who speaks no TLS gets no answer, and nothing of anybody's.
     let mut plain = Api::of(&machine, &node).send("GET", "/api/v1/status", &[], 0);

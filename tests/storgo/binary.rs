@@ -313,6 +313,11 @@ impl Piped {
         self.child.stdin.as_mut().expect("piped").write_all(bytes).expect("fed");
     }
 
+    /// Its stdin ends.
+    pub fn close(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
     /// The next bytes of its stdout.
     pub fn read(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];

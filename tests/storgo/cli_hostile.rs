@@ -140,6 +140,14 @@ fn addresses_that_are_none_or_taken_are_refused_with_a_way_out() {
         }
         machine.run(["peers", "--add", bad]).fails(2, &["multiaddr"]);
     }
+    for (typed, meant) in [
+        ("127.0.0.1:3001", "/ip4/127.0.0.1/tcp/3001"),
+        ("[::1]:3001", "/ip6/::1/tcp/3001"),
+        ("box.example.org:3001", "/dns/box.example.org/tcp/3001"),
+    ] {
+        machine.run(["--bootstrap", typed, "run"]).fails(2, &[&format!("that is written {meant}")]);
+        machine.run(["peers", "--add", typed]).fails(2, &[&format!("that is written {meant}")]);
+    }
     machine.run(["--http", "nowhere", "run"]).fails(2, &["--http"]);
     machine.run(["--http", "0.0.0.0:0", "run", ALONE[0], ALONE[1]]).fails(2, &["without TLS", "proxy"]);
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -152,8 +160,14 @@ fn addresses_that_are_none_or_taken_are_refused_with_a_way_out() {
     machine
         .run(["run", "--listen", "/ip4/192.0.2.1/tcp/0", "--http", "127.0.0.1:0"])
         .fails(2, &["192.0.2.1", "no such address"]);
+    let file = machine.file("no folder", b"x");
+    let args = ["--data-dir".as_ref(), file.as_os_str(), "ls".as_ref()];
+    machine.run(args).fails(2, &["is a file, and a data directory is a folder"]);
     // Nothing of this keeps the data directory.
-    let _node = machine.start::<&str>([]);
+    let node = machine.start::<&str>([]);
+    for own in [node.addr(), node.bare_addr()] {
+        machine.run(["peers", "--add", &own]).fails(5, &["that is this node itself"]);
+    }
     machine.run(["peers", "--add", &listen.replace(&addr.port().to_string(), "1")]).fails(5, &[]);
 }
 
@@ -223,7 +237,7 @@ fn several_paths_give_a_link_each_and_what_is_not_there_is_found_first() {
     let _node = machine.start::<&str>([]);
     machine.file("one", b"1");
     machine.file("two", b"2");
-    machine.run(["provide", "one", "nothing", "two"]).fails(4, &["nothing"]);
+    machine.run(["provide", "one", "nothing", "two"]).fails(4, &["nothing", "nothing was stored"]);
     machine.run(["provide", "one", "two", "--name", "three"]).fails(2, &["--name", "one by one"]);
     assert_eq!(machine.run(["ls", "--json"]).ok().json(), serde_json::json!([]));
     let links = machine.run(["provide", "one", "two"]).ok().text();

@@ -139,3 +139,31 @@ fn an_address_that_others_have_is_told_from_one_that_is_not_here() {
         machine.run(["get", cid, "--listen", "/ip4/192.0.2.1/tcp/3000"]).fails(1, &["its machine has"]);
     assert!(!done.stderr.contains("another program"), "{}", done.stderr);
 }
+
+#[test]
+fn the_settings_that_are_shown_are_those_of_the_node_that_runs() {
+    let machine = Machine::new();
+    let node = machine.start(["--upload-limit", "3 MiB"]);
+    let shown = |args: &[&str]| machine.run(["config", "show"].iter().chain(args)).ok();
+    let (running, next) = (shown(&["--json"]), shown(&["--json", "--next"]).json());
+    let running = running.json();
+    assert_eq!(
+        running["upload.limit"],
+        serde_json::json!({ "value": ["3 MiB"], "origin": "--upload-limit" })
+    );
+    assert_eq!(running["listen"]["value"], serde_json::json!([ALONE[1]]));
+    assert_eq!(next["upload.limit"]["origin"], "built-in");
+    let keys =
+        |shown: &serde_json::Value| shown.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&running), keys(&next));
+    for (key, value) in next.as_object().expect("an object") {
+        if running[key]["origin"] == value["origin"] {
+            assert_eq!(&running[key], value, "{key}");
+        }
+    }
+    let done = shown(&["--origin"]);
+    assert!(done.stderr.contains("the node that runs here") && done.text().contains("3 MiB"), "{done:?}");
+    assert!(!shown(&["--next"]).stderr.contains("runs here"));
+    drop(node);
+    assert!(shown(&[]).stderr.is_empty());
+}

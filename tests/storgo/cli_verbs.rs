@@ -10,7 +10,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::binary::{ALONE, Done, Machine, Running};
+use super::binary::{ALONE, Done, Live, Machine, Running};
 
 /// Verbs that print one JSON value, and what kind that is.
 type Kind = fn(&Value) -> bool;
@@ -314,4 +314,31 @@ fn nothing_in_a_folder_that_is_read_back_is_open_to_those_whom_the_umask_keeps_o
     command.envs(of.get_envs().filter_map(|(name, value)| Some((name, value?))));
     Done::of(command).ok();
     assert_eq!(modes("back"), [0o750, 0o750, 0o750, 0o750, 0o640].map(|mode| mode & modes("top")[0]));
+}
+
+#[test]
+fn a_terminal_that_closes_ends_a_node_in_good_order_unless_it_is_to_be_ignored() {
+    let machine = Machine::new();
+    assert_eq!(machine.start::<&str>([]).running.end_by(Signal::HUP).0, Some(0));
+    // As `nohup` starts it.
+    let of = machine.command();
+    let mut command = std::process::Command::new("sh");
+    let script = format!("trap '' HUP; exec {} --json \"$@\"", env!("CARGO_BIN_EXE_storgo-node"));
+    command.args(["-c", &script, "sh"]).args(ALONE).current_dir(machine.home()).env_clear();
+    command.envs(of.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    let node = Live::of(command);
+    node.running.signal(Signal::HUP);
+    assert_eq!(machine.status()["peer"], node.status["peer"]);
+    assert_eq!(node.stop().0, Some(0));
+}
+
+#[test]
+fn a_link_in_capitals_is_a_link_and_a_cid_that_is_cut_off_is_told_from_a_name() {
+    let machine = Machine::new();
+    let _node = machine.start::<&str>([]);
+    let report = machine.provide("file", b"bytes");
+    let link = report["link"].as_str().expect("a link").replacen("storgo", "STORGO", 1);
+    assert_eq!(machine.run(["get", &link, "-o", "-"]).ok().stdout, b"bytes");
+    let cid = report["cid"].as_str().expect("a CID");
+    machine.run(["get", &cid[..cid.len() - 1], "-o", "-"]).fails(4, &["mistyped or cut off"]);
 }

@@ -20,6 +20,7 @@ mod cli_flood;
 mod cli_hostile;
 mod cli_kills;
 mod cli_lan;
+mod cli_meanwhile;
 mod cli_nat;
 mod cli_rebuild;
 mod cli_settings;

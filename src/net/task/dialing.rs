@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId,
+    multiaddr::Protocol,
     swarm::{
         ConnectionId, DialError, DialFailure, FromSwarm, NetworkBehaviour,
         dial_opts::{DialOpts, PeerCondition},
@@ -27,6 +28,9 @@ pub(super) struct Opening {
     /// The DHT has been asked where the peer is, which could not be reached at these addresses.
     asked: Option<Vec<Multiaddr>>,
 }
+
+/// What is at an address that is our own.
+const OURSELVES: &str = "that is this node itself";
 
 /// What a handshake that ends in noise means.
 const OTHER_CLUSTER: &str = "one of the two nodes belongs to a cluster whose key the other one lacks";
@@ -242,8 +246,9 @@ impl Task {
         {
             self.share(|shared| shared.outside = Some(addr.clone()));
         }
+        let why = self.why_not(peer, error);
         for reply in self.dialing.remove(&id).into_iter().flatten() {
-            drop(reply.send(Err(dial_error(error))));
+            drop(reply.send(Err(why.clone())));
         }
         if let Some(peer) = peer.filter(|peer| !self.swarm.is_connected(peer)) {
             self.shunned.add(peer);
@@ -251,11 +256,22 @@ impl Task {
         }
     }
 
+    /// A call for ourselves by name ends in a handshake that says nothing of that.
+    fn why_not(&self, peer: Option<PeerId>, error: &DialError) -> NetError {
+        let ours = peer.is_some_and(|peer| peer == *self.swarm.local_peer_id());
+        if ours { NetError::Dial(OURSELVES.into()) } else { dial_error(error) }
+    }
+
     /// Where it was a bootstrap address that failed: says so, now and then.
     pub(super) fn bootstrap_failed(&mut self, id: ConnectionId, error: &DialError) {
+        let local = *self.swarm.local_peer_id();
         let Some(addr) = self.bootstrap.failed(id, error) else {
             return;
         };
+        if matches!(error, DialError::LocalPeerId { .. }) || peer_of(addr) == Some(local) {
+            tracing::warn!(target: "storgo::bootstrap", "bootstrap address {addr} is this node itself, and leads to nobody else");
+            return;
+        }
         let why = dial_error(error);
         tracing::warn!(target: "storgo::bootstrap", "bootstrap address {addr} does not answer, and is tried on: {why}");
     }
@@ -297,15 +313,40 @@ fn dial_error(error: &DialError) -> NetError {
         DialError::WrongPeerId { obtained, .. } => {
             NetError::Dial(format!("another peer is at this address: {obtained}"))
         }
-        DialError::LocalPeerId { .. } => NetError::Dial("this address is our own".into()),
+        DialError::LocalPeerId { .. } => NetError::Dial(OURSELVES.into()),
         DialError::Transport(tried) => {
-            let why = |e| match reason(e) {
+            let why = |addr, e| match reason(e) {
                 text if is_outside(&text) => OTHER_CLUSTER.into(),
-                text => text,
+                text => unknown_name(addr, &text).unwrap_or(text),
             };
-            let reasons: Vec<String> = tried.iter().map(|(addr, e)| format!("{addr}: {}", why(e))).collect();
+            let reasons = tried.iter().map(|(addr, e)| format!("{addr}: {}", why(addr, e)));
+            let reasons: Vec<String> = reasons.collect();
             NetError::Dial(reasons.join("; "))
         }
         other => NetError::Dial(other.to_string()),
+    }
+}
+
+/// Says in plain words that the DNS does not know the name in an address.
+fn unknown_name(addr: &Multiaddr, reason: &str) -> Option<String> {
+    let name = addr.iter().find_map(|part| match part {
+        Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) | Protocol::Dnsaddr(name) => {
+            Some(name)
+        }
+        _ => None,
+    })?;
+    reason.starts_with("no record").then(|| format!("{name} is not known to the DNS"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_the_dns_does_not_know_is_said_in_plain_words() {
+        let addr: Multiaddr = "/dns4/nosuch.invalid/tcp/1".parse().expect("a multiaddr");
+        let said = unknown_name(&addr, "no records found for Query { name: Name(\"nosuch.invalid.\") }");
+        assert_eq!(said.as_deref(), Some("nosuch.invalid is not known to the DNS"));
+        assert_eq!(unknown_name(&addr, "connection refused"), None);
     }
 }

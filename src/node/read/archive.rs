@@ -8,7 +8,10 @@ use crate::{
         decoder::{DirTree, Root},
         encoder::{DirEntry, EntryKind},
     },
-    node::error::{ErrorCode, NodeError},
+    node::{
+        error::{ErrorCode, NodeError},
+        tree::set_tar_mtime,
+    },
 };
 
 /// Length of a tar record.
@@ -71,7 +74,7 @@ fn header(entry: &DirEntry, path: &str) -> Result<Bytes, NodeError> {
     header.set_entry_type(if dir { tar::EntryType::Directory } else { tar::EntryType::Regular });
     header.set_size(if dir { 0 } else { entry.size });
     header.set_mode(entry.mode.unwrap_or(if dir { 0o755 } else { 0o644 }) & 0o7777);
-    header.set_mtime(entry.mtime.and_then(|t| u64::try_from(t).ok()).unwrap_or(0));
+    set_tar_mtime(&mut header, entry.mtime.unwrap_or(0));
     let mut records = tar::Builder::new(Vec::with_capacity(RECORD));
     let appended = records.append_data(&mut header, path, std::io::empty());
     appended.map_err(|e| {
