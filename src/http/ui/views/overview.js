@@ -3,10 +3,10 @@
 import { get, post } from '../api.js';
 import { ask } from '../dialog.js';
 import { events } from '../events.js';
-import { repaired as tellRepaired } from '../health.js';
 import { fill, h, keyed, say } from '../dom.js';
 import { bytes, called, duration, number, plural } from '../format.js';
 import { bar, graph } from '../graph.js';
+import { repaired as tellRepaired } from '../health.js';
 import { history } from '../history.js';
 import { icon } from '../icons.js';
 import { names } from '../names.js';
@@ -124,7 +124,12 @@ export function show({ body, head, signal }) {
     h('a', { href: '#/activity' }, 'All activity'),
   );
   const risk = h('section', { class: 'card' }, h('h2', {}, 'At risk'), loading());
-  const check = h('button', { type: 'button', on: { click: () => verify(check, look) } }, icon('shield'), 'Check everything');
+  const check = h(
+    'button',
+    { type: 'button', on: { click: () => verify(check, look) } },
+    icon('shield'),
+    'Check everything',
+  );
   head.append(h('div', { class: 'buttons' }, session.may('write') && check));
   const facts = h('p', { class: 'hint facts' });
   fill(body, truth, h('div', { class: 'cards' }, traffic, store, peers, risk, last), facts);
@@ -268,7 +273,11 @@ function lackingWords(lacking) {
   return [
     h('p', {}, icon('warning'), ` ${plural(lacking.total, 'file')} ${lacking.total === 1 ? 'lacks' : 'lack'} blocks:`),
     named(lacking),
-    h('p', { class: 'hint' }, 'No peer that could be asked has them. Connect a node that has the file and repair, or store the file here once more.'),
+    h(
+      'p',
+      { class: 'hint' },
+      'No peer that could be asked has them. Connect a node that has the file and repair, or store the file here once more.',
+    ),
   ];
 }
 

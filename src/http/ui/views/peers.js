@@ -20,7 +20,9 @@ const GONE = 10;
 
 /** What a peer moved, where the node counts it. An arrow stays with its number. */
 const moved = ({ sent_bytes: sent, received_bytes: received }) =>
-  sent === undefined ? NONE : [`↑ ${bytes(sent)}`, `↓ ${bytes(received)}`].map((way) => way.replaceAll(' ', '\u00a0')).join(' ');
+  sent === undefined
+    ? NONE
+    : [`↑ ${bytes(sent)}`, `↓ ${bytes(received)}`].map((way) => way.replaceAll(' ', '\u00a0')).join(' ');
 
 const CELLS = [
   ['Peer', (peer) => short(peer.peer)],
