@@ -205,7 +205,8 @@ impl Store {
             match listed {
                 // No room even for that: as cache goes, they go.
                 Err(StoreError::NoSpace(_)) => {
-                    for digest in inner.pins.doom(digests).digests.iter() {
+                    let doomed = inner.pins.doom(digests);
+                    for digest in &doomed.digests {
                         if inner.index.row(digest)?.is_none() {
                             inner.disk.remove(digest)?;
                         }
