@@ -97,7 +97,7 @@ impl Task {
                 self.dials.begun(id, peer, true, Instant::now());
                 self.dialing.entry(id).or_default().push(reply);
             }
-            Err(error) => drop(reply.send(Err(dial_error(&error)))),
+            Err(error) => drop(reply.send(Err(self.why_not(peer, &error)))),
         }
     }
 
@@ -256,19 +256,23 @@ impl Task {
         }
     }
 
-    /// A call for ourselves by name ends in a handshake that says nothing of that.
+    /// Why a call at an address that was named failed.
     fn why_not(&self, peer: Option<PeerId>, error: &DialError) -> NetError {
-        let ours = peer.is_some_and(|peer| peer == *self.swarm.local_peer_id());
-        if ours { NetError::Dial(OURSELVES.into()) } else { dial_error(error) }
+        if self.was_for_us(peer, error) { NetError::Dial(OURSELVES.into()) } else { dial_error(error) }
+    }
+
+    /// A call for ourselves by name ends in a handshake that says nothing of that; one to where we listen is never made.
+    fn was_for_us(&self, peer: Option<PeerId>, error: &DialError) -> bool {
+        peer.is_some_and(|peer| peer == *self.swarm.local_peer_id())
+            || matches!(error, DialError::LocalPeerId { .. } | DialError::NoAddresses)
     }
 
     /// Where it was a bootstrap address that failed: says so, now and then.
     pub(super) fn bootstrap_failed(&mut self, id: ConnectionId, error: &DialError) {
-        let local = *self.swarm.local_peer_id();
-        let Some(addr) = self.bootstrap.failed(id, error) else {
+        let Some(addr) = self.bootstrap.failed(id, error).cloned() else {
             return;
         };
-        if matches!(error, DialError::LocalPeerId { .. }) || peer_of(addr) == Some(local) {
+        if self.was_for_us(peer_of(&addr), error) {
             tracing::warn!(target: "storgo::bootstrap", "bootstrap address {addr} is this node itself, and leads to nobody else");
             return;
         }
