@@ -319,14 +319,18 @@ fn nothing_in_a_folder_that_is_read_back_is_open_to_those_whom_the_umask_keeps_o
 #[test]
 fn a_terminal_that_closes_ends_a_node_in_good_order_unless_it_is_to_be_ignored() {
     let machine = Machine::new();
-    assert_eq!(machine.start::<&str>([]).running.end_by(Signal::HUP).0, Some(0));
+    let start = |hangup: &str| {
+        let of = machine.command();
+        let mut command = std::process::Command::new("env");
+        command.args([hangup, env!("CARGO_BIN_EXE_storgo-node"), "--json"]).args(ALONE);
+        command.current_dir(machine.home()).env_clear().stdin(Stdio::null());
+        command.envs(of.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Live::of(command)
+    };
+    // Whoever runs the tests may have it ignored.
+    assert_eq!(start("--default-signal=HUP").running.end_by(Signal::HUP).0, Some(0));
     // As `nohup` starts it.
-    let of = machine.command();
-    let mut command = std::process::Command::new("sh");
-    let script = format!("trap '' HUP; exec {} --json \"$@\"", env!("CARGO_BIN_EXE_storgo-node"));
-    command.args(["-c", &script, "sh"]).args(ALONE).current_dir(machine.home()).env_clear();
-    command.envs(of.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
-    let node = Live::of(command);
+    let node = start("--ignore-signal=HUP");
     node.running.signal(Signal::HUP);
     assert_eq!(machine.status()["peer"], node.status["peer"]);
     assert_eq!(node.stop().0, Some(0));
