@@ -181,6 +181,10 @@ impl Store {
     /// room is needed.
     pub(super) fn list_lost(&self) -> Result<(), StoreError> {
         let inner = &self.inner;
+        if self.is_index_behind() {
+            // What no row names may be a file's.
+            return Ok(());
+        }
         let Some(since) = inner.writer.lost_since() else { return Ok(()) };
         let mut lost = Vec::new();
         let since = since.checked_sub(SLACK).unwrap_or(SystemTime::UNIX_EPOCH);

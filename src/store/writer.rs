@@ -177,7 +177,7 @@ impl Loop {
             };
             job.answer(result);
         }
-        self.note_lost(before);
+        self.note_lost(before.or(self.unsynced));
     }
 
     /// Makes durable what was changed without a sync.
