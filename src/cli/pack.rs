@@ -195,6 +195,11 @@ pub(super) fn look_at(path: &Path, name: Option<String>) -> Result<Input, NodeEr
     Ok(Input { name, query, size, skipped: Vec::new(), what: What::File(path.into(), Stamp::of(&meta)) })
 }
 
+/// Whether a path's own name is text, as names of files are here.
+pub(super) fn is_text(path: &Path) -> bool {
+    path.file_name().is_none_or(|name| name.to_str().is_some())
+}
+
 /// Whether a folder is where a node keeps its keys.
 pub(super) fn is_data_dir(path: &Path) -> bool {
     let has = |name| path.join(name).symlink_metadata().is_ok();
@@ -285,7 +290,7 @@ impl Walk {
     /// Notes what is there; answers whether it is a folder.
     fn look_at(&mut self, path: &Path, inside: &Path) -> Result<bool, NodeError> {
         // Names in a folder are text, wherever it is read.
-        if inside.file_name().is_some_and(|name| name.to_str().is_none()) {
+        if !is_text(inside) {
             self.skipped.push(path.into());
             return Ok(false);
         }

@@ -31,15 +31,8 @@ const NAMED: usize = 5;
 
 pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: ProvideOptions) -> Result<(), Stop> {
     let mut stop = run::stop_signal()?;
-    if options.name.is_none() {
-        for path in paths.iter().filter(|path| path.file_name().is_some_and(|name| name.to_str().is_none())) {
-            let path = output::clean(&path.display().to_string());
-            output::say(
-                context,
-                &format!("{path} is stored without a name: its own is not UTF-8; --name gives it one"),
-            );
-        }
-    }
+    let mut nameless = paths.clone();
+    nameless.retain(|path| options.name.is_none() && !pack::is_text(path));
     let inputs = {
         let (name, several) = (options.name.clone(), paths.len() > 1);
         let looked = tokio::task::spawn_blocking(move || look_at_all(&paths, name.as_ref()))
@@ -52,6 +45,13 @@ pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: Provide
         };
         looked.map_err(nothing)?
     };
+    for path in nameless {
+        let path = output::clean(&path.display().to_string());
+        output::say(
+            context,
+            &format!("{path} is stored without a name: its own is not UTF-8; --name gives it one"),
+        );
+    }
     let skipped: Vec<PathBuf> = inputs.iter().flat_map(|input| input.skipped.clone()).collect();
     for path in &skipped {
         let why = match std::fs::read_link(path) {
@@ -59,9 +59,7 @@ pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: Provide
                 let target = output::clean(&target.display().to_string());
                 format!("it is a symbolic link to {target}, which is not there")
             }
-            _ if path.file_name().is_some_and(|name| name.to_str().is_none()) => {
-                "its name is not UTF-8".into()
-            }
+            _ if !pack::is_text(path) => "its name is not UTF-8".into(),
             _ if path.is_dir() => "it is a node's data directory: its keys are for nobody else".into(),
             _ => "it is neither a file nor a folder".into(),
         };

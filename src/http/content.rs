@@ -32,6 +32,7 @@ use crate::{
     },
 };
 
+/// What is behind a token is nothing for a cache that several use. A CID names the same bytes for ever, a name not.
 const CACHED: &str = "private, no-cache";
 /// How long an answer waits for its first bytes, so that it can still be an error.
 const FIRST: Duration = Duration::from_secs(2);
@@ -163,7 +164,6 @@ fn described(response: Builder, opened: &Opened, inline: bool) -> Builder {
         .header(header::CONTENT_SECURITY_POLICY, shown::POLICY)
         .header(header::REFERRER_POLICY, "no-referrer")
         .header("cross-origin-resource-policy", "same-origin")
-        // What is behind a token is nothing for a cache that several use. A CID names the same bytes for ever, a name not.
         .header(header::CACHE_CONTROL, CACHED)
         .header(header::CONTENT_DISPOSITION, shown::disposition(how, &opened.file_name(), &opened.cid()))
         .header(
