@@ -46,7 +46,7 @@ use tokio::{
 };
 use tokio_util::{io::ReaderStream, sync::CancellationToken, task::TaskTracker};
 
-pub use error::{ErrorCode, NodeError};
+pub use error::{ErrorCode, NodeError, Reason};
 pub use listing::{ListOptions, Sort, Whole};
 pub use lookup::Reference;
 pub use options::NodeOptions;
@@ -373,6 +373,7 @@ impl Node {
     fn network(&self) -> Result<&Network, NodeError> {
         self.inner.network.as_ref().ok_or_else(|| {
             NodeError::new(ErrorCode::Unreachable, "this node was started without a network")
+                .reason(Reason::Offline)
                 .hint("start a node with `storgo-node run`")
         })
     }
@@ -398,10 +399,13 @@ pub fn check_name(name: Option<&str>) -> Result<(), NodeError> {
     let name = name.unwrap_or_default();
     if name.len() > MAX_NAME {
         let message = format!("a name of {} bytes is too long: {MAX_NAME} at most", name.len());
-        return Err(NodeError::new(ErrorCode::BadRequest, message).hint("choose a shorter one"));
+        return Err(NodeError::new(ErrorCode::BadRequest, message)
+            .reason(Reason::NameTooLong)
+            .hint("choose a shorter one"));
     }
     if name.contains('\0') {
         return Err(NodeError::new(ErrorCode::BadRequest, "a name has no NUL character in it")
+            .reason(Reason::NameHasNul)
             .hint("no file system takes one: choose another name"));
     }
     Ok(())

@@ -15,7 +15,7 @@ use tower::ServiceExt;
 use crate::{
     content::{cid::Cid, link::Link},
     http::{KEY_HEADER, REQUEST_ID_HEADER},
-    node::{ErrorCode, NodeError, report::Status},
+    node::{ErrorCode, NodeError, Reason, report::Status},
 };
 
 /// Longest answer that is read whole.
@@ -107,6 +107,8 @@ struct Problem {
     detail: String,
     code: ErrorCode,
     #[serde(default)]
+    reason: Option<Reason>,
+    #[serde(default)]
     hint: String,
 }
 
@@ -182,6 +184,7 @@ impl Client {
                 message: format!(
                     "no peer is connected: the node at {addr} belongs to another cluster than this one"
                 ),
+                reason: None,
                 hint: to_get_in(cluster).into(),
             },
             _ => error,
@@ -247,12 +250,12 @@ async fn problem(response: Response<Body>) -> NodeError {
     let status = response.status();
     let bytes = collect(response.into_body()).await.unwrap_or_default();
     match serde_json::from_slice::<Problem>(&bytes) {
-        Ok(Problem { detail, code, mut hint }) => {
+        Ok(Problem { detail, code, reason, mut hint }) => {
             // What can be done about it by the API is no help on the command line.
             if hint.contains("/api/") {
                 hint.clear();
             }
-            NodeError { code, message: detail, hint }
+            NodeError { code, reason, message: detail, hint }
         }
         Err(_) => NodeError::new(ErrorCode::Other, format!("the node answered {status}")),
     }

@@ -19,7 +19,7 @@ use libp2p::PeerId;
 
 use super::{
     Node, Reference,
-    error::{ErrorCode, NodeError},
+    error::{ErrorCode, NodeError, Reason},
     lookup::Found,
     report::{BlockInfo, BlockKind, BlockList, Health, HealthReport, Holder, RepairReport},
 };
@@ -74,10 +74,13 @@ impl Node {
             return Err(if silent > 0 {
                 let message =
                     format!("{} is not here, and {silent} of those who announce it did not answer", link.cid);
-                NodeError::new(ErrorCode::Timeout, message).hint("ask again when they can be reached")
+                NodeError::new(ErrorCode::Timeout, message)
+                    .reason(Reason::ProvidersSilent)
+                    .hint("ask again when they can be reached")
             } else {
                 let message = format!("{} is not here, and nobody who was asked has it", link.cid);
                 NodeError::new(ErrorCode::NotFound, message)
+                    .reason(Reason::NoProvider)
                     .hint("connect a node that has it, or check the link")
             });
         }
@@ -178,7 +181,8 @@ impl Node {
         if found.record.is_some_and(|record| record.pinned) {
             return Ok(found.link.cid);
         }
-        Err(NodeError::new(ErrorCode::NotFound, format!("{} is not kept here", found.link.cid)))
+        Err(NodeError::new(ErrorCode::NotFound, format!("{} is not kept here", found.link.cid))
+            .reason(Reason::NotKept))
     }
 
     /// Fetches blocks of a root from peers; answers with those that are here then.
@@ -296,6 +300,7 @@ pub(super) struct Mended {
 fn out_of_time(root: &Cid) -> NodeError {
     let message = format!("{root} has more parts that are not here than could be asked for in time");
     NodeError::new(ErrorCode::Timeout, message)
+        .reason(Reason::FetchTooSlow)
         .hint("ask again: what has come is here now, and the rest comes sooner")
 }
 

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use libp2p::identity::Keypair;
 
-use super::error::{ErrorCode, NodeError};
+use super::error::{ErrorCode, NodeError, Reason};
 use crate::content::secret::{ConvergenceSecret, Key};
 pub use crate::store::write_new as write_secret;
 
@@ -24,7 +24,7 @@ pub fn load_or_create(data_dir: &Path) -> Result<Keypair, NodeError> {
     match fs::read(&path) {
         Ok(bytes) => decode(&bytes).ok_or_else(|| {
             let what = if bytes.is_empty() { "it is empty" } else { "it holds no Ed25519 key" };
-            NodeError::new(ErrorCode::Other, format!("{} is damaged: {what}", path.display())).hint(
+            NodeError::new(ErrorCode::Other, format!("{} is damaged: {what}", path.display())).reason(Reason::IdentityDamaged).hint(
                 "move it away, then bring back its backup with `storgo-node key restore`, or start as a new node",
             )
         }),
@@ -50,10 +50,9 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Keypair> {
 
 /// The convergence secret of a node that belongs to no cluster: nobody else's blocks deduplicate against its own.
 pub fn own_secret(keypair: &Keypair) -> Result<ConvergenceSecret, NodeError> {
-    let ed25519 = keypair
-        .clone()
-        .try_into_ed25519()
-        .map_err(|_| NodeError::new(ErrorCode::Other, "the identity is not an Ed25519 key"))?;
+    let ed25519 = keypair.clone().try_into_ed25519().map_err(|_| {
+        NodeError::new(ErrorCode::Other, "the identity is not an Ed25519 key").reason(Reason::IdentityDamaged)
+    })?;
     let secret: [u8; 32] = ed25519
         .secret()
         .as_ref()

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Node,
-    error::{ErrorCode, NodeError},
+    error::{ErrorCode, NodeError, Reason},
 };
 use crate::content::secret::ClusterKey;
 
@@ -56,6 +56,7 @@ impl Node {
         let options = &self.inner.options;
         let Some(key) = &options.cluster else {
             return Err(NodeError::new(ErrorCode::BadRequest, "this node is in no cluster")
+                .reason(Reason::NoCluster)
                 .hint("make one with `storgo-node init --cluster`, then start the node again"));
         };
         let mut addrs: Vec<String> = options.external.iter().map(ToString::to_string).collect();

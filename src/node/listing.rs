@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Node, Reference,
-    error::{ErrorCode, NodeError},
+    error::{ErrorCode, NodeError, Reason},
     lookup::Found,
     records::describe,
     report::{BlockInfo, BlockKind, BlockList, FileInfo, FileList},
@@ -175,6 +175,7 @@ fn parse_cursor(text: &str) -> Result<Place, NodeError> {
     let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok();
     bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(|| {
         NodeError::new(ErrorCode::BadRequest, "this cursor is none that a list gave out")
+            .reason(Reason::CursorInvalid)
             .hint("pass `next` of the page before, or nothing for the first page")
     })
 }
@@ -264,6 +265,7 @@ fn describe_all<'a>(
 fn walk(store: &Store, root: Cid, cursor: u64, limit: usize) -> Result<BlockList, NodeError> {
     let block = store.get(&root)?.ok_or_else(|| {
         NodeError::new(ErrorCode::NotFound, format!("the root {root} is not here"))
+            .reason(Reason::RootNotHere)
             .hint("read the file once, or store it here, and its blocks are known")
     })?;
     let mut blocks = Vec::new();

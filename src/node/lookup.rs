@@ -2,7 +2,7 @@
 
 use super::{
     Node,
-    error::{ErrorCode, NodeError},
+    error::{ErrorCode, NodeError, Reason},
 };
 use crate::{
     content::{cid::Cid, link::Link, secret::Key},
@@ -60,7 +60,9 @@ impl Found {
         let mut list: Vec<String> = all.iter().take(LISTED).map(one).collect();
         list.extend((all.len() > LISTED).then(|| "and more".into()));
         let message = format!("{} files here are named {name:?}: {}", all.len(), list.join(", "));
-        Err(NodeError::new(ErrorCode::BadRequest, message).hint("say which one by its CID"))
+        Err(NodeError::new(ErrorCode::BadRequest, message)
+            .reason(Reason::NameAmbiguous)
+            .hint("say which one by its CID"))
     }
 }
 
@@ -85,26 +87,27 @@ impl Node {
             }
             Err(error) if text.starts_with("storgo:") => {
                 Err(NodeError::new(ErrorCode::BadRequest, format!("this link cannot be read: {error}"))
+                    .reason(Reason::LinkInvalid)
                     .hint("a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #"))
             }
             Err(_) => {
                 let mut named = named(store, &text)?.into_iter();
                 let record = named.next().ok_or_else(|| {
                     // A link of a kind that is not known may carry a key: it is not said again.
-                    let (what, hint) = if text.contains("://") || text.contains('#') {
+                    let (what, reason, hint) = if text.contains("://") || text.contains('#') {
                         let hint =
                             "of a file elsewhere the link is needed, which looks like storgo://<cid>#<key>";
-                        ("no file here has this name, and it is no link".into(), hint)
+                        ("no file here has this name, and it is no link".into(), Reason::LinkInvalid, hint)
                     } else if looks_like_a_cid(&text) {
                         let hint =
                             "is it a CID? Then it is mistyped or cut off, as it is none: copy it once more";
-                        (format!("no file here is named {text:?}"), hint)
+                        (format!("no file here is named {text:?}"), Reason::CidInvalid, hint)
                     } else {
                         let hint =
                             "`storgo-node ls` shows what is here; a file elsewhere is read by its link";
-                        (format!("no file here is named {text:?}"), hint)
+                        (format!("no file here is named {text:?}"), Reason::NameUnknown, hint)
                     };
-                    NodeError::new(ErrorCode::NotFound, what).hint(hint)
+                    NodeError::new(ErrorCode::NotFound, what).reason(reason).hint(hint)
                 })?;
                 let link = Link { cid: record.cid, key: record.key.clone() };
                 Ok(Found { link, record: Some(record), namesakes: named.collect() })

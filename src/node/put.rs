@@ -12,7 +12,10 @@ use std::{
     sync::{Arc, mpsc},
 };
 
-use super::{error::NodeError, pool::Pool};
+use super::{
+    error::{NodeError, Reason},
+    pool::Pool,
+};
 use crate::{
     content::{
         chunk::{Chunker, Cutter},
@@ -152,6 +155,7 @@ fn seal_and_write(recipe: &Recipe, upload: &Upload, chunk: Vec<u8>, is_last: boo
 
 fn read_error(e: &io::Error) -> NodeError {
     NodeError::new(super::ErrorCode::Other, format!("the input could not be read to its end: {e}"))
+        .reason(Reason::InputFailed)
 }
 
 /// Cuts a reader into chunks.

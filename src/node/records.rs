@@ -6,7 +6,7 @@ use libp2p::PeerId;
 
 use super::{
     Node, Reference,
-    error::{ErrorCode, NodeError},
+    error::{ErrorCode, NodeError, Reason},
     lookup::Found,
     read::{ContentKind, Opened},
     report::{DirEntryInfo, EntryList, Event, FileInfo, Placement, RemoveReport},
@@ -84,6 +84,7 @@ impl Node {
         let mut opened = self.open(reference, None).await?;
         if opened.kind() != ContentKind::Dir {
             return Err(NodeError::new(ErrorCode::BadRequest, "this is a file: it has no entries")
+                .reason(Reason::NotAFolder)
                 .hint("its bytes are its content"));
         }
         page(&mut opened, cursor, limit).await
@@ -155,7 +156,8 @@ impl Node {
     pub async fn placement(&self, reference: &Reference, wait: Duration) -> Result<Placement, NodeError> {
         let Found { link: Link { cid, .. }, record, .. } = self.find(reference).await?;
         if !record.is_some_and(|record| record.pinned) {
-            return Err(NodeError::new(ErrorCode::NotFound, format!("{cid} is not kept here")));
+            return Err(NodeError::new(ErrorCode::NotFound, format!("{cid} is not kept here"))
+                .reason(Reason::NotKept));
         }
         let announced = tokio::time::timeout(wait, self.announced(cid)).await;
         Ok(match announced {
@@ -200,7 +202,8 @@ impl Node {
 
     async fn remove_found(&self, found: Found) -> Result<RemoveReport, NodeError> {
         let Found { link: Link { cid, .. }, record, .. } = found;
-        let gone = || NodeError::new(ErrorCode::NotFound, format!("{cid} is not kept here"));
+        let gone =
+            || NodeError::new(ErrorCode::NotFound, format!("{cid} is not kept here")).reason(Reason::NotKept);
         let record = record.ok_or_else(gone)?;
         if record.pinned {
             self.note_withdrawal(cid).await?;
@@ -231,9 +234,10 @@ impl Node {
     pub async fn block(&self, cid: &Cid) -> Result<Vec<u8>, NodeError> {
         let cid = *cid;
         self.blocking(move |store| {
-            store
-                .get(&cid)?
-                .ok_or_else(|| NodeError::new(ErrorCode::NotFound, format!("block {cid} is not here")))
+            store.get(&cid)?.ok_or_else(|| {
+                NodeError::new(ErrorCode::NotFound, format!("block {cid} is not here"))
+                    .reason(Reason::BlockNotHere)
+            })
         })
         .await
     }

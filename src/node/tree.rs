@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    error::{ErrorCode, NodeError},
+    error::{ErrorCode, NodeError, Reason},
     put::Sealer,
 };
 use crate::content::{
@@ -71,7 +71,8 @@ pub(super) fn store(
                     return Err(NodeError::new(
                         ErrorCode::BadRequest,
                         format!("{} is cut short", path.display()),
-                    ));
+                    )
+                    .reason(Reason::TarInvalid));
                 }
                 let item = Item::File { root_len: done.root_len, link: done.link, size, mtime, mode };
                 if descend(&mut top, parents)?.items.insert(name.clone(), item).is_some() {
@@ -215,8 +216,10 @@ fn components(path: &Path) -> Result<Vec<String>, NodeError> {
 
 fn bad_path(path: &Path, why: &str) -> NodeError {
     NodeError::new(ErrorCode::BadRequest, format!("{:?} cannot be stored: {why}", path.display().to_string()))
+        .reason(Reason::PathInvalid)
 }
 
 fn broken(e: &std::io::Error) -> NodeError {
     NodeError::new(ErrorCode::BadRequest, format!("the folder's tar stream is broken: {e}"))
+        .reason(Reason::TarInvalid)
 }

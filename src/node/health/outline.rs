@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::super::error::{ErrorCode, NodeError};
+use super::super::error::{ErrorCode, NodeError, Reason};
 use crate::{
     content::{
         cid::{Cid, Codec},
@@ -88,7 +88,9 @@ impl Walk {
             return Ok(());
         }
         let message = "this file has more blocks than can be asked for at once";
-        Err(NodeError::new(ErrorCode::Other, message).hint("`storgo-node verify` checks what is here"))
+        Err(NodeError::new(ErrorCode::Other, message)
+            .reason(Reason::TooManyBlocks)
+            .hint("`storgo-node verify` checks what is here"))
     }
 
     /// Puts the node block that stands at `first` in another place, with all below it: no block is below itself, so that is

@@ -18,7 +18,7 @@ use crate::{
     fetch::{READ_AHEAD, Session},
     node::{
         Node,
-        error::{ErrorCode, NodeError},
+        error::{ErrorCode, NodeError, Reason},
     },
     store::Store,
 };
@@ -55,6 +55,7 @@ impl Source {
                         ErrorCode::NotFound,
                         format!("block {cid} is not here, and this node is offline"),
                     )
+                    .reason(Reason::Offline)
                 })
             }
         }
