@@ -1,7 +1,7 @@
-//! The page: files out of the binary, with headers that let it do nothing but be this page.
+//! The web page: files embedded in the binary, served with headers that restrict what the page may load and do.
 //!
-//! Nobody needs a token for them: they hold no secret, and the page has to come before its sign-in. What they do, they
-//! do through the API.
+//! No token is needed for them: they hold no secrets, and the page has to load before anybody can sign in. The page does
+//! everything through the API.
 
 use std::sync::LazyLock;
 
@@ -17,8 +17,8 @@ use data_encoding::HEXLOWER;
 
 use super::problem;
 
-/// What the page may load and do: its own files, and calls of its own API. No inline script or style, and HTML is never
-/// made from text.
+/// The page may load its own files and call its own API. Inline scripts, inline styles and HTML made from text are
+/// forbidden.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
      media-src 'self' blob:; connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; \
      frame-ancestors 'none'; require-trusted-types-for 'script'";
@@ -46,15 +46,17 @@ static ASSETS: &[Asset] = assets! {
     HTML: "index.html";
     CSS: "style.css";
     SVG: "icon.svg";
-    JS: "adding.js" "api.js" "blocks.js" "claims.js" "connection.js" "copy.js" "dialog.js" "dom.js" "downloading.js" "drop.js"
-        "events.js" "format.js" "gather.js" "graph.js" "health.js" "history.js" "icons.js" "kept.js" "main.js"
-        "names.js" "notes.js" "opening.js" "peering.js" "preview.js" "removing.js" "router.js" "session.js"
-        "speed.js" "tar.js" "tokens.js" "transfers.js" "tray.js" "tus.js" "upload.js" "uploads.js" "views/activity.js"
-        "views/file.js" "views/files.js" "views/nowhere.js" "views/overview.js" "views/peers.js" "views/settings.js" "views/signin.js" "vitals.js"
-        "words.js";
+    JS: "activity-log.js" "add-files.js" "api.js" "block-grid.js" "charts.js" "connection.js" "dialog.js"
+        "dom.js" "download.js" "drag-and-drop.js" "event-text.js" "events.js" "file-cards.js"
+        "file-names.js" "file-source.js" "file-table.js" "format.js" "health.js" "icons.js" "main.js"
+        "node-status.js" "open-link.js" "overview-summary.js" "peers.js" "placeholders.js" "preview.js"
+        "problem.js" "remove-file.js" "router.js" "session.js" "share.js" "speed.js" "tar.js" "toasts.js"
+        "tokens.js" "transfers.js" "tus.js" "upload-list.js" "upload-lock.js" "upload-store.js"
+        "upload-transfer.js" "upload.js" "uploads.js" "views/activity.js" "views/file.js" "views/files.js"
+        "views/not-found.js" "views/overview.js" "views/peers.js" "views/settings.js" "views/signin.js";
 };
 
-/// A tag per file that changes with its bytes, in the order of [`ASSETS`].
+/// The entity tag of each file, a hash of its bytes, in the order of [`ASSETS`].
 static TAGS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| {
     let tag = |asset: &Asset| {
         let hash = HEXLOWER.encode(&blake3::hash(asset.bytes).as_bytes()[..16]);
@@ -63,7 +65,7 @@ static TAGS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| {
     ASSETS.iter().map(tag).collect()
 });
 
-/// `GET /` is the page, `GET /ui/…` what it is made of.
+/// `GET /` returns the page, `GET /ui/…` its scripts, style and icon.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new().route("/", get(index)).route("/ui/{*path}", get(file))
 }
@@ -79,8 +81,8 @@ async fn file(Path(path): Path<String>, headers: HeaderMap) -> Response {
     }
 }
 
-/// The answer with one file; none where there is none of that path. Only whole paths of the list are found, so no path
-/// leads out of it.
+/// Returns the response for a file; `None` means there is no such file. Paths are compared with the list as a whole, so
+/// no path can lead outside it.
 fn answer(path: &str, headers: &HeaderMap) -> Option<Response> {
     let at = ASSETS.iter().position(|asset| asset.path == path)?;
     let (asset, tag) = (&ASSETS[at], &TAGS[at]);
@@ -92,7 +94,7 @@ fn answer(path: &str, headers: &HeaderMap) -> Option<Response> {
     };
     let out = response.headers_mut();
     out.insert(header::ETAG, tag.clone());
-    // Asked for each time, answered with 304: a new binary shows its own page at once.
+    // Browsers revalidate every time, so that the page of a new binary appears at once.
     for (name, value) in [
         (header::CACHE_CONTROL, "no-cache"),
         (header::CONTENT_SECURITY_POLICY, POLICY),
@@ -111,7 +113,7 @@ fn answer(path: &str, headers: &HeaderMap) -> Option<Response> {
     Some(response)
 }
 
-/// Whether an `If-None-Match` names this tag (weak comparison).
+/// Whether an `If-None-Match` contains this tag (weak comparison).
 fn lists(value: &HeaderValue, tag: &HeaderValue) -> bool {
     let Ok(text) = value.to_str() else { return false };
     text.split(',')
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn every_file_of_the_page_is_in_the_binary() {
+    fn every_file_of_the_page_is_embedded_in_the_binary() {
         fn collect(folder: &path::Path, below: &str, into: &mut BTreeSet<String>) {
             for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
                 let name = format!("{below}{}", entry.file_name().to_string_lossy());
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_nothing_inline_and_no_way_to_make_html_from_text() {
+    fn the_page_has_no_inline_code_and_never_parses_html() {
         for asset in ASSETS.iter().filter(|asset| asset.media_type != SVG) {
             let text = std::str::from_utf8(asset.bytes).expect("UTF-8");
             for word in [
@@ -183,12 +185,12 @@ mod tests {
                 let known = word == "http://" && asset.path == "dom.js";
                 assert!(known || !text.contains(word), "{} has {word}", asset.path);
             }
-            assert!(text.lines().count() <= 500, "{} is two ideas", asset.path);
+            assert!(text.lines().count() <= 500, "{} has more than 500 lines: split it", asset.path);
         }
     }
 
     #[tokio::test]
-    async fn the_page_comes_with_strict_headers() {
+    async fn the_page_is_served_with_strict_headers() {
         for path in ["/", "/ui/main.js", "/ui/style.css", "/ui/icon.svg", "/ui/views/files.js"] {
             let response = call(Method::GET, path, None).await;
             assert_eq!(response.status(), StatusCode::OK, "{path}");
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_browser_has_is_not_sent_again() {
+    async fn a_file_that_the_browser_has_cached_is_not_sent_again() {
         let first = call(Method::GET, "/ui/main.js", None).await;
         let tag = header(&first, "etag").to_owned();
         assert_eq!(tag.len(), 34);
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_path_leads_elsewhere() {
+    async fn paths_outside_the_page_are_not_found() {
         for path in [
             "/ui/",
             "/ui/nothing.js",

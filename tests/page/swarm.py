@@ -1,18 +1,20 @@
-"""Nodes of the real binary, each in a folder of its own."""
+"""Nodes: processes of the real binary, each with its own data directory."""
 
 import json
 import os
 import pathlib
 import subprocess
 import time
+import urllib.error
 import urllib.request
 
 BINARY = os.environ["PAGE_NODE"]
-DEADLINE_S = 60
+#: How long anything may take on a busy machine.
+DEADLINE_S = 120
 
 
 def wait(what, ask, deadline_s=DEADLINE_S):
-    """Asks until the answer is true, and answers it."""
+    """Calls `ask` until it returns something true, and returns that."""
     end = time.monotonic() + deadline_s
     while True:
         answer = ask()
@@ -24,7 +26,7 @@ def wait(what, ask, deadline_s=DEADLINE_S):
 
 
 class Node:
-    """A running node; `boot` are addresses of others, `more` are further flags."""
+    """A running node. `boot`: addresses of other nodes; `more`: further flags."""
 
     def __init__(self, folder, boot=(), more=()):
         self.folder = pathlib.Path(folder)
@@ -43,7 +45,7 @@ class Node:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([BINARY, *args], stdout=log, stderr=log)
         self.status = wait(f"{self.folder.name} runs", self._status)
-        # The same address after a restart: the browser knows no other.
+        # Kept for a restart, because the browser stays at this address.
         self.http = self.status["http"]
 
     def _status(self):
@@ -54,7 +56,7 @@ class Node:
         return status if status.get("http") and status.get("listen") else None
 
     def run(self, *args, check=True):
-        """A verb of the command line, spoken to this node."""
+        """Runs a command of the command line against this node."""
         done = subprocess.run([BINARY, "--data-dir", self.folder, *args], capture_output=True, text=True, timeout=120)
         if check and done.returncode != 0:
             raise AssertionError(f"{args}: {done.stderr}")
@@ -77,12 +79,41 @@ class Node:
         return (self.folder / "api.token").read_text().strip()
 
     def call(self, method, path, headers=None):
-        """A call of the API: headers and JSON of the answer."""
+        """Calls the API and returns the headers and the JSON of the response."""
         headers = {"authorization": f"Bearer {self.token}", "tus-resumable": "1.0.0", **(headers or {})}
         request = urllib.request.Request(f"{self.url}api/v1{path}", method=method, headers=headers)
         with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
             body = answer.read()
             return answer.headers, json.loads(body) if body else None
+
+    def provide(self, *paths, more=()):
+        """Stores files or folders and returns the record of the first."""
+        return json.loads(self.run("provide", *map(str, paths), *more, "--json").stdout.splitlines()[0])
+
+    def create_token(self, name, scope):
+        return json.loads(self.run("token", "create", "--name", name, "--scope", scope, "--json").stdout)["token"]
+
+    def uploads(self, name=None):
+        """The uploads that the node knows, or those of this name."""
+        return [upload for upload in self.call("GET", "/uploads")[1] if name in (None, upload["name"])]
+
+    def clear(self):
+        """Deletes all uploads, files and tokens."""
+        for upload in self.uploads():
+            self._delete(f"/uploads/{upload['id']}")
+        while files := self.call("GET", "/files?limit=200")[1]["files"]:
+            for file in files:
+                self._delete(f"/files/{file['cid']}")
+        for token in self.call("GET", "/tokens")[1]:
+            self._delete(f"/tokens/{token['id']}")
+
+    def _delete(self, path):
+        try:
+            self.call("DELETE", path)
+        except urllib.error.HTTPError as error:
+            # The page may have deleted it meanwhile.
+            if error.code not in (404, 410):
+                raise
 
     def sign_in_link(self):
         return self.run("web").stdout.strip()

@@ -1,44 +1,44 @@
-// Whether the node answers. While it does not, this asks again, first soon and then more rarely.
+// Whether the node answers. While it does not, this asks again with growing pauses.
 
-/** So long may the answer take to whether it is there: what hangs is asked again. */
-const HANGS_MS = 10000;
+/** A node that does not answer within this time hangs, and is asked again. */
+const PROBE_TIMEOUT_MS = 10000;
 
 class Connection extends EventTarget {
   online = true;
-  #wait = 1000;
+  #delay = 1000;
   #timer = null;
 
-  /** A call reached nobody. */
+  /** Call this when a request got no answer. */
   lost() {
     if (this.online) {
       this.online = false;
-      this.#tell();
+      this.#notify();
     }
-    this.#timer ??= setTimeout(() => this.#ask(), this.#wait);
+    this.#timer ??= setTimeout(() => this.#probe(), this.#delay);
   }
 
-  /** A call was answered. */
+  /** Call this when a request was answered. */
   seen() {
     if (this.online) return;
     this.online = true;
-    this.#wait = 1000;
+    this.#delay = 1000;
     clearTimeout(this.#timer);
     this.#timer = null;
-    this.#tell();
+    this.#notify();
   }
 
-  async #ask() {
+  async #probe() {
     this.#timer = null;
-    this.#wait = Math.min(this.#wait * 1.6, 15000);
+    this.#delay = Math.min(this.#delay * 1.6, 15000);
     try {
-      await fetch('/livez', { cache: 'no-store', signal: AbortSignal.timeout(HANGS_MS) });
+      await fetch('/livez', { cache: 'no-store', signal: AbortSignal.timeout(PROBE_TIMEOUT_MS) });
       this.seen();
     } catch {
       this.lost();
     }
   }
 
-  #tell() {
+  #notify() {
     this.dispatchEvent(new Event('change'));
   }
 }

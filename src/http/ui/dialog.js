@@ -1,25 +1,25 @@
-// Dialogs. <dialog> keeps the focus inside, closes on Escape and hands the focus back.
+// Modal dialogs. <dialog> keeps the focus inside, closes on Escape, and returns the focus afterwards.
 
 import { connection } from './connection.js';
 import { h } from './dom.js';
 import { session } from './session.js';
 
-let serial = 0;
+let lastId = 0;
 
 /**
- * Shows a dialog and answers with the value of the button that closed it (null where it was dismissed).
- * `actions`: [{label, value, kind}]; `act(value)` may do the work before it closes: what it throws is shown inside.
- * `secret`: it shows what is shown once, and neither Escape nor a click beside it closes it. Dialogs are for who is signed
- * in, and end with the session.
+ * Opens a dialog. Resolves to the value of the button that closed it, or to what `run` returned; null if the user
+ * dismissed it.
+ * - `actions`: buttons, [{label, value, kind}]; `dismiss`: label of the button that only closes the dialog.
+ * - `run(value)`: work to do before the dialog closes. The dialog shows the error if it throws, and stays open.
+ * - `secret`: the dialog shows something that is never shown again; Escape and clicks outside do not close it.
+ * A dialog opens only when somebody is signed in, and closes when the session ends.
  */
-export function ask({ title, body, actions = [], act, secret = false }) {
+export function openDialog({ title, body, actions = [], run, secret = false, dismiss = actions.length ? 'Cancel' : 'Close' }) {
   const { owner } = session;
   if (!owner) return Promise.resolve(null);
-  const id = `dialog-${(serial += 1)}`;
-  const wrong = h('p', { class: 'wrong', role: 'alert' });
-  const buttons = [
-    h('button', { type: 'button', on: { click: () => dialog.close() } }, actions.length ? 'Cancel' : 'Close'),
-  ];
+  const id = `dialog-${(lastId += 1)}`;
+  const error = h('p', { class: 'error', role: 'alert' });
+  const buttons = [h('button', { type: 'button', on: { click: () => dialog.close() } }, dismiss)];
   for (const { label, value, kind } of actions)
     buttons.push(h('button', { type: 'submit', value, class: kind ?? 'main' }, label));
   const form = h(
@@ -27,69 +27,68 @@ export function ask({ title, body, actions = [], act, secret = false }) {
     { method: 'dialog', on: { submit } },
     h('h2', { id }, title),
     body,
-    wrong,
+    error,
     h('div', { class: 'buttons' }, buttons),
   );
   const dialog = h('dialog', { 'aria-labelledby': id }, form);
-  let answer = null;
-  let acting = false;
-  /** Whether it stays open: what runs is not forgotten before it has answered, unless nobody is there to answer. */
-  const held = () => acting && connection.online;
-  const stays = () => secret || held();
+  let result = null;
+  let running = false;
+  /** Work that runs must finish first, unless the node is offline and will not answer. */
+  const isBusy = () => running && connection.online;
+  const isLocked = () => secret || isBusy();
 
   async function submit(event) {
     event.preventDefault();
     const value = event.submitter?.value ?? actions[0]?.value ?? null;
-    acting = true;
+    running = true;
     for (const button of buttons) button.disabled = true;
-    wrong.textContent = '';
+    error.textContent = '';
     try {
-      answer = act ? ((await act(value, form)) ?? value) : value;
+      result = run ? ((await run(value, form)) ?? value) : value;
       dialog.close();
     } catch (problem) {
-      wrong.textContent = [problem.message, problem.hint].filter(Boolean).join(' ');
+      error.textContent = [problem.message, problem.hint].filter(Boolean).join(' ');
     }
-    acting = false;
+    running = false;
     for (const button of buttons) button.disabled = false;
   }
 
   document.body.append(dialog);
-  const leave = () => held() || dialog.close();
-  // The dialog is the target of a click on its padding and of one beside it: the place tells which. Text that is marked
-  // from inside to outside is no click.
-  const beside = ({ target, clientX: x, clientY: y }) => {
+  const closeUnlessBusy = () => isBusy() || dialog.close();
+  // A click on the dialog's padding and one on the backdrop both have the dialog as target; the position tells them
+  // apart. Selecting text and releasing the button outside is not a click on the backdrop.
+  const onBackdrop = ({ target, clientX: x, clientY: y }) => {
     const { left, right, top, bottom } = dialog.getBoundingClientRect();
     return target === dialog && (x < left || x > right || y < top || y > bottom);
   };
   let pressed = false;
   dialog.addEventListener('mousedown', (event) => {
-    pressed = event.button === 0 && beside(event);
+    pressed = event.button === 0 && onBackdrop(event);
   });
   dialog.addEventListener('mouseup', (event) => {
-    if (pressed && beside(event) && !secret) leave();
+    if (pressed && onBackdrop(event) && !secret) closeUnlessBusy();
     pressed = false;
   });
-  dialog.addEventListener('cancel', (event) => stays() && event.preventDefault());
-  const ends = new AbortController();
-  const { signal } = ends;
-  // A second Escape is no `cancel` that could be refused.
-  addEventListener('keydown', (event) => event.key === 'Escape' && stays() && event.preventDefault(), { signal });
-  // Another view, another talk.
-  addEventListener('hashchange', leave, { signal });
+  dialog.addEventListener('cancel', (event) => isLocked() && event.preventDefault());
+  const closed = new AbortController();
+  const { signal } = closed;
+  // Browsers do not let a page refuse the `cancel` of a second Escape; they do let it refuse the key.
+  addEventListener('keydown', (event) => event.key === 'Escape' && isLocked() && event.preventDefault(), { signal });
+  addEventListener('hashchange', closeUnlessBusy, { signal });
   session.addEventListener('change', () => session.owner === owner || dialog.close(), { signal });
   connection.addEventListener(
     'change',
     () => {
-      if (acting) buttons[0].disabled = held();
+      if (running) buttons[0].disabled = isBusy();
     },
     { signal },
   );
   dialog.showModal();
-  return new Promise((done) =>
+  return new Promise((resolve) =>
     dialog.addEventListener('close', () => {
-      ends.abort();
+      closed.abort();
       dialog.remove();
-      done(answer);
+      resolve(result);
     }),
   );
 }

@@ -1,18 +1,18 @@
-// Elements from code. Text becomes text nodes: nothing of this page parses HTML, so no name or error can become any.
+// Builds elements. Text always becomes text nodes: the page never parses HTML, so no name or message can inject any.
 
 const SVG = 'http://www.w3.org/2000/svg';
 
 /** An HTML element. `props`: attributes (true: present, false or null: absent), `on`: {event: listener}. */
 export function h(tag, props = {}, ...children) {
-  return dress(document.createElement(tag), props, children);
+  return build(document.createElement(tag), props, children);
 }
 
-/** The same for SVG. */
+/** An SVG element. */
 export function svg(tag, props = {}, ...children) {
-  return dress(document.createElementNS(SVG, tag), props, children);
+  return build(document.createElementNS(SVG, tag), props, children);
 }
 
-function dress(element, props, children) {
+function build(element, props, children) {
   for (const [name, value] of Object.entries(props)) {
     if (name === 'on') {
       for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
@@ -22,44 +22,44 @@ function dress(element, props, children) {
       element.setAttribute(name, value);
     }
   }
-  element.append(...pieces(children));
+  element.append(...flatten(children));
   return element;
 }
 
-const pieces = (children) =>
+const flatten = (children) =>
   children.flat(9).filter((child) => child !== null && child !== undefined && child !== false);
 
-/** Puts `children` in the place of what `element` holds. */
+/** Replaces the children of `element`. */
 export function fill(element, ...children) {
-  element.replaceChildren(...pieces(children));
+  element.replaceChildren(...flatten(children));
   return element;
 }
 
-/** Sets an element's text where it differs, so that a screen reader is not told the same again. */
-export function say(element, text) {
+/** Sets an element's text if it differs, so that a screen reader does not read the same text again. */
+export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
 /**
- * Brings `container`'s children in line with `items`, reusing the element of a known key: what has the focus keeps it.
- * `make(item)` builds an element; `update(element, item)` brings it up to date.
+ * Brings the children of `container` in line with `items` and reuses elements by key, so that the focus is not lost.
+ * `create(item)` builds an element; `update(element, item)` brings it up to date.
  */
-export function keyed(container, items, key, make, update) {
-  const known = new Map([...container.children].map((element) => [element.dataset.key, element]));
-  // Those that are gone go first: so those that stay need not be moved, and keep the focus.
-  const stay = new Set(items.map((item) => String(key(item))));
-  for (const [name, element] of known) if (!stay.has(name)) element.remove();
-  let place = container.firstElementChild;
+export function renderList(container, items, keyOf, create, update) {
+  const existing = new Map([...container.children].map((element) => [element.dataset.key, element]));
+  // Removed first: the remaining elements need not be moved then, and keep the focus.
+  const wanted = new Set(items.map((item) => String(keyOf(item))));
+  for (const [key, element] of existing) if (!wanted.has(key)) element.remove();
+  let next = container.firstElementChild;
   for (const item of items) {
-    const name = String(key(item));
-    let element = known.get(name);
-    known.delete(name);
+    const key = String(keyOf(item));
+    let element = existing.get(key);
+    existing.delete(key);
     if (!element) {
-      element = make(item);
-      element.dataset.key = name;
+      element = create(item);
+      element.dataset.key = key;
     }
     update(element, item);
-    if (element === place) place = place.nextElementSibling;
-    else container.insertBefore(element, place);
+    if (element === next) next = next.nextElementSibling;
+    else container.insertBefore(element, next);
   }
 }

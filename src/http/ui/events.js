@@ -1,92 +1,92 @@
-// The node's events. Read with fetch and not with EventSource: so the page learns why a stream ended, can ask for what
-// it missed after it was hidden, and gives its connection back meanwhile (a browser has six per server, for all tabs).
+// The node's event stream, read with fetch instead of EventSource: the page learns why a stream ended, asks for what it
+// missed while it was hidden, and closes the connection meanwhile (a browser opens six per server, for all tabs).
 
 import { API, toProblem } from './api.js';
 import { connection } from './connection.js';
 import { session } from './session.js';
 
+/** A hidden tab closes its stream after this time. */
 const HIDDEN_MS = 60000;
-/** The node sends something every 15 seconds: silent for so long, it hangs or the way to it is cut. */
+/** The node sends something every 15 seconds. After this long without anything, the connection is dead. */
 const SILENT_MS = 40000;
 
 class Events extends EventTarget {
-  #last = '';
-  #stop = null;
-  #wait = 1000;
-  #hidden = null;
+  #lastId = '';
+  #abort = null;
+  #delay = 1000;
+  #hiddenTimer = null;
 
   constructor() {
     super();
-    session.addEventListener('change', () => (session.scope ? this.#run() : this.#end()));
+    session.addEventListener('change', () => (session.scope ? this.#start() : this.#stop()));
     document.addEventListener('visibilitychange', () => {
-      clearTimeout(this.#hidden);
-      if (document.hidden) this.#hidden = setTimeout(() => this.#end(), HIDDEN_MS);
-      else if (session.scope) this.#run();
+      clearTimeout(this.#hiddenTimer);
+      if (document.hidden) this.#hiddenTimer = setTimeout(() => this.#stop(), HIDDEN_MS);
+      else if (session.scope) this.#start();
     });
   }
 
-  #end() {
-    this.#stop?.abort();
-    this.#stop = null;
+  #stop() {
+    this.#abort?.abort();
+    this.#abort = null;
   }
 
-  async #run() {
-    if (this.#stop) return;
-    const stop = new AbortController();
-    this.#stop = stop;
-    while (!stop.signal.aborted && session.scope) {
+  async #start() {
+    if (this.#abort) return;
+    const abort = new AbortController();
+    this.#abort = abort;
+    while (!abort.signal.aborted && session.scope) {
       const silent = new AbortController();
-      const heard = () => {
+      let timer = null;
+      const onData = () => {
         clearTimeout(timer);
         timer = setTimeout(() => silent.abort(), SILENT_MS);
       };
-      let timer = null;
-      heard();
+      onData();
       try {
-        await this.#read(AbortSignal.any([stop.signal, silent.signal]), heard);
+        await this.#read(AbortSignal.any([abort.signal, silent.signal]), onData);
       } catch {
-        if (!stop.signal.aborted) connection.lost();
+        if (!abort.signal.aborted) connection.lost();
       }
       clearTimeout(timer);
-      if (!stop.signal.aborted) await new Promise((done) => setTimeout(done, this.#wait));
-      this.#wait = Math.min(this.#wait * 2, 15000);
+      if (!abort.signal.aborted) await new Promise((resolve) => setTimeout(resolve, this.#delay));
+      this.#delay = Math.min(this.#delay * 2, 15000);
     }
   }
 
-  /** Reads a stream to its end; `heard` is called whenever something came. */
-  async #read(signal, heard) {
+  /** Reads a stream to its end. Calls `onData` whenever something arrives. */
+  async #read(signal, onData) {
     const headers = { accept: 'text/event-stream' };
-    // What was missed since the last one that came; before the first, nothing was missed.
-    if (this.#last) headers['last-event-id'] = this.#last;
+    // Ask for the events since the last one.
+    if (this.#lastId) headers['last-event-id'] = this.#lastId;
     const response = await fetch(`${API}/events`, { signal, headers, cache: 'no-store' });
     if (!response.ok) return toProblem(response.status, {});
     connection.seen();
-    this.#wait = 1000;
-    this.dispatchEvent(new Event('begin'));
+    this.#delay = 1000;
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = '';
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return null;
-      heard();
-      const parts = (text + value).replaceAll('\r\n', '\n').split('\n\n');
-      text = parts.pop();
-      for (const part of parts) this.#take(part);
+      onData();
+      const messages = (text + value).replaceAll('\r\n', '\n').split('\n\n');
+      text = messages.pop();
+      for (const message of messages) this.#dispatch(message);
     }
   }
 
-  #take(part) {
+  #dispatch(message) {
     const data = [];
-    for (const line of part.split('\n')) {
+    for (const line of message.split('\n')) {
       const [, field, value] = /^([^:]*): ?(.*)$/.exec(line) ?? [];
       if (field === 'data') data.push(value);
-      if (field === 'id') this.#last = value;
+      if (field === 'id') this.#lastId = value;
     }
     if (!data.length) return;
     try {
       this.dispatchEvent(new CustomEvent('event', { detail: JSON.parse(data.join('\n')) }));
     } catch {
-      /* not for us */
+      /* not JSON: not an event of this API */
     }
   }
 }

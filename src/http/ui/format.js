@@ -1,10 +1,10 @@
-// Numbers as people read them.
+// Numbers, times and names as people read them.
 
 const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
 
 /** Bytes: `3.4 MiB`. */
 export function bytes(count) {
-  if (count === null || count === undefined) return 'unknown';
+  if (count === null || count === undefined) return 'Unknown';
   let unit = 0;
   while (count >= 1024 && unit < UNITS.length - 1) {
     count /= 1024;
@@ -36,27 +36,28 @@ export function duration(seconds) {
 const DATE = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeStyle: 'short' });
 const CLOCK = new Intl.DateTimeFormat('en-GB', { timeStyle: 'medium' });
 
-/** The furthest moment that a Date can be, in milliseconds. */
-const FURTHEST_MS = 8.64e15;
-const isMoment = (ms) => Number.isFinite(ms) && Math.abs(ms) <= FURTHEST_MS;
+/** The largest time that a Date can hold, in milliseconds. */
+const MAX_DATE_MS = 8.64e15;
+const isDate = (ms) => Number.isFinite(ms) && Math.abs(ms) <= MAX_DATE_MS;
 
-/** A moment in seconds since 1970; any number may be stored as one. */
+/** A time in seconds since 1970. Files may carry any number as their time. */
 export const date = (seconds) =>
-  seconds && isMoment(seconds * 1000) ? DATE.format(new Date(seconds * 1000)) : 'unknown';
+  seconds && isDate(seconds * 1000) ? DATE.format(new Date(seconds * 1000)) : 'Unknown';
 
-/** The time of day of a moment in milliseconds. */
-export const clock = (ms) => (isMoment(ms) ? CLOCK.format(new Date(ms)) : 'unknown');
+/** The time of day of a time in milliseconds. */
+export const clock = (ms) => (isDate(ms) ? CLOCK.format(new Date(ms)) : 'Unknown');
 
-/** What is not seen in a text, or turns the way of what is (UAX 9). Joiners are letters of some scripts, and stay. */
-const HIDDEN =
+/** Invisible characters, and those that change the writing direction (UAX 9). Joiners belong to some scripts and stay. */
+const INVISIBLE =
   /[\p{Cc}\p{Cs}\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
 
-/** A text with everything in it visible, on one line, as the command line writes it: `photo\u{202e}gpj.exe`. */
-export const visible = (text) => String(text).replace(HIDDEN, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
+/** Escapes invisible characters as the command line does, on one line: `photo\u{202e}gpj.exe`. */
+export const escapeInvisible = (text) =>
+  String(text).replace(INVISIBLE, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
 
-/** What a file is called on this page. */
-export const called = (name) => (name?.trim() ? visible(name) : 'unnamed');
+/** The name of a file as the page shows it. */
+export const displayName = (name) => (name?.trim() ? escapeInvisible(name) : 'Unnamed');
 
 /** The two ends of a long id: `12D3Koo…x7Qp`. */
-export const short = (id, head = 8, tail = 6) =>
+export const shortId = (id, head = 8, tail = 6) =>
   id.length > head + tail + 1 ? `${id.slice(0, head)}…${id.slice(-tail)}` : id;

@@ -1,91 +1,91 @@
-// How well a file is: what is here, who else has it, what may be lost. Asked of the nodes themselves, not assumed.
+// The health of a file: which blocks are on this node, which other nodes have it, and how many nodes it can lose.
 
 import { get, post } from './api.js';
 import { fill, h } from './dom.js';
-import { number, plural, short } from './format.js';
+import { number, plural, shortId } from './format.js';
 import { icon } from './icons.js';
-import { complain, failure, loading, note } from './notes.js';
+import { loading, showProblem } from './placeholders.js';
 import { session } from './session.js';
+import { reportProblem, showToast } from './toasts.js';
 
-const are = (count) => `${plural(count, 'block')} ${count === 1 ? 'is' : 'are'}`;
+const isOrAre = (count) => (count === 1 ? 'is' : 'are');
+const itOrThem = (count) => (count === 1 ? 'it' : 'them');
 
-/** {tone, head, text} of a report. */
-export function words({ state, blocks, here, lost, may_lose: spare, only_here: only }) {
+/** A health report as {tone, title, text}. */
+function describe({ state, blocks, here, lost, may_lose: margin, only_here: onlyHere }) {
+  const missing = blocks - here;
   switch (state) {
     case 'ok':
       return {
         tone: 'ok',
-        head: `Any ${spare === 1 ? 'node' : plural(spare, 'node')} may be lost, and the file is still there.`,
-        text: `Each block is on ${plural(spare + 1, 'node')} or more, as they said just now.`,
+        title: `Survives the loss of any ${margin === 1 ? 'node' : plural(margin, 'node')}`,
+        text: `Every block is on ${plural(margin + 1, 'node')} or more, checked just now.`,
       };
     case 'at_risk':
       return {
         tone: 'warn',
-        head: only === blocks ? 'It is here alone: no other node that could be asked has it.' : 'Some of it is on one node alone.',
-        text: 'If that disk is lost, so is the file. A node that reads it keeps what it read for a while; keep a backup.',
+        title: onlyHere === blocks ? 'Only this node has it' : 'Some blocks are on one node only',
+        text: 'If that disk fails, the file is lost. Keep a backup: other nodes may drop their cached copies at any time.',
       };
     case 'damaged':
       return {
         tone: 'bad',
-        head: `${are(blocks - here)} missing here, and other nodes have ${blocks - here === 1 ? 'it' : 'them'}.`,
-        text: 'Repair fetches what is missing.',
+        title: `${plural(missing, 'block')} ${isOrAre(missing)} missing on this node`,
+        text: `Other nodes have ${itOrThem(missing)}. Repair fetches ${itOrThem(missing)}.`,
       };
     default:
       return {
         tone: 'bad',
-        head: `${are(lost)} on no node that could be asked.`,
-        text: 'Connect a node that has the file, and ask again; or store the file here once more.',
+        title: `${plural(lost, 'block')} ${isOrAre(lost)} missing on all reachable nodes`,
+        text: 'Connect a node that has the file, or store the file here again.',
       };
   }
 }
 
-/** The card of a file's health: {element, again, whole}; `whole()`: whether all of the file is known to be here. */
-export function card(info, signal) {
-  const place = h('div', { class: 'health' }, loading('Asking other nodes…'));
-  const element = h('section', { class: 'card' }, h('h2', {}, 'Health'), place);
+/** The health card of a file: {element, refresh(), isComplete()}. `isComplete`: all blocks are known to be on this node. */
+export function healthCard(info, signal) {
+  const container = h('div', { class: 'health' }, loading('Asking other nodes…'));
+  const element = h('section', { class: 'card' }, h('h2', {}, 'Health'), container);
+  let drawn = '';
+  let complete = false;
   const load = async () => {
     try {
       const report = await get(`/files/${info.cid}/health`, signal);
-      whole = report.here >= report.blocks;
-      const text = JSON.stringify(report);
-      // What stays as it was keeps the focus.
-      if (told !== text) draw(report);
-      told = text;
+      complete = report.here >= report.blocks;
+      const key = JSON.stringify(report);
+      // Not drawn again without a change, so that the focus stays.
+      if (drawn !== key) draw(report);
+      drawn = key;
     } catch (problem) {
-      told = '';
-      failure(place, problem, load);
+      drawn = '';
+      showProblem(container, problem, load);
     }
   };
-  let told = '';
-  let whole = false;
   const draw = (report) => {
-    const { tone, head, text } = words(report);
-    const mend = h('button', { type: 'button', on: { click: () => repair(mend) } }, icon('shield'), 'Repair');
-    const sick = report.kept && report.here < report.blocks && session.may('write');
-    const { holders } = report;
+    const { tone, title, text } = describe(report);
+    const button = h('button', { type: 'button', on: { click: () => repair(button) } }, icon('shield'), 'Repair');
+    const repairable = report.kept && report.here < report.blocks && session.can('write');
     fill(
-      place,
+      container,
       h(
         'div',
         { class: `state ${tone}` },
         icon(tone === 'ok' ? 'check' : 'warning'),
-        h('p', {}, h('strong', {}, head), h('span', { class: 'hint' }, text)),
+        h('p', {}, h('strong', {}, title), h('span', { class: 'hint' }, text)),
       ),
-      sick && mend,
+      repairable && button,
       h(
         'dl',
         {},
-        h('dt', {}, 'Here'),
+        h('dt', {}, 'On this node'),
         h('dd', {}, `${number(report.here)} of ${plural(report.blocks, 'block')}`),
-        h('dt', {}, 'Whole copies'),
+        h('dt', {}, 'Complete copies'),
         h('dd', {}, plural(report.copies, 'node')),
-        h('dt', {}, 'Found at'),
+        h('dt', {}, 'Other nodes'),
         h(
           'dd',
           {},
-          holders.length
-            ? h('ul', { class: 'rows' }, holders.map(holder))
-            : 'no other node that could be asked',
+          report.holders.length ? h('ul', { class: 'rows' }, report.holders.map(holderRow)) : 'No reachable node has it',
         ),
       ),
     );
@@ -93,32 +93,32 @@ export function card(info, signal) {
   async function repair(button) {
     button.disabled = true;
     try {
-      repaired(await post(`/files/${info.cid}/repair`));
+      showRepairResult(await post(`/files/${info.cid}/repair`));
     } catch (problem) {
-      complain(problem);
+      reportProblem(problem);
     }
     button.disabled = false;
     load();
   }
   load();
-  return { element, again: load, whole: () => whole };
+  return { element, refresh: load, isComplete: () => complete };
 }
 
-/** Tells how a repair ended. */
-export function repaired({ repaired: fetched, missing }) {
-  const got = fetched.length ? `${plural(fetched.length, 'block')} fetched` : '';
+/** Shows the result of a repair as a toast. */
+export function showRepairResult({ repaired, missing }) {
+  const fetched = repaired.length ? `${plural(repaired.length, 'block')} fetched. ` : '';
   if (missing.length) {
-    const text = [got, `${plural(missing.length, 'block')} found nowhere.`].filter(Boolean).join('; ');
-    note(text, 'bad', 'Connect a node that has the file and repair again, or store the file here once more.');
-  } else note(got ? `${got}: nothing is missing here any more.` : 'Nothing is missing here any more.');
+    const hint = 'Connect a node that has the file and repair again, or store the file here again.';
+    showToast(`${fetched}${plural(missing.length, 'block')} not found on any reachable node.`, 'bad', hint);
+  } else showToast(`${fetched}No blocks are missing.`);
 }
 
-function holder({ peer, blocks, whole, connected }) {
-  const has = whole ? 'all of it' : blocks === null ? 'announces it, and did not answer' : plural(blocks, 'block');
+function holderRow({ peer, blocks, whole, connected }) {
+  const share = whole ? 'all blocks' : blocks === null ? 'announced it, but did not answer' : plural(blocks, 'block');
   return h(
     'li',
     { title: peer },
-    h('span', { class: 'mono' }, short(peer)),
-    h('span', { class: 'hint' }, ` ${has}${connected ? '' : ', not connected'}`),
+    h('span', { class: 'mono' }, shortId(peer)),
+    h('span', { class: 'hint' }, ` ${share}${connected ? '' : ', not connected'}`),
   );
 }

@@ -1,4 +1,4 @@
-// The page's icons: drawn on a grid of 24, one stroke wide. They stand beside words, never instead of them.
+// The icons, on a grid of 24 with one stroke width. They accompany text; a button with an icon alone has an aria-label.
 
 import { svg } from './dom.js';
 
@@ -25,7 +25,7 @@ const PATHS = {
   shield: 'M12 3l7 3v5c0 5-3 8-7 10-4-2-7-5-7-10V6zM9 12l2 2 4-4',
 };
 
-/** An icon that says nothing to a screen reader. */
+/** An icon that screen readers skip. */
 export function icon(name) {
   return svg(
     'svg',

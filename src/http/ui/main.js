@@ -1,20 +1,20 @@
-// The page: signs in, shows the view that the address names, and says when the node is away.
+// Entry point: signs in, shows the view that the address names, and tells the user when the node is offline.
 
+import { activityLog } from './activity-log.js';
 import { connection } from './connection.js';
 import { fill, h } from './dom.js';
-import * as drop from './drop.js';
+import * as dragAndDrop from './drag-and-drop.js';
 import { events } from './events.js';
-import { history } from './history.js';
 import { icon } from './icons.js';
-import { complain } from './notes.js';
+import './node-status.js';
 import * as router from './router.js';
 import { session } from './session.js';
-import * as tray from './tray.js';
-import './vitals.js';
+import { reportProblem } from './toasts.js';
+import * as uploadList from './upload-list.js';
 import * as activity from './views/activity.js';
 import * as file from './views/file.js';
 import * as files from './views/files.js';
-import * as nowhere from './views/nowhere.js';
+import * as notFound from './views/not-found.js';
 import * as overview from './views/overview.js';
 import * as peers from './views/peers.js';
 import * as settings from './views/settings.js';
@@ -25,34 +25,35 @@ const main = document.getElementById('main');
 const nav = document.getElementById('nav');
 const banner = document.getElementById('banner');
 
-const entry = (name, label) => h('a', { href: `#/${name}`, 'data-view': name }, icon(name), h('span', {}, label));
+const navLink = (name, label) => h('a', { href: `#/${name}`, 'data-view': name }, icon(name), h('span', {}, label));
 
 function drawNav() {
   nav.hidden = !session.scope;
   fill(
     nav,
-    entry('overview', 'Overview'),
-    entry('files', 'Files'),
-    entry('peers', 'Peers'),
-    entry('activity', 'Activity'),
-    entry('settings', 'Settings'),
+    navLink('overview', 'Overview'),
+    navLink('files', 'Files'),
+    navLink('peers', 'Peers'),
+    navLink('activity', 'Activity'),
+    navLink('settings', 'Settings'),
   );
 }
 
-let shownAs = null;
-/** Whether the page has begun: what it shows first takes no focus. */
-let begun = false;
+/** The scope for which the current view was drawn. */
+let drawnScope = null;
+/** False until the first view is shown: that one does not take the focus. */
+let started = false;
 
 function draw(moveFocus) {
-  const place = router.parse();
-  const view = session.scope ? (VIEWS[place.view] ?? nowhere) : signin;
+  const location = router.parse();
+  const view = session.scope ? (VIEWS[location.view] ?? notFound) : signin;
   for (const link of nav.querySelectorAll('a')) {
-    const name = place.view === 'file' ? 'files' : place.view;
+    const name = location.view === 'file' ? 'files' : location.view;
     if (link.dataset.view === name) link.setAttribute('aria-current', 'page');
     else link.removeAttribute('aria-current');
   }
-  shownAs = session.scope;
-  router.show(main, view, place, moveFocus);
+  drawnScope = session.scope;
+  router.show(main, view, location, moveFocus);
 }
 
 function drawBanner() {
@@ -66,38 +67,38 @@ function drawBanner() {
         'p',
         {},
         h('strong', {}, 'The node does not answer. '),
-        'What you see may be old. Check that storgo-node runs. Uploads wait, and go on when it answers again; where it was started anew, after you have signed in again in this tab.',
+        'This page may be out of date. Check that storgo-node is running. Uploads resume when the node is back. If it was restarted, sign in again in this tab.',
       ),
     );
 }
 
 document.getElementById('skip').addEventListener('click', (event) => {
-  // The address belongs to the views.
+  // The fragment of the address names the view, so the link must not change it.
   event.preventDefault();
   main.querySelector('h1')?.focus();
 });
 addEventListener('hashchange', () => {
-  if (/^#signin=/.test(location.hash)) session.begin().then(() => draw(true));
+  if (/^#signin=/.test(location.hash)) session.start().then(() => draw(true));
   else draw(true);
 });
 session.addEventListener('change', () => {
   drawNav();
-  if (shownAs !== session.scope) draw(begun);
+  if (drawnScope !== session.scope) draw(started);
 });
 connection.addEventListener('change', () => {
   drawBanner();
-  history.add({ type: connection.online ? 'answers' : 'silent' });
+  activityLog.add({ type: connection.online ? 'node_online' : 'node_offline' });
 });
 events.addEventListener('event', ({ detail }) => {
-  if (detail.type !== 'transfer') history.add(detail);
+  if (detail.type !== 'transfer') activityLog.add(detail);
 });
 addEventListener('unhandledrejection', (event) => {
   event.preventDefault();
-  complain(event.reason);
+  reportProblem(event.reason);
 });
 
-tray.begin(document.getElementById('tray'));
-drop.begin(document.getElementById('drop'));
-await session.begin();
-begun = true;
-if (shownAs !== session.scope || !session.scope) draw(false);
+uploadList.start(document.getElementById('upload-list'));
+dragAndDrop.start(document.getElementById('drop-overlay'));
+await session.start();
+started = true;
+if (drawnScope !== session.scope || !session.scope) draw(false);

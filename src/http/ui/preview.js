@@ -1,108 +1,109 @@
-// Looking at a file in the browser. What is shown cannot act: pictures and media are elements, text is text nodes, and
-// a PDF is in a frame, with the browser's own viewer.
+// Previews of files. Nothing in a file can run: pictures and media are elements, text becomes text nodes, and a PDF is
+// shown by the browser's own viewer in a frame.
 
 import { request } from './api.js';
 import { fill, h } from './dom.js';
-import { bytes, called } from './format.js';
-import { lament, obstacle } from './downloading.js';
-import { failure, loading } from './notes.js';
+import { checkReadable, logReadFailure } from './download.js';
+import { bytes, displayName } from './format.js';
+import { loading, showProblem } from './placeholders.js';
+import { ownProblem } from './problem.js';
 
-const TEXT_LEN = 256 * 1024;
-const TEXTS = /^(text\/|application\/(json|xml|toml|yaml|x-yaml|javascript|x-sh|x-tex|sql)$)/;
-const PICTURES = /^image\/(png|jpeg|gif|webp|avif|bmp|x-icon|vnd\.microsoft\.icon)$/;
-/** What is fetched without being asked for. */
-const AT_ONCE = { picture: 32 * 1024 * 1024, video: Infinity, audio: Infinity, text: Infinity, pdf: 64 * 1024 * 1024 };
+const MAX_TEXT = 256 * 1024;
+const TEXT_TYPES = /^(text\/|application\/(json|xml|toml|yaml|x-yaml|javascript|x-sh|x-tex|sql)$)/;
+const PICTURE_TYPES = /^image\/(png|jpeg|gif|webp|avif|bmp|x-icon|vnd\.microsoft\.icon)$/;
+/** The largest file that is shown without a click, by kind of preview. */
+const MAX_AUTOMATIC = { picture: 32 * 1024 * 1024, video: Infinity, audio: Infinity, text: Infinity, pdf: 64 * 1024 * 1024 };
 
-/** How a file can be shown: picture | video | audio | text | pdf, or null. */
-export function kindOf({ kind, media_type: said }) {
-  if (kind !== 'file' || !said) return null;
-  const type = said.split(';')[0].trim().toLowerCase();
-  if (PICTURES.test(type)) return 'picture';
+/** The kind of preview: picture | video | audio | text | pdf; null if there is none. */
+export function previewKind({ kind, media_type: mediaType }) {
+  if (kind !== 'file' || !mediaType) return null;
+  const type = mediaType.split(';')[0].trim().toLowerCase();
+  if (PICTURE_TYPES.test(type)) return 'picture';
   if (type.startsWith('video/')) return 'video';
   if (type.startsWith('audio/')) return 'audio';
   if (type === 'application/pdf') return 'pdf';
-  return TEXTS.test(type) || type === 'image/svg+xml' ? 'text' : null;
+  return TEXT_TYPES.test(type) || type === 'image/svg+xml' ? 'text' : null;
 }
 
-/** Whether it is shown without a click: it is here, and not too much. */
-export const shownAtOnce = (info) => info.pinned && info.size <= (AT_ONCE[kindOf(info)] ?? -1);
+/** Whether the preview opens without a click: the file is stored here and not too large. */
+export const opensAutomatically = (info) => info.pinned && info.size <= (MAX_AUTOMATIC[previewKind(info)] ?? -1);
 
 /** The element that shows the file. */
 export function preview(info, signal) {
   const url = `/api/v1/files/${info.cid}/content?inline=1`;
-  const name = called(info.name);
-  const place = h('div', { class: 'preview' });
-  const again = () => place.replaceWith(preview(info, signal));
-  const told = (problem) => {
+  const name = displayName(info.name);
+  const container = h('div', { class: 'preview' });
+  const retry = () => container.replaceWith(preview(info, signal));
+  const fail = (problem) => {
     if (problem.name === 'AbortError') return;
-    lament(info, problem);
-    failure(place, problem, again);
+    logReadFailure(info, problem);
+    showProblem(container, problem, retry);
   };
-  // The browser does not say what was wrong: the node does, where it was about the bytes.
-  const wrong = (text) => async () => {
-    const problem = await obstacle(info, signal);
-    told(problem ?? { message: text, hint: 'Download it instead; if that fails too, check the file.' });
+  // The browser does not say why an element failed. If the bytes are the cause, the node does.
+  const onError = (message) => async () => {
+    const problem = await checkReadable(info, signal);
+    fail(problem ?? ownProblem(message, 'Download the file instead.'));
   };
-  switch (kindOf(info)) {
+  switch (previewKind(info)) {
     case 'picture':
-      return fill(place, h('img', { src: url, alt: name, on: { error: wrong('The picture could not be shown.') } }));
+      return fill(container, h('img', { src: url, alt: name, on: { error: onError('Could not show the picture.') } }));
     case 'video':
       return fill(
-        place,
+        container,
         h('video', {
           src: url,
           controls: true,
           preload: 'metadata',
           playsinline: true,
           'aria-label': name,
-          on: { error: wrong('The video could not be played.') },
+          on: { error: onError('Could not play the video.') },
         }),
       );
     case 'audio':
       return fill(
-        place,
+        container,
         h('audio', {
           src: url,
           controls: true,
           preload: 'metadata',
           'aria-label': name,
-          on: { error: wrong('The sound could not be played.') },
+          on: { error: onError('Could not play the audio.') },
         }),
       );
     case 'pdf':
-      fill(place, loading());
-      // A frame would show the node's refusal as a document.
-      obstacle(info, signal).then((problem) => {
-        if (problem) return told(problem);
+      fill(container, loading());
+      // A frame would show the node's problem document as if it were the file.
+      checkReadable(info, signal).then((problem) => {
+        if (problem) return fail(problem);
         return fill(
-          place,
+          container,
           h('iframe', { src: url, title: name }),
-          h('p', { class: 'hint' }, 'Empty? Then this browser has no viewer for PDF: download it.'),
+          h('p', { class: 'hint' }, 'If nothing appears, this browser cannot show PDF files. Download the file instead.'),
         );
       });
-      return place;
+      return container;
     default:
-      showText(place, info, url, signal);
-      return place;
+      showText(container, info, url, signal);
+      return container;
   }
 }
 
-async function showText(place, info, url, signal) {
-  fill(place, loading());
+async function showText(container, info, url, signal) {
+  fill(container, loading());
   try {
-    const headers = info.size > TEXT_LEN ? { range: `bytes=0-${TEXT_LEN - 1}` } : {};
+    const headers = info.size > MAX_TEXT ? { range: `bytes=0-${MAX_TEXT - 1}` } : {};
     const response = await request('GET', url.replace('/api/v1', ''), { headers, signal });
     const text = new TextDecoder().decode(await response.arrayBuffer());
     fill(
-      place,
-      h('pre', { tabindex: '0', 'aria-label': `Text of ${called(info.name)}` }, text),
-      info.size > TEXT_LEN && h('p', { class: 'hint' }, `The first ${bytes(TEXT_LEN)} of ${bytes(info.size)}.`),
+      container,
+      h('pre', { tabindex: '0', 'aria-label': `Text of ${displayName(info.name)}` }, text),
+      info.size > MAX_TEXT && h('p', { class: 'hint' }, `First ${bytes(MAX_TEXT)} of ${bytes(info.size)}`),
     );
-    // As a picture does.
-    place.dispatchEvent(new Event('load'));
+    // As a picture does: the file view updates the health of the file on `load`.
+    container.dispatchEvent(new Event('load'));
   } catch (problem) {
     if (problem.name === 'AbortError') return;
-    lament(info, problem);
-    failure(place, problem, () => showText(place, info, url, signal));
+    logReadFailure(info, problem);
+    showProblem(container, problem, () => showText(container, info, url, signal));
   }
 }

@@ -1,48 +1,47 @@
-// Which view is shown: `#/files?q=photo` → the view `files` with its query. Each view gets a signal that ends with it.
+// Shows the view that the address names: `#/files?q=photo` is the view `files` with a query. Each view gets an abort
+// signal that ends with it.
 
 import { fill, h } from './dom.js';
 
-let leave = new AbortController();
-let shown = null;
+let currentView = new AbortController();
 
-/** The address as {view, id, query}. */
+/** Parses an address into {view, id, query}. */
 export function parse(hash = location.hash) {
   const [path, search = ''] = hash.replace(/^#\/?/, '').split('?');
-  const [view = '', id = ''] = path.split('/');
-  let name = id;
+  const [view = '', segment = ''] = path.split('/');
+  let id = segment;
   try {
-    name = decodeURIComponent(id);
+    id = decodeURIComponent(segment);
   } catch {
-    /* not ours: it will not be found */
+    /* not percent-encoded: no file has this id */
   }
-  return { view: view || 'overview', id: name, query: new URLSearchParams(search) };
+  return { view: view || 'overview', id, query: new URLSearchParams(search) };
 }
 
-/** Writes a view's query into the address without another step in the history; `state` comes back with it. */
-export function remember(view, values, state = null) {
+/** Writes a view's query into the address without a new history entry. `state` is kept with that entry. */
+export function replaceQuery(view, values, state = null) {
   const set = Object.entries(values).filter(([, value]) => value);
   history.replaceState(state, '', `#/${view}${set.length ? `?${new URLSearchParams(set)}` : ''}`);
 }
 
-/** What was remembered with this address. */
-export const remembered = () => history.state;
+/** The state that `replaceQuery` kept with this history entry. */
+export const historyState = () => history.state;
 
-/** Shows `view` in `main`. The heading takes the focus when the user went there, so that it is read out. */
-export function show(main, view, place, moveFocus) {
-  leave.abort();
-  leave = new AbortController();
+/** Shows `view` in `main`. With `moveFocus`, the heading takes the focus, so that screen readers read it. */
+export function show(main, view, location, moveFocus) {
+  currentView.abort();
+  currentView = new AbortController();
   const heading = h('h1', { tabindex: '-1' }, view.title);
   const body = h('div', { class: 'view' });
   fill(main, h('div', { class: 'head' }, heading), body);
   document.title = `${view.title} · storgo`;
-  shown = view;
   view.show({
-    ...place,
+    ...location,
     body,
     heading,
-    signal: leave.signal,
+    signal: currentView.signal,
     head: heading.parentElement,
-    retitle: (text) => {
+    setTitle: (text) => {
       heading.textContent = text;
       document.title = `${text} · storgo`;
     },
@@ -52,5 +51,3 @@ export function show(main, view, place, moveFocus) {
     scrollTo(0, 0);
   }
 }
-
-export const current = () => shown;

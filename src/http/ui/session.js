@@ -1,92 +1,95 @@
-// Who is signed in, and what that allows.
+// The browser session: who is signed in, and what the session allows.
 
-import { getSoon, onSignedOut, Problem, post, remove } from './api.js';
-import { history as activity } from './history.js';
-import { forgetAllOf } from './kept.js';
+import { activityLog } from './activity-log.js';
+import { getQuickly, post, remove, signedOut } from './api.js';
+import { ownProblem } from './problem.js';
+import { removeAll } from './upload-store.js';
 
 const RANK = { read: 1, write: 2, admin: 3 };
 
+const EXPIRED = ownProblem('Your session has ended.', 'Your token expired or was revoked, or the node was restarted.');
+const BAD_TOKEN = ownProblem('This token is not valid.', 'It may be mistyped, expired or revoked.');
+const BAD_CODE = ownProblem('This sign-in link is not valid.', 'A link works once. Run storgo-node web for a new one.');
+
 class Session extends EventTarget {
   scope = null;
-  /** Whose session it is: the id of a token, or the node's own. */
+  /** The user: the id of a token, or the node itself. */
   owner = null;
   expires = null;
-  /** Whose session ended by itself: what they had begun waits for them. */
-  waiting = null;
-  /** Why the last sign-in or call was refused, for the sign-in view. */
-  refused = null;
+  /** The user whose session expired. The user's uploads wait for the next sign-in. */
+  expiredOwner = null;
+  /** Why the last sign-in or call was refused; shown by the sign-in view. */
+  problem = null;
 
   #tabs = new BroadcastChannel('storgo-session');
 
   constructor() {
     super();
-    onSignedOut.addEventListener('signedout', () => {
+    signedOut.addEventListener('signedout', () => {
       if (this.scope) {
-        const title = 'your session has ended: its token ended or was revoked, or the node was started anew';
-        this.refused = new Problem({ status: 401, title });
-        this.waiting = this.owner;
+        this.problem = EXPIRED;
+        this.expiredOwner = this.owner;
       }
       this.#set(null);
     });
-    // A sign-in by another tab is for this one, too.
-    this.#tabs.onmessage = () => this.scope || this.#goOn();
+    // Tabs share the cookie, so a sign-in in another tab applies to this one.
+    this.#tabs.onmessage = () => this.scope || this.#resume();
   }
 
-  /** Whether calls of `scope` are allowed. */
-  may(scope) {
+  /** Whether the session allows calls of `scope`. */
+  can(scope) {
     return (RANK[this.scope] ?? 0) >= RANK[scope];
   }
 
-  /** Signs in by the one-time code of a link, where the address has one, or goes on with the cookie's session. */
-  async begin() {
+  /** Signs in by the one-time code in the address, or resumes the session of the cookie. */
+  async start() {
     const code = /^#signin=(.+)$/.exec(location.hash)?.[1];
-    if (!code) return this.#goOn();
-    // Out of the address and of the history before anything else happens.
+    if (!code) return this.#resume();
+    // Take the code out of the address and the history first.
     history.replaceState(null, '', '#/');
-    const ok = await this.#take(() => post('/session', { code }));
-    const why = this.refused;
-    // A link that was used up may still belong to somebody who is signed in.
-    if (ok || (await this.#goOn())) return true;
-    this.refused = why;
+    const ok = await this.#signInWith(() => post('/session', { code }), BAD_CODE);
+    const { problem } = this;
+    // The code may be used up while the browser still has a session.
+    if (ok || (await this.#resume())) return true;
+    this.problem = problem;
     return false;
   }
 
-  /** With the session that the browser has, if it has one: that it has none is no news. */
-  async #goOn() {
-    const ok = await this.#take(() => getSoon('/session'));
-    if (this.refused?.status === 401) this.refused = null;
-    return ok;
+  /** Resumes the session of the cookie. Having none is not a problem worth showing. */
+  #resume() {
+    return this.#signInWith(() => getQuickly('/session'), null);
   }
 
-  signIn = (token) => this.#take(() => post('/session', { token }));
+  signIn = (token) => this.#signInWith(() => post('/session', { token }), BAD_TOKEN);
 
   async signOut() {
     const { owner } = this;
     await remove('/session').catch((problem) => {
-      // It had ended already.
+      // 401: the session had already ended.
       if (problem.status !== 401) throw problem;
     });
-    this.refused = null;
-    this.waiting = null;
-    activity.clear();
+    this.problem = null;
+    this.expiredOwner = null;
+    activityLog.clear();
     this.#set(null);
-    // Also where the session had ended by itself: now nothing waits for anybody.
+    // `#set` does not notify if the session had already ended, but uploads that waited for it must be dropped now.
     this.dispatchEvent(new Event('change'));
-    await forgetAllOf(owner);
+    await removeAll(owner);
   }
 
-  async #take(ask) {
+  /** Opens a session by `call`. `refused` is the problem to show when the node answers with status 401. */
+  async #signInWith(call, refused) {
     try {
-      const { scope, token, expires_unix_s: expires } = await ask();
-      this.refused = null;
+      const { scope, token, expires_unix_s: expires } = await call();
+      this.problem = null;
       this.expires = expires;
       const fresh = !this.scope;
       this.#set(scope, token ? `token ${token}` : 'node');
-      this.waiting = null;
+      this.expiredOwner = null;
       if (fresh) this.#tabs.postMessage('signed in');
       return true;
     } catch (problem) {
-      this.refused = problem;
+      this.problem = problem.status === 401 ? refused : problem;
       this.#set(null);
       return false;
     }
@@ -96,8 +99,7 @@ class Session extends EventTarget {
     if (this.scope === scope && this.owner === owner) return;
     this.scope = scope;
     this.owner = owner;
-    // Who comes back after the session has ended by itself finds what was there.
-    if (owner) activity.belong(owner);
+    if (owner) activityLog.setOwner(owner);
     this.dispatchEvent(new Event('change'));
   }
 }

@@ -1,22 +1,22 @@
-// A folder as one tar: the node makes a folder of it, with one link for all. The Blob refers to the files and reads them
-// only when they are sent, so a folder may be larger than the memory.
+// A folder as one tar, which the node unpacks into a folder with one link. The Blob refers to the files and reads them
+// only when they are sent, so a folder may be larger than memory.
 
 const BLOCK = 512;
-/** What eleven octal digits hold. */
+/** The limit of the eleven octal digits of a ustar header. */
 const MAX_SIZE = 8 ** 11;
 
 const encoder = new TextEncoder();
 
-/** `entries`: [{path, file}], paths relative to the folder; without a file it is an empty folder. */
+/** `entries`: [{path, file}], paths relative to the folder. An entry without a file is an empty folder. */
 export function tar(entries) {
   const parts = [];
-  for (const { path, file } of ordered(entries)) {
+  for (const { path, file } of sorted(entries)) {
     const size = file?.size ?? 0;
     const mtime = Math.floor((file?.lastModified ?? 0) / 1000);
     const name = encoder.encode(path);
     if (name.length > 100 || name.length !== path.length || size >= MAX_SIZE) {
-      const long = encoder.encode(record('path', path) + record('size', String(size)));
-      parts.push(header(encoder.encode('pax'), long.length, mtime, 'x'), long, padding(long.length));
+      const extended = encoder.encode(record('path', path) + record('size', String(size)));
+      parts.push(header(encoder.encode('pax'), extended.length, mtime, 'x'), extended, padding(extended.length));
     }
     parts.push(header(name, size, mtime, file ? '0' : '5'));
     if (file) parts.push(file, padding(size));
@@ -26,12 +26,12 @@ export function tar(entries) {
 }
 
 /**
- * By this a folder is known again: it changes with every path, size and time in it. It notices accidents and keeps
- * nobody out: 64 bits of a plain hash, because a page that did not come by HTTPS has no better one.
+ * A hash of all paths, sizes and times in a folder, to recognise it later. It detects changes, not attacks: 64 bits of a
+ * simple hash, because browsers offer no cryptographic one to pages over plain HTTP.
  */
-export function stamp(entries) {
+export function fingerprint(entries) {
   let [a, b] = [0xdeadbeef, 0x41c6ce57];
-  for (const { path, file } of ordered(entries)) {
+  for (const { path, file } of sorted(entries)) {
     for (const byte of encoder.encode(`${path}\u0000${file?.size ?? -1} ${file?.lastModified ?? 0}\u0000`)) {
       a = Math.imul(a ^ byte, 0x9e3779b1);
       b = Math.imul(b ^ byte, 0x5f356495);
@@ -42,11 +42,11 @@ export function stamp(entries) {
   return [a, b].map((half) => (half >>> 0).toString(16).padStart(8, '0')).join('');
 }
 
-const ordered = (entries) => [...entries].sort((a, b) => (a.path < b.path ? -1 : 1));
+const sorted = (entries) => [...entries].sort((a, b) => (a.path < b.path ? -1 : 1));
 
 const padding = (size) => new Uint8Array((BLOCK - (size % BLOCK)) % BLOCK);
 
-/** A line of a pax header: its length counts itself. */
+/** A record of a pax header. Its length includes the digits of the length. */
 function record(key, value) {
   const rest = encoder.encode(` ${key}=${value}\n`).length;
   let length = rest + String(rest).length;

@@ -1,32 +1,33 @@
-// Tokens for programs and people: made, listed, revoked.
+// API tokens: list, create, revoke.
 
-import { getSoon, post, remove } from './api.js';
-import { copyField } from './copy.js';
-import { ask } from './dialog.js';
+import { getQuickly, post, remove } from './api.js';
+import { openDialog } from './dialog.js';
 import { fill, h } from './dom.js';
-import { date, visible } from './format.js';
+import { date, escapeInvisible } from './format.js';
 import { icon } from './icons.js';
-import { failure, loading, note } from './notes.js';
+import { loading, showProblem } from './placeholders.js';
+import { copyField } from './share.js';
+import { showToast } from './toasts.js';
 
 const LIFETIMES = [
-  ['3600', 'an hour'],
-  ['86400', 'a day'],
+  ['3600', '1 hour'],
+  ['86400', '1 day'],
   ['2592000', '30 days'],
-  ['31536000', 'a year'],
-  ['', 'until it is revoked'],
+  ['31536000', '1 year'],
+  ['', 'Until revoked'],
 ];
 const SCOPES = [
-  ['read', 'read: look and download'],
-  ['write', 'write: also store, delete, hand on links'],
-  ['admin', 'admin: everything'],
+  ['read', 'Read: view and download files'],
+  ['write', 'Write: also store, delete and share files'],
+  ['admin', 'Admin: everything'],
 ];
 
-/** The card with the list. */
-export function tokens(signal) {
-  const place = h('div', {}, loading());
-  const make = h(
+/** The card with the list of tokens. */
+export function tokensCard(signal) {
+  const container = h('div', {}, loading());
+  const newToken = h(
     'button',
-    { type: 'button', on: { click: () => create().then((done) => done && load()) } },
+    { type: 'button', on: { click: () => createToken().then((created) => created && load()) } },
     icon('plus'),
     'New token',
   );
@@ -34,105 +35,101 @@ export function tokens(signal) {
 
   async function load() {
     try {
-      const list = await getSoon('/tokens', signal);
+      const list = await getQuickly('/tokens', signal);
       fill(
-        place,
+        container,
         list.length
-          ? table(list)
-          : h('p', { class: 'hint' }, 'None were made. The node’s own is in api.token, in its data directory.'),
+          ? tokenTable(list)
+          : h('p', { class: 'hint' }, 'No tokens yet. The node’s own token is in the file api.token in its data directory.'),
       );
     } catch (problem) {
-      failure(place, problem, load);
+      showProblem(container, problem, load);
     }
   }
 
-  function table(list) {
+  function tokenTable(list) {
     return h(
       'table',
       { class: 'tokens' },
-      h('caption', { class: 'unseen' }, 'Tokens'),
+      h('caption', { class: 'visually-hidden' }, 'Tokens'),
       h(
         'thead',
         {},
         h(
           'tr',
           {},
-          ['Name', 'Scope', 'Made', 'Ends', 'Last used'].map((label) => h('th', { scope: 'col' }, label)),
-          h('th', { scope: 'col' }, h('span', { class: 'unseen' }, 'Actions')),
+          ['Name', 'Scope', 'Created', 'Expires', 'Last used'].map((label) => h('th', { scope: 'col' }, label)),
+          h('th', { scope: 'col' }, h('span', { class: 'visually-hidden' }, 'Actions')),
         ),
       ),
+      h('tbody', {}, list.map(tokenRow)),
+    );
+  }
+
+  function tokenRow(token) {
+    const name = escapeInvisible(token.name);
+    return h(
+      'tr',
+      {},
+      h('th', { scope: 'row', class: 'name' }, name),
+      h('td', { 'data-label': 'Scope' }, token.scope),
+      h('td', { 'data-label': 'Created' }, date(token.created_unix_s)),
+      h('td', { 'data-label': 'Expires' }, expiry(token)),
+      h('td', { 'data-label': 'Last used' }, token.last_used_unix_s ? date(token.last_used_unix_s) : 'Never'),
       h(
-        'tbody',
-        {},
-        list.map((token) =>
-          h(
-            'tr',
-            {},
-            h('th', { scope: 'row', class: 'name' }, visible(token.name)),
-            h('td', { 'data-label': 'Scope' }, token.scope),
-            h('td', { 'data-label': 'Made' }, date(token.created_unix_s)),
-            h('td', { 'data-label': 'Ends' }, ends(token)),
-            h('td', { 'data-label': 'Last used' }, token.last_used_unix_s ? date(token.last_used_unix_s) : 'never'),
-            h(
-              'td',
-              { class: 'act' },
-              h(
-                'button',
-                { type: 'button', 'aria-label': `Revoke ${visible(token.name)}`, on: { click: () => revoke(token) } },
-                'Revoke',
-              ),
-            ),
-          ),
-        ),
+        'td',
+        { class: 'act' },
+        h('button', { type: 'button', 'aria-label': `Revoke ${name}`, on: { click: () => revoke(token) } }, 'Revoke'),
       ),
     );
   }
 
-  const ends = ({ expires_unix_s: expires }) => {
-    if (!expires) return 'when revoked';
-    return expires * 1000 > Date.now() ? date(expires) : [h('span', { class: 'tag' }, 'ended'), ' ', date(expires)];
+  const expiry = ({ expires_unix_s: expires }) => {
+    if (!expires) return 'Never';
+    return expires * 1000 > Date.now() ? date(expires) : [date(expires), h('span', { class: 'tag' }, 'Expired')];
   };
 
   async function revoke(token) {
-    const done = await ask({
-      title: `Revoke ${visible(token.name)}?`,
-      body: h('p', {}, 'Whoever uses it is refused from now on. It cannot be given back; make a new one instead.'),
+    const name = escapeInvisible(token.name);
+    const revoked = await openDialog({
+      title: `Revoke ${name}?`,
+      body: h('p', {}, 'Everything that uses this token loses access at once. This cannot be undone.'),
       actions: [{ label: 'Revoke', value: 'revoke', kind: 'danger' }],
-      act: () => remove(`/tokens/${encodeURIComponent(token.id)}`),
+      run: () => remove(`/tokens/${encodeURIComponent(token.id)}`),
     });
-    if (!done) return;
-    note(`${visible(token.name)} is revoked.`);
+    if (!revoked) return;
+    showToast(`${name} was revoked.`);
     await load();
-    make.focus();
+    newToken.focus();
   }
 
-  return h('section', { class: 'card' }, h('div', { class: 'head' }, h('h2', {}, 'Tokens'), make), place);
+  return h('section', { class: 'card' }, h('div', { class: 'head' }, h('h2', {}, 'Tokens'), newToken), container);
 }
 
-async function create() {
+async function createToken() {
   const name = h('input', { type: 'text', id: 'token-name', required: true, maxlength: '100', autocomplete: 'off' });
   const option = ([value, label]) => h('option', { value }, label);
   const scope = h('select', { id: 'token-scope' }, SCOPES.map(option));
   const ttl = h('select', { id: 'token-ttl' }, LIFETIMES.map(option));
   ttl.value = '2592000';
-  const made = await ask({
+  const created = await openDialog({
     title: 'New token',
     body: [
-      h('label', { for: 'token-name' }, 'Name, to know it by'),
+      h('label', { for: 'token-name' }, 'Name'),
       name,
-      h('label', { for: 'token-scope' }, 'It may'),
+      h('label', { for: 'token-scope' }, 'Scope'),
       scope,
-      h('label', { for: 'token-ttl' }, 'It is good for'),
+      h('label', { for: 'token-ttl' }, 'Valid for'),
       ttl,
     ],
-    actions: [{ label: 'Make token', value: 'make' }],
-    act: () =>
+    actions: [{ label: 'Create token', value: 'create' }],
+    run: () =>
       post('/tokens', { name: name.value.trim(), scope: scope.value, ttl_s: ttl.value ? Number(ttl.value) : null }),
   });
-  if (!made) return false;
-  await ask({
-    title: `The token ${visible(made.name)}`,
-    body: [h('p', {}, 'Copy it now: it is shown this once.'), copyField('token', made.token)],
+  if (!created) return false;
+  await openDialog({
+    title: `Token ${escapeInvisible(created.name)}`,
+    body: [h('p', {}, 'Copy the token now. It is not shown again.'), copyField('token', created.token)],
     secret: true,
   });
   return true;

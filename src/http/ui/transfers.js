@@ -1,27 +1,27 @@
-// What the node moves right now, as its events tell.
+// Transfers that the node is running, from its events.
 
 import { events } from './events.js';
 
-/** Without news for so long, a transfer is taken as ended. */
-const SILENT_MS = 6000;
+/** A transfer without an event for this long has ended. */
+const STALE_MS = 6000;
 
 class Transfers {
-  #all = new Map();
+  #byId = new Map();
 
   constructor() {
     events.addEventListener('event', ({ detail }) => {
       if (detail.type !== 'transfer') return;
-      if (detail.ended) this.#all.delete(detail.id);
-      else this.#all.set(detail.id, { ...detail, at: Date.now() });
+      if (detail.ended) this.#byId.delete(detail.id);
+      else this.#byId.set(detail.id, { ...detail, at: Date.now() });
     });
   }
 
-  /** Those that are not done: {id, what, name, done, total, rate}. */
+  /** Returns the unfinished transfers: {id, what, name, done, total, rate}. */
   running() {
-    for (const [id, { at, done, total }] of this.#all) {
-      if (Date.now() - at > SILENT_MS || (total !== null && done >= total)) this.#all.delete(id);
+    for (const [id, { at, done, total }] of this.#byId) {
+      if (Date.now() - at > STALE_MS || (total !== null && done >= total)) this.#byId.delete(id);
     }
-    return [...this.#all.values()];
+    return [...this.#byId.values()];
   }
 }
 

@@ -1,18 +1,19 @@
-// Resumable uploads (tus 1.0). A piece is bounded, so a proxy that refuses large bodies is no obstacle, and what has
-// arrived of it counts; with a checksum, all of it or nothing.
+// Resumable uploads by the tus 1.0 protocol. A file is sent in bounded parts, so that proxies with a limit on bodies let
+// them through.
 
-import { API, Problem, offline, request, toProblem } from './api.js';
+import { API, request, toProblem } from './api.js';
 import { connection } from './connection.js';
+import { Problem, offlineProblem } from './problem.js';
 
 const VERSION = { 'tus-resumable': '1.0.0' };
 const MIB = 1024 * 1024;
-/** A piece without a checksum: what has arrived of it counts, also where it broke off. */
-const LONGEST = 32 * MIB;
-/** A piece with one counts as a whole or not at all: so it is as long as about a second takes. */
-const CHECKED = { shortest: MIB, longest: 16 * MIB };
-const QUICK_MS = 400;
+/** Length of a part without a checksum. If it breaks off, the node keeps what has arrived of it. */
+const PLAIN_PART = 32 * MIB;
+/** A part with a checksum counts as a whole or not at all, so its length adapts to about one second of sending. */
+const CHECKED_PART = { min: MIB, max: 16 * MIB };
+const FAST_MS = 400;
 const SLOW_MS = 1600;
-let checkedLen = CHECKED.shortest;
+let checkedPart = CHECKED_PART.min;
 
 const path = (id) => `/uploads/${encodeURIComponent(id)}`;
 
@@ -21,10 +22,10 @@ function base64(text) {
   return btoa(raw);
 }
 
-/** A file that cannot be read (any more). */
-export class Unreadable extends Error {}
+/** The browser cannot read the file, or cannot read it any more. */
+export class UnreadableFile extends Error {}
 
-/** Creates an upload; its id. */
+/** Creates an upload and returns its id. */
 export async function create(size, metadata) {
   const pairs = Object.entries(metadata).filter(([, value]) => value !== '' && value !== null && value !== undefined);
   const response = await request('POST', '/uploads', {
@@ -37,88 +38,81 @@ export async function create(size, metadata) {
   return decodeURIComponent(response.headers.get('location').split('/').pop());
 }
 
-/** How many bytes the node has. */
-export async function offset(id, signal) {
+/** Returns the number of bytes that the node has. This also ends a request that still sends to the upload. */
+export async function getOffset(id, signal) {
   const response = await request('HEAD', path(id), { headers: VERSION, signal });
   return Number(response.headers.get('upload-offset'));
 }
 
-/** What the node says of an upload. */
-export const look = async (id, signal) => (await request('GET', path(id), { signal })).json();
+/** Returns the node's record of an upload. */
+export const getRecord = async (id, signal) => (await request('GET', path(id), { signal })).json();
 
-/** Throws away what has arrived. */
-export const end = (id) => request('DELETE', path(id), { headers: VERSION });
+/** Deletes an upload and what has arrived of it. */
+export const terminate = (id) => request('DELETE', path(id), { headers: VERSION });
 
-/** The piece's SHA-256 as tus says it; null where the browser gives none (over plain HTTP beyond this machine). */
-async function checksum(piece) {
+/** The value of Upload-Checksum; null if the browser has no SHA-256 (plain HTTP from another machine). */
+async function checksum(part) {
   if (!crypto.subtle) return null;
-  const sum = new Uint8Array(await crypto.subtle.digest('SHA-256', await piece.arrayBuffer()));
-  return `sha256 ${btoa(String.fromCharCode(...sum))}`;
+  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', await part.arrayBuffer()));
+  return `sha256 ${btoa(String.fromCharCode(...digest))}`;
 }
 
-/**
- * Sends the next piece of `blob` from `from` on: {offset, cid}, with a CID where this was the last and all is stored.
- * By XMLHttpRequest, because fetch does not tell how far it is.
- */
-export async function send(id, blob, from, how) {
-  const piece = blob.slice(from, from + (crypto.subtle ? checkedLen : LONGEST));
-  const sum = await checksum(piece);
+/** Sends the next part of `blob`. Resolves to {offset, cid}; `cid` is set after the last part, when the file is stored. */
+export async function sendPart(id, blob, offset, options) {
+  const part = blob.slice(offset, offset + (crypto.subtle ? checkedPart : PLAIN_PART));
+  const sum = await checksum(part);
   const began = performance.now();
-  const sent = await patch(id, piece, sum, from, how);
+  const result = await patch(id, part, sum, offset, options);
   const took = performance.now() - began;
-  if (took < QUICK_MS && piece.size === checkedLen) checkedLen = Math.min(checkedLen * 2, CHECKED.longest);
-  if (took > SLOW_MS) checkedLen = Math.max(checkedLen / 2, CHECKED.shortest);
-  return sent;
+  if (took < FAST_MS && part.size === checkedPart) checkedPart = Math.min(checkedPart * 2, CHECKED_PART.max);
+  if (took > SLOW_MS) checkedPart = Math.max(checkedPart / 2, CHECKED_PART.min);
+  return result;
 }
 
-function patch(id, piece, sum, from, { progress, signal }) {
-  return new Promise((done, failed) => {
+/** Uses XMLHttpRequest, because fetch does not report upload progress. */
+function patch(id, part, sum, offset, { onProgress, signal }) {
+  return new Promise((resolve, reject) => {
     const xhr = new XMLHttpRequest();
     const abort = () => xhr.abort();
     xhr.open('PATCH', API + path(id));
     for (const [name, value] of Object.entries(VERSION)) xhr.setRequestHeader(name, value);
-    xhr.setRequestHeader('upload-offset', String(from));
+    xhr.setRequestHeader('upload-offset', String(offset));
     if (sum) xhr.setRequestHeader('upload-checksum', sum);
     xhr.setRequestHeader('content-type', 'application/offset+octet-stream');
-    xhr.upload.onprogress = (event) => progress(from + event.loaded);
+    xhr.upload.onprogress = (event) => onProgress(offset + event.loaded);
     xhr.onload = () => {
       connection.seen();
       if (xhr.status === 204)
-        return done({
+        return resolve({
           offset: Number(xhr.getResponseHeader('upload-offset')),
           cid: xhr.getResponseHeader('storgo-cid'),
         });
-      let told = {};
+      let problemDocument = {};
       try {
-        told = JSON.parse(xhr.responseText);
+        problemDocument = JSON.parse(xhr.responseText);
       } catch {
-        /* a proxy's page: the status is all there is */
+        /* a page of a proxy: only the status is useful */
       }
-      return failed(toProblem(xhr.status, told));
+      return reject(toProblem(xhr.status, problemDocument));
     };
-    // The same event, whether the node is away or the browser cannot read the file: reading it tells.
+    // Both an offline node and an unreadable file end here. Reading the part tells which it was.
     xhr.onerror = () =>
-      piece
+      part
         .stream()
         .pipeTo(new WritableStream())
         .then(
-          () => failed(offline()),
-          (error) => failed(new Unreadable(error.message)),
+          () => reject(offlineProblem()),
+          (error) => reject(new UnreadableFile(error.message)),
         );
-    xhr.onabort = () => failed(new DOMException('stopped', 'AbortError'));
+    xhr.onabort = () => reject(new DOMException('aborted', 'AbortError'));
     xhr.onloadend = () => signal.removeEventListener('abort', abort);
     signal.addEventListener('abort', abort);
-    if (signal.aborted) return failed(new DOMException('stopped', 'AbortError'));
-    return xhr.send(piece);
+    if (signal.aborted) return reject(new DOMException('aborted', 'AbortError'));
+    return xhr.send(part);
   });
 }
 
-/** Whether trying again can help. */
-export const passing = (problem) =>
-  problem instanceof Problem &&
-  (problem.status === 0 ||
-    problem.status === 409 ||
-    problem.status === 423 ||
-    problem.status === 429 ||
-    problem.status === 460 ||
-    [502, 503, 504].includes(problem.status));
+const TRANSIENT = [0, 409, 423, 429, 460, 502, 503, 504];
+
+/** Whether a retry may succeed. */
+export const isTransient = (problem) => problem instanceof Problem && TRANSIENT.includes(problem.status);

@@ -1,82 +1,126 @@
-// One upload, and how it is known again what it began with.
+// One upload: its state, and the file it is made from.
 
-import { Problem } from './api.js';
-import { called } from './format.js';
+import { sourceFromHandle } from './file-source.js';
+import { displayName } from './format.js';
+import { Problem } from './problem.js';
 import { Speed } from './speed.js';
+import { showToast } from './toasts.js';
+import * as tus from './tus.js';
 
 /**
- * One upload. `state`: waiting | sending | paused | storing | stored | failed |
- * elsewhere (another tab has it) | locked (the browser wants a click to read the file) |
- * lost (the file must be chosen again) | gone (given up).
+ * `state`:
+ * - queued, sending, paused, stored, failed
+ * - storing: all bytes are sent, and the node writes the file
+ * - other_tab: another tab sends it
+ * - needs_permission: the browser wants a click before it reads the file again
+ * - needs_file: the user must choose the file again
+ * - removed: cancelled, or taken off the list
  */
 export class Upload {
   id = null;
   sent = 0;
-  state = 'waiting';
+  state = 'queued';
+  /** Why it failed. */
   problem = null;
   cid = null;
-  /** Why it does not move though it runs: the node is away, for example. */
-  stalled = null;
+  /** Why it makes no progress at the moment, for example because the node is offline. */
+  stallReason = null;
   speed = new Speed();
-  stop = null;
-  /** Whether the node has said that all bytes are there: then the file is not needed any more. */
-  whole = false;
-  /** Whether the node shall try again to store what it could not. */
-  again = false;
-  /** What gives it back to other tabs, once this one has it. */
-  held = null;
-  /** Ends the wait for the tab that has it. */
-  watch = null;
+  /** Aborts the transfer; null if none runs. */
+  abort = null;
+  /** Whether the node has all bytes. The file itself is not needed then. */
+  allReceived = false;
+  /** Whether to ask the node again to store a file that it failed to store. */
+  retryStoring = false;
+  /** Promise of the function that releases the lock of this tab; null if this tab has no lock. */
+  lock = null;
+  /** Aborts waiting for the lock of another tab. */
+  lockWait = null;
+  /** Whether it was started elsewhere, so that this browser knows nothing of its file. */
+  foreign = false;
 
   constructor(fields) {
     this.key = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`;
     Object.assign(this, fields);
   }
 
-  /** Its name, fit to be shown. */
-  get called() {
-    return called(this.name);
+  get displayName() {
+    return displayName(this.name);
   }
 
-  /** Whether it still has something before it. */
-  get open() {
+  get unfinished() {
     return !['stored', 'failed'].includes(this.state);
   }
 }
 
-/** An upload that the node has and this browser knows nothing of. */
-export function elsewhere({ id, name, tree, mtime, length, offset, state, error, hint }) {
+/** Why the node failed to store an upload. */
+export const recordProblem = ({ code, reason, error }) => new Problem({ code, reason, detail: error });
+
+/** An upload that was started elsewhere, from the node's record of it. */
+export function foreignUpload(record) {
+  const { id, name, tree, mtime, length, offset, state, error } = record;
   return new Upload({
     key: id,
     id,
-    name: name ?? 'unnamed',
+    name: name ?? 'Unnamed',
     tree,
     mtime,
     size: length,
     sent: offset,
-    whole: offset >= length,
-    state: state === 'failed' ? 'failed' : 'lost',
+    allReceived: offset >= length,
+    state: state === 'failed' ? 'failed' : 'needs_file',
     foreign: true,
-    problem: error && new Problem({ detail: error, hint: hint ?? '' }),
+    problem: error && recordProblem(record),
   });
 }
 
-/** When a file was changed, seconds since 1970; of a folder, nothing is known. */
-const changed = (file) => (file.lastModified ? Math.floor(file.lastModified / 1000) : null);
+/** Modification time in seconds since 1970; null for a folder. */
+const mtimeOf = (file) => (file.lastModified ? Math.floor(file.lastModified / 1000) : null);
 
-/** What an upload takes from what was chosen for it. */
-export const facts = ({ file, tree, stamp }) => ({
+/** The fields of an upload that come from its source. */
+export const sourceFields = ({ file, tree, fingerprint }) => ({
   file,
   tree,
-  stamp,
+  fingerprint,
   size: file.size,
   type: file.type,
-  mtime: changed(file),
+  mtime: mtimeOf(file),
 });
 
-/** Whether `chosen` is what the upload began with: for all that can be known of one that was begun elsewhere. */
-export function is(upload, chosen) {
-  if (chosen.file.size !== upload.size) return false;
-  if (upload.stamp) return chosen.stamp === upload.stamp;
-  return !upload.tree && (upload.mtime === null || changed(chosen.file) === upload.mtime);
+/** Whether `source` is what the upload was started with, as far as this browser can know. */
+export function isSameSource(upload, source) {
+  if (source.file.size !== upload.size) return false;
+  if (upload.fingerprint) return source.fingerprint === upload.fingerprint;
+  return !upload.tree && (upload.mtime === null || mtimeOf(source.file) === upload.mtime);
+}
+
+/** Takes the source of an upload. If it has changed, the upload starts over: old and new bytes must not mix. */
+export function setSource(upload, source) {
+  const changed = !isSameSource(upload, source);
+  if (changed) {
+    if (upload.id) tus.terminate(upload.id).catch(() => {});
+    if (upload.sent) showToast(`${upload.displayName} may have changed. The upload starts over.`);
+    Object.assign(upload, { id: null, sent: 0, allReceived: false });
+  }
+  Object.assign(upload, sourceFields(source));
+}
+
+/** Reads the file of an upload again by its handle. */
+export async function readHandle(upload) {
+  setSource(upload, await sourceFromHandle(upload.handle));
+}
+
+/** Finds the file of an upload after a reload, and sets its state to what is needed for that. */
+export async function findFile(upload) {
+  if (upload.file) return;
+  upload.state = 'needs_file';
+  if (!upload.handle) return;
+  try {
+    upload.state = 'needs_permission';
+    if ((await upload.handle.queryPermission({ mode: 'read' })) !== 'granted') return;
+    await readHandle(upload);
+    upload.state = 'queued';
+  } catch {
+    upload.state = 'needs_file';
+  }
 }

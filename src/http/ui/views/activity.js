@@ -1,64 +1,64 @@
-// What runs and what ran; what went wrong comes with what to do about it.
+// Running transfers, and the activity log with the next step for every problem.
 
-import { fill, h, keyed, say } from '../dom.js';
+import { activityLog } from '../activity-log.js';
+import { fill, h, renderList, setText } from '../dom.js';
+import { describeEvent, eventLine } from '../event-text.js';
 import { events } from '../events.js';
-import { bytes, called, clock, duration, rate } from '../format.js';
-import { history } from '../history.js';
+import { fileNames } from '../file-names.js';
+import { bytes, clock, displayName, duration, rate } from '../format.js';
 import { icon } from '../icons.js';
-import { names } from '../names.js';
 import { transfers } from '../transfers.js';
-import { describe, line } from '../words.js';
 
 export const title = 'Activity';
 
-const SHOWN = 200;
+const MAX_SHOWN = 200;
 
 export function show({ body, signal }) {
-  const runs = h('ul', { class: 'rows' });
-  const none = h('p', { class: 'hint' }, 'Nothing runs.');
-  const list = h('ol', { class: 'log' });
-  const nothing = h('p', { class: 'hint' }, 'Nothing has happened since this page was opened.');
-  const only = h('input', { type: 'checkbox', id: 'only-bad', on: { change: draw } });
+  const running = h('ul', { class: 'rows' });
+  const nothingRuns = h('p', { class: 'hint' }, 'Nothing is running');
+  const log = h('ol', { class: 'log' });
+  const noEntries = h('p', { class: 'hint' });
+  const onlyProblems = h('input', { type: 'checkbox', id: 'only-problems', on: { change: drawLog } });
   fill(
     body,
-    h('section', { class: 'card' }, h('h2', {}, 'Running'), none, runs),
+    h('section', { class: 'card' }, h('h2', {}, 'Running'), nothingRuns, running),
     h(
       'section',
       { class: 'card' },
-      h('h2', {}, 'What ran'),
-      h('p', { class: 'choice' }, only, h('label', { for: 'only-bad' }, 'Only what went wrong')),
-      nothing,
-      list,
+      h('h2', {}, 'History'),
+      h('p', { class: 'choice' }, onlyProblems, h('label', { for: 'only-problems' }, 'Problems only')),
+      noEntries,
+      log,
     ),
   );
 
-  function drawRuns() {
-    const running = transfers.running();
-    none.hidden = running.length > 0;
-    keyed(runs, running, ({ id }) => id, makeRun, updateRun);
+  function drawRunning() {
+    const list = transfers.running();
+    nothingRuns.hidden = list.length > 0;
+    renderList(running, list, ({ id }) => id, createTransferRow, updateTransferRow);
   }
 
-  function draw() {
-    const entries = history.entries
-      .map((entry) => ({ entry, words: describe(entry) }))
-      .filter(({ words }) => !only.checked || words.bad)
-      .slice(0, SHOWN);
-    nothing.hidden = entries.length > 0;
-    say(nothing, only.checked ? 'Nothing went wrong.' : 'Nothing has happened since this page was opened.');
-    fill(list, entries.map(makeEntry));
+  function drawLog() {
+    const entries = activityLog.entries
+      .map((entry) => ({ entry, event: describeEvent(entry) }))
+      .filter(({ event }) => !onlyProblems.checked || event.bad)
+      .slice(0, MAX_SHOWN);
+    noEntries.hidden = entries.length > 0;
+    setText(noEntries, onlyProblems.checked ? 'No problems' : 'Nothing has happened since you opened this page');
+    fill(log, entries.map(logRow));
   }
 
-  history.addEventListener('change', draw, { signal });
-  names.addEventListener('change', draw, { signal });
-  events.addEventListener('event', ({ detail }) => detail.type === 'transfer' && drawRuns(), { signal });
-  const timer = setInterval(drawRuns, 2000);
+  activityLog.addEventListener('change', drawLog, { signal });
+  fileNames.addEventListener('change', drawLog, { signal });
+  events.addEventListener('event', ({ detail }) => detail.type === 'transfer' && drawRunning(), { signal });
+  const timer = setInterval(drawRunning, 2000);
   signal.addEventListener('abort', () => clearInterval(timer));
-  draw();
-  drawRuns();
+  drawLog();
+  drawRunning();
 }
 
-function makeRun({ name: said, what }) {
-  const name = said ? called(said) : 'a file';
+function createTransferRow({ name: fileName, what }) {
+  const name = fileName ? displayName(fileName) : 'a file';
   return h(
     'li',
     { class: 'run' },
@@ -73,35 +73,35 @@ function makeRun({ name: said, what }) {
   );
 }
 
-function updateRun(element, { done, total, rate: speed }) {
-  const meter = element.querySelector('progress');
+function updateTransferRow(row, { done, total, rate: speed }) {
+  const meter = row.querySelector('progress');
   if (total) meter.value = done / total;
   else meter.removeAttribute('value');
   const left = total && speed ? `${duration((total - done) / speed)} left` : null;
-  say(
-    element.querySelector('.hint'),
+  setText(
+    row.querySelector('.hint'),
     [total ? `${bytes(done)} of ${bytes(total)}` : bytes(done), speed && rate(speed), left].filter(Boolean).join(' · '),
   );
 }
 
-/** A moment for programs; null where it is none. */
-function iso(ms) {
-  const moment = new Date(ms);
-  return Number.isNaN(moment.getTime()) ? null : moment.toISOString();
+/** The time for the `datetime` attribute; null if it is not a valid date. */
+function isoTime(ms) {
+  const time = new Date(ms);
+  return Number.isNaN(time.getTime()) ? null : time.toISOString();
 }
 
-function makeEntry({ entry, words }) {
+function logRow({ entry, event }) {
   return h(
     'li',
-    { class: words.bad ? 'bad' : null },
-    h('time', { class: 'hint', datetime: iso(entry.at) }, clock(entry.at)),
-    icon(words.icon),
+    { class: event.bad ? 'bad' : null },
+    h('time', { class: 'hint', datetime: isoTime(entry.at) }, clock(entry.at)),
+    icon(event.icon),
     h(
       'div',
       {},
-      h('p', {}, words.bad && h('span', { class: 'unseen' }, 'Problem: '), line(words)),
-      words.more && h('p', { class: 'hint mono break' }, words.more),
-      words.hint && h('p', { class: 'hint' }, h('strong', {}, 'Next: '), words.hint),
+      h('p', {}, event.bad && h('span', { class: 'visually-hidden' }, 'Problem: '), eventLine(event)),
+      event.detail && h('p', { class: 'hint mono break' }, event.detail),
+      event.hint && h('p', { class: 'hint' }, h('strong', {}, 'What to do: '), event.hint),
     ),
   );
 }

@@ -1,117 +1,86 @@
-// One file: what it is, how to hand it on, whether it is well, and the thing itself.
+// One file: preview, link, health, details and blocks.
 
-import { get, post, query } from '../api.js';
-import { grid } from '../blocks.js';
-import { copyField, qr } from '../copy.js';
-import { fill, h, say } from '../dom.js';
-import { downloadLink } from '../downloading.js';
+import { get, post } from '../api.js';
+import { blockGrid } from '../block-grid.js';
+import { fill, h } from '../dom.js';
+import { downloadLink } from '../download.js';
 import { events } from '../events.js';
-import { bytes, called, date, number, plural, visible } from '../format.js';
+import { detailsCard, folderCard, linkCard } from '../file-cards.js';
+import { bytes, displayName, number, plural } from '../format.js';
+import { healthCard } from '../health.js';
 import { icon } from '../icons.js';
-import { complain, empty, failure, loading } from '../notes.js';
-import { follow as openEntry } from '../opening.js';
-import { kindOf, preview, shownAtOnce } from '../preview.js';
-import { card as healthCard } from '../health.js';
-import { removal, removeFile } from '../removing.js';
+import { emptyState, loading, showProblem } from '../placeholders.js';
+import { opensAutomatically, preview, previewKind } from '../preview.js';
+import { removeFile, removeLabel } from '../remove-file.js';
 import { session } from '../session.js';
+import { reportProblem } from '../toasts.js';
 
 export const title = 'File';
 
-/** After an event, so long for others of its kind to come; and how often other nodes are asked at most. */
-const SETTLED_MS = 800;
-const SELDOM_MS = 4000;
-/** How often it is looked again while not all of the file is here: nothing tells of blocks that come one by one. */
-const LOOK_MS = 20000;
-/** What a preview tells when more of it has been read. */
-const READ = ['load', 'loadeddata', 'progress', 'suspend', 'ended'];
-/** A folder of more entries is a list that scrolls, so that what comes below it is found. */
-const LONG = 12;
-/** Entries of a folder that come at once when more are asked for. */
-const ENTRIES = 1000;
+/** After an event, wait this long for further ones before reloading. */
+const SETTLE_MS = 800;
+/** The shortest time between two reloads, because each asks other nodes. */
+const MIN_INTERVAL_MS = 4000;
+/** How often an incomplete file is reloaded: no event tells that a single block has arrived. */
+const INCOMPLETE_INTERVAL_MS = 20000;
+/** Events of preview elements that tell that more of the file has been read. */
+const MEDIA_EVENTS = ['load', 'loadeddata', 'progress', 'suspend', 'ended'];
 
 export async function show(view) {
-  const { body, id, signal, retitle } = view;
+  const { body, id, signal, setTitle } = view;
   fill(body, loading());
   try {
     const info = await get(`/files/${encodeURIComponent(id)}`, signal);
-    retitle(called(info.name));
+    setTitle(displayName(info.name));
     draw(view, info);
   } catch (problem) {
-    failure(body, problem, () => show(view));
+    showProblem(body, problem, () => show(view));
   }
 }
 
 function draw({ body, head, signal }, info) {
-  const result = h('div', { role: 'status' });
-  const verify = h(
-    'button',
-    { type: 'button', on: { click: () => check(info, verify, result) } },
-    icon('shield'),
-    'Verify',
-  );
-  // The heading stays where it is: it may have the focus.
+  const verifyResult = h('div', { role: 'status' });
+  // The heading is not replaced: it may have the focus.
   head.querySelector('.buttons')?.remove();
-  head.append(
-    h(
-      'div',
-      { class: 'buttons' },
-      downloadLink(
-        info,
-        { class: 'button main' },
-        icon('down'),
-        info.kind === 'dir' ? 'Download as tar' : 'Download',
-      ),
-      // Of what is only opened, nothing needs to be here.
-      session.may('write') && info.pinned && verify,
-      session.may('write') &&
-        h(
-          'button',
-          { type: 'button', class: info.pinned ? 'danger' : null, on: { click: () => end(info) } },
-          icon(info.pinned ? 'bin' : 'cross'),
-          removal(info),
-        ),
-    ),
-  );
+  head.append(fileButtons(info, verifyResult));
   const health = healthCard(info, signal);
-  const blocks = grid(info.cid, signal);
-  const seen = shown(info, signal);
-  let known = facts(info);
+  const grid = blockGrid(info.cid, signal);
+  const previewSection = makePreview(info, signal);
+  let details = detailsCard(info);
   fill(
     body,
-    result,
-    seen,
-    info.entries && folder(info, signal),
+    verifyResult,
+    previewSection,
+    info.entries && folderCard(info, signal),
     h(
       'div',
       { class: 'cards' },
-      link(info),
+      linkCard(info),
       health.element,
-      known,
-      h('section', { class: 'card' }, h('h2', {}, 'Blocks'), blocks.element),
+      details,
+      h('section', { class: 'card' }, h('h2', {}, 'Blocks'), grid.element),
     ),
   );
-  follow(info, signal, {
-    seen,
-    whole: health.whole,
-    changed: async () => {
-      const now = await get(`/files/${info.cid}`, signal);
-      const fresh = facts(now);
-      // What is being read stays open.
-      fresh.querySelector('details').open = known.querySelector('details').open;
-      if (!fresh.isEqualNode(known) && !known.contains(document.activeElement)) {
-        known.replaceWith(fresh);
-        known = fresh;
+  watchFile(info, signal, {
+    previewSection,
+    isComplete: health.isComplete,
+    onChange: async () => {
+      const fresh = detailsCard(await get(`/files/${info.cid}`, signal));
+      fresh.querySelector('details').open = details.querySelector('details').open;
+      if (!fresh.isEqualNode(details) && !details.contains(document.activeElement)) {
+        details.replaceWith(fresh);
+        details = fresh;
       }
-      health.again();
-      blocks.again();
+      health.refresh();
+      grid.refresh();
     },
-    removed: () => {
+    onRemoved: () => {
       head.querySelector('.buttons')?.remove();
       fill(
         body,
-        empty(
-          'This file was deleted.',
-          'Somebody deleted it on this node while you looked at it. Who has the link may still read it from others.',
+        emptyState(
+          'This file was deleted',
+          'Someone deleted it from this node. People with the link may still be able to read it from other nodes.',
           h('a', { class: 'button', href: '#/files' }, 'All files'),
         ),
       );
@@ -119,237 +88,132 @@ function draw({ body, head, signal }, info) {
   });
 }
 
+function fileButtons(info, verifyResult) {
+  const verify = h(
+    'button',
+    { type: 'button', on: { click: () => verifyFile(info, verify, verifyResult) } },
+    icon('shield'),
+    'Verify',
+  );
+  const label = info.kind === 'dir' ? 'Download as tar' : 'Download';
+  return h(
+    'div',
+    { class: 'buttons' },
+    downloadLink(info, { class: 'button main' }, icon('down'), label),
+    // A file that is not stored here need not be complete, so there is nothing to verify.
+    session.can('write') && info.pinned && verify,
+    session.can('write') &&
+      h(
+        'button',
+        { type: 'button', class: info.pinned ? 'danger' : null, on: { click: () => remove(info) } },
+        icon(info.pinned ? 'bin' : 'cross'),
+        removeLabel(info),
+      ),
+  );
+}
+
 /**
- * Calls `changed` a little after something happened that what is said of the file may hang on, and `removed`. Until it is
- * `whole`, what is `seen` of it brings blocks.
+ * Calls `onChange` soon after something happened that may change what the view says about the file, and `onRemoved` when
+ * the file was deleted. Until the file is complete on this node, reading the preview also fetches blocks.
  */
-function follow(info, signal, { seen, whole, changed, removed }) {
-  const gone = new AbortController();
-  const watched = AbortSignal.any([signal, gone.signal]);
+function watchFile(info, signal, { previewSection, isComplete, onChange, onRemoved }) {
+  const removed = new AbortController();
+  const watched = AbortSignal.any([signal, removed.signal]);
   let timer = null;
   let last = performance.now();
-  const soon = () => {
-    const wait = Math.max(SETTLED_MS, last + SELDOM_MS - performance.now());
+  const schedule = () => {
+    const delay = Math.max(SETTLE_MS, last + MIN_INTERVAL_MS - performance.now());
     timer ??= setTimeout(async () => {
       timer = null;
       last = performance.now();
-      // What cannot be asked now stays as it is: the banner tells, and the next event asks again.
-      if (!watched.aborted) await changed().catch(() => {});
-    }, wait);
+      // On failure, the old state stays: the banner says that the node is offline, and the next event tries again.
+      if (!watched.aborted) await onChange().catch(() => {});
+    }, delay);
   };
-  const read = ({ name, ended }) => ended && [info.name, info.cid].includes(name);
+  const wasRead = ({ name, ended }) => ended && [info.name, info.cid].includes(name);
   events.addEventListener(
     'event',
     ({ detail }) => {
       const { type, cid } = detail;
       if (type === 'removed' && cid === info.cid) {
-        gone.abort();
-        removed();
+        removed.abort();
+        onRemoved();
       } else if (
         ['peer_connected', 'peer_lost', 'bad_block', 'collected', 'skipped'].includes(type) ||
         (['stored', 'announced'].includes(type) && cid === info.cid) ||
-        (type === 'transfer' && read(detail))
+        (type === 'transfer' && wasRead(detail))
       )
-        soon();
+        schedule();
     },
     { signal: watched },
   );
-  // These events do not bubble.
-  for (const type of READ) seen?.addEventListener(type, () => whole() || soon(), { capture: true, signal: watched });
-  const again = setInterval(() => document.hidden || whole() || soon(), LOOK_MS);
+  // Media events do not bubble, but they can be captured.
+  const onMedia = () => isComplete() || schedule();
+  for (const type of MEDIA_EVENTS) previewSection?.addEventListener(type, onMedia, { capture: true, signal: watched });
+  const interval = setInterval(() => document.hidden || isComplete() || schedule(), INCOMPLETE_INTERVAL_MS);
   watched.addEventListener(
     'abort',
     () => {
       clearTimeout(timer);
-      clearInterval(again);
+      clearInterval(interval);
     },
     { once: true },
   );
 }
 
-function shown(info, signal) {
-  const kind = kindOf(info);
-  if (!kind) return null;
-  const place = h('section', { 'aria-label': 'Preview' });
-  const open = () => fill(place, preview(info, signal));
-  if (shownAtOnce(info)) open();
+/** The preview, or a button that opens it; null if there is no preview for this type. */
+function makePreview(info, signal) {
+  if (!previewKind(info)) return null;
+  const section = h('section', { 'aria-label': 'Preview' });
+  const open = () => fill(section, preview(info, signal));
+  if (opensAutomatically(info)) open();
   else {
+    const text = info.pinned ? `Preview of ${bytes(info.size)}` : 'The preview fetches the file from other nodes.';
     fill(
-      place,
+      section,
       h(
         'div',
         { class: 'state' },
-        h('p', {}, info.pinned ? `${bytes(info.size)} to show.` : 'The bytes may still be with others.'),
-        h('button', { type: 'button', on: { click: open } }, icon('play'), 'Open here'),
+        h('p', {}, text),
+        h('button', { type: 'button', on: { click: open } }, icon('play'), 'Show preview'),
       ),
     );
   }
-  return place;
+  return section;
 }
 
-function link(info) {
-  const card = h('section', { class: 'card' }, h('h2', {}, 'Link'));
-  if (!info.link) {
-    card.append(
-      h(
-        'p',
-        { class: 'hint' },
-        session.may('write')
-          ? 'This node does not know the key of the file, so there is no link to give.'
-          : 'You are signed in to read: links are for those who may write.',
-      ),
-    );
-    return card;
-  }
-  card.append(
-    h(
-      'p',
-      { class: 'hint' },
-      info.sealed
-        ? 'Who has the link can read the file. Treat it like the file itself.'
-        : 'The file is public: its link has no key, and anyone who finds it can read it.',
-    ),
-    copyField('link', info.link),
-  );
-  const code = h(
-    'details',
-    {
-      on: {
-        toggle: () => code.open && !code.querySelector('.qr') && code.append(qr(info.link, 'QR code of the link')),
-      },
-    },
-    h('summary', {}, icon('qr'), 'QR code'),
-  );
-  card.append(code);
-  return card;
-}
-
-function facts(info) {
-  const fact = (name, ...value) => [h('dt', {}, name), h('dd', {}, value)];
-  const list = h(
-    'dl',
-    {},
-    fact('Size', info.size >= 1024 ? `${bytes(info.size)} (${number(info.size)} bytes)` : bytes(info.size)),
-    fact('Type', info.kind === 'dir' ? 'folder' : (info.media_type ? visible(info.media_type) : 'unknown')),
-    fact('CID', h('span', { class: 'mono break' }, info.cid)),
-    fact(info.pinned ? 'Stored here' : 'Opened here', info.created ? date(info.created) : 'no'),
-    info.mtime && fact('Changed', date(info.mtime)),
-    fact('Encrypted', info.sealed ? 'yes' : 'no, public'),
-    fact('Kept', info.pinned ? 'yes, until it is deleted' : 'no, only known or cached'),
-    info.blocks && fact('Blocks', `${number(info.blocks)}, ${bytes(info.stored_len)} on disk`),
-    info.chunker && fact('Cut by', info.chunker),
-  );
-  const name = h(
-    'details',
-    {},
-    h('summary', {}, 'Rename?'),
-    h(
-      'p',
-      { class: 'hint' },
-      'That is not possible. The name is sealed inside the file, and CID and link follow from what is inside: another name would be another file with another link. Store it again under the new name: the blocks are the same, so it costs next to nothing.',
-    ),
-  );
-  return h('section', { class: 'card' }, h('h2', {}, 'Facts'), list, name);
-}
-
-/** What is in a folder; of a large one the first of it, and the rest on demand. */
-function folder(info, signal) {
-  const long = info.entries.length > LONG;
-  const list = h(
-    'ul',
-    { class: `rows entries${long ? ' long' : ''}`, tabindex: long ? '0' : null, 'aria-label': 'Entries' },
-    info.entries.map(inside),
-  );
-  const words = h('p', { class: 'hint', role: 'status' });
-  const more = h('button', { type: 'button', on: { click: load } }, 'Show more');
-  const wrong = h('div');
-  let next = info.entries_next ?? null;
-  const tell = () => {
-    more.hidden = !next;
-    if (next) say(words, `These are the first ${number(list.children.length)}; there are more.`);
-    else say(words, list.children.length ? plural(list.children.length, 'entry', 'entries') : 'It is empty.');
-  };
-
-  async function load() {
-    if (more.ariaDisabled) return;
-    // It stays where it is, so that it keeps the focus.
-    more.ariaDisabled = 'true';
-    fill(wrong);
-    try {
-      const page = await get(`/files/${info.cid}/entries${query({ cursor: next, limit: ENTRIES })}`, signal);
-      const first = list.children.length;
-      list.append(...page.entries.map(inside));
-      next = page.next ?? null;
-      // The button goes with the last of them: the focus goes to what it has brought.
-      if (!next && document.activeElement === more) {
-        list.children[first]?.setAttribute('tabindex', '-1');
-        list.children[first]?.focus();
-      }
-      tell();
-    } catch (problem) {
-      failure(wrong, problem, load);
-    }
-    more.ariaDisabled = null;
-  }
-
-  tell();
-  return h('section', { class: 'card' }, h('h2', {}, 'In this folder'), list, words, wrong, more);
-}
-
-/** One entry of a folder. Who may only look has no link to it, so there is nothing to open. */
-function inside({ kind, name, link: to, size }) {
-  const open = () => openEntry(to).catch(complain);
-  return h(
-    'li',
-    {},
-    icon(kind === 'dir' ? 'folder' : 'files'),
-    to && session.may('write')
-      ? h('button', { type: 'button', class: 'text', on: { click: open } }, called(name))
-      : h('span', { class: 'break' }, called(name)),
-    h('span', { class: 'hint' }, bytes(size)),
-  );
-}
-
-async function check(info, button, place) {
+async function verifyFile(info, button, container) {
   button.disabled = true;
-  fill(place, loading('Every block is read and checked…'));
+  fill(container, loading('Verifying all blocks of this file…'));
   try {
-    const { checked, bytes: size, bad, missing, repaired } = await post(`/files/${info.cid}/verify`);
-    const lost = bad.length + missing.length - repaired.length;
-    fill(
-      place,
-      h(
-        'div',
-        { class: `state ${lost > 0 ? 'bad' : 'ok'}` },
-        icon(lost > 0 ? 'warning' : 'check'),
-        h(
-          'p',
-          {},
-          h(
-            'strong',
-            {},
-            lost > 0
-              ? `${plural(lost, 'block')} of this file ${lost === 1 ? 'is' : 'are'} damaged or missing.`
-              : 'Every block is what its name says.',
-          ),
-          h(
-            'span',
-            { class: 'hint' },
-            `${plural(checked, 'block')}, ${bytes(size)} read${repaired.length ? `; ${number(repaired.length)} fetched anew from peers` : ''}.${lost > 0 ? ' Connect a node that has the file and verify again.' : ''}`,
-          ),
-        ),
-      ),
-    );
+    fill(container, verifyText(await post(`/files/${info.cid}/verify`)));
   } catch (problem) {
-    failure(place, problem, () => check(info, button, place));
+    showProblem(container, problem, () => verifyFile(info, button, container));
   }
   button.disabled = false;
 }
 
-async function end(info) {
+function verifyText({ checked, bytes: size, bad, missing, repaired }) {
+  const unrepaired = bad.length + missing.length - repaired.length;
+  const failed = unrepaired > 0;
+  const outcome = failed
+    ? `${plural(unrepaired, 'block')} ${unrepaired === 1 ? 'is' : 'are'} damaged or missing`
+    : 'All blocks are intact';
+  const counts = `${plural(checked, 'block')} verified (${bytes(size)})`;
+  const fetched = repaired.length ? `, ${number(repaired.length)} fetched from peers` : '';
+  const next = failed ? ' Connect a node that has the file, and verify again.' : '';
+  return h(
+    'div',
+    { class: `state ${failed ? 'bad' : 'ok'}` },
+    icon(failed ? 'warning' : 'check'),
+    h('p', {}, h('strong', {}, outcome), h('span', { class: 'hint' }, `${counts}${fetched}.${next}`)),
+  );
+}
+
+async function remove(info) {
   try {
     if (await removeFile(info)) location.hash = '#/files';
   } catch (problem) {
-    complain(problem);
+    reportProblem(problem);
   }
 }

@@ -1,311 +1,216 @@
-// Everything at a glance: one true sentence, the storage, what moves, who is there.
+// The overview: a summary of all files, storage, traffic, peers and recent activity.
 
+import { activityLog } from '../activity-log.js';
 import { get, post } from '../api.js';
-import { ask } from '../dialog.js';
+import { stackedBar, trafficChart } from '../charts.js';
+import { openDialog } from '../dialog.js';
+import { fill, h, renderList, setText } from '../dom.js';
+import { describeEvent, eventLine } from '../event-text.js';
 import { events } from '../events.js';
-import { fill, h, keyed, say } from '../dom.js';
-import { bytes, called, duration, number, plural } from '../format.js';
-import { bar, graph } from '../graph.js';
-import { repaired as tellRepaired } from '../health.js';
-import { history } from '../history.js';
+import { fileNames } from '../file-names.js';
+import { bytes, duration, number, plural } from '../format.js';
+import { showRepairResult } from '../health.js';
 import { icon } from '../icons.js';
-import { names } from '../names.js';
-import { busy, complain, loading } from '../notes.js';
-import { watchPeers, latency } from '../peering.js';
+import { nodeStatus } from '../node-status.js';
+import { atRisk, summary, verifyResult } from '../overview-summary.js';
+import { latency, watchPeers } from '../peers.js';
+import { loading } from '../placeholders.js';
 import { session } from '../session.js';
-import { vitals } from '../vitals.js';
-import { describe, line } from '../words.js';
+import { reportProblem, showBusyToast } from '../toasts.js';
 
 export const title = 'Overview';
 
-/** How often files that lack blocks are looked for while somebody looks: the node reads the length of every block. */
-const LOOK_MS = 30000;
-/** Files that are named. */
-const NAMED = 5;
+/** How often damaged files are looked for: the node checks the length of every block for that. */
+const DAMAGED_INTERVAL_MS = 30000;
+const MAX_NAMED = 5;
+const MAX_PEERS = 5;
+const MAX_RECENT = 6;
 
-/**
- * What is true of all that is stored: {tone, head, text}. Nothing is promised that the node does not do, and only where
- * nothing is at risk it is `ok`. `lacking`: how many kept files lack blocks here; `kept`: how many there are. The others
- * that `status` counts are only known by their links.
- */
-export function sentence(status, { lacking, kept }) {
-  const { files: known, quarantined, peers, capacity, stored_bytes: stored } = status;
-  const many = kept === 1 ? 'One file is' : `${number(kept)} files are`;
-  if (lacking > 0) {
-    return {
-      tone: 'bad',
-      head: `${plural(lacking, 'file')} here ${lacking === 1 ? 'lacks' : 'lack'} blocks.`,
-      text: 'They are named below. Repair fetches what is missing from nodes that have it.',
-    };
-  }
-  if (quarantined > 0) {
-    return {
-      tone: 'bad',
-      head: `${plural(quarantined, 'block')} on this disk ${quarantined === 1 ? 'was' : 'were'} damaged and set aside.`,
-      text: 'No wrong byte is served. “Check everything” looks whether files need them, and fetches good copies where a peer has some.',
-    };
-  }
-  if (!known)
-    return {
-      tone: 'ok',
-      head: 'Nothing is stored here yet.',
-      text: session.may('write')
-        ? 'Drop a file anywhere on this page: it is encrypted here, and you get a link to it.'
-        : 'What others store here appears on this page. You are signed in to read.',
-    };
-  if (!kept) {
-    return {
-      tone: 'plain',
-      head: 'This node keeps no file.',
-      text: `${plural(known, 'file')} of others ${known === 1 ? 'is' : 'are'} known here by ${known === 1 ? 'its link' : 'their links'}, readable as long as somebody has ${known === 1 ? 'it' : 'them'}.${session.may('write') ? ' What you drop on this page is kept.' : ''}`,
-    };
-  }
-  if (capacity && stored > capacity * 0.95) {
-    return {
-      tone: 'warn',
-      head: `${many} kept, and the space is nearly used up.`,
-      text: 'Delete files or raise storage.capacity; a file that does not fit is refused before anything changes.',
-    };
-  }
-  const reach = peers
-    ? `${plural(peers, 'peer')} can read from here now.`
-    : 'No peer is connected, so nobody else can read them now.';
-  return {
-    tone: 'warn',
-    head: `${many} kept on this disk, and no other node has promised a copy. ${reach}`,
-    text: 'Copies are not made by themselves yet: others hold what they have read, for as long as they like. Losing this disk can lose the files.',
+export function show({ body, head, signal }) {
+  const summaryCard = h('section', { class: 'summary', 'aria-label': 'Summary' }, loading());
+  const storage = h('section', { class: 'card' }, h('h2', {}, 'Storage'), loading());
+  const chart = trafficChart();
+  const traffic = h('section', { class: 'card wide' }, h('h2', {}, 'Traffic'), chart.element);
+  const risk = h('section', { class: 'card' }, h('h2', {}, 'At risk'), loading());
+  const verifyButton = h(
+    'button',
+    { type: 'button', on: { click: () => verify(verifyButton, loadDamaged) } },
+    icon('shield'),
+    'Verify all blocks',
+  );
+  head.append(h('div', { class: 'buttons' }, session.can('write') && verifyButton));
+  const facts = h('p', { class: 'hint facts' });
+  const cards = [traffic, storage, peersCard(signal), risk, recentCard(signal)];
+  fill(body, summaryCard, h('div', { class: 'cards' }, cards), facts);
+
+  let drawnSummary = '';
+  let drawnRisk = '';
+  let damaged = null;
+  /** The number of files when damaged files were last looked for. */
+  let filesThen = null;
+  /** Looks for files that lack blocks: {files, total, kept}; null if the node did not answer. */
+  const loadDamaged = async (abort = signal) => {
+    try {
+      damaged = await get(`/files?health=damaged&limit=${MAX_NAMED}`, abort);
+      filesThen = nodeStatus.current?.files ?? null;
+      draw();
+      return damaged;
+    } catch {
+      // The banner says that the node is offline, and the timer tries again.
+      return null;
+    }
   };
+  const timer = setInterval(() => !document.hidden && loadDamaged(), DAMAGED_INTERVAL_MS);
+  signal.addEventListener('abort', () => clearInterval(timer), { once: true });
+
+  const repairButton = () => {
+    const button = h('button', { type: 'button', on: { click: () => repair(button, loadDamaged) } }, icon('shield'), 'Repair');
+    return button;
+  };
+  const draw = () => {
+    const status = nodeStatus.current;
+    chart.update(nodeStatus.rates);
+    if (!status) return;
+    fill(storage, h('h2', {}, 'Storage'), storageBar(status));
+    // The number of stored files comes with the damaged ones. Say nothing about files before it is known.
+    if (!damaged) return;
+    if (filesThen !== null && filesThen !== status.files) {
+      filesThen = null;
+      loadDamaged();
+    }
+    const kept = damaged.kept ?? status.files;
+    const { tone, title: first, text } = summary(status, { damaged: damaged.total, kept });
+    if (drawnSummary !== first + text) {
+      drawnSummary = first + text;
+      summaryCard.className = `summary ${tone}`;
+      fill(
+        summaryCard,
+        icon({ ok: 'check', plain: 'link' }[tone] ?? 'warning'),
+        h('div', {}, h('p', { class: 'lead' }, first), h('p', { class: 'hint' }, text)),
+      );
+    }
+    const riskKey = [status.files, status.quarantined, JSON.stringify(damaged)].join();
+    if (drawnRisk !== riskKey) {
+      drawnRisk = riskKey;
+      fill(risk, h('h2', {}, 'At risk'), atRisk({ ...status, kept }, damaged, repairButton));
+    }
+    setText(facts, factsText(status, kept));
+  };
+  nodeStatus.addEventListener('change', draw, { signal });
+  events.addEventListener(
+    'event',
+    ({ detail }) =>
+      ['stored', 'removed', 'peer_connected', 'peer_lost', 'bad_block'].includes(detail.type) && nodeStatus.refresh(),
+    { signal },
+  );
+  draw();
+  loadDamaged();
 }
 
-function storage(status) {
+function factsText(status, kept) {
+  return [
+    `storgo ${status.version}`,
+    `running for ${duration(status.uptime_s)}`,
+    `${plural(kept, 'file')} stored`,
+    status.files > kept && `${number(status.files - kept)} opened by link`,
+    plural(status.blocks, 'block'),
+    `${plural(status.announced, 'root')} announced${status.announce_queue ? `, ${number(status.announce_queue)} queued` : ''}`,
+  ]
+    .filter(Boolean)
+    .join(' · ');
+}
+
+function storageBar(status) {
   const { stored_bytes: all, cached_bytes: cached, capacity, disk_free: disk } = status;
   const kept = all - cached;
-  const free = capacity ? Math.max(0, capacity - kept) : (disk ?? 0);
-  const room = disk === null || disk === undefined ? free : Math.min(free, disk + cached);
+  const quota = capacity ? Math.max(0, capacity - kept) : (disk ?? 0);
+  const free = disk === null || disk === undefined ? quota : Math.min(quota, disk + cached);
   return [
-    bar(
+    stackedBar(
       [
-        { label: 'kept', value: kept, kind: 'kept' },
-        { label: 'cache, goes when room is needed', value: cached, kind: 'cache' },
-        { label: 'free', value: room, kind: 'free' },
+        { label: 'Files', value: kept, kind: 'kept' },
+        { label: 'Cache, freed when needed', value: cached, kind: 'cache' },
+        { label: 'Free', value: free, kind: 'free' },
       ],
-      kept + cached + room,
+      kept + cached + free,
       bytes,
     ),
     h(
       'p',
       { class: 'hint' },
-      capacity ? `The limit is ${bytes(capacity)} (storage.capacity).` : 'No limit is set; the disk is the limit.',
+      capacity ? `Limit: ${bytes(capacity)} (storage.capacity)` : 'No limit is set. Storage ends with the disk.',
     ),
   ];
 }
 
-export function show({ body, head, signal }) {
-  const truth = h('section', { class: 'truth', 'aria-label': 'State' }, loading());
-  const store = h('section', { class: 'card' }, h('h2', {}, 'Storage'), loading());
-  const curve = graph();
-  const traffic = h('section', { class: 'card wide' }, h('h2', {}, 'Blocks to and from peers'), curve.element);
-  const peerList = h('ul', { class: 'rows' });
-  const peerWords = h('p', { class: 'hint' });
-  const peers = h(
-    'section',
-    { class: 'card' },
-    h('h2', {}, 'Peers now'),
-    peerWords,
-    peerList,
-    h('a', { href: '#/peers' }, 'All peers'),
-  );
-  const recent = h('ul', { class: 'rows' });
-  const last = h(
-    'section',
-    { class: 'card' },
-    h('h2', {}, 'Lately'),
-    recent,
-    h('a', { href: '#/activity' }, 'All activity'),
-  );
-  const risk = h('section', { class: 'card' }, h('h2', {}, 'At risk'), loading());
-  const check = h(
-    'button',
-    { type: 'button', on: { click: () => verify(check, look) } },
-    icon('shield'),
-    'Check everything',
-  );
-  head.append(h('div', { class: 'buttons' }, session.may('write') && check));
-  const facts = h('p', { class: 'hint facts' });
-  fill(body, truth, h('div', { class: 'cards' }, traffic, store, peers, risk, last), facts);
-
-  let told = '';
-  let lacking = null;
-  let lookedAt = null;
-  /** Looks for files that lack blocks: {files, total}; null where the node could not say. */
-  const look = async (asked = signal) => {
-    try {
-      lacking = await get(`/files?health=damaged&limit=${NAMED}`, asked);
-      lookedAt = vitals.status?.files ?? null;
-      draw();
-      return lacking;
-    } catch {
-      // The banner tells, and it is asked again.
-      return null;
-    }
-  };
-  const again = setInterval(() => !document.hidden && look(), LOOK_MS);
-  signal.addEventListener('abort', () => clearInterval(again), { once: true });
-  const draw = () => {
-    const { status } = vitals;
-    curve.update(vitals.rates);
-    if (!status) return;
-    fill(store, h('h2', {}, 'Storage'), storage(status));
-    // Which files are kept is counted with those that lack blocks: until then, nothing is said.
-    if (!lacking) return;
-    // Since then some came or went.
-    if (lookedAt !== null && lookedAt !== status.files) {
-      lookedAt = null;
-      look();
-    }
-    const kept = lacking.kept ?? status.files;
-    const { tone, head: first, text } = sentence(status, { lacking: lacking.total, kept });
-    if (told !== first + text) {
-      told = first + text;
-      truth.className = `truth ${tone}`;
-      fill(
-        truth,
-        icon({ ok: 'check', plain: 'link' }[tone] ?? 'warning'),
-        h('div', {}, h('p', { class: 'lead' }, first), h('p', { class: 'hint' }, text)),
-      );
-    }
-    const risky = [status.files, status.quarantined, JSON.stringify(lacking)].join();
-    if (risk.dataset.drawn !== risky) {
-      risk.dataset.drawn = risky;
-      fill(risk, h('h2', {}, 'At risk'), atRisk({ ...status, kept }, lacking, look));
-    }
-    say(
-      facts,
-      `storgo ${status.version} · up ${duration(status.uptime_s)} · ${plural(kept, 'file')} kept${status.files > kept ? `, ${number(status.files - kept)} known by links` : ''} · ${plural(status.blocks, 'block')} · ${plural(status.announced, 'root')} announced${status.announce_queue ? `, ${status.announce_queue} waiting` : ''}`,
-    );
-  };
-  const drawRecent = () => {
-    const nothing = { serial: 0, words: { text: 'Nothing has happened since this page was opened.' } };
-    const entries = history.entries.slice(0, 6).map((entry) => ({ serial: entry.serial, words: describe(entry) }));
-    keyed(
-      recent,
-      entries.length ? entries : [nothing],
-      ({ serial }) => serial,
-      ({ words }) => h('li', {}, words.icon && icon(words.icon), h('span')),
-      (element, { words }) => fill(element.lastChild, line(words)),
-    );
-  };
-  vitals.addEventListener('change', draw, { signal });
-  history.addEventListener('change', drawRecent, { signal });
-  names.addEventListener('change', drawRecent, { signal });
-  events.addEventListener(
-    'event',
-    ({ detail }) =>
-      ['stored', 'removed', 'peer_connected', 'peer_lost', 'bad_block'].includes(detail.type) && vitals.now(),
-    { signal },
-  );
-  watchPeers(signal, (list) => {
-    say(peerWords, list.length ? `${plural(list.length, 'peer')} connected.` : 'No peer is connected.');
-    keyed(
-      peerList,
-      list.slice(0, 5),
+function peersCard(signal) {
+  const list = h('ul', { class: 'rows' });
+  const count = h('p', { class: 'hint' });
+  watchPeers(signal, (peers) => {
+    setText(count, peers.length ? `${plural(peers.length, 'peer')} connected` : 'No peers connected');
+    renderList(
+      list,
+      peers.slice(0, MAX_PEERS),
       ({ peer }) => peer,
       ({ peer }) => h('li', {}, h('span', { class: 'mono' }, `…${peer.slice(-8)}`), h('span', { class: 'hint' })),
-      (element, peer) =>
-        say(element.lastChild, `${peer.transport}${peer.relayed ? ', relayed' : ', direct'} · ${latency(peer)}`),
+      (row, peer) =>
+        setText(
+          row.lastChild,
+          `${peer.transport.toUpperCase()}, ${peer.relayed ? 'relayed' : 'direct'} · ${latency(peer)}`,
+        ),
     );
   });
+  return h('section', { class: 'card' }, h('h2', {}, 'Peers'), count, list, h('a', { href: '#/peers' }, 'All peers'));
+}
+
+function recentCard(signal) {
+  const list = h('ul', { class: 'rows' });
+  const draw = () => {
+    const none = { serial: 0, event: { text: 'Nothing yet' } };
+    const entries = activityLog.entries.slice(0, MAX_RECENT).map((entry) => ({ serial: entry.serial, event: describeEvent(entry) }));
+    renderList(
+      list,
+      entries.length ? entries : [none],
+      ({ serial }) => serial,
+      ({ event }) => h('li', {}, event.icon && icon(event.icon), h('span')),
+      (row, { event }) => fill(row.lastChild, eventLine(event)),
+    );
+  };
+  activityLog.addEventListener('change', draw, { signal });
+  fileNames.addEventListener('change', draw, { signal });
   draw();
-  drawRecent();
-  look();
-}
-
-function atRisk({ kept, quarantined }, lacking, look) {
-  if (lacking?.total > 0) {
-    const mend = h('button', { type: 'button', on: { click: () => repair(mend, look) } }, icon('shield'), 'Repair');
-    return [
-      h('p', {}, icon('warning'), ` ${plural(lacking.total, 'file')} with blocks missing here:`),
-      named(lacking),
-      session.may('write') && mend,
-    ];
-  }
-  if (quarantined > 0) {
-    return [
-      h('p', {}, icon('warning'), ` ${plural(quarantined, 'damaged block')} set aside.`),
-      h('p', { class: 'hint' }, 'Check everything: it looks whether files need them, and mends what a peer can mend.'),
-    ];
-  }
-  if (!kept) return [h('p', {}, 'No file is kept here: nothing is at risk.')];
-  return [
-    h('p', {}, icon('warning'), ` ${plural(kept, 'file')} without a promised copy elsewhere.`),
-    h(
-      'p',
-      { class: 'hint' },
-      'No damaged block is known. Copies on other nodes are not made yet: keep a backup of what you cannot lose.',
-    ),
-  ];
-}
-
-/** The files that lack blocks, the first of them by name. */
-const named = ({ files, total }) =>
-  h(
-    'ul',
-    { class: 'rows' },
-    files.map(({ cid, name }) => h('li', {}, h('a', { href: `#/file/${cid}`, class: 'break' }, called(name)))),
-    total > files.length && h('li', { class: 'hint' }, `and ${number(total - files.length)} more`),
+  return h(
+    'section',
+    { class: 'card' },
+    h('h2', {}, 'Recent activity'),
+    list,
+    h('a', { href: '#/activity' }, 'All activity'),
   );
-
-async function repair(button, look) {
-  button.disabled = true;
-  const done = busy('What is missing is fetched from other nodes; this may take a while.');
-  try {
-    tellRepaired(await post('/repair').finally(done));
-  } catch (problem) {
-    complain(problem);
-  }
-  button.disabled = false;
-  look();
 }
 
-/** What a check found of files. */
-function lackingWords(lacking) {
-  if (!lacking.total) return h('p', {}, 'No file here lacks blocks: none needs what was damaged.');
-  return [
-    h('p', {}, icon('warning'), ` ${plural(lacking.total, 'file')} ${lacking.total === 1 ? 'lacks' : 'lack'} blocks:`),
-    named(lacking),
-    h(
-      'p',
-      { class: 'hint' },
-      'No peer that could be asked has them. Connect a node that has the file and repair, or store the file here once more.',
-    ),
-  ];
-}
-
-async function verify(button, look) {
+async function repair(button, loadDamaged) {
   button.disabled = true;
-  const done = busy('Every block is read and checked; this may take a while.');
+  const hideToast = showBusyToast('Fetching missing blocks from other nodes…');
   try {
-    const { checked, bytes: size, bad, missing, repaired } = await post('/verify').finally(done);
-    const lost = bad.length + missing.length - repaired.length;
-    // Whatever view is shown by now.
-    const lacking = await look(null);
-    await ask({
-      title: lost > 0 || lacking?.total > 0 ? 'Some blocks are not well' : 'Everything is well',
-      body: [
-        h(
-          'ul',
-          { class: 'rows' },
-          h('li', {}, `${plural(checked, 'block')} read and checked, ${bytes(size)}`),
-          h('li', {}, `${number(bad.length)} damaged`),
-          h('li', {}, `${number(missing.length)} missing`),
-          h('li', {}, `${number(repaired.length)} fetched anew from peers`),
-        ),
-        lacking && (lost > 0 || lacking.total > 0) && lackingWords(lacking),
-      ],
-    });
+    showRepairResult(await post('/repair').finally(hideToast));
   } catch (problem) {
-    complain(problem);
+    reportProblem(problem);
   }
   button.disabled = false;
-  vitals.now();
+  loadDamaged();
+}
+
+async function verify(button, loadDamaged) {
+  button.disabled = true;
+  const hideToast = showBusyToast('Verifying all blocks… This may take a while.');
+  try {
+    const result = await post('/verify').finally(hideToast);
+    // Not aborted with the view: the result is shown even if the user has gone to another view.
+    const damaged = await loadDamaged(null);
+    await openDialog(verifyResult(result, damaged));
+  } catch (problem) {
+    reportProblem(problem);
+  }
+  button.disabled = false;
+  nodeStatus.refresh();
 }

@@ -1,179 +1,130 @@
-// Who is connected, and how to connect more.
+// The connected peers, and how to connect more.
 
+import { activityLog } from '../activity-log.js';
 import { post } from '../api.js';
-import { show as share } from '../copy.js';
-import { ask } from '../dialog.js';
-import { fill, h, keyed, say } from '../dom.js';
-import { bytes, clock, plural, short, visible } from '../format.js';
-import { history } from '../history.js';
+import { openDialog } from '../dialog.js';
+import { fill, h, renderList, setText } from '../dom.js';
+import { bytes, clock, escapeInvisible, plural, shortId } from '../format.js';
 import { icon } from '../icons.js';
-import { complain, empty, failure, loading, note } from '../notes.js';
-import { latency, watchPeers } from '../peering.js';
+import { nodeStatus } from '../node-status.js';
+import { latency, watchPeers } from '../peers.js';
+import { emptyState, loading, showProblem } from '../placeholders.js';
 import { session } from '../session.js';
-import { vitals } from '../vitals.js';
+import { openShareDialog } from '../share.js';
+import { reportProblem, showToast } from '../toasts.js';
 
 export const title = 'Peers';
 
-const NONE = '–';
-/** Of those that have left, so many are named. */
-const GONE = 10;
+const UNKNOWN = '–';
+const MAX_DISCONNECTED = 10;
 
-/** What a peer moved, where the node counts it. An arrow stays with its number. */
-const moved = ({ sent_bytes: sent, received_bytes: received }) =>
+/** The traffic with a peer. No-break spaces keep each arrow with its number. */
+const trafficText = ({ sent_bytes: sent, received_bytes: received }) =>
   sent === undefined
-    ? NONE
-    : [`↑ ${bytes(sent)}`, `↓ ${bytes(received)}`].map((way) => way.replaceAll(' ', '\u00a0')).join(' ');
+    ? UNKNOWN
+    : [`↑ ${bytes(sent)}`, `↓ ${bytes(received)}`].map((part) => part.replaceAll(' ', '\u00a0')).join(' ');
 
-const CELLS = [
-  ['Peer', (peer) => short(peer.peer)],
+/** [label, text of a peer]. Older nodes leave some fields out; a column without any value is hidden. */
+const COLUMNS = [
+  ['Peer', (peer) => shortId(peer.peer)],
   ['Latency', latency],
   ['Transport', ({ transport }) => transport.toUpperCase()],
-  ['Path', ({ relayed }) => (relayed ? 'relayed' : 'direct')],
-  // What older nodes do not say: a column of dashes is left out.
-  ['Region', ({ region }) => (region ? visible(region) : NONE)],
-  ['Space', ({ free }) => (free === undefined || free === null ? NONE : `${bytes(free)} free`)],
-  ['Moved', moved],
+  ['Path', ({ relayed }) => (relayed ? 'Relayed' : 'Direct')],
+  ['Region', ({ region }) => (region ? escapeInvisible(region) : UNKNOWN)],
+  ['Free space', ({ free }) => (free === undefined || free === null ? UNKNOWN : bytes(free))],
+  ['Traffic', trafficText],
 ];
 
 export function show({ body, head, signal }) {
+  // Only a cluster can invite.
+  const inviteButton = h('button', { type: 'button', hidden: true, on: { click: invite } }, icon('qr'), 'Invite');
+  head.append(
+    h(
+      'div',
+      { class: 'buttons' },
+      session.can('admin') &&
+        h('button', { type: 'button', class: 'main', on: { click: addPeer } }, icon('plus'), 'Add peer'),
+      session.can('admin') && inviteButton,
+    ),
+  );
   const rows = h('tbody');
   const table = h(
     'table',
     { class: 'peers', hidden: true },
-    h('caption', { class: 'unseen' }, 'Connected peers'),
+    h('caption', { class: 'visually-hidden' }, 'Connected peers'),
     h(
       'thead',
       {},
       h(
         'tr',
         {},
-        CELLS.map(([label]) => h('th', { scope: 'col' }, label)),
+        COLUMNS.map(([label]) => h('th', { scope: 'col' }, label)),
       ),
     ),
     rows,
   );
   const state = h('div', {}, loading());
-  const words = h('p', { class: 'hint', role: 'status' });
-  // An invite is into a cluster: where there is none, there is nothing to invite to.
-  const inviting = h('button', { type: 'button', hidden: true, on: { click: invite } }, icon('qr'), 'Invite');
-  head.append(
-    h(
-      'div',
-      { class: 'buttons' },
-      session.may('admin') &&
-        h('button', { type: 'button', class: 'main', on: { click: add } }, icon('plus'), 'Add a peer'),
-      session.may('admin') && inviting,
-    ),
-  );
-  const own = h('section', { class: 'card' }, h('h2', {}, 'This node'), loading());
-  const gone = h('section', { class: 'card', hidden: true });
-  fill(body, words, state, table, gone, own);
-  let here = null;
-  const drawGone = () => {
-    const left = here ? departed(here) : [];
-    gone.hidden = !left.length;
-    fill(
-      gone,
-      h('h2', {}, 'Was here'),
-      h(
-        'ul',
-        { class: 'rows' },
-        left.map(({ peer, at }) =>
-          h(
-            'li',
-            { title: peer },
-            icon('peers'),
-            h('span', { class: 'mono' }, short(peer)),
-            h('span', { class: 'hint' }, `until ${clock(at)}`),
+  const count = h('p', { class: 'hint', role: 'status' });
+  const disconnected = h('section', { class: 'card', hidden: true });
+  fill(body, count, state, table, disconnected, thisNodeCard(signal, inviteButton));
+
+  let connected = null;
+  const drawDisconnected = () => {
+    const list = connected ? disconnectedPeers(connected) : [];
+    disconnected.hidden = !list.length;
+    fill(disconnected, h('h2', {}, 'Recently disconnected'), h('ul', { class: 'rows' }, list.map(disconnectedRow)));
+  };
+  activityLog.addEventListener('change', drawDisconnected, { signal });
+
+  const drawPeers = (list) => {
+    connected = new Set(list.map(({ peer }) => peer));
+    drawDisconnected();
+    setText(count, list.length ? `${plural(list.length, 'peer')} connected` : '');
+    table.hidden = !list.length;
+    if (list.length) fill(state);
+    else if (!state.querySelector('.alone'))
+      fill(
+        state,
+        h(
+          'div',
+          { class: 'alone' },
+          emptyState(
+            'No peers connected',
+            'Add a peer by its address. Nodes on the same network find each other.',
           ),
         ),
-      ),
-    );
+      );
+    renderList(rows, list, ({ peer }) => peer, createRow, updateRow);
+    COLUMNS.forEach(([, text], i) => {
+      const unused = list.every((peer) => text(peer) === UNKNOWN);
+      for (const line of table.rows) line.cells[i].hidden = unused;
+    });
   };
-  history.addEventListener('change', drawGone, { signal });
-
-  watchPeers(
-    signal,
-    (list) => {
-      here = new Set(list.map(({ peer }) => peer));
-      drawGone();
-      say(words, list.length ? `${plural(list.length, 'peer')} connected.` : '');
-      table.hidden = !list.length;
-      if (list.length) fill(state);
-      else if (!state.querySelector('.alone'))
-        fill(
-          state,
-          h(
-            'div',
-            { class: 'alone' },
-            empty(
-              'No peer is connected.',
-              'Add one by its address, or start another node: on the same network they find each other.',
-            ),
-          ),
-        );
-      keyed(rows, list, ({ peer }) => peer, make, update);
-      CELLS.forEach(([, text], i) => {
-        const silent = list.every((peer) => text(peer) === NONE);
-        for (const line of table.rows) line.cells[i].hidden = silent;
-      });
-    },
-    (problem) => rows.children.length || failure(state, problem),
-  );
-
-  let told = '';
-  const drawOwn = () => {
-    if (!vitals.status) return;
-    const { peer, listen, cluster } = vitals.status;
-    inviting.hidden = !cluster;
-    if (told === peer + listen) return;
-    told = peer + listen;
-    fill(
-      own,
-      h('h2', {}, 'This node'),
-      h(
-        'dl',
-        {},
-        h('dt', {}, 'Peer id'),
-        h('dd', { class: 'mono break' }, peer),
-        h('dt', {}, 'Cluster'),
-        h(
-          'dd',
-          {},
-          cluster ? 'closed: only who has the key can connect' : 'open: anyone who knows an address can connect',
-        ),
-        h('dt', {}, 'Others reach it at'),
-        h(
-          'dd',
-          {},
-          listen.length
-            ? h(
-                'ul',
-                { class: 'rows' },
-                listen.map((addr) => h('li', { class: 'mono break' }, addr)),
-              )
-            : 'no address',
-        ),
-      ),
-    );
-  };
-  vitals.addEventListener('change', drawOwn, { signal });
-  drawOwn();
+  watchPeers(signal, drawPeers, (problem) => rows.children.length || showProblem(state, problem));
 }
 
-/** Peers that this tab saw leave and that have not come back, the last first. */
-function departed(here) {
+/** Peers that disconnected since this tab was opened, the last first. */
+function disconnectedPeers(connected) {
   const last = new Map();
-  for (const { type, peer, at } of history.entries)
-    if (type === 'peer_lost' && !here.has(peer) && !last.has(peer)) last.set(peer, { peer, at });
-  return [...last.values()].slice(0, GONE);
+  for (const { type, peer, at } of activityLog.entries)
+    if (type === 'peer_lost' && !connected.has(peer) && !last.has(peer)) last.set(peer, { peer, at });
+  return [...last.values()].slice(0, MAX_DISCONNECTED);
 }
 
-function make({ peer }) {
+const disconnectedRow = ({ peer, at }) =>
+  h(
+    'li',
+    { title: peer },
+    icon('peers'),
+    h('span', { class: 'mono' }, shortId(peer)),
+    h('span', { class: 'hint' }, `at ${clock(at)}`),
+  );
+
+function createRow({ peer }) {
   return h(
     'tr',
     {},
-    CELLS.map(([label], i) =>
+    COLUMNS.map(([label], i) =>
       h(
         i ? 'td' : 'th',
         { 'data-label': label, scope: i ? null : 'row', title: i ? null : peer, class: i ? null : 'name' },
@@ -184,12 +135,51 @@ function make({ peer }) {
   );
 }
 
-function update(element, peer) {
-  CELLS.forEach(([, text], i) => say(element.children[i].firstElementChild, text(peer)));
-  say(element.children[0].lastElementChild, visible([peer.agent, peer.addrs[0]].filter(Boolean).join(' · ')));
+function updateRow(row, peer) {
+  COLUMNS.forEach(([, text], i) => setText(row.children[i].firstElementChild, text(peer)));
+  setText(row.children[0].lastElementChild, escapeInvisible([peer.agent, peer.addrs[0]].filter(Boolean).join(' · ')));
 }
 
-async function add() {
+/** The card “This node”. Also shows `inviteButton` if the node is in a cluster. */
+function thisNodeCard(signal, inviteButton) {
+  const card = h('section', { class: 'card' }, h('h2', {}, 'This node'), loading());
+  let drawn = '';
+  const draw = () => {
+    if (!nodeStatus.current) return;
+    const { peer, listen, cluster } = nodeStatus.current;
+    inviteButton.hidden = !cluster;
+    if (drawn === peer + listen) return;
+    drawn = peer + listen;
+    const addresses = h(
+      'ul',
+      { class: 'rows' },
+      listen.map((addr) => h('li', { class: 'mono break' }, addr)),
+    );
+    fill(
+      card,
+      h('h2', {}, 'This node'),
+      h(
+        'dl',
+        {},
+        h('dt', {}, 'Peer ID'),
+        h('dd', { class: 'mono break' }, peer),
+        h('dt', {}, 'Cluster'),
+        h(
+          'dd',
+          {},
+          cluster ? 'Closed. Only nodes with the cluster key can connect.' : 'Open. Any node that knows an address can connect.',
+        ),
+        h('dt', {}, 'Addresses'),
+        h('dd', {}, listen.length ? addresses : 'None'),
+      ),
+    );
+  };
+  nodeStatus.addEventListener('change', draw, { signal });
+  draw();
+  return card;
+}
+
+async function addPeer() {
   const field = h('input', {
     type: 'text',
     id: 'addr',
@@ -199,33 +189,33 @@ async function add() {
     class: 'mono',
     placeholder: '/ip4/192.0.2.7/tcp/4001',
   });
-  const done = await ask({
-    title: 'Add a peer',
+  const added = await openDialog({
+    title: 'Add peer',
     body: [
       h('label', { for: 'addr' }, 'Address'),
       field,
       h(
         'p',
         { class: 'hint' },
-        'A multiaddr, as “This node” shows on the other machine, with or without /p2p/… at its end. It is remembered across restarts.',
+        'A multiaddr, as shown under “This node” on the other machine. /p2p/… at its end is optional. The address is kept across restarts.',
       ),
     ],
     actions: [{ label: 'Connect', value: 'connect' }],
-    act: () => post('/peers', { addr: field.value.trim() }),
+    run: () => post('/peers', { addr: field.value.trim() }),
   });
-  if (done) note(`Connected to …${done.peer.slice(-8)}.`);
+  if (added) showToast(`Connected to peer …${added.peer.slice(-8)}.`);
 }
 
 async function invite() {
   try {
     const { invite: text } = await post('/invite');
-    await share(
-      'Invite',
+    await openShareDialog(
+      'Invite a machine',
       'invite',
       text,
-      'On the new machine: storgo-node join, and then this text. It holds the key of the cluster: hand it only to who may read everything.',
+      'Run storgo-node join on the new machine and paste this invite. It contains the cluster key: give it only to people who may read every file.',
     );
   } catch (problem) {
-    complain(problem);
+    reportProblem(problem);
   }
 }

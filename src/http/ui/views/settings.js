@@ -1,105 +1,107 @@
-// What is in force and where it came from; who may call; this session.
+// The session, tokens, and the settings in effect with their sources.
 
-import { getSoon } from '../api.js';
+import { getQuickly } from '../api.js';
 import { fill, h } from '../dom.js';
 import { date } from '../format.js';
-import { complain, failure, loading } from '../notes.js';
+import { loading, showProblem } from '../placeholders.js';
 import { session } from '../session.js';
-import { tokens } from '../tokens.js';
+import { reportProblem } from '../toasts.js';
+import { tokensCard } from '../tokens.js';
 
 export const title = 'Settings';
 
-const MEANING = {
-  read: 'look and download',
-  write: 'look, download, store, delete, hand on links',
-  admin: 'everything, tokens and settings included',
+const SCOPE_TEXT = {
+  read: 'view and download files',
+  write: 'view, download, store, delete and share files',
+  admin: 'everything, including tokens and settings',
 };
 
 export function show({ body, signal }) {
-  const table = h('div', {}, loading());
-  const section = h(
-    'section',
-    { class: 'card' },
-    h('h2', {}, 'In force'),
-    h(
-      'p',
-      { class: 'hint' },
-      'Settings come, in rising order, from what is built in, the profile, the file, the environment and flags. Change them there and start the node anew.',
-    ),
-    table,
-  );
   fill(
     body,
-    own(),
-    session.may('admin')
-      ? [tokens(signal), section]
-      : h('p', { class: 'hint' }, 'Settings and tokens are shown to who is signed in as admin.'),
+    sessionCard(),
+    session.can('admin')
+      ? [tokensCard(signal), settingsCard(signal)]
+      : h('p', { class: 'hint' }, 'Sign in with a token of scope admin to see settings and tokens.'),
   );
-  if (session.may('admin')) load();
+}
+
+function settingsCard(signal) {
+  const container = h('div', {}, loading());
+  load();
 
   async function load() {
     try {
-      const all = await getSoon('/settings', signal);
-      fill(
-        table,
-        h(
-          'table',
-          { class: 'settings' },
-          h('caption', { class: 'unseen' }, 'Settings in force'),
-          h(
-            'thead',
-            {},
-            h(
-              'tr',
-              {},
-              ['Setting', 'Value', 'Comes from'].map((label) => h('th', { scope: 'col' }, label)),
-            ),
-          ),
-          h(
-            'tbody',
-            {},
-            all.map(({ key, value, origin }) =>
-              h(
-                'tr',
-                { class: origin === 'built-in' ? null : 'changed' },
-                h('th', { scope: 'row', class: 'mono' }, key),
-                h('td', { class: 'mono break' }, text(value)),
-                h('td', { 'data-label': 'from' }, origin),
-              ),
-            ),
-          ),
-        ),
-      );
+      fill(container, settingsTable(await getQuickly('/settings', signal)));
     } catch (problem) {
-      failure(table, problem, load);
+      showProblem(container, problem, load);
     }
   }
-}
 
-const text = (value) =>
-  value === null || value === undefined || value === ''
-    ? 'not set'
-    : typeof value === 'string'
-      ? value
-      : JSON.stringify(value);
-
-function own() {
   return h(
     'section',
     { class: 'card' },
-    h('h2', {}, 'This session'),
+    h('h2', {}, 'Settings in effect'),
+    h(
+      'p',
+      { class: 'hint' },
+      'Flags override the environment, which overrides the configuration file, the profile and the defaults. Restart the node after a change.',
+    ),
+    container,
+  );
+}
+
+const settingsTable = (settings) =>
+  h(
+    'table',
+    { class: 'settings' },
+    h('caption', { class: 'visually-hidden' }, 'Settings in effect'),
+    h(
+      'thead',
+      {},
+      h(
+        'tr',
+        {},
+        ['Setting', 'Value', 'Source'].map((label) => h('th', { scope: 'col' }, label)),
+      ),
+    ),
+    h(
+      'tbody',
+      {},
+      settings.map(({ key, value, origin }) =>
+        h(
+          'tr',
+          { class: origin === 'built-in' ? null : 'changed' },
+          h('th', { scope: 'row', class: 'mono' }, key),
+          h('td', { class: 'mono break' }, valueText(value)),
+          h('td', { 'data-label': 'Source' }, origin),
+        ),
+      ),
+    ),
+  );
+
+function valueText(value) {
+  if (value === null || value === undefined || value === '') return 'not set';
+  return typeof value === 'string' ? value : JSON.stringify(value);
+}
+
+function sessionCard() {
+  return h(
+    'section',
+    { class: 'card' },
+    h('h2', {}, 'Session'),
     h(
       'p',
       {},
-      'You are signed in as ',
+      'Signed in with scope ',
       h('strong', {}, session.scope),
-      `: ${MEANING[session.scope]}.`,
-      session.expires ? ` Until ${date(session.expires)}.` : '',
+      `: ${SCOPE_TEXT[session.scope]}.`,
+      session.expires ? ` The session ends on ${date(session.expires)}.` : '',
     ),
     h(
       'div',
       { class: 'buttons' },
-      h('button', { type: 'button', on: { click: () => session.signOut().catch(complain) } }, 'Sign out'),
+      h('button', { type: 'button', on: { click: () => session.signOut().catch(reportProblem) } }, 'Sign out'),
       h('a', { class: 'button', href: '/api/docs', target: '_blank', rel: 'noopener' }, 'API documentation'),
     ),
   );

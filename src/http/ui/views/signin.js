@@ -1,4 +1,4 @@
-// Signed out: how to get in.
+// The sign-in view.
 
 import { connection } from '../connection.js';
 import { fill, h } from '../dom.js';
@@ -17,12 +17,11 @@ export function show({ body, signal }) {
     spellcheck: 'false',
     'aria-describedby': 'token-hint',
   });
-  const wrong = h('p', { class: 'wrong', role: 'alert' });
+  const error = h('p', { class: 'error', role: 'alert' });
   const button = h('button', { type: 'submit', class: 'main' }, 'Sign in');
-  const say = () => {
-    const why = session.refused;
-    // What a program does about 401 is its hint; what a person does stands here.
-    wrong.textContent = why ? [why.message, why.status !== 401 && why.hint].filter(Boolean).join(' ') : '';
+  const drawError = () => {
+    const { problem } = session;
+    error.textContent = problem ? [problem.message, problem.hint].filter(Boolean).join(' ') : '';
   };
   const form = h(
     'form',
@@ -33,11 +32,11 @@ export function show({ body, signal }) {
     h(
       'p',
       { class: 'hint', id: 'token-hint' },
-      'From ',
+      'A token that was created under “Settings”, or the content of ',
       h('code', {}, 'api.token'),
-      ' in the node’s data directory, or one that was made for you in the settings.',
+      ' in the node’s data directory.',
     ),
-    wrong,
+    error,
     h('div', { class: 'buttons' }, button),
   );
 
@@ -47,38 +46,38 @@ export function show({ body, signal }) {
     const ok = await session.signIn(field.value.trim());
     button.disabled = false;
     if (ok || signal.aborted) return;
-    say();
+    drawError();
     field.select();
     field.focus();
   }
 
   const waiting = h('p', { class: 'state warn', role: 'status' });
-  const tell = () => {
-    const { parked } = uploads;
-    waiting.hidden = !parked;
-    waiting.textContent = `${plural(parked, 'upload')} ${parked === 1 ? 'waits' : 'wait'} in this tab. Leave it open: sign in as before, here or in another tab, and ${parked === 1 ? 'it goes' : 'they go'} on.`;
+  const drawWaiting = () => {
+    const count = uploads.suspended;
+    waiting.hidden = !count;
+    waiting.textContent = `${plural(count, 'upload')} ${count === 1 ? 'is' : 'are'} waiting in this tab. Keep the tab open and sign in as the same user to resume.`;
   };
-  uploads.addEventListener('change', tell, { signal });
+  uploads.addEventListener('change', drawWaiting, { signal });
   fill(
     body,
     h(
       'div',
       { class: 'signin' },
       waiting,
-      h('p', { class: 'lead' }, 'This is a storgo node. Its files are for those who have the key to the door.'),
+      h('p', { class: 'lead' }, 'Sign in to use this storgo node.'),
       h(
         'section',
         { class: 'card' },
         h('h2', {}, 'With a link'),
         h('p', {}, 'On the machine where the node runs:'),
         h('pre', { class: 'mono', tabindex: '0' }, 'storgo-node web'),
-        h('p', { class: 'hint' }, 'It prints a link that signs you in once, here in this browser.'),
+        h('p', { class: 'hint' }, 'Open the link that it prints in this browser. The link works once.'),
       ),
       form,
     ),
   );
-  say();
-  tell();
-  // The node was away when the page came: try again when it is back.
-  connection.addEventListener('change', () => connection.online && session.begin(), { signal });
+  drawError();
+  drawWaiting();
+  // If the node was offline, try again when it is back.
+  connection.addEventListener('change', () => connection.online && session.start(), { signal });
 }

@@ -1,39 +1,39 @@
-// What goes up and down, as two lines: whole and dashed, so that they differ without colour.
+// Charts as SVG: the traffic chart and the stacked bar. Series differ by pattern as well as by colour.
 
-import { fill, h, say, svg } from './dom.js';
+import { fill, h, setText, svg } from './dom.js';
 import { rate } from './format.js';
-import { EVERY_MS, POINTS } from './vitals.js';
+import { INTERVAL_MS, MAX_SAMPLES } from './node-status.js';
 
 const WIDTH = 600;
 const HEIGHT = 140;
 
-/** The highest value of the scale: a round number (1, 2 or 5 times a power of 1024-based units) above `value`. */
-function ceiling(value) {
-  let top = 1024;
-  for (let step = 0; top < value; step += 1) top *= step % 3 === 1 ? 2.5 : 2;
-  return top;
+/** A round upper end of the scale (1024 times 1, 2, 5, 10, …) that is at least `value`. */
+function scaleMax(value) {
+  let max = 1024;
+  for (let step = 0; max < value; step += 1) max *= step % 3 === 1 ? 2.5 : 2;
+  return max;
 }
 
-function line(rates, key, top) {
-  const from = POINTS - rates.length;
+function linePath(rates, key, max) {
+  const offset = MAX_SAMPLES - rates.length;
   return rates
-    .map((point, i) => {
-      const x = ((from + i) / (POINTS - 1)) * WIDTH;
-      const y = HEIGHT - 2 - (point[key] / top) * (HEIGHT - 6);
+    .map((sample, i) => {
+      const x = ((offset + i) / (MAX_SAMPLES - 1)) * WIDTH;
+      const y = HEIGHT - 2 - (sample[key] / max) * (HEIGHT - 6);
       return `${i ? 'L' : 'M'}${x.toFixed(1)} ${y.toFixed(1)}`;
     })
     .join('');
 }
 
-/** A figure with `update(rates)`. */
-export function graph() {
+/** A chart of upload and download rates: {element, update(rates)}. */
+export function trafficChart() {
   const up = svg('path', { class: 'line up' });
   const down = svg('path', { class: 'line down' });
-  const grid = [0.25, 0.5, 0.75].map((part) => svg('path', { class: 'grid', d: `M0 ${HEIGHT * part}H${WIDTH}` }));
-  const picture = svg(
+  const gridLines = [0.25, 0.5, 0.75].map((part) => svg('path', { class: 'grid', d: `M0 ${HEIGHT * part}H${WIDTH}` }));
+  const chart = svg(
     'svg',
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', 'aria-hidden': 'true', class: 'graph' },
-    grid,
+    gridLines,
     down,
     up,
   );
@@ -49,35 +49,35 @@ export function graph() {
   const element = h(
     'figure',
     {},
-    h('div', { class: 'frame' }, scale, picture),
+    h('div', { class: 'frame' }, scale, chart),
     h(
       'figcaption',
       {},
-      h('span', {}, key('up'), 'up ', upNow),
-      h('span', {}, key('down'), 'down ', downNow),
-      h('span', { class: 'hint' }, `last ${(POINTS * EVERY_MS) / 60000} minutes`),
+      h('span', {}, key('up'), 'Sent ', upNow),
+      h('span', {}, key('down'), 'Received ', downNow),
+      h('span', { class: 'hint' }, `Last ${(MAX_SAMPLES * INTERVAL_MS) / 60000} minutes`),
     ),
   );
   return {
     element,
     update(rates) {
-      const top = ceiling(Math.max(0, ...rates.flatMap(({ up: u, down: d }) => [u, d])));
-      up.setAttribute('d', line(rates, 'up', top));
-      down.setAttribute('d', line(rates, 'down', top));
+      const max = scaleMax(Math.max(0, ...rates.flatMap((sample) => [sample.up, sample.down])));
+      up.setAttribute('d', linePath(rates, 'up', max));
+      down.setAttribute('d', linePath(rates, 'down', max));
       const last = rates.at(-1) ?? { up: 0, down: 0 };
-      say(scale, rate(top));
-      say(upNow, rate(last.up));
-      say(downNow, rate(last.down));
+      setText(scale, rate(max));
+      setText(upNow, rate(last.up));
+      setText(downNow, rate(last.down));
     },
   };
 }
 
-/** A bar of parts: [{label, value, kind}]; what a part is shows by its pattern and by the words below. */
-export function bar(parts, total, format) {
-  const share = (value) => (total > 0 ? (value / total) * 100 : 0);
+/** A bar of parts with a legend. `parts`: [{label, value, kind}]. */
+export function stackedBar(parts, total, format) {
+  const percent = (value) => (total > 0 ? (value / total) * 100 : 0);
   let x = 0;
   const shapes = parts.map(({ value, kind }) => {
-    const width = value > 0 ? Math.max(share(value), 0.4) : 0;
+    const width = value > 0 ? Math.max(percent(value), 0.4) : 0;
     const shape = svg('rect', { x, y: 0, width, height: 10, class: `part ${kind}` });
     x += width;
     return shape;

@@ -1,0 +1,63 @@
+// Downloads. A browser saves an error response as if it were the file, so the page asks for the first byte beforehand.
+
+import { activityLog } from './activity-log.js';
+import { API, request } from './api.js';
+import { h } from './dom.js';
+import { displayName } from './format.js';
+import { reportProblem, showBusyToast } from './toasts.js';
+
+/** A toast appears if the first byte takes longer. */
+const BUSY_AFTER_MS = 700;
+/** How long the node may look for a provider of the first byte. */
+const FIRST_BYTE_TIMEOUT_S = 20;
+
+const contentPath = (cid) => `/files/${cid}/content`;
+
+/** Asks the node for the first byte of a file. Resolves to the Problem, or to null if the file can be read. */
+export async function checkReadable({ cid, size, kind }, signal) {
+  const headers = { 'storgo-timeout': String(FIRST_BYTE_TIMEOUT_S) };
+  // An empty file has no first byte.
+  if (size || kind === 'dir') headers.range = 'bytes=0-0';
+  try {
+    const response = await request('GET', contentPath(cid), { headers, signal });
+    await response.body?.cancel();
+    return null;
+  } catch (problem) {
+    return problem;
+  }
+}
+
+const readFailure = ({ name }) => `Could not read ${displayName(name)}: `;
+
+/** Records in the activity log that a file could not be read. */
+export const logReadFailure = (info, { message, hint }) =>
+  activityLog.add({ type: 'failed', text: readFailure(info) + message, hint });
+
+/** A link that downloads a file. */
+export function downloadLink(info, props, ...children) {
+  const name = info.name?.trim() ? info.name : info.cid;
+  const link = h('a', { ...props, href: API + contentPath(info.cid), download: name, on: { click } }, ...children);
+  let checked = false;
+  let checking = false;
+
+  async function click(event) {
+    if (checked || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    if (checking) return;
+    checking = true;
+    let hideToast = null;
+    const timer = setTimeout(() => {
+      hideToast = showBusyToast(`Looking for providers of ${displayName(info.name)}…`);
+    }, BUSY_AFTER_MS);
+    const problem = await checkReadable(info);
+    clearTimeout(timer);
+    hideToast?.();
+    checking = false;
+    if (problem) return reportProblem(problem, readFailure(info));
+    checked = true;
+    link.click();
+    checked = false;
+  }
+
+  return link;
+}

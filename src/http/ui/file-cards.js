@@ -1,0 +1,128 @@
+// Cards of the file view: link, details, and the entries of a folder.
+
+import { get, query } from './api.js';
+import { fill, h, setText } from './dom.js';
+import { bytes, date, displayName, escapeInvisible, number, plural } from './format.js';
+import { icon } from './icons.js';
+import { openLink } from './open-link.js';
+import { showProblem } from './placeholders.js';
+import { session } from './session.js';
+import { copyField, qrCode } from './share.js';
+import { reportProblem } from './toasts.js';
+
+/** A folder with more entries is shown as a scrolling list, so that the cards below it are not pushed away. */
+const MAX_UNSCROLLED = 12;
+/** The number of entries loaded at a time. */
+const PAGE_SIZE = 1000;
+
+export function linkCard(info) {
+  const card = h('section', { class: 'card' }, h('h2', {}, 'Link'));
+  if (!info.link) {
+    const reason = session.can('write')
+      ? 'This node does not have the key of the file, so it cannot make a link.'
+      : 'Sign in with a token of scope write to see links.';
+    card.append(h('p', { class: 'hint' }, reason));
+    return card;
+  }
+  const hint = info.sealed
+    ? 'Anyone with the link can read the file.'
+    : 'This file is public: anyone who finds it can read it, even without the link.';
+  const code = h(
+    'details',
+    {
+      on: {
+        toggle: () => code.open && !code.querySelector('.qr') && code.append(qrCode(info.link, 'QR code of the link')),
+      },
+    },
+    h('summary', {}, icon('qr'), 'QR code'),
+  );
+  card.append(h('p', { class: 'hint' }, hint), copyField('link', info.link), code);
+  return card;
+}
+
+export function detailsCard(info) {
+  const detail = (name, ...value) => [h('dt', {}, name), h('dd', {}, value)];
+  const created = info.created ? date(info.created) : 'Unknown';
+  const list = h(
+    'dl',
+    {},
+    detail('Size', info.size >= 1024 ? `${bytes(info.size)} (${number(info.size)} bytes)` : bytes(info.size)),
+    detail('Type', info.kind === 'dir' ? 'Folder' : info.media_type ? escapeInvisible(info.media_type) : 'Unknown'),
+    detail('CID', h('span', { class: 'mono break' }, info.cid)),
+    info.pinned ? detail('Stored', created) : [detail('Stored', 'Not on this node'), info.created && detail('Opened', created)],
+    info.mtime && detail('Modified', date(info.mtime)),
+    detail('Encrypted', info.sealed ? 'Yes' : 'No, public'),
+    info.blocks && detail('Blocks', `${number(info.blocks)} (${bytes(info.stored_len)})`),
+    info.chunker && detail('Chunker', info.chunker),
+  );
+  const rename = h(
+    'details',
+    {},
+    h('summary', {}, 'Can I rename it?'),
+    h(
+      'p',
+      { class: 'hint' },
+      'No. The name is encrypted inside the file, and the link depends on its content. Store the file again under the new name and share the new link. The blocks are the same, so this takes almost no space.',
+    ),
+  );
+  return h('section', { class: 'card' }, h('h2', {}, 'Details'), list, rename);
+}
+
+/** The entries of a folder. Further pages load on demand. */
+export function folderCard(info, signal) {
+  const scrolls = info.entries.length > MAX_UNSCROLLED;
+  const list = h(
+    'ul',
+    { class: `rows entries${scrolls ? ' long' : ''}`, tabindex: scrolls ? '0' : null, 'aria-label': 'Entries' },
+    info.entries.map(entryRow),
+  );
+  const count = h('p', { class: 'hint', role: 'status' });
+  const more = h('button', { type: 'button', on: { click: loadNext } }, 'Show more');
+  const error = h('div');
+  let next = info.entries_next ?? null;
+  const draw = () => {
+    more.hidden = !next;
+    const shown = list.children.length;
+    if (next) setText(count, `First ${plural(shown, 'entry', 'entries')}`);
+    else setText(count, shown ? plural(shown, 'entry', 'entries') : 'This folder is empty');
+  };
+
+  async function loadNext() {
+    if (more.ariaDisabled) return;
+    // Not disabled, so that the button keeps the focus.
+    more.ariaDisabled = 'true';
+    fill(error);
+    try {
+      const page = await get(`/files/${info.cid}/entries${query({ cursor: next, limit: PAGE_SIZE })}`, signal);
+      const first = list.children.length;
+      list.append(...page.entries.map(entryRow));
+      next = page.next ?? null;
+      // The button disappears with the last page. The focus moves to the first new entry.
+      if (!next && document.activeElement === more) {
+        list.children[first]?.setAttribute('tabindex', '-1');
+        list.children[first]?.focus();
+      }
+      draw();
+    } catch (problem) {
+      showProblem(error, problem, loadNext);
+    }
+    more.ariaDisabled = null;
+  }
+
+  draw();
+  return h('section', { class: 'card' }, h('h2', {}, 'Files in this folder'), list, count, error, more);
+}
+
+/** An entry of a folder. Scope read gets no links, so it cannot open entries. */
+function entryRow({ kind, name, link, size }) {
+  const open = () => openLink(link).catch(reportProblem);
+  return h(
+    'li',
+    {},
+    icon(kind === 'dir' ? 'folder' : 'files'),
+    link && session.can('write')
+      ? h('button', { type: 'button', class: 'text', on: { click: open } }, displayName(name))
+      : h('span', { class: 'break' }, displayName(name)),
+    h('span', { class: 'hint' }, bytes(size)),
+  );
+}
