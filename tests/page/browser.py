@@ -45,7 +45,7 @@ class Window:
             viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce", accept_downloads=True
         )
         if SOURCE:
-            self.context.route(re.compile(r"/ui/|/api/docs\.(js|css)"), self._from_source)
+            self.context.route(re.compile(r"^http://[^/]+/(ui/|api/docs\.(js|css))"), self._from_source)
             self.context.route(re.compile(r"^http://[^/]+/$"), self._index_from_source)
         self.page = self.context.new_page()
         self.page.set_default_timeout(DEADLINE_S * 1000)

@@ -1,4 +1,4 @@
-"""The screenshots of the documents: a small swarm with something in it and something going on."""
+"""Takes the screenshots of docs/page.md: a small swarm with some files and a running transfer."""
 
 import os
 import pathlib
@@ -14,8 +14,8 @@ from swarm import Node, wait
 MIB = 1 << 20
 
 
-def picture_of(folder):
-    """A picture and a video worth looking at, and some files."""
+def make_files(folder):
+    """Makes a video, a picture, a folder of pictures and some texts."""
     video, picture = folder / "flight over the valley.webm", folder / "valley.png"
     source = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "mandelbrot=size=960x540:rate=24:end_scale=0.03:maxiter=400"]
     subprocess.run([*source, "-t", "8", "-c:v", "libvpx", "-b:v", "3M", "-deadline", "realtime", "-cpu-used", "8", video], check=True)
@@ -40,8 +40,8 @@ def main(into):
         for name in ("attic", "office", "friend"):
             nodes.append(Node(work / name, boot=[home.addr]))
         (work / "things").mkdir()
-        things = picture_of(work / "things")
-        # Random, so that it is long on the way.
+        things = make_files(work / "things")
+        # Large, so that the transfer still runs when the pictures are taken.
         backup = work / "things" / "backup of the laptop.tar"
         backup.write_bytes(os.urandom(320 * MIB))
         cids = {}

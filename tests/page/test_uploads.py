@@ -6,6 +6,7 @@ import http.client
 import re
 import signal
 import threading
+import urllib.error
 
 from base import MIB, PageTest, created_uploads, distinct
 from browser import pattern
@@ -235,12 +236,19 @@ class Uploads(PageTest):
                 connection.getresponse()
             connection.close()
 
+        def is_locked():
+            try:
+                self.node.call("HEAD", headers["location"].removeprefix("/api/v1"))
+            except urllib.error.HTTPError as error:
+                return error.code == 423
+            return False
+
         send(0, b"x" * MIB, MIB)
         sender = threading.Thread(target=send, args=(MIB, trickle(), 63 * MIB))
         sender.start()
         self.addCleanup(sender.join)
         self.addCleanup(stop.set)
-        wait("the other program sends", lambda: self.node.uploads("busy.bin")[0]["offset"] > MIB)
+        wait("the other program holds the upload", is_locked)
         window = self.window(expected=["423", "500"])
         page = window.page
         page.get_by_text("1 started elsewhere").click()

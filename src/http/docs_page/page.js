@@ -1,14 +1,14 @@
-// Shows /api/openapi.json as a page. Text only ever becomes text: nothing of the document is taken as HTML.
+// Shows /api/openapi.json as a page. Text always becomes text nodes: nothing in the document is parsed as HTML.
 const make = (name, props = {}, ...children) => {
   const node = Object.assign(document.createElement(name), props);
   node.append(...children.filter((child) => child !== null && child !== undefined));
   return node;
 };
 
-// The document's texts are Markdown: what stands between backticks is code.
+// Descriptions are Markdown; only code in backticks is rendered.
 const prose = (text) => (text || "").split("`").map((part, i) => (i % 2 ? make("code", { textContent: part }) : part));
 
-// A schema in a few lines, as one would write an example.
+// A schema in a few lines, in the form of an example.
 const shape = (schema, doc, depth = 0) => {
   if (!schema || depth > 5) return "…";
   if (schema.$ref) {
@@ -46,13 +46,13 @@ const call = (method, path, operation, doc) => {
   const parts = [];
   if (operation.description) parts.push(make("p", {}, ...prose(operation.description)));
   if (operation.parameters?.length) {
-    parts.push(table(["Parameter", "In", "What"], operation.parameters.map((one) => [
+    parts.push(table(["Parameter", "In", "Description"], operation.parameters.map((one) => [
       make("code", { textContent: one.name + (one.required ? "" : "?") }), one.in,
       [...prose(one.description), ` (${shape(one.schema, doc)})`],
     ])));
   }
   if (operation.requestBody) parts.push(make("h3", { textContent: "Body" }), ...contents(operation.requestBody.content, doc));
-  parts.push(make("h3", { textContent: "Answers" }), table(["Status", "What"],
+  parts.push(make("h3", { textContent: "Responses" }), table(["Status", "Description"],
     Object.entries(operation.responses).map(([status, answer]) => [
       make("code", { textContent: status }),
       [make("span", {}, ...prose(answer.description)), ...contents(answer.content, doc)],
@@ -70,7 +70,7 @@ try {
   const answer = await fetch("/api/openapi.json");
   const doc = await answer.json();
   intro.replaceChildren(...prose(doc.info.description), ` Version ${doc.info.version}. `);
-  intro.append(make("a", { href: "/api/openapi.json", textContent: "The document itself" }));
+  intro.append(make("a", { href: "/api/openapi.json", textContent: "OpenAPI document" }));
   const calls = document.getElementById("calls");
   for (const tag of doc.tags) {
     const found = Object.entries(doc.paths).flatMap(([path, item]) => Object.entries(item)

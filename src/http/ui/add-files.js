@@ -44,11 +44,11 @@ export function addFilesCard() {
       h('button', { type: 'button', class: 'main', on: { click: chooseFiles } }, icon('plus'), 'Choose files'),
       h('button', { type: 'button', on: { click: () => folder.click() } }, icon('folder'), 'Choose folder'),
     ),
-    h('p', { class: 'choice' }, isPublic, h('label', { for: 'store-public' }, 'Public')),
+    h('p', { class: 'choice' }, isPublic, h('label', { for: 'store-public' }, 'Public, not encrypted')),
     h(
       'p',
       { class: 'hint', id: 'store-public-hint' },
-      'Files are encrypted on this node, and only people with the link can read them. Public files are not encrypted.',
+      'By default, files are encrypted on this node, and only people with the link can read them.',
     ),
   );
 }

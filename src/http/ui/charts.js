@@ -7,11 +7,13 @@ import { INTERVAL_MS, MAX_SAMPLES } from './node-status.js';
 const WIDTH = 600;
 const HEIGHT = 140;
 
-/** A round upper end of the scale (1024 times 1, 2, 5, 10, …) that is at least `value`. */
+const ROUND = [1, 2, 5, 10, 20, 50, 100, 200, 500];
+
+/** The upper end of the scale: a round number of KiB, MiB, … that is at least `value`. */
 function scaleMax(value) {
-  let max = 1024;
-  for (let step = 0; max < value; step += 1) max *= step % 3 === 1 ? 2.5 : 2;
-  return max;
+  let unit = 1024;
+  while (unit * ROUND.at(-1) < value) unit *= 1024;
+  return unit * ROUND.find((factor) => unit * factor >= value);
 }
 
 function linePath(rates, key, max) {

@@ -25,7 +25,7 @@ function describe({ state, blocks, here, lost, may_lose: margin, only_here: only
       return {
         tone: 'warn',
         title: onlyHere === blocks ? 'Only this node has it' : 'Some blocks are on one node only',
-        text: 'If that disk fails, the file is lost. Keep a backup: other nodes may drop their cached copies at any time.',
+        text: 'If that node’s disk fails, the file is lost. Keep a backup: other nodes may drop their cached copies at any time.',
       };
     case 'damaged':
       return {

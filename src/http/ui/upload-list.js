@@ -220,5 +220,6 @@ export function start(element) {
     clear.hidden = !sorted.some(({ state }) => state === 'stored');
   };
   uploads.addEventListener('change', draw);
+  session.addEventListener('change', draw);
   draw();
 }

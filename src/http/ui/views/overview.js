@@ -30,7 +30,7 @@ export function show({ body, head, signal }) {
   const summaryCard = h('section', { class: 'summary', 'aria-label': 'Summary' }, loading());
   const storage = h('section', { class: 'card' }, h('h2', {}, 'Storage'), loading());
   const chart = trafficChart();
-  const traffic = h('section', { class: 'card wide' }, h('h2', {}, 'Traffic'), chart.element);
+  const traffic = h('section', { class: 'card wide' }, h('h2', {}, 'Traffic with peers'), chart.element);
   const risk = h('section', { class: 'card' }, h('h2', {}, 'At risk'), loading());
   const verifyButton = h(
     'button',
@@ -138,7 +138,7 @@ function storageBar(status) {
     h(
       'p',
       { class: 'hint' },
-      capacity ? `Limit: ${bytes(capacity)} (storage.capacity)` : 'No limit is set. Storage ends with the disk.',
+      capacity ? `Limit: ${bytes(capacity)} (storage.capacity)` : 'No limit is set: files may fill the disk.',
     ),
   ];
 }
