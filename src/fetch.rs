@@ -25,8 +25,8 @@ use tokio::sync::Semaphore;
 
 use crate::{
     content::cid::Cid,
-    net::transfer::Transfers,
     store::{Store, StoreError},
+    transfer::Transfers,
 };
 pub use session::Session;
 

@@ -5,7 +5,8 @@
 //! http           the API: sockets, tokens and sessions, routes, uploads, its document
 //! node           Node: the one composition of all below
 //! fetch          the download scheduler
-//! net            swarm, DHT, discovery, cluster gate, transfer
+//! transfer       the transfer protocol: client and server
+//! net            swarm, DHT, discovery, cluster gate, streams
 //! store          blocks on disk, index, uploads, cache, collection
 //! wire           frames and messages (pure)
 //! content        chunk, seal, CID, node block, link, encoder, decoder (pure)
@@ -25,4 +26,5 @@ pub mod net;
 pub mod node;
 pub mod store;
 pub mod telemetry;
+pub mod transfer;
 pub mod wire;

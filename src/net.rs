@@ -23,7 +23,6 @@ mod refusal;
 mod socket;
 mod streams;
 mod task;
-pub mod transfer;
 mod transport;
 mod unreachable;
 
@@ -395,7 +394,7 @@ impl Net {
     }
 
     /// Ends the announcement of a root; returns when none is on its way any more. Peers that have the record keep it
-    /// until they are told: see [`transfer`].
+    /// until they are told: see `transfer`.
     pub async fn unprovide(&self, root: Cid) {
         // After shutdown nothing is on its way either.
         drop(self.ask(|done| Command::Unprovide { root, done }).await);

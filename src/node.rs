@@ -56,8 +56,9 @@ pub(crate) use tree::{set_tar_mtime, tar_mtime};
 use crate::{
     content::{chunk::Chunker, encoder::Metadata, seal::Sealing, secret::ConvergenceSecret},
     fetch::Fetcher,
-    net::{Net, transfer::Counters},
+    net::Net,
     store::{RootKind, RootRecord, Store},
+    transfer::Counters,
 };
 use pool::Pool;
 use put::{Recipe, Sealer, Tally};

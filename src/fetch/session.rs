@@ -23,7 +23,7 @@ use super::{
     providers::{Picked, Providers},
     watch::{Verdict, Watch},
 };
-use crate::{content::cid::Cid, net::transfer::Failure, store::StoreError, wire::MAX_BLOCK};
+use crate::{content::cid::Cid, store::StoreError, transfer::Failure, wire::MAX_BLOCK};
 
 /// Providers that are asked for one block at a time, where those asked before are too slow; who is silent does not count.
 const HEDGES: usize = 3;

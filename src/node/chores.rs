@@ -277,7 +277,7 @@ impl Node {
         let inner = &self.inner;
         let net = inner.network.as_ref().map(|network| &network.net);
         let (announced, announce_queue) = net.map_or((0, 0), crate::net::Net::announcements);
-        let moved = |which: fn(&crate::net::transfer::Counters) -> u64| {
+        let moved = |which: fn(&crate::transfer::Counters) -> u64| {
             inner.network.as_ref().map_or(0, |network| which(&network.counters))
         };
         Ok(Status {

@@ -10,7 +10,7 @@ use futures::future::join_all;
 use libp2p::PeerId;
 
 use super::{Node, error::NodeError, report::PeerReport};
-use crate::net::transfer::PeerStatus;
+use crate::transfer::PeerStatus;
 
 /// How long a peer may take to say what it is; who takes longer is asked again later.
 const ASK: Duration = Duration::from_secs(1);

@@ -13,11 +13,9 @@ use super::{
 };
 use crate::{
     fetch::Fetcher,
-    net::{
-        Net, NetOptions, RememberedPeer,
-        transfer::{Counters, Limiter, ServeOptions, Transfers, serve},
-    },
+    net::{Net, NetOptions, RememberedPeer},
     store::{Store, StoreError, StoreOptions},
+    transfer::{Counters, Limiter, ServeOptions, Transfers, serve},
 };
 
 /// Threads that seal and write: more than cores, because most of them wait for a sync.

@@ -17,11 +17,7 @@ use tokio::{
 };
 
 use super::{Node, error::NodeError, start::META_PEERS, unix_s};
-use crate::{
-    content::cid::Cid,
-    net::{NetEvent, transfer::Withdrawn},
-    store::Store,
-};
+use crate::{content::cid::Cid, net::NetEvent, store::Store, transfer::Withdrawn};
 
 /// Name under which the notes are kept in the store.
 const META_WITHDRAWALS: &str = "withdrawals";

@@ -13,11 +13,9 @@ use libp2p::{Stream, identity::Keypair};
 use storgo::{
     content::cid::{Cid, Codec},
     fetch::{FetchError, Fetcher},
-    net::{
-        IncomingStreams, Net, NetOptions,
-        transfer::{Counters, Limiter, ServeOptions, Transfers, serve},
-    },
+    net::{IncomingStreams, Net, NetOptions},
     store::{Store, StoreOptions},
+    transfer::{Counters, Limiter, ServeOptions, Transfers, serve},
     wire::{Message, PREFIX_LEN, Request, Response},
 };
 use tempfile::TempDir;

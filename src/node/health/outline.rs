@@ -8,8 +8,8 @@ use crate::{
         cid::{Cid, Codec},
         node_block,
     },
-    net::transfer::Holding,
     store::Store,
+    transfer::Holding,
 };
 
 /// Blocks of one file that are looked at: as many as a peer can tell of in one answer.
