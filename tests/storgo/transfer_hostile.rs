@@ -19,6 +19,7 @@ use storgo::{
     wire::{Message, PREFIX_LEN, Request, Response},
 };
 use tempfile::TempDir;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::swarm::{noise, tcp};
@@ -88,7 +89,9 @@ struct Script {
 pub struct Hostile {
     pub net: Net,
     /// How often it was asked.
-    asked: Arc<AtomicU32>,
+    asked: watch::Sender<u32>,
+    /// It answers once this is cancelled.
+    may_answer: CancellationToken,
     /// Bytes that others took from it.
     taken: Arc<AtomicU32>,
     _answering: AbortOnDropHandle<()>,
@@ -97,26 +100,35 @@ pub struct Hostile {
 impl Hostile {
     async fn start(deed: Deed) -> Self {
         let (net, mut incoming) = start_net().await;
-        let (asked, taken) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-        let (asked_now, taken_now) = (Arc::clone(&asked), Arc::clone(&taken));
+        let (asked, taken) = (watch::Sender::new(0), Arc::new(AtomicU32::new(0)));
+        let may_answer = CancellationToken::new();
+        let (asked_now, taken_now, start_now) = (asked.clone(), Arc::clone(&taken), may_answer.clone());
         let answering = async move {
             while let Some((_, stream)) = incoming.recv().await {
-                let (asked, taken) = (Arc::clone(&asked_now), Arc::clone(&taken_now));
-                tokio::spawn(async move { answer(stream, deed, &asked, &taken).await });
+                let (asked, taken, start) = (asked_now.clone(), Arc::clone(&taken_now), start_now.clone());
+                tokio::spawn(async move { answer(stream, deed, &asked, &taken, &start).await });
             }
         };
         let answering = AbortOnDropHandle::new(tokio::spawn(answering));
-        Self { net, asked, taken, _answering: answering }
+        Self { net, asked, may_answer, taken, _answering: answering }
     }
 }
 
 /// A peer that takes every question and answers none.
 pub async fn silent() -> Hostile {
-    Hostile::start(nothing).await
+    let peer = Hostile::start(nothing).await;
+    peer.may_answer.cancel();
+    peer
 }
 
 /// Ends when the other side has had enough.
-async fn answer(mut stream: Stream, deed: Deed, asked: &AtomicU32, taken: &AtomicU32) -> Option<()> {
+async fn answer(
+    mut stream: Stream,
+    deed: Deed,
+    asked: &watch::Sender<u32>,
+    taken: &AtomicU32,
+    may_answer: &CancellationToken,
+) -> Option<()> {
     loop {
         let mut prefix = [0; PREFIX_LEN];
         stream.read_exact(&mut prefix).await.ok()?;
@@ -125,7 +137,8 @@ async fn answer(mut stream: Stream, deed: Deed, asked: &AtomicU32, taken: &Atomi
         let Ok(Request::Get { cids }) = Request::decode(&body) else {
             return None;
         };
-        asked.fetch_add(1, Ordering::Relaxed);
+        asked.send_modify(|count| *count += 1);
+        may_answer.cancelled().await;
         let script = deed(&cids);
         loop {
             for part in script.bytes.chunks(64 << 10) {
@@ -205,9 +218,7 @@ async fn survives(what: &str, deed: Deed) {
     let blocks = blocks(1, 24);
     honest.keep(&blocks);
     reader.knows(&hostile.net).await;
-    reader.knows(&honest.net).await;
     let session = reader.fetcher.session(root(), Duration::from_secs(20));
-    let start = Instant::now();
     let wanted = blocks.iter().map(|block| {
         let (session, block) = (session.clone(), block.clone());
         async move {
@@ -216,10 +227,19 @@ async fn survives(what: &str, deed: Deed) {
             assert_eq!(got.expect("the block"), block);
         }
     });
-    futures::future::join_all(wanted).await;
-    let (took, asked) = (start.elapsed(), hostile.asked.load(Ordering::Relaxed));
+    // A peer that has served a block is preferred to an untried one, so the honest peer connects only after the
+    // hostile one was asked.
+    let honest_joins = async {
+        let mut asked = hostile.asked.subscribe();
+        let was_asked = timeout(Duration::from_secs(20), asked.wait_for(|count| *count > 0)).await;
+        assert!(matches!(was_asked, Ok(Ok(_))), "{what}: the hostile peer was not asked within 20 s");
+        reader.knows(&honest.net).await;
+        hostile.may_answer.cancel();
+        Instant::now()
+    };
+    let (_, start) = futures::join!(futures::future::join_all(wanted), honest_joins);
+    let took = start.elapsed();
     assert!(took < Duration::from_secs(4), "{what}: it cost {took:?}");
-    assert!(asked > 0, "{what}: the hostile peer was never asked, so this shows nothing");
     // What the network's own windows hold, and no more.
     let taken = hostile.taken.load(Ordering::Relaxed);
     assert!(taken < 40 << 20, "{what}: {taken} bytes were taken");
@@ -261,6 +281,7 @@ async fn whoever_sends_nonsense_is_dropped_and_others_serve() {
 async fn with_liars_alone_there_is_an_error_and_no_hang() {
     for deed in [wrong_bytes, malformed] as [Deed; 2] {
         let (hostile, reader) = (Hostile::start(deed).await, Peer::start(None).await);
+        hostile.may_answer.cancel();
         reader.knows(&hostile.net).await;
         let session = reader.fetcher.session(root(), Duration::from_secs(3));
         let block = noise(1, BLOCK_LEN);
