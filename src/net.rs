@@ -4,27 +4,27 @@
 //! Net (handles) ─ bounded commands ─▶ task: owns the Swarm, does nothing else
 //!      ◀── replies, events, streams ──┘      behaviour: Kademlia, Identify, Ping, mDNS, relay, streams, limits
 //! ```
-//! Bulk bytes never pass through the task: a stream is handed to whoever asked for it. What others announce is held in
-//! `records`, what we announce goes out a few at a time (`announce`), and `transport` is where TCP and QUIC demand the
-//! cluster's key before anything else is spoken.
+//! Bulk bytes never pass through the task: a stream is handed to its opener or to the server of its protocol.
+//! `provider_records` holds what peers announce, `announce` paces our own announcements, and `transport` is where TCP and
+//! QUIC demand the cluster's key before any other protocol.
 
+mod address_book;
+mod address_ranking;
 mod announce;
 mod behaviour;
-mod book;
+mod dial_backoff;
 mod discovery;
 mod expected;
-mod heed;
+mod identify_limit;
 mod keep;
 mod mux;
 mod proof;
-mod reach;
-mod records;
-mod refusal;
+mod provider_records;
+mod quic_fallback;
 mod socket;
 mod streams;
 mod task;
 mod transport;
-mod unreachable;
 
 use std::{
     collections::HashMap,
@@ -235,7 +235,7 @@ impl PeerInfo {
 
     /// Whether all connections run over a relay.
     pub fn relayed(&self) -> bool {
-        !self.addrs.is_empty() && self.addrs.iter().all(book::is_relayed)
+        !self.addrs.is_empty() && self.addrs.iter().all(address_ranking::is_relayed)
     }
 }
 

@@ -12,10 +12,10 @@ use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
 
 use super::{
     NetOptions, TRANSFER_PROTOCOL,
-    book::bare,
-    records::Records,
+    address_ranking::bare,
+    dial_backoff::DialBackoff,
+    provider_records::ProviderRecords,
     streams::{Incoming, Streams},
-    unreachable::Unreachable,
 };
 use crate::content::secret::MembershipKey;
 
@@ -28,9 +28,9 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct Behaviour {
     // First: it may refuse a connection before anything else sees it.
     limits: connection_limits::Behaviour,
-    pub(super) unreachable: Unreachable,
+    pub(super) dial_backoff: DialBackoff,
     pub(super) streams: Streams,
-    pub(super) kad: kad::Behaviour<Records>,
+    pub(super) kad: kad::Behaviour<ProviderRecords>,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
@@ -75,7 +75,7 @@ impl Behaviour {
             .with_push_listen_addr_updates(true);
         Self {
             limits: connection_limits::Behaviour::new(limits),
-            unreachable: Unreachable::default(),
+            dial_backoff: DialBackoff::default(),
             streams: Streams::new(TRANSFER_PROTOCOL, incoming),
             kad: kademlia(options, local),
             identify: identify::Behaviour::new(identify),
@@ -93,7 +93,7 @@ impl Behaviour {
     }
 }
 
-fn kademlia(options: &NetOptions, local: PeerId) -> kad::Behaviour<Records> {
+fn kademlia(options: &NetOptions, local: PeerId) -> kad::Behaviour<ProviderRecords> {
     let mut config = kad::Config::new(kad_protocol(options.membership.as_ref()));
     config
         .set_query_timeout(QUERY_TIMEOUT)
@@ -104,7 +104,7 @@ fn kademlia(options: &NetOptions, local: PeerId) -> kad::Behaviour<Records> {
         .set_publication_interval(None)
         .set_replication_interval(None)
         .set_record_filtering(kad::StoreInserts::Unfiltered);
-    let mut records = Records::new(local);
+    let mut records = ProviderRecords::new(local);
     records.restore(&options.records, std::time::Instant::now());
     let mut kad = kad::Behaviour::with_config(local, records, config);
     // A node in a private network never gets an address confirmed, and serves its own swarm all the same.
@@ -114,7 +114,7 @@ fn kademlia(options: &NetOptions, local: PeerId) -> kad::Behaviour<Records> {
 
 /// Sets where a peer is, for our own dials and for whoever asks for peers: by itself, Kademlia adds each address to those
 /// that it has, without limit.
-pub(super) fn set_addresses(kad: &mut kad::Behaviour<Records>, peer: PeerId, addrs: &[Multiaddr]) {
+pub(super) fn set_addresses(kad: &mut kad::Behaviour<ProviderRecords>, peer: PeerId, addrs: &[Multiaddr]) {
     let known = addresses(kad, peer);
     if known.is_empty() {
         // It may wait for a place, and what is known of those who wait cannot be seen.
@@ -129,7 +129,7 @@ pub(super) fn set_addresses(kad: &mut kad::Behaviour<Records>, peer: PeerId, add
 }
 
 /// Where Kademlia says that a peer is.
-pub(super) fn addresses(kad: &mut kad::Behaviour<Records>, peer: PeerId) -> Vec<Multiaddr> {
+pub(super) fn addresses(kad: &mut kad::Behaviour<ProviderRecords>, peer: PeerId) -> Vec<Multiaddr> {
     let Some(bucket) = kad.kbucket(peer) else { return Vec::new() };
     let entry = bucket.iter().find(|entry| *entry.node.key.preimage() == peer);
     entry.map(|entry| entry.node.value.iter().cloned().collect()).unwrap_or_default()

@@ -1,10 +1,10 @@
 //! The task that owns the swarm.
 
 mod dialing;
+mod duplicate_identity;
 mod events;
 mod query;
 mod relaying;
-mod twins;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -25,17 +25,17 @@ use tokio::{
 };
 
 use dialing::{Dials, Opening};
+use duplicate_identity::DuplicateIdentity;
 use query::Query;
 use relaying::Relays;
-use twins::Twins;
 
 use super::{
     NetError, NetEvent, NetOptions, RememberedPeer, Shared, Snapshot,
+    address_book::AddressBook,
     announce::{Announcer, Growth},
     behaviour::{Behaviour, kad_protocol},
-    book::AddressBook,
     discovery::{Bootstrap, Rejoin, Shunned},
-    heed::Heed,
+    identify_limit::IdentifyLimit,
     keep::{Change, Kept},
     streams::{Incoming, Reply},
     transport,
@@ -77,16 +77,16 @@ pub(super) struct Task {
     bootstrap: Bootstrap,
     rejoin: Rejoin,
     shunned: Shunned,
-    book: AddressBook,
+    address_book: AddressBook,
     /// Connected peers that speak our DHT protocol.
     dht_peers: HashSet<PeerId>,
-    heed: Heed,
+    identify_limit: IdentifyLimit,
     kept: Kept,
     growth: Growth,
     dialing: HashMap<ConnectionId, Vec<Dialed>>,
     dials: Dials,
     relays: Relays,
-    twins: Twins,
+    duplicate_identity: DuplicateIdentity,
     opening: HashMap<PeerId, Opening>,
     /// Who waits for the end of the last announcement of a root that is no longer provided.
     leaving: HashMap<kad::QueryId, Vec<oneshot::Sender<()>>>,
@@ -124,15 +124,15 @@ pub(super) async fn start(
         bootstrap: Bootstrap::new(options.bootstrap),
         rejoin: Rejoin::new(Instant::now()),
         shunned: Shunned::default(),
-        book: AddressBook::default(),
+        address_book: AddressBook::default(),
         dht_peers: HashSet::new(),
-        heed: Heed::default(),
+        identify_limit: IdentifyLimit::default(),
         kept: Kept::new(local, options.max_connections as usize / 4),
         growth: Growth::default(),
         dialing: HashMap::new(),
         dials: Dials::default(),
         relays: Relays::default(),
-        twins: Twins::new(self_calls),
+        duplicate_identity: DuplicateIdentity::new(self_calls),
         opening: HashMap::new(),
         leaving: HashMap::new(),
         queries: HashMap::new(),
@@ -147,7 +147,7 @@ pub(super) async fn start(
     // The last one noted is the first one tried.
     for RememberedPeer { peer, addrs } in options.remembered.iter().take(REMEMBERED).rev() {
         if *peer != local {
-            task.book.says(*peer, addrs);
+            task.address_book.says(*peer, addrs);
         }
     }
     Ok(task)
@@ -193,7 +193,7 @@ impl Task {
                 self.rejoin_due(),
                 self.slow_due(),
                 self.relays.next_due(),
-                self.twins.next_due(),
+                self.duplicate_identity.next_due(),
             ];
             let due = due.into_iter().flatten().fold(self.next_expiry, Instant::min);
             tokio::select! {
@@ -214,7 +214,7 @@ impl Task {
     }
 
     fn rejoin_due(&self) -> Option<Instant> {
-        let alone = self.dht_peers.is_empty() && self.book.ours().next().is_some();
+        let alone = self.dht_peers.is_empty() && self.address_book.ours().next().is_some();
         alone.then(|| self.rejoin.next_due())
     }
 
@@ -228,14 +228,14 @@ impl Task {
             }
         }
         if self.rejoin_due().is_some_and(|at| at <= now) {
-            let known: Vec<PeerId> = self.book.ours().map(|(peer, _)| peer).collect();
+            let known: Vec<PeerId> = self.address_book.ours().map(|(peer, _)| peer).collect();
             for peer in self.rejoin.due(now, &known) {
                 self.dial(peer);
             }
         }
         self.go_on_without_the_slow(now);
         self.ask_relays(now);
-        if let Some(addr) = self.twins.met(now) {
+        if let Some(addr) = self.duplicate_identity.met(now) {
             self.on_twin(addr);
         }
         if self.growth.is_due(self.dht_peers.len(), now) {
@@ -322,7 +322,7 @@ impl Task {
     }
 
     fn snapshot(&mut self, seen: Option<u64>) -> Snapshot {
-        let remembered = self.book.ours().take(REMEMBERED);
+        let remembered = self.address_book.ours().take(REMEMBERED);
         let records = self.swarm.behaviour_mut().kad.store_mut();
         let changed = seen != Some(records.version());
         Snapshot {

@@ -17,7 +17,7 @@ use libp2p::{
     noise, quic, relay, tcp,
 };
 
-use super::{NetError, expected::Expected, mux::Bulk, proof, refusal::Refusals, socket::Buffered};
+use super::{NetError, expected::Expected, mux::Bulk, proof, quic_fallback::QuicFallback, socket::Buffered};
 use crate::content::secret::MembershipKey;
 
 /// How long a connection may take until it is ready.
@@ -32,7 +32,7 @@ pub(super) fn build(
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NetError> {
     let noise = noise_config(keypair, membership)?;
     let local = keypair.public().to_peer_id();
-    let refusals = Refusals::new();
+    let refusals = QuicFallback::new();
     let plain = OrTransport::new(
         refusals.told_by(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))),
         OrTransport::new(relay, MemoryTransport::new()),

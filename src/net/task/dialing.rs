@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{Dialed, Task, query::Query, reason};
 use crate::net::{
     NetError,
-    book::bare,
+    address_ranking::bare,
     discovery::{dial_opts, peer_of},
     proof::{NO_PROOF, WRONG_PROOF},
     streams::Reply,
@@ -110,7 +110,7 @@ impl Task {
             self.swarm.behaviour_mut().streams.open(peer, reply);
             return;
         }
-        if self.swarm.behaviour().unreachable.was_just_tried(&peer, Instant::now()) {
+        if self.swarm.behaviour().dial_backoff.was_just_tried(&peer, Instant::now()) {
             drop(reply.send(Err(NetError::Dial("the peer could not be reached a moment ago".into()))));
             return;
         }
@@ -132,7 +132,7 @@ impl Task {
             return;
         }
         let tried: Vec<Multiaddr> = tried.iter().map(bare).collect();
-        let mut addrs = self.book.of(&peer);
+        let mut addrs = self.address_book.of(&peer);
         addrs.retain(|addr| !tried.contains(addr));
         let opts = DialOpts::peer_id(peer)
             .condition(condition)
@@ -151,16 +151,16 @@ impl Task {
 
     /// Dials, also a peer that could not be reached a moment ago.
     pub(super) fn dial_anyway(&mut self, opts: DialOpts) -> Result<(), DialError> {
-        self.swarm.behaviour_mut().unreachable.allow(Some(opts.connection_id()));
+        self.swarm.behaviour_mut().dial_backoff.allow(Some(opts.connection_id()));
         let begun = self.swarm.dial(opts);
-        self.swarm.behaviour_mut().unreachable.allow(None);
+        self.swarm.behaviour_mut().dial_backoff.allow(None);
         begun
     }
 
     /// Somebody says where a peer is.
     pub(super) fn heard(&mut self, peer: PeerId, addr: &Multiaddr) {
-        self.book.heard(peer, addr);
-        self.swarm.behaviour_mut().unreachable.heard(&peer, addr);
+        self.address_book.heard(peer, addr);
+        self.swarm.behaviour_mut().dial_backoff.heard(&peer, addr);
     }
 
     /// When a question to the DHT has waited long enough for a peer that is being dialled.
@@ -183,7 +183,7 @@ impl Task {
             }
             let awaited = self.opening.contains_key(&peer) || self.dials.to(&peer).1;
             let behaviour = self.swarm.behaviour_mut();
-            behaviour.unreachable.slow(peer, now);
+            behaviour.dial_backoff.slow(peer, now);
             if awaited {
                 // For the DHT alone, this dial has failed.
                 let failed =
@@ -220,8 +220,8 @@ impl Task {
     pub(super) fn dial_elsewhere(&mut self, peer: PeerId) {
         let tried = self.opening.get(&peer).and_then(|opening| opening.asked.clone());
         match tried {
-            Some(tried) if !tried.is_empty() && !self.book.knows_besides(&peer, &tried) => {
-                self.swarm.behaviour_mut().unreachable.failed(peer, &tried, Instant::now());
+            Some(tried) if !tried.is_empty() && !self.address_book.knows_besides(&peer, &tried) => {
+                self.swarm.behaviour_mut().dial_backoff.failed(peer, &tried, Instant::now());
                 self.give_up(peer, &NetError::Dial("it does not answer where it was last".into()));
             }
             // Also where it is being dialled: that may be where it was before.
@@ -238,7 +238,7 @@ impl Task {
     pub(super) fn on_dial_failed(&mut self, id: ConnectionId, peer: Option<PeerId>, error: &DialError) {
         self.dials.ended(id);
         if let DialError::LocalPeerId { address } = error {
-            self.twins.made(address.clone(), Instant::now());
+            self.duplicate_identity.made(address.clone(), Instant::now());
         }
         self.bootstrap_failed(id, error);
         if let DialError::Transport(tried) = error
@@ -299,7 +299,7 @@ impl Task {
         tried.extend(before.into_iter().flatten());
         // As long as it is looked for, the DHT may dial it where it is now.
         if !self.look_up(peer, tried.clone(), &dial_error(error)) && !tried.is_empty() {
-            self.swarm.behaviour_mut().unreachable.failed(peer, &tried, Instant::now());
+            self.swarm.behaviour_mut().dial_backoff.failed(peer, &tried, Instant::now());
             // Nor is it named to others who ask.
             self.swarm.behaviour_mut().kad.remove_peer(&peer);
         }

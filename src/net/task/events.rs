@@ -13,10 +13,9 @@ use tokio::time::Instant;
 use super::Task;
 use crate::net::{
     NetEvent,
+    address_ranking::{self, bare, is_relayed},
     behaviour::{BehaviourEvent, addresses, set_addresses},
-    book::{bare, is_relayed},
     discovery::Led,
-    reach,
 };
 
 impl Task {
@@ -61,7 +60,7 @@ impl Task {
             }
             SwarmEvent::IncomingConnectionError { error, send_back_addr, .. } => {
                 let ours = matches!(error, ListenError::LocalPeerId { .. });
-                self.twins.refused(send_back_addr, ours, Instant::now());
+                self.duplicate_identity.refused(send_back_addr, ours, Instant::now());
                 tracing::debug!("a caller was refused: {error}");
             }
             SwarmEvent::ExternalAddrExpired { address } => self.relays.expired(&address),
@@ -96,10 +95,10 @@ impl Task {
             _ => endpoint.get_remote_address().clone(),
         };
         self.dials.ended(id);
-        self.swarm.behaviour_mut().unreachable.connected(&peer);
+        self.swarm.behaviour_mut().dial_backoff.connected(&peer);
         match endpoint {
             _ if endpoint.is_relayed() => {}
-            ConnectedPoint::Dialer { .. } => self.book.reached(peer, &addr),
+            ConnectedPoint::Dialer { .. } => self.address_book.reached(peer, &addr),
             ConnectedPoint::Listener { .. } => self.relays.called(peer, id),
         }
         match self.bootstrap.connected(id, peer, Instant::now()) {
@@ -159,7 +158,7 @@ impl Task {
                     self.rejoin.reset();
                 }
             }
-            self.heed.gone(&peer);
+            self.identify_limit.gone(&peer);
             self.bootstrap_lost(&peer);
             self.no_longer_kept(peer);
             self.emit(NetEvent::Lost { peer });
@@ -217,10 +216,10 @@ impl Task {
             return;
         }
         self.bootstrap.identified(&peer);
-        if !dht || !self.heed.is_due(peer, Instant::now()) {
+        if !dht || !self.identify_limit.is_due(peer, Instant::now()) {
             return;
         }
-        self.book.says(peer, &info.listen_addrs);
+        self.address_book.says(peer, &info.listen_addrs);
         self.route(peer);
         self.swarm.behaviour_mut().kad.store_mut().note_addresses(&peer, &info.listen_addrs);
         if info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
@@ -231,7 +230,7 @@ impl Task {
         self.keep(change);
         if self.dht_peers.is_empty() {
             // What was noted while this machine had no network says nothing of the peers.
-            self.swarm.behaviour_mut().unreachable.forget_all();
+            self.swarm.behaviour_mut().dial_backoff.forget_all();
         }
         if self.dht_peers.insert(peer) {
             self.announcer.peers_came();
@@ -242,7 +241,7 @@ impl Task {
 
     /// Tells the DHT where a peer is: at a few of its addresses, those first where it is known to be.
     fn route(&mut self, peer: PeerId) {
-        let (reached, said) = self.book.own(&peer);
+        let (reached, said) = self.address_book.own(&peer);
         // A caller's own port is of no use to anybody, but its host is one of those that it says.
         let hosts: Vec<Multiaddr> = self.look(|shared| {
             let connections =
@@ -254,7 +253,7 @@ impl Task {
         };
         let kad = &mut self.swarm.behaviour_mut().kad;
         let told: Vec<Multiaddr> = addresses(kad, peer).iter().map(bare).collect();
-        set_addresses(kad, peer, &reach::choose(&said, &told, met));
+        set_addresses(kad, peer, &address_ranking::choose(&said, &told, met));
     }
 }
 

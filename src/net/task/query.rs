@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Task, key};
 use crate::{
     content::cid::Cid,
-    net::{NetError, NetEvent, reach::TOLD},
+    net::{NetError, NetEvent, address_ranking::TOLD},
 };
 
 /// Questions to the DHT at a time; more wait.
@@ -51,9 +51,9 @@ impl Task {
             kad::store::RecordStore::providers(self.swarm.behaviour_mut().kad.store_mut(), &key(&root));
         let local = *self.swarm.local_peer_id();
         for record in known.into_iter().filter(|record| record.provider != local) {
-            self.book.recorded(record.provider, &record.addresses);
+            self.address_book.recorded(record.provider, &record.addresses);
             for addr in &record.addresses {
-                self.swarm.behaviour_mut().unreachable.heard(&record.provider, addr);
+                self.swarm.behaviour_mut().dial_backoff.heard(&record.provider, addr);
             }
             let _ = found.try_send(record.provider);
         }

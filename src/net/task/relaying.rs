@@ -22,10 +22,7 @@ use libp2p::{
 use tokio::time::Instant;
 
 use super::Task;
-use crate::net::{
-    book::is_relayed,
-    reach::{is_for_ipv4, is_public, remoteness},
-};
+use crate::net::address_ranking::{is_for_ipv4, is_public, is_relayed, remoteness};
 
 /// Relays at which a node has a place.
 const PLACES: usize = 2;
@@ -129,7 +126,7 @@ impl Task {
     /// Asks for a place where that is due.
     pub(super) fn ask_relays(&mut self, now: Instant) {
         while let Some(peer) = self.relays.due(now) {
-            let known = self.book.of(&peer);
+            let known = self.address_book.of(&peer);
             let best = known.iter().filter(|addr| !is_relayed(addr)).min_by_key(|addr| remoteness(addr));
             let Some(addr) = best.cloned().and_then(|addr| addr.with_p2p(peer).ok()) else { continue };
             match self.swarm.listen_on(addr.with(Protocol::P2pCircuit)) {
@@ -177,7 +174,7 @@ impl Task {
 
     /// Tries to reach a peer, which is connected through a relay, without it.
     pub(super) fn meet_directly(&mut self, peer: PeerId) {
-        let mut addrs = self.book.of(&peer);
+        let mut addrs = self.address_book.of(&peer);
         addrs.retain(|addr| !is_relayed(addr));
         if addrs.is_empty() || !self.is_only_relayed(&peer) {
             return;

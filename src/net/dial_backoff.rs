@@ -22,7 +22,7 @@ use libp2p::{
 };
 use tokio::time::Instant;
 
-use super::book::bare;
+use super::address_ranking::bare;
 
 /// First and longest pause between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(600));
@@ -33,7 +33,7 @@ const PEERS: usize = 4096;
 
 /// The memory, and the behaviour that acts on it.
 #[derive(Default)]
-pub(super) struct Unreachable {
+pub(super) struct DialBackoff {
     peers: HashMap<PeerId, Entry>,
     /// The dial that is made now whatever is remembered.
     allowed: Option<ConnectionId>,
@@ -52,7 +52,7 @@ struct Entry {
 #[error("the peer could not be reached a moment ago")]
 struct TriedJustNow;
 
-impl Unreachable {
+impl DialBackoff {
     /// A peer could not be reached at these addresses.
     pub(super) fn failed<'a>(
         &mut self,
@@ -127,7 +127,7 @@ impl Unreachable {
     }
 }
 
-impl NetworkBehaviour for Unreachable {
+impl NetworkBehaviour for DialBackoff {
     type ConnectionHandler = dummy::ConnectionHandler;
     type ToSwarm = Infallible;
 
@@ -186,13 +186,13 @@ mod tests {
         format!("/ip4/192.0.2.1/tcp/{port}").parse().expect("a multiaddr")
     }
 
-    fn is_refused(memory: &mut Unreachable, peer: PeerId, id: ConnectionId) -> bool {
+    fn is_refused(memory: &mut DialBackoff, peer: PeerId, id: ConnectionId) -> bool {
         memory.handle_pending_outbound_connection(id, Some(peer), &[], Endpoint::Dialer).is_err()
     }
 
     #[test]
     fn who_could_not_be_reached_is_left_alone_for_longer_and_longer() {
-        let (mut memory, peer, mut now) = (Unreachable::default(), PeerId::random(), Instant::now());
+        let (mut memory, peer, mut now) = (DialBackoff::default(), PeerId::random(), Instant::now());
         for round in 0..10 {
             memory.failed(peer, &[addr(1)], now);
             memory.failed(peer, &[addr(1)], now);
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_connection_or_another_address_is_a_new_beginning() {
-        let (mut memory, peer, now) = (Unreachable::default(), PeerId::random(), Instant::now());
+        let (mut memory, peer, now) = (DialBackoff::default(), PeerId::random(), Instant::now());
         let (id, own) = (ConnectionId::new_unchecked(1), ConnectionId::new_unchecked(2));
         memory.failed(peer, &[addr(1).with_p2p(peer).expect("no id yet")], now);
         memory.heard(&peer, &addr(1));

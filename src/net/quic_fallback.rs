@@ -36,12 +36,12 @@ const HOLDS: Duration = Duration::from_secs(1);
 
 /// Who has refused, and how long that took: a round trip.
 #[derive(Clone)]
-pub(super) struct Refusals {
+pub(super) struct QuicFallback {
     sender: broadcast::Sender<(SocketAddr, Duration)>,
     last: Arc<Mutex<VecDeque<(SocketAddr, Duration, Instant)>>>,
 }
 
-impl Refusals {
+impl QuicFallback {
     pub(super) fn new() -> Self {
         Self { sender: broadcast::channel(UNSEEN).0, last: Arc::default() }
     }
@@ -110,7 +110,7 @@ fn host(addr: &Multiaddr) -> Option<SocketAddr> {
 /// A transport that tells when it was refused.
 pub(super) struct Telling<T> {
     inner: T,
-    refusals: Refusals,
+    refusals: QuicFallback,
 }
 
 impl<T> Transport for Telling<T>
@@ -154,7 +154,7 @@ where
 /// A transport that does not wait long for whom TCP has found to be away.
 pub(super) struct Hearing<T> {
     inner: T,
-    refusals: Refusals,
+    refusals: QuicFallback,
 }
 
 impl<T> Transport for Hearing<T>
@@ -185,7 +185,7 @@ where
         let dial = async move {
             tokio::select! {
                 done = dial => done,
-                () = Refusals::given_up(heard, host) => Err(quic::Error::HandshakeTimedOut),
+                () = QuicFallback::given_up(heard, host) => Err(quic::Error::HandshakeTimedOut),
             }
         };
         Ok(dial.boxed())
@@ -239,7 +239,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_a_refusal_quic_may_send_its_first_packet_once_more_and_a_hole_punch_goes_on() {
-        let (refusals, took) = (Refusals::new(), Duration::from_millis(100));
+        let (refusals, took) = (QuicFallback::new(), Duration::from_millis(100));
         let addr: Multiaddr = "/ip4/192.0.2.1/udp/1/quic-v1".parse().expect("a multiaddr");
         let mut quic = refusals.heard_by(Silent);
         for (role, waits) in [(Endpoint::Dialer, true), (Endpoint::Listener, false)] {

@@ -1,7 +1,7 @@
 //! What the store keeps, whom it refuses, and what it takes up.
 
 use super::{
-    super::reach::{LONGEST, TOLD},
+    super::address_ranking::{LONGEST, TOLD},
     *,
 };
 
@@ -13,7 +13,7 @@ fn record(key: u32, provider: PeerId, expires: Instant) -> ProviderRecord {
 #[test]
 fn own_records_know_no_limit() {
     let local = PeerId::random();
-    let mut records = Records::new(local);
+    let mut records = ProviderRecords::new(local);
     let later = Instant::now() + Duration::from_secs(60);
     for key in 0..300_000 {
         records.add_provider(record(key, local, later)).expect("taken");
@@ -27,7 +27,7 @@ fn own_records_know_no_limit() {
 
 #[test]
 fn one_peer_cannot_fill_the_store_and_one_key_cannot_grow_for_ever() {
-    let mut records = Records::new(PeerId::random());
+    let mut records = ProviderRecords::new(PeerId::random());
     let later = Instant::now() + Duration::from_secs(60);
     let greedy = PeerId::random();
     let taken = (0..300_000).filter(|key| records.add_provider(record(*key, greedy, later)).is_ok()).count();
@@ -39,7 +39,7 @@ fn one_peer_cannot_fill_the_store_and_one_key_cannot_grow_for_ever() {
 
 #[test]
 fn where_the_store_is_full_whoever_has_most_makes_room_for_those_who_have_few() {
-    let mut records = Records { most: 3000, ..Records::new(PeerId::random()) };
+    let mut records = ProviderRecords { most: 3000, ..ProviderRecords::new(PeerId::random()) };
     let later = Instant::now() + Duration::from_secs(60);
     let mut take = |provider, keys: std::ops::Range<u32>| {
         keys.filter(|key| records.add_provider(record(*key, provider, later)).is_ok()).count()
@@ -62,7 +62,7 @@ fn where_the_store_is_full_whoever_has_most_makes_room_for_those_who_have_few() 
 
 #[test]
 fn whoever_was_announced_last_is_named_first() {
-    let mut records = Records::new(PeerId::random());
+    let mut records = ProviderRecords::new(PeerId::random());
     let later = Instant::now() + Duration::from_secs(60);
     let peers: Vec<PeerId> = (0..5).map(|_| PeerId::random()).collect();
     for peer in [0, 1, 2, 3, 4, 3] {
@@ -76,12 +76,12 @@ fn whoever_was_announced_last_is_named_first() {
 fn records_expire_survive_a_restart_and_can_be_withdrawn() {
     let now = Instant::now();
     let (local, other) = (PeerId::random(), PeerId::random());
-    let mut records = Records::new(local);
+    let mut records = ProviderRecords::new(local);
     records.add_provider(record(1, other, now + Duration::from_secs(100))).expect("taken");
     records.add_provider(record(2, other, now + Duration::from_secs(10))).expect("taken");
     records.expire(now + Duration::from_secs(50));
     assert_eq!(records.total, 1);
-    let mut again = Records::new(local);
+    let mut again = ProviderRecords::new(local);
     again.restore(&records.snapshot(now), now);
     let key = record(1, other, now).key;
     assert_eq!(again.providers(&key).len(), 1);
@@ -93,18 +93,18 @@ fn records_expire_survive_a_restart_and_can_be_withdrawn() {
 #[test]
 fn after_a_restart_it_is_still_known_where_a_provider_is() {
     let (now, provider) = (Instant::now(), PeerId::random());
-    let mut records = Records::new(PeerId::random());
+    let mut records = ProviderRecords::new(PeerId::random());
     let said =
         |addresses| ProviderRecord { addresses, ..record(1, provider, now + Duration::from_secs(100)) };
     records.add_provider(said(vec![addr(1, 1), addr(1, 2)])).expect("taken");
-    let mut again = Records::new(PeerId::random());
+    let mut again = ProviderRecords::new(PeerId::random());
     again.restore(&records.snapshot(now), now);
     let key = said(Vec::new()).key;
     assert_eq!(again.providers(&key)[0].addresses, [addr(1, 1), addr(1, 2)]);
     assert_eq!(again.address_bytes, records.address_bytes);
     // The form without addresses is read as well.
     let old = vec![Saved(key.to_vec(), provider.to_bytes(), 100)];
-    let mut again = Records::new(PeerId::random());
+    let mut again = ProviderRecords::new(PeerId::random());
     again.restore(&serde_ipld_dagcbor::to_vec(&old).expect("encoded"), now);
     assert_eq!(again.providers(&key).len(), 1);
 }
@@ -112,10 +112,10 @@ fn after_a_restart_it_is_still_known_where_a_provider_is() {
 #[test]
 fn each_change_and_nothing_else_is_a_new_version() {
     let (now, other) = (Instant::now(), PeerId::random());
-    let mut records = Records::new(PeerId::random());
+    let mut records = ProviderRecords::new(PeerId::random());
     let mut last = records.version();
     let mut changed =
-        |records: &Records| std::mem::replace(&mut last, records.version()) != records.version();
+        |records: &ProviderRecords| std::mem::replace(&mut last, records.version()) != records.version();
     let one =
         ProviderRecord { addresses: vec![addr(1, 1)], ..record(1, other, now + Duration::from_secs(9)) };
     records.add_provider(one.clone()).expect("taken");
@@ -139,7 +139,7 @@ fn addr(peer: usize, n: usize) -> Multiaddr {
 
 #[test]
 fn a_provider_is_found_by_its_addresses_and_they_take_little_room_whatever_it_says() {
-    let mut records = Records::new(PeerId::random());
+    let mut records = ProviderRecords::new(PeerId::random());
     let later = Instant::now() + Duration::from_secs(60);
     let long: Multiaddr = format!("/dns4/{}/tcp/1", "x".repeat(LONGEST)).parse().expect("a multiaddr");
     let greedy = PeerId::random();
@@ -163,7 +163,7 @@ fn a_provider_is_found_by_its_addresses_and_they_take_little_room_whatever_it_sa
 
 #[test]
 fn addresses_of_many_providers_keep_within_their_budget() {
-    let mut records = Records::new(PeerId::random());
+    let mut records = ProviderRecords::new(PeerId::random());
     let later = Instant::now() + Duration::from_secs(60);
     let long: Vec<Multiaddr> = (0..TOLD)
         .map(|n| format!("/dns4/{}/tcp/{n}", "x".repeat(LONGEST - 10)).parse().expect("a multiaddr"))

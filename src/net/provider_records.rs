@@ -22,7 +22,7 @@ use libp2p::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::reach;
+use super::address_ranking;
 
 /// Providers of one key that are kept.
 const PER_KEY: usize = 64;
@@ -38,7 +38,7 @@ const MAX_KEY: usize = 64;
 const ADDRESS_BYTES: usize = 4 << 20;
 
 /// The store.
-pub(super) struct Records {
+pub(super) struct ProviderRecords {
     local: PeerId,
     /// Keys alone: all of them have the same provider, and none expires.
     own: HashSet<Box<[u8]>>,
@@ -87,7 +87,7 @@ impl Held {
     }
 }
 
-impl Records {
+impl ProviderRecords {
     pub(super) fn new(local: PeerId) -> Self {
         Self {
             local,
@@ -121,7 +121,7 @@ impl Records {
     /// Notes where a provider, if this peer is one, says that it is; what does not fit is left out.
     pub(super) fn note_addresses(&mut self, peer: &PeerId, said: &[Multiaddr]) {
         let Some(provider) = self.providers.get_mut(peer) else { return };
-        let mut kept = reach::choose(said, &provider.addresses, |_| false);
+        let mut kept = address_ranking::choose(said, &provider.addresses, |_| false);
         if kept.is_empty() || kept == provider.addresses {
             return;
         }
@@ -251,7 +251,7 @@ impl<'a> Iterator for Provided<'a> {
     }
 }
 
-impl RecordStore for Records {
+impl RecordStore for ProviderRecords {
     type RecordsIter<'a> = std::iter::Empty<Cow<'a, Record>>;
     type ProvidedIter<'a> = Provided<'a>;
 

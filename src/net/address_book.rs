@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId};
 
-use super::reach::farness;
+use super::address_ranking::{bare, farness, is_relayed};
 
 /// Peers whose addresses are kept.
 const PEERS: usize = 4096;
@@ -124,20 +124,6 @@ impl Entry {
         }
         addrs
     }
-}
-
-/// An address without the peer's id at its end: one form for both.
-pub(super) fn bare(addr: &Multiaddr) -> Multiaddr {
-    let mut addr = addr.clone();
-    if matches!(addr.iter().last(), Some(Protocol::P2p(_))) {
-        addr.pop();
-    }
-    addr
-}
-
-/// Whether an address leads through a relay.
-pub(super) fn is_relayed(addr: &Multiaddr) -> bool {
-    addr.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ const PAIR: Duration = Duration::from_secs(3);
 
 /// Calls in which both ends have our identity.
 #[derive(Default)]
-pub(super) struct Twins {
+pub(super) struct DuplicateIdentity {
     /// Calls for others that reached ourselves, and how many of them have been seen.
     self_calls: Arc<AtomicU64>,
     seen: u64,
@@ -32,7 +32,7 @@ pub(super) struct Twins {
     told: bool,
 }
 
-impl Twins {
+impl DuplicateIdentity {
     pub(super) fn new(self_calls: Arc<AtomicU64>) -> Self {
         Self { self_calls, ..Self::default() }
     }
@@ -87,18 +87,18 @@ mod tests {
     fn a_call_to_ourselves_has_two_ends_here_and_any_other_one_is_told_once() {
         let now = Instant::now();
         for ours in [true, false] {
-            let mut twins = Twins::default();
+            let mut twins = DuplicateIdentity::default();
             twins.refused(addr(2), ours, now);
             twins.made(addr(1), now);
             assert_eq!((twins.met(now), twins.met(now + PAIR), twins.next_due()), (None, None, None));
         }
         // Whoever was called for another peer: its own address was told of that one.
-        let mut twins = Twins::default();
+        let mut twins = DuplicateIdentity::default();
         twins.self_calls.fetch_add(1, Ordering::Relaxed);
         twins.refused(addr(2), true, now);
         assert_eq!(twins.met(now + PAIR), None);
         for called in [true, false] {
-            let mut twins = Twins::default();
+            let mut twins = DuplicateIdentity::default();
             for met in [Some(addr(1)), None] {
                 if called {
                     twins.made(addr(1), now);

@@ -2,8 +2,6 @@
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-use super::book::{bare, is_relayed};
-
 /// Addresses of a peer that are told on: an answer of the DHT names up to forty peers, and must fit into a message.
 pub(super) const TOLD: usize = 4;
 /// Longest address that is told on, in bytes.
@@ -78,6 +76,20 @@ pub(super) fn is_public(addr: &Multiaddr) -> bool {
 /// Whether an address can be called by who has no IPv6.
 pub(super) fn is_for_ipv4(addr: &Multiaddr) -> bool {
     !matches!(addr.iter().next(), Some(Protocol::Ip6(_) | Protocol::Dns6(_)))
+}
+
+/// An address without the peer's id at its end: one form for both.
+pub(super) fn bare(addr: &Multiaddr) -> Multiaddr {
+    let mut addr = addr.clone();
+    if matches!(addr.iter().last(), Some(Protocol::P2p(_))) {
+        addr.pop();
+    }
+    addr
+}
+
+/// Whether an address leads through a relay.
+pub(super) fn is_relayed(addr: &Multiaddr) -> bool {
+    addr.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
 #[cfg(test)]
