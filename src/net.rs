@@ -28,6 +28,7 @@ mod transport;
 
 use std::{
     collections::HashMap,
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -141,7 +142,9 @@ pub enum NetError {
     Listen {
         /// The address.
         addr: Multiaddr,
-        /// What the system said.
+        /// The kind of the system's error: doors decide by this one.
+        kind: io::ErrorKind,
+        /// The system's message, for display.
         reason: String,
     },
     /// A peer cannot be reached.

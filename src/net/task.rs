@@ -8,6 +8,7 @@ mod relaying;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    io,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
@@ -160,21 +161,28 @@ impl Task {
             check_free(addr)?;
         }
         for addr in addrs {
-            let failed = |addr: &Multiaddr, reason: String| NetError::Listen { addr: addr.clone(), reason };
-            let id = self.swarm.listen_on(addr.clone()).map_err(|e| failed(&addr, reason(&e)))?;
+            let id = self.swarm.listen_on(addr.clone()).map_err(|e| NetError::Listen {
+                addr: addr.clone(),
+                kind: io_kind(&e),
+                reason: reason(&e),
+            })?;
             waiting.insert(id, addr);
         }
         let deadline = Instant::now() + LISTEN_DEADLINE;
         while !waiting.is_empty() {
             let Ok(event) = tokio::time::timeout_at(deadline, self.swarm.select_next_some()).await else {
                 let addr = waiting.into_values().next().unwrap_or_else(Multiaddr::empty);
-                return Err(NetError::Listen { addr, reason: "it takes too long".into() });
+                return Err(NetError::Listen {
+                    addr,
+                    kind: io::ErrorKind::TimedOut,
+                    reason: "the listener did not start in time".into(),
+                });
             };
             match &event {
                 SwarmEvent::NewListenAddr { listener_id, .. } => drop(waiting.remove(listener_id)),
                 SwarmEvent::ListenerClosed { listener_id, reason: Err(e), .. } => {
                     if let Some(addr) = waiting.remove(listener_id) {
-                        return Err(NetError::Listen { addr, reason: e.to_string() });
+                        return Err(NetError::Listen { addr, kind: io_kind(e), reason: e.to_string() });
                     }
                 }
                 _ => {}
@@ -355,6 +363,20 @@ fn reason(error: &dyn std::error::Error) -> String {
     bottom.to_string()
 }
 
+/// Returns the kind of the innermost I/O error: transports wrap the one of the system in others.
+fn io_kind(error: &(dyn std::error::Error + 'static)) -> io::ErrorKind {
+    let (mut kind, mut next) = (io::ErrorKind::Other, Some(error));
+    while let Some(error) = next {
+        next = if let Some(error) = error.downcast_ref::<io::Error>() {
+            kind = error.kind();
+            error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static))
+        } else {
+            error.source()
+        };
+    }
+    kind
+}
+
 /// Listeners share ports on purpose (hole punching needs it), so two nodes could sit on one port and each get half of
 /// the callers. A plain bind tells whether anybody is there.
 fn check_free(addr: &Multiaddr) -> Result<(), NetError> {
@@ -372,8 +394,8 @@ fn check_free(addr: &Multiaddr) -> Result<(), NetError> {
         _ => Ok(()),
     };
     match bound {
-        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
-            Err(NetError::Listen { addr: addr.clone(), reason: "the port is in use".into() })
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+            Err(NetError::Listen { addr: addr.clone(), kind: e.kind(), reason: "the port is in use".into() })
         }
         // Anything else is better told by who really listens.
         _ => Ok(()),

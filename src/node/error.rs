@@ -1,6 +1,6 @@
 //! The errors that a user can meet, each with a stable code, an exit code and an HTTP status.
 
-use std::fmt;
+use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 
@@ -353,9 +353,9 @@ impl From<NetError> for NodeError {
     fn from(error: NetError) -> Self {
         let message = error.to_string();
         match error {
-            NetError::Listen { reason, .. } if reason.contains("in use") => Self::new(ErrorCode::Other, message).reason(Reason::PortInUse)
+            NetError::Listen { kind: io::ErrorKind::AddrInUse, .. } => Self::new(ErrorCode::Other, message).reason(Reason::PortInUse)
                 .hint("another program has this port; choose others with `--listen`, for example /ip4/0.0.0.0/tcp/0"),
-            NetError::Listen { reason, .. } if reason.contains("Permission denied") => {
+            NetError::Listen { kind: io::ErrorKind::PermissionDenied, .. } => {
                 Self::new(ErrorCode::Denied, message)
                     .reason(Reason::PortDenied)
                     .hint("this user may not listen at that port: choose one from 1024 on with `--listen`")
