@@ -1,4 +1,4 @@
-//! The swarm: who is there, who has what, and streams between nodes.
+//! The libp2p swarm: connected peers, provider records in the DHT, and streams between nodes.
 //!
 //! ```text
 //! Net (handles) ─ bounded commands ─▶ task: owns the Swarm, does nothing else
@@ -46,50 +46,50 @@ use task::Command;
 /// The protocol that moves blocks.
 pub const TRANSFER_PROTOCOL: StreamProtocol = StreamProtocol::new("/storgo/transfer/1.0.0");
 
-/// Commands that wait for the task.
+/// Maximum commands queued for the task.
 const COMMANDS: usize = 256;
-/// Streams of peers that wait to be served.
+/// Maximum incoming streams queued for their server.
 const INCOMING: usize = 64;
-/// Events that a slow listener may be behind.
+/// Maximum events buffered for a slow subscriber.
 const EVENTS: usize = 1024;
-/// Tries to open a stream on a connection that lives.
+/// Attempts to open one stream.
 const OPEN_TRIES: usize = 3;
 
-/// How the network is started.
+/// Options of [`Net::start`].
 #[derive(Debug, Clone)]
 pub struct NetOptions {
-    /// Who we are.
+    /// Identity of this node.
     pub keypair: Keypair,
     /// Addresses to listen on.
     pub listen: Vec<Multiaddr>,
-    /// Addresses at which others reach us, where we cannot know them.
+    /// Addresses at which peers can reach this node and which it cannot detect itself.
     pub external: Vec<Multiaddr>,
-    /// Peers to find the swarm by, with or without `/p2p/…`.
+    /// Addresses of peers to join the swarm through, with or without `/p2p/…`.
     pub bootstrap: Vec<Multiaddr>,
-    /// The cluster's key; none: an open node.
+    /// The cluster's key. `None` means an open node.
     pub membership: Option<MembershipKey>,
     /// Whether to look for peers on the local network.
     pub mdns: bool,
-    /// Whether to relay for others.
+    /// Whether to relay connections of other peers.
     pub relay_server: bool,
-    /// Bytes that one circuit carries, each way, where this node relays. Whoever needs more asks for another circuit.
+    /// Maximum bytes per relayed circuit and direction. A peer that needs more requests another circuit.
     pub circuit_bytes: u64,
-    /// Connections at most; a quarter of them is for those that we open, and a quarter may stay while idle.
+    /// Maximum connections. A quarter is reserved for outgoing ones, and a quarter may stay open while idle.
     pub max_connections: u32,
-    /// How long a connection on which nothing is done stays, where it is not one that stays anyway.
+    /// Idle time after which an unprotected connection is closed.
     pub idle_timeout: Duration,
-    /// How long a provider record of another peer lives here where that does not announce it again.
+    /// Lifetime of a peer's provider record that the peer does not renew.
     pub record_ttl: Duration,
-    /// How long after an announcement the root is announced again.
+    /// Interval at which each root is announced again.
     pub republish: Duration,
-    /// Peers of an earlier run.
+    /// Peers remembered from the last run.
     pub remembered: Vec<RememberedPeer>,
-    /// Provider records of an earlier run, as [`Snapshot::records`] gave them.
+    /// Provider records of the last run, from [`Snapshot::records`].
     pub records: Vec<u8>,
 }
 
 impl NetOptions {
-    /// An open node that listens nowhere and knows nobody.
+    /// Returns options of an open node without listen addresses and bootstrap peers.
     pub fn new(keypair: Keypair) -> Self {
         Self {
             keypair,
@@ -110,7 +110,7 @@ impl NetOptions {
     }
 }
 
-/// A peer and where it was.
+/// A peer of the last run and its addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RememberedPeer {
     /// Its id.
@@ -119,25 +119,25 @@ pub struct RememberedPeer {
     pub addrs: Vec<Multiaddr>,
 }
 
-/// What a node should still know after a restart.
+/// State that a node saves for its next start.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// Peers of our own DHT, most recently seen first.
+    /// Peers of this DHT, most recently seen first.
     pub remembered: Vec<RememberedPeer>,
-    /// Provider records held for others.
+    /// Provider records of other peers.
     pub records: Vec<u8>,
-    /// Another number after each change of the records.
+    /// Changes with each change of the records.
     pub records_version: u64,
 }
 
-/// An error of the network.
+/// Errors of the network.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum NetError {
     /// The network could not be set up.
     #[error("the network cannot be set up: {0}")]
     Setup(String),
-    /// An address cannot be listened on.
+    /// Listening on an address failed.
     #[error("cannot listen on {addr}: {reason}")]
     Listen {
         /// The address.
@@ -153,7 +153,7 @@ pub enum NetError {
     /// No address of the peer is known, here or in the DHT.
     #[error("no address of peer {0} is known")]
     NoAddress(PeerId),
-    /// The peer speaks, but not our protocol.
+    /// The peer does not support the protocol.
     #[error("the peer does not speak {TRANSFER_PROTOCOL}")]
     NotStorgo,
     /// A stream could not be opened.
@@ -162,12 +162,12 @@ pub enum NetError {
     /// The network has been shut down.
     #[error("the network is shut down")]
     Closed,
-    /// Nobody has said that this root is to be announced.
+    /// This node does not announce the root.
     #[error("{0} is not announced by this node")]
     NotProvided(Cid),
 }
 
-/// What happens in the network.
+/// Events of the network.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum NetEvent {
@@ -178,31 +178,31 @@ pub enum NetEvent {
         /// Where it is.
         addr: Multiaddr,
     },
-    /// The last connection to a peer is gone.
+    /// The last connection to a peer was closed.
     Lost {
         /// Its id.
         peer: PeerId,
     },
-    /// A peer has said that it speaks our DHT protocol.
+    /// A peer reported that it supports this DHT's protocol.
     DhtPeer {
         /// Its id.
         peer: PeerId,
     },
-    /// We listen on an address.
+    /// This node listens on an address.
     Listening {
         /// The address.
         addr: Multiaddr,
     },
-    /// Another machine runs with our identity.
+    /// Another machine uses this node's identity.
     SameIdentity {
-        /// Where it was met.
+        /// Its address.
         addr: Multiaddr,
     },
     /// A root was announced.
     Announced {
         /// The root.
         cid: Cid,
-        /// Peers to which the record was sent. An estimate: nobody answers to one.
+        /// Estimated number of peers that got the record: the DHT does not acknowledge records.
         peers: u32,
     },
 }
@@ -214,16 +214,16 @@ pub struct PeerInfo {
     pub peer: PeerId,
     /// The remote addresses of its connections.
     pub addrs: Vec<Multiaddr>,
-    /// Round trip of the last ping.
+    /// Round-trip time of the last ping.
     pub rtt: Option<Duration>,
-    /// What it says it is.
+    /// Agent version that it reports by Identify.
     pub agent: Option<String>,
-    /// Whether it speaks our DHT protocol.
+    /// Whether it supports this DHT's protocol.
     pub dht: bool,
 }
 
 impl PeerInfo {
-    /// `tcp`, `quic` or `memory`, of the first connection.
+    /// Returns the transport of the first connection: `tcp`, `quic`, `memory` or `unknown`.
     pub fn transport(&self) -> &'static str {
         use libp2p::multiaddr::Protocol;
 
@@ -236,13 +236,13 @@ impl PeerInfo {
         self.addrs.first().and_then(|addr| addr.iter().find_map(of)).unwrap_or("unknown")
     }
 
-    /// Whether all connections run over a relay.
+    /// Returns whether all connections run over a relay.
     pub fn relayed(&self) -> bool {
         !self.addrs.is_empty() && self.addrs.iter().all(address_ranking::is_relayed)
     }
 }
 
-/// What everybody may look at without asking the task.
+/// State of the swarm that handles read without a command.
 #[derive(Default)]
 struct Shared {
     peers: HashMap<PeerId, Peer>,
@@ -250,7 +250,7 @@ struct Shared {
     twin: Option<Multiaddr>,
     announced: u64,
     queued: u64,
-    /// Where a node of another cluster was called.
+    /// Address of the last dialled node of another cluster.
     outside: Option<Multiaddr>,
 }
 
@@ -272,7 +272,7 @@ pub struct Net {
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
-/// Streams that peers open to us.
+/// Streams opened by peers.
 pub type IncomingStreams = mpsc::Receiver<(PeerId, Stream)>;
 
 impl Net {
@@ -291,12 +291,12 @@ impl Net {
         Ok((Self { commands, shared, events, local, task }, streams))
     }
 
-    /// Our peer id.
+    /// Returns the peer id of this node.
     pub fn peer_id(&self) -> PeerId {
         self.local
     }
 
-    /// Addresses at which we can be dialled, `/p2p/…` included.
+    /// Returns the addresses at which this node can be dialled, including `/p2p/…`.
     pub fn listen_addrs(&self) -> Vec<Multiaddr> {
         let with_id = |addr: &Multiaddr| addr.clone().with_p2p(self.local).unwrap_or_else(|addr| addr);
         self.look(|shared| shared.listen.iter().map(with_id).collect())
@@ -306,12 +306,12 @@ impl Net {
         read(&self.shared.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Connected peers.
+    /// Returns the connected peers.
     pub fn connected(&self) -> Vec<PeerId> {
         self.look(|shared| shared.peers.keys().copied().collect())
     }
 
-    /// Connected peers, with everything known of them.
+    /// Returns the connected peers with their details.
     pub fn peers(&self) -> Vec<PeerInfo> {
         self.look(|shared| {
             let describe = |(peer, state): (&PeerId, &Peer)| PeerInfo {
@@ -325,22 +325,22 @@ impl Net {
         })
     }
 
-    /// Where another machine that runs with our identity was met.
+    /// Returns the address of another machine that uses this node's identity, if one was detected.
     pub fn twin(&self) -> Option<Multiaddr> {
         self.look(|shared| shared.twin.clone())
     }
 
-    /// Where the last node was called that belongs to another cluster than this one.
+    /// Returns the address of the last dialled node that belongs to another cluster.
     pub fn outside(&self) -> Option<Multiaddr> {
         self.look(|shared| shared.outside.clone())
     }
 
-    /// Roots announced since start, and roots that wait for it.
+    /// Returns the number of announcements since start, and of roots queued for one.
     pub fn announcements(&self) -> (u64, u64) {
         self.look(|shared| (shared.announced, shared.queued))
     }
 
-    /// What happens from now on.
+    /// Subscribes to events from now on.
     pub fn events(&self) -> broadcast::Receiver<NetEvent> {
         self.events.subscribe()
     }
@@ -352,7 +352,7 @@ impl Net {
     }
 
     async fn tell(&self, command: Command) {
-        // After shutdown there is nobody to tell, and nothing to do.
+        // After shutdown there is nothing to do.
         drop(self.commands.send(command).await);
     }
 
@@ -412,8 +412,8 @@ impl Net {
         self.ask(|reply| Command::Announced { root, reply }).await?.ok_or(NetError::NotProvided(root))
     }
 
-    /// Whether no announcement of ours of a root can arrive anywhere any more: some seconds after it is no longer
-    /// [provided](Net::unprovide). What is withdrawn before may come back.
+    /// Returns whether all announcements of a root have ended, some seconds after [`Net::unprovide`]. A record that is
+    /// withdrawn earlier may be stored again by a late announcement.
     ///
     /// # Errors
     /// [`NetError::Closed`].
@@ -421,7 +421,7 @@ impl Net {
         self.ask(|reply| Command::Settled { root, reply }).await
     }
 
-    /// The peers whose ids are closest to a root: those that hold its provider records.
+    /// Returns the peers whose ids are closest to a root: they hold its provider records.
     ///
     /// # Errors
     /// [`NetError::Closed`].
@@ -429,12 +429,12 @@ impl Net {
         self.ask(|reply| Command::Closest { root, reply }).await
     }
 
-    /// Drops the record that says that `peer` has `root`: for a peer that withdraws its own.
+    /// Drops the provider record of `peer` for `root`, at the request of that peer.
     pub async fn drop_provider(&self, root: Cid, peer: PeerId) {
         self.tell(Command::DropProvider { root, peer }).await;
     }
 
-    /// What to keep for the next start.
+    /// Returns the state to save for the next start.
     ///
     /// # Errors
     /// [`NetError::Closed`].
