@@ -23,7 +23,7 @@ use storgo::{
         cid::{Cid, Codec},
         hash::sha1,
         seal::{Sealing, seal_chunk},
-        secret::ConvergenceSecret,
+        secret::{ConvergenceSecret, Key},
     },
     net::{IncomingStreams, Net, NetOptions},
     store::{PutMode, RootKind, RootRecord, Store, StoreOptions},
@@ -76,7 +76,7 @@ fn cut(cutter: &Cutter, mut bytes: &[u8], mut take: impl FnMut(&[u8])) {
 fn pipeline(mib: usize) -> Outcome {
     let cores = thread::available_parallelism()?.get();
     let bytes = noise(mib * MIB, 0);
-    let secret = ConvergenceSecret::random();
+    let secret = ConvergenceSecret::new(Key::new(rand::random()));
     let cutter = Cutter::new(Chunker::FastCdc, &secret);
     let sealing = Sealing::Secret(secret);
     let seal = |chunk: &[u8]| drop(seal_chunk(&sealing, chunk.to_vec()));

@@ -11,6 +11,7 @@ pub mod chunk;
 pub mod cid;
 pub mod decoder;
 pub mod encoder;
+mod entry;
 pub mod hash;
 pub mod link;
 pub mod node_block;

@@ -54,7 +54,12 @@ pub use read::{ContentKind, Opened, ReadOptions};
 pub(crate) use tree::{set_tar_mtime, tar_mtime};
 
 use crate::{
-    content::{chunk::Chunker, encoder::Metadata, seal::Sealing, secret::ConvergenceSecret},
+    content::{
+        chunk::Chunker,
+        encoder::Metadata,
+        seal::Sealing,
+        secret::{ConvergenceSecret, Key},
+    },
     fetch::Fetcher,
     net::Net,
     store::{RootKind, RootRecord, Store},
@@ -263,7 +268,11 @@ impl Node {
         kind: FileKind,
     ) -> Result<PutReport, NodeError> {
         let inner = &self.inner;
-        let secret = if options.dedup { inner.secret.clone() } else { ConvergenceSecret::random() };
+        let secret = if options.dedup {
+            inner.secret.clone()
+        } else {
+            ConvergenceSecret::new(Key::new(rand::random()))
+        };
         let sealing = if options.public { Sealing::Public } else { Sealing::Secret(secret.clone()) };
         let recipe = Recipe { sealing, chunker: options.chunker.unwrap_or(inner.options.chunker), secret };
         let upload = Arc::new(inner.store.upload());

@@ -19,7 +19,7 @@ use super::{
     output,
 };
 use crate::{
-    content::secret::ClusterKey,
+    content::secret::{ClusterKey, Key},
     node::{
         ErrorCode, NodeError,
         identity::{IDENTITY_FILE, decode, load_or_create, write_secret},
@@ -77,7 +77,7 @@ pub(super) fn init(context: &Context, cluster: bool) -> Result<(), NodeError> {
             return Err(NodeError::new(ErrorCode::BadRequest, "this node is in a cluster already")
                 .hint("bring others in with `storgo-node invite`"));
         }
-        save_cluster_key(context, &ClusterKey::random())?;
+        save_cluster_key(context, &ClusterKey::new(Key::new(rand::random())))?;
     }
     let id = describe(context)?;
     output::result(context, &id, |id| format!("{}\n", id.peer))?;

@@ -1,8 +1,5 @@
 //! From entries to a root: node blocks are made as their lists fill, so memory stays constant whatever the size.
 
-use serde::{Deserialize, Serialize};
-
-pub use super::node_block::Block;
 use super::{
     ContentError,
     link::Link,
@@ -10,74 +7,13 @@ use super::{
     seal::{Entry, Sealing},
     sealed::{self, Child, Item, Listed},
 };
+pub use super::{
+    entry::{DirEntry, EntryKind, Metadata},
+    node_block::Block,
+};
 
 /// Room left in a node block for its frame and for metadata.
 const FRAME: usize = 16 << 10;
-/// Longest name or media type in metadata, in bytes.
-const MAX_TEXT: usize = 4 << 10;
-
-/// What is said about a file or folder as a whole. It is part of the root's sealed part.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Metadata {
-    /// Its name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Plaintext bytes (of all files, for a folder). Filled in by the encoder.
-    pub size: u64,
-    /// Media type.
-    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
-    pub media_type: Option<String>,
-    /// Modification time, seconds since 1970.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mtime: Option<i64>,
-    /// Unix permission bits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mode: Option<u32>,
-    /// How it was cut.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub chunker: Option<String>,
-}
-
-impl Metadata {
-    /// Whether its texts are within bounds.
-    pub(super) fn check(&self) -> Result<(), ContentError> {
-        let texts = [&self.name, &self.media_type, &self.chunker];
-        if texts.into_iter().flatten().any(|text| text.len() > MAX_TEXT) {
-            return Err(ContentError::TooLarge("a name or media type of more than 4096 bytes"));
-        }
-        Ok(())
-    }
-}
-
-/// What an entry of a folder is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EntryKind {
-    /// A file.
-    File,
-    /// A folder.
-    Dir,
-}
-
-/// One name in a folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirEntry {
-    /// One path component.
-    pub name: String,
-    /// Root and key of what it names.
-    pub link: Link,
-    /// Length of that root block in bytes.
-    pub root_len: u32,
-    /// File or folder.
-    pub kind: EntryKind,
-    /// Plaintext bytes.
-    pub size: u64,
-    /// Modification time, seconds since 1970.
-    pub mtime: Option<i64>,
-    /// Unix permission bits.
-    pub mode: Option<u32>,
-}
-
 /// A finished root.
 #[derive(Debug, Clone)]
 pub struct Finished {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwn
 use super::{
     ContentError, MAX_CHUNK,
     cid::Cid,
-    encoder::{DirEntry, EntryKind, Metadata},
+    entry::{DirEntry, EntryKind, Metadata},
     link::Link,
     node_block::NodeKind,
     seal::Entry,

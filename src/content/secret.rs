@@ -16,14 +16,9 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 pub struct Key([u8; 32]);
 
 impl Key {
-    /// A key of these bytes.
+    /// The key with these bytes. Callers pass random bytes: this module has no randomness of its own.
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
-    }
-
-    /// A fresh key from the operating system's random numbers.
-    pub fn random() -> Self {
-        Self(rand::random())
     }
 
     /// The bytes, for a cipher or a file that only the owner can read.
@@ -67,11 +62,6 @@ impl ConvergenceSecret {
         Self(key)
     }
 
-    /// A secret that nobody shares: nothing deduplicates against it.
-    pub fn random() -> Self {
-        Self(Key::random())
-    }
-
     /// The bytes inside.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()
@@ -86,11 +76,6 @@ impl ClusterKey {
     /// The cluster key of these 32 bytes.
     pub const fn new(key: Key) -> Self {
         Self(key)
-    }
-
-    /// A new cluster.
-    pub fn random() -> Self {
-        Self(Key::random())
     }
 
     /// The bytes inside, for the file that keeps them and the invite that hands them on.

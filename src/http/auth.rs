@@ -24,13 +24,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{Door, problem::Problem, serve::Presence};
-use crate::{
-    content::secret::Key,
-    node::{
-        Node,
-        error::{ErrorCode, NodeError},
-        identity::write_secret,
-    },
+use crate::node::{
+    Node,
+    error::{ErrorCode, NodeError},
+    identity::write_secret,
 };
 pub(super) use sessions::{SESSION_TTL, Sessions};
 pub use tokens::TokenInfo;
@@ -182,7 +179,7 @@ pub fn load_or_create_token(data_dir: &Path) -> Result<String, NodeError> {
         Ok(_) => Err(NodeError::new(ErrorCode::Other, format!("{} holds no token", path.display()))
             .hint("remove the file: the node makes a new one")),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let token = BASE64URL_NOPAD.encode(Key::random().as_bytes());
+            let token = BASE64URL_NOPAD.encode(&rand::random::<[u8; 32]>());
             write_secret(&path, format!("{token}\n").as_bytes()).map_err(fail)?;
             Ok(token)
         }

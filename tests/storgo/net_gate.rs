@@ -4,10 +4,7 @@ use libp2p::{
     Multiaddr,
     futures::{AsyncReadExt, AsyncWriteExt},
 };
-use storgo::{
-    content::secret::{ClusterKey, MembershipKey},
-    net::NetEvent,
-};
+use storgo::{content::secret::MembershipKey, net::NetEvent};
 use tokio::sync::{broadcast::error::TryRecvError, mpsc};
 
 use super::net::{start, within};
@@ -16,7 +13,7 @@ const LISTEN: [&str; 4] =
     ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip6/::1/tcp/0", "/ip6/::1/udp/0/quic-v1"];
 
 fn any_cluster() -> MembershipKey {
-    ClusterKey::random().membership()
+    crate::cluster::random_key().membership()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -183,7 +183,7 @@ async fn a_file_whose_uploader_goes_away_at_its_very_end_is_known_like_any_other
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_block_is_fetched_from_another_provider_or_named() {
-    let key = storgo::content::secret::ClusterKey::random();
+    let key = crate::cluster::random_key();
     let writer = start_with(|options| options.cluster = Some(key.clone())).await;
     let addr = addr_of(&writer).await;
     let second = start_with(|options| {
@@ -255,7 +255,7 @@ async fn half_an_upload_is_no_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_dies_is_replaced_and_when_all_are_gone_the_reader_is_told_in_time() {
-    let key = storgo::content::secret::ClusterKey::random();
+    let key = crate::cluster::random_key();
     let member = |options: &mut NodeOptions| {
         options.cluster = Some(key.clone());
         options.upload_limit = Some(8 << 20);
