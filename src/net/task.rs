@@ -156,22 +156,29 @@ pub(super) async fn start(
 
 impl Task {
     async fn listen(&mut self, addrs: Vec<Multiaddr>) -> Result<(), NetError> {
-        let mut waiting: HashMap<ListenerId, Multiaddr> = HashMap::new();
-        for addr in &addrs {
-            check_free(addr)?;
-        }
+        let mut waiting: HashMap<ListenerId, (Multiaddr, io::ErrorKind)> = HashMap::new();
+        let mut checked = Vec::with_capacity(addrs.len());
         for addr in addrs {
-            let id = self.swarm.listen_on(addr.clone()).map_err(|e| NetError::Listen {
-                addr: addr.clone(),
-                kind: io_kind(&e),
-                reason: reason(&e),
-            })?;
-            waiting.insert(id, addr);
+            let kind = bind_failure(&addr);
+            if kind == Some(io::ErrorKind::AddrInUse) {
+                return Err(NetError::Listen {
+                    addr,
+                    kind: io::ErrorKind::AddrInUse,
+                    reason: "the port is in use".into(),
+                });
+            }
+            checked.push((addr, kind.unwrap_or(io::ErrorKind::Other)));
+        }
+        for (addr, kind) in checked {
+            match self.swarm.listen_on(addr.clone()) {
+                Ok(id) => drop(waiting.insert(id, (addr, kind))),
+                Err(e) => return Err(NetError::Listen { addr, kind, reason: reason(&e) }),
+            }
         }
         let deadline = Instant::now() + LISTEN_DEADLINE;
         while !waiting.is_empty() {
             let Ok(event) = tokio::time::timeout_at(deadline, self.swarm.select_next_some()).await else {
-                let addr = waiting.into_values().next().unwrap_or_else(Multiaddr::empty);
+                let addr = waiting.into_values().next().map_or_else(Multiaddr::empty, |(addr, _)| addr);
                 return Err(NetError::Listen {
                     addr,
                     kind: io::ErrorKind::TimedOut,
@@ -181,8 +188,8 @@ impl Task {
             match &event {
                 SwarmEvent::NewListenAddr { listener_id, .. } => drop(waiting.remove(listener_id)),
                 SwarmEvent::ListenerClosed { listener_id, reason: Err(e), .. } => {
-                    if let Some(addr) = waiting.remove(listener_id) {
-                        return Err(NetError::Listen { addr, kind: io_kind(e), reason: e.to_string() });
+                    if let Some((addr, kind)) = waiting.remove(listener_id) {
+                        return Err(NetError::Listen { addr, kind, reason: e.to_string() });
                     }
                 }
                 _ => {}
@@ -363,41 +370,21 @@ fn reason(error: &dyn std::error::Error) -> String {
     bottom.to_string()
 }
 
-/// Returns the kind of the innermost I/O error: transports wrap the one of the system in others.
-fn io_kind(error: &(dyn std::error::Error + 'static)) -> io::ErrorKind {
-    let (mut kind, mut next) = (io::ErrorKind::Other, Some(error));
-    while let Some(error) = next {
-        next = if let Some(error) = error.downcast_ref::<io::Error>() {
-            kind = error.kind();
-            error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static))
-        } else {
-            error.source()
-        };
-    }
-    kind
-}
-
-/// Listeners share ports on purpose (hole punching needs it), so two nodes could sit on one port and each get half of
-/// the callers. A plain bind tells whether anybody is there.
-fn check_free(addr: &Multiaddr) -> Result<(), NetError> {
+/// Returns why a plain bind to an address fails. Listeners share ports on purpose (hole punching needs it), so two nodes
+/// could listen on one port and each get half of the connections; and the transports hide the kind of the system's error.
+fn bind_failure(addr: &Multiaddr) -> Option<io::ErrorKind> {
     use libp2p::multiaddr::Protocol;
 
     let mut parts = addr.iter();
     let ip = match parts.next() {
         Some(Protocol::Ip4(ip)) => std::net::IpAddr::from(ip),
         Some(Protocol::Ip6(ip)) => std::net::IpAddr::from(ip),
-        _ => return Ok(()),
+        _ => return None,
     };
     let bound = match parts.next() {
         Some(Protocol::Tcp(port)) if port > 0 => std::net::TcpListener::bind((ip, port)).map(drop),
         Some(Protocol::Udp(port)) if port > 0 => std::net::UdpSocket::bind((ip, port)).map(drop),
         _ => Ok(()),
     };
-    match bound {
-        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-            Err(NetError::Listen { addr: addr.clone(), kind: e.kind(), reason: "the port is in use".into() })
-        }
-        // Anything else is better told by who really listens.
-        _ => Ok(()),
-    }
+    bound.err().map(|e| e.kind())
 }

@@ -353,7 +353,8 @@ impl From<NetError> for NodeError {
     fn from(error: NetError) -> Self {
         let message = error.to_string();
         match error {
-            NetError::Listen { kind: io::ErrorKind::AddrInUse, .. } => Self::new(ErrorCode::Other, message).reason(Reason::PortInUse)
+            NetError::Listen { kind: io::ErrorKind::AddrInUse, .. } => Self::new(ErrorCode::Other, message)
+                .reason(Reason::PortInUse)
                 .hint("another program has this port; choose others with `--listen`, for example /ip4/0.0.0.0/tcp/0"),
             NetError::Listen { kind: io::ErrorKind::PermissionDenied, .. } => {
                 Self::new(ErrorCode::Denied, message)
