@@ -22,8 +22,7 @@ def make_files(folder):
     subprocess.run([*source, "-frames:v", "1", picture], check=True)
     album = folder / "summer by the lake"
     album.mkdir()
-    for number in range(6):
-        shutil.copy(picture, album / f"lake {number + 1}.png")
+    subprocess.run([*source, "-frames:v", "6", album / "lake %d.png"], check=True)
     texts = {"recipe for bread.txt": "Flour, water, salt, time.\n", "minutes of the meeting.md": "# Minutes\n\nAll agreed.\n", "accounts 2026.csv": "month,sum\n1,20\n"}
     for name, text in texts.items():
         (folder / name).write_text(text * 40)
