@@ -178,7 +178,7 @@ impl ProviderRecords {
         }
     }
 
-    /// Records of others, to be read again by [`Records::restore`] after a restart.
+    /// Records of others, to be read again by [`ProviderRecords::restore`] after a restart.
     pub(super) fn snapshot(&self, now: Instant) -> Vec<u8> {
         let records: Vec<Saved> = self
             .others
