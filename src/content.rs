@@ -18,6 +18,7 @@ pub mod node_block;
 pub mod seal;
 mod sealed;
 pub mod secret;
+pub(crate) mod tar_time;
 
 /// Longest data block, in bytes: the longest chunk.
 pub const MAX_CHUNK: usize = (2 << 20) - (64 << 10);

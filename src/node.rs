@@ -1,176 +1,195 @@
-//! The node: the one place where content, store and network meet.
+//! The node: the one composition of content, store and network.
 //!
-//! [`Node`] is a cheap handle on a running node. Doors (command line, HTTP, a program that embeds storgo) call it
-//! and nothing below it.
+//! [`Node`] is a cheap handle to a running node, and a facade: each of its methods belongs to a service in a file of its own,
+//! which has only the handles that it needs. Doors (command line, HTTP, a program that embeds storgo) call [`Node`] and nothing
+//! below it.
 //!
 //! ```text
-//! put   reader ─ put::Sealer (cut, seal, write, sync) ─▶ Store ─ commit ─▶ Net::provide
-//! get   link ─ open (root block) ─ read (blocks in order, checked, decrypted) ─▶ stream of bytes
-//!                    └───────────── Fetcher: the store first, then providers
+//! put   reader ─ put::sealer (cut, seal, write, sync) ─▶ Store ─ commit ─▶ announcements
+//! get   link ─ lookup ─▶ read (root block, then blocks in order, checked, decrypted) ─▶ stream of bytes
+//!                              └───────────── Fetcher: the store first, then providers
 //! ```
-//! Work that goes on by itself (collection, checking stored blocks, saving what the network knows) is in `chores`.
+//!
+//! | service | does |
+//! |---|---|
+//! | `put` | stores files and folders |
+//! | `read` | opens links and streams plaintext |
+//! | `files`, `listing`, `lookup` | describe, list, find and remove files |
+//! | `health`, `repair`, `scrub`, `damage_cache` | find and fetch damaged and missing blocks |
+//! | `announcements`, `withdrawals` | tell the DHT which files are here |
+//! | `collector` | removes blocks that no file needs |
+//! | `jobs` | runs the periodic work of the services |
 
-mod chores;
+mod announcements;
+mod clock;
+mod collector;
+mod damage_cache;
 pub mod error;
+mod files;
+mod handles;
 mod health;
 pub mod identity;
-mod input;
 pub mod invite;
+mod jobs;
 mod listing;
 mod lookup;
+mod network;
 mod options;
 mod peers;
-mod pool;
 mod put;
 mod read;
-mod records;
+mod repair;
 pub mod report;
 mod scrub;
-mod start;
-mod tree;
+mod services;
+mod status;
 mod withdrawals;
 
 use std::{
     io,
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    sync::{Arc, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::Stream;
-use tokio::{
-    io::AsyncRead,
-    sync::{Semaphore, SemaphorePermit, broadcast},
+use libp2p::{Multiaddr, PeerId};
+use tokio::{io::AsyncRead, sync::broadcast};
+use tokio_util::{io::ReaderStream, sync::CancellationToken};
+
+pub use self::{
+    error::{ErrorCode, NodeError, Reason},
+    listing::{ListOptions, Sort, Whole},
+    lookup::Reference,
+    options::NodeOptions,
+    put::{MAX_NAME, PutOptions, check_name},
+    read::{ContentKind, Opened, ReadOptions},
 };
-use tokio_util::{io::ReaderStream, sync::CancellationToken, task::TaskTracker};
-
-pub use error::{ErrorCode, NodeError, Reason};
-pub use listing::{ListOptions, Sort, Whole};
-pub use lookup::Reference;
-pub use options::NodeOptions;
-pub use read::{ContentKind, Opened, ReadOptions};
-pub(crate) use tree::{set_tar_mtime, tar_mtime};
-
-use crate::{
-    content::{
-        chunk::Chunker,
-        encoder::Metadata,
-        seal::Sealing,
-        secret::{ConvergenceSecret, Key},
+use self::{
+    invite::Invite,
+    network::Network,
+    put::PIECE,
+    report::{
+        BlockList, EntryList, Event, FileInfo, FileKind, FileList, GcReport, HealthReport, PeerReport,
+        Placement, PutReport, RemoveReport, RepairReport, Status, VerifyReport,
     },
-    fetch::Fetcher,
-    net::Net,
-    store::{RootKind, RootRecord, Store},
-    transfer::Counters,
+    services::Services,
 };
-use pool::Pool;
-use put::{Recipe, Sealer, Tally};
-use report::{Event, FileKind, PutReport, Redundancy};
+pub(crate) use self::{put::UploadPermit as Place, services::HttpDoor};
+pub(crate) use crate::content::tar_time::{mtime as tar_mtime, set_mtime as set_tar_mtime};
+use crate::content::{cid::Cid, link::Link};
 
-/// A running node. Clones are handles on the same node; it runs until [`Node::shutdown`].
+/// How long shutdown waits for tasks to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A running node. Clones are handles to the same node, which runs until [`Node::shutdown`].
 #[derive(Clone)]
 pub struct Node {
-    inner: Arc<Inner>,
+    services: Arc<Services>,
 }
 
-struct Inner {
-    options: NodeOptions,
-    peer: libp2p::PeerId,
-    secret: ConvergenceSecret,
-    store: Store,
-    /// Absent in a node that was started offline.
-    network: Option<Network>,
-    pool: Pool,
-    /// Uploads that may cut and seal at a time; the others wait, and hold no memory.
-    uploads: Semaphore,
-    /// The same for those whose bytes are on this disk: no slow sender keeps them waiting.
-    local_uploads: Semaphore,
-    events: broadcast::Sender<Event>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-    started: Instant,
-    http: Mutex<Option<HttpDoor>>,
-    /// Held while the noted withdrawals are changed.
-    withdrawing: tokio::sync::Mutex<()>,
-    /// What was found out of damaged files, for a while.
-    census: health::Census,
-    said: Mutex<peers::Said>,
-    /// A file was removed that had just been announced.
-    withdrawn: tokio::sync::Notify,
-}
-
-/// Where the API is served.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct HttpDoor {
-    pub(crate) addr: SocketAddr,
-    pub(crate) tls: bool,
-}
-
-struct Network {
-    net: Net,
-    fetcher: Fetcher,
-    counters: Arc<Counters>,
-    /// Version of the provider records that were last saved.
-    saved: Mutex<Option<u64>>,
-}
-
-/// How a file is stored.
-#[derive(Debug, Clone)]
-pub struct PutOptions {
-    /// The file's name; not unique, may be absent.
-    pub name: Option<String>,
-    /// Store it without encryption, for everyone.
-    pub public: bool,
-    /// Share equal blocks with other files. Without it, nobody can tell that two files are equal.
-    pub dedup: bool,
-    /// How the file is cut; none: as the node is set.
-    pub chunker: Option<Chunker>,
-    /// Media type; none: guessed from the name.
-    pub media_type: Option<String>,
-    /// Modification time, seconds since 1970.
-    pub mtime: Option<i64>,
-    /// Unix permission bits.
-    pub mode: Option<u32>,
-}
-
-impl Default for PutOptions {
-    fn default() -> Self {
-        Self {
-            name: None,
-            public: false,
-            dedup: true,
-            chunker: None,
-            media_type: None,
-            mtime: None,
-            mode: None,
-        }
-    }
-}
-
-impl PutOptions {
-    /// Default options with a name.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self { name: Some(name.into()), ..Self::default() }
-    }
-}
-
-/// The right to store something; given back when dropped.
-pub(crate) struct Place<'a> {
-    _permit: SemaphorePermit<'a>,
-}
-
+/// Starting, stopping and observing a node.
 impl Node {
-    /// Stores everything that `input` yields, as one file.
-    ///
-    /// When this returns, all of it is on disk, synced, and listed; its announcement to other nodes is on its way
-    /// (see [`Node::placement`]).
+    /// Opens the data directory, joins the network, and announces the kept files.
     ///
     /// # Errors
-    /// [`ErrorCode::BadRequest`] for a name that [`check_name`] refuses, [`ErrorCode::NoSpace`] for a full disk or quota, [`ErrorCode::Collision`] for crafted public data, and
-    /// [`ErrorCode::Other`] where `input` fails. No file is listed then. Blocks already written are taken back where
-    /// there was no room for all of them; else they are found again by the next try, or collected after the grace period.
+    /// [`ErrorCode::Locked`] if another process uses the data directory; [`ErrorCode::Other`] if the data directory cannot be
+    /// used or an address cannot be listened on.
+    pub async fn start(options: NodeOptions) -> Result<Self, NodeError> {
+        let services = Arc::new(Services::start(options).await?);
+        if services.network.is_some() {
+            jobs::start(&services);
+        }
+        Ok(Self { services })
+    }
+
+    /// Stops the node: tasks end or are cut off, peers and provider records are saved. Nothing acknowledged is lost, even if
+    /// the process ends without this.
+    pub async fn shutdown(&self) {
+        let services = &self.services;
+        let ended = futures::future::join(services.tasks.stop(), services.save_network(true));
+        if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
+            tracing::warn!("some tasks did not end in time and are cut off");
+        }
+        if let Some(network) = &services.network {
+            network.net.shutdown().await;
+        }
+    }
+
+    /// Returns a stream of the events from now on. A receiver that is too slow learns how many events it missed.
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.services.events.subscribe()
+    }
+
+    /// Returns the data directory.
+    pub fn data_dir(&self) -> &Path {
+        &self.services.options.data_dir
+    }
+
+    /// Returns the peer id of this node.
+    pub fn peer_id(&self) -> PeerId {
+        self.services.peer
+    }
+
+    /// Whether the node was started without a network.
+    pub fn is_offline(&self) -> bool {
+        self.services.network.is_none()
+    }
+
+    /// Returns a token that is cancelled when the node begins to stop.
+    pub fn stopping(&self) -> CancellationToken {
+        self.services.tasks.stop_token().clone()
+    }
+
+    /// Runs a task of a door. [`Node::shutdown`] waits for it, so it must end soon after [`Node::stopping`] is cancelled.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.services.tasks.spawn(task);
+    }
+
+    /// Sets where the HTTP API is served, for `status`, and where it takes calls of the command line, for the lock file.
+    pub(crate) fn set_http(&self, endpoint: HttpDoor, commands: SocketAddr) -> Result<(), NodeError> {
+        *self.services.http.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint);
+        Ok(self.services.store.get().set_lock_note(&commands.to_string())?)
+    }
+
+    /// Returns where the HTTP API is served.
+    pub(crate) fn http(&self) -> Option<HttpDoor> {
+        self.services.http()
+    }
+
+    /// Returns the small value that a door has stored under `name`.
+    pub(crate) async fn meta(&self, name: &'static str) -> Result<Option<Vec<u8>>, NodeError> {
+        self.services.store.meta(name).await
+    }
+
+    /// Stores a small value of a door durably under `name`.
+    pub(crate) async fn set_meta(&self, name: &'static str, value: Vec<u8>) -> Result<(), NodeError> {
+        self.services.store.set_meta(name, value).await
+    }
+
+    /// Returns the status of the node.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn status(&self) -> Result<Status, NodeError> {
+        self.services.status().await
+    }
+}
+
+/// Storing and reading.
+impl Node {
+    /// Stores everything that `input` yields as one file.
+    ///
+    /// When this returns, the file is on disk, synced, and listed. Its announcement to other nodes is queued (see
+    /// [`Node::placement`]).
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadRequest`] for a name that [`check_name`] refuses, [`ErrorCode::NoSpace`] for a full disk or quota,
+    /// [`ErrorCode::Collision`] for crafted public data, and [`ErrorCode::Other`] if `input` fails. No file is listed then.
+    /// Blocks that were written are released at once if the disk or quota is full; otherwise the next attempt reuses them, or
+    /// they are collected after the grace period.
     ///
     /// # Example
     /// ```no_run
@@ -187,266 +206,271 @@ impl Node {
         input: impl AsyncRead + Unpin + Send,
         options: PutOptions,
     ) -> Result<PutReport, NodeError> {
-        self.put_stream(ReaderStream::with_capacity(input, input::PIECE), options, FileKind::File).await
+        self.put_stream(ReaderStream::with_capacity(input, PIECE), options, FileKind::File).await
     }
 
-    /// Stores the folder that `input` carries as a tar stream. See [`Node::put`].
+    /// Stores the folder in the tar stream `input`. See [`Node::put`].
     ///
     /// # Errors
-    /// As [`Node::put`]; and [`ErrorCode::BadRequest`] for a broken stream, a path that leaves its folder, a name that
-    /// is not UTF-8 or is there twice, and anything that is neither a regular file nor a folder.
+    /// Those of [`Node::put`]; [`ErrorCode::BadRequest`] for an invalid stream, a path that leads out of the folder, a name that
+    /// is not UTF-8 or occurs twice, and entries that are neither regular files nor folders.
     pub async fn put_tree(
         &self,
         input: impl AsyncRead + Unpin + Send,
         options: PutOptions,
     ) -> Result<PutReport, NodeError> {
-        self.put_stream(ReaderStream::with_capacity(input, input::PIECE), options, FileKind::Dir).await
+        self.put_stream(ReaderStream::with_capacity(input, PIECE), options, FileKind::Dir).await
     }
 
-    /// [`Node::put`] (or, for a folder, [`Node::put_tree`]) for bytes that arrive in pieces: nothing is copied on the
-    /// way to where the file is cut.
+    /// [`Node::put`] (or [`Node::put_tree`] for a folder) of bytes that arrive in pieces, which are not copied before they are
+    /// cut.
     ///
     /// # Errors
-    /// As [`Node::put`].
+    /// Those of [`Node::put`].
     pub async fn put_stream(
         &self,
         input: impl Stream<Item = io::Result<Bytes>> + Send,
         options: PutOptions,
         kind: FileKind,
     ) -> Result<PutReport, NodeError> {
-        self.check_running()?;
+        self.services.tasks.check_running()?;
         check_name(options.name.as_deref())?;
-        let place = self.place().await?;
-        self.put_in(&place, input, options, kind).await
+        let permit = self.place().await?;
+        self.put_in(&permit, input, options, kind).await
     }
 
-    /// A place among those who store what comes from elsewhere, as fast as it comes.
+    /// Waits for a permit to store data that arrives over a connection.
     pub(crate) async fn place(&self) -> Result<Place<'_>, NodeError> {
-        let permit = self.inner.uploads.acquire().await;
-        permit.map(|permit| Place { _permit: permit }).map_err(|_| NodeError::shutting_down())
+        self.services.puts.permit(false).await
     }
 
-    /// A place among those who store what is on this disk already.
+    /// Waits for a permit to store data that is on this disk.
     pub(crate) async fn local_place(&self) -> Result<Place<'_>, NodeError> {
-        let permit = self.inner.local_uploads.acquire().await;
-        permit.map(|permit| Place { _permit: permit }).map_err(|_| NodeError::shutting_down())
+        self.services.puts.permit(true).await
     }
 
-    /// [`Node::put_stream`] for whoever has a place already.
+    /// [`Node::put_stream`] for a caller that has a permit.
     pub(crate) async fn put_in(
         &self,
-        _place: &Place<'_>,
+        permit: &Place<'_>,
         input: impl Stream<Item = io::Result<Bytes>> + Send,
-        mut options: PutOptions,
-        kind: FileKind,
-    ) -> Result<PutReport, NodeError> {
-        self.check_running()?;
-        check_name(options.name.as_deref())?;
-        // Nobody could ask for it: an empty name is none.
-        options.name = options.name.filter(|name| !name.is_empty());
-        let (pipe, mut reader) = input::pipe();
-        let node = self.clone();
-        // An upload that is cut off still says what becomes of its blocks: the node waits for it.
-        let sealing = self.inner.tasks.spawn_blocking(move || node.seal(&mut reader, options, kind));
-        let node = self.clone();
-        // And one whose uploader goes away at its very end is stored all the same, and known like any other.
-        let stored = self.inner.tasks.spawn(async move {
-            let report = sealing.await.map_err(|_| NodeError::lost_worker())??;
-            node.announce(&report.cid).await;
-            node.emit(Event::Stored { cid: report.cid, size: report.size });
-            Ok(report)
-        });
-        pipe.fill(input).await;
-        stored.await.map_err(|_| NodeError::lost_worker())?
-    }
-
-    /// The part of a put that computes and writes: for a thread that may block.
-    fn seal(
-        &self,
-        input: &mut dyn io::Read,
         options: PutOptions,
         kind: FileKind,
     ) -> Result<PutReport, NodeError> {
-        let inner = &self.inner;
-        let secret = if options.dedup {
-            inner.secret.clone()
-        } else {
-            ConvergenceSecret::new(Key::new(rand::random()))
-        };
-        let sealing = if options.public { Sealing::Public } else { Sealing::Secret(secret.clone()) };
-        let recipe = Recipe { sealing, chunker: options.chunker.unwrap_or(inner.options.chunker), secret };
-        let upload = Arc::new(inner.store.upload());
-        let mut sealer =
-            Sealer { recipe, upload: Arc::clone(&upload), pool: inner.pool.clone(), tally: Tally::default() };
-        let media_type = match (&options.media_type, &options.name, kind) {
-            (None, Some(name), FileKind::File) => mime_guess::from_path(name).first_raw().map(String::from),
-            (given, ..) => given.clone(),
-        };
-        let metadata = Metadata {
-            name: options.name.clone(),
-            media_type: media_type.clone(),
-            mtime: options.mtime,
-            mode: options.mode,
-            ..Metadata::default()
-        };
-        let finished = match kind {
-            FileKind::File => sealer.file(input, metadata)?,
-            FileKind::Dir => tree::store(&mut sealer, input, metadata)?,
-        };
-        let Tally { new_blocks, blocks, stored_len } = sealer.tally;
-        upload.commit(RootRecord {
-            cid: finished.link.cid,
-            key: finished.link.key.clone(),
-            kind: kind.into(),
-            name: options.name.clone(),
-            size: finished.size,
-            blocks,
-            stored_len,
-            media_type,
-            created: unix_micros(),
-            pinned: true,
-            owner: inner.peer.to_bytes(),
-            public: options.public,
-        })?;
-        Ok(PutReport {
-            cid: finished.link.cid,
-            link: finished.link.to_string(),
-            name: options.name,
-            kind,
-            size: finished.size,
-            blocks,
-            new_blocks,
-            redundancy: Redundancy { copies: 1 },
-        })
+        self.services.puts.put(permit, input, options, kind).await
     }
 
-    /// What happens from now on. A receiver that is too slow is told how many events it missed.
-    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.inner.events.subscribe()
+    /// Opens a file for reading: finds its root block here or at a provider, and decrypts it.
+    ///
+    /// `timeout` limits the time without progress, now and while reading; `None` means the setting of the node.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] if nobody has it, [`ErrorCode::Timeout`], [`ErrorCode::Denied`] if the key is missing,
+    /// [`ErrorCode::Integrity`] if the key or the block is wrong.
+    pub async fn open(&self, reference: &Reference, timeout: Option<Duration>) -> Result<Opened, NodeError> {
+        let found = self.services.lookup.find(reference).await?;
+        self.services.reads.open(&found.link, timeout).await
     }
 
-    /// The data directory.
-    pub fn data_dir(&self) -> &Path {
-        &self.inner.options.data_dir
+    /// Opens a link and remembers its key, so that the file can be read here by its CID alone. The file is not fetched, kept or
+    /// announced.
+    ///
+    /// # Errors
+    /// Those of [`Node::open`].
+    pub async fn open_link(&self, link: &Link) -> Result<FileInfo, NodeError> {
+        self.services.files.open_link(link).await
     }
 
-    /// This node's peer id.
-    pub fn peer_id(&self) -> libp2p::PeerId {
-        self.inner.peer
+    /// Returns one block as it is stored here.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] if it is not here, [`ErrorCode::Integrity`] if it is damaged.
+    pub async fn block(&self, cid: &Cid) -> Result<Vec<u8>, NodeError> {
+        self.services.files.block(*cid).await
+    }
+}
+
+/// Files of this node.
+impl Node {
+    /// Describes a file; with `providers`, also lists the peers that announce it. A file that is not known here is looked for in
+    /// the network.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] and [`ErrorCode::Timeout`] if nobody has it.
+    pub async fn info(&self, reference: &Reference, providers: bool) -> Result<FileInfo, NodeError> {
+        self.services.files.info(reference, providers).await
     }
 
-    /// Whether it was started without a network.
-    pub fn is_offline(&self) -> bool {
-        self.inner.network.is_none()
-    }
-
-    /// Cancelled when the node begins to stop.
-    pub fn stopping(&self) -> CancellationToken {
-        self.inner.stop.clone()
-    }
-
-    /// Runs a task that belongs to this node: [`Node::shutdown`] waits for it, so it must heed [`Node::stopping`].
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.inner.tasks.spawn(task);
-    }
-
-    /// Notes where the API is served, for `status`, and where it takes the command line's calls.
-    pub(crate) fn set_http(&self, door: HttpDoor, commands: SocketAddr) -> Result<(), NodeError> {
-        *self.inner.http.lock().unwrap_or_else(PoisonError::into_inner) = Some(door);
-        Ok(self.inner.store.set_lock_note(&commands.to_string())?)
-    }
-
-    /// Where the API is served.
-    pub(crate) fn http(&self) -> Option<HttpDoor> {
-        *self.inner.http.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A small value of a door, by name.
-    pub(crate) async fn meta(&self, name: &'static str) -> Result<Option<Vec<u8>>, NodeError> {
-        self.blocking(move |store| Ok(store.meta(name)?)).await
-    }
-
-    /// Keeps a small value of a door, durably.
-    pub(crate) async fn set_meta(&self, name: &'static str, value: Vec<u8>) -> Result<(), NodeError> {
-        self.blocking(move |store| Ok(store.set_meta(name, &value)?)).await
-    }
-
-    fn emit(&self, event: Event) {
-        // Nobody listens: that is no error.
-        drop(self.inner.events.send(event));
-    }
-
-    fn check_running(&self) -> Result<(), NodeError> {
-        if self.inner.stop.is_cancelled() { Err(NodeError::shutting_down()) } else { Ok(()) }
-    }
-
-    fn network(&self) -> Result<&Network, NodeError> {
-        self.inner.network.as_ref().ok_or_else(|| {
-            NodeError::new(ErrorCode::Unreachable, "this node was started without a network")
-                .reason(Reason::Offline)
-                .hint("start a node with `storgo-node run`")
-        })
-    }
-
-    /// Runs `work` on a thread that may block.
-    async fn blocking<T: Send + 'static>(
+    /// Lists a page of the entries of a folder: `limit` of them, after the first `cursor`, which are not read.
+    ///
+    /// # Errors
+    /// Those of [`Node::open`]; [`ErrorCode::BadRequest`] for a file.
+    pub async fn entries(
         &self,
-        work: impl FnOnce(&Store) -> Result<T, NodeError> + Send + 'static,
-    ) -> Result<T, NodeError> {
-        let store = self.inner.store.clone();
-        tokio::task::spawn_blocking(move || work(&store)).await.map_err(|_| NodeError::lost_worker())?
+        reference: &Reference,
+        cursor: u64,
+        limit: usize,
+    ) -> Result<EntryList, NodeError> {
+        self.services.files.entries(reference, cursor, limit).await
+    }
+
+    /// Lists a page of the files known here.
+    ///
+    /// Each order is read from an index. A query reads every name, and the records of the matching files only.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadRequest`] for a cursor of another list, and those of the store.
+    pub async fn list(&self, options: ListOptions) -> Result<FileList, NodeError> {
+        self.services.listing.files(options).await
+    }
+
+    /// Lists a page of the blocks of a file in preorder, the root first: at most `limit`, after the first `cursor`. Blocks below
+    /// a node block that is not here are not listed.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] if the root block is not here.
+    pub async fn blocks(
+        &self,
+        reference: &Reference,
+        cursor: u64,
+        limit: usize,
+    ) -> Result<BlockList, NodeError> {
+        let found = self.services.lookup.find(reference).await?;
+        self.services.listing.blocks(found.link.cid, cursor, limit).await
+    }
+
+    /// Removes a file from this node and withdraws its announcement. Its blocks are freed when no other file uses them and the
+    /// grace period is over. Peers that cannot be told now are told when they connect, also after a restart.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] if the file is not here, [`ErrorCode::BadRequest`] if several files have the name.
+    pub async fn remove(&self, reference: &Reference) -> Result<RemoveReport, NodeError> {
+        let found = self.services.lookup.find(reference).await?.unambiguous()?;
+        self.services.files.remove(found).await
+    }
+
+    /// [`Node::remove`]; removes the newest of several files of one name.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] if the file is not here.
+    pub async fn remove_newest(&self, reference: &Reference) -> Result<RemoveReport, NodeError> {
+        self.services.files.remove(self.services.lookup.find(reference).await?).await
+    }
+
+    /// Removes unreferenced blocks whose grace period is over.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn collect(&self) -> Result<GcReport, NodeError> {
+        self.services.collector.collect().await
+    }
+
+    /// Removes all unreferenced blocks, regardless of the grace period, and the blocks of interrupted uploads.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn purge(&self) -> Result<GcReport, NodeError> {
+        self.services.collector.purge().await
     }
 }
 
-/// Longest name of a file, bytes: as long as file systems take, so that whoever gets it can write it.
-pub const MAX_NAME: usize = 255;
-
-/// Refuses a name that nobody could give to a file.
-///
-/// # Errors
-/// [`ErrorCode::BadRequest`].
-pub fn check_name(name: Option<&str>) -> Result<(), NodeError> {
-    let name = name.unwrap_or_default();
-    if name.len() > MAX_NAME {
-        let message = format!("a name of {} bytes is too long: {MAX_NAME} at most", name.len());
-        return Err(NodeError::new(ErrorCode::BadRequest, message)
-            .reason(Reason::NameTooLong)
-            .hint("choose a shorter one"));
+/// The health of files.
+impl Node {
+    /// Reports which blocks of a file are here, which nodes have the others, and how many of these nodes may be lost.
+    ///
+    /// Peers that announce the file and connected peers are asked now. A peer that does not answer within seconds is not
+    /// counted. No block is read: [`Node::verify`] does that.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] if the file is known neither here nor anywhere else; [`ErrorCode::Timeout`] if its providers do not
+    /// answer.
+    pub async fn health(&self, reference: &Reference) -> Result<HealthReport, NodeError> {
+        let found = self.services.lookup.find(reference).await?;
+        self.services.health.report(found).await
     }
-    if name.contains('\0') {
-        return Err(NodeError::new(ErrorCode::BadRequest, "a name has no NUL character in it")
-            .reason(Reason::NameHasNul)
-            .hint("no file system takes one: choose another name"));
-    }
-    Ok(())
-}
 
-impl From<FileKind> for RootKind {
-    fn from(kind: FileKind) -> Self {
-        match kind {
-            FileKind::File => Self::File,
-            FileKind::Dir => Self::Dir,
+    /// Lists a page of the blocks of a file with the number of nodes that have each, counted as in [`Node::health`].
+    ///
+    /// # Errors
+    /// [`ErrorCode::Timeout`] if the node blocks of the file do not arrive in time.
+    pub async fn block_holders(
+        &self,
+        reference: &Reference,
+        cursor: u64,
+        limit: usize,
+    ) -> Result<BlockList, NodeError> {
+        let found = self.services.lookup.find(reference).await?;
+        self.services.health.block_holders(found.link.cid, cursor, limit).await
+    }
+
+    /// Reads and hashes the blocks of a file, or all blocks. Moves damaged blocks to quarantine, and fetches damaged and missing
+    /// ones from peers.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] if the file is not kept here. Damage is not an error: the report lists it.
+    pub async fn verify(&self, reference: Option<&Reference>) -> Result<VerifyReport, NodeError> {
+        let root = self.kept_root(reference).await?;
+        self.services.repairs.verify(root).await
+    }
+
+    /// Fetches the missing blocks of a file, or of all kept files, from peers. Always counts anew what is missing.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] if the file is not kept here; [`ErrorCode::NoSpace`] and other errors of the store if a fetched
+    /// block cannot be stored. Blocks that stay missing are not an error: the report lists them.
+    pub async fn repair(&self, reference: Option<&Reference>) -> Result<RepairReport, NodeError> {
+        let root = self.kept_root(reference).await?;
+        self.services.repairs.repair(root).await
+    }
+
+    async fn kept_root(&self, reference: Option<&Reference>) -> Result<Option<Cid>, NodeError> {
+        match reference {
+            Some(reference) => Ok(Some(self.services.lookup.find(reference).await?.kept()?)),
+            None => Ok(None),
         }
     }
 }
 
-impl From<RootKind> for FileKind {
-    fn from(kind: RootKind) -> Self {
-        match kind {
-            RootKind::File => Self::File,
-            RootKind::Dir => Self::Dir,
-        }
+/// The network.
+impl Node {
+    /// Returns how far the announcement of a file has come; waits up to `wait` for its end.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] if the file is not kept here.
+    pub async fn placement(&self, reference: &Reference, wait: Duration) -> Result<Placement, NodeError> {
+        let cid = self.services.lookup.find(reference).await?.kept()?;
+        self.services.announcements.placement(cid, wait).await
     }
-}
 
-/// Seconds since 1970.
-fn unix_s() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
-}
+    /// Lists the connected peers. Asks each for its status, at most every 30 s and for at most 1 s.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Unreachable`] in a node without a network.
+    pub async fn peers(&self) -> Result<Vec<PeerReport>, NodeError> {
+        self.services.peers.list(self.services.network.as_ref()).await
+    }
 
-/// Microseconds since 1970: fine enough that the newest of several files with one name is the newest.
-fn unix_micros() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
+    /// Connects to an address, with or without `/p2p/…`. Returns the id of the peer there.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Unreachable`].
+    pub async fn connect(&self, addr: Multiaddr) -> Result<String, NodeError> {
+        Ok(Network::require(self.services.network.as_ref())?.net.connect(addr).await?.to_string())
+    }
+
+    /// Returns the line that brings another machine into the cluster of this node.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadRequest`] if it is in no cluster.
+    pub async fn invite(&self) -> Result<String, NodeError> {
+        let options = &self.services.options;
+        let Some(key) = &options.cluster else {
+            return Err(NodeError::new(ErrorCode::BadRequest, "this node is in no cluster")
+                .reason(Reason::NoCluster)
+                .hint("make one with `storgo-node init --cluster`, then start the node again"));
+        };
+        let mut addrs: Vec<String> = options.external.iter().map(ToString::to_string).collect();
+        addrs.extend(self.status().await?.listen);
+        Ok(Invite::new(key, addrs).line())
+    }
 }

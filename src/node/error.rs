@@ -4,7 +4,12 @@ use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{content::ContentError, fetch::FetchError, net::NetError, store::StoreError};
+use crate::{
+    content::{ContentError, cid::Cid},
+    fetch::FetchError,
+    net::NetError,
+    store::StoreError,
+};
 
 /// What went wrong, as every door names it. The names are part of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -261,15 +266,20 @@ impl fmt::Display for NodeError {
 impl std::error::Error for NodeError {}
 
 impl NodeError {
-    /// The node is on its way down.
+    /// The node is stopping.
     pub(super) fn shutting_down() -> Self {
         Self::new(ErrorCode::ShuttingDown, "the node is stopping")
             .hint("start it again and repeat the request")
     }
 
-    /// A thread of ours panicked: a bug, said as such.
-    pub(super) fn lost_worker() -> Self {
-        Self::new(ErrorCode::Other, "a worker of this node failed")
+    /// This node does not keep the file.
+    pub(super) fn not_kept(root: &Cid) -> Self {
+        Self::new(ErrorCode::NotFound, format!("{root} is not kept on this node")).reason(Reason::NotKept)
+    }
+
+    /// A thread of this node panicked, which is a bug.
+    pub(super) fn worker_failed() -> Self {
+        Self::new(ErrorCode::Other, "a thread of this node panicked")
             .reason(Reason::WorkerFailed)
             .hint("the node's log says where; please report it")
     }

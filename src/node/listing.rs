@@ -6,10 +6,9 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Node, Reference,
+    damage_cache::DamageCache,
     error::{ErrorCode, NodeError, Reason},
-    lookup::Found,
-    records::describe,
+    handles::BlockingStore,
     report::{BlockInfo, BlockKind, BlockList, FileInfo, FileList},
 };
 use crate::{
@@ -134,40 +133,30 @@ impl Best {
     }
 }
 
-impl Node {
-    /// A page of the files known here.
-    ///
-    /// Each order is read from the index where it stands. A query looks at every name, and at the records of those files
-    /// alone that match it.
-    ///
-    /// # Errors
-    /// [`ErrorCode::BadRequest`] for a cursor that belongs to another list, and those of the store.
-    pub async fn list(&self, options: ListOptions) -> Result<FileList, NodeError> {
+/// Lists files and blocks, page by page.
+pub(super) struct Listing {
+    pub(super) store: BlockingStore,
+    pub(super) damage: DamageCache,
+}
+
+impl Listing {
+    /// Lists a page of the files known here.
+    pub(super) async fn files(&self, options: ListOptions) -> Result<FileList, NodeError> {
         let after = options.cursor.as_deref().map(parse_cursor).transpose()?;
-        let count = match options.health {
+        let summary = match options.health {
             Whole::All => None,
-            _ => Some(self.census().await?),
+            _ => Some(self.damage.summary().await?),
         };
-        let kept = count.as_ref().map(|count| count.kept);
-        let damaged = count.map(|count| count.damaged);
+        let kept = summary.as_ref().map(|summary| summary.kept);
+        let damaged = summary.map(|summary| summary.damaged);
         let list =
-            self.blocking(move |store| page(store, &options, damaged.as_deref(), after.as_ref())).await?;
+            self.store.run(move |store| page(store, &options, damaged.as_deref(), after.as_ref())).await?;
         Ok(FileList { kept, ..list })
     }
 
-    /// A page of the blocks of a file, in their order in its DAG, the root first: at most `limit`, after `cursor` others.
-    /// What lies behind a node block that is not here is not known.
-    ///
-    /// # Errors
-    /// [`ErrorCode::NotFound`] where the file's root is not here.
-    pub async fn blocks(
-        &self,
-        reference: &Reference,
-        cursor: u64,
-        limit: usize,
-    ) -> Result<BlockList, NodeError> {
-        let Found { link, .. } = self.find(reference).await?;
-        self.blocking(move |store| walk(store, link.cid, cursor, limit)).await
+    /// Lists a page of the blocks of a root in preorder: at most `limit`, after the first `cursor`.
+    pub(super) async fn blocks(&self, root: Cid, cursor: u64, limit: usize) -> Result<BlockList, NodeError> {
+        self.store.run(move |store| walk(store, root, cursor, limit)).await
     }
 }
 
@@ -259,7 +248,7 @@ fn describe_all<'a>(
 ) -> Result<Vec<FileInfo>, NodeError> {
     let cids: Vec<Cid> = records.clone().map(|record| record.cid).collect();
     let missing = store.missing(&cids)?;
-    Ok(records.zip(missing).map(|(record, missing)| describe(record, missing)).collect())
+    Ok(records.zip(missing).map(|(record, missing)| FileInfo::of_record(record, missing)).collect())
 }
 
 fn walk(store: &Store, root: Cid, cursor: u64, limit: usize) -> Result<BlockList, NodeError> {

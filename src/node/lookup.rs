@@ -1,15 +1,15 @@
-//! Which file a user means: a link, a CID, or a name.
+//! Resolving what a user names: a link, a CID, or the name of a file here.
 
 use super::{
-    Node,
     error::{ErrorCode, NodeError, Reason},
+    handles::BlockingStore,
 };
 use crate::{
     content::{cid::Cid, link::Link, secret::Key},
     store::{RootRecord, Store},
 };
 
-/// How a user names a file: a link, a CID, or a name, and the read key where it came apart from the link.
+/// Names a file by a link, a CID or a name. The read key may be given separately.
 #[derive(Debug, Clone)]
 pub struct Reference {
     text: String,
@@ -17,7 +17,7 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// A reference as it was typed, with a read key that came by another way.
+    /// A reference as the user typed it. `key` takes precedence over the key in a link.
     pub fn new(text: impl Into<String>, key: Option<Key>) -> Self {
         Self { text: text.into(), key }
     }
@@ -35,98 +35,114 @@ impl From<&str> for Reference {
     }
 }
 
-/// A reference that has been looked up.
+/// A resolved reference.
 pub(super) struct Found {
-    /// CID, and the key where anyone here knows it.
+    /// CID, and the key if the reference or the store has one.
     pub(super) link: Link,
-    /// What the store knows of it.
+    /// The record in the store; `None` for a file that is not known here.
     pub(super) record: Option<RootRecord>,
-    /// Older files of the same name, where it was found by its name.
+    /// Older files of the same name, if the reference was a name.
     pub(super) namesakes: Vec<RootRecord>,
 }
 
-/// Files of one name that an error lists.
-const LISTED: usize = 20;
+/// Maximum number of files that an error about an ambiguous name lists.
+const MAX_LISTED: usize = 20;
 
 impl Found {
-    /// The one file that was meant, for what cannot be undone.
-    pub(super) fn only(self) -> Result<Self, NodeError> {
+    /// Refuses an ambiguous name: for operations that cannot be undone.
+    pub(super) fn unambiguous(self) -> Result<Self, NodeError> {
         if self.namesakes.is_empty() {
             return Ok(self);
         }
         let all: Vec<&RootRecord> = self.record.iter().chain(&self.namesakes).collect();
         let name = all[0].name.as_deref().unwrap_or_default();
-        let one = |record: &&RootRecord| format!("{} of {}", record.cid, moment(record.created));
-        let mut list: Vec<String> = all.iter().take(LISTED).map(one).collect();
-        list.extend((all.len() > LISTED).then(|| "and more".into()));
-        let message = format!("{} files here are named {name:?}: {}", all.len(), list.join(", "));
+        let one = |record: &&RootRecord| format!("{} of {}", record.cid, rfc3339(record.created));
+        let mut list: Vec<String> = all.iter().take(MAX_LISTED).map(one).collect();
+        list.extend((all.len() > MAX_LISTED).then(|| "and more".into()));
+        let message = format!("{} files are named {name:?}: {}", all.len(), list.join(", "));
         Err(NodeError::new(ErrorCode::BadRequest, message)
             .reason(Reason::NameAmbiguous)
-            .hint("say which one by its CID"))
+            .hint("name one of them by its CID"))
+    }
+
+    /// Returns the root of a file that this node keeps.
+    pub(super) fn kept(&self) -> Result<Cid, NodeError> {
+        if self.record.as_ref().is_some_and(|record| record.pinned) {
+            return Ok(self.link.cid);
+        }
+        Err(NodeError::not_kept(&self.link.cid))
     }
 }
 
-/// Microseconds since 1970 as a date and a time, in UTC.
-fn moment(micros: i64) -> String {
+/// Formats microseconds since 1970 as a UTC timestamp.
+fn rfc3339(micros: i64) -> String {
     let since = std::time::Duration::from_micros(micros.try_into().unwrap_or(0));
     humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
 }
 
-/// Names looked at at a time.
+/// Names read from the index at a time.
 const PAGE: usize = 256;
 
-impl Node {
-    /// Looks a reference up. A CID or link need not be known here; a name must be.
+/// Resolves references.
+#[derive(Clone)]
+pub(super) struct Lookup {
+    pub(super) store: BlockingStore,
+}
+
+impl Lookup {
+    /// Resolves a reference. The file of a CID or link need not be known here; the file of a name must be.
     pub(super) async fn find(&self, reference: &Reference) -> Result<Found, NodeError> {
         let Reference { text, key } = reference.clone();
-        self.blocking(move |store| match text.parse::<Link>() {
-            Ok(link) => {
-                let record = store.root(&link.cid)?;
-                let key = key.or(link.key).or_else(|| record.as_ref().and_then(|r| r.key.clone()));
-                Ok(Found { link: Link { cid: link.cid, key }, record, namesakes: Vec::new() })
-            }
-            Err(error) if text.starts_with("storgo:") => {
-                Err(NodeError::new(ErrorCode::BadRequest, format!("this link cannot be read: {error}"))
-                    .reason(Reason::LinkInvalid)
-                    .hint("a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #"))
-            }
-            Err(_) => {
-                let mut named = named(store, &text)?.into_iter();
-                let record = named.next().ok_or_else(|| {
-                    // A link of a kind that is not known may carry a key: it is not said again.
-                    let (what, reason, hint) = if text.contains("://") || text.contains('#') {
-                        let hint =
-                            "of a file elsewhere the link is needed, which looks like storgo://<cid>#<key>";
-                        ("no file here has this name, and it is no link".into(), Reason::LinkInvalid, hint)
-                    } else if looks_like_a_cid(&text) {
-                        let hint =
-                            "is it a CID? Then it is mistyped or cut off, as it is none: copy it once more";
-                        (format!("no file here is named {text:?}"), Reason::CidInvalid, hint)
-                    } else {
-                        let hint =
-                            "`storgo-node ls` shows what is here; a file elsewhere is read by its link";
-                        (format!("no file here is named {text:?}"), Reason::NameUnknown, hint)
-                    };
-                    NodeError::new(ErrorCode::NotFound, what).reason(reason).hint(hint)
-                })?;
-                let link = Link { cid: record.cid, key: record.key.clone() };
-                Ok(Found { link, record: Some(record), namesakes: named.collect() })
-            }
-        })
-        .await
+        self.store
+            .run(move |store| match text.parse::<Link>() {
+                Ok(link) => {
+                    let record = store.root(&link.cid)?;
+                    let key = key.or(link.key).or_else(|| record.as_ref().and_then(|r| r.key.clone()));
+                    Ok(Found { link: Link { cid: link.cid, key }, record, namesakes: Vec::new() })
+                }
+                Err(error) if text.starts_with("storgo:") => {
+                    Err(NodeError::new(ErrorCode::BadRequest, format!("invalid link: {error}"))
+                        .reason(Reason::LinkInvalid)
+                        .hint(
+                            "a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #",
+                        ))
+                }
+                Err(_) => {
+                    let mut named = named(store, &text)?.into_iter();
+                    let record = named.next().ok_or_else(|| unknown_name(&text))?;
+                    let link = Link { cid: record.cid, key: record.key.clone() };
+                    Ok(Found { link, record: Some(record), namesakes: named.collect() })
+                }
+            })
+            .await
     }
 }
 
-/// Whether a text that is no CID was perhaps meant as one. Ours begin with `bafy…` or `bafk…`.
+fn unknown_name(text: &str) -> NodeError {
+    // The text may be a link of an unknown kind with a key in it, so it is not repeated.
+    let (message, reason, hint) = if text.contains("://") || text.contains('#') {
+        let hint = "a link looks like storgo://<cid>#<key>";
+        ("no file here has this name, and it is not a valid link".into(), Reason::LinkInvalid, hint)
+    } else if looks_like_a_cid(text) {
+        let hint = "if it is a CID, it is mistyped or cut off: copy it once more";
+        (format!("no file here is named {text:?}"), Reason::CidInvalid, hint)
+    } else {
+        let hint = "`storgo-node ls` lists the files here; a file elsewhere is read by its link";
+        (format!("no file here is named {text:?}"), Reason::NameUnknown, hint)
+    };
+    NodeError::new(ErrorCode::NotFound, message).reason(reason).hint(hint)
+}
+
+/// Whether an invalid CID was perhaps meant as one. CIDs of storgo begin with `bafy` or `bafk`.
 fn looks_like_a_cid(text: &str) -> bool {
     text.len() > 30 && text.starts_with("baf") && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// The files of this name, newest first: names are not unique, and where one file is meant, the newest wins.
+/// Returns the files of this name, newest first: names are not unique, and the newest file wins.
 fn named(store: &Store, name: &str) -> Result<Vec<RootRecord>, NodeError> {
     let lower = name.to_lowercase();
     let mut found: Vec<RootRecord> = Vec::new();
-    // No CID is so small. Names that differ by letter case alone stand together.
+    // The smallest CID, so that the scan starts at the first file of this name. Names that differ only in case are neighbours.
     let mut after = (lower.clone(), [0; Cid::LEN]);
     loop {
         let page = store.names(Some(&after), PAGE)?;
@@ -169,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_looked_up_where_it_stands_and_spelt_as_it_is() {
+    fn looking_up_a_name_reads_only_files_of_that_name_and_respects_case() {
         let dir = tempfile::TempDir::new().expect("a folder");
         let store = Store::open(StoreOptions::new(dir.path())).expect("opened");
         let spelt = |number: u32| match number % 10 {
@@ -182,9 +198,9 @@ mod tests {
         let created: Vec<i64> =
             named(&store, "Same Name").expect("found").iter().map(|record| record.created).collect();
         assert_eq!(created, (0..500).rev().map(|tens| tens * 10).collect::<Vec<i64>>());
-        assert_eq!(store.records_read() - before, 1_000, "those of this name in either spelling");
-        for nobodys in ["SAME NAME", "same nam", "same namf", ""] {
-            assert!(named(&store, nobodys).expect("looked up").is_empty(), "{nobodys}");
+        assert_eq!(store.records_read() - before, 1_000, "only the files of this name, in either case");
+        for unused in ["SAME NAME", "same nam", "same namf", ""] {
+            assert!(named(&store, unused).expect("looked up").is_empty(), "{unused}");
         }
         assert_eq!(named(&store, "another 4999").expect("found").len(), 1);
     }

@@ -1,49 +1,51 @@
-//! Who is connected, and what each says of itself and has moved.
+//! The connected peers: what each has moved, and what it says of itself.
 
 use std::{
     collections::HashMap,
-    sync::PoisonError,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures::future::join_all;
 use libp2p::PeerId;
 
-use super::{Node, error::NodeError, report::PeerReport};
-use crate::transfer::PeerStatus;
+use super::{error::NodeError, network::Network, report::PeerReport};
+use crate::{net::PeerInfo, transfer::PeerStatus};
 
-/// How long a peer may take to say what it is; who takes longer is asked again later.
-const ASK: Duration = Duration::from_secs(1);
-/// How long what it said is good.
-const GOOD: Duration = Duration::from_secs(30);
-/// Peers asked in one go; the others have their turn the next time.
-const AT_ONCE: usize = 32;
+/// Time limit for the answer of a peer; a peer that takes longer is asked again later.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an answer is cached.
+const CACHED_FOR: Duration = Duration::from_secs(30);
+/// Peers asked by one call; the others are asked by the next calls.
+const CONCURRENT: usize = 32;
 
-/// What peers have said of themselves, and when they were asked.
-pub(super) type Said = HashMap<PeerId, (Instant, Option<PeerStatus>)>;
+/// Reports on the connected peers.
+#[derive(Default)]
+pub(super) struct Peers {
+    /// When each peer was asked last, and its answer.
+    statuses: Mutex<HashMap<PeerId, (Instant, Option<PeerStatus>)>>,
+}
 
-impl Node {
-    /// Connected peers. Each is asked what it is, at most every half minute and for at most a second.
-    ///
-    /// # Errors
-    /// [`super::ErrorCode::Unreachable`] in a node without a network.
-    pub async fn peers(&self) -> Result<Vec<PeerReport>, NodeError> {
-        let network = self.network()?;
+impl Peers {
+    /// Lists the connected peers, sorted by id. Asks those whose answer is not cached for their status.
+    pub(super) async fn list(&self, network: Option<&Arc<Network>>) -> Result<Vec<PeerReport>, NodeError> {
+        let network = Network::require(network)?;
         let mut peers = network.net.peers();
         peers.sort_by_key(|peer| peer.peer);
         let now = Instant::now();
         let stale: Vec<PeerId> = {
-            let mut said = self.said();
-            said.retain(|known, _| peers.binary_search_by_key(known, |peer| peer.peer).is_ok());
-            let is_stale = |peer: &PeerId| said.get(peer).is_none_or(|(asked, _)| now - *asked > GOOD);
-            peers.iter().map(|peer| peer.peer).filter(is_stale).take(AT_ONCE).collect()
+            let mut statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+            statuses.retain(|known, _| peers.binary_search_by_key(known, |peer| peer.peer).is_ok());
+            let is_stale =
+                |peer: &PeerId| statuses.get(peer).is_none_or(|(asked, _)| now - *asked > CACHED_FOR);
+            peers.iter().map(|peer| peer.peer).filter(is_stale).take(CONCURRENT).collect()
         };
         let transfers = network.fetcher.transfers();
-        let answers = join_all(stale.iter().map(|peer| transfers.status(*peer, ASK))).await;
-        let mut said = self.said();
-        said.extend(stale.into_iter().zip(answers.into_iter().map(|answer| (now, answer))));
-        let report = |peer: &crate::net::PeerInfo| {
-            let status = said.get(&peer.peer).and_then(|(_, status)| status.clone());
+        let answers = join_all(stale.iter().map(|peer| transfers.status(*peer, TIMEOUT))).await;
+        let mut statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+        statuses.extend(stale.into_iter().zip(answers.into_iter().map(|answer| (now, answer))));
+        let report = |peer: &PeerInfo| {
+            let status = statuses.get(&peer.peer).and_then(|(_, status)| status.clone());
             let moved = network.counters.of(&peer.peer);
             PeerReport {
                 peer: peer.peer.to_string(),
@@ -60,9 +62,5 @@ impl Node {
             }
         };
         Ok(peers.iter().map(report).collect())
-    }
-
-    fn said(&self) -> std::sync::MutexGuard<'_, Said> {
-        self.inner.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,192 +1,254 @@
-//! Storing one stream of bytes: cut, seal, write, and list in node blocks.
-//!
-//! ```text
-//! input ─ read + cut (this thread) ─▶ pool: seal, hash, write, sync ─▶ entries, back in order ─▶ encoder
-//! ```
-//! At most [`IN_FLIGHT`] chunks of one upload exist at a time, so memory is bounded whatever the size.
+//! Storing files and folders.
+
+mod folder;
+mod pipe;
+mod pool;
+mod sealer;
 
 use std::{
-    collections::BTreeMap,
     io::{self, Read},
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc},
+    sync::Arc,
 };
 
-use super::{
-    error::{NodeError, Reason},
+use bytes::Bytes;
+use futures::Stream;
+use libp2p::PeerId;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use self::{
     pool::Pool,
+    sealer::{SealOptions, Sealer, UploadCounts},
+};
+use super::{
+    announcements::Announcements,
+    clock::unix_micros,
+    error::{ErrorCode, NodeError, Reason},
+    handles::{Events, Tasks},
+    report::{Event, FileKind, PutReport, Redundancy},
 };
 use crate::{
     content::{
-        chunk::{Chunker, Cutter},
-        encoder::{Block, FileEncoder, Finished, Metadata},
-        seal::{Entry, Sealing, seal_chunk},
-        secret::ConvergenceSecret,
+        chunk::Chunker,
+        encoder::Metadata,
+        seal::Sealing,
+        secret::{ConvergenceSecret, Key},
     },
-    store::{Put, PutMode, Upload},
+    store::{RootRecord, Store},
 };
 
-/// Chunks of one upload in memory at a time.
-const IN_FLIGHT: usize = 16;
+/// Length in bytes of the pieces that a reader is asked for.
+pub(super) const PIECE: usize = 256 << 10;
+/// Sealing threads: more than cores, because most of them wait for a sync.
+const SEALING_THREADS: usize = 16;
+/// Concurrent uploads of data that arrives over a connection. Each holds two chunks outside the sealing threads.
+const MAX_UPLOADS: usize = 16;
+/// Further concurrent uploads of data that is on this disk, which no slow sender delays.
+const MAX_LOCAL_UPLOADS: usize = 4;
+/// Maximum length of a file name, in bytes: the limit of common file systems.
+pub const MAX_NAME: usize = 255;
 
-/// How one upload is cut and sealed.
-#[derive(Clone)]
-pub(super) struct Recipe {
-    pub(super) sealing: Sealing,
-    pub(super) chunker: Chunker,
-    pub(super) secret: ConvergenceSecret,
+/// Options for storing a file.
+#[derive(Debug, Clone)]
+pub struct PutOptions {
+    /// Name of the file; need not be unique.
+    pub name: Option<String>,
+    /// Store the file unencrypted, readable by everybody.
+    pub public: bool,
+    /// Share equal blocks with other files. Without this, nobody can tell that two files are equal.
+    pub dedup: bool,
+    /// How the file is cut; `None` means the setting of the node.
+    pub chunker: Option<Chunker>,
+    /// Media type; `None` means a guess from the name.
+    pub media_type: Option<String>,
+    /// Modification time, seconds since 1970.
+    pub mtime: Option<i64>,
+    /// Unix permission bits.
+    pub mode: Option<u32>,
 }
 
-impl Recipe {
-    fn mode(&self) -> PutMode {
-        match self.sealing {
-            Sealing::Public => PutMode::Compare,
-            Sealing::Secret(_) => PutMode::Sealed,
+impl Default for PutOptions {
+    fn default() -> Self {
+        Self {
+            name: None,
+            public: false,
+            dedup: true,
+            chunker: None,
+            media_type: None,
+            mtime: None,
+            mode: None,
         }
     }
 }
 
-/// Counts of what an upload did, over all its files.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Tally {
-    pub(super) new_blocks: u64,
-    pub(super) blocks: u64,
-    pub(super) stored_len: u64,
+impl PutOptions {
+    /// Default options with a name.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: Some(name.into()), ..Self::default() }
+    }
 }
 
-/// One upload: where its blocks go and what has been counted.
-pub(super) struct Sealer {
-    pub(super) recipe: Recipe,
-    pub(super) upload: Arc<Upload>,
-    pub(super) pool: Pool,
-    pub(super) tally: Tally,
+/// The right to store one file at a time. Ends when dropped.
+pub(crate) struct UploadPermit<'a> {
+    _permit: SemaphorePermit<'a>,
 }
 
-type Sealed = Result<(Entry, bool), NodeError>;
+/// Stores files.
+pub(super) struct Puts {
+    store: Store,
+    pool: Pool,
+    secret: ConvergenceSecret,
+    chunker: Chunker,
+    owner: PeerId,
+    announcements: Announcements,
+    events: Events,
+    tasks: Tasks,
+    uploads: Semaphore,
+    local_uploads: Semaphore,
+}
 
-impl Sealer {
-    /// Stores all of `input` and answers with its root. Nothing is durable before the upload is committed.
-    pub(super) fn file(&mut self, input: &mut dyn Read, metadata: Metadata) -> Result<Finished, NodeError> {
-        let (done, results) = mpsc::sync_channel::<(u64, Sealed)>(IN_FLIGHT);
-        let stored = self.file_through(done, &results, input, metadata);
-        // Where that failed, blocks may still be on their way to the disk: the upload ends after them.
-        while results.recv().is_ok() {}
-        stored
+impl Puts {
+    pub(super) fn new(
+        secret: ConvergenceSecret,
+        chunker: Chunker,
+        owner: PeerId,
+        announcements: Announcements,
+        events: Events,
+        tasks: Tasks,
+    ) -> Result<Self, NodeError> {
+        let pool = Pool::new(SEALING_THREADS)
+            .map_err(|e| NodeError::new(ErrorCode::Other, format!("cannot start sealing threads: {e}")))?;
+        Ok(Self {
+            store: announcements.store.get().clone(),
+            pool,
+            secret,
+            chunker,
+            owner,
+            announcements,
+            events,
+            tasks,
+            uploads: Semaphore::new(MAX_UPLOADS),
+            local_uploads: Semaphore::new(MAX_LOCAL_UPLOADS),
+        })
     }
 
-    #[allow(clippy::needless_pass_by_value)] // Gone when this returns: who waits for its clones waits for nothing else.
-    fn file_through(
-        &mut self,
-        done: mpsc::SyncSender<(u64, Sealed)>,
-        results: &mpsc::Receiver<(u64, Sealed)>,
+    /// Waits for a permit to store data that arrives over a connection, or (`local`) data that is on this disk.
+    pub(super) async fn permit(&self, local: bool) -> Result<UploadPermit<'_>, NodeError> {
+        let permits = if local { &self.local_uploads } else { &self.uploads };
+        permits
+            .acquire()
+            .await
+            .map(|permit| UploadPermit { _permit: permit })
+            .map_err(|_| NodeError::shutting_down())
+    }
+
+    /// Stores everything that `input` yields. The caller holds a permit.
+    pub(super) async fn put(
+        self: &Arc<Self>,
+        _permit: &UploadPermit<'_>,
+        input: impl Stream<Item = io::Result<Bytes>> + Send,
+        mut options: PutOptions,
+        kind: FileKind,
+    ) -> Result<PutReport, NodeError> {
+        self.tasks.check_running()?;
+        check_name(options.name.as_deref())?;
+        // A file with an empty name could not be found by it.
+        options.name = options.name.filter(|name| !name.is_empty());
+        let (pipe, mut reader) = pipe::pipe();
+        let puts = Arc::clone(self);
+        // Shutdown waits for both tasks: an upload that is cut off still releases its blocks.
+        let sealing = self.tasks.spawn_blocking(move || puts.seal(&mut reader, options, kind));
+        let puts = Arc::clone(self);
+        // A task of its own, so that a file that is stored is announced even if the uploader has gone away.
+        let stored = self.tasks.spawn(async move {
+            let report = sealing.await.map_err(|_| NodeError::worker_failed())??;
+            puts.announcements.announce(report.cid).await;
+            puts.events.emit(Event::Stored { cid: report.cid, size: report.size });
+            Ok(report)
+        });
+        pipe.fill(input).await;
+        stored.await.map_err(|_| NodeError::worker_failed())?
+    }
+
+    /// Cuts, seals, writes and commits. Blocks.
+    fn seal(
+        &self,
         input: &mut dyn Read,
-        metadata: Metadata,
-    ) -> Result<Finished, NodeError> {
-        let cutter = Cutter::new(self.recipe.chunker, &self.recipe.secret);
-        let mut encoder = FileEncoder::new(self.recipe.sealing.clone());
-        let mut chunks = Chunks { input, cutter, buf: Vec::new(), last: false };
-        let mut waiting: BTreeMap<u64, (Entry, bool)> = BTreeMap::new();
-        let (mut sent, mut received, mut next) = (0_u64, 0_u64, 0_u64);
-        loop {
-            let chunk = chunks.next().map_err(|e| read_error(&e))?;
-            let more = chunk.is_some();
-            if let Some(chunk) = chunk {
-                if sent == 0 && chunks.is_done() {
-                    // A file of one chunk is not worth another thread.
-                    let (entry, new) = seal_and_write(&self.recipe, &self.upload, chunk, false)?;
-                    self.count(u64::from(entry.len), new);
-                    self.write_nodes(encoder.push(entry)?)?;
-                    break;
-                }
-                let (recipe, upload, done) = (self.recipe.clone(), Arc::clone(&self.upload), done.clone());
-                let (index, is_last) = (sent, chunks.is_done());
-                self.pool.submit(move || {
-                    let job = AssertUnwindSafe(|| seal_and_write(&recipe, &upload, chunk, is_last));
-                    let sealed = catch_unwind(job).unwrap_or_else(|_| Err(NodeError::lost_worker()));
-                    // Let go of before the answer: whoever has all answers is the last one to hold the upload.
-                    drop(upload);
-                    // The receiver may be gone: then the upload has failed already.
-                    drop(done.send((index, sealed)));
-                });
-                sent += 1;
-            }
-            while received < sent && (!more || sent - next >= IN_FLIGHT as u64) {
-                let (index, sealed) = results.recv().map_err(|_| NodeError::lost_worker())?;
-                received += 1;
-                waiting.insert(index, sealed?);
-                while let Some((entry, new)) = waiting.remove(&next) {
-                    next += 1;
-                    self.count(u64::from(entry.len), new);
-                    self.write_nodes(encoder.push(entry)?)?;
-                }
-            }
-            if !more {
-                break;
-            }
-        }
-        let mut finished = encoder.finish(metadata)?;
-        self.write_nodes(std::mem::take(&mut finished.blocks))?;
-        Ok(finished)
-    }
-
-    /// Writes node blocks, in the order given.
-    pub(super) fn write_nodes(&mut self, blocks: Vec<Block>) -> Result<(), NodeError> {
-        for block in blocks {
-            let new = self.upload.put(&block.cid, &block.bytes, self.recipe.mode())? == Put::New;
-            self.count(block.bytes.len() as u64, new);
-        }
-        Ok(())
-    }
-
-    fn count(&mut self, len: u64, new: bool) {
-        self.tally.blocks += 1;
-        self.tally.stored_len += len;
-        self.tally.new_blocks += u64::from(new);
+        options: PutOptions,
+        kind: FileKind,
+    ) -> Result<PutReport, NodeError> {
+        let secret = if options.dedup {
+            self.secret.clone()
+        } else {
+            ConvergenceSecret::new(Key::new(rand::random()))
+        };
+        let sealing = if options.public { Sealing::Public } else { Sealing::Secret(secret.clone()) };
+        let seal_options = SealOptions { sealing, chunker: options.chunker.unwrap_or(self.chunker), secret };
+        let upload = Arc::new(self.store.upload());
+        let mut sealer = Sealer {
+            options: seal_options,
+            upload: Arc::clone(&upload),
+            pool: self.pool.clone(),
+            counts: UploadCounts::default(),
+        };
+        let media_type = match (&options.media_type, &options.name, kind) {
+            (None, Some(name), FileKind::File) => mime_guess::from_path(name).first_raw().map(String::from),
+            (given, ..) => given.clone(),
+        };
+        let metadata = Metadata {
+            name: options.name.clone(),
+            media_type: media_type.clone(),
+            mtime: options.mtime,
+            mode: options.mode,
+            ..Metadata::default()
+        };
+        let finished = match kind {
+            FileKind::File => sealer.file(input, metadata)?,
+            FileKind::Dir => folder::store(&mut sealer, input, metadata)?,
+        };
+        let UploadCounts { new_blocks, blocks, stored_len } = sealer.counts;
+        upload.commit(RootRecord {
+            cid: finished.link.cid,
+            key: finished.link.key.clone(),
+            kind: kind.into(),
+            name: options.name.clone(),
+            size: finished.size,
+            blocks,
+            stored_len,
+            media_type,
+            created: unix_micros(),
+            pinned: true,
+            owner: self.owner.to_bytes(),
+            public: options.public,
+        })?;
+        Ok(PutReport {
+            cid: finished.link.cid,
+            link: finished.link.to_string(),
+            name: options.name,
+            kind,
+            size: finished.size,
+            blocks,
+            new_blocks,
+            redundancy: Redundancy { copies: 1 },
+        })
     }
 }
 
-/// `is_last`: it ends a file of several chunks.
-fn seal_and_write(recipe: &Recipe, upload: &Upload, chunk: Vec<u8>, is_last: bool) -> Sealed {
-    let sealed = seal_chunk(&recipe.sealing, chunk)?;
-    let put = if is_last { Upload::put_last } else { Upload::put };
-    let put = put(upload, &sealed.entry.cid, &sealed.block, recipe.mode())?;
-    Ok((sealed.entry, put == Put::New))
-}
-
-fn read_error(e: &io::Error) -> NodeError {
-    NodeError::new(super::ErrorCode::Other, format!("the input could not be read to its end: {e}"))
-        .reason(Reason::InputFailed)
-}
-
-/// Cuts a reader into chunks.
-struct Chunks<'a> {
-    input: &'a mut dyn Read,
-    cutter: Cutter,
-    buf: Vec<u8>,
-    last: bool,
-}
-
-impl Chunks<'_> {
-    fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
-        loop {
-            let want = self.cutter.max_len().saturating_sub(self.buf.len());
-            if !self.last && want > 0 {
-                // `read_to_end` on a bounded reader fills spare capacity without clearing it first.
-                self.buf.reserve_exact(want);
-                let got = (&mut *self.input).take(want as u64).read_to_end(&mut self.buf)?;
-                self.last = got < want;
-            }
-            if self.buf.is_empty() {
-                return Ok(None);
-            }
-            if let Some(len) = self.cutter.cut(&self.buf, self.last) {
-                let rest = self.buf.split_off(len);
-                return Ok(Some(std::mem::replace(&mut self.buf, rest)));
-            }
-        }
+/// Refuses a name that no file could have.
+///
+/// # Errors
+/// [`ErrorCode::BadRequest`] for a name of more than [`MAX_NAME`] bytes or with a NUL character.
+pub fn check_name(name: Option<&str>) -> Result<(), NodeError> {
+    let name = name.unwrap_or_default();
+    if name.len() > MAX_NAME {
+        let message = format!("name too long: {} bytes, expected at most {MAX_NAME}", name.len());
+        return Err(NodeError::new(ErrorCode::BadRequest, message)
+            .reason(Reason::NameTooLong)
+            .hint("choose a shorter name"));
     }
-
-    fn is_done(&self) -> bool {
-        self.last && self.buf.is_empty()
+    if name.contains('\0') {
+        return Err(NodeError::new(ErrorCode::BadRequest, "invalid name: it contains a NUL character")
+            .reason(Reason::NameHasNul)
+            .hint("choose another name"));
     }
+    Ok(())
 }

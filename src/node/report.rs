@@ -1,9 +1,15 @@
 //! What the node answers: plain values, the same in Rust, in JSON over HTTP and behind `--json`.
 
+mod event;
+
 use serde::{Deserialize, Serialize};
 
+pub use self::event::Event;
 use super::error::NodeError;
-use crate::content::{cid::Cid, link::Link};
+use crate::{
+    content::{cid::Cid, link::Link},
+    store::{RootKind, RootRecord},
+};
 
 /// What a root is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -13,6 +19,24 @@ pub enum FileKind {
     File,
     /// A folder.
     Dir,
+}
+
+impl From<FileKind> for RootKind {
+    fn from(kind: FileKind) -> Self {
+        match kind {
+            FileKind::File => Self::File,
+            FileKind::Dir => Self::Dir,
+        }
+    }
+}
+
+impl From<RootKind> for FileKind {
+    fn from(kind: RootKind) -> Self {
+        match kind {
+            RootKind::File => Self::File,
+            RootKind::Dir => Self::Dir,
+        }
+    }
 }
 
 /// The answer to a put.
@@ -103,7 +127,26 @@ pub struct FileInfo {
 }
 
 impl FileInfo {
-    /// What is known when nothing but the CID (and perhaps the key) is.
+    /// Describes a file by its record; `missing` is the number of its blocks that are missing here.
+    pub(super) fn of_record(record: &RootRecord, missing: u64) -> Self {
+        let readable = record.key.is_some() || record.public;
+        let link = Link { cid: record.cid, key: record.key.clone() };
+        Self {
+            link: readable.then(|| link.to_string()),
+            name: record.name.clone(),
+            size: record.size,
+            media_type: record.media_type.clone(),
+            created: Some(record.created / 1_000_000),
+            sealed: !record.public,
+            pinned: record.pinned,
+            blocks: (record.blocks > 0).then_some(record.blocks),
+            stored_len: (record.stored_len > 0).then_some(record.stored_len),
+            missing,
+            ..Self::bare(&link, record.kind.into())
+        }
+    }
+
+    /// Describes a file of which only the CID and perhaps the key are known.
     pub(super) fn bare(link: &Link, kind: FileKind) -> Self {
         Self {
             cid: link.cid,
@@ -403,71 +446,4 @@ pub struct Status {
     pub sent_bytes: u64,
     /// Bytes of blocks received from peers since start.
     pub received_bytes: u64,
-}
-
-/// Something that happened on this node, for `events`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Event {
-    /// A peer is connected.
-    PeerConnected {
-        /// Its id.
-        peer: String,
-        /// Its address.
-        addr: String,
-    },
-    /// A peer is gone.
-    PeerLost {
-        /// Its id.
-        peer: String,
-    },
-    /// The node listens on an address.
-    Listening {
-        /// The address.
-        addr: String,
-    },
-    /// Another machine runs with this node's identity.
-    SameIdentity {
-        /// Where it was met.
-        addr: String,
-    },
-    /// A file was stored.
-    Stored {
-        /// Its root.
-        cid: Cid,
-        /// Plaintext bytes.
-        size: u64,
-    },
-    /// A file was removed.
-    Removed {
-        /// Its root.
-        cid: Cid,
-    },
-    /// A root was announced to the DHT.
-    Announced {
-        /// The root.
-        cid: Cid,
-        /// Peers that took the record.
-        peers: u32,
-    },
-    /// A block was bad and is in quarantine.
-    BadBlock {
-        /// The block.
-        cid: Cid,
-        /// Where it came from: `disk` or a peer id.
-        origin: String,
-    },
-    /// Collection removed blocks.
-    Collected {
-        /// Blocks removed.
-        blocks: u64,
-        /// Bytes freed.
-        bytes: u64,
-    },
-    /// The reader was too slow: this many events were skipped.
-    Skipped {
-        /// How many.
-        count: u64,
-    },
 }

@@ -1,21 +1,34 @@
-//! Reading all stored blocks again, slowly, for as many days as it takes: a stop keeps the place, and what is bad is mended when
-//! it is found, not when all has been read.
+//! Scrubbing: reading all stored blocks again in the background, slowly. A round may take days: its position survives a
+//! restart, and damage is repaired when it is found, not at the end of the round.
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Node, error::NodeError, report::VerifyReport};
+use super::{
+    error::NodeError,
+    handles::{BlockingStore, Tasks},
+    repair::Repairs,
+    report::VerifyReport,
+};
 use crate::content::hash::Digest;
 
-/// Where a round that is not at its end is noted.
+/// Store key of the round under way.
 const META_ROUND: &str = "scrub-round";
-/// Blocks that are read between two looks at what was found.
+/// Blocks verified before their damage is repaired.
 const PAGE: usize = 64;
-/// How often the place is noted.
-const NOTE_EVERY: Duration = Duration::from_secs(60);
+/// How often the position is stored.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
 
-/// One reading of all blocks.
+/// Scrubs the store.
+pub(super) struct Scrub {
+    pub(super) store: BlockingStore,
+    pub(super) repairs: Repairs,
+    pub(super) tasks: Tasks,
+    pub(super) rate_bytes_per_s: u64,
+}
+
+/// The position and the counts of one round.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Round {
     /// The last block that was read.
@@ -35,69 +48,71 @@ impl Round {
     }
 }
 
-impl Node {
-    /// Reads all blocks again at this rate, in bytes per second, from where the last round was broken off; what is bad is
-    /// repaired from peers.
-    pub(super) async fn scrub(&self, rate: u64) {
-        match self.read_all_again(rate).await {
+impl Scrub {
+    /// Whether a rate is configured.
+    pub(super) const fn is_enabled(&self) -> bool {
+        self.rate_bytes_per_s > 0
+    }
+
+    /// Finishes the round that was interrupted last, or runs a new one, and logs the result.
+    pub(super) async fn run(&self) {
+        match self.round().await {
             Ok(Round { checked, bad: 0, missing: 0, .. }) => {
-                tracing::info!(blocks = checked, "all stored blocks are good");
+                tracing::info!(blocks = checked, "scrub found no damaged blocks");
             }
             Ok(Round { bad, missing, repaired, .. }) => {
-                tracing::warn!(bad, missing, repaired, "stored blocks were damaged");
+                tracing::warn!(bad, missing, repaired, "scrub found damaged blocks");
             }
-            Err(error) => tracing::warn!("stored blocks cannot be checked: {error}"),
+            Err(error) => tracing::warn!("scrub failed: {error}"),
         }
     }
 
-    async fn read_all_again(&self, rate: u64) -> Result<Round, NodeError> {
-        let noted = self.meta(META_ROUND).await?;
+    async fn round(&self) -> Result<Round, NodeError> {
+        let saved = self.store.meta(META_ROUND).await?;
         let mut round: Round =
-            noted.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        let mut written = Instant::now();
+            saved.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let mut last_save = Instant::now();
         loop {
-            let page = self.read_page_again(round.after, rate).await;
-            let (report, last) = match page {
+            let (report, last) = match self.page(round.after).await {
                 Ok(page) => page,
                 Err(error) => {
-                    // The next round begins anew, and not at what cannot be read.
-                    self.note_round(&Round::default()).await;
+                    // Start over next time instead of at the block that cannot be read.
+                    self.save(&Round::default()).await;
                     return Err(error);
                 }
             };
             round.add(&report);
             let Some(last) = last else { break };
             round.after = Some(last);
-            if written.elapsed() >= NOTE_EVERY {
-                self.note_round(&round).await;
-                written = Instant::now();
+            if last_save.elapsed() >= SAVE_EVERY {
+                self.save(&round).await;
+                last_save = Instant::now();
             }
         }
-        self.note_round(&Round::default()).await;
+        self.save(&Round::default()).await;
         Ok(round)
     }
 
-    async fn read_page_again(
-        &self,
-        after: Option<Digest>,
-        rate: u64,
-    ) -> Result<(VerifyReport, Option<Digest>), NodeError> {
-        let stop = self.stopping();
-        let (found, last) = self
-            .blocking(move |store| {
+    /// Verifies the blocks after `after` at the configured rate. Returns the last one, or `None` at the end of the round.
+    async fn page(&self, after: Option<Digest>) -> Result<(VerifyReport, Option<Digest>), NodeError> {
+        let (stop, rate) = (self.tasks.stop_token().clone(), self.rate_bytes_per_s);
+        let (verified, last) = self
+            .store
+            .run(move |store| {
                 Ok(store.verify_page(after, PAGE, &mut |bytes| {
                     std::thread::sleep(Duration::from_secs_f64(as_f64(bytes) / as_f64(rate)));
                     !stop.is_cancelled()
                 })?)
             })
             .await?;
-        Ok((self.settle(None, found).await?, last))
+        Ok((self.repairs.repair_verified(None, verified).await, last))
     }
 
-    async fn note_round(&self, round: &Round) {
-        // Without a note it costs a longer way the next time, and nothing else.
-        if let Err(error) = self.set_meta(META_ROUND, serde_json::to_vec(round).unwrap_or_default()).await {
-            tracing::warn!("how far stored blocks have been checked cannot be noted: {error}");
+    async fn save(&self, round: &Round) {
+        // If this fails, the next round only starts further back.
+        let json = serde_json::to_vec(round).unwrap_or_default();
+        if let Err(error) = self.store.set_meta(META_ROUND, json).await {
+            tracing::warn!("cannot store the position of the scrub: {error}");
         }
     }
 }
@@ -112,7 +127,7 @@ mod tests {
     use super::*;
     use crate::{
         content::hash,
-        node::{NodeOptions, PutOptions, report::Event},
+        node::{Node, NodeOptions, PutOptions, report::Event},
     };
 
     /// Flips a bit in the file of a block.
@@ -132,18 +147,18 @@ mod tests {
                 }
             }
         }
-        panic!("no file of this block");
+        panic!("no file holds this block");
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_round_goes_on_where_a_stop_broke_it_off_and_the_next_one_begins_anew() {
+    async fn an_interrupted_round_resumes_and_the_next_one_starts_over() {
         let dir = tempfile::TempDir::new().expect("a folder");
-        let options = NodeOptions { offline: true, ..NodeOptions::new(dir.path()) };
+        let options = NodeOptions { offline: true, scrub_rate: u64::MAX, ..NodeOptions::new(dir.path()) };
         let node = Node::start(options).await.expect("started");
         let mut bytes = vec![0; 6 << 20];
         blake3::Hasher::new().finalize_xof().fill(&mut bytes);
         node.put(&bytes[..], PutOptions::default()).await.expect("stored");
-        let store = &node.inner.store;
+        let (store, scrub) = (node.services.store.get(), &node.services.scrub);
         let all: Vec<Digest> = std::iter::successors(Some(None), |after| {
             let (_, last) = store.verify_page(*after, 1, &mut |_| true).expect("read");
             last.map(Some)
@@ -160,12 +175,12 @@ mod tests {
             Ok(Event::BadBlock { cid, .. }) => Some(*cid.digest()),
             _ => None,
         };
-        // The first one had been read when the node was stopped.
-        node.note_round(&Round { after: Some(first), checked: 1, ..Round::default() }).await;
-        let round = node.read_all_again(u64::MAX).await.expect("read");
+        // The first block was read before the node was stopped.
+        scrub.save(&Round { after: Some(first), checked: 1, ..Round::default() }).await;
+        let round = scrub.round().await.expect("read");
         assert_eq!((round.checked, round.bad), (all.len() as u64, 1));
         assert_eq!((found(), found()), (Some(end), None));
-        let round = node.read_all_again(u64::MAX).await.expect("read");
+        let round = scrub.round().await.expect("read");
         assert_eq!((round.checked, round.bad, round.missing), (all.len() as u64 - 1, 1, 1));
         assert_eq!((found(), found()), (Some(first), None));
         node.shutdown().await;

@@ -1,119 +1,162 @@
 //! Withdrawals that are still to be done.
 //!
-//! Other peers hold the records that say what this node has. A file that is removed while they cannot be told (no node
-//! runs, or they are away) is noted, durably, and they are told when they are there: until then, or until the record
-//! expires, they send readers here in vain.
+//! Other peers hold provider records that name this node. If a file is removed while they cannot be reached, the removal is
+//! noted durably, and they are told when they connect. Until then, or until the record expires, they send readers here in
+//! vain.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{broadcast::error::RecvError, oneshot},
+    sync::{Mutex, Notify, broadcast::error::RecvError, oneshot},
     time::timeout,
 };
 
-use super::{Node, error::NodeError, start::META_PEERS, unix_s};
+use super::{
+    announcements::Announcements,
+    clock::unix_s,
+    error::NodeError,
+    handles::{BlockingStore, Tasks},
+    network::{META_PEERS, Network},
+};
 use crate::{content::cid::Cid, net::NetEvent, store::Store, transfer::Withdrawn};
 
-/// Name under which the notes are kept in the store.
+/// Store key of the notes.
 const META_WITHDRAWALS: &str = "withdrawals";
-/// Records expire after this long, and with them the notes.
+/// Provider records expire after this time, and the notes with them.
 const RECORD_TTL: Duration = Duration::from_secs(48 * 3600);
-/// Notes at most: of more, the oldest are left to expire.
-const MOST: usize = 4096;
-/// How long the first try may take: somebody waits for it.
-const FIRST_TRY: Duration = Duration::from_secs(5);
-/// Files whose records are withdrawn at a time.
-const AT_A_TIME: usize = 4;
-/// Peers of the DHT come several at a time: so long is waited for the others.
+/// Maximum number of notes. The oldest ones are dropped: their records expire.
+const MAX_NOTES: usize = 4096;
+/// Time limit of the first attempt: a user waits for it.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(5);
+/// Withdrawals attempted at the same time.
+const CONCURRENT: usize = 4;
+/// Pause after a new DHT peer, because several tend to connect at the same time.
 const SETTLE: Duration = Duration::from_secs(1);
-/// An announcement may arrive after its withdrawal: until none can any more, it is withdrawn again so often.
-const REPEAT: Duration = Duration::from_secs(5);
-/// How often it is tried again where nobody new comes.
-const AGAIN: Duration = Duration::from_secs(600);
+/// Pause between attempts while an announcement under way may still undo the withdrawal.
+const RETRY_UNSETTLED: Duration = Duration::from_secs(5);
+/// Pause between attempts while no new peer connects.
+const RETRY: Duration = Duration::from_secs(600);
 
-/// A file that was removed, and when.
+/// A removed file whose record is still to be withdrawn.
 #[derive(Clone, Serialize, Deserialize)]
 struct Note {
     cid: Cid,
     since_unix_s: u64,
 }
 
-/// What became of a withdrawal.
+/// The state of a withdrawal when its caller gets the answer.
 pub(super) struct Outcome {
+    /// Peers that were told.
     pub(super) told: u32,
-    /// Somebody is still to be told.
+    /// Whether more peers have to be told.
     pub(super) pending: bool,
 }
 
-/// What came of one try.
-struct Tried {
+/// The result of one attempt.
+struct Attempt {
     told: u32,
-    /// Somebody may have the record and was not told.
+    /// Whether a peer may hold the record and was not told.
     missed: bool,
-    /// No announcement of it is still to arrive.
+    /// Whether every announcement of the file has ended, so that none can arrive after the withdrawal.
     settled: bool,
 }
 
-impl Node {
-    /// Notes that a file is about to be removed. A node that never had a peer has nobody to tell.
-    pub(super) async fn note_withdrawal(&self, cid: Cid) -> Result<(), NodeError> {
-        let lonely = self.inner.options.bootstrap.is_empty() && !self.has_peers();
+/// Withdraws the provider records of removed files.
+pub(super) struct Withdrawals {
+    store: BlockingStore,
+    network: Option<Arc<Network>>,
+    announcements: Announcements,
+    tasks: Tasks,
+    /// Whether no bootstrap address is configured.
+    no_bootstrap: bool,
+    started: Instant,
+    /// Held while the notes are changed: each change reads what the one before has written.
+    changing: Mutex<()>,
+    /// Wakes [`Withdrawals::keep_retrying`] for a withdrawal that is not settled.
+    unsettled: Notify,
+}
+
+impl Withdrawals {
+    pub(super) fn new(
+        announcements: Announcements,
+        tasks: Tasks,
+        no_bootstrap: bool,
+        started: Instant,
+    ) -> Self {
+        Self {
+            store: announcements.store.clone(),
+            network: announcements.network.clone(),
+            announcements,
+            tasks,
+            no_bootstrap,
+            started,
+            changing: Mutex::default(),
+            unsettled: Notify::new(),
+        }
+    }
+
+    /// Notes that a file is about to be removed. A node that has never had a peer has nobody to tell, and notes nothing.
+    pub(super) async fn note(&self, cid: Cid) -> Result<(), NodeError> {
+        let alone = self.no_bootstrap && !self.has_dht_peers();
         self.change_notes(move |store, notes| {
-            if lonely && store.meta(META_PEERS)?.is_none() {
+            if alone && store.meta(META_PEERS)?.is_none() {
                 return Ok(());
             }
             notes.retain(|note| note.cid != cid);
             notes.push(Note { cid, since_unix_s: unix_s() });
-            notes.drain(..notes.len().saturating_sub(MOST));
+            notes.drain(..notes.len().saturating_sub(MAX_NOTES));
             Ok(())
         })
         .await
     }
 
-    /// Tells the peers that are there; in the first seconds of a node, waits for one.
-    pub(super) async fn withdraw(&self, cid: Cid) -> Result<Outcome, NodeError> {
-        let mut outcome = Outcome { told: 0, pending: self.withdrawals().await?.contains(&cid) };
-        if self.inner.network.is_some() && outcome.pending {
-            // A node that was started for this alone has not met anybody yet.
-            let just_started = FIRST_TRY.saturating_sub(self.inner.started.elapsed());
+    /// Tells the peers that are connected. A node that has just started waits for one first.
+    pub(super) async fn withdraw(self: &Arc<Self>, cid: Cid) -> Result<Outcome, NodeError> {
+        let mut outcome = Outcome { told: 0, pending: self.noted().await?.contains(&cid) };
+        if self.network.is_some() && outcome.pending {
+            // A node that was started for this removal alone has no peers yet.
+            let just_started = FIRST_ATTEMPT.saturating_sub(self.started.elapsed());
             if timeout(just_started, self.first_peer()).await.is_ok()
-                && let Ok(Ok(tried)) = timeout(FIRST_TRY, self.begin_withdrawal(cid)).await
+                && let Ok(Ok(attempt)) = timeout(FIRST_ATTEMPT, self.begin(cid)).await
             {
-                let Tried { told, missed, settled } = tried?;
+                let Attempt { told, missed, settled } = attempt?;
                 outcome = Outcome { told, pending: missed };
                 if !settled {
-                    self.inner.withdrawn.notify_one();
+                    self.unsettled.notify_one();
                 }
             }
         }
         Ok(outcome)
     }
 
-    /// Does what is noted, whenever a peer comes that can be told; returns when the network ends.
-    pub(super) async fn keep_withdrawing(&self) {
-        let Ok(network) = self.network() else { return };
+    /// Attempts the noted withdrawals whenever a new DHT peer connects, and from time to time. Returns when the network ends.
+    pub(super) async fn keep_retrying(&self) {
+        let Some(network) = &self.network else { return };
         let mut events = network.net.events();
         loop {
-            let noted = self.withdrawals().await.unwrap_or_default();
+            let noted = self.noted().await.unwrap_or_default();
             let unsettled = AtomicBool::new(false);
-            if !noted.is_empty() && self.has_peers() {
+            if !noted.is_empty() && self.has_dht_peers() {
                 let unsettled = &unsettled;
-                let tries = futures::stream::iter(noted).map(|cid| async move {
-                    match self.try_withdrawal(cid).await {
-                        Ok(tried) => {
-                            unsettled.fetch_or(!tried.settled, Ordering::Relaxed);
+                let attempts = futures::stream::iter(noted).map(|cid| async move {
+                    match self.attempt(cid).await {
+                        Ok(attempt) => {
+                            unsettled.fetch_or(!attempt.settled, Ordering::Relaxed);
                         }
-                        Err(error) => tracing::warn!(%cid, "a record cannot be withdrawn: {error}"),
+                        Err(error) => tracing::warn!(%cid, "cannot withdraw the provider record: {error}"),
                     }
                 });
-                tries.buffer_unordered(AT_A_TIME).collect::<()>().await;
+                attempts.buffer_unordered(CONCURRENT).collect::<()>().await;
             }
-            let somebody_new = async {
+            let new_peer = async {
                 loop {
                     match events.recv().await {
                         Ok(NetEvent::DhtPeer { .. }) | Err(RecvError::Lagged(_)) => return true,
@@ -122,78 +165,73 @@ impl Node {
                     }
                 }
             };
-            let pause = if unsettled.into_inner() { REPEAT } else { AGAIN };
+            let pause = if unsettled.into_inner() { RETRY_UNSETTLED } else { RETRY };
             let wait = tokio::select! {
-                came = somebody_new => if came { SETTLE } else { return },
-                () = self.inner.withdrawn.notified() => REPEAT,
+                connected = new_peer => if connected { SETTLE } else { return },
+                () = self.unsettled.notified() => RETRY_UNSETTLED,
                 () = tokio::time::sleep(pause) => Duration::ZERO,
             };
             tokio::time::sleep(wait).await;
         }
     }
 
-    /// Begins a try, which goes on to its end, whoever still waits for it: one that was cut off could take the record away
-    /// of a file that is stored again meanwhile, and nobody would announce that.
-    fn begin_withdrawal(&self, cid: Cid) -> oneshot::Receiver<Result<Tried, NodeError>> {
-        let (done, tried) = oneshot::channel();
-        let (node, stop) = (self.clone(), self.stopping());
-        self.spawn(async move {
-            let tried = stop.run_until_cancelled(node.try_withdrawal(cid)).await;
-            if tried.is_some_and(|tried| done.send(tried).is_err()) {
-                // Nobody has waited for it: what is left to do is done by and by.
-                node.inner.withdrawn.notify_one();
+    /// Starts an attempt that runs to its end although its caller may stop waiting. If it were cut off, it could withdraw the
+    /// record of a file that is stored again in the meantime, and nothing would announce that file.
+    fn begin(self: &Arc<Self>, cid: Cid) -> oneshot::Receiver<Result<Attempt, NodeError>> {
+        let (done, receiver) = oneshot::channel();
+        let withdrawals = Arc::clone(self);
+        self.tasks.spawn_until_stop(async move {
+            if done.send(withdrawals.attempt(cid).await).is_err() {
+                // The caller has stopped waiting: the retries do the rest.
+                withdrawals.unsettled.notify_one();
             }
         });
-        tried
+        receiver
     }
 
-    /// Tells whoever holds the record; forgets the note where nobody is left, and no announcement can bring it back. It
-    /// takes half a minute at most: that long the DHT is asked, and then everybody is told at once.
-    async fn try_withdrawal(&self, cid: Cid) -> Result<Tried, NodeError> {
-        let network = self.network()?;
-        if self.is_kept(cid).await? {
-            // It was stored again meanwhile, and a try before this one may have reached its new record.
+    /// Tells the peers that hold the record. Forgets the note once all are told and no announcement can undo it. Takes half a
+    /// minute at most: the DHT is searched that long, then all peers are told at the same time.
+    async fn attempt(&self, cid: Cid) -> Result<Attempt, NodeError> {
+        let network = Network::require(self.network.as_ref())?;
+        if self.announcements.is_kept(cid).await? {
+            // The file was stored again, and an earlier attempt may have withdrawn its new record.
             network.net.provide(cid).await;
-            self.forget_withdrawal(cid).await?;
-            return Ok(Tried { told: 0, missed: false, settled: true });
+            self.forget(cid).await?;
+            return Ok(Attempt { told: 0, missed: false, settled: true });
         }
         let Withdrawn { told, missed } = network.fetcher.transfers().withdraw(cid).await;
         let missed = told == 0 || missed > 0;
         let settled = network.net.is_settled(cid).await?;
         if settled && !missed {
-            self.forget_withdrawal(cid).await?;
+            self.forget(cid).await?;
         }
-        if self.is_kept(cid).await? {
+        if self.announcements.is_kept(cid).await? {
             network.net.provide(cid).await;
         }
-        Ok(Tried { told, missed, settled })
+        Ok(Attempt { told, missed, settled })
     }
 
-    /// Returns when a peer of the DHT is there.
+    /// Returns when a DHT peer is connected.
     async fn first_peer(&self) {
-        let Ok(network) = self.network() else { return };
+        let Some(network) = &self.network else { return };
         let mut events = network.net.events();
-        while !self.has_peers() {
+        while !network.has_dht_peers() {
             if matches!(events.recv().await, Err(RecvError::Closed)) {
                 return;
             }
         }
     }
 
-    fn has_peers(&self) -> bool {
-        self.network().is_ok_and(|network| network.net.peers().iter().any(|peer| peer.dht))
+    fn has_dht_peers(&self) -> bool {
+        self.network.as_ref().is_some_and(|network| network.has_dht_peers())
     }
 
-    pub(super) async fn is_kept(&self, cid: Cid) -> Result<bool, NodeError> {
-        self.blocking(move |store| Ok(store.root(&cid)?.is_some_and(|root| root.pinned))).await
-    }
-
-    async fn withdrawals(&self) -> Result<Vec<Cid>, NodeError> {
-        let notes = self.blocking(load).await?;
+    async fn noted(&self) -> Result<Vec<Cid>, NodeError> {
+        let notes = self.store.run(load).await?;
         Ok(notes.into_iter().map(|note| note.cid).collect())
     }
 
-    async fn forget_withdrawal(&self, cid: Cid) -> Result<(), NodeError> {
+    async fn forget(&self, cid: Cid) -> Result<(), NodeError> {
         self.change_notes(move |_, notes| {
             notes.retain(|note| note.cid != cid);
             Ok(())
@@ -205,23 +243,23 @@ impl Node {
         &self,
         change: impl FnOnce(&Store, &mut Vec<Note>) -> Result<(), NodeError> + Send + 'static,
     ) -> Result<(), NodeError> {
-        // One change at a time: each reads what the one before has written.
-        let _turn = self.inner.withdrawing.lock().await;
-        self.blocking(move |store| {
-            let mut notes = load(store)?;
-            let before = notes.len();
-            change(store, &mut notes)?;
-            if before == 0 && notes.is_empty() {
-                return Ok(());
-            }
-            let bytes = serde_json::to_vec(&notes).unwrap_or_default();
-            Ok(store.set_meta_to_let_go(META_WITHDRAWALS, &bytes)?)
-        })
-        .await
+        let _changing = self.changing.lock().await;
+        self.store
+            .run(move |store| {
+                let mut notes = load(store)?;
+                let before = notes.len();
+                change(store, &mut notes)?;
+                if before == 0 && notes.is_empty() {
+                    return Ok(());
+                }
+                let bytes = serde_json::to_vec(&notes).unwrap_or_default();
+                Ok(store.set_meta_to_let_go(META_WITHDRAWALS, &bytes)?)
+            })
+            .await
     }
 }
 
-/// The notes whose records may still exist.
+/// Returns the notes whose records have not expired.
 fn load(store: &Store) -> Result<Vec<Note>, NodeError> {
     let bytes = store.meta(META_WITHDRAWALS)?.unwrap_or_default();
     let mut notes: Vec<Note> = serde_json::from_slice(&bytes).unwrap_or_default();

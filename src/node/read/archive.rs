@@ -1,29 +1,32 @@
-//! A folder as a tar stream: what `get` unpacks and a browser saves.
+//! Sending a folder as a tar stream.
 
 use bytes::Bytes;
 
-use super::{Sink, Source, Stopped, next_entry, send_file};
+use super::{
+    file,
+    sink::{Sink, Stopped},
+    source::Source,
+};
 use crate::{
     content::{
-        decoder::{DirTree, Root},
+        ContentError,
+        decoder::{DirTree, Root, open_root},
         encoder::{DirEntry, EntryKind},
+        tar_time,
     },
-    node::{
-        error::{ErrorCode, NodeError},
-        tree::set_tar_mtime,
-    },
+    node::error::{ErrorCode, NodeError},
 };
 
-/// Length of a tar record.
+/// Length of a tar record, in bytes.
 const RECORD: usize = 512;
-/// Folders inside folders, at most.
+/// Maximum depth of nested folders.
 const MAX_DEPTH: usize = 2048;
 
-/// Sends all of a folder, depth first, names in order.
+/// Sends a folder, depth first, names in order.
 pub(super) async fn send(source: &Source, top: DirTree, sink: &Sink) -> Result<(), Stopped> {
     let mut open = vec![(String::new(), top)];
     while let Some((prefix, tree)) = open.last_mut() {
-        let Some(entry) = next_entry(tree, source).await? else {
+        let Some(entry) = source.next_entry(tree).await? else {
             open.pop();
             continue;
         };
@@ -32,7 +35,7 @@ pub(super) async fn send(source: &Source, top: DirTree, sink: &Sink) -> Result<(
         match root {
             Root::Dir(inner) => {
                 let path = format!("{path}/");
-                sink.hold(&header(&entry, &path)?).await?;
+                sink.buffer(&header(&entry, &path)?).await?;
                 if open.len() == MAX_DEPTH {
                     return Err(
                         NodeError::new(ErrorCode::Integrity, "the folder is nested too deeply").into()
@@ -41,9 +44,9 @@ pub(super) async fn send(source: &Source, top: DirTree, sink: &Sink) -> Result<(
                 open.push((path, inner));
             }
             Root::File(tree) => {
-                // It goes out with the first of the file: until that is here, the answer can still be an error.
-                sink.hold(&header(&entry, &path)?).await?;
-                send_file(source, tree, 0..entry.size, sink).await?;
+                // Sent with the first bytes of the file: if those cannot be read, the answer can still be an error.
+                sink.buffer(&header(&entry, &path)?).await?;
+                file::send(source, tree, 0..entry.size, sink).await?;
                 let padding =
                     usize::try_from(entry.size % RECORD as u64).map_or(0, |over| (RECORD - over) % RECORD);
                 sink.send(Bytes::from_static(&[0; RECORD][..padding])).await?;
@@ -53,32 +56,28 @@ pub(super) async fn send(source: &Source, top: DirTree, sink: &Sink) -> Result<(
     sink.send(Bytes::from_static(&[0; 2 * RECORD])).await
 }
 
-/// Opens the root of an entry, which must be what its folder says that it is.
-fn open_entry(entry: &DirEntry, block: &[u8]) -> Result<Root, crate::content::ContentError> {
-    let root = crate::content::decoder::open_root(&entry.link, block)?;
+/// Opens the root of an entry and checks it against the kind and size in its folder.
+fn open_entry(entry: &DirEntry, block: &[u8]) -> Result<Root, ContentError> {
+    let root = open_root(&entry.link, block)?;
     let fits = match &root {
         Root::File(tree) => entry.kind == EntryKind::File && tree.metadata().size == entry.size,
         Root::Dir(_) => entry.kind == EntryKind::Dir,
     };
-    if fits {
-        Ok(root)
-    } else {
-        Err(crate::content::ContentError::Malformed("an entry is not what its folder says"))
-    }
+    if fits { Ok(root) } else { Err(ContentError::Malformed("an entry is not what its folder says")) }
 }
 
-/// The tar header of one entry; a long name takes several records.
+/// Returns the tar header of one entry. A long name takes several records.
 fn header(entry: &DirEntry, path: &str) -> Result<Bytes, NodeError> {
     let dir = entry.kind == EntryKind::Dir;
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(if dir { tar::EntryType::Directory } else { tar::EntryType::Regular });
     header.set_size(if dir { 0 } else { entry.size });
     header.set_mode(entry.mode.unwrap_or(if dir { 0o755 } else { 0o644 }) & 0o7777);
-    set_tar_mtime(&mut header, entry.mtime.unwrap_or(0));
+    tar_time::set_mtime(&mut header, entry.mtime.unwrap_or(0));
     let mut records = tar::Builder::new(Vec::with_capacity(RECORD));
     let appended = records.append_data(&mut header, path, std::io::empty());
     appended.map_err(|e| {
-        NodeError::new(ErrorCode::Integrity, format!("{path:?} fits into no tar stream: {e}"))
+        NodeError::new(ErrorCode::Integrity, format!("{path:?} does not fit into a tar header: {e}"))
     })?;
     Ok(std::mem::take(records.get_mut()).into())
 }

@@ -1,30 +1,47 @@
-//! Where a reader's blocks come from: the store, and in a node with a network the providers.
+//! Where the blocks of a read come from: the store, and in a node with a network the providers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{Stream, TryStreamExt};
+use futures::{Stream, TryStreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Chunk, TRIES, Wanted};
 use crate::{
     content::{
         ContentError,
         cid::Cid,
-        decoder::{Root, open_root},
+        decoder::{DirTree, FileTree, Root, Step, open_root},
+        encoder::DirEntry,
         link::Link,
         seal::{Entry, open_chunk},
     },
     fetch::{READ_AHEAD, Session},
     node::{
-        Node,
         error::{ErrorCode, NodeError, Reason},
+        handles::BlockingStore,
+        network::Network,
     },
-    store::Store,
 };
 
-/// How long a block that its key does not open is looked for elsewhere.
-const ELSEWHERE: Duration = Duration::from_secs(3);
+/// Time limit for finding another copy of a block that its key does not open.
+const OTHER_COPIES_TIMEOUT: Duration = Duration::from_secs(3);
+/// Maximum number of copies of one block that are tried.
+const MAX_COPIES: usize = 4;
+
+/// Position and identity of a chunk in a file.
+struct Wanted {
+    entry: Entry,
+    offset: u64,
+}
+
+/// Position and plaintext of a chunk.
+pub(super) struct Chunk {
+    /// Offset in the file, in bytes.
+    pub(super) offset: u64,
+    pub(super) bytes: Bytes,
+    /// Counts the plaintext as memory of the readers.
+    pub(super) memory: Option<OwnedSemaphorePermit>,
+}
 
 /// Blocks of one root. Cheap to clone.
 #[derive(Clone)]
@@ -32,45 +49,46 @@ pub(super) enum Source {
     /// The store first, then every provider of the root.
     Swarm(Session),
     /// The store alone: the node is offline.
-    Here(Store),
+    Local(BlockingStore),
 }
 
 impl Source {
-    pub(super) fn new(node: &Node, root: Cid, timeout: Duration) -> Self {
-        match &node.inner.network {
+    pub(super) fn new(
+        network: Option<&Arc<Network>>,
+        store: &BlockingStore,
+        root: Cid,
+        timeout: Duration,
+    ) -> Self {
+        match network {
             Some(network) => Self::Swarm(network.fetcher.session(root, timeout)),
-            None => Self::Here(node.inner.store.clone()),
+            None => Self::Local(store.clone()),
         }
     }
 
-    /// One block, checked against its CID.
+    /// Returns one block, checked against its CID.
     pub(super) async fn block(&self, cid: &Cid, len: Option<u32>) -> Result<Vec<u8>, NodeError> {
         match self {
             Self::Swarm(session) => Ok(session.block(cid, len).await?),
-            Self::Here(store) => {
-                let (store, cid) = (store.clone(), *cid);
-                let read = tokio::task::spawn_blocking(move || store.get(&cid)).await;
-                read.map_err(|_| NodeError::lost_worker())??.ok_or_else(|| {
-                    NodeError::new(
-                        ErrorCode::NotFound,
-                        format!("block {cid} is not here, and this node is offline"),
-                    )
-                    .reason(Reason::Offline)
+            Self::Local(store) => {
+                let cid = *cid;
+                store.run(move |store| Ok(store.get(&cid)?)).await?.ok_or_else(|| {
+                    let message = format!("block {cid} is not on this node, which is offline");
+                    NodeError::new(ErrorCode::NotFound, message).reason(Reason::Offline)
                 })
             }
         }
     }
 
-    /// A block whose bytes hash to its CID, and still are not what its key or its parent says: SHA-1 alone does not
-    /// decide. Where a peer has just sent it, it is dropped, that peer is not asked again, and another try makes sense.
+    /// Rejects a block that matches its CID and not its key or parent, which SHA-1 alone cannot rule out. If a peer has just
+    /// sent it, the block is dropped and that peer is not asked again. Returns whether another try makes sense.
     async fn reject(&self, cid: &Cid) -> bool {
         match self {
             Self::Swarm(session) => session.reject(cid).await,
-            Self::Here(_) => false,
+            Self::Local(_) => false,
         }
     }
 
-    /// Fetches a node block and hands it to `accept`; tries again elsewhere where that finds it forged.
+    /// Fetches a node block and passes it to `accept`; tries other copies if that finds it forged.
     pub(super) async fn node<T>(
         &self,
         cid: &Cid,
@@ -81,8 +99,8 @@ impl Source {
             Ok(accepted) => return Ok(accepted),
             Err(error) => error,
         };
-        let mut elsewhere = Elsewhere::new(self, *cid, Some(len));
-        while let Some(block) = elsewhere.next().await {
+        let mut others = OtherCopies::new(self, *cid, Some(len));
+        while let Some(block) = others.next().await {
             if let Ok(accepted) = accept(&block) {
                 return Ok(accepted);
             }
@@ -96,9 +114,9 @@ impl Source {
             Err(error) if !matches!(error, ContentError::NoKey) => error,
             done => return Ok(done?),
         };
-        // A wrong link and a forged block look the same.
-        let mut elsewhere = Elsewhere::new(self, link.cid, None);
-        while let Some(block) = elsewhere.next().await {
+        // A wrong link and a forged block cannot be told apart.
+        let mut others = OtherCopies::new(self, link.cid, None);
+        while let Some(block) = others.next().await {
             if let Ok(root) = open_root(link, &block) {
                 return Ok(root);
             }
@@ -106,36 +124,71 @@ impl Source {
         Err(found.into())
     }
 
-    /// The plaintext of `wanted`, in order, read ahead.
+    /// Returns the chunks of a file, in order, from the position of `tree` up to offset `end`. Reads ahead.
     pub(super) fn chunks(
         &self,
-        wanted: impl Stream<Item = Result<Wanted, NodeError>> + Send + 'static,
-    ) -> impl Stream<Item = Result<Chunk, NodeError>> + Send {
+        tree: FileTree,
+        end: u64,
+    ) -> impl Stream<Item = Result<Chunk, NodeError>> + Send + use<> {
         let source = self.clone();
-        wanted
-            .map_ok(move |wanted| {
+        self.wanted(tree, end)
+            .map_ok(move |Wanted { entry, offset }| {
                 let source = source.clone();
                 async move {
-                    let room = source.room(wanted.entry.len).await;
-                    let bytes = source.chunk(&wanted.entry).await?;
-                    Ok(Chunk { offset: wanted.offset, bytes, room })
+                    let memory = source.reserve_memory(entry.len).await;
+                    let bytes = source.chunk(&entry).await?;
+                    Ok(Chunk { offset, bytes, memory })
                 }
             })
             .try_buffered(READ_AHEAD)
     }
 
-    /// Whether this is the reader's own memory, and no share of what all readers have in common.
-    pub(super) fn is_own(&self, room: &OwnedSemaphorePermit) -> bool {
-        match self {
-            Self::Swarm(session) => session.is_own(room),
-            Self::Here(_) => false,
+    /// Lists the chunks of a file from the position of `tree` up to offset `end`. Fetches list nodes on the way.
+    fn wanted(
+        &self,
+        tree: FileTree,
+        end: u64,
+    ) -> impl Stream<Item = Result<Wanted, NodeError>> + Send + use<> {
+        stream::try_unfold((self.clone(), tree), move |(source, mut tree)| async move {
+            loop {
+                match tree.step()? {
+                    Step::Item(placed) if placed.offset >= end => return Ok(None),
+                    Step::Item(placed) => {
+                        let wanted = Wanted { entry: placed.item, offset: placed.offset };
+                        return Ok(Some((wanted, (source, tree))));
+                    }
+                    Step::Need { cid, len } => {
+                        source.node(&cid, len, |block| tree.feed(block)).await?;
+                    }
+                    Step::End => return Ok(None),
+                }
+            }
+        })
+    }
+
+    /// Returns the next entry of a folder. Fetches list nodes on the way.
+    pub(super) async fn next_entry(&self, tree: &mut DirTree) -> Result<Option<DirEntry>, NodeError> {
+        loop {
+            match tree.step()? {
+                Step::Item(placed) => return Ok(Some(placed.item)),
+                Step::Need { cid, len } => self.node(&cid, len, |block| tree.feed(block)).await?,
+                Step::End => return Ok(None),
+            }
         }
     }
 
-    async fn room(&self, len: u32) -> Option<OwnedSemaphorePermit> {
+    /// Whether this memory is reserved for this reader, not taken from the share of all readers.
+    pub(super) fn is_reserved(&self, memory: &OwnedSemaphorePermit) -> bool {
+        match self {
+            Self::Swarm(session) => session.is_own(memory),
+            Self::Local(_) => false,
+        }
+    }
+
+    async fn reserve_memory(&self, len: u32) -> Option<OwnedSemaphorePermit> {
         match self {
             Self::Swarm(session) => session.room(len).await,
-            Self::Here(_) => None,
+            Self::Local(_) => None,
         }
     }
 
@@ -144,8 +197,8 @@ impl Source {
             Ok(bytes) => return Ok(bytes),
             Err(error) => error,
         };
-        let mut elsewhere = Elsewhere::new(self, entry.cid, Some(entry.len));
-        while let Some(block) = elsewhere.next().await {
+        let mut others = OtherCopies::new(self, entry.cid, Some(entry.len));
+        while let Some(block) = others.next().await {
             if let Ok(bytes) = open(entry, block).await? {
                 return Ok(bytes);
             }
@@ -154,16 +207,16 @@ impl Source {
     }
 }
 
-/// Opens a chunk on a thread that may compute.
+/// Decrypts a chunk on a thread that may compute.
 async fn open(entry: &Entry, block: Vec<u8>) -> Result<Result<Bytes, ContentError>, NodeError> {
     let entry = entry.clone();
     let opened = tokio::task::spawn_blocking(move || open_chunk(&entry, block)).await;
-    Ok(opened.map_err(|_| NodeError::lost_worker())?.map(Bytes::from))
+    Ok(opened.map_err(|_| NodeError::worker_failed())?.map(Bytes::from))
 }
 
-/// Other copies of a block that its key did not open, for a short while. Whoever finds none says what was found first:
-/// that nobody else has the block says less than that the key does not fit it.
-struct Elsewhere<'a> {
+/// Other copies of a block that its key does not open. If there are none, the caller returns its first error: a wrong key says
+/// more than a missing copy.
+struct OtherCopies<'a> {
     source: &'a Source,
     cid: Cid,
     len: Option<u32>,
@@ -171,12 +224,13 @@ struct Elsewhere<'a> {
     until: tokio::time::Instant,
 }
 
-impl<'a> Elsewhere<'a> {
+impl<'a> OtherCopies<'a> {
     fn new(source: &'a Source, cid: Cid, len: Option<u32>) -> Self {
-        Self { source, cid, len, tries: TRIES - 1, until: tokio::time::Instant::now() + ELSEWHERE }
+        let until = tokio::time::Instant::now() + OTHER_COPIES_TIMEOUT;
+        Self { source, cid, len, tries: MAX_COPIES - 1, until }
     }
 
-    /// Drops the copy that was no good, and fetches another one.
+    /// Rejects the last copy and fetches another one.
     async fn next(&mut self) -> Option<Vec<u8>> {
         self.tries = self.tries.checked_sub(1)?;
         let other = async {

@@ -29,8 +29,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
     ],
     &["http/extract.rs", "http/problem.rs"],
     &["net/task.rs", "net/task/dialing.rs", "net/task/query.rs"],
-    &["node/chores.rs", "node/start.rs"],
-    &["node/read.rs", "node/read/archive.rs"],
     &[
         "store.rs",
         "store/cache.rs",

@@ -1,7 +1,7 @@
-//! From bytes that arrive to a thread that reads: a bounded pipe in which a broken input stays an error.
+//! A bounded pipe from an async stream to a blocking reader.
 //!
-//! The end must be said. A caller that goes away, or whose connection breaks, drops its side unsaid, and the reader
-//! gets an error instead of an end: half a file is never taken for a whole one.
+//! The end of the input is sent explicitly. If the sender is dropped before, because its connection broke, the reader gets an
+//! error: half a file is never stored as a whole one.
 
 use std::{
     io::{self, Read},
@@ -12,10 +12,7 @@ use bytes::{Buf, Bytes};
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
-/// Length in bytes of the pieces that a reader is asked for.
-pub(super) const PIECE: usize = 256 << 10;
-
-/// Pieces on their way at a time.
+/// Maximum number of pieces in the pipe.
 const DEPTH: usize = 8;
 
 enum Piece {
@@ -24,10 +21,10 @@ enum Piece {
     End,
 }
 
-/// The side that bytes are put in at.
+/// The sending end.
 pub(super) struct Pipe(mpsc::Sender<Piece>);
 
-/// The side that a blocking thread reads.
+/// The receiving end.
 pub(super) struct PipeReader {
     pieces: mpsc::Receiver<Piece>,
     current: Bytes,
@@ -40,7 +37,7 @@ pub(super) fn pipe() -> (Pipe, PipeReader) {
 }
 
 impl Pipe {
-    /// Passes all of `input` on, its end or its error included. Stops early where nobody reads any more.
+    /// Sends all of `input`, then its end or error. Stops early if the reader is gone.
     pub(super) async fn fill(self, input: impl Stream<Item = io::Result<Bytes>>) {
         let mut input = pin!(input);
         loop {
@@ -65,7 +62,10 @@ impl Read for PipeReader {
                 Some(Piece::Broken(error)) => return Err(error),
                 Some(Piece::End) => self.ended = true,
                 None => {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the sender went away"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the sender closed the connection",
+                    ));
                 }
             }
         }
@@ -79,14 +79,14 @@ impl Read for PipeReader {
 mod tests {
     use super::*;
 
-    async fn read_all(pieces: Vec<io::Result<Bytes>>, say_end: bool) -> io::Result<Vec<u8>> {
+    async fn read_all(pieces: Vec<io::Result<Bytes>>, to_the_end: bool) -> io::Result<Vec<u8>> {
         let (pipe, mut reader) = pipe();
         let reading = tokio::task::spawn_blocking(move || {
             let mut out = Vec::new();
             reader.read_to_end(&mut out).map(|_| out)
         });
         let input = futures::stream::iter(pieces);
-        if say_end {
+        if to_the_end {
             pipe.fill(input).await;
         } else {
             drop(
@@ -101,13 +101,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_and_their_end_arrive() {
+    async fn all_bytes_and_the_end_arrive() {
         let pieces = vec![Ok(Bytes::from_static(b"ab")), Ok(Bytes::new()), Ok(Bytes::from_static(b"c"))];
         assert_eq!(read_all(pieces, true).await.expect("whole"), b"abc");
     }
 
     #[tokio::test]
-    async fn half_an_input_is_an_error() {
+    async fn an_input_that_breaks_off_is_an_error() {
         let broken = vec![Ok(Bytes::from_static(b"ab")), Err(io::Error::other("cut"))];
         assert_eq!(read_all(broken, true).await.expect_err("broken").to_string(), "cut");
         let gone = vec![Ok(Bytes::from_static(b"ab"))];

@@ -1,6 +1,6 @@
-//! Threads made for sealing and writing: a fixed number, fed by a bounded queue.
+//! A fixed number of threads for sealing and writing, fed by a bounded queue.
 //!
-//! More threads than cores: while one waits for its `fdatasync`, another one hashes.
+//! There are more threads than cores: while one waits for `fdatasync`, another one hashes.
 
 use std::{
     sync::{
@@ -12,7 +12,7 @@ use std::{
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A handle on the threads. They end when the last handle is dropped.
+/// A handle to the threads, which end when the last handle is dropped.
 #[derive(Clone)]
 pub(super) struct Pool {
     jobs: SyncSender<Job>,
@@ -30,9 +30,9 @@ impl Pool {
         Ok(Self { jobs })
     }
 
-    /// Queues a job; blocks while the queue is full. A job that panics takes no thread with it.
+    /// Queues a job; blocks while the queue is full. A thread survives a job that panics.
     pub(super) fn submit(&self, job: impl FnOnce() + Send + 'static) {
-        assert!(self.jobs.send(Box::new(job)).is_ok(), "the threads live as long as a handle does");
+        assert!(self.jobs.send(Box::new(job)).is_ok(), "the threads outlive every handle");
     }
 }
 
@@ -41,7 +41,7 @@ fn run(queue: &Mutex<Receiver<Job>>) {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else { return };
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {
-            tracing::error!("a sealing job panicked; its upload fails");
+            tracing::error!("a sealing job panicked, and its upload fails");
         }
     }
 }

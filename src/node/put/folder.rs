@@ -1,7 +1,7 @@
-//! Storing a folder: a tar stream in, `dir` nodes out.
+//! Storing a folder from a tar stream.
 //!
-//! Contents pass through in constant memory; names and links of the folder's entries are held until their
-//! folder is complete, because a `dir` node lists its names in order.
+//! Contents take constant memory. Names and links of all entries stay in memory to the end, because a folder's node block
+//! lists them in order.
 
 use std::{
     collections::BTreeMap,
@@ -9,16 +9,17 @@ use std::{
     path::{Component, Path},
 };
 
-use super::{
-    error::{ErrorCode, NodeError, Reason},
-    put::Sealer,
-};
-use crate::content::{
-    encoder::{DirEncoder, DirEntry, EntryKind, Finished, Metadata},
-    link::Link,
+use super::sealer::Sealer;
+use crate::{
+    content::{
+        encoder::{DirEncoder, DirEntry, EntryKind, Finished, Metadata},
+        link::Link,
+        tar_time,
+    },
+    node::error::{ErrorCode, NodeError, Reason},
 };
 
-/// Folders inside folders, at most: deeper than any path that Linux takes.
+/// Maximum depth of nested folders: deeper than any path on Linux.
 const MAX_DEPTH: usize = 2048;
 
 enum Item {
@@ -33,9 +34,9 @@ struct Folder {
     mode: Option<u32>,
 }
 
-/// Stores the folder that `input` carries as a tar stream, and answers with its root and its size in bytes.
+/// Stores the folder in the tar stream `input` and returns its root.
 ///
-/// Regular files and folders only: links and devices are refused by name.
+/// Errors: [`ErrorCode::BadRequest`] for anything but regular files and folders.
 pub(super) fn store(
     sealer: &mut Sealer,
     input: &mut dyn Read,
@@ -43,12 +44,12 @@ pub(super) fn store(
 ) -> Result<Finished, NodeError> {
     let mut top = Folder { items: BTreeMap::new(), mtime: metadata.mtime, mode: metadata.mode };
     let mut archive = tar::Archive::new(input);
-    for entry in archive.entries().map_err(|e| broken(&e))? {
-        let mut entry = entry.map_err(|e| broken(&e))?;
-        let path = entry.path().map_err(|e| broken(&e))?.into_owned();
+    for entry in archive.entries().map_err(|e| invalid_tar(&e))? {
+        let mut entry = entry.map_err(|e| invalid_tar(&e))?;
+        let path = entry.path().map_err(|e| invalid_tar(&e))?.into_owned();
         let parts = components(&path)?;
         let header = entry.header();
-        let (mtime, mode) = (tar_mtime(header), header.mode().ok());
+        let (mtime, mode) = (tar_time::mtime(header), header.mode().ok());
         match header.entry_type() {
             tar::EntryType::Directory => {
                 let folder = descend(&mut top, &parts)?;
@@ -70,13 +71,13 @@ pub(super) fn store(
                 if done.size != size {
                     return Err(NodeError::new(
                         ErrorCode::BadRequest,
-                        format!("{} is cut short", path.display()),
+                        format!("invalid tar stream: {} is cut short", path.display()),
                     )
                     .reason(Reason::TarInvalid));
                 }
                 let item = Item::File { root_len: done.root_len, link: done.link, size, mtime, mode };
                 if descend(&mut top, parents)?.items.insert(name.clone(), item).is_some() {
-                    return Err(bad_path(&path, "it is there twice"));
+                    return Err(bad_path(&path, "it occurs twice"));
                 }
             }
             _ => return Err(bad_path(&path, "it is neither a regular file nor a folder")),
@@ -85,27 +86,7 @@ pub(super) fn store(
     encode(sealer, top, metadata.name)
 }
 
-/// The first four of the twelve bytes of a time before 1970, as GNU writes it; those behind them are an `i64`.
-const BEFORE_1970: [u8; 4] = [0xff; 4];
-
-/// When an entry was modified, in seconds since 1970.
-pub(crate) fn tar_mtime(header: &tar::Header) -> Option<i64> {
-    let seconds = header.mtime().ok()?;
-    if header.as_old().mtime.starts_with(&BEFORE_1970) {
-        return Some(seconds.cast_signed());
-    }
-    i64::try_from(seconds).ok()
-}
-
-/// Notes when an entry was modified, in seconds since 1970.
-pub(crate) fn set_tar_mtime(header: &mut tar::Header, seconds: i64) {
-    header.set_mtime(seconds.cast_unsigned());
-    if seconds < 0 {
-        header.as_old_mut().mtime[..BEFORE_1970.len()].copy_from_slice(&BEFORE_1970);
-    }
-}
-
-/// A folder whose entries are being listed.
+/// A folder whose node blocks are being written.
 struct Open {
     items: std::collections::btree_map::IntoIter<String, Item>,
     encoder: DirEncoder,
@@ -113,7 +94,7 @@ struct Open {
 }
 
 impl Drop for Folder {
-    /// Without recursion, for the same reason.
+    /// Without recursion: a thread's stack is too short for the deepest folders.
     fn drop(&mut self) {
         let mut items: Vec<Item> = std::mem::take(&mut self.items).into_values().collect();
         while let Some(item) = items.pop() {
@@ -128,7 +109,7 @@ impl Open {
     fn new(sealer: &Sealer, mut folder: Folder, name: Option<String>) -> Self {
         let metadata =
             Metadata { name, mtime: folder.mtime, mode: folder.mode, size: 0, ..Metadata::default() };
-        let encoder = DirEncoder::new(sealer.recipe.sealing.clone());
+        let encoder = DirEncoder::new(sealer.options.sealing.clone());
         Self { items: std::mem::take(&mut folder.items).into_iter(), encoder, metadata }
     }
 
@@ -137,7 +118,7 @@ impl Open {
         sealer.write_nodes(self.encoder.push(entry)?)
     }
 
-    /// The root of this folder, and its entry in the folder above.
+    /// Writes the node blocks of this folder. Returns its root, and its entry for the folder above.
     fn finish(self, sealer: &mut Sealer) -> Result<(Finished, DirEntry), NodeError> {
         let Metadata { name, size, mtime, mode, .. } = self.metadata.clone();
         let mut finished = self.encoder.finish(self.metadata)?;
@@ -155,7 +136,7 @@ impl Open {
     }
 }
 
-/// Lists folders in folders, the innermost first. Without recursion: a thread's stack is shorter than folders may be deep.
+/// Writes the node blocks of all folders, the innermost first. Without recursion, as in `drop`.
 fn encode(sealer: &mut Sealer, top: Folder, name: Option<String>) -> Result<Finished, NodeError> {
     let mut above = Vec::new();
     let mut open = Open::new(sealer, top, name);
@@ -178,7 +159,7 @@ fn encode(sealer: &mut Sealer, top: Folder, name: Option<String>) -> Result<Fini
     }
 }
 
-/// The folder at `parts`, made on the way where it does not exist.
+/// Returns the folder at `parts`, creating missing ones.
 fn descend<'a>(top: &'a mut Folder, parts: &[String]) -> Result<&'a mut Folder, NodeError> {
     let mut folder = top;
     for part in parts {
@@ -193,7 +174,7 @@ fn descend<'a>(top: &'a mut Folder, parts: &[String]) -> Result<&'a mut Folder, 
     Ok(folder)
 }
 
-/// The names along a path: relative, without `..`, all of them UTF-8.
+/// Splits a path into names. It must be relative, without `..`, and UTF-8.
 fn components(path: &Path) -> Result<Vec<String>, NodeError> {
     let mut parts = Vec::new();
     for part in path.components() {
@@ -201,10 +182,10 @@ fn components(path: &Path) -> Result<Vec<String>, NodeError> {
             Component::CurDir => {}
             Component::Normal(name) => match name.to_str() {
                 Some(name) => parts.push(name.to_owned()),
-                None => return Err(bad_path(path, "its name is not UTF-8")),
+                None => return Err(bad_path(path, "its name is not valid UTF-8")),
             },
             Component::RootDir | Component::ParentDir | Component::Prefix(_) => {
-                return Err(bad_path(path, "a path must stay inside its folder"));
+                return Err(bad_path(path, "it leads out of the folder"));
             }
         }
     }
@@ -215,11 +196,10 @@ fn components(path: &Path) -> Result<Vec<String>, NodeError> {
 }
 
 fn bad_path(path: &Path, why: &str) -> NodeError {
-    NodeError::new(ErrorCode::BadRequest, format!("{:?} cannot be stored: {why}", path.display().to_string()))
+    NodeError::new(ErrorCode::BadRequest, format!("cannot store {:?}: {why}", path.display().to_string()))
         .reason(Reason::PathInvalid)
 }
 
-fn broken(e: &std::io::Error) -> NodeError {
-    NodeError::new(ErrorCode::BadRequest, format!("the folder's tar stream is broken: {e}"))
-        .reason(Reason::TarInvalid)
+fn invalid_tar(e: &std::io::Error) -> NodeError {
+    NodeError::new(ErrorCode::BadRequest, format!("invalid tar stream: {e}")).reason(Reason::TarInvalid)
 }

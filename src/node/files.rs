@@ -1,0 +1,170 @@
+//! Single files: what is known of them, their entries and blocks, opening links, and removal.
+
+use std::sync::Arc;
+
+use super::{
+    clock::unix_micros,
+    damage_cache::DamageCache,
+    error::{ErrorCode, NodeError, Reason},
+    handles::{BlockingStore, Events},
+    lookup::{Found, Lookup, Reference},
+    network::Network,
+    read::{ContentKind, Opened, Reads},
+    report::{DirEntryInfo, EntryList, Event, FileInfo, RemoveReport},
+    withdrawals::{Outcome, Withdrawals},
+};
+use crate::{
+    content::{cid::Cid, link::Link},
+    store::RootRecord,
+};
+
+/// Maximum number of folder entries in the answer of `info`.
+const MAX_ENTRIES: usize = 10_000;
+
+/// Describes and removes files.
+pub(super) struct Files {
+    pub(super) store: BlockingStore,
+    pub(super) network: Option<Arc<Network>>,
+    pub(super) lookup: Lookup,
+    pub(super) reads: Reads,
+    pub(super) withdrawals: Arc<Withdrawals>,
+    pub(super) damage: DamageCache,
+    pub(super) events: Events,
+}
+
+impl Files {
+    /// Describes a file, from its root block if that can be opened, else from its record.
+    pub(super) async fn info(&self, reference: &Reference, providers: bool) -> Result<FileInfo, NodeError> {
+        let Found { link, record, namesakes } = self.lookup.find(reference).await?;
+        let kept = record.as_ref().filter(|record| record.pinned);
+        let opened = self.reads.open(&link, None).await;
+        // Counted after opening, which may find the root block damaged.
+        let missing = self.missing(&link.cid).await?;
+        let mut info = match opened {
+            Ok(mut opened) => {
+                let mut info = opened.describe();
+                if opened.kind() == ContentKind::Dir {
+                    let listed = page(&mut opened, 0, MAX_ENTRIES).await?;
+                    (info.entries, info.entries_next) = (Some(listed.entries), listed.next);
+                }
+                info
+            }
+            // Without the key, only the visible part of the root block is known.
+            Err(error) if error.code == ErrorCode::Denied => self.reads.describe_sealed(&link.cid).await?,
+            Err(error) => match kept {
+                // The root block of a kept file is missing: its record is known all the same.
+                Some(record) if missing > 0 => FileInfo::of_record(record, missing),
+                _ => return Err(error),
+            },
+        };
+        if let Some(record) = record {
+            info = FileInfo {
+                entries: info.entries,
+                entries_next: info.entries_next,
+                chunker: info.chunker,
+                mtime: info.mtime,
+                ..FileInfo::of_record(&record, missing)
+            };
+        }
+        info.older = (!namesakes.is_empty()).then_some(namesakes.len() as u64);
+        if providers {
+            let found = Network::require(self.network.as_ref())?.find_providers(link.cid).await;
+            info.providers = Some(found.iter().map(ToString::to_string).collect());
+        }
+        Ok(info)
+    }
+
+    /// Lists `limit` entries of a folder after the first `cursor`, which are not read.
+    pub(super) async fn entries(
+        &self,
+        reference: &Reference,
+        cursor: u64,
+        limit: usize,
+    ) -> Result<EntryList, NodeError> {
+        let Found { link, .. } = self.lookup.find(reference).await?;
+        let mut opened = self.reads.open(&link, None).await?;
+        if opened.kind() != ContentKind::Dir {
+            return Err(NodeError::new(ErrorCode::BadRequest, "a file has no entries")
+                .reason(Reason::NotAFolder)
+                .hint("read its content instead"));
+        }
+        page(&mut opened, cursor, limit).await
+    }
+
+    /// Counts the blocks of a kept file that are missing here.
+    async fn missing(&self, root: &Cid) -> Result<u64, NodeError> {
+        let roots = [*root];
+        self.store.run(move |store| Ok(store.missing(&roots)?.first().copied().unwrap_or(0))).await
+    }
+
+    /// Opens a link and remembers its key. The file is not fetched, kept or announced.
+    pub(super) async fn open_link(&self, link: &Link) -> Result<FileInfo, NodeError> {
+        let Found { link, record, .. } = self.lookup.find(&Reference::from(link)).await?;
+        let opened = self.reads.open(&link, None).await?;
+        let info = opened.describe();
+        // A record without a key is replaced: a rebuilt index has lost the keys.
+        if let Some(record) = record.filter(|record| record.key.is_some() || link.key.is_none()) {
+            return Ok(FileInfo::of_record(&record, self.missing(&record.cid).await?));
+        }
+        let record = RootRecord {
+            cid: link.cid,
+            key: link.key.clone(),
+            kind: info.kind.into(),
+            name: info.name.clone(),
+            size: info.size,
+            blocks: 0,
+            stored_len: 0,
+            media_type: info.media_type.clone(),
+            created: unix_micros(),
+            pinned: false,
+            owner: Vec::new(),
+            public: link.key.is_none(),
+        };
+        self.store.run(move |store| Ok(store.add_root(record)?)).await?;
+        Ok(info)
+    }
+
+    /// Removes a file and withdraws its announcement.
+    pub(super) async fn remove(&self, found: Found) -> Result<RemoveReport, NodeError> {
+        let Found { link: Link { cid, .. }, record, .. } = found;
+        let record = record.ok_or_else(|| NodeError::not_kept(&cid))?;
+        if record.pinned {
+            self.withdrawals.note(cid).await?;
+        }
+        if !self.store.run(move |store| Ok(store.remove_root(&cid)?)).await? {
+            return Err(NodeError::not_kept(&cid));
+        }
+        self.damage.invalidate();
+        self.events.emit(Event::Removed { cid });
+        let mut report =
+            RemoveReport { cid, name: record.name, withdrawn_from: 0, withdrawal_pending: false };
+        if record.pinned {
+            // The file is removed even if the withdrawal fails.
+            match self.withdrawals.withdraw(cid).await {
+                Ok(Outcome { told, pending }) => {
+                    (report.withdrawn_from, report.withdrawal_pending) = (told, pending);
+                }
+                Err(error) => tracing::warn!(%cid, "cannot withdraw the provider record: {error}"),
+            }
+        }
+        Ok(report)
+    }
+
+    /// Reads one stored block.
+    pub(super) async fn block(&self, cid: Cid) -> Result<Vec<u8>, NodeError> {
+        let block = self.store.run(move |store| Ok(store.get(&cid)?)).await?;
+        block.ok_or_else(|| {
+            NodeError::new(ErrorCode::NotFound, format!("block {cid} is not on this node"))
+                .reason(Reason::BlockNotHere)
+        })
+    }
+}
+
+/// Lists `limit` entries of a folder after the first `skip`.
+async fn page(opened: &mut Opened, skip: u64, limit: usize) -> Result<EntryList, NodeError> {
+    let count = opened.skip_entries(skip);
+    let entries = opened.entries(limit).await?;
+    let end = skip.saturating_add(entries.len() as u64);
+    let next = (end < count).then(|| end.to_string());
+    Ok(EntryList { entries: entries.into_iter().map(DirEntryInfo::from).collect(), next })
+}

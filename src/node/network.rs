@@ -1,0 +1,144 @@
+//! The network side of a node: the swarm, the download scheduler and the server of blocks, and what is saved of them for
+//! the next start.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use libp2p::{PeerId, identity::Keypair};
+
+use super::{
+    ErrorCode, NodeOptions,
+    error::{NodeError, Reason},
+    handles::{BlockingStore, Tasks},
+};
+use crate::{
+    content::cid::Cid,
+    fetch::Fetcher,
+    net::{Net, NetOptions, RememberedPeer},
+    transfer::{Counters, Limiter, ServeOptions, Transfers, serve},
+};
+
+/// Store keys of the remembered peers and of the provider records of other nodes.
+pub(super) const META_PEERS: &str = "peers";
+const META_RECORDS: &str = "provider-records";
+/// How long one search gathers providers.
+const PROVIDER_SEARCH: Duration = Duration::from_secs(5);
+/// Maximum number of providers that one search returns.
+const MAX_PROVIDERS: usize = 100;
+
+/// A running network. Absent in a node that was started offline.
+pub(super) struct Network {
+    pub(super) net: Net,
+    pub(super) fetcher: Fetcher,
+    pub(super) counters: Arc<Counters>,
+    /// Version of the provider records that were saved last.
+    saved_version: Mutex<Option<u64>>,
+}
+
+impl Network {
+    /// Joins the swarm and starts to serve blocks.
+    pub(super) async fn start(
+        options: &NodeOptions,
+        keypair: Keypair,
+        store: &BlockingStore,
+        tasks: &Tasks,
+    ) -> Result<Self, NodeError> {
+        let remembered: Vec<RememberedPeer> = match store.meta(META_PEERS).await? {
+            Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let net_options = NetOptions {
+            listen: options.listen.clone(),
+            external: options.external.clone(),
+            bootstrap: options.bootstrap.clone(),
+            membership: options.cluster.as_ref().map(crate::content::secret::ClusterKey::membership),
+            mdns: options.mdns,
+            relay_server: options.relay_server,
+            max_connections: options.max_connections,
+            remembered,
+            records: store.meta(META_RECORDS).await?.unwrap_or_default(),
+            ..NetOptions::new(keypair)
+        };
+        let (net, incoming) = Net::start(net_options).await?;
+        let store = store.get();
+        let counters = Arc::new(Counters::default());
+        let serve_options = ServeOptions {
+            limit: options.upload_limit.map(|rate| Arc::new(Limiter::new(rate))),
+            region: options.region.clone(),
+            capacity: options.capacity,
+        };
+        tasks.spawn(serve(
+            net.clone(),
+            incoming,
+            store.clone(),
+            serve_options,
+            Arc::clone(&counters),
+            tasks.stop_token().clone(),
+        ));
+        let transfers = Transfers::new(net.clone(), Arc::clone(&counters));
+        let fetcher = Fetcher::new(store.clone(), transfers);
+        Ok(Self { net, fetcher, counters, saved_version: Mutex::default() })
+    }
+
+    /// Returns the network of a node that has one.
+    ///
+    /// Errors: [`ErrorCode::Unreachable`] where the node is offline.
+    pub(super) fn require(network: Option<&Arc<Self>>) -> Result<&Self, NodeError> {
+        network.map(Arc::as_ref).ok_or_else(|| {
+            NodeError::new(ErrorCode::Unreachable, "this node was started without a network")
+                .reason(Reason::Offline)
+                .hint("start a node with `storgo-node run`")
+        })
+    }
+
+    /// Looks for peers that announce a root.
+    pub(super) async fn find_providers(&self, root: Cid) -> Vec<PeerId> {
+        let mut found = Vec::new();
+        let mut search = self.net.find_providers(root).await;
+        let deadline = tokio::time::Instant::now() + PROVIDER_SEARCH;
+        while let Ok(Some(peer)) = tokio::time::timeout_at(deadline, search.recv()).await {
+            if !found.contains(&peer) {
+                found.push(peer);
+            }
+            if found.len() == MAX_PROVIDERS {
+                break;
+            }
+        }
+        found
+    }
+
+    /// Whether a peer that takes part in the DHT is connected.
+    pub(super) fn has_dht_peers(&self) -> bool {
+        self.net.peers().iter().any(|peer| peer.dht)
+    }
+
+    /// Saves peers and provider records for the next start. Records that have not changed are saved only if `unchanged` is
+    /// set: their remaining lifetime changes all the same.
+    pub(super) async fn save(&self, store: &BlockingStore, unchanged: bool) {
+        let last = *self.saved_version.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = last.filter(|_| !unchanged);
+        let Ok(snapshot) = self.net.snapshot_since(last).await else {
+            return;
+        };
+        let version = snapshot.records_version;
+        let saved = store.run(move |store| {
+            // A node that has met nobody yet keeps the peers of its last run.
+            if !snapshot.remembered.is_empty() {
+                let peers = serde_json::to_vec(&snapshot.remembered).unwrap_or_default();
+                if store.meta(META_PEERS)?.as_deref() != Some(&peers) {
+                    store.set_meta(META_PEERS, &peers)?;
+                }
+            }
+            if last != Some(version) {
+                store.set_meta(META_RECORDS, &snapshot.records)?;
+            }
+            Ok(())
+        });
+        match saved.await {
+            Ok(()) => *self.saved_version.lock().unwrap_or_else(PoisonError::into_inner) = Some(version),
+            Err(error) => tracing::warn!("cannot save peers and provider records: {error}"),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The reader's end of a read: a bounded channel of plaintext, with the memory that the plaintext takes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::node::error::NodeError;
+
+/// Length in bytes of the pieces that a chunk is sent in when it takes up the memory reserved for its reader.
+const SMALL: usize = 128 << 10;
+
+/// Plaintext on its way to the reader.
+pub(super) struct Piece {
+    pub(super) bytes: Bytes,
+    /// Counts the bytes as memory of the readers until the piece is dropped.
+    _memory: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Sends plaintext to the reader.
+pub(super) struct Sink {
+    sender: mpsc::Sender<Result<Piece, NodeError>>,
+    /// Bytes that are sent before the next piece.
+    buffer: Mutex<Vec<u8>>,
+}
+
+/// The reason why a read ended early.
+pub(super) enum Stopped {
+    /// The reader is gone.
+    NoReader,
+    /// The read failed.
+    Failed(NodeError),
+}
+
+impl<E: Into<NodeError>> From<E> for Stopped {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Sink {
+    pub(super) fn new(sender: mpsc::Sender<Result<Piece, NodeError>>) -> Self {
+        Self { sender, buffer: Mutex::default() }
+    }
+
+    pub(super) async fn send(&self, bytes: Bytes) -> Result<(), Stopped> {
+        self.send_piece(Piece { bytes, _memory: None }).await
+    }
+
+    /// Keeps bytes back until more are sent, so that they go out only if the bytes after them could be read.
+    pub(super) async fn buffer(&self, bytes: &[u8]) -> Result<(), Stopped> {
+        let len = {
+            let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+            buffer.extend_from_slice(bytes);
+            buffer.len()
+        };
+        if len < SMALL { Ok(()) } else { self.flush().await }
+    }
+
+    async fn flush(&self) -> Result<(), Stopped> {
+        let buffered = std::mem::take(&mut *self.buffer.lock().unwrap_or_else(PoisonError::into_inner));
+        if buffered.is_empty() {
+            return Ok(());
+        }
+        let piece = Piece { bytes: buffered.into(), _memory: None };
+        self.sender.send(Ok(piece)).await.map_err(|_| Stopped::NoReader)
+    }
+
+    async fn send_piece(&self, piece: Piece) -> Result<(), Stopped> {
+        self.flush().await?;
+        self.sender.send(Ok(piece)).await.map_err(|_| Stopped::NoReader)
+    }
+
+    /// Sends a part of a chunk. A part that takes up the memory reserved for its reader (`reserved`) is sent in small pieces,
+    /// so that this memory is freed little by little.
+    pub(super) async fn send_chunk(
+        &self,
+        part: Bytes,
+        memory: Option<OwnedSemaphorePermit>,
+        reserved: bool,
+    ) -> Result<(), Stopped> {
+        let memory = memory.map(Arc::new);
+        if !reserved {
+            return self.send_piece(Piece { bytes: part, _memory: memory }).await;
+        }
+        let pieces: Vec<Bytes> = part.chunks(SMALL).map(Bytes::copy_from_slice).collect();
+        drop(part);
+        for bytes in pieces {
+            self.send_piece(Piece { bytes, _memory: memory.clone() }).await?;
+        }
+        Ok(())
+    }
+}
