@@ -4,6 +4,7 @@
 //! cli, main      parse, call, print                               top floor
 //! http           the API: sockets, tokens and sessions, routes, uploads, its document
 //! node           Node: the one composition of all below
+//! catalogue      the files that are listed here: in order, and by name
 //! fetch          the download scheduler
 //! transfer       the transfer protocol: client and server
 //! net            swarm, DHT, discovery, cluster gate, streams
@@ -17,6 +18,7 @@
 //! `content` decrypts and checks what arrives. Whoever embeds storgo starts with [`node::Node`].
 #![deny(missing_docs)]
 
+pub mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod content;

@@ -18,6 +18,7 @@ mod collect;
 mod direct;
 mod disk;
 mod error;
+mod incomplete;
 mod index;
 mod index_file;
 mod kept;
@@ -25,7 +26,7 @@ mod layout;
 mod leftovers;
 mod lock;
 mod newest;
-mod orders;
+mod observer;
 mod pins;
 mod private;
 mod rebuild;
@@ -33,9 +34,9 @@ mod record;
 mod relocate;
 mod room;
 mod roots;
+mod schema;
 mod spare;
 mod tables;
-mod torn;
 mod upload;
 mod verify;
 mod writer;
@@ -51,18 +52,21 @@ pub use direct::DirectFile;
 pub use error::StoreError;
 pub use layout::Layout;
 pub use lock::{LockNote, read_lock};
-pub use orders::{Order, Standing, sort_name};
+pub use observer::{Observers, RootObserver, Snapshot};
 pub use private::{replace, write_new};
 pub use rebuild::Rebuilt;
 pub use record::{RootKind, RootRecord};
+pub use schema::Usage;
 pub use upload::{Put, PutMode, Upload};
 pub use verify::Verified;
 
 use crate::content::cid::Cid;
 use disk::Disk;
-use index::{Index, Place, Row};
+use index::Index;
 use lock::Lock;
 use pins::Pins;
+use schema::{Location, Row, unix_ms};
+use spare::Spare;
 use writer::Writer;
 
 /// Blocks up to this many bytes live in the index, but for those without which longer files could not be read.
@@ -85,6 +89,8 @@ pub struct StoreOptions {
     pub cache_size: u64,
     /// How long an unreferenced block stays.
     pub grace: Duration,
+    /// Tables of other modules that change together with the roots. The same for each opening of a data directory.
+    pub observers: Observers,
 }
 
 impl StoreOptions {
@@ -96,33 +102,9 @@ impl StoreOptions {
             capacity: None,
             cache_size: 10 << 30,
             grace: Duration::from_secs(3600),
+            observers: Observers::new(),
         }
     }
-}
-
-/// How much is stored.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Blocks here.
-    pub blocks: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Bytes of these that may be evicted.
-    pub cached_bytes: u64,
-    /// Files and folders listed.
-    pub roots: u64,
-    /// Those of them that are only known by their links, not kept.
-    pub known: u64,
-    /// Blocks without a file, in their grace period.
-    pub unreferenced: u64,
-    /// Blocks that were found damaged and set aside.
-    pub quarantined: u64,
-    /// Blocks that a file here needs and that are not here: lost, or damaged and not mended yet.
-    pub missing: u64,
-    /// Node blocks of these without which nobody knows all that a file needs: what may be below them is kept.
-    pub torn: u64,
-    /// Bytes that uploads under way have written or are about to write, and that are not listed yet.
-    pub pending_bytes: u64,
 }
 
 /// A handle on an open store. The last one to go closes it.
@@ -134,7 +116,7 @@ pub struct Store {
 struct Inner {
     options: StoreOptions,
     disk: Disk,
-    index: Index,
+    index: Arc<Index>,
     writer: Writer,
     pins: Pins,
     leftovers: leftovers::Leftovers,
@@ -147,8 +129,8 @@ struct Inner {
     /// Held, one by the digest, while a stored block is compared with bytes at hand.
     comparing: [Mutex<()>; 4],
     touched: Mutex<cache::Touched>,
-    /// Held while lists of torn roots are completed.
-    mending: Mutex<()>,
+    /// Held while lists of incomplete roots are completed.
+    completing: Mutex<()>,
     lock: Arc<Lock>,
 }
 
@@ -194,7 +176,7 @@ impl Store {
 
     /// What comes before anything is looked at in a data directory.
     fn enter(options: &StoreOptions) -> Result<(Arc<Lock>, Disk), StoreError> {
-        disk::make_private_dir(&options.dir)?;
+        private::make_private_dir(&options.dir)?;
         let lock = Arc::new(Lock::take(&options.dir)?);
         check_version(&options.dir)?;
         private::tighten(&options.dir)?;
@@ -208,7 +190,8 @@ impl Store {
         disk: Disk,
         lock: Arc<Lock>,
     ) -> Result<Self, StoreError> {
-        let (index, writer) = index::open(&options.dir, name)?;
+        let index = Arc::new(Index::open(&options.dir.join(name), &options.observers)?);
+        let writer = Writer::start(Arc::clone(&index), Spare::open(&options.dir))?;
         let (leftovers, newest) =
             (leftovers::Leftovers::new(&options.dir), newest::Newest::new(&options.dir));
         let kept = kept::Kept::new(&options.dir);
@@ -226,7 +209,7 @@ impl Store {
                 settling: RwLock::default(),
                 comparing: Default::default(),
                 touched: Mutex::default(),
-                mending: Mutex::default(),
+                completing: Mutex::default(),
                 lock,
             }),
         };
@@ -235,7 +218,7 @@ impl Store {
             Err(error @ StoreError::NoSpace(_)) => tracing::warn!("a removal waits for room: {error}"),
             finished => finished?,
         }
-        store.try_to_mend_torn();
+        store.try_to_complete_roots();
         Ok(store)
     }
 
@@ -256,7 +239,7 @@ impl Store {
         let Some(row) = self.inner.index.row(digest)? else {
             return self.adopt_cached(cid);
         };
-        if row.place == Place::Missing {
+        if row.location == Location::Missing {
             return Ok(None);
         }
         match self.read(digest, row)? {
@@ -281,10 +264,10 @@ impl Store {
     }
 
     fn read(&self, digest: &[u8; 20], row: Row) -> Result<Option<Vec<u8>>, StoreError> {
-        match row.place {
-            Place::Missing => Ok(None),
-            Place::Inline => self.inner.index.inline(digest),
-            Place::File => self.inner.disk.read(digest, row.len),
+        match row.location {
+            Location::Missing => Ok(None),
+            Location::Inline => self.inner.index.inline(digest),
+            Location::File => self.inner.disk.read(digest, row.len),
         }
     }
 
@@ -299,7 +282,7 @@ impl Store {
         let Some(bytes) = bytes.filter(|bytes| cid.matches(bytes)) else {
             return Ok(None);
         };
-        let arrival = tables::Arrival { digest, codec: cid.codec(), len, inline: None };
+        let arrival = schema::Arrival { digest, codec: cid.codec(), len, inline: None };
         self.inner.writer.post(move |tables| match tables.row(&digest)? {
             Some(_) => Ok(()),
             None => tables.arrive(&arrival, true, unix_ms()),
@@ -312,7 +295,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Index`].
     pub fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        Ok(self.inner.index.row(cid.digest())?.is_some_and(|row| row.place != Place::Missing))
+        Ok(self.inner.index.row(cid.digest())?.is_some_and(|row| row.location != Location::Missing))
     }
 
     /// Drops a block whose bytes are wrong or gone, or keeps it as missing where files need it. Answers with its bytes
@@ -322,7 +305,7 @@ impl Store {
         let doomed = self.inner.pins.doom([digest]);
         // An upload has it in hand: that one compares the bytes, and mends them.
         let row = if doomed.digests.is_empty() { None } else { self.inner.index.row(&digest)? };
-        let Some(row) = row.filter(|row| row.place != Place::Missing) else {
+        let Some(row) = row.filter(|row| row.location != Location::Missing) else {
             return Ok(None);
         };
         let bytes = self.read(&digest, row)?;
@@ -332,17 +315,17 @@ impl Store {
         // A cached block is not synced, nor is all that a killed upload has left: after a crash it may be cut or empty, and
         // that is no damage.
         let set_aside = bytes.is_some() && row.is_kept();
-        match (row.place, bytes) {
+        match (row.location, bytes) {
             (_, None) => tracing::warn!(%cid, "a block's file is gone"),
             _ if !set_aside => self.inner.disk.remove(&digest)?,
-            (Place::Inline, Some(bytes)) => self.inner.disk.quarantine_bytes(&digest, &bytes)?,
+            (Location::Inline, Some(bytes)) => self.inner.disk.quarantine_bytes(&digest, &bytes)?,
             _ => self.inner.disk.quarantine(&digest)?,
         }
         if set_aside {
             tracing::warn!(%cid, "a block is damaged and set aside");
         }
         self.inner.writer.let_go(move |tables| {
-            tables.stats.quarantined += u64::from(set_aside);
+            tables.totals.usage.quarantined += u64::from(set_aside);
             tables.lose(&digest)
         })?;
         Ok(None)
@@ -363,6 +346,22 @@ impl Store {
     /// The data directory.
     pub fn dir(&self) -> &Path {
         &self.inner.options.dir
+    }
+
+    /// Runs `look` on one consistent state of the roots and of the observers' tables. It may run twice, after an I/O error.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`], [`StoreError::Io`], and those of `look`.
+    pub fn snapshot<T>(
+        &self,
+        look: impl Fn(&Snapshot<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.inner.index.snapshot(look)
+    }
+
+    /// Returns how many records of roots were read since the store was opened: the cost of listings.
+    pub fn records_read(&self) -> u64 {
+        self.inner.index.records_read()
     }
 
     /// A small named value.
@@ -391,6 +390,15 @@ impl Store {
         self.inner.writer.let_go(move |tables| tables.set_meta(&name, &value))
     }
 
+    /// Lists many roots at once, without blocks.
+    #[cfg(test)]
+    pub(crate) fn add_roots(&self, records: Vec<RootRecord>) {
+        let add = move |tables: &mut tables::Tables<'_>| {
+            records.iter().try_for_each(|record| tables.add_root(record, &[], 0).map(drop))
+        };
+        self.inner.writer.run(add).expect("listed");
+    }
+
     fn touch(&self, digest: &[u8; 20]) {
         let full = self.inner.touched.lock().unwrap_or_else(PoisonError::into_inner).note(*digest);
         if let Some(batch) = full {
@@ -416,12 +424,6 @@ fn check_version(dir: &Path) -> Result<(), StoreError> {
         }
         Err(source) => Err(StoreError::Io { what: format!("read {}", path.display()), source }),
     }
-}
-
-/// Milliseconds since 1970. A clock that is off makes blocks wait longer or shorter for collection; nothing else.
-fn unix_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::{
     show::{ask, plural},
 };
 use crate::{
+    catalogue,
     node::{
         ErrorCode, NodeError,
         report::{FileInfo, FileList, GcReport, Health, HealthReport, RepairReport, VerifyReport},
@@ -182,8 +183,12 @@ async fn rebuild_index(context: &Context) -> Result<(), NodeError> {
     }
     let options = node_options(&context.settings, &context.data_dir)?;
     let layout = options.layout;
-    let store =
-        StoreOptions { layout: options.layout, grace: options.grace, ..StoreOptions::new(&context.data_dir) };
+    let store = StoreOptions {
+        layout: options.layout,
+        grace: options.grace,
+        observers: catalogue::observers(),
+        ..StoreOptions::new(&context.data_dir)
+    };
     let bar = output::spinner(context, "rebuilding");
     let rebuilt = tokio::task::spawn_blocking(move || Store::rebuild(store).map(|(_, found)| found)).await;
     bar.finish_and_clear();

@@ -5,8 +5,9 @@ use super::{
     handles::BlockingStore,
 };
 use crate::{
+    catalogue::Catalogue,
     content::{cid::Cid, link::Link, secret::Key},
-    store::{RootRecord, Store},
+    store::RootRecord,
 };
 
 /// Names a file by a link, a CID or a name. The read key may be given separately.
@@ -80,9 +81,6 @@ fn rfc3339(micros: i64) -> String {
     humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
 }
 
-/// Names read from the index at a time.
-const PAGE: usize = 256;
-
 /// Resolves references.
 #[derive(Clone)]
 pub(super) struct Lookup {
@@ -108,7 +106,7 @@ impl Lookup {
                         ))
                 }
                 Err(_) => {
-                    let mut named = named(store, &text)?.into_iter();
+                    let mut named = Catalogue::new(store).named(&text)?.into_iter();
                     let record = named.next().ok_or_else(|| unknown_name(&text))?;
                     let link = Link { cid: record.cid, key: record.key.clone() };
                     Ok(Found { link, record: Some(record), namesakes: named.collect() })
@@ -136,72 +134,4 @@ fn unknown_name(text: &str) -> NodeError {
 /// Whether an invalid CID was perhaps meant as one. CIDs of storgo begin with `bafy` or `bafk`.
 fn looks_like_a_cid(text: &str) -> bool {
     text.len() > 30 && text.starts_with("baf") && text.bytes().all(|b| b.is_ascii_alphanumeric())
-}
-
-/// Returns the files of this name, newest first: names are not unique, and the newest file wins.
-fn named(store: &Store, name: &str) -> Result<Vec<RootRecord>, NodeError> {
-    let lower = name.to_lowercase();
-    let mut found: Vec<RootRecord> = Vec::new();
-    // The smallest CID, so that the scan starts at the first file of this name. Names that differ only in case are neighbours.
-    let mut after = (lower.clone(), [0; Cid::LEN]);
-    loop {
-        let page = store.names(Some(&after), PAGE)?;
-        let alike = page.iter().take_while(|(name, _)| *name == lower).count();
-        for (_, bytes) in &page[..alike] {
-            let record = Cid::from_bytes(bytes).ok().map(|cid| store.root(&cid)).transpose()?.flatten();
-            found.extend(record.filter(|record| record.name.as_deref() == Some(name)));
-        }
-        if alike < PAGE {
-            found.sort_by_key(|record| std::cmp::Reverse(record.created));
-            return Ok(found);
-        }
-        after.1 = page[alike - 1].1;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        content::cid::Codec,
-        store::{RootKind, StoreOptions},
-    };
-
-    fn file(number: u32, name: &str) -> RootRecord {
-        RootRecord {
-            cid: Cid::of(Codec::DagCbor, &number.to_le_bytes()),
-            key: None,
-            kind: RootKind::File,
-            name: Some(name.into()),
-            size: 1,
-            blocks: 1,
-            stored_len: 1,
-            media_type: None,
-            created: number.into(),
-            pinned: false,
-            owner: Vec::new(),
-            public: false,
-        }
-    }
-
-    #[test]
-    fn looking_up_a_name_reads_only_files_of_that_name_and_respects_case() {
-        let dir = tempfile::TempDir::new().expect("a folder");
-        let store = Store::open(StoreOptions::new(dir.path())).expect("opened");
-        let spelt = |number: u32| match number % 10 {
-            0 => "Same Name".into(),
-            1 => "same name".into(),
-            _ => format!("another {number}"),
-        };
-        store.add_roots((0..5_000).map(|number| file(number, &spelt(number))).collect());
-        let before = store.records_read();
-        let created: Vec<i64> =
-            named(&store, "Same Name").expect("found").iter().map(|record| record.created).collect();
-        assert_eq!(created, (0..500).rev().map(|tens| tens * 10).collect::<Vec<i64>>());
-        assert_eq!(store.records_read() - before, 1_000, "only the files of this name, in either case");
-        for unused in ["SAME NAME", "same nam", "same namf", ""] {
-            assert!(named(&store, unused).expect("looked up").is_empty(), "{unused}");
-        }
-        assert_eq!(named(&store, "another 4999").expect("found").len(), 1);
-    }
 }

@@ -28,7 +28,10 @@ use super::{
 };
 use libp2p::PeerId;
 
-use crate::store::{Store, StoreError, StoreOptions};
+use crate::{
+    catalogue,
+    store::{Store, StoreError, StoreOptions},
+};
 
 /// Events that a slow subscriber may be behind.
 const EVENT_BACKLOG: usize = 1024;
@@ -87,6 +90,7 @@ impl Services {
             capacity: options.capacity,
             cache_size: options.cache_size,
             grace: options.grace,
+            observers: catalogue::observers(),
             ..StoreOptions::new(&options.data_dir)
         };
         let opened = tokio::task::spawn_blocking(move || -> Result<_, NodeError> {

@@ -1,21 +1,26 @@
-//! Evictable blocks: least recently used goes first.
+//! The cache: evictable blocks, the least recently used first.
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Store, StoreError, disk::Durability, index::Place, unix_ms, upload::lives_in_index};
+use super::{
+    Store, StoreError,
+    disk::Durability,
+    schema::{Location, unix_ms},
+    upload::lives_in_index,
+};
 use crate::content::{cid::Cid, hash::Digest};
 
-/// Uses that are noted in memory before they are written together.
+/// Uses noted in memory before they are written together.
 const NOTED: usize = 1024;
 /// Blocks evicted in one transaction.
 const BATCH: usize = 256;
 
-/// When cached blocks were used, until it is written down. Losing this costs nothing but a worse choice.
+/// Uses of cached blocks that the index does not have yet. Losing them only makes a later eviction choose worse.
 #[derive(Default)]
 pub(super) struct Touched(HashMap<Digest, u64>);
 
 impl Touched {
-    /// Notes a use; hands everything over when enough has come together.
+    /// Notes a use; returns all noted uses when they are enough for a write.
     pub(super) fn note(&mut self, digest: Digest) -> Option<Vec<(Digest, u64)>> {
         self.0.insert(digest, unix_ms());
         (self.0.len() >= NOTED).then(|| self.0.drain().collect())
@@ -23,7 +28,7 @@ impl Touched {
 }
 
 impl Store {
-    /// Drops a block that nothing here needs; answers whether it is gone. What a file or an upload needs stays.
+    /// Drops a block that no file and no upload needs; returns whether the block is gone.
     ///
     /// # Errors
     /// [`StoreError::Io`], [`StoreError::Index`].
@@ -32,10 +37,10 @@ impl Store {
         Ok(dropped.blocks > 0 || self.inner.index.row(cid.digest())?.is_none())
     }
 
-    /// Evicts cached blocks until about `bytes` are free, or none is left that nobody has in hand.
+    /// Evicts cached blocks until about `bytes` are freed, or only blocks of running uploads are left.
     pub(super) fn evict(&self, bytes: u64) -> Result<(), StoreError> {
         if self.is_index_behind() {
-            // What it takes for cache may be a file's by now.
+            // A block that an old index calls cached may belong to a newer file.
             return Ok(());
         }
         let goal = self.usage().cached_bytes.saturating_sub(bytes);
@@ -46,7 +51,7 @@ impl Store {
             after = Some(*last);
             let (in_hand, mut free): (Vec<_>, Vec<_>) =
                 oldest.into_iter().partition(|(_, digest)| self.inner.pins.is_pinned(digest));
-            // No more of a batch than is needed: the rest is still useful.
+            // Evict no more of the batch than needed: the rest is still useful.
             let left = self.usage().cached_bytes.saturating_sub(goal);
             let wanted = usize::try_from(left / (64 << 10)).unwrap_or(BATCH).clamp(1, BATCH);
             if free.len() > wanted {
@@ -54,7 +59,7 @@ impl Store {
                 after = free.last().copied();
             }
             if !in_hand.is_empty() {
-                // An upload uses them: they go to the end, and whoever needs room next need not pass over them.
+                // Uploads use these blocks. As recently used ones, they do not slow down the next eviction.
                 let used: Vec<_> = in_hand.into_iter().map(|(_, digest)| (digest, begun)).collect();
                 self.inner.writer.post(move |tables| tables.touch_cached(&used));
             }
@@ -63,8 +68,8 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps a block that was fetched for a reader: evictable, not synced, unless a file here had lost it: then it is
-    /// mended. The caller has checked it against its CID.
+    /// Caches a block that was fetched for a reader: evictable and not synced. If a file here has lost this block, it is
+    /// stored for good instead. The caller has checked the bytes against the CID.
     ///
     /// # Errors
     /// [`StoreError::NoSpace`], [`StoreError::Io`], [`StoreError::Index`].
@@ -79,16 +84,16 @@ impl Store {
         let put = self.put_pinned_cached(cid, bytes);
         self.inner.pins.unpin([&digest]);
         if put? {
-            self.try_to_mend_torn();
+            self.try_to_complete_roots();
         }
         Ok(())
     }
 
-    /// Answers whether it was mended.
+    /// Returns whether the block repaired a file.
     fn put_pinned_cached(&self, cid: &Cid, bytes: &[u8]) -> Result<bool, StoreError> {
         let digest = *cid.digest();
         let row = self.inner.index.row(&digest)?;
-        if row.is_some_and(|row| row.place != Place::Missing) {
+        if row.is_some_and(|row| row.location != Location::Missing) {
             return Ok(false);
         }
         let needed = row.is_some();
@@ -112,14 +117,13 @@ impl Store {
         }
         let (arrival, placed) = self.place(cid, bytes, Durability::New, inline)?;
         if placed.is_none() && arrival.inline.is_none() {
-            // A file is there. Where it is an upload's, that has synced it and lists it: what is a cache's takes no place
-            // from it.
+            // A file is there already. If an upload of this process wrote it, that upload lists it, too.
             if self.inner.leftovers.is_fresh(&digest) {
                 return Ok(false);
             }
             let there = self.inner.disk.read(&digest, arrival.len)?;
             if !there.is_some_and(|there| cid.matches(&there)) {
-                // A power cut has cut it. Synced, so that nothing better is lost by it, whoever comes in between.
+                // A crash has truncated it. Replace it with a synced file, in case an upload comes to rely on it meanwhile.
                 self.place(cid, bytes, Durability::Synced, false)?;
             }
         }

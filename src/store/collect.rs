@@ -1,17 +1,21 @@
-//! Removing blocks that nothing needs.
+//! Collection: removes blocks that nothing needs.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use super::{Store, StoreError, disk::BlockFile, index::Place, unix_ms};
+use super::{
+    Store, StoreError,
+    disk::BlockFile,
+    schema::{Location, unix_ms},
+};
 use crate::content::hash::Digest;
 
-/// Blocks collected in one transaction.
+/// Blocks removed in one transaction.
 const BATCH: usize = 256;
 
-/// What a collection did.
+/// Result of a collection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Collected {
     /// Blocks removed.
@@ -21,8 +25,8 @@ pub struct Collected {
 }
 
 impl Store {
-    /// Removes blocks that have been unreferenced for the grace period. Readers and writers go on meanwhile, and no
-    /// block that an upload in flight has touched is removed.
+    /// Removes blocks that have been unreferenced for the grace period. Readers and writers go on meanwhile. Blocks of
+    /// uploads in flight stay.
     ///
     /// # Errors
     /// [`StoreError::IndexBehind`], [`StoreError::Io`], [`StoreError::Index`].
@@ -32,13 +36,13 @@ impl Store {
         self.collect_after(self.inner.options.grace)
     }
 
-    /// Removes all blocks that no file needs, whether their grace period is over or not, and what uploads have left that
-    /// were interrupted. No block that an upload in flight has touched is removed.
+    /// Removes all unreferenced blocks and all block files of interrupted uploads, whether their grace period is over or
+    /// not. Blocks of uploads in flight stay.
     ///
     /// # Errors
     /// [`StoreError::IndexBehind`], [`StoreError::Io`], [`StoreError::Index`].
     pub fn purge(&self) -> Result<Collected, StoreError> {
-        // First what needs no room in the index to go.
+        // Files without rows first: removing them needs no space in the index.
         let left = self.sweep_after(Duration::ZERO)?;
         let unneeded = self.collect_after(Duration::ZERO)?;
         Ok(Collected { blocks: left.blocks + unneeded.blocks, bytes: left.bytes + unneeded.bytes })
@@ -51,8 +55,8 @@ impl Store {
         let mut limit = BATCH;
         loop {
             let mut candidates = self.inner.index.unreferenced(until, limit)?;
-            if candidates.len() < limit && self.usage().torn == 0 {
-                // Whose they are is known by now, and that they are nobody's.
+            if candidates.len() < limit && self.usage().incomplete == 0 {
+                // All lists are complete now, and none names these blocks.
                 candidates.extend(self.inner.index.held(limit - candidates.len())?);
             }
             let all = candidates.len() < limit;
@@ -62,13 +66,13 @@ impl Store {
             if all {
                 return Ok(total);
             }
-            // A batch that is pinned as a whole hides what is behind it: look further.
+            // If the whole batch is pinned, look at more blocks than that.
             limit = if removed.blocks == 0 { limit * 2 } else { BATCH };
         }
     }
 
-    /// Removes block files that the index does not know and that are older than the grace period: what a killed
-    /// upload left.
+    /// Removes block files that the index does not list and that are older than the grace period: those of killed
+    /// uploads.
     ///
     /// # Errors
     /// [`StoreError::IndexBehind`], [`StoreError::Io`], [`StoreError::Index`].
@@ -90,7 +94,7 @@ impl Store {
                 return Ok(true);
             }
             let doomed = self.inner.pins.doom([*digest]);
-            // Asked again now that nobody can store it meanwhile.
+            // Doomed blocks cannot be stored meanwhile, so a second look at the row is final.
             if !doomed.digests.is_empty() && self.inner.index.row(digest)?.is_none() {
                 total.blocks += 1;
                 total.bytes += meta.map_or(0, |meta| meta.len());
@@ -101,10 +105,10 @@ impl Store {
         Ok(total)
     }
 
-    /// Removes those of `candidates` that nothing needs and nobody has pinned: first their rows, then their files.
+    /// Removes those of `candidates` that nothing needs and no upload has pinned: first their rows, then their files.
     pub(super) fn discard(&self, candidates: Vec<Digest>) -> Result<Collected, StoreError> {
         if self.is_index_behind() {
-            // What it takes for cache may be a file's by now.
+            // A block that an old index calls cached may belong to a newer file.
             return Ok(Collected::default());
         }
         let doomed = self.inner.pins.doom(candidates);
@@ -127,7 +131,7 @@ impl Store {
         let removed = std::mem::take(&mut *removed.lock().unwrap_or_else(PoisonError::into_inner));
         let mut total = Collected::default();
         for (digest, row) in removed {
-            if row.place == Place::File {
+            if row.location == Location::File {
                 self.inner.disk.remove(&digest)?;
             }
             total.blocks += 1;

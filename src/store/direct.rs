@@ -1,8 +1,8 @@
-//! Reading and writing past the page cache.
+//! Direct I/O: reads and writes that bypass the page cache.
 //!
-//! A block is written once and read much later, if ever, and a file that was fetched is as long as it is: a copy of either
-//! in the page cache costs a processor more than its hash does, and drives out what others need. What is read twice within
-//! a short time is read through the cache the second time, and stays there.
+//! A block is written once and read much later, if ever. A copy in the page cache would cost more CPU time than its hash,
+//! and would displace other data. A block that is read twice within a short time is read through the page cache the second
+//! time, and stays there.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -20,25 +20,25 @@ use rustix::fs::OFlags;
 
 use crate::content::hash::Digest;
 
-/// What memory, offset and length must be a multiple of, on every device in use.
+/// Alignment of memory, offset and length that every common device accepts.
 const ALIGN: usize = 4096;
-/// Shorter files go through the page cache: a way to the device and back costs more than copying them.
+/// Shorter files go through the page cache: for them, a device access costs more than copying.
 pub(super) const SHORTEST: usize = 64 << 10;
-/// Buffers in use at a time, each as long as the longest block so far: who comes later waits, as it would for the device.
+/// Maximum number of buffers in use, each as long as the longest block so far. Further calls wait.
 const BUFFERS: usize = 6;
-/// Buffers kept for the next blocks.
+/// Maximum number of unused buffers kept for the next blocks.
 const KEPT: usize = 2;
-/// Blocks that are remembered as read.
+/// Number of blocks remembered as recently read.
 const RECENT: usize = 4096;
-/// Length in bytes of the pieces in which a long file is written.
+/// Bytes per write of a long file.
 const PIECE: usize = 1 << 20;
 
-/// Memory with a part that begins where a page does.
+/// Memory that is aligned to [`ALIGN`].
 #[derive(Default)]
 struct Aligned(Vec<u8>);
 
 impl Aligned {
-    /// `len` bytes, with what they need to fill the last page.
+    /// Returns `len` bytes, rounded up to a multiple of [`ALIGN`].
     fn space(&mut self, len: usize) -> &mut [u8] {
         let padded = len.next_multiple_of(ALIGN);
         if self.0.len() < padded + ALIGN {
@@ -53,24 +53,23 @@ fn direct(options: &OpenOptions, path: &Path) -> io::Result<File> {
     options.clone().custom_flags(i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0)).open(path)
 }
 
-/// Whether it is the file system that knows no other way than through the page cache.
+/// Whether the error means that the file system does not support direct I/O.
 fn is_refusal(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
-/// Block files of one store.
+/// Access to the block files of one store.
 #[derive(Default)]
 pub(super) struct BlockFiles {
-    /// The file system has said that it cannot.
+    /// The file system does not support direct I/O.
     refused: AtomicBool,
     buffers: Mutex<Buffers>,
-    given_back: Condvar,
+    returned: Condvar,
     recent: Mutex<Recent>,
 }
 
 impl BlockFiles {
-    /// Makes a new file of these bytes for this user alone; whether they have reached the device is for `sync_data` to
-    /// say.
+    /// Writes a new file for this user alone. The caller syncs it.
     pub(super) fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
@@ -79,7 +78,7 @@ impl BlockFiles {
             match written {
                 Err(e) if is_refusal(&e) => {
                     self.refused.store(true, Ordering::Relaxed);
-                    // Some make the file before they refuse.
+                    // Some file systems make the file before they refuse.
                     options.create_new(false).create(true).truncate(true);
                 }
                 written => return written,
@@ -90,7 +89,7 @@ impl BlockFiles {
         Ok(file)
     }
 
-    /// The bytes of a block's file, at most `limit`.
+    /// Returns at most `limit` bytes of a block's file.
     pub(super) fn read(&self, digest: &Digest, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
         let mut options = OpenOptions::new();
         options.read(true);
@@ -128,7 +127,7 @@ impl BlockFiles {
 
     fn lease(&self) -> Aligned {
         let full = |buffers: &mut Buffers| buffers.in_use >= BUFFERS;
-        let waited = self.given_back.wait_while(self.buffers(), full);
+        let waited = self.returned.wait_while(self.buffers(), full);
         let mut buffers = waited.unwrap_or_else(PoisonError::into_inner);
         buffers.in_use += 1;
         buffers.free.pop().unwrap_or_default()
@@ -150,7 +149,7 @@ impl BlockFiles {
         self.with_buffer(|buffer| {
             let space = buffer.space(limit);
             let mut len = 0;
-            // A read that ends within a page has met the end of the file.
+            // A length that is not aligned means the end of the file.
             while len < space.len() && len.is_multiple_of(ALIGN) {
                 match file.read(&mut space[len..]) {
                     Ok(0) => break,
@@ -170,7 +169,7 @@ struct Buffers {
     in_use: usize,
 }
 
-/// A buffer that is given back when dropped.
+/// A buffer that returns to its pool when dropped.
 struct Lease<'a> {
     files: &'a BlockFiles,
     buffer: Aligned,
@@ -184,11 +183,11 @@ impl Drop for Lease<'_> {
             buffers.free.push(std::mem::take(&mut self.buffer));
         }
         drop(buffers);
-        self.files.given_back.notify_one();
+        self.files.returned.notify_one();
     }
 }
 
-/// Blocks that were read a short time ago.
+/// Recently read blocks.
 #[derive(Default)]
 struct Recent {
     known: HashSet<Digest>,
@@ -208,7 +207,7 @@ impl Recent {
     }
 }
 
-/// A long file that is written from its beginning to its end.
+/// A long file that is written sequentially.
 pub struct DirectFile {
     file: File,
     buffer: Aligned,
@@ -225,7 +224,7 @@ impl DirectFile {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         let file = match direct(&options, path) {
-            // Some make the file before they refuse.
+            // Some file systems make the file before they refuse.
             Err(e) if is_refusal(&e) => options.create_new(false).create(true).truncate(true).open(path)?,
             opened => opened?,
         };
@@ -251,13 +250,13 @@ impl DirectFile {
         Ok(())
     }
 
-    /// Writes what is left, and gives the file its length.
+    /// Writes the rest, and sets the length of the file.
     ///
     /// # Errors
     /// As writing to a file.
     pub fn finish(mut self) -> io::Result<()> {
         if self.len == self.filled as u64 {
-            // A short file: whoever wanted it will read it now.
+            // A short file is likely to be read soon.
             self.through_cache()?;
             return self.file.write_all(&self.buffer.space(PIECE)[..self.filled]);
         }
@@ -274,10 +273,10 @@ impl DirectFile {
     fn write_buffer(&mut self, len: usize) -> io::Result<()> {
         let written = self.file.write_all(&self.buffer.space(PIECE)[..len]);
         match written {
-            // Opened, and refused all the same.
+            // Some file systems refuse the write, not the open.
             Err(e) if is_refusal(&e) => {
                 self.through_cache()?;
-                // A part of it may have been taken.
+                // A part may have been written.
                 self.file.seek(SeekFrom::Start(self.len - self.filled as u64))?;
                 self.file.write_all(&self.buffer.space(PIECE)[..len])?;
             }
@@ -300,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn files_have_their_bytes_and_length_whatever_the_file_system_can() {
+    fn files_are_read_back_whole_with_and_without_direct_io() {
         let dir = tempfile::tempdir().expect("a folder");
         for refused in [false, true] {
             let files = BlockFiles::default();
@@ -310,7 +309,7 @@ mod tests {
                 let missing = files.read(&[n; 20], &path, len).expect_err("nothing there yet");
                 assert_eq!(missing.kind(), io::ErrorKind::NotFound);
                 drop(files.create(&path, &bytes).expect("written"));
-                assert!(!files.recent().known.contains(&[n; 20]), "what was only looked for was not read");
+                assert!(!files.recent().known.contains(&[n; 20]), "a failed read is not remembered");
                 for _ in 0..2 {
                     assert!(files.read(&[n; 20], &path, len + 1).expect("read") == bytes, "{len} bytes");
                 }
@@ -329,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_file_is_what_was_written_in_whatever_pieces() {
+    fn a_long_file_is_the_same_whatever_the_size_of_its_writes() {
         let dir = tempfile::tempdir().expect("a folder");
         for len in LENGTHS {
             for piece in [1 << 16, 4097, PIECE + 1] {
@@ -344,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn buffers_are_few_are_used_again_and_come_back() {
+    fn buffers_return_to_the_pool_and_few_are_kept() {
         let (dir, files) = (tempfile::tempdir().expect("a folder"), BlockFiles::default());
         std::thread::scope(|scope| {
             for n in 0..4 * BUFFERS {
@@ -358,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_again_soon_is_remembered_and_what_was_read_long_ago_is_not() {
+    fn only_recently_read_blocks_are_remembered() {
         let mut recent = Recent::default();
         let digest = |n: usize| {
             let mut digest = [0; 20];

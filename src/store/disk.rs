@@ -1,10 +1,9 @@
-//! Block files: written aside, synced, and renamed into place.
+//! Block files: written under a temporary name, synced, and renamed into place.
 
 use std::{
     collections::HashSet,
     fs::{self, File},
     io,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::SystemTime,
@@ -12,12 +11,16 @@ use std::{
 
 use data_encoding::HEXLOWER;
 
-use super::{Layout, StoreError, direct::BlockFiles};
+use super::{
+    Layout, StoreError,
+    direct::BlockFiles,
+    private::{make_private_dir, rename, rename_new, replace},
+};
 use crate::content::hash::{self, Digest};
 
 const TMP: &str = "tmp";
 
-/// With more folders than this to sync, one sync of the file system is cheaper.
+/// Maximum number of folders that are synced one by one. For more, one sync of the file system is cheaper.
 const FOLDERS_ONE_BY_ONE: usize = 4;
 
 pub(super) struct Disk {
@@ -30,17 +33,17 @@ pub(super) struct Disk {
     pub(super) faults: super::tests::Faults,
 }
 
-/// Whether a file survives a power cut from the moment it is in place.
+/// Whether a file survives a power cut as soon as it is in place.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Durability {
-    /// Its bytes are synced before it gets its name; its folder is synced by [`Disk::sync_folders`].
+    /// Its bytes are synced before it gets its name. [`Disk::sync_folders`] then syncs its folder.
     Synced,
-    /// It may be gone or cut after a crash, so it takes the place of no file that is there: that one may be synced.
+    /// It may be lost or truncated by a crash. It never replaces an existing file, which may be synced.
     New,
 }
 
 impl Disk {
-    /// Opens the folders and removes what interrupted writes have left.
+    /// Opens the folders and removes temporary files of interrupted writes.
     pub(super) fn open(dir: &Path, layout: Layout) -> Result<Self, StoreError> {
         let blocks = dir.join("blocks");
         let tmp = blocks.join(TMP);
@@ -53,7 +56,7 @@ impl Disk {
         Ok(Self { layout, ..Self::look(dir) })
     }
 
-    /// The folders as they are: for looking alone.
+    /// Opens the folders for reading, and changes nothing.
     pub(super) fn look(dir: &Path) -> Self {
         Self {
             blocks: dir.join("blocks"),
@@ -70,7 +73,7 @@ impl Disk {
         self.blocks.join(self.layout.path(digest))
     }
 
-    /// Puts a block's file in place, and answers with the folder to sync.
+    /// Writes a block's file; returns the folder to sync. `None` means that there is a file already, which stays.
     pub(super) fn write(
         &self,
         digest: &Digest,
@@ -82,7 +85,7 @@ impl Disk {
         self.write_aside(&tmp.0, bytes, durability).map_err(|e| StoreError::io("write a block", e))?;
         let path = self.path(digest);
         let folder = path.parent().unwrap_or(&self.blocks).to_owned();
-        let rename = if durability == Durability::New { rename_anew } else { rename };
+        let rename = if durability == Durability::New { rename_new } else { rename };
         match rename(&tmp.0, &path) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && durability == Durability::New => {
                 return Ok(None);
@@ -91,7 +94,7 @@ impl Disk {
                 make_private_dir(&folder)?;
                 rename(&tmp.0, &path).map_err(|e| StoreError::io("put a block in place", e))?;
             }
-            // Damage of a kind that cannot be written over.
+            // A folder in place of the file: damage that a rename cannot replace.
             Err(e) if e.kind() == io::ErrorKind::IsADirectory => {
                 self.quarantine(digest)?;
                 rename(&tmp.0, &path).map_err(|e| StoreError::io("put a block in place", e))?;
@@ -114,10 +117,10 @@ impl Disk {
         Ok(())
     }
 
-    /// Makes the names in these folders durable, and the folders' own names.
+    /// Syncs the names in these folders, and those of the folders themselves.
     pub(super) fn sync_folders(&self, folders: &HashSet<PathBuf>) -> Result<(), StoreError> {
         #[cfg(test)]
-        self.faults.strike("folder").map_err(|e| StoreError::io("sync the folders of blocks", e))?;
+        self.faults.strike("folder").map_err(|e| StoreError::io("sync the block folders", e))?;
         let sync = |path: &Path| File::open(path).and_then(|folder| folder.sync_all());
         if folders.len() > FOLDERS_ONE_BY_ONE {
             return self.sync_file_system();
@@ -127,25 +130,25 @@ impl Disk {
             all.extend(folder.ancestors().take_while(|path| path.starts_with(&self.blocks)));
         }
         let synced = all.into_iter().try_for_each(sync);
-        synced.map_err(|e| StoreError::io("sync the folders of blocks", e))
+        synced.map_err(|e| StoreError::io("sync the block folders", e))
     }
 
-    /// The bytes of a block's file; none where there is no such file. Reads `len` bytes and one more, so that a file
-    /// that has grown shows.
+    /// Returns the bytes of a block's file; `None` means that there is no such file. Reads one byte more than `len`, so that
+    /// a file that is too long does not pass for a good one.
     pub(super) fn read(&self, digest: &Digest, len: u32) -> Result<Option<Vec<u8>>, StoreError> {
         match self.files.read(digest, &self.path(digest), len as usize + 1) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            // A sector that cannot be read is damage to this block, not to the store.
+            // An unreadable sector is damage to this block, not a failure of the store.
             Err(e) if is_damage(&e) => {
-                tracing::warn!("a block cannot be read: {e}");
+                tracing::warn!("a block file cannot be read: {e}");
                 Ok(Some(Vec::new()))
             }
             Err(e) => Err(StoreError::io("read a block", e)),
         }
     }
 
-    /// Makes the bytes of a block's file durable.
+    /// Syncs the bytes of a block's file.
     pub(super) fn sync(&self, digest: &Digest) -> Result<(), StoreError> {
         #[cfg(test)]
         self.faults.strike("short").map_err(|e| StoreError::io("sync a block", e))?;
@@ -153,7 +156,7 @@ impl Disk {
         synced.map_err(|e| StoreError::io("sync a block", e))
     }
 
-    /// Length in bytes of a block's file, where there is one.
+    /// Returns the length of a block's file in bytes; `None` means that there is no such file.
     pub(super) fn len(&self, digest: &Digest) -> Option<u64> {
         fs::metadata(self.path(digest)).ok().map(|meta| meta.len())
     }
@@ -165,24 +168,26 @@ impl Disk {
         }
     }
 
-    /// Moves a block's file aside.
+    /// Moves a block's file to quarantine.
     pub(super) fn quarantine(&self, digest: &Digest) -> Result<(), StoreError> {
         make_private_dir(&self.quarantine)?;
         match rename(&self.path(digest), &self.quarantine.join(HEXLOWER.encode(digest))) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("set a block aside", e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io("move a block to quarantine", e))
+            }
             _ => Ok(()),
         }
     }
 
-    /// Keeps the bytes of a bad block that has no file.
+    /// Writes the bytes of a damaged block that has no file to quarantine.
     pub(super) fn quarantine_bytes(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
         make_private_dir(&self.quarantine)?;
         let path = self.quarantine.join(HEXLOWER.encode(digest));
-        let written = super::private::replace(&path, bytes);
-        written.map_err(|e| StoreError::io("set a block aside", e))
+        let written = replace(&path, bytes);
+        written.map_err(|e| StoreError::io("move a block to quarantine", e))
     }
 
-    /// Calls `visit` with every block file of any layout, whether the index knows it or not, until that says to stop.
+    /// Calls `visit` with each block file of any layout, listed in the index or not, until it returns false.
     pub(super) fn walk(
         &self,
         visit: &mut dyn FnMut(&BlockFile) -> Result<bool, StoreError>,
@@ -190,8 +195,7 @@ impl Disk {
         self.walk_since(None, visit)
     }
 
-    /// As [`Disk::walk`]; folders of nothing but blocks that have got no file since then are passed over, so that this is
-    /// quick among a million blocks.
+    /// As [`Disk::walk`], but skips folders without a change since then: this is fast even with a million blocks.
     pub(super) fn walk_since(
         &self,
         since: Option<SystemTime>,
@@ -201,7 +205,7 @@ impl Disk {
         let mut folders = vec![self.blocks.clone()];
         while let Some(folder) = folders.pop() {
             let items = match fs::read_dir(&folder) {
-                // Emptied meanwhile, and removed.
+                // Removed meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 items => items.map_err(fail)?,
             };
@@ -224,7 +228,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Whether this is a folder of nothing but blocks, the last of which came before `since`.
+    /// Whether this is a folder of block files that has not changed since `since`.
     fn is_unchanged(&self, folder: &Path, since: Option<SystemTime>) -> bool {
         let depth = folder.strip_prefix(&self.blocks).map_or(0, |inside| inside.iter().count());
         let changed = || fs::metadata(folder).and_then(|meta| meta.modified()).ok();
@@ -234,7 +238,7 @@ impl Disk {
         changed().is_some_and(|changed| changed < since)
     }
 
-    /// The layout of some block file; none where there are no block files.
+    /// Returns the layout of some block file; `None` means that there are no block files.
     pub(super) fn first_layout(&self) -> Result<Option<Layout>, StoreError> {
         let mut first = None;
         self.walk(&mut |file| {
@@ -244,8 +248,8 @@ impl Disk {
         Ok(first)
     }
 
-    /// Moves a file of another layout to where this one wants it, and removes the folders that are empty then. Where
-    /// there is a file already, the one with the right bytes stays.
+    /// Moves a file of another layout to this one, and removes the folders that this empties. If there is a file already,
+    /// the one with the right bytes stays.
     pub(super) fn take_in(&self, file: &BlockFile) -> Result<(), StoreError> {
         let fail = |e| StoreError::io("move a block to another layout", e);
         let to = self.path(&file.digest);
@@ -256,38 +260,32 @@ impl Disk {
             rename(&file.path, &to).map_err(fail)?;
         }
         let emptied = file.path.ancestors().skip(1).take_while(|folder| *folder != self.blocks);
-        // The first one that is not empty refuses, and so do those above it.
+        // Fails at the first folder that is not empty.
         emptied.map_while(|folder| fs::remove_dir(folder).ok()).for_each(drop);
         Ok(())
     }
 
-    /// Makes durable all that was written to the file system of the blocks.
+    /// Syncs the whole file system of the blocks.
     pub(super) fn sync_file_system(&self) -> Result<(), StoreError> {
         let synced = File::open(&self.blocks).and_then(|folder| Ok(rustix::fs::syncfs(folder)?));
-        synced.map_err(|e| StoreError::io("sync the folders of blocks", e))
+        synced.map_err(|e| StoreError::io("sync the block folders", e))
     }
 }
 
-/// A file that has a block's name.
+/// A file with the name of a block.
 pub(super) struct BlockFile {
     pub(super) path: PathBuf,
     pub(super) layout: Layout,
     pub(super) digest: Digest,
 }
 
-/// Whether the device or the file system has lost the bytes, and nothing else is wrong.
+/// Whether the error means that the device or the file system has lost the bytes of this file.
 fn is_damage(e: &io::Error) -> bool {
     use rustix::io::Errno;
 
     [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::ISDIR]
         .iter()
         .any(|known| e.raw_os_error() == Some(known.raw_os_error()))
-}
-
-/// The one place that renames: what has a name in the store is complete.
-#[allow(clippy::disallowed_methods)]
-pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to)
 }
 
 /// Removed when dropped.
@@ -297,25 +295,4 @@ impl Drop for TempFile {
     fn drop(&mut self) {
         drop(fs::remove_file(&self.0));
     }
-}
-
-/// Makes a folder, and those above it, for this user alone.
-pub(super) fn make_private_dir(path: &Path) -> Result<(), StoreError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|e| StoreError::io(format!("make the folder {}", path.display()), e))
-}
-
-/// As [`rename`], but an error where there is a file of that name.
-#[allow(clippy::disallowed_methods)]
-fn rename_anew(from: &Path, to: &Path) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // A file system that cannot do it at once.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {}
-            renamed => return Ok(renamed?),
-        }
-    }
-    if to.exists() { Err(io::ErrorKind::AlreadyExists.into()) } else { rename(from, to) }
 }

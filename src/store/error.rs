@@ -98,17 +98,6 @@ impl StoreError {
         }
     }
 
-    /// An error of the index; a full disk is told apart.
-    pub(super) fn index(error: impl Into<redb::Error>) -> Self {
-        match error.into() {
-            redb::Error::Io(source) => Self::io("use the index", source),
-            redb::Error::PreviousIo => {
-                Self::io("use the index", io::Error::other("reading or writing it failed before"))
-            }
-            error => Self::Index(error.to_string()),
-        }
-    }
-
     /// The same error once more, for each one who waits for it.
     pub(super) fn again(&self) -> Self {
         match self {
@@ -120,3 +109,28 @@ impl StoreError {
         }
     }
 }
+
+impl From<redb::Error> for StoreError {
+    fn from(error: redb::Error) -> Self {
+        match error {
+            redb::Error::Io(source) => Self::io("use the index", source),
+            redb::Error::PreviousIo => {
+                Self::io("use the index", io::Error::other("an earlier read or write failed"))
+            }
+            error => Self::Index(error.to_string()),
+        }
+    }
+}
+
+/// Lets `?` convert the errors of redb's calls.
+macro_rules! from_redb {
+    ($($error:ident),*) => {
+        $(impl From<redb::$error> for StoreError {
+            fn from(error: redb::$error) -> Self {
+                redb::Error::from(error).into()
+            }
+        })*
+    };
+}
+
+from_redb!(CommitError, StorageError, TableError, TransactionError);

@@ -1,4 +1,4 @@
-//! The path of a block's file.
+//! Paths of block files.
 
 use std::{
     fmt,
@@ -8,20 +8,20 @@ use std::{
 
 use data_encoding::HEXLOWER;
 
-/// How block files are spread over folders.
+/// How block files are distributed over folders.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Layout {
-    /// Two levels of folders, by the first two bytes.
+    /// Two levels of folders, named by the first two bytes.
     #[default]
     Sharded,
-    /// The SHA-1 in hex, cut into pieces of five characters.
+    /// Seven levels of folders: the SHA-1 in hex, cut into pieces of five characters.
     Segments,
     /// All in one folder.
     Flat,
 }
 
 impl Layout {
-    /// The path below `blocks/`.
+    /// Returns the path of a block below `blocks/`.
     pub(super) fn path(self, digest: &[u8; 20]) -> PathBuf {
         let hex = HEXLOWER.encode(digest);
         match self {
@@ -31,7 +31,7 @@ impl Layout {
         }
     }
 
-    /// The layout and the digest that a path below `blocks/` stands for.
+    /// Returns the layout and the digest of a path below `blocks/`; `None` means that it is not the path of a block.
     pub(super) fn of(path: &Path) -> Option<(Self, [u8; 20])> {
         let (layout, hex) = match path.iter().count() {
             1 => (Self::Flat, path.to_str()?.to_owned()),
@@ -43,9 +43,9 @@ impl Layout {
     }
 }
 
-/// A text that names no layout.
+/// Error of parsing a [`Layout`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no layout: use sharded, segments or flat")]
+#[error("unknown layout {0:?}; the layouts are sharded, segments and flat")]
 pub struct LayoutError(String);
 
 impl FromStr for Layout {
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_tell_their_digest() {
+    fn a_path_gives_back_its_layout_and_digest() {
         let digest: [u8; 20] = std::array::from_fn(|n| u8::try_from(n * 7).expect("small"));
         for layout in [Layout::Sharded, Layout::Segments, Layout::Flat] {
             let path = layout.path(&digest);

@@ -14,7 +14,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Store, StoreError, disk::BlockFile, index::Place, private, tables::Arrival, unix_ms};
+use super::{
+    Store, StoreError,
+    disk::BlockFile,
+    private,
+    schema::{Arrival, Location, unix_ms},
+};
 use crate::content::{cid::Codec, hash::Digest, node_block};
 
 /// The mark: this process, or one that was killed, has written block files that may not be listed.
@@ -231,7 +236,7 @@ impl Store {
             for digest in &doomed.digests {
                 match inner.index.row(digest)? {
                     None => inner.disk.remove(digest)?,
-                    Some(row) if row.place == Place::Inline && row.refs == 0 && !row.cached => {
+                    Some(row) if row.location == Location::Inline && row.refs == 0 && !row.cached => {
                         short.push(*digest);
                     }
                     // Listed by somebody else meanwhile: it is not this upload's any more.

@@ -14,24 +14,24 @@ use super::StoreError;
 
 const LOCK_FILE: &str = "lock";
 
-/// What the holder of a data directory says of itself.
+/// Content of the lock file, written by the process that holds the lock.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockNote {
     /// Its process id.
     pub pid: u32,
-    /// Where it serves its API.
+    /// Address of its HTTP API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<String>,
 }
 
-/// The lock, held until dropped (or until the process dies: the system lets go of it then).
+/// The lock, held until dropped. The system releases it when the process dies.
 pub(super) struct Lock(Mutex<File>);
 
 impl Lock {
     pub(super) fn take(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(LOCK_FILE);
         let fail = |e| StoreError::io(format!("lock {}", path.display()), e);
-        // Not truncated here: until the lock is ours, the note is somebody else's.
+        // Not truncated: until this process holds the lock, the note belongs to another one.
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -53,12 +53,12 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Says who holds the lock, and where it serves its API.
+    /// Writes the process id and the address of the HTTP API into the lock file.
     pub(super) fn note(&self, http: Option<&str>) -> Result<(), StoreError> {
         let note = LockNote { pid: std::process::id(), http: http.map(String::from) };
         let text = serde_json::to_string(&note).unwrap_or_default();
         let mut file = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // Written over the old note: on a full disk, what is given back may not be had again.
+        // Overwritten in place: on a full disk, space that is given back may not be available again.
         let written = overwrite(&mut file, text.as_bytes());
         written.map_err(|e| StoreError::io("write the lock file", e))
     }
@@ -66,7 +66,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // The file stays: removing it would let two processes lock two files of one name.
+        // The file stays: if it were removed, two processes could lock two files of the same name.
         if let Ok(file) = self.0.get_mut() {
             drop(overwrite(file, b"{}"));
         }
@@ -85,7 +85,7 @@ fn read_note(path: &Path) -> Option<LockNote> {
     serde_json::from_str(&text).ok()
 }
 
-/// Who holds a data directory; none where nobody does.
+/// Returns the note of the process that holds a data directory; `None` means that no process holds it.
 pub fn read_lock(dir: &Path) -> Option<LockNote> {
     let path = dir.join(LOCK_FILE);
     let file = File::open(&path).ok()?;

@@ -1,19 +1,19 @@
-//! Small files for this user alone: there as a whole or not at all, whatever the umask.
+//! Files and folders that only this user can access, whatever the umask, and atomic replacement of small files.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
-use super::{StoreError, disk::rename};
+use super::StoreError;
 
 const MODE: u32 = 0o600;
-/// What others may do with a file.
+/// Permission bits of other users.
 const OTHERS: u32 = 0o077;
 
-/// Opens a file that only its owner can use, or makes it. One that others could use is taken from them.
+/// Opens or makes a file for this user alone. Removes the permissions of others from an existing file.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create(true).truncate(false).mode(MODE).open(path)?;
@@ -23,7 +23,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Takes from others what they could read of the indexes in a data directory, those set aside included.
+/// Removes the permissions of others from the indexes in a data directory, old ones included.
 pub(super) fn tighten(dir: &Path) -> Result<(), StoreError> {
     let fail = |e| StoreError::io(format!("look at {}", dir.display()), e);
     for item in fs::read_dir(dir).map_err(fail)? {
@@ -35,8 +35,8 @@ pub(super) fn tighten(dir: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Writes a new file that only its owner can read, durably. A crash or a full disk leaves no part of it. Fails where
-/// the file exists.
+/// Writes a new file that only its owner can read, durably. A crash or a full disk leaves no part of it. Fails if the file
+/// exists.
 ///
 /// # Errors
 /// The operating system's.
@@ -46,7 +46,7 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     let aside = Aside::write(path, bytes)?;
     match fs::hard_link(&aside.0, path) {
-        // Not every file system has links. Without them, two who make the same file at the same moment are not told.
+        // Without hard links, two writers that make the same file at the same moment both succeed.
         Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
             rename(&aside.0, path)?;
         }
@@ -55,8 +55,7 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder(path)
 }
 
-/// Writes a file that only its owner can read, durably, in place of the one that is there. A crash leaves the one or the
-/// other.
+/// Replaces a file, durably, by one that only its owner can read. A crash leaves either the old file or the new one.
 ///
 /// # Errors
 /// The operating system's.
@@ -74,7 +73,7 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(folder(path))?.sync_all()
 }
 
-/// A file's bytes under a name of their own; removed when dropped.
+/// A temporary file, removed when dropped.
 struct Aside(PathBuf);
 
 impl Aside {
@@ -95,6 +94,33 @@ impl Drop for Aside {
     }
 }
 
+/// The only place that renames: a file with a name in the store is complete.
+#[allow(clippy::disallowed_methods)]
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
+}
+
+/// As [`rename`], but fails if there is a file of that name.
+#[allow(clippy::disallowed_methods)]
+pub(super) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // The file system cannot do it atomically.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {}
+            renamed => return Ok(renamed?),
+        }
+    }
+    if to.exists() { Err(io::ErrorKind::AlreadyExists.into()) } else { rename(from, to) }
+}
+
+/// Makes a folder and its parents for this user alone.
+pub(super) fn make_private_dir(path: &Path) -> Result<(), StoreError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|e| StoreError::io(format!("make the folder {}", path.display()), e))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,16 +134,16 @@ mod tests {
         let dir = tempfile::TempDir::new().expect("a folder");
         let path = dir.path().join("file");
         write_new(&path, b"first").expect("written");
-        let again = write_new(&path, b"second").expect_err("there already");
+        let again = write_new(&path, b"second").expect_err("the file exists");
         assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!((fs::read(&path).expect("read"), mode(&path)), (b"first".to_vec(), MODE));
         replace(&path, b"third").expect("replaced");
         assert_eq!(fs::read(&path).expect("read"), b"third");
-        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1, "nothing else is left");
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1, "no temporary file is left");
     }
 
     #[test]
-    fn an_index_that_others_could_read_is_taken_from_them() {
+    fn indexes_lose_the_permissions_of_other_users() {
         let dir = tempfile::TempDir::new().expect("a folder");
         let names = ["index.redb", "index.redb.old", "index.redb.old.2", "config.toml"];
         for name in names {

@@ -1,11 +1,11 @@
-//! A new index, from the blocks and from what can still be read of the old one.
+//! Makes a new index from the blocks, and from the readable parts of the old index.
 //!
-//! Blocks say what they are: data, or node blocks that list others. A file's root is a node block that no other one
-//! lists. Names and keys are in the index only: where the old one cannot be read, files come back under their CIDs, and
+//! A block file shows what it is: data, or a node block that lists others. A node block that no other one lists is the root
+//! of a file. Only the index has names and keys: if the old one cannot be read, files come back under their CIDs, and
 //! their links still open them.
 //!
-//! The new index is made beside the old one and takes its place when it is complete, so that a rebuild may be
-//! interrupted at any moment.
+//! The new index is made beside the old one and replaces it when it is complete, so that a rebuild may be interrupted at
+//! any moment.
 
 use std::{
     cell::Cell,
@@ -18,43 +18,43 @@ use std::{
 
 use super::{
     INDEX, PutMode, RootKind, RootRecord, Store, StoreError, StoreOptions, disk,
-    index::{Index, Place, Root, Row},
+    index::Index,
     kept,
     newest::{self, META_BEHIND},
+    observer::Observers,
     private, relocate,
-    tables::{Arrival, STATS},
-    unix_ms,
+    schema::{Arrival, Location, Root, Row, TOTALS, unix_ms},
 };
 use crate::content::{
     cid::{Cid, Codec},
-    hash::Digest,
+    hash::{self, Digest},
     node_block::{self, NodeKind, Visible},
 };
 
-/// Rows looked up at a time.
+/// Rows read at a time.
 const PAGE: usize = 256;
-/// The name of an index that is being made.
+/// File name of the index that is being made.
 const NEW_INDEX: &str = "index.redb.new";
 
-/// What a rebuild found.
+/// Result of [`Store::rebuild`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rebuilt {
-    /// Blocks listed anew.
+    /// Blocks listed in the new index.
     pub blocks: u64,
     /// Files and folders found.
     pub roots: u64,
-    /// Those of them whose names and keys the old index still knew.
+    /// Files and folders among them that came from the old index, with their names and keys.
     pub known: u64,
-    /// Blocks that were damaged and are set aside.
+    /// Damaged blocks that were moved to quarantine.
     pub damaged: u64,
-    /// Blocks that were laid out in another way, and were moved.
+    /// Blocks that were moved from another layout.
     pub moved: u64,
 }
 
 impl Store {
-    /// Makes a new index from the blocks, and moves the blocks where the layout wants them. Names, keys and blocks that
-    /// lived in the old index itself, most of those of 16 KiB and less, are taken from it where it can be read. It stays,
-    /// as `index.redb.old` or, where there is one, with a number behind that.
+    /// Makes a new index from the blocks, and moves the blocks to the layout of `options`. Names, keys and blocks that
+    /// live in the index itself (most blocks of up to 16 KiB) are taken from the old index if it can be read. The old
+    /// index stays as `index.redb.old`, with a number behind that if the name is taken.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -62,31 +62,19 @@ impl Store {
         let dir = options.dir.clone();
         let (lock, disk) = Self::enter(&options)?;
         let moved = relocate::settle(&dir, &disk, options.layout)?;
-        // What an interrupted rebuild has left.
+        // Left by an interrupted rebuild.
         remove(&dir.join(NEW_INDEX))?;
         let old = OldIndex::open(&dir.join(INDEX))?;
         let newest = newest::on_record(&dir);
         if old.is_behind(newest) {
-            // It knew of what came later as little as one that cannot be read.
+            // It knows as little of newer blocks as an index that cannot be read.
             old.is_damaged.set(true);
         }
         let new = Self::open_index(options.clone(), NEW_INDEX, disk, Arc::clone(&lock))?;
-        let mut found = Rebuilt { moved, ..Rebuilt::default() };
-        found.blocks = new.take_small_blocks(&old)? + new.adopt_unknown()?;
-        found.damaged = new.usage().quarantined;
-        for (name, value) in old.meta() {
-            new.set_meta(&name, &value)?;
-        }
-        // Goes on counting where the lost one was: an old index that is put in its place later is known as such.
-        new.inner.writer.run(move |tables| {
-            tables.stats.next_number = tables.stats.next_number.max(newest);
-            Ok(())
-        })?;
-        found.known = new.take_roots(&old)?;
-        found.roots = found.known + new.find_roots(&old)?;
-        new.hold_unlisted()?;
-        drop((new, old));
-        // It is made anew from the new index, also should this end here.
+        let rebuild = Rebuild { new, old };
+        let found = Rebuilt { moved, ..rebuild.run(newest)? };
+        drop(rebuild);
+        // The record is made again from the new index, also if the process ends here.
         kept::reopen(&dir)?;
         replace_index(&dir)?;
         let disk = disk::Disk::open(&dir, options.layout)?;
@@ -94,18 +82,43 @@ impl Store {
         store.try_to_restore_kept();
         Ok((store, found))
     }
+}
 
-    /// Stores the small blocks of an old index; answers how many.
-    fn take_small_blocks(&self, old: &OldIndex) -> Result<u64, StoreError> {
-        let upload = self.listing();
+/// A rebuild under way.
+struct Rebuild {
+    new: Store,
+    old: OldIndex,
+}
+
+impl Rebuild {
+    fn run(&self, newest: u64) -> Result<Rebuilt, StoreError> {
+        let blocks = self.take_small_blocks()? + self.take_block_files()?;
+        let damaged = self.new.usage().quarantined;
+        for (name, value) in self.old.meta() {
+            self.new.set_meta(&name, &value)?;
+        }
+        // Numbers continue where the lost index stopped, so that an old index put in its place later is recognised.
+        self.new.inner.writer.run(move |tables| {
+            tables.totals.next_number = tables.totals.next_number.max(newest);
+            Ok(())
+        })?;
+        let known = self.take_roots()?;
+        let roots = known + self.find_roots()?;
+        self.new.hold_unlisted()?;
+        Ok(Rebuilt { blocks, roots, known, damaged, moved: 0 })
+    }
+
+    /// Stores the small blocks of the old index; returns their number.
+    fn take_small_blocks(&self) -> Result<u64, StoreError> {
+        let upload = self.new.listing();
         let (mut taken, mut after) = (0, None);
         loop {
-            let page = old.blocks(after);
+            let page = self.old.blocks(after);
             let Some((last, _)) = page.last() else { break };
             after = Some(*last);
-            for (digest, row) in page.into_iter().filter(|(_, row)| row.place == Place::Inline) {
+            for (digest, row) in page.into_iter().filter(|(_, row)| row.location == Location::Inline) {
                 let cid = Cid::new(row.codec, digest);
-                if let Some(bytes) = old.inline(&digest).filter(|bytes| cid.matches(bytes)) {
+                if let Some(bytes) = self.old.inline(&digest).filter(|bytes| cid.matches(bytes)) {
                     upload.put(&cid, &bytes, PutMode::Sealed)?;
                     taken += 1;
                 }
@@ -115,30 +128,62 @@ impl Store {
         Ok(taken)
     }
 
-    /// Lists the roots of an old index; answers how many.
-    fn take_roots(&self, old: &OldIndex) -> Result<u64, StoreError> {
+    /// Lists all block files; returns their number. Each is read and hashed; damaged ones are moved to quarantine.
+    fn take_block_files(&self) -> Result<u64, StoreError> {
+        let (upload, inner) = (self.new.listing(), &self.new.inner);
+        let mut taken = 0;
+        inner.disk.walk(&mut |file| {
+            let digest = file.digest;
+            if inner.index.row(&digest)?.is_some() {
+                return Ok(true);
+            }
+            let len = inner.disk.len(&digest).and_then(|len| u32::try_from(len).ok()).unwrap_or(u32::MAX);
+            let Some(bytes) = inner.disk.read(&digest, len)? else {
+                return Ok(true);
+            };
+            if hash::sha1(&bytes) != digest {
+                inner.disk.quarantine(&digest)?;
+                inner.writer.run(|tables| {
+                    tables.totals.usage.quarantined += 1;
+                    Ok(())
+                })?;
+                return Ok(true);
+            }
+            // A node block shows that it is one; anything else is data.
+            let codec = if node_block::visible(&bytes).is_ok() { Codec::DagCbor } else { Codec::Raw };
+            upload.put(&Cid::new(codec, digest), &bytes, PutMode::Sealed)?;
+            taken += 1;
+            Ok(true)
+        })?;
+        upload.keep()?;
+        Ok(taken)
+    }
+
+    /// Lists the roots of the old index; returns their number.
+    fn take_roots(&self) -> Result<u64, StoreError> {
         let (mut taken, mut after) = (0, None);
         loop {
-            let page = old.roots(after);
+            let page = self.old.roots(after);
             let Some(last) = page.last() else { return Ok(taken) };
             after = Some(last.record.cid);
             for Root { number, record } in page {
                 taken += 1;
                 if record.pinned {
-                    self.list_again(record, old, Some(number))?;
+                    self.list(record, Some(number))?;
                 } else {
-                    self.add_root(record)?;
+                    self.new.add_root(record)?;
                 }
             }
         }
     }
 
-    /// Lists roots that the old index did not know; answers how many. What it knew and did not list was removed.
-    fn find_roots(&self, old: &OldIndex) -> Result<u64, StoreError> {
+    /// Lists roots that the old index did not know; returns their number. A root whose block the old index knew and that
+    /// it did not list was removed.
+    fn find_roots(&self) -> Result<u64, StoreError> {
         let (mut tops, mut listed) = (Vec::new(), HashSet::new());
         let mut after = None;
         loop {
-            let page = self.inner.index.blocks(after, PAGE)?;
+            let page = self.new.inner.index.blocks(after, PAGE)?;
             let Some((last, _)) = page.last() else { break };
             after = Some(*last);
             for (digest, row) in page.into_iter().filter(|(_, row)| row.codec == Codec::DagCbor) {
@@ -152,33 +197,33 @@ impl Store {
                 }
             }
         }
-        tops.retain(|(cid, _)| !listed.contains(cid) && !old.knew(cid.digest()));
-        let mut found = self.list_recorded(old)?;
+        tops.retain(|(cid, _)| !listed.contains(cid) && !self.old.knew(cid.digest()));
+        let mut found = self.list_recorded()?;
         for (cid, kind) in tops {
-            if self.root(&cid)?.is_none() {
-                self.list_again(nameless(cid, kind), old, None)?;
+            if self.new.root(&cid)?.is_none() {
+                self.list(nameless(cid, kind), None)?;
                 found += 1;
             }
         }
         Ok(found)
     }
 
-    /// Lists what was kept by the record beside the index, where the index itself cannot say it: also what is in a folder
-    /// as well, and what has no root that can be read. Answers how many roots are new.
-    fn list_recorded(&self, old: &OldIndex) -> Result<u64, StoreError> {
+    /// If the old index is damaged, lists the roots that were kept according to the record beside it: also those that are
+    /// part of a folder, and those whose root block cannot be read. Returns how many of them are new.
+    fn list_recorded(&self) -> Result<u64, StoreError> {
         let mut found = 0;
-        if !old.is_damaged.get() {
+        if !self.old.is_damaged.get() {
             return Ok(found);
         }
-        for cid in kept::on_record(self.dir()) {
-            match self.root(&cid)? {
+        for cid in kept::on_record(self.new.dir()) {
+            match self.new.root(&cid)? {
                 Some(listed) if listed.pinned => {}
-                // Stored after an older index was made.
-                Some(known) => self.list_again(RootRecord { pinned: true, ..known }, old, None)?,
+                // It was stored after this older index was made.
+                Some(known) => self.list(RootRecord { pinned: true, ..known }, None)?,
                 None => {
                     let is_dir = self.node(&cid)?.is_some_and(|node| node.kind == NodeKind::Dir);
                     let kind = if is_dir { RootKind::Dir } else { RootKind::File };
-                    self.list_again(nameless(cid, kind), old, None)?;
+                    self.list(nameless(cid, kind), None)?;
                     found += 1;
                 }
             }
@@ -187,42 +232,37 @@ impl Store {
     }
 
     fn node(&self, cid: &Cid) -> Result<Option<Visible>, StoreError> {
-        match self.get(cid) {
+        match self.new.get(cid) {
             Ok(bytes) => Ok(bytes.and_then(|bytes| node_block::visible(&bytes).ok())),
             Err(StoreError::Corrupt { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Lists a root with all blocks below it, also those that are not here: they are missing, and that can be seen. Where
-    /// a node block is missing, the old list says what is below.
-    fn list_again(
-        &self,
-        mut record: RootRecord,
-        old: &OldIndex,
-        number: Option<u64>,
-    ) -> Result<(), StoreError> {
-        let mut walked = self.walk(record.cid)?;
-        if record.blocks == 0 && walked.torn.is_empty() {
+    /// Lists a root with all blocks below it; those that are not here are listed as missing. Below a missing node block,
+    /// the list with this number in the old index is used.
+    fn list(&self, mut record: RootRecord, number: Option<u64>) -> Result<(), StoreError> {
+        let mut walked = self.new.walk(record.cid)?;
+        if record.blocks == 0 && walked.unread.is_empty() {
             record.blocks = walked.blocks.len() as u64;
             record.stored_len = walked.blocks.iter().map(|block| u64::from(block.len)).sum();
         }
         let found: HashSet<Digest> = walked.blocks.iter().map(|block| block.digest).collect();
-        for digest in number.map(|number| old.list(number)).unwrap_or_default() {
-            let row = match old.row(&digest) {
-                None => self.inner.index.row(&digest)?,
+        for digest in number.map(|number| self.old.list(number)).unwrap_or_default() {
+            let row = match self.old.row(&digest) {
+                None => self.new.inner.index.row(&digest)?,
                 row => row,
             };
-            // Of what neither knows, the old index is damaged.
+            // A digest that neither index knows comes from damage to the old one.
             if let Some(Row { codec, len, .. }) = row.filter(|_| !found.contains(&digest)) {
                 walked.blocks.push(Arrival { digest, codec, len, inline: None });
             }
         }
-        self.inner.writer.run(move |tables| tables.add_walked(&record, &walked, unix_ms()))
+        self.new.inner.writer.run(move |tables| tables.add_walked(&record, &walked, unix_ms()))
     }
 }
 
-/// What is known of a root from its block alone.
+/// Returns the record of a root of which only its block is known.
 fn nameless(cid: Cid, kind: RootKind) -> RootRecord {
     RootRecord {
         cid,
@@ -240,10 +280,10 @@ fn nameless(cid: Cid, kind: RootKind) -> RootRecord {
     }
 }
 
-/// As much of an old index as can be read: damage may show at any point, also as a panic of the database.
+/// The readable parts of an old index. Damage may show at any point, also as a panic inside redb.
 struct OldIndex {
     index: Option<Index>,
-    /// Something could not be read: what is not found in it may have been there.
+    /// Some part could not be read, so that what is not found may have been there.
     is_damaged: Cell<bool>,
 }
 
@@ -253,8 +293,8 @@ impl OldIndex {
         if !path.exists() {
             return Ok(with(None));
         }
-        let opened = catch_unwind(|| Index::open(path));
-        match opened.unwrap_or_else(|_| Err(StoreError::IndexCorrupt("reading it failed".into()))) {
+        let opened = catch_unwind(|| Index::open(path, &Observers::new()));
+        match opened.unwrap_or_else(|_| Err(StoreError::IndexCorrupt("redb panicked".into()))) {
             Ok(index) => Ok(with(Some(index))),
             Err(StoreError::IndexCorrupt(_) | StoreError::Index(_)) => Ok(with(None)),
             Err(error) => Err(error),
@@ -284,12 +324,12 @@ impl OldIndex {
         self.read(|index| index.row(digest))
     }
 
-    /// Whether it had not come as far as the number on record.
+    /// Whether it is older than the number on record.
     fn is_behind(&self, newest: u64) -> bool {
         self.read(|index| Ok(index.meta(META_BEHIND)?.is_some() || index.next_number()? < newest))
     }
 
-    /// Whether it is sure to have known this block.
+    /// Whether it certainly knew this block.
     fn knew(&self, digest: &Digest) -> bool {
         !self.is_damaged.get() && self.row(digest).is_some()
     }
@@ -298,15 +338,15 @@ impl OldIndex {
         self.read(|index| index.roots(after, PAGE))
     }
 
-    /// The blocks of a root, as far as its list can be read.
+    /// Returns the blocks of a root, as far as its list can be read.
     fn list(&self, number: u64) -> Vec<Digest> {
         (0..).map_while(|part| self.read(|index| index.list(number, part))).flatten().collect()
     }
 
-    /// All small named values but the totals.
+    /// Returns all named values of other modules.
     fn meta(&self) -> Vec<(String, Vec<u8>)> {
         let mut all = self.read(Index::all_meta);
-        all.retain(|(name, _)| name != STATS && name != META_BEHIND);
+        all.retain(|(name, _)| name != TOTALS && name != META_BEHIND);
         all
     }
 }
@@ -320,20 +360,20 @@ fn remove(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Puts the new index in the place of the old one, which stays under another name.
+/// Replaces the old index by the new one, and keeps the old one under another name.
 fn replace_index(dir: &Path) -> Result<(), StoreError> {
-    let fail = |e| StoreError::io("put the new index in place", e);
+    let fail = |e| StoreError::io("replace the index", e);
     let (index, new) = (dir.join(INDEX), dir.join(NEW_INDEX));
     if index.exists() {
         let numbered = (2..).map(|n| dir.join(format!("{INDEX}.old.{n}")));
         let mut names = std::iter::once(dir.join(format!("{INDEX}.old"))).chain(numbered);
         let free: Option<PathBuf> = names.find(|name| !name.exists());
         let free = free.unwrap_or_default();
-        // By a second name where the file system has such: then there is an index at every moment.
+        // A hard link, if the file system has them: then `index.redb` exists at every moment.
         if fs::hard_link(&index, &free).is_err() {
-            disk::rename(&index, &free).map_err(fail)?;
+            private::rename(&index, &free).map_err(fail)?;
         }
     }
-    disk::rename(&new, &index).map_err(fail)?;
+    private::rename(&new, &index).map_err(fail)?;
     private::sync_folder(&index).map_err(fail)
 }

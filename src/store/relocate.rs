@@ -1,27 +1,27 @@
-//! The layout of a data directory that is in use, and moving its blocks to another one.
+//! The layout of an existing data directory, and moving its blocks to another one.
 //!
-//! Blocks are looked for where the layout says, and nowhere else. So the layout is written down beside them, and a
-//! setting that says otherwise is refused: with it, every block would seem to be lost.
+//! Blocks are looked up at the path of the configured layout only. Another layout would make every block seem lost.
+//! Therefore a record beside the blocks names their layout, and a setting that differs from it is refused.
 
 use std::{fs, io, path::Path};
 
 use super::{Layout, StoreError, disk::Disk, private};
 
 const RECORD: &str = "layout";
-/// What the record says while blocks are being moved.
+/// Content of the record while blocks are being moved.
 const MOVING: &str = "moving";
 
-/// Whether moving blocks to another layout has not come to its end.
+/// Whether a move of blocks to another layout was interrupted.
 pub(super) fn is_half_moved(dir: &Path) -> bool {
     fs::read_to_string(dir.join(RECORD)).is_ok_and(|text| text.trim() == MOVING)
 }
 
-/// Refuses another layout than that of the blocks that are here.
+/// Refuses a layout that differs from that of the blocks here.
 pub(super) fn check(dir: &Path, disk: &Disk, asked: Layout) -> Result<(), StoreError> {
     let path = dir.join(RECORD);
     let recorded = match fs::read_to_string(&path) {
         Ok(text) if text.trim() == MOVING => return Err(StoreError::HalfMoved),
-        // Whatever else it says, the blocks themselves know.
+        // If the record is damaged, the blocks themselves show their layout.
         Ok(text) => text.trim().parse().ok(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(StoreError::io(format!("read {}", path.display()), e)),
@@ -34,9 +34,9 @@ pub(super) fn check(dir: &Path, disk: &Disk, asked: Layout) -> Result<(), StoreE
             Err(StoreError::OtherLayout { found: recorded.unwrap_or(first), asked })
         }
         _ => match record(dir, &asked.to_string()) {
-            // A full disk is no reason not to open: its files can be read, and removed.
+            // A full disk must not prevent opening: files can still be read and removed.
             Err(error @ StoreError::NoSpace(_)) => {
-                tracing::warn!("{error}");
+                tracing::warn!("the layout record is not written: {error}");
                 Ok(())
             }
             recorded => recorded,
@@ -44,8 +44,8 @@ pub(super) fn check(dir: &Path, disk: &Disk, asked: Layout) -> Result<(), StoreE
     }
 }
 
-/// Moves the blocks of all other layouts to where this one wants them; answers how many. Interrupted, it is to be done
-/// again: until then, [`check`] refuses every layout.
+/// Moves the blocks of all other layouts to this one; returns their number. If it is interrupted, [`check`] refuses every
+/// layout until it has run again.
 pub(super) fn settle(dir: &Path, disk: &Disk, layout: Layout) -> Result<u64, StoreError> {
     let mut moved = 0;
     disk.walk(&mut |file| {
@@ -67,5 +67,5 @@ pub(super) fn settle(dir: &Path, disk: &Disk, layout: Layout) -> Result<u64, Sto
 
 fn record(dir: &Path, text: &str) -> Result<(), StoreError> {
     let written = private::replace(&dir.join(RECORD), format!("{text}\n").as_bytes());
-    written.map_err(|e| StoreError::io("write down the layout", e))
+    written.map_err(|e| StoreError::io("write the layout record", e))
 }

@@ -1,6 +1,6 @@
 //! Files and folders: list, look up, remove.
 
-use super::{RootRecord, Store, StoreError, unix_ms};
+use super::{RootRecord, Store, StoreError, schema::unix_ms};
 use crate::content::cid::Cid;
 
 impl Store {

@@ -15,6 +15,8 @@ use crate::content::cid::Codec;
 
 #[path = "tests/cached.rs"]
 mod cached;
+#[path = "tests/incomplete.rs"]
+mod incomplete;
 #[path = "tests/kept.rs"]
 mod kept;
 #[path = "tests/mending.rs"]
@@ -25,8 +27,6 @@ mod old_index;
 mod short_blocks;
 #[path = "tests/syncs.rs"]
 mod syncs;
-#[path = "tests/torn.rs"]
-mod torn;
 #[path = "tests/unfinished.rs"]
 mod unfinished;
 

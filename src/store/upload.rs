@@ -12,10 +12,8 @@ use std::{
 use super::{
     INLINE_MAX, RootRecord, Store, StoreError,
     disk::Durability,
-    index::{Place, Row},
     room::Reservation,
-    tables::Arrival,
-    unix_ms,
+    schema::{Arrival, Location, Row, unix_ms},
 };
 use crate::content::{
     cid::{Cid, Codec},
@@ -191,7 +189,7 @@ impl Upload {
             return Ok(Put::Known);
         }
         // What a row counts has its room: it is pinned, and so is its row.
-        let counted = row.filter(|row| row.place != Place::Missing).map_or(0, |row| u64::from(row.len));
+        let counted = row.filter(|row| row.location != Location::Missing).map_or(0, |row| u64::from(row.len));
         let room = self.store.reserve((bytes.len() as u64).saturating_sub(counted))?;
         // A file without a row whose bytes are others is nobody's: it is written over.
         let is_own = row.is_none();
@@ -270,10 +268,10 @@ impl Upload {
         let lane = &inner.comparing[usize::from(digest[0]) % inner.comparing.len()];
         let _turn;
         let old = match row {
-            Some(row) if row.place == Place::Missing => return Ok(false),
+            Some(row) if row.location == Location::Missing => return Ok(false),
             // Cache is not synced: it is written again, for good.
             Some(row) if row.cached && mode == PutMode::Sealed => return Ok(false),
-            Some(row) if row.place == Place::Inline => inner.index.inline(digest)?,
+            Some(row) if row.location == Location::Inline => inner.index.inline(digest)?,
             None if inline => return Ok(false),
             row => {
                 // Few at a time, so that comparing takes no more memory than writing.
@@ -334,7 +332,7 @@ impl Upload {
         drop(state);
         self.store.note_kept(&root);
         self.store.note_stored();
-        self.store.try_to_mend_torn();
+        self.store.try_to_complete_roots();
         Ok(())
     }
 
@@ -355,7 +353,7 @@ impl Upload {
     pub(super) fn keep(&self) -> Result<(), StoreError> {
         self.sync_folders()?;
         self.list(self.arrivals(), None)?;
-        self.store.try_to_mend_torn();
+        self.store.try_to_complete_roots();
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use redb::Durability;
 
-use super::{StoreError, index_file::IndexFile, spare::Spare, tables::Tables};
+use super::{StoreError, index::Index, spare::Spare, tables::Tables};
 
 /// Changes that share a transaction, at most.
 const BATCH: usize = 256;
@@ -48,12 +48,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(file: Arc<IndexFile>, spare: Spare) -> Result<Self, StoreError> {
+    pub(super) fn start(index: Arc<Index>, spare: Spare) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(BATCH);
-        let (lost, generation) = (Lost::default(), file.generation());
+        let (lost, generation) = (Lost::default(), index.generation());
         let thread = std::thread::Builder::new().name("index".into()).spawn({
             let lost = Arc::clone(&lost);
-            move || Loop { file, spare, unsynced: None, generation, lost }.run(&queue)
+            move || Loop { index, spare, unsynced: None, generation, lost }.run(&queue)
         });
         let thread = thread.map_err(|e| StoreError::io("start the index writer", e))?;
         Ok(Self { jobs: Some(jobs), lost, thread: Some(thread) })
@@ -113,7 +113,7 @@ impl Drop for Writer {
 
 /// The writer's thread.
 struct Loop {
-    file: Arc<IndexFile>,
+    index: Arc<Index>,
     spare: Spare,
     /// Changes that nobody waits for are not synced one by one: since when there are some.
     unsynced: Option<Instant>,
@@ -194,7 +194,7 @@ impl Loop {
     /// Notes that changes without a sync are gone, where the file was opened again since. `unsynced`: since when there
     /// were some.
     fn note_lost(&mut self, unsynced: Option<Instant>) {
-        let generation = self.file.generation();
+        let generation = self.index.generation();
         if std::mem::replace(&mut self.generation, generation) == generation {
             return;
         }
@@ -209,8 +209,9 @@ impl Loop {
     /// opening the file again, a full disk by giving the spare room to changes that make more.
     fn apply(&mut self, jobs: &mut [Job], durability: Durability) -> Result<(), StoreError> {
         let lets_go = !jobs.is_empty() && jobs.iter().all(|job| job.lets_go);
-        let mut once =
-            || self.file.write(durability, |tables| jobs.iter_mut().try_for_each(|job| (job.change)(tables)));
+        let mut once = || {
+            self.index.write(durability, |tables| jobs.iter_mut().try_for_each(|job| (job.change)(tables)))
+        };
         let mut result = once();
         if matches!(result, Err(StoreError::Io { .. })) {
             result = once();

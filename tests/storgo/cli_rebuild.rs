@@ -1,4 +1,4 @@
-//! A lost or damaged index, another layout: what comes back, and what is refused until it can.
+//! Rebuilding a lost, damaged or outdated index, and moving blocks to another layout.
 
 use std::{
     fs,
@@ -31,7 +31,7 @@ fn names(machine: &Machine) -> Vec<String> {
 }
 
 #[test]
-fn files_are_read_by_their_links_when_the_index_is_lost_altogether() {
+fn links_still_open_files_after_the_index_was_lost_and_rebuilt() {
     let machine = Machine::new();
     let bytes = noise(5, LEN);
     let file = provide(&machine, &machine.file("file", &bytes));
@@ -50,7 +50,7 @@ fn files_are_read_by_their_links_when_the_index_is_lost_altogether() {
         } else {
             fs::write(&index, b"junk").expect("written");
         }
-        // Never a new one in its place, which would call all blocks leftovers.
+        // No command makes a new index silently: it would take all blocks for those of interrupted uploads.
         machine.run(["ls"]).fails(1, &["verify --rebuild-index"]);
         if lost {
             let found = machine.run(["doctor"]).ends(1);
@@ -64,13 +64,13 @@ fn files_are_read_by_their_links_when_the_index_is_lost_altogether() {
         assert!(machine.read(&format!("{out}/inner/b")) == bytes[..200_000]);
         assert_eq!(machine.run(["ls", "--json"]).ok().json().as_array().map(Vec::len), Some(2));
     }
-    // Stored again, they have their names.
+    // Storing a file again restores its name.
     assert_eq!(provide(&machine, &machine.home().join("file")), file);
     assert_eq!(names(&machine), ["file"]);
 }
 
 #[test]
-fn a_rebuild_keeps_names_and_keys_brings_nothing_back_and_overwrites_no_earlier_index() {
+fn a_rebuild_keeps_names_and_keys_restores_no_removed_file_and_keeps_all_old_indexes() {
     let machine = Machine::new();
     let bytes = noise(6, LEN);
     provide(&machine, &machine.file("short", b"short"));
@@ -95,7 +95,7 @@ fn a_rebuild_keeps_names_and_keys_brings_nothing_back_and_overwrites_no_earlier_
 }
 
 #[test]
-fn a_block_that_a_rebuild_did_not_find_is_said_to_be_missing_and_kept_once_it_is_back() {
+fn a_rebuild_reports_a_lost_block_as_missing_until_it_is_stored_again() {
     let machine = Machine::new();
     let bytes = noise(7, LEN);
     let path = machine.file("file", &bytes);
@@ -115,7 +115,7 @@ fn a_block_that_a_rebuild_did_not_find_is_said_to_be_missing_and_kept_once_it_is
 }
 
 #[test]
-fn a_rebuild_beside_a_damaged_node_block_leaves_nothing_of_its_file_to_collection() {
+fn blocks_below_a_damaged_node_block_survive_collection_after_a_rebuild() {
     for lost in [false, true] {
         let machine = Machine::new();
         fs::create_dir_all(machine.home().join("folder")).expect("made");
@@ -149,7 +149,7 @@ fn block_files(below: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn another_layout_is_refused_until_the_blocks_are_moved() {
+fn another_layout_is_refused_until_a_rebuild_moves_the_blocks() {
     let machine = Machine::new();
     let bytes = noise(8, LEN);
     provide(&machine, &machine.file("file", &bytes));
@@ -164,7 +164,7 @@ fn another_layout_is_refused_until_the_blocks_are_moved() {
         let says = [&format!("laid out as {before}"), &format!("says {layout}"), "--rebuild-index"];
         let said = with(layout, &["ls"]).ends(1).stderr;
         assert!(says.iter().all(|words| said.contains(words)), "{said}");
-        assert!(with(before, &get).ok().stdout == bytes, "nothing is changed");
+        assert!(with(before, &get).ok().stdout == bytes, "the refused command changed nothing");
         let files = block_files(&machine.data().join("blocks")).len();
         with(layout, &["verify", "--rebuild-index"]).ok();
         assert_eq!(block_files(&machine.data().join("blocks")).len(), files);
@@ -172,7 +172,7 @@ fn another_layout_is_refused_until_the_blocks_are_moved() {
         with(before, &["ls"]).fails(1, &[layout]);
         before = layout;
     }
-    // Interrupted on the way, or written by a program that did not note the layout.
+    // A move that was interrupted, then a data directory without a record of its layout.
     fs::write(machine.data().join("layout"), "moving\n").expect("written");
     machine.run(["ls"]).fails(1, &["interrupted", "--rebuild-index"]);
     machine.run(["verify", "--rebuild-index"]).ok();
@@ -184,7 +184,7 @@ fn another_layout_is_refused_until_the_blocks_are_moved() {
 }
 
 #[test]
-fn nobody_else_can_read_an_index_whatever_the_umask_and_the_folder_allow() {
+fn no_other_user_can_read_an_index_whatever_the_umask_and_the_mode_of_the_folder() {
     let machine = Machine::new();
     fs::create_dir(machine.data()).expect("made");
     fs::set_permissions(machine.data(), fs::Permissions::from_mode(0o777)).expect("set");
@@ -209,7 +209,7 @@ fn nobody_else_can_read_an_index_whatever_the_umask_and_the_folder_allow() {
         let path = item.expect("listed").path();
         assert_eq!(mode(&path) & 0o077, 0, "{} has mode {:o}", path.display(), mode(&path));
     }
-    // One that an earlier program left open to others.
+    // An index that was made readable for others.
     for name in ["index.redb", "index.redb.old"] {
         let index = machine.data().join(name);
         fs::set_permissions(&index, fs::Permissions::from_mode(0o644)).expect("set");
@@ -221,7 +221,7 @@ fn nobody_else_can_read_an_index_whatever_the_umask_and_the_folder_allow() {
 }
 
 #[test]
-fn an_older_index_put_in_place_of_the_newest_costs_no_block() {
+fn an_outdated_index_causes_no_block_to_be_removed() {
     let machine = Machine::new();
     let (old, new) = (noise(7, LEN), noise(8, LEN));
     provide(&machine, &machine.file("old", &old));

@@ -1,7 +1,7 @@
 //! The record of files that are kept, and what it is worth when the index is lost.
 
 use super::{
-    torn::{assert_whole, flip, folder, rebuild, removed},
+    incomplete::{assert_whole, flip, folder, rebuild, removed},
     unfinished::as_killed,
     *,
 };
@@ -45,10 +45,10 @@ fn a_file_without_a_root_that_can_be_read_is_listed_and_loses_nothing() {
     flip(&store, &blocks[1].0);
     let store = rebuild(&dir, store, true);
     assert_eq!(store.lacks(&blocks[1].0, 10).expect("looked"), [blocks[1].0]);
-    assert_eq!((store.usage().torn, removed(&store)), (1, 0));
+    assert_eq!((store.usage().incomplete, removed(&store)), (1, 0));
     store.put_cached(&blocks[1].0, &blocks[1].1).expect("mended");
     assert_whole(&store, &blocks[1..]);
-    assert_eq!((store.usage().torn, removed(&store)), (0, 0));
+    assert_eq!((store.usage().incomplete, removed(&store)), (0, 0));
 }
 
 #[test]

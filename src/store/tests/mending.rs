@@ -151,27 +151,16 @@ fn a_file_that_is_stored_while_its_link_is_opened_stays_kept() {
 }
 
 #[test]
-fn missing_blocks_of_an_earlier_index_are_counted_once_each() {
+fn a_missing_block_is_counted_once_however_often_it_is_read() {
     let dir = TempDir::new().expect("a folder");
     let store = open(&dir);
     let blocks: Vec<_> = (0..4).map(|n| block(n, LONG)).collect();
     store_all(&store, &blocks);
-    for (cid, _) in &blocks[1..] {
-        fs::remove_file(file_of(&store, cid)).expect("removed");
+    for (cid, _) in blocks[1..].iter().chain(&blocks[1..]) {
+        drop(fs::remove_file(file_of(&store, cid)));
         assert!(store.get(cid).expect("looked for").is_none());
     }
     settle(&store);
-    assert_eq!(store.usage().missing, 3);
-    #[allow(clippy::redundant_closure_for_method_calls)]
-    store.inner.writer.run(|tables| tables.forget_missing()).expect("forgotten");
-    let list = |cid: &Cid| {
-        let digest = *cid.digest();
-        store.inner.writer.run(move |tables| tables.list_missing(&digest)).expect("listed");
-    };
-    for (cid, _) in &blocks {
-        list(cid);
-        list(cid);
-    }
     assert_eq!(store.usage().missing, 3);
     store_all(&store, &blocks[..2]);
     assert_eq!(store.usage().missing, 2);

@@ -29,19 +29,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
     ],
     &["http/extract.rs", "http/problem.rs"],
     &["net/task.rs", "net/task/dialing.rs", "net/task/query.rs"],
-    &[
-        "store.rs",
-        "store/cache.rs",
-        "store/index.rs",
-        "store/index_file.rs",
-        "store/leftovers.rs",
-        "store/orders.rs",
-        "store/tables.rs",
-        "store/torn.rs",
-        "store/upload.rs",
-        "store/writer.rs",
-    ],
-    &["store/disk.rs", "store/private.rs"],
 ];
 
 #[test]

@@ -81,7 +81,7 @@ fn what_an_old_index_lists_stays_a_files_where_a_node_block_is_damaged() {
     assert_eq!((store.usage().blocks, store.usage().unreferenced, removed(&store)), (4, 0, 0));
     store.put_cached(&blocks[1].0, &blocks[1].1).expect("mended");
     assert_whole(&store, &blocks);
-    assert_eq!((store.usage().torn, removed(&store)), (0, 0));
+    assert_eq!((store.usage().incomplete, removed(&store)), (0, 0));
     store.remove_root(&blocks[0].0).expect("removed");
     assert_eq!((removed(&store), store.usage()), (5, Usage { quarantined: 1, ..Usage::default() }));
 }
@@ -96,14 +96,14 @@ fn what_may_be_below_a_missing_node_block_is_kept_until_that_is_known() {
     fs::remove_file(file_of(&store, &blocks[4].0)).expect("removed");
     let mut store = rebuild(&dir, store, true);
     for _ in 0..2 {
-        assert_eq!((store.usage().torn, store.usage().unreferenced, removed(&store)), (1, 3, 0));
+        assert_eq!((store.usage().incomplete, store.usage().unreferenced, removed(&store)), (1, 3, 0));
         assert!(!store.drop_cached(&blocks[2].0).expect("asked"), "it may be needed");
         drop(store);
         store = open(&dir);
     }
     store.put_cached(&blocks[1].0, &blocks[1].1).expect("mended");
     assert_eq!(store.lacks(&blocks[0].0, 10).expect("looked"), [blocks[4].0], "known by now");
-    assert_eq!((store.usage().torn, removed(&store)), (0, 1), "what turned out to be nobody's goes");
+    assert_eq!((store.usage().incomplete, removed(&store)), (0, 1), "what turned out to be nobody's goes");
     assert!(!store.has(&nobodys.0).expect("asked"));
     store.put_cached(&blocks[4].0, &blocks[4].1).expect("mended");
     assert_whole(&store, &blocks);
@@ -120,22 +120,22 @@ fn a_torn_folder_is_completed_by_whatever_brings_its_node_block_back() {
     flip(&store, &blocks[1].0);
     flip(&store, &blocks[5].0);
     let store = rebuild(&dir, store, true);
-    assert_eq!((store.usage().torn, store.usage().unreferenced), (2, 6));
+    assert_eq!((store.usage().incomplete, store.usage().unreferenced), (2, 6));
     // One of its files is stored by itself.
     store_all(&store, &blocks[1..5]);
-    assert_eq!((store.usage().torn, store.usage().unreferenced, removed(&store)), (1, 3, 0));
+    assert_eq!((store.usage().incomplete, store.usage().unreferenced, removed(&store)), (1, 3, 0));
     store.remove_root(&blocks[1].0).expect("removed");
     assert_eq!(removed(&store), 0, "the folder needs it, too");
     // The other came with an upload that ended early, and the process was killed before it completed the list.
     let digest = *blocks[5].0.digest();
     let len = u32::try_from(blocks[5].1.len()).expect("short");
     store.inner.disk.write(&digest, &blocks[5].1, disk::Durability::Synced).expect("written");
-    let arrival = tables::Arrival { digest, codec: Codec::DagCbor, len, inline: None };
+    let arrival = schema::Arrival { digest, codec: Codec::DagCbor, len, inline: None };
     store.inner.writer.run(move |tables| tables.arrive(&arrival, false, 1)).expect("listed");
-    assert_eq!((store.usage().torn, removed(&store)), (1, 0));
+    assert_eq!((store.usage().incomplete, removed(&store)), (1, 0));
     drop(store);
     let store = open(&dir);
-    assert_eq!((store.usage().torn, store.usage().unreferenced, removed(&store)), (0, 0, 0));
+    assert_eq!((store.usage().incomplete, store.usage().unreferenced, removed(&store)), (0, 0, 0));
     assert_whole(&store, &blocks);
 }
 
@@ -146,9 +146,9 @@ fn a_torn_folder_that_is_removed_holds_nothing() {
     store_all(&store, &blocks);
     flip(&store, &blocks[1].0);
     let store = rebuild(&dir, store, true);
-    assert_eq!((store.usage().torn, removed(&store)), (1, 0));
+    assert_eq!((store.usage().incomplete, removed(&store)), (1, 0));
     store.remove_root(&blocks[0].0).expect("removed");
-    assert_eq!((store.usage().torn, removed(&store)), (0, 4));
+    assert_eq!((store.usage().incomplete, removed(&store)), (0, 4));
     let usage = store.usage();
     assert_eq!((usage.blocks, usage.unreferenced, usage.missing), (0, 0, 0));
 }

@@ -1,4 +1,4 @@
-//! The index on a disk that fails, and whose power is cut: what was acknowledged is there, and what is there is whole.
+//! The index on a simulated disk with I/O errors and power cuts: no acknowledged change is lost, no change is half made.
 
 use std::{
     io,
@@ -9,12 +9,9 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use redb::StorageBackend;
 
 use super::*;
-use crate::{
-    content::cid::Codec,
-    store::{index::INLINE, tables::Arrival},
-};
+use crate::{content::cid::Codec, store::schema::Arrival};
 
-/// What a power cut writes of, or a torn write ends at a multiple of: bytes.
+/// Bytes that a disk writes atomically: a write cut short by a power cut ends at a multiple.
 const SECTOR: usize = 512;
 
 #[derive(Debug, Clone)]
@@ -35,16 +32,16 @@ impl Op {
     }
 }
 
-/// A file on a disk: what programs see of it, and what a power cut leaves.
+/// A file on a disk: its bytes as programs see them, and as a power cut leaves them.
 #[derive(Debug)]
 struct Disk {
     seen: Vec<u8>,
     durable: Vec<u8>,
-    /// Seen and not durable yet, in order.
+    /// Operations that are seen and not durable yet, in order.
     unsynced: Vec<Op>,
-    /// Operations until one fails.
+    /// Number of operations until one fails.
     fails_in: Option<u32>,
-    /// Whether that is a power cut: nothing works after it.
+    /// Whether that failure is a power cut: all later operations then fail, too.
     is_cut: bool,
     rng: StdRng,
 }
@@ -64,12 +61,12 @@ impl Handle {
         })))
     }
 
-    fn open(&self) -> Result<IndexFile, StoreError> {
+    fn open(&self) -> Result<Index, StoreError> {
         let handle = self.clone();
-        // So few pages in memory that changes are written before they are committed.
-        IndexFile::open_with(Box::new(move || {
+        // A cache so small that redb writes pages before the commit.
+        Index::open_with(&Observers::new(), move || {
             Database::builder().set_cache_size(64 << 10).create_with_backend(handle.clone())
-        }))
+        })
     }
 
     fn plan(&self, is_cut: bool, within: u32) {
@@ -78,12 +75,12 @@ impl Handle {
         disk.is_cut = is_cut;
     }
 
-    /// Whether something is still to fail.
+    /// Whether a planned failure has not happened yet.
     fn fails(&self) -> bool {
         self.0.lock().expect("no panic").fails_in.is_some()
     }
 
-    /// Power again: of what was not synced, any part may have been written, in any order.
+    /// Restores power. Any part of the unsynced operations may have been written.
     fn power_cycle(&self) {
         let disk = &mut *self.0.lock().expect("no panic");
         let mut unsynced = std::mem::take(&mut disk.unsynced);
@@ -159,7 +156,7 @@ impl StorageBackend for Handle {
         } else if disk.is_cut {
             disk.unsynced = unsynced;
         } else {
-            // As Linux does it: pages that could not be written count as clean, and no later sync writes them.
+            // As on Linux: pages that could not be written count as clean, and no later sync writes them.
             let lens = unsynced.into_iter().filter(|op| matches!(op, Op::SetLen(_)));
             disk.unsynced = lens.collect();
         }
@@ -180,13 +177,13 @@ fn digest(n: u32) -> [u8; 20] {
     blake3::hash(&n.to_le_bytes()).as_bytes()[..20].try_into().expect("long enough")
 }
 
-/// The bytes of block `n`.
+/// Returns the bytes of block `n`.
 fn bytes(n: u32) -> Vec<u8> {
     n.to_le_bytes().repeat(n as usize * 37 % 2000)
 }
 
-/// Change number `n`: its block arrives, every third one goes later, and its number is noted.
-fn change(index: &IndexFile, n: u32, durability: Durability) -> Result<(), StoreError> {
+/// Makes change number `n`: adds block `n`, removes the block of change `n - 30` if `n` is a multiple of three, and notes `n`.
+fn change(index: &Index, n: u32, durability: Durability) -> Result<(), StoreError> {
     let len = u32::try_from(bytes(n).len()).expect("short");
     let arrival = Arrival { digest: digest(n), codec: Codec::Raw, len, inline: Some(bytes(n).into()) };
     index.write(durability, |tables| {
@@ -199,23 +196,14 @@ fn change(index: &IndexFile, n: u32, durability: Durability) -> Result<(), Store
     Ok(())
 }
 
-/// The last change that is there; fails where an earlier one is not.
-fn check(index: &IndexFile) -> u32 {
-    let last = index.read(|read| {
-        let meta = read.open_table(crate::store::index::META).map_err(StoreError::index)?;
-        let n = meta.get("n").map_err(StoreError::index)?;
-        Ok(n.map_or(0, |n| u32::from_le_bytes(n.value().try_into().expect("four"))))
-    });
-    let last = last.expect("readable");
+/// Returns the number of the last change in the index; fails if an earlier change is missing.
+fn check(index: &Index) -> u32 {
+    let last = index.meta("n").expect("readable");
+    let last = last.map_or(0, |n| u32::from_le_bytes(n.try_into().expect("four bytes")));
     let kept = (1..=last).filter(|n| !(n.is_multiple_of(3) && n + 30 <= last));
     let mut blocks = 0;
     for n in kept {
-        let found = index.read(|read| {
-            let inline = read.open_table(INLINE).map_err(StoreError::index)?;
-            let found = inline.get(&digest(n)).map_err(StoreError::index)?;
-            Ok(found.map(|found| found.value().to_vec()))
-        });
-        assert!(found.expect("readable") == Some(bytes(n)), "block {n} of {last}");
+        assert!(index.inline(&digest(n)).expect("readable") == Some(bytes(n)), "block {n} of {last}");
         blocks += 1;
     }
     assert_eq!(index.usage().blocks, blocks);
@@ -223,7 +211,7 @@ fn check(index: &IndexFile) -> u32 {
 }
 
 #[test]
-fn a_power_cut_at_any_moment_loses_nothing_acknowledged() {
+fn a_power_cut_at_any_moment_loses_no_acknowledged_change() {
     let disk = Handle::new(1);
     let mut acknowledged = 0;
     for _ in 0..150 {
@@ -242,7 +230,7 @@ fn a_power_cut_at_any_moment_loses_nothing_acknowledged() {
 }
 
 #[test]
-fn after_an_io_error_the_index_goes_on_and_a_power_cut_then_loses_nothing_acknowledged() {
+fn the_index_recovers_from_io_errors_and_a_later_power_cut_loses_no_acknowledged_change() {
     let disk = Handle::new(2);
     let (mut acknowledged, mut errors) = (0, 0);
     for _ in 0..30 {
@@ -250,7 +238,7 @@ fn after_an_io_error_the_index_goes_on_and_a_power_cut_then_loses_nothing_acknow
         assert_eq!(check(&index), acknowledged);
         for _ in 0..10 {
             disk.plan(false, 60);
-            // An error may also strike where redb can do without: then no change fails.
+            // redb may survive an error in an operation that it can do without: then no change fails.
             while disk.fails() {
                 match change(&index, acknowledged + 1, Durability::Immediate) {
                     Ok(()) => acknowledged += 1,
@@ -258,12 +246,12 @@ fn after_an_io_error_the_index_goes_on_and_a_power_cut_then_loses_nothing_acknow
                 }
             }
             let last = check(&index);
-            // An answer that was lost on its way: the change may be made.
+            // A change that failed may have been made.
             assert!((acknowledged..=acknowledged + 1).contains(&last), "{last} after {acknowledged}");
             acknowledged = last + 1;
             change(&index, acknowledged, Durability::Immediate).expect("the next change works");
         }
-        // Cut where it stands: what closing would write is lost, too.
+        // The power is cut before closing writes anything.
         disk.plan(true, 1);
         drop(index);
         disk.power_cycle();
@@ -272,7 +260,7 @@ fn after_an_io_error_the_index_goes_on_and_a_power_cut_then_loses_nothing_acknow
 }
 
 #[test]
-fn a_reader_that_meets_an_io_error_gets_its_answer_all_the_same() {
+fn a_read_succeeds_in_spite_of_an_io_error() {
     let disk = Handle::new(3);
     let index = disk.open().expect("made");
     (1..200).for_each(|n| change(&index, n, Durability::Immediate).expect("made"));

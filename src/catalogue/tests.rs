@@ -1,0 +1,108 @@
+//! Listings of many files in a store on disk.
+
+use super::*;
+use crate::{
+    content::cid::Codec,
+    store::{RootKind, StoreOptions},
+};
+
+const FILES: u64 = 100_000;
+
+fn file(number: u64, name: Option<String>) -> RootRecord {
+    RootRecord {
+        cid: Cid::of(Codec::DagCbor, &number.to_le_bytes()),
+        key: None,
+        kind: RootKind::File,
+        name,
+        size: 1,
+        blocks: 1,
+        stored_len: 1,
+        media_type: None,
+        created: i64::try_from(number).expect("small"),
+        pinned: false,
+        owner: Vec::new(),
+        public: false,
+    }
+}
+
+fn open(dir: &tempfile::TempDir) -> Store {
+    let options = StoreOptions { observers: observers(), ..StoreOptions::new(dir.path()) };
+    Store::open(options).expect("opened")
+}
+
+#[test]
+fn a_page_of_a_hundred_thousand_files_reads_one_page_of_records() {
+    let dir = tempfile::TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let scattered = |number: u64| {
+        let scattered = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let name = format!("File {:05}.{}", scattered % FILES, number % 7);
+        let created = i64::try_from(scattered >> 20).expect("small");
+        let size = scattered % 1000;
+        RootRecord { size, created, ..file(number, (!number.is_multiple_of(10)).then_some(name)) }
+    };
+    let mut files: Vec<RootRecord> = (0..FILES).map(scattered).collect();
+    store.add_roots(files.clone());
+    // A file that is listed again under another name keeps one position.
+    files[7].name = Some("renamed".into());
+    store.add_roots(vec![files[7].clone()]);
+    store.remove_root(&files[8].cid).expect("removed");
+    files.remove(8);
+    let catalogue = Catalogue::new(&store);
+    for sort in [Sort::Cid, Sort::Name, Sort::Size, Sort::Created] {
+        files.sort_by_key(|file| SortKey::of(file, sort));
+        for descending in [false, true] {
+            let mut query = Query { limit: 100, sort, descending, ..Query::default() };
+            let in_order = |at: usize| &files[if descending { files.len() - 1 - at } else { at }];
+            for first in [0, 100, 200] {
+                let before = store.records_read();
+                let page = catalogue.page(&query).expect("a page");
+                assert_eq!(store.records_read() - before, 101, "{sort:?}");
+                assert_eq!((page.total, page.records.len()), (FILES - 1, 100));
+                for (at, found) in page.records.iter().enumerate() {
+                    assert_eq!(found.cid, in_order(first + at).cid, "{sort:?} {descending} {at}");
+                }
+                query.after = page.next;
+            }
+            query.after = Some(SortKey::of(in_order(50_000), sort));
+            let page = catalogue.page(&query).expect("a page");
+            assert_eq!(page.records[0].cid, in_order(50_001).cid, "{sort:?} {descending}");
+            // A search reads each matching record twice at most.
+            (query.name, query.after) = ("012".into(), None);
+            let matches = |file: &&RootRecord| file.name.as_deref().unwrap_or_default().contains("012");
+            let mut wanted: Vec<_> = files.iter().filter(matches).map(|file| file.cid).collect();
+            let matching = wanted.len() as u64;
+            let before = store.records_read();
+            let page = catalogue.page(&query).expect("a page");
+            assert!(matching > 20 && page.total == matching, "{matching}");
+            assert!(store.records_read() - before <= 2 * matching);
+            if descending {
+                wanted.reverse();
+            }
+            wanted.truncate(100);
+            assert_eq!(page.records.iter().map(|file| file.cid).collect::<Vec<_>>(), wanted);
+        }
+    }
+}
+
+#[test]
+fn a_name_is_found_by_its_exact_spelling_without_reading_other_records() {
+    let dir = tempfile::TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let spelt = |number: u64| match number % 10 {
+        0 => "Same Name".into(),
+        1 => "same name".into(),
+        _ => format!("another {number}"),
+    };
+    store.add_roots((0..5_000).map(|number| file(number, Some(spelt(number)))).collect());
+    let catalogue = Catalogue::new(&store);
+    let before = store.records_read();
+    let named = catalogue.named("Same Name").expect("found");
+    let created: Vec<i64> = named.iter().map(|record| record.created).collect();
+    assert_eq!(created, (0..500).rev().map(|tens| tens * 10).collect::<Vec<i64>>());
+    assert_eq!(store.records_read() - before, 1_000, "the records of both spellings");
+    for unknown in ["SAME NAME", "same nam", "same namf", ""] {
+        assert!(catalogue.named(unknown).expect("looked up").is_empty(), "{unknown}");
+    }
+    assert_eq!(catalogue.named("another 4999").expect("found").len(), 1);
+}
