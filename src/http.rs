@@ -1,151 +1,197 @@
-//! The HTTP door: parse, call [`Node`], answer. DESIGN 6 fixes the contract.
+//! The HTTP API: parses requests, calls [`Node`], and responds. DESIGN 6 fixes the contract.
 //!
 //! ```text
-//! socket ─ serve (limits, TLS) ─ request id ─ Host check ─ auth (token or session, scope) ─ handler ─▶ Node
-//!                                                                                └ error ─▶ application/problem+json
+//! socket ─ serve (limits, TLS) ─ request id ─ Host ─ auth (token or session, scope) ─ handler ─▶ Node
+//!                                                                               └ error ─▶ application/problem+json
 //! ```
-//! The command line is a client of this API and of nothing else: over TCP where a node runs, or by calling the
-//! [`Router`] directly where it has started one itself. Every route is declared with its handler's `utoipa::path`, so
-//! that the document at `/api/openapi.json` says what is there (`openapi`).
+//! The command line is a client of this API: over TCP if a node runs, else by calling the [`Router`] directly.
+//!
+//! From top to bottom:
+//! - this file: routes, and the state of the handlers ([`ApiState`]); a handler takes only the parts that it needs;
+//! - handlers by path: `files`, `content`, `put`, `uploads`, `access`, `operations`, `event_log`, `metrics`, `diststore`;
+//!   `openapi`, `docs_page` and `ui` describe the API and serve the page;
+//! - `auth` and `serve` know no routes: another door takes the same tokens, limits and TLS with a router of its own;
+//! - `extract`, `body`, `request_id`, `problem`: requests in, errors out.
+//!
+//! Every route is declared with the `utoipa::path` of its handler, so `/api/openapi.json` lists all of them.
 
 mod access;
 mod auth;
+mod body;
+mod clock;
 mod content;
+mod diststore;
 mod docs_page;
+mod event_log;
 mod extract;
-mod feed;
 mod files;
-mod legacy;
+mod headers;
 mod metrics;
-mod observe;
 mod openapi;
+mod operations;
 mod problem;
+mod put;
+mod request_id;
 mod serve;
-mod store;
 mod ui;
 mod uploads;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Extension, Router, extract::DefaultBodyLimit, middleware};
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, FromRef},
+    middleware,
+};
+use tower::{Layer, util::MapRequestLayer};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use access::SignInLink;
-use auth::{Access, host::Hosts};
-pub use auth::{Scope, TOKEN_FILE, TokenInfo, load_or_create_token};
-use feed::Feed;
-use metrics::Counted;
-pub use observe::SettingInfo;
-use problem::Failures;
-pub use serve::{ServeOptions, Served, Tls, serve};
-use uploads::Uploads;
+pub use self::{
+    access::SignInLink,
+    auth::{Scope, TOKEN_FILE, TokenInfo, load_or_create_token},
+    headers::*,
+    operations::SettingInfo,
+    serve::{ServeOptions, Served, Tls, serve},
+};
+use self::{
+    auth::{Authenticator, host::HostNames},
+    content::ContentResponses,
+    event_log::EventLog,
+    metrics::ResponseCounts,
+    operations::VerifyLock,
+    request_id::BrokenResponses,
+    uploads::UploadRegistry,
+};
+use crate::node::{HttpDoor, Node, error::NodeError};
 
-use crate::node::{Node, error::NodeError};
+/// Maximum size of a JSON body.
+const MAX_JSON_BYTES: usize = 64 << 10;
 
-/// Name of the header that carries a file's read key (base64url), so that it is never part of a URL.
-pub const KEY_HEADER: &str = "storgo-key";
-/// Name of the header that says after how many seconds without progress a read gives up.
-pub const TIMEOUT_HEADER: &str = "storgo-timeout";
-/// Name of the header that says whether content is a `file` or a `dir` (as tar).
-pub const KIND_HEADER: &str = "storgo-kind";
-/// Name of the header that says when content was modified, in seconds since 1970.
-pub const MTIME_HEADER: &str = "storgo-mtime";
-/// Name of the header that carries the Unix permission bits of content, in octal digits.
-pub const MODE_HEADER: &str = "storgo-mode";
-/// Name of the header that carries a request's id.
-pub const REQUEST_ID_HEADER: &str = "x-request-id";
-
-/// Longest JSON body, in bytes.
-const MAX_JSON: usize = 64 << 10;
-/// How long a JSON body may take.
-const JSON_TIME: Duration = Duration::from_secs(10);
-/// How long a caller may take nothing while it should, and how long it may take to send [`PACE`] bytes.
-const STALL: Duration = Duration::from_secs(60);
-/// Bytes that a caller who stores something sends in [`STALL`] at least.
-const PACE: usize = 16 << 10;
-
-/// What the API knows beside its node.
+/// Options of the API.
 #[derive(Debug, Clone)]
-pub struct DoorOptions {
-    /// Names that the node is called by, beside `localhost`.
+pub struct ApiOptions {
+    /// Names of this node besides `localhost`: other values of `Host` are refused.
     pub hosts: Vec<String>,
-    /// The settings in force, for `GET /settings`.
+    /// The settings that `GET /settings` returns.
     pub settings: Vec<SettingInfo>,
-    /// How long an upload is kept to which nothing is added.
+    /// How long an upload is kept without new bytes.
     pub uploads_keep: Duration,
 }
 
-impl Default for DoorOptions {
+impl Default for ApiOptions {
     fn default() -> Self {
         let week = Duration::from_secs(7 * 24 * 60 * 60);
         Self { hosts: Vec::new(), settings: Vec::new(), uploads_keep: week }
     }
 }
 
-/// What every handler can reach.
+/// The state of the handlers.
 #[derive(Clone)]
-struct Door {
+struct ApiState {
     node: Node,
-    access: Arc<Access>,
-    hosts: Arc<Hosts>,
+    auth: Arc<Authenticator>,
+    host_names: Arc<HostNames>,
     settings: Arc<[SettingInfo]>,
-    failures: Arc<Failures>,
-    feed: Arc<Feed>,
-    uploads: Arc<Uploads>,
-    counted: Arc<Counted>,
-    /// Held while everything is checked.
-    checking: Arc<tokio::sync::Mutex<()>>,
+    broken_responses: Arc<BrokenResponses>,
+    events: Arc<EventLog>,
+    uploads: Arc<UploadRegistry>,
+    response_counts: Arc<ResponseCounts>,
+    verify_lock: VerifyLock,
 }
 
-/// Whether a request came over TLS.
-#[derive(Debug, Clone, Copy)]
-struct Secure(bool);
+/// Lets a handler take a part of the state.
+macro_rules! parts {
+    ($($field:ident: $part:ty),+) => {
+        $(impl FromRef<ApiState> for $part {
+            fn from_ref(state: &ApiState) -> Self {
+                state.$field.clone()
+            }
+        })+
+    };
+}
 
-impl Door {
-    async fn new(node: Node, options: DoorOptions, any_address: bool) -> Result<Self, NodeError> {
+parts! {
+    node: Node,
+    auth: Arc<Authenticator>,
+    host_names: Arc<HostNames>,
+    settings: Arc<[SettingInfo]>,
+    broken_responses: Arc<BrokenResponses>,
+    events: Arc<EventLog>,
+    uploads: Arc<UploadRegistry>,
+    response_counts: Arc<ResponseCounts>,
+    verify_lock: VerifyLock
+}
+
+impl FromRef<ApiState> for ContentResponses {
+    fn from_ref(state: &ApiState) -> Self {
+        Self { events: state.events.clone(), broken: state.broken_responses.clone() }
+    }
+}
+
+/// The API of one node.
+#[derive(Clone)]
+pub struct Api(ApiState);
+
+impl Api {
+    /// Loads what the API keeps besides its node: tokens and unfinished uploads.
+    ///
+    /// # Errors
+    /// Those of the store and of the data directory.
+    pub async fn new(node: Node, options: ApiOptions) -> Result<Self, NodeError> {
         let names = options.hosts.iter().map(|name| name.to_ascii_lowercase()).collect();
-        Ok(Self {
-            access: Arc::new(Access::load(&node).await?),
-            hosts: Arc::new(Hosts { names, any_address }),
+        Ok(Self(ApiState {
+            auth: Arc::new(Authenticator::load(&node).await?),
+            host_names: Arc::new(HostNames(names)),
             settings: options.settings.into(),
-            failures: Arc::default(),
-            feed: Feed::start(&node),
-            uploads: Uploads::load(&node, options.uploads_keep)?,
-            counted: Arc::default(),
-            checking: Arc::default(),
+            broken_responses: Arc::default(),
+            events: EventLog::start(&node),
+            uploads: UploadRegistry::load(&node, options.uploads_keep)?,
+            response_counts: Arc::default(),
+            verify_lock: VerifyLock::default(),
             node,
-        })
+        }))
     }
 
-    /// A new one-time sign-in link, made by the node itself or by a caller; none where no page is served.
-    fn sign_in_link(&self, maker: Option<&auth::Caller>) -> Option<SignInLink> {
-        let door = self.node.http()?;
-        let scheme = if door.tls { "https" } else { "http" };
-        let port = door.addr.port();
-        let host = match self.hosts.names.first() {
-            _ if door.addr.ip().is_loopback() => door.addr.to_string(),
-            Some(name) => format!("{name}:{port}"),
-            None if door.addr.ip().is_unspecified() => format!("127.0.0.1:{port}"),
-            None => door.addr.to_string(),
+    /// The API as a service that needs no socket.
+    pub fn router(&self) -> Router {
+        let routes = MapRequestLayer::new(uploads::override_method).layer(routes(&self.0));
+        Router::new().fallback_service(routes)
+    }
+
+    /// Serves the API until the node stops, and records the address for the command line. The command line calls without
+    /// TLS on loopback: if `options` differ from that, a second server is started for it.
+    ///
+    /// # Errors
+    /// Those of [`serve()`].
+    pub async fn serve(&self, options: &ServeOptions) -> Result<Served, NodeError> {
+        let node = &self.0.node;
+        let served = serve(node, self.router(), options).await?;
+        let tls = served.fingerprint.is_some();
+        let commands = if options.addr.ip().is_loopback() && !tls {
+            served.addr
+        } else {
+            let loopback =
+                ServeOptions { max_connections: options.max_connections, ..ServeOptions::new(LOOPBACK) };
+            serve(node, self.router(), &loopback).await?.addr
         };
-        Some(SignInLink {
-            url: format!("{scheme}://{host}/#signin={}", self.access.sessions.new_code(maker)),
-        })
+        node.set_http(HttpDoor { addr: served.addr, tls }, commands)?;
+        self.0.uploads.start();
+        Ok(served)
+    }
+
+    /// Makes a link that signs a browser in once. `None` if the API is not served.
+    pub fn sign_in_link(&self) -> Option<String> {
+        access::sign_in_link(&self.0.node, &self.0.host_names, &self.0.auth, None).map(|link| link.url)
     }
 }
 
-/// The API of `node`, as a service that can be called without any socket.
-///
-/// # Errors
-/// Those of the store, which keeps the tokens.
-pub async fn router(node: Node, options: DoorOptions) -> Result<Router, NodeError> {
-    let door = Door::new(node, options, false).await?;
-    Ok(routes(door).layer(Extension(Secure(false))))
-}
+/// A free port that only this machine can reach.
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-/// Every route, and what stands before it.
-fn routes(door: Door) -> Router {
+/// All routes, with the middleware before them.
+fn routes(state: &ApiState) -> Router {
+    let authenticate = || middleware::from_fn_with_state(state.clone(), auth::authenticate);
     let read = OpenApiRouter::new()
         .routes(routes!(files::list))
         .routes(routes!(files::info))
@@ -154,73 +200,69 @@ fn routes(door: Door) -> Router {
         .routes(routes!(files::entries))
         .routes(routes!(files::health))
         .routes(routes!(files::placement))
-        .routes(routes!(observe::qr))
+        .routes(routes!(operations::qr))
         .routes(routes!(content::block))
-        .routes(routes!(observe::peers))
-        .routes(routes!(observe::status))
-        .routes(routes!(feed::events))
+        .routes(routes!(operations::peers))
+        .routes(routes!(operations::status))
+        .routes(routes!(event_log::events))
         .routes(routes!(uploads::discover, uploads::list))
         .routes(routes!(uploads::one))
-        .routes(routes!(problem::recall));
-    let unlimited = OpenApiRouter::new().routes(routes!(store::put)).layer(DefaultBodyLimit::disable());
+        .routes(routes!(request_id::error));
+    let unlimited = OpenApiRouter::new().routes(routes!(put::put)).layer(DefaultBodyLimit::disable());
     let write = OpenApiRouter::new()
         .routes(routes!(uploads::create))
         .routes(routes!(uploads::offset, uploads::patch, uploads::terminate))
-        .layer(middleware::from_fn(uploads::speak))
+        .layer(middleware::from_fn(uploads::check_version))
         .merge(unlimited)
         .routes(routes!(files::remove))
         .routes(routes!(files::verify))
         .routes(routes!(files::repair))
         .routes(routes!(files::open_link))
-        .routes(routes!(observe::verify))
-        .routes(routes!(observe::repair))
-        .routes(routes!(observe::gc))
-        .route_layer(middleware::from_fn(auth::need_write));
+        .routes(routes!(operations::verify))
+        .routes(routes!(operations::repair))
+        .routes(routes!(operations::gc))
+        .route_layer(middleware::from_fn(auth::require_write));
     let admin = OpenApiRouter::new()
-        .routes(routes!(observe::connect))
-        .routes(routes!(observe::settings))
-        .routes(routes!(observe::invite))
-        .routes(routes!(access::new_link))
+        .routes(routes!(operations::connect))
+        .routes(routes!(operations::settings))
+        .routes(routes!(operations::invite))
+        .routes(routes!(access::create_link))
         .routes(routes!(access::tokens, access::create_token))
         .routes(routes!(access::revoke_token))
-        .route_layer(middleware::from_fn(auth::need_admin));
-    let api = read
-        .merge(write)
-        .merge(admin)
-        .fallback(problem::no_such_path)
-        .layer(middleware::from_fn_with_state(door.clone(), auth::authenticate));
-    let looking = OpenApiRouter::new()
-        .routes(routes!(legacy::get))
-        .routes(routes!(legacy::list))
-        .routes(routes!(metrics::metrics));
-    let legacy = OpenApiRouter::new()
-        .routes(routes!(legacy::store))
-        .layer(DefaultBodyLimit::disable())
-        .routes(routes!(legacy::delete))
-        .route_layer(middleware::from_fn(auth::need_write))
-        .merge(looking)
-        .layer(middleware::from_fn_with_state(door.clone(), auth::authenticate));
+        .route_layer(middleware::from_fn(auth::require_admin));
+    let api = read.merge(write).merge(admin).fallback(problem::no_such_path).layer(authenticate());
     let session = OpenApiRouter::new().routes(routes!(access::sign_in, access::session, access::sign_out));
+    let compatible_read = OpenApiRouter::new()
+        .routes(routes!(diststore::get))
+        .routes(routes!(diststore::list))
+        .routes(routes!(metrics::metrics));
+    let compatible = OpenApiRouter::new()
+        .routes(routes!(diststore::store))
+        .layer(DefaultBodyLimit::disable())
+        .routes(routes!(diststore::delete))
+        .route_layer(middleware::from_fn(auth::require_write))
+        .merge(compatible_read)
+        .layer(authenticate());
     let (router, mut document) = OpenApiRouter::with_openapi(openapi::Api::openapi())
         .nest("/api/v1", api.merge(session))
-        .merge(legacy)
-        .routes(routes!(observe::livez))
-        .routes(routes!(observe::readyz))
+        .merge(compatible)
+        .routes(routes!(operations::livez))
+        .routes(routes!(operations::readyz))
         .routes(routes!(openapi::document))
         .routes(routes!(docs_page::page))
         .routes(routes!(docs_page::script))
         .routes(routes!(docs_page::style))
         .split_for_parts();
-    openapi::finish(&mut document, &door.access.sessions.cookie(false));
+    openapi::finish(&mut document, &state.auth.sessions.cookie_name(false));
     let document = openapi::Document(document.to_json().unwrap_or_default().into());
     router
         .merge(ui::routes())
-        .method_not_allowed_fallback(problem::wrong_method)
+        .method_not_allowed_fallback(problem::method_not_allowed)
         .fallback(problem::no_such_path)
-        .layer(Extension(document))
-        .layer(DefaultBodyLimit::max(MAX_JSON))
-        .layer(middleware::from_fn_with_state(door.clone(), auth::host::check))
-        .layer(middleware::from_fn(problem::tag))
-        .layer(middleware::from_fn_with_state(door.clone(), metrics::count))
-        .with_state(door)
+        .layer(axum::Extension(document))
+        .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
+        .layer(middleware::from_fn_with_state(state.clone(), auth::host::check))
+        .layer(middleware::from_fn(request_id::add))
+        .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
+        .with_state(state.clone())
 }

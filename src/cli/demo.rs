@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Stop, args::Common, output, run};
 use crate::{
-    http::{self, ServeOptions},
+    http::{Api, ApiOptions, ServeOptions},
     node::{ErrorCode, Node, NodeError, NodeOptions, PutOptions, ReadOptions, Reference},
 };
 
@@ -147,7 +147,7 @@ async fn show(dir: &Scratch, talk: Talk, nodes: &mut Vec<Node>) -> Result<(), No
 
 async fn serve(node: &Node) -> Result<SocketAddr, NodeError> {
     let addr = SocketAddr::from(([127, 0, 0, 1], free_port(HTTP)?));
-    Ok(http::serve(node, ServeOptions::new(addr)).await?.addr)
+    Ok(Api::new(node.clone(), ApiOptions::default()).await?.serve(&ServeOptions::new(addr)).await?.addr)
 }
 
 /// This port where it is free, else another one.

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::{ByteSize, DoorAddr, Origin, Settings, parse_duration},
     content::secret::{ClusterKey, Key},
-    http::{self, DoorOptions, ServeOptions, SettingInfo, Tls},
+    http::{self, Api, ApiOptions, ServeOptions, SettingInfo, Tls},
     node::{ErrorCode, Node, NodeError, NodeOptions, identity::IDENTITY_FILE},
     store::read_lock,
 };
@@ -101,7 +101,7 @@ impl Door {
         }
         let node = Node::start(options).await?;
         let token = http::load_or_create_token(&context.data_dir)?;
-        let router = http::router(node.clone(), door_options(&context.settings)).await?;
+        let router = Api::new(node.clone(), api_options(&context.settings)).await?.router();
         Ok(Self { client: Client::new(Transport::InProcess(router), token), node: Some(node) })
     }
 
@@ -154,7 +154,7 @@ pub(super) fn node_options(settings: &Settings, data_dir: &Path) -> Result<NodeO
 }
 
 /// What the API is told of the settings.
-pub(super) fn door_options(settings: &Settings) -> DoorOptions {
+pub(super) fn api_options(settings: &Settings) -> ApiOptions {
     let shown = settings.show().map(|(setting, values, origin)| {
         let value = match (setting.secret, values.is_empty()) {
             (true, true) => "not set".into(),
@@ -163,9 +163,9 @@ pub(super) fn door_options(settings: &Settings) -> DoorOptions {
         };
         SettingInfo { key: setting.key.into(), value, origin: origin.to_string() }
     });
-    let base = DoorOptions::default();
+    let base = ApiOptions::default();
     let keep = settings.get("uploads.keep").and_then(|text| parse_duration(text).ok());
-    DoorOptions {
+    ApiOptions {
         hosts: settings.list("http.hosts").to_vec(),
         settings: shown.collect(),
         uploads_keep: keep.unwrap_or(base.uploads_keep),
@@ -237,8 +237,8 @@ fn serve_options(settings: &Settings) -> Result<ServeOptions, NodeError> {
     let options = ServeOptions {
         tls,
         insecure: settings.is_on("http.insecure"),
-        connections: settings.parsed("http.connections").unwrap_or(base.connections),
-        door: door_options(settings),
+        max_connections: settings.parsed("http.connections").unwrap_or(base.max_connections),
+        tls_names: settings.list("http.hosts").to_vec(),
         ..base
     };
     let key = if matches!(options.tls, Tls::Files { .. }) { "tls.cert" } else { "http" };

@@ -8,7 +8,7 @@ use super::{
     Context, Stop,
     args::ProvideOptions,
     client::{Target, escape},
-    door::{Door, Need, to_run},
+    door::{Door, Need, api_options, to_run},
     output,
     pack::{self, Input, Trouble},
     run,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::Origin,
-    http::{self, Tls},
+    http::{Api, Tls},
     node::{
         ErrorCode, Node, NodeError, check_name,
         report::{Placement, PutReport},
@@ -190,7 +190,10 @@ async fn serve(context: &Context, node: &Node) -> Result<String, NodeError> {
             options.addr.set_port(0);
         }
         let scheme = if matches!(options.tls, Tls::Off) { "http" } else { "https" };
-        Ok(format!("{scheme}://{}", http::serve(node, options).await?.addr))
+        Ok(format!(
+            "{scheme}://{}",
+            Api::new(node.clone(), api_options(&context.settings)).await?.serve(&options).await?.addr
+        ))
     };
     let served = serving.await;
     if served.is_err() {

@@ -7,8 +7,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Context, door, output};
 use crate::{
     config::Origin,
-    http::{self, ServeOptions, Served},
-    node::{ErrorCode, Node, NodeError, NodeOptions},
+    http::{Api, ServeOptions, Served},
+    node::{ErrorCode, Node, NodeError, NodeOptions, Reason},
 };
 
 pub(super) async fn run(context: &Context) -> Result<(), NodeError> {
@@ -22,14 +22,19 @@ pub(super) async fn run(context: &Context) -> Result<(), NodeError> {
     let mut stop = stop_signal()?;
     let (options, serving) = door::to_run(settings, &context.data_dir)?;
     let node = start(context, options).await?;
-    let http = match serve(context, &node, serving).await {
-        Ok(addr) => addr,
+    let opened = async {
+        let api = Api::new(node.clone(), door::api_options(&context.settings)).await?;
+        let served = serve(context, &api, serving).await?;
+        Ok((api, served))
+    };
+    let (api, http) = match opened.await {
+        Ok(opened) => opened,
         Err(error) => {
             node.shutdown().await;
             return Err(error);
         }
     };
-    banner(context, &node, &http).await?;
+    banner(context, &node, &api, &http).await?;
     stop.recv().await;
     output::say(context, "stopping");
     node.shutdown().await;
@@ -86,10 +91,10 @@ async fn start(context: &Context, mut options: NodeOptions) -> Result<Node, Node
 /// Ports that are tried behind the one that is taken.
 const NEXT_PORTS: u16 = 20;
 
-async fn serve(context: &Context, node: &Node, options: ServeOptions) -> Result<Served, NodeError> {
+async fn serve(context: &Context, api: &Api, options: ServeOptions) -> Result<Served, NodeError> {
     let by_default = *context.settings.origin("http") == Origin::BuiltIn;
-    match http::serve(node, options.clone()).await {
-        Err(error) if by_default && error.message.contains("cannot serve") => {
+    match api.serve(&options).await {
+        Err(error) if by_default && error.reason == Some(Reason::PortInUse) => {
             // Several nodes on one machine are nothing unusual: the banner says where the API is.
             tracing::debug!("{error}");
             let (ip, port) = (options.addr.ip(), options.addr.port());
@@ -97,7 +102,7 @@ async fn serve(context: &Context, node: &Node, options: ServeOptions) -> Result<
             // The next one that is free: it is the same after the next start, and so bookmarks stay good.
             let mut served = Err(error);
             for port in (port + 1..=port + NEXT_PORTS).chain([0]) {
-                served = http::serve(node, at(port)).await;
+                served = api.serve(&at(port)).await;
                 if served.is_ok() {
                     break;
                 }
@@ -111,7 +116,7 @@ async fn serve(context: &Context, node: &Node, options: ServeOptions) -> Result<
     }
 }
 
-async fn banner(context: &Context, node: &Node, http: &Served) -> Result<(), NodeError> {
+async fn banner(context: &Context, node: &Node, api: &Api, http: &Served) -> Result<(), NodeError> {
     let status = node.status().await?;
     if context.json {
         return output::result(context, &status, |_| String::new());
@@ -130,7 +135,7 @@ async fn banner(context: &Context, node: &Node, http: &Served) -> Result<(), Nod
     }
     // A link that signs in is for the person at the terminal, not for a log.
     if std::io::stderr().is_terminal()
-        && let Some(link) = http.sign_in_link()
+        && let Some(link) = api.sign_in_link()
     {
         output::say(context, &format!("page    {link}   (signs in once; `storgo-node web` prints another)"));
     }

@@ -1,17 +1,17 @@
-//! Who may call: bearer tokens with a scope, browser sessions made from a one-time sign-in link, and no `Host` but
-//! our own.
+//! Authentication: bearer tokens with a scope, browser sessions that a one-time sign-in link starts, and the check of
+//! `Host` and `Origin`. Knows no routes: other servers of this node can use the same tokens.
 //!
 //! ```text
 //! Authorization: Bearer …  ─▶ tokens ──┐
 //! Cookie: storgo_session_… ─▶ sessions ┴▶ Caller (scope) ─▶ the handler, or 401 / 403
 //! ```
-//! Only hashes of secrets are kept, and hashes are compared, in constant time: neither length nor a common prefix shows.
+//! Only hashes of secrets are kept. Hashes are compared in constant time.
 
 pub(super) mod host;
 mod sessions;
 mod tokens;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -23,36 +23,37 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{Door, problem::Problem, serve::Presence};
+use self::{sessions::Sessions, tokens::Tokens};
+use super::{clock::unix_s, problem::Problem, serve::ClientConnection};
 use crate::node::{
     Node,
     error::{ErrorCode, NodeError},
     identity::write_secret,
 };
-pub(super) use sessions::{SESSION_TTL, Sessions};
+pub(super) use sessions::SESSION_TTL_S;
+pub(super) use tokens::NewToken;
 pub use tokens::TokenInfo;
-pub(super) use tokens::{NewToken, Tokens};
 
-/// Name of the token file inside the data directory.
+/// Name of the token file in the data directory.
 pub const TOKEN_FILE: &str = "api.token";
 
-/// Seconds after which a long answer looks again whether its caller may have it.
-const MAX_LOOK: u64 = 60 * 60;
+/// Long responses check again after this time whether their caller still has access: the clock may have been set.
+const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// What a caller may do. Each scope holds the ones before it.
+/// What a caller may do. Each scope includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// Look at everything but links, tokens and settings.
+    /// Read everything but links, tokens and settings.
     Read,
-    /// Store and remove files too, and see their links.
+    /// Also store, remove and check files, and read their links.
     Write,
     /// Everything.
     Admin,
 }
 
 impl Scope {
-    /// Its name in JSON and on the command line.
+    /// The name in JSON and on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -62,27 +63,27 @@ impl Scope {
     }
 }
 
-/// Who calls.
+/// An authenticated client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Caller {
     pub(super) scope: Scope,
-    /// When what it showed ends, seconds since 1970.
+    /// When the token or session expires, in seconds since 1970.
     pub(super) expires: Option<i64>,
-    /// The token that it showed, or that its session was made from; none for the node's own.
+    /// The id of the token, or of the token that the session was made from. `None` for the node's own token.
     pub(super) token: Option<String>,
-    /// Its session, where it is a browser with one.
+    /// The hash of the session id. `None` for a token.
     pub(super) session: Option<blake3::Hash>,
 }
 
-/// Everything that lets callers in.
-pub(super) struct Access {
+/// Authenticates requests by the tokens and sessions of one node.
+pub(super) struct Authenticator {
     pub(super) tokens: Tokens,
     pub(super) sessions: Sessions,
-    /// Told whenever a token or a session has ended before its time.
+    /// Notified when a token or a session has ended before its time.
     ended: watch::Sender<()>,
 }
 
-impl Access {
+impl Authenticator {
     pub(super) async fn load(node: &Node) -> Result<Self, NodeError> {
         let own = load_or_create_token(node.data_dir())?;
         let tokens = Tokens::load(node.clone(), &own).await?;
@@ -91,20 +92,20 @@ impl Access {
     }
 
     /// Revokes a token, and ends the sessions that were made from it.
-    pub(super) async fn revoke(&self, id: &str) -> Result<(), NodeError> {
+    pub(super) async fn revoke(&self, id: &str) -> Result<(), Problem> {
         self.tokens.revoke(id).await?;
-        // From here on none of them opens anything: a session that is only just made from this token, neither.
+        // A session that is being made from this token right now opens nothing either: see `has_token`.
         self.sessions.end_of_token(id);
         self.ended.send_replace(());
         Ok(())
     }
 
-    /// Whether the token is still there that a caller has shown, or that its session was made from.
-    fn token_is_there(&self, caller: &Caller) -> bool {
+    /// Whether the token of a caller still exists.
+    fn has_token(&self, caller: &Caller) -> bool {
         caller.token.as_ref().is_none_or(|id| self.tokens.has(id))
     }
 
-    /// Ends the session of a caller that has one.
+    /// Ends the session of a caller, if there is one.
     pub(super) fn sign_out(&self, caller: &Caller) {
         if let Some(session) = &caller.session {
             self.sessions.end(session);
@@ -112,40 +113,42 @@ impl Access {
         }
     }
 
-    /// Returns when a caller may not call any more.
-    pub(super) async fn end_of(&self, caller: &Caller) {
+    /// Returns when the token or session of a caller has ended.
+    pub(super) async fn access_ended(&self, caller: &Caller) {
         let mut ended = self.ended.subscribe();
         loop {
             let signed_in =
                 caller.session.as_ref().is_none_or(|session| self.sessions.find(session).is_some());
-            let there = signed_in && self.token_is_there(caller);
-            let left = caller.expires.map_or(i64::MAX, |expires| expires - now());
-            let Some(left) = u64::try_from(left).ok().filter(|left| there && *left > 0) else { return };
-            let left = Duration::from_secs(left.min(MAX_LOOK));
-            if let Ok(Err(_)) = tokio::time::timeout(left, ended.changed()).await {
+            let left_s = caller.expires.map_or(i64::MAX, |expires| expires - unix_s());
+            let left = match u64::try_from(left_s) {
+                Ok(left_s @ 1..) if signed_in && self.has_token(caller) => Duration::from_secs(left_s),
+                _ => return,
+            };
+            if let Ok(Err(_)) = tokio::time::timeout(left.min(MAX_CHECK_INTERVAL), ended.changed()).await {
                 return;
             }
         }
     }
 
-    /// Who the headers say is calling.
+    /// Authenticates a request by its headers.
     ///
     /// # Errors
-    /// A 401 for who shows nothing that is valid; a 403 for a browser that was sent here by another site.
+    /// 401 without a valid token or session; 403 if another site sent a browser here.
     pub(super) async fn caller(&self, method: &Method, headers: &HeaderMap) -> Result<Caller, Problem> {
         if let Some(value) = headers.get(header::AUTHORIZATION) {
-            let shown = value.to_str().ok().and_then(|value| value.split_once(' '));
-            let shown = shown.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-            let caller = match shown {
-                Some((_, token)) => self.tokens.caller(token.trim()).await,
-                None => None,
+            let credentials = value.to_str().ok().and_then(|value| value.split_once(' '));
+            let caller = match credentials {
+                Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+                    self.tokens.caller(token.trim()).await
+                }
+                _ => None,
             };
-            return caller.ok_or_else(|| unauthorized("this token is not valid"));
+            return caller.ok_or_else(|| unauthorized("this token is unknown or has expired"));
         }
-        let Some(caller) = self.sessions.of(headers) else {
-            return Err(unauthorized("a token is needed"));
+        let Some(caller) = self.sessions.caller(headers) else {
+            return Err(unauthorized("this request carries no token"));
         };
-        let caller = caller.ok().filter(|caller| self.token_is_there(caller));
+        let caller = caller.ok().filter(|caller| self.has_token(caller));
         let caller = caller.ok_or_else(|| unauthorized("this session has ended"))?;
         if host::same_origin(method, headers) {
             if let Some(id) = &caller.token {
@@ -153,24 +156,25 @@ impl Access {
             }
             Ok(caller)
         } else {
-            Err(NodeError::new(ErrorCode::Denied, "this request comes from another site")
-                .hint("a browser session serves the node's own page alone; a program shows a token")
-                .into())
+            Err(Problem::denied(
+                "this request comes from another site",
+                "use a browser session on the page of this node only, and a token in programs",
+            ))
         }
     }
 }
 
-fn unauthorized(message: &str) -> Problem {
-    let error = NodeError::new(ErrorCode::Denied, message).hint(
-        "send `Authorization: Bearer …` with a token from `storgo-node token create`, or sign in by the link that `storgo-node web` prints",
-    );
-    Problem::with_status(error, 401)
+fn unauthorized(detail: &str) -> Problem {
+    Problem::unauthorized(
+        detail,
+        "send `Authorization: Bearer …` with a token, or sign in with POST /api/v1/session",
+    )
 }
 
-/// Reads the token that opens this data directory's API, or makes one (32 random bytes, mode 0600).
+/// Reads the token of this data directory's API, or makes one (32 random bytes, mode 0600).
 ///
 /// # Errors
-/// [`ErrorCode::Denied`], [`ErrorCode::NoSpace`] or [`ErrorCode::Other`] where the file cannot be read or written.
+/// [`ErrorCode::Denied`], [`ErrorCode::NoSpace`] or [`ErrorCode::Other`] if the file cannot be read or written.
 pub fn load_or_create_token(data_dir: &Path) -> Result<String, NodeError> {
     let path = data_dir.join(TOKEN_FILE);
     let fail = |e| NodeError::io(format_args!("use {}", path.display()), &e);
@@ -187,12 +191,16 @@ pub fn load_or_create_token(data_dir: &Path) -> Result<String, NodeError> {
     }
 }
 
-/// Finds out who calls, for the handlers; who is nobody goes no further.
-pub(super) async fn authenticate(State(door): State<Door>, mut request: Request, next: Next) -> Response {
-    match door.access.caller(request.method(), request.headers()).await {
+/// Middleware that authenticates requests. Handlers find the [`Caller`] in the extensions.
+pub(super) async fn authenticate(
+    State(auth): State<Arc<Authenticator>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match auth.caller(request.method(), request.headers()).await {
         Ok(caller) => {
-            if let Some(presence) = request.extensions().get::<Presence>() {
-                presence.keep();
+            if let Some(connection) = request.extensions().get::<ClientConnection>() {
+                connection.set_authenticated();
             }
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -201,38 +209,27 @@ pub(super) async fn authenticate(State(door): State<Door>, mut request: Request,
     }
 }
 
-/// Lets callers through that may write.
-pub(super) async fn need_write(request: Request, next: Next) -> Response {
-    need(Scope::Write, request, next).await
+/// Middleware that refuses callers without the scope `write`.
+pub(super) async fn require_write(request: Request, next: Next) -> Response {
+    require(Scope::Write, request, next).await
 }
 
-/// Lets callers through that may do everything.
-pub(super) async fn need_admin(request: Request, next: Next) -> Response {
-    need(Scope::Admin, request, next).await
+/// Middleware that refuses callers without the scope `admin`.
+pub(super) async fn require_admin(request: Request, next: Next) -> Response {
+    require(Scope::Admin, request, next).await
 }
 
-async fn need(scope: Scope, request: Request, next: Next) -> Response {
+async fn require(scope: Scope, request: Request, next: Next) -> Response {
     match request.extensions().get::<Caller>() {
         Some(caller) if caller.scope >= scope => next.run(request).await,
         Some(caller) => {
-            let message =
-                format!("this takes the scope {}; yours is {}", scope.as_str(), caller.scope.as_str());
-            let hint = format!("make a token for it: `storgo-node token create --scope {}`", scope.as_str());
-            Problem::from(NodeError::new(ErrorCode::Denied, message).hint(hint)).into_response()
+            let (needed, given) = (scope.as_str(), caller.scope.as_str());
+            let detail = format!("this needs the scope `{needed}`, and the token has the scope `{given}`");
+            let hint = format!("use a token of the scope `{needed}`: POST /api/v1/tokens makes one");
+            Problem::denied(detail, hint).into_response()
         }
-        None => unauthorized("a token is needed").into_response(),
+        None => unauthorized("this request carries no token").into_response(),
     }
-}
-
-/// A new secret of `N` random bytes, in base64url.
-fn secret<const N: usize>() -> String {
-    BASE64URL_NOPAD.encode(&rand::random::<[u8; 32]>()[..N])
-}
-
-/// Seconds since 1970.
-pub(super) fn now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]
@@ -243,32 +240,32 @@ mod tests {
     use crate::node::NodeOptions;
 
     #[tokio::test]
-    async fn a_session_that_begins_while_its_token_is_revoked_opens_nothing() {
+    async fn a_session_that_starts_while_its_token_is_revoked_opens_nothing() {
         let dir = tempfile::TempDir::new().expect("a folder");
         let options = NodeOptions { offline: true, ..NodeOptions::new(dir.path()) };
         let node = Node::start(options).await.expect("started");
-        let access = Access::load(&node).await.expect("loaded");
+        let auth = Authenticator::load(&node).await.expect("loaded");
         let new = NewToken { name: "t".into(), scope: Scope::Read, ttl_s: None };
-        let (info, secret) = access.tokens.create(new).await.expect("made");
-        let shown = access.tokens.caller(&secret).await.expect("known");
+        let (info, secret) = auth.tokens.create(new).await.expect("made");
+        let shown = auth.tokens.caller(&secret).await.expect("known");
         let headers = |id: &str| {
-            let cookie = format!("{}={id}", access.sessions.cookie(false));
+            let cookie = format!("{}={id}", auth.sessions.cookie_name(false));
             HeaderMap::from_iter([(header::COOKIE, cookie.parse().expect("a value"))])
         };
-        let (early, _) = access.sessions.start(&shown);
-        let opened = access.caller(&Method::GET, &headers(&early)).await.expect("signed in");
-        assert!(access.end_of(&opened).now_or_never().is_none(), "it goes on");
+        let (early, _) = auth.sessions.start(&shown);
+        let opened = auth.caller(&Method::GET, &headers(&early)).await.expect("signed in");
+        assert!(auth.access_ended(&opened).now_or_never().is_none(), "the session is valid");
 
-        access.revoke(&info.id).await.expect("revoked");
-        // Its caller was known before that, and the session begins after it.
-        let (late, _) = access.sessions.start(&shown);
+        auth.revoke(&info.id).await.expect("revoked");
+        // This caller was authenticated before the token was revoked, and its session starts after that.
+        let (late, _) = auth.sessions.start(&shown);
         for id in [&early, &late] {
-            let refused = access.caller(&Method::GET, &headers(id)).await;
+            let refused = auth.caller(&Method::GET, &headers(id)).await;
             assert!(refused.is_err(), "{refused:?}");
         }
         let session = Some(blake3::hash(late.as_bytes()));
         for caller in [opened, Caller { session, ..shown }] {
-            assert!(access.end_of(&caller).now_or_never().is_some(), "it has ended");
+            assert!(auth.access_ended(&caller).now_or_never().is_some(), "the session has ended");
         }
         node.shutdown().await;
     }

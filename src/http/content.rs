@@ -1,9 +1,9 @@
-//! The bytes: whole files, ranges of them, folders as tar, and single sealed blocks.
+//! `/files/{reference}/content` and `/blocks/{cid}`: the bytes of files, ranges, folders as tar, and sealed blocks.
 
+pub(super) mod disposition;
 mod range;
-pub(super) mod shown;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension,
@@ -16,71 +16,80 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use self::range::{Wanted, parse_range};
+use self::range::{RequestedRange, parse_range};
 use super::{
-    Door, KIND_HEADER, MODE_HEADER, MTIME_HEADER, TIMEOUT_HEADER,
-    extract::{Params, Segment, flag},
-    feed::What,
+    event_log::{Direction, EventLog},
+    extract::{PathParam, QueryParams, boolean},
     files,
-    problem::{Problem, RequestId},
+    headers::{KIND_HEADER, MODE_HEADER, MTIME_HEADER, TIMEOUT_HEADER},
+    problem::Problem,
+    request_id::{BrokenResponses, RequestId},
 };
 use crate::{
     content::cid::Cid,
     node::{
-        ContentKind, Opened, ReadOptions,
+        ContentKind, Node, Opened, ReadOptions,
         error::{ErrorCode, NodeError},
     },
 };
 
-/// What is behind a token is nothing for a cache that several use. A CID names the same bytes for ever, a name not.
-const CACHED: &str = "private, no-cache";
-/// How long an answer waits for its first bytes, so that it can still be an error.
-const FIRST: Duration = Duration::from_secs(2);
+/// Content needs a token, so shared caches must not keep it. A name can refer to another file later.
+const CACHE_CONTROL: &str = "private, no-cache";
+/// How long a response waits for its first bytes: until then it can still be an error.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ContentQuery {
-    /// For a browser to show, where the type can do no harm there.
-    #[serde(default, deserialize_with = "flag")]
+    /// Let a browser show the content instead of downloading it, if the media type is safe to show.
+    #[serde(default, deserialize_with = "boolean")]
     inline: bool,
 }
 
-/// The bytes of a file, or the part that `Range` asks for; a folder as a tar stream.
+/// Returns the content of a file, or the range that `Range` names; of a folder, a tar stream.
 #[utoipa::path(method(get, head), path = "/files/{reference}/content", tag = "files",
-    params(("reference" = String, Path, description = "CID or name"), ContentQuery,
-        ("storgo-key" = Option<String>, Header, description = "Read key, base64url, where this node does not know it"),
-        ("storgo-timeout" = Option<f64>, Header, description = "Seconds to wait while nothing arrives", minimum = 0),
-        ("range" = Option<String>, Header, description = "One byte range"),
-        ("if-range" = Option<String>, Header, description = "The ETag that the range belongs to"),
-        ("if-match" = Option<String>, Header, description = "ETags, of which the file has to have one"),
-        ("if-none-match" = Option<String>, Header, description = "ETags that the caller has")),
+    params(("reference" = String, Path, description = "CID, or name of a file on this node"), ContentQuery,
+        ("storgo-key" = Option<String>, Header, description = "Read key in base64url, if this node does not know it"),
+        ("storgo-timeout" = Option<f64>, Header, description = "Seconds without progress after which the read fails", minimum = 0),
+        ("range" = Option<String>, Header, description = "A single byte range"),
+        ("if-range" = Option<String>, Header, description = "Honor `Range` only if the ETag is this one"),
+        ("if-match" = Option<String>, Header, description = "Fail with 412 unless the ETag is one of these"),
+        ("if-none-match" = Option<String>, Header, description = "Respond 304 if the ETag is one of these")),
     responses(
-        (status = 200, description = "The bytes", content_type = "application/octet-stream", body = Vec<u8>,
+        (status = 200, description = "The content", content_type = "application/octet-stream", body = Vec<u8>,
             headers(("etag" = String, description = "The CID"), ("storgo-kind" = String, description = "`file` or `dir`"),
-                ("storgo-mtime" = i64, description = "Modification time, seconds since 1970, where known"),
-                ("storgo-mode" = String, description = "Unix permission bits, octal, where known"))),
-        (status = 206, description = "The part", content_type = "application/octet-stream", body = Vec<u8>,
-            headers(("content-range" = String, description = "Which part"))),
-        (status = 304, description = "The caller has it"), (status = 404), (status = 412), (status = 416), (status = 422), (status = 502),
+                ("storgo-mtime" = i64, description = "Modification time in seconds since 1970, if known"),
+                ("storgo-mode" = String, description = "Unix permission bits in octal, if known"))),
+        (status = 206, description = "The range", content_type = "application/octet-stream", body = Vec<u8>,
+            headers(("content-range" = String, description = "The range"))),
+        (status = 304, description = "The ETag is one of `If-None-Match`"), (status = 404), (status = 412), (status = 416), (status = 422), (status = 502),
         (status = 504)))]
 pub(super) async fn read(
-    State(door): State<Door>,
+    State(node): State<Node>,
+    State(responses): State<ContentResponses>,
     Extension(id): Extension<RequestId>,
-    Segment(text): Segment<String>,
-    Params(query): Params<ContentQuery>,
+    PathParam(text): PathParam<String>,
+    QueryParams(query): QueryParams<ContentQuery>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    shown::refuse_as_part(&headers)?;
+    disposition::refuse_subresources(&headers)?;
     let reference = files::reference(&text, &headers)?;
-    let opened = door.node.open(&reference, timeout(&headers)?).await?;
-    answer(&door, &id, opened, query.inline, &method, &headers).await
+    let opened = node.open(&reference, timeout(&headers)?).await?;
+    respond(&responses, &id, opened, query.inline, &method, &headers).await
 }
 
-/// The answer that carries what was opened. It waits a little for the first bytes: until then it can be an error.
-pub(super) async fn answer(
-    door: &Door,
+/// What a response with content reports to: its progress, and its errors after the status has been sent.
+#[derive(Clone)]
+pub(super) struct ContentResponses {
+    pub(super) events: Arc<EventLog>,
+    pub(super) broken: Arc<BrokenResponses>,
+}
+
+/// Responds with the content of an opened file.
+pub(super) async fn respond(
+    responses: &ContentResponses,
     id: &RequestId,
     opened: Opened,
     inline: bool,
@@ -88,14 +97,17 @@ pub(super) async fn answer(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let etag = format!("\"{}\"", opened.cid());
-    let mut wanted = headers.get_all(header::IF_MATCH).iter().peekable();
-    if wanted.peek().is_some() && !wanted.any(|value| etag_demanded(value, &etag)) {
-        let error = NodeError::new(ErrorCode::BadRequest, "this is another file than If-Match names")
-            .hint("its ETag is its CID: ask without If-Match, or for that CID");
-        return Err(Problem::with_status(error, 412));
+    let mut if_match = headers.get_all(header::IF_MATCH).iter().peekable();
+    if if_match.peek().is_some() && !if_match.any(|value| matches_strongly(value, &etag)) {
+        return Err(Problem::new(
+            StatusCode::PRECONDITION_FAILED,
+            ErrorCode::BadRequest,
+            "the ETag of this file is not in If-Match",
+            "the ETag is the CID: send no If-Match, or request the file by its CID",
+        ));
     }
-    if headers.get_all(header::IF_NONE_MATCH).iter().any(|value| etag_listed(value, &etag)) {
-        let known = [(header::ETAG, etag.as_str()), (header::CACHE_CONTROL, CACHED)];
+    if headers.get_all(header::IF_NONE_MATCH).iter().any(|value| matches_weakly(value, &etag)) {
+        let known = [(header::ETAG, etag.as_str()), (header::CACHE_CONTROL, CACHE_CONTROL)];
         return Ok((StatusCode::NOT_MODIFIED, known).into_response());
     }
     let size = opened.size();
@@ -103,22 +115,26 @@ pub(super) async fn answer(
         .then(|| headers.get(header::RANGE))
         .flatten()
         .and_then(|value| value.to_str().ok())
-        // Ranges are defined for GET alone (RFC 9110, 14.2).
+        // Only GET has ranges (RFC 9110, 14.2).
         .filter(|_| opened.kind() == ContentKind::File && method == Method::GET)
         .and_then(|value| parse_range(value, size));
     let range = match range {
-        Some(Wanted::Unsatisfiable) => {
-            let error = NodeError::new(ErrorCode::BadRequest, format!("the file has {size} bytes only"))
-                .hint("ask for a range that begins within them: the first byte is byte 0");
-            let mut response = Problem::with_status(error, 416).into_response();
-            let value = shown::header_value(&format!("bytes */{size}"));
+        Some(RequestedRange::Unsatisfiable) => {
+            let mut response = Problem::new(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                ErrorCode::BadRequest,
+                format!("the range begins after the end of the file, which has {size} bytes"),
+                "request a range that begins within the file; its first byte is byte 0",
+            )
+            .into_response();
+            let value = disposition::header_value(&format!("bytes */{size}"));
             response.headers_mut().insert(header::CONTENT_RANGE, value);
             return Ok(response);
         }
-        Some(Wanted::Part(range)) => Some(range),
+        Some(RequestedRange::Bytes(range)) => Some(range),
         None => None,
     };
-    let mut response = described(Response::builder(), &opened, inline).header(header::ETAG, etag);
+    let mut response = describe(Response::builder(), &opened, inline).header(header::ETAG, etag);
     if opened.kind() == ContentKind::File {
         let len = range.as_ref().map_or(size, |range| range.end - range.start);
         response = response.header(header::CONTENT_LENGTH, len).header(header::ACCEPT_RANGES, "bytes");
@@ -129,29 +145,28 @@ pub(super) async fn answer(
             .header(header::CONTENT_RANGE, format!("bytes {}-{}/{size}", range.start, range.end - 1));
     }
     let body = if method == Method::HEAD {
-        // Of no length: a folder's is not known, a file's stands above.
+        // A body of unknown length: hyper would add `Content-Length: 0` for an empty one.
         Body::from_stream(stream::pending::<Result<Bytes, NodeError>>())
     } else {
-        let (failures, id) = (door.failures.clone(), id.clone());
+        let (broken, id) = (Arc::clone(&responses.broken), id.clone());
         let total = range.as_ref().map_or(size, |range| range.end - range.start);
         let total = Some(total).filter(|_| opened.kind() == ContentKind::File);
-        let progress = door.feed.transfer(What::Get, Some(opened.file_name()), total);
-        // A slow source is no error. Who asks for a part wants to know whether it can be had, also of what comes whole.
-        let patience = if headers.contains_key(header::RANGE) { Duration::MAX } else { FIRST };
+        let progress = responses.events.transfer(Direction::Get, Some(opened.file_name()), total);
+        // A slow provider is no error. A request with a range waits until it is known whether the range can be read.
+        let patience = if headers.contains_key(header::RANGE) { Duration::MAX } else { FIRST_BYTES_TIMEOUT };
         let mut bytes = Box::pin(opened.read_counted(ReadOptions { range }));
         let first = tokio::time::timeout(patience, bytes.try_next()).await.unwrap_or(Ok(None))?;
-        let rest = bytes.inspect_err(move |error| failures.note(&id, error.clone()));
+        let rest = bytes.inspect_err(move |error| broken.add(&id, error.clone().into()));
         Body::from_stream(progress.count(stream::iter(first.map(Ok)).chain(rest)))
     };
-    let fail = |e| NodeError::new(ErrorCode::Other, format!("the answer has an impossible header: {e}"));
-    Ok(response.body(body).map_err(fail)?)
+    response.body(body).map_err(|e| Problem::internal(format!("invalid response header: {e}")))
 }
 
-/// What the content is, and what a browser may do with it.
-fn described(response: Builder, opened: &Opened, inline: bool) -> Builder {
+/// Adds the headers that describe the content, and those that restrict what a browser may do with it.
+fn describe(response: Builder, opened: &Opened, inline: bool) -> Builder {
     let is_file = opened.kind() == ContentKind::File;
-    let shown_as = shown::inline_type(opened.media_type()).filter(|_| inline && is_file);
-    let how = if shown_as.is_some() { "inline" } else { "attachment" };
+    let inline_type = disposition::inline_type(opened.media_type()).filter(|_| inline && is_file);
+    let how = if inline_type.is_some() { "inline" } else { "attachment" };
     let known = [
         (MTIME_HEADER, opened.mtime().map(|seconds| seconds.to_string())),
         (MODE_HEADER, opened.mode().map(|mode| format!("{mode:o}"))),
@@ -161,35 +176,38 @@ fn described(response: Builder, opened: &Opened, inline: bool) -> Builder {
         .fold(response, |response, (name, value)| response.header(name, value))
         .header(KIND_HEADER, if is_file { "file" } else { "dir" })
         .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
-        .header(header::CONTENT_SECURITY_POLICY, shown::POLICY)
+        .header(header::CONTENT_SECURITY_POLICY, disposition::POLICY)
         .header(header::REFERRER_POLICY, "no-referrer")
         .header("cross-origin-resource-policy", "same-origin")
-        .header(header::CACHE_CONTROL, CACHED)
-        .header(header::CONTENT_DISPOSITION, shown::disposition(how, &opened.file_name(), &opened.cid()))
+        .header(header::CACHE_CONTROL, CACHE_CONTROL)
+        .header(
+            header::CONTENT_DISPOSITION,
+            disposition::disposition(how, &opened.file_name(), &opened.cid()),
+        )
         .header(
             header::CONTENT_TYPE,
-            match shown_as {
+            match inline_type {
                 Some(kind) => kind,
-                None if is_file => shown::media_type(opened.media_type()),
+                None if is_file => disposition::media_type(opened.media_type()),
                 None => HeaderValue::from_static("application/x-tar"),
             },
         )
 }
 
-/// One block as it is stored here, sealed.
-#[utoipa::path(get, path = "/blocks/{cid}", tag = "files", params(("cid" = Cid, Path, description = "of the block")),
+/// Returns a block of this node, encrypted.
+#[utoipa::path(get, path = "/blocks/{cid}", tag = "files", params(("cid" = Cid, Path, description = "CID of the block")),
     responses((status = 200, content_type = "application/octet-stream", body = Vec<u8>), (status = 404), (status = 422)))]
 pub(super) async fn block(
-    State(door): State<Door>,
-    Segment(text): Segment<String>,
+    State(node): State<Node>,
+    PathParam(text): PathParam<String>,
 ) -> Result<Response, Problem> {
     let cid: Cid = text.parse().map_err(|_| {
         Problem::bad_request(
-            "this is no CID of a block",
-            "one looks like bafyrcifi5zl5wmkkcjxqmxbyzhq5p2fyhlemoyq",
+            "invalid CID of a block",
+            "pass a CID such as bafyrcifi5zl5wmkkcjxqmxbyzhq5p2fyhlemoyq",
         )
     })?;
-    let bytes = door.node.block(&cid).await?;
+    let bytes = node.block(&cid).await?;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Bytes::from(bytes)).into_response())
 }
 
@@ -199,22 +217,25 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     };
     let seconds = value.to_str().ok().and_then(|text| text.parse().ok());
     seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).map(Some).ok_or_else(|| {
-        let message = format!("{TIMEOUT_HEADER} is not a number of seconds");
-        Problem::bad_request(message, "it is written in decimal digits, for example 2.5")
+        Problem::bad_request(
+            "invalid Storgo-Timeout: expected a number of seconds",
+            "send a number such as 2.5",
+        )
     })
 }
 
-/// By strong comparison (RFC 9110, 13.1.1).
-fn etag_demanded(value: &HeaderValue, etag: &str) -> bool {
+/// Strong comparison (RFC 9110, 13.1.1).
+fn matches_strongly(value: &HeaderValue, etag: &str) -> bool {
     value.to_str().is_ok_and(|text| text.split(',').map(str::trim).any(|one| one == "*" || one == etag))
 }
 
-fn etag_listed(value: &HeaderValue, etag: &str) -> bool {
+/// Weak comparison (RFC 9110, 13.1.2).
+fn matches_weakly(value: &HeaderValue, etag: &str) -> bool {
     let Ok(text) = value.to_str() else { return false };
     text.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag)
 }
 
-/// A range counts where there is no `If-Range`, or where it names this very content (strong comparison).
+/// Whether `Range` applies: without `If-Range`, or if it names this content (strong comparison).
 fn if_range_holds(headers: &HeaderMap, etag: &str) -> bool {
     headers.get(header::IF_RANGE).is_none_or(|value| value.as_bytes() == etag.as_bytes())
 }

@@ -1,4 +1,4 @@
-//! `/files`: store, list, look at, check and remove.
+//! `/files`: list, describe, check, repair and remove files.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Door, KEY_HEADER,
     auth::{Caller, Scope},
-    extract::{JsonBody, Params, Segment, flag},
+    extract::{JsonBody, PathParam, QueryParams, boolean},
+    headers::KEY_HEADER,
     problem::Problem,
 };
 use crate::{
     content::{link::LinkError, secret::Key},
     node::{
-        ListOptions, Reference, Sort, Whole,
+        ListOptions, Node, Reference, Sort, Whole,
         report::{
             BlockList, DirEntryInfo, EntryList, FileInfo, FileList, HealthReport, Placement, RemoveReport,
             RepairReport, VerifyReport,
@@ -24,38 +24,38 @@ use crate::{
     },
 };
 
-/// Longest wait of a long poll.
+/// Maximum time that a request waits for an announcement.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
-    /// `next` of the page before.
+    /// The `next` of the previous page.
     cursor: Option<String>,
-    /// Files on a page, 1 to 1000; 100 where it is not given.
+    /// Maximum number of files on the page. Default: 100.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
-    /// Only names that contain this, letter case aside.
+    /// Only files whose name contains this text, ignoring case.
     q: Option<String>,
-    /// all; ok: lacking no block here; damaged: kept, with blocks that are not here. Looks for every block of every file.
+    /// `ok`: only kept files with all their blocks on this disk. `damaged`: only kept files that lack blocks. Both check
+    /// every block of every file.
     #[serde(default)]
     #[param(inline)]
-    health: Wholeness,
-    /// By what: cid, name, size or created.
+    health: HealthFilter,
+    /// What to sort by.
     #[serde(default)]
     #[param(inline)]
-    sort: By,
-    /// asc or desc.
+    sort: SortKey,
+    /// The direction of sorting.
     #[serde(default)]
     #[param(inline)]
     order: Order,
 }
 
-/// By what a list is sorted.
 #[derive(Default, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum By {
+enum SortKey {
     #[default]
     Cid,
     Name,
@@ -63,17 +63,15 @@ enum By {
     Created,
 }
 
-/// Which files, by what of them is here.
 #[derive(Default, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum Wholeness {
+enum HealthFilter {
     #[default]
     All,
     Ok,
     Damaged,
 }
 
-/// Which way.
 #[derive(Default, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Order {
@@ -82,48 +80,47 @@ enum Order {
     Desc,
 }
 
-/// What stands on a page: as much as asked for, within bounds.
 fn page_size(limit: Option<usize>) -> Result<usize, Problem> {
     match limit.unwrap_or(100) {
         limit @ 1..=1000 => Ok(limit),
-        limit => {
-            let message = format!("limit: {limit} is not between 1 and 1000");
-            Err(Problem::bad_request(message, "ask for the next page by `cursor`"))
-        }
+        _ => Err(Problem::bad_request(
+            "invalid value of query parameter `limit`: expected an integer from 1 to 1000",
+            "request further pages with `cursor`",
+        )),
     }
 }
 
-/// A page of the list of files.
+/// Lists files, page by page.
 #[utoipa::path(get, path = "/files", tag = "files", params(ListQuery), responses((status = 200, body = FileList)))]
 pub(super) async fn list(
-    State(door): State<Door>,
+    State(node): State<Node>,
     Extension(caller): Extension<Caller>,
-    Params(query): Params<ListQuery>,
+    QueryParams(query): QueryParams<ListQuery>,
 ) -> Result<Json<FileList>, Problem> {
     let sort = match query.sort {
-        By::Cid => Sort::Cid,
-        By::Name => Sort::Name,
-        By::Size => Sort::Size,
-        By::Created => Sort::Created,
+        SortKey::Cid => Sort::Cid,
+        SortKey::Name => Sort::Name,
+        SortKey::Size => Sort::Size,
+        SortKey::Created => Sort::Created,
     };
     let options = ListOptions {
         cursor: query.cursor,
         limit: page_size(query.limit)?,
         query: query.q,
         health: match query.health {
-            Wholeness::All => Whole::All,
-            Wholeness::Ok => Whole::Ok,
-            Wholeness::Damaged => Whole::Damaged,
+            HealthFilter::All => Whole::All,
+            HealthFilter::Ok => Whole::Ok,
+            HealthFilter::Damaged => Whole::Damaged,
         },
         sort,
         descending: query.order == Order::Desc,
     };
-    let mut list = door.node.list(options).await?;
+    let mut list = node.list(options).await?;
     list.files.iter_mut().for_each(|info| hide_links(&caller, info));
     Ok(Json(list))
 }
 
-/// The file that a path and the key header name.
+/// The file that a path names, with the read key from the request's headers.
 pub(super) fn reference(text: &str, headers: &HeaderMap) -> Result<Reference, Problem> {
     let key = headers.get(KEY_HEADER).map(|value| parse_key(value.as_bytes())).transpose()?;
     Ok(Reference::new(text, key))
@@ -136,8 +133,8 @@ fn parse_key(text: &[u8]) -> Result<Key, Problem> {
         .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
         .map(Key::new)
         .ok_or_else(|| {
-            let hint = "it is the part of a link behind #: 43 characters";
-            Problem::bad_request("the read key is not 32 bytes in base64url", hint)
+            let hint = "send the part of a link after #, up to a slash: 43 characters";
+            Problem::bad_request("invalid Storgo-Key: expected 32 bytes in base64url", hint)
         })
 }
 
@@ -145,28 +142,30 @@ fn parse_key(text: &[u8]) -> Result<Key, Problem> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct InfoQuery {
-    /// Also look for who announces it.
-    #[serde(default, deserialize_with = "flag")]
+    /// Also search for the peers that provide the file.
+    #[serde(default, deserialize_with = "boolean")]
     providers: bool,
 }
 
-/// What is known of a file. `link` is for the scopes write and admin. Of a folder's entries the first 10,000 are listed;
-/// where there are more, `entries_next` is the cursor for `GET /files/{reference}/entries`.
-#[utoipa::path(method(get, head), path = "/files/{reference}", tag = "files", params(("reference" = String, Path, description = "CID or name"), InfoQuery, ("storgo-key" = Option<String>, Header, description = "Read key, base64url, where this node does not know it")),
+/// Describes a file or folder.
+///
+/// `link` needs the scope `write`. Of a folder, the first 10,000 entries are listed; if there are more, `entries_next` is
+/// the cursor for `GET /files/{reference}/entries`.
+#[utoipa::path(method(get, head), path = "/files/{reference}", tag = "files", params(("reference" = String, Path, description = "CID, or name of a file on this node"), InfoQuery, ("storgo-key" = Option<String>, Header, description = "Read key in base64url, if this node does not know it")),
     responses((status = 200, body = FileInfo), (status = 404), (status = 422), (status = 502), (status = 504)))]
 pub(super) async fn info(
-    State(door): State<Door>,
-    Segment(text): Segment<String>,
-    Params(query): Params<InfoQuery>,
+    State(node): State<Node>,
+    PathParam(text): PathParam<String>,
+    QueryParams(query): QueryParams<InfoQuery>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
 ) -> Result<Json<FileInfo>, Problem> {
-    let mut info = door.node.info(&reference(&text, &headers)?, query.providers).await?;
+    let mut info = node.info(&reference(&text, &headers)?, query.providers).await?;
     hide_links(&caller, &mut info);
     Ok(Json(info))
 }
 
-/// Whoever may only look is shown no link: it can be handed on, and be used when the token is gone.
+/// Removes links for callers without the scope `write`: a link outlives the token.
 fn hide_links(caller: &Caller, info: &mut FileInfo) {
     if caller.scope < Scope::Write {
         info.link = None;
@@ -184,27 +183,27 @@ fn hide_entry_links<'a>(caller: &Caller, entries: impl IntoIterator<Item = &'a m
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EntriesQuery {
-    /// `entries_next` of the folder, or `next` of the page before.
+    /// The `entries_next` of the folder, or the `next` of the previous page.
     cursor: Option<u64>,
-    /// Entries on a page, 1 to 1000; 100 where it is not given.
+    /// Maximum number of entries on the page. Default: 100.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
 
-/// A page of the entries of a folder, by name. `link` is for the scopes write and admin, and empty for others.
+/// Lists the entries of a folder by name, page by page. `link` is empty without the scope `write`.
 #[utoipa::path(get, path = "/files/{reference}/entries", tag = "files",
-    params(("reference" = String, Path, description = "CID or name"), EntriesQuery,
-        ("storgo-key" = Option<String>, Header, description = "Read key, base64url, where this node does not know it")),
+    params(("reference" = String, Path, description = "CID, or name of a file on this node"), EntriesQuery,
+        ("storgo-key" = Option<String>, Header, description = "Read key in base64url, if this node does not know it")),
     responses((status = 200, body = EntryList), (status = 404), (status = 422), (status = 502), (status = 504)))]
 pub(super) async fn entries(
-    State(door): State<Door>,
-    Segment(text): Segment<String>,
-    Params(query): Params<EntriesQuery>,
+    State(node): State<Node>,
+    PathParam(text): PathParam<String>,
+    QueryParams(query): QueryParams<EntriesQuery>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
 ) -> Result<Json<EntryList>, Problem> {
     let (reference, limit) = (reference(&text, &headers)?, page_size(query.limit)?);
-    let mut list = door.node.entries(&reference, query.cursor.unwrap_or(0), limit).await?;
+    let mut list = node.entries(&reference, query.cursor.unwrap_or(0), limit).await?;
     hide_entry_links(&caller, &mut list.entries);
     Ok(Json(list))
 }
@@ -213,7 +212,7 @@ pub(super) async fn entries(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct WaitQuery {
-    /// Seconds to wait for its end.
+    /// Maximum number of seconds to wait until the file is announced. At most 300 count.
     #[serde(default)]
     #[param(minimum = 0)]
     wait: f64,
@@ -223,116 +222,120 @@ pub(super) struct WaitQuery {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct BlocksQuery {
-    /// `next` of the page before.
+    /// The `next` of the previous page.
     cursor: Option<u64>,
-    /// Blocks on a page, 1 to 1000; 100 where it is not given.
+    /// Maximum number of blocks on the page. Default: 100.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
-    /// Also ask the peers that announce the file, and those that are connected, how many nodes have each block.
-    #[serde(default, deserialize_with = "flag")]
+    /// Also count the nodes that have each block: providers of the file and connected peers are asked.
+    #[serde(default, deserialize_with = "boolean")]
     holders: bool,
 }
 
-/// The blocks of a file, in their order, and whether they are here.
+/// Lists the blocks of a file in order, and whether this node has them.
 #[utoipa::path(get, path = "/files/{reference}/blocks", tag = "files",
-    params(("reference" = String, Path, description = "CID or name"), BlocksQuery),
+    params(("reference" = String, Path, description = "CID, or name of a file on this node"), BlocksQuery),
     responses((status = 200, body = BlockList), (status = 404), (status = 422), (status = 502)))]
 pub(super) async fn blocks(
-    State(door): State<Door>,
-    Segment(text): Segment<String>,
-    Params(query): Params<BlocksQuery>,
+    State(node): State<Node>,
+    PathParam(text): PathParam<String>,
+    QueryParams(query): QueryParams<BlocksQuery>,
     headers: HeaderMap,
 ) -> Result<Json<BlockList>, Problem> {
     let (reference, limit) = (reference(&text, &headers)?, page_size(query.limit)?);
     let cursor = query.cursor.unwrap_or(0);
     Ok(Json(if query.holders {
-        door.node.block_holders(&reference, cursor, limit).await?
+        node.block_holders(&reference, cursor, limit).await?
     } else {
-        door.node.blocks(&reference, cursor, limit).await?
+        node.blocks(&reference, cursor, limit).await?
     }))
 }
 
-/// How well a file is: which blocks are here, which nodes have the others, and how many nodes may be lost. Peers are asked
-/// now; bytes are not read.
-#[utoipa::path(get, path = "/files/{reference}/health", tag = "files", params(("reference" = String, Path, description = "CID or name")),
+/// Reports which blocks of a file this node has, which nodes have the others, and how many nodes may be lost.
+///
+/// Peers are asked during the request. Blocks are not read; `verify` does that.
+#[utoipa::path(get, path = "/files/{reference}/health", tag = "files", params(("reference" = String, Path, description = "CID, or name of a file on this node")),
     responses((status = 200, body = HealthReport), (status = 404), (status = 422), (status = 502), (status = 504)))]
 pub(super) async fn health(
-    State(door): State<Door>,
-    Segment(text): Segment<String>,
+    State(node): State<Node>,
+    PathParam(text): PathParam<String>,
     headers: HeaderMap,
 ) -> Result<Json<HealthReport>, Problem> {
-    Ok(Json(door.node.health(&reference(&text, &headers)?).await?))
+    Ok(Json(node.health(&reference(&text, &headers)?).await?))
 }
 
-/// Fetches the blocks of a kept file that are missing here from peers.
-#[utoipa::path(post, path = "/files/{reference}/repair", tag = "files", params(("reference" = String, Path, description = "CID or name")),
+/// Fetches the missing blocks of a kept file from peers.
+#[utoipa::path(post, path = "/files/{reference}/repair", tag = "files", params(("reference" = String, Path, description = "CID, or name of a file on this node")),
     responses((status = 200, body = RepairReport), (status = 404), (status = 422), (status = 502), (status = 507)))]
 pub(super) async fn repair(
-    State(door): State<Door>,
-    Segment(text): Segment<String>,
+    State(node): State<Node>,
+    PathParam(text): PathParam<String>,
     headers: HeaderMap,
 ) -> Result<Json<RepairReport>, Problem> {
-    Ok(Json(door.node.repair(Some(&reference(&text, &headers)?)).await?))
+    Ok(Json(node.repair(Some(&reference(&text, &headers)?)).await?))
 }
 
-/// How far the announcement of a file is.
-#[utoipa::path(get, path = "/files/{reference}/placement", tag = "files", params(("reference" = String, Path, description = "CID or name"), WaitQuery, ("storgo-key" = Option<String>, Header, description = "Read key, base64url, where this node does not know it")),
+/// Reports whether a file has been announced to the network.
+#[utoipa::path(get, path = "/files/{reference}/placement", tag = "files", params(("reference" = String, Path, description = "CID, or name of a file on this node"), WaitQuery, ("storgo-key" = Option<String>, Header, description = "Read key in base64url, if this node does not know it")),
     responses((status = 200, body = Placement), (status = 404), (status = 502)))]
 pub(super) async fn placement(
-    State(door): State<Door>,
-    Segment(text): Segment<String>,
-    Params(query): Params<WaitQuery>,
+    State(node): State<Node>,
+    PathParam(text): PathParam<String>,
+    QueryParams(query): QueryParams<WaitQuery>,
     headers: HeaderMap,
 ) -> Result<Json<Placement>, Problem> {
     let wait = Duration::try_from_secs_f64(query.wait).map_err(|_| {
-        Problem::bad_request("wait is no number of seconds", "it is not negative, and 300 at most counts")
+        Problem::bad_request(
+            "invalid value of query parameter `wait`: expected a number of at least 0",
+            "pass a number of seconds up to 300",
+        )
     })?;
-    Ok(Json(door.node.placement(&reference(&text, &headers)?, wait.min(MAX_WAIT)).await?))
+    Ok(Json(node.placement(&reference(&text, &headers)?, wait.min(MAX_WAIT)).await?))
 }
 
-/// Removes a file from this node. Its blocks go when no other file needs them.
-#[utoipa::path(delete, path = "/files/{reference}", tag = "files", params(("reference" = String, Path, description = "CID or name"), ("storgo-key" = Option<String>, Header, description = "Read key, base64url, where this node does not know it")),
+/// Removes a file from this node. Blocks that no other file needs are collected later.
+#[utoipa::path(delete, path = "/files/{reference}", tag = "files", params(("reference" = String, Path, description = "CID, or name of a file on this node"), ("storgo-key" = Option<String>, Header, description = "Read key in base64url, if this node does not know it")),
     responses((status = 200, body = RemoveReport), (status = 404)))]
 pub(super) async fn remove(
-    State(door): State<Door>,
-    Segment(text): Segment<String>,
+    State(node): State<Node>,
+    PathParam(text): PathParam<String>,
     headers: HeaderMap,
 ) -> Result<Json<RemoveReport>, Problem> {
-    Ok(Json(door.node.remove(&reference(&text, &headers)?).await?))
+    Ok(Json(node.remove(&reference(&text, &headers)?).await?))
 }
 
-/// Reads a file's blocks again and checks them; bad ones are fetched from peers.
-#[utoipa::path(post, path = "/files/{reference}/verify", tag = "files", params(("reference" = String, Path, description = "CID or name"), ("storgo-key" = Option<String>, Header, description = "Read key, base64url, where this node does not know it")),
+/// Reads and checks every block of a file. Damaged blocks are fetched from peers.
+#[utoipa::path(post, path = "/files/{reference}/verify", tag = "files", params(("reference" = String, Path, description = "CID, or name of a file on this node"), ("storgo-key" = Option<String>, Header, description = "Read key in base64url, if this node does not know it")),
     responses((status = 200, body = VerifyReport), (status = 404), (status = 422), (status = 502), (status = 504)))]
 pub(super) async fn verify(
-    State(door): State<Door>,
-    Segment(text): Segment<String>,
+    State(node): State<Node>,
+    PathParam(text): PathParam<String>,
     headers: HeaderMap,
 ) -> Result<Json<VerifyReport>, Problem> {
-    Ok(Json(door.node.verify(Some(&reference(&text, &headers)?)).await?))
+    Ok(Json(node.verify(Some(&reference(&text, &headers)?)).await?))
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OpenBody {
-    /// `storgo://<cid>#<key>`.
+    /// The link: `storgo://<cid>#<key>`.
     link: String,
 }
 
-/// Makes a foreign file readable here, by its link.
+/// Adds a file to this node by its link, so that it can be read here by its CID.
 #[utoipa::path(post, path = "/links/open", tag = "files", request_body = OpenBody,
     responses((status = 200, body = FileInfo), (status = 404), (status = 413), (status = 415), (status = 422),
         (status = 502), (status = 504)))]
 pub(super) async fn open_link(
-    State(door): State<Door>,
+    State(node): State<Node>,
     JsonBody(body): JsonBody<OpenBody>,
 ) -> Result<Json<FileInfo>, Problem> {
     let link = body.link.trim().parse().map_err(|error| {
-        let message = match error {
-            LinkError::Key => "the part of this link behind # is not a read key",
-            _ => "this is no link",
+        let detail = match error {
+            LinkError::Key => "invalid link: the part after # is not a read key",
+            _ => "invalid link",
         };
-        Problem::bad_request(message, "a link looks like storgo://<cid>#<key>: check that all of it is there")
+        Problem::bad_request(detail, "pass a complete link: storgo://<cid>#<key>")
     })?;
-    Ok(Json(door.node.open_link(&link).await?))
+    Ok(Json(node.open_link(&link).await?))
 }

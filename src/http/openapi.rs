@@ -1,4 +1,4 @@
-//! The document of the API (OpenAPI 3.1), made from the handlers themselves: a route cannot be added without it.
+//! The OpenAPI 3.1 document, generated from the handlers: every route is in it.
 
 use axum::{Extension, body::Bytes, http::header, response::IntoResponse};
 use utoipa::{
@@ -12,7 +12,7 @@ use utoipa::{
     },
 };
 
-use super::problem;
+use super::{headers::REQUEST_ID_HEADER, problem};
 use crate::content::cid::Cid;
 
 impl PartialSchema for Cid {
@@ -24,7 +24,7 @@ impl PartialSchema for Cid {
 
 impl ToSchema for Cid {}
 
-/// What the document says before any route is added.
+/// The document without routes.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "storgo", description = "The HTTP API of a storgo node: an encrypted, content-addressed, peer-to-peer file store."),
@@ -34,9 +34,9 @@ impl ToSchema for Cid {}
     tags(
         (name = "files", description = "Store, list, read, check and remove files"),
         (name = "uploads", description = "Resumable uploads: tus 1.0 with creation, creation-with-upload, checksum, expiration and termination"),
-        (name = "node", description = "Peers, status, events, settings"),
+        (name = "node", description = "Peers, status, events, settings and maintenance"),
         (name = "access", description = "Tokens and browser sessions"),
-        (name = "diststore", description = "The calls of DistStore, on the same names"),
+        (name = "diststore", description = "Endpoints compatible with DistStore"),
     )
 )]
 pub(super) struct Api;
@@ -50,20 +50,19 @@ impl Modify for Access {
     }
 }
 
-/// What every call under the token can answer, beside what its handler says.
-const EVERYWHERE: [(&str, &str); 7] = [
-    ("400", "The request cannot be understood"),
+/// Responses of every endpoint that needs a token.
+const COMMON_RESPONSES: [(&str, &str); 6] = [
+    ("400", "Invalid request"),
     ("401", "No valid token or session"),
-    ("403", "The scope does not reach, or a key is missing"),
-    ("421", "The Host is not served here"),
-    ("431", "The header is too large"),
-    ("500", "Something failed here"),
-    ("503", "The node is stopping; or others have all places, and Retry-After says when to ask again"),
+    ("403", "The scope of the token is not sufficient, or the read key is missing"),
+    ("421", "The Host is not a name of this node"),
+    ("500", "Error of this node"),
+    ("503", "The node is stopping, or it is busy: Retry-After says when to try again"),
 ];
 
-/// Fills in what is the same everywhere: problem documents and the request's id; and the name of this node's `cookie`.
+/// Adds the responses and headers that all endpoints share, and the name of this node's session cookie.
 pub(super) fn finish(openapi: &mut utoipa::openapi::OpenApi, cookie: &str) {
-    let session = ApiKeyValue::with_description(cookie, "Over TLS, `__Host-` stands before this name");
+    let session = ApiKeyValue::with_description(cookie, "Over TLS, the name has the prefix `__Host-`");
     let components = openapi.components.get_or_insert_with(Components::new);
     components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(session)));
     for (path, item) in &mut openapi.paths.paths {
@@ -97,8 +96,8 @@ fn finish_operation(operation: &mut Operation, open: bool) {
         body.required = Some(Required::True);
         binary(&mut body.content);
     }
-    for (status, description) in EVERYWHERE {
-        if !open || status == "421" || status == "431" {
+    for (status, description) in COMMON_RESPONSES {
+        if !open || status == "421" {
             let response = ResponseBuilder::new().description(description).build();
             responses.entry(status.into()).or_insert(RefOr::T(response));
         }
@@ -118,7 +117,7 @@ fn finish_operation(operation: &mut Operation, open: bool) {
         }
         let id = ObjectBuilder::new().schema_type(Type::String);
         response.headers.insert(
-            super::REQUEST_ID_HEADER.into(),
+            REQUEST_ID_HEADER.into(),
             RefOr::T(
                 HeaderBuilder::new().schema(Some(id)).description(Some("The id of this request")).build(),
             ),
@@ -126,7 +125,7 @@ fn finish_operation(operation: &mut Operation, open: bool) {
     }
 }
 
-/// Bytes are bytes, and no list of numbers.
+/// Describes binary bodies as such: a `Vec<u8>` is an array of numbers to utoipa.
 fn binary<'a>(contents: impl IntoIterator<Item = (&'a String, &'a mut RefOr<Content>)>) {
     for (kind, content) in contents {
         if let RefOr::T(content) = content
@@ -139,11 +138,11 @@ fn binary<'a>(contents: impl IntoIterator<Item = (&'a String, &'a mut RefOr<Cont
     }
 }
 
-/// The document, as it is sent.
+/// The document as JSON.
 #[derive(Clone)]
 pub(super) struct Document(pub(super) Bytes);
 
-/// The OpenAPI document.
+/// Returns this document.
 #[utoipa::path(get, path = "/api/openapi.json", tag = "node", security(()),
     responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = serde_json::Value)))]
 pub(super) async fn document(Extension(Document(json)): Extension<Document>) -> impl IntoResponse {

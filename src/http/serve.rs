@@ -1,18 +1,16 @@
-//! Sockets: where the API listens, over TLS or not, and what a caller may cost.
+//! Serves any [`Router`] over HTTP/1.1: sockets, TLS, timeouts and a limit on connections. Knows no routes.
 //!
-//! A connection that waits (for its header, between two requests, or with a request of nobody who is known) costs
-//! little, and there are at most so many: a new one beyond that ends the one that has waited longest. Thousands of slow
-//! callers thus keep nobody else out.
+//! A connection that waits (for a request, or while its client is not authenticated) costs little, and their number is
+//! limited: one more ends the connection that has waited longest. Thousands of slow clients thus lock nobody out.
 
 mod connections;
-mod refusal;
-mod rest;
-mod steady;
+mod drain;
 mod tls;
+mod write_timeout;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, io::ErrorKind, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use axum::{Extension, Router, body::Body, extract::Request};
+use axum::{Router, body::Body, extract::Request};
 use http_body_util::BodyExt;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,33 +22,32 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-pub(super) use self::connections::Presence;
+pub(super) use self::connections::ClientConnection;
 use self::{
-    connections::{Connections, Slot},
-    refusal::{Refusing, Turn},
-    rest::Rest,
-    steady::Steady,
+    connections::{Connection, Connections},
+    drain::DrainOnDrop,
+    write_timeout::WriteTimeout,
 };
-use super::{Door, DoorOptions, Secure, routes, uploads::overridden};
 use crate::node::{
-    HttpDoor, Node,
-    error::{ErrorCode, NodeError},
+    Node,
+    error::{ErrorCode, NodeError, Reason},
 };
 
-/// Headers of a request at most.
+/// Maximum number of headers in a request.
 const MAX_HEADERS: usize = 100;
-/// Bytes of a request's header at most, and bytes read at a time.
-const MAX_HEADER_BYTES: usize = 64 << 10;
-/// How long a connection may take for a request's header, or wait for the next request.
+/// Maximum size of a request's headers.
+const MAX_HEADER_BYTES: usize = 32 << 10;
+/// Maximum size of one read from a socket.
+const MAX_READ_BYTES: usize = 64 << 10;
+/// Time limit for the headers of a request, and for the pause between two requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long answers under way may take when the node stops.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long a TLS handshake may take.
+/// Time limit for responses in progress when the node stops.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to wait where the system gives no more sockets.
-const NO_SOCKETS: Duration = Duration::from_millis(50);
+/// Pause when the process has run out of file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// Whose certificate is shown.
+/// The certificate that a server shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Tls {
     /// No TLS.
@@ -60,117 +57,94 @@ pub enum Tls {
     Files {
         /// The chain, the node's own certificate first.
         cert: PathBuf,
-        /// Its private key.
+        /// The private key.
         key: PathBuf,
     },
-    /// One that the node makes, and keeps in its data directory.
+    /// A self-signed certificate, made by the node and kept in its data directory.
     SelfSigned,
 }
 
-/// How the API is served.
+/// Where and how to serve.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// Where to listen. Port 0 takes a free one.
+    /// The address to listen on. Port 0 takes a free port.
     pub addr: SocketAddr,
-    /// Whether over TLS.
+    /// Whether to serve over TLS.
     pub tls: Tls,
-    /// Serve without TLS beyond this machine.
+    /// Names in a self-signed certificate, besides `localhost` and the address.
+    pub tls_names: Vec<String>,
+    /// Allow an address that other machines can reach without TLS.
     pub insecure: bool,
-    /// Connections at most.
-    pub connections: usize,
-    /// What the API knows beside its node.
-    pub door: DoorOptions,
+    /// Maximum number of connections.
+    pub max_connections: usize,
 }
 
 impl ServeOptions {
-    /// Plain HTTP at `addr`.
+    /// Plain HTTP on `addr`.
     pub fn new(addr: SocketAddr) -> Self {
-        Self { addr, tls: Tls::Off, insecure: false, connections: 1024, door: DoorOptions::default() }
+        Self { addr, tls: Tls::Off, tls_names: Vec::new(), insecure: false, max_connections: 1024 }
     }
 
-    /// Whether [`serve`] can do with these options, as far as that is known without a socket.
+    /// Checks these options without opening a socket.
     ///
     /// # Errors
-    /// [`ErrorCode::BadRequest`] for an address that others can reach without TLS (unless `insecure`) and for
+    /// [`ErrorCode::BadRequest`] for an address that other machines can reach without TLS (unless `insecure`), and for
     /// certificate files that cannot be used.
     pub fn check(&self) -> Result<(), NodeError> {
         if !self.addr.ip().is_loopback() && self.tls == Tls::Off && !self.insecure {
-            let message =
-                format!("{} can be reached by others, and without TLS they can read along", self.addr);
+            let message = format!(
+                "{} is reachable from other machines, and the API would be served without TLS",
+                self.addr
+            );
             return Err(NodeError::new(ErrorCode::BadRequest, message).hint(
-                "add --tls-self-signed, or --tls-cert and --tls-key; --http-insecure where a proxy in front does TLS",
+                "add --tls-self-signed, or --tls-cert and --tls-key; --http-insecure if a proxy in front does TLS",
             ));
         }
         match &self.tls {
-            Tls::Files { cert, key } => tls::files(cert, key).map(drop),
+            Tls::Files { cert, key } => tls::from_files(cert, key).map(drop),
             Tls::Off | Tls::SelfSigned => Ok(()),
         }
     }
 }
 
-/// A door that is open.
+/// A running server.
+#[derive(Debug, Clone)]
 pub struct Served {
-    /// Where it listens.
+    /// The address it listens on.
     pub addr: SocketAddr,
-    /// SHA-256 of its certificate, where it serves TLS.
+    /// The SHA-256 of its certificate. `None` without TLS.
     pub fingerprint: Option<String>,
-    door: Door,
 }
 
 impl Served {
-    /// The page's address.
+    /// The URL of this server.
     pub fn url(&self) -> String {
         format!("{}://{}", if self.fingerprint.is_some() { "https" } else { "http" }, self.addr)
     }
-
-    /// A new link that signs a browser in, once.
-    pub fn sign_in_link(&self) -> Option<String> {
-        self.door.sign_in_link(None).map(|link| link.url)
-    }
 }
 
-/// Serves the API of `node` until the node shuts down, and notes the address where the command line looks for it.
-///
-/// The command line calls without TLS, on loopback: beside a door that is not plain loopback, a second one is opened
-/// for it.
+/// Serves `router` until `node` stops. Handlers find a [`ClientConnection`] in the extensions of each request.
 ///
 /// # Errors
-/// [`ErrorCode::BadRequest`] for an address that others can reach without TLS (unless `insecure`) and for a certificate
-/// that cannot be used, [`ErrorCode::Other`] where the port is taken or the token file cannot be read.
-pub async fn serve(node: &Node, options: ServeOptions) -> Result<Served, NodeError> {
-    let loopback = options.addr.ip().is_loopback();
+/// Those of [`ServeOptions::check`]; others if the address cannot be bound or the certificate cannot be made.
+pub async fn serve(node: &Node, router: Router, options: &ServeOptions) -> Result<Served, NodeError> {
     options.check()?;
-    let tls = tls::load(&options, node.data_dir())?;
+    let tls = tls::load(options, node.data_dir())?;
     let listener = bind(options.addr).await?;
-    let addr = local_addr(&listener)?;
-    let door = Door::new(node.clone(), options.door, !loopback).await?;
-    door.uploads.start();
-    let app = routes(door.clone());
-    let limit = options.connections.min(share_of_descriptors());
-    if limit < options.connections {
+    let addr = listener.local_addr().map_err(|e| NodeError::io("read the bound address", &e))?;
+    let limit = options.max_connections.min(share_of_descriptors());
+    if limit < options.max_connections {
         tracing::warn!(
-            "http.connections is {limit} here: the system gives this process no more files (ulimit -n)"
+            "http.connections is limited to {limit}: this process may open too few files (see `ulimit -n`)"
         );
     }
-    let connections = Arc::new(Connections::new(limit));
+    let connections = Connections::new(limit, tls.is_some(), options.addr.ip().is_loopback());
     let (acceptor, fingerprint) = tls.map_or((None, None), |tls| (Some(tls.acceptor), Some(tls.fingerprint)));
-    let commands = if loopback && acceptor.is_none() {
-        addr
-    } else {
-        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
-        let addr = local_addr(&listener)?;
-        let own = Arc::new(Connections::new(limit));
-        let app = app.clone().layer(Extension(Secure(false)));
-        node.spawn(accept(node.clone(), listener, app, None, own));
-        addr
-    };
-    node.set_http(HttpDoor { addr, tls: acceptor.is_some() }, commands)?;
-    let app = app.layer(Extension(Secure(acceptor.is_some())));
-    node.spawn(accept(node.clone(), listener, app, acceptor, connections));
-    Ok(Served { addr, fingerprint, door })
+    node.spawn(accept(node.clone(), listener, router, acceptor, Arc::new(connections)));
+    Ok(Served { addr, fingerprint })
 }
 
-/// A quarter of the files that this process may have open: the store and the peers need the others.
+/// A quarter of the files that this process may open: the store and the swarm need the rest.
 fn share_of_descriptors() -> usize {
     let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
     files.map_or(usize::MAX, |files| (files / 4).max(1))
@@ -178,56 +152,60 @@ fn share_of_descriptors() -> usize {
 
 async fn bind(addr: SocketAddr) -> Result<TcpListener, NodeError> {
     TcpListener::bind(addr).await.map_err(|e| {
-        let hint = match e.kind() {
-            std::io::ErrorKind::AddrNotAvailable => {
-                "this machine has no such address: 0.0.0.0 stands for all it has"
+        let (reason, hint) = match e.kind() {
+            ErrorKind::AddrInUse => (Reason::PortInUse, "choose another port with `--http HOST:PORT`"),
+            ErrorKind::PermissionDenied => {
+                (Reason::PortDenied, "choose a port from 1024 on: this user may not serve at lower ports")
             }
-            std::io::ErrorKind::PermissionDenied => {
-                "this user may not serve at that port: choose one from 1024 on"
-            }
-            _ => "choose another address with `--http HOST:PORT`",
+            ErrorKind::AddrNotAvailable => (
+                Reason::AddressUnavailable,
+                "this machine has no such address; 0.0.0.0 stands for all of its addresses",
+            ),
+            _ => (Reason::AddressUnavailable, "choose another address with `--http HOST:PORT`"),
         };
-        NodeError::new(ErrorCode::of_io(&e), format!("cannot serve HTTP on {addr}: {e}")).hint(hint)
+        let message = format!("cannot serve HTTP on {addr}: {e}");
+        NodeError::new(ErrorCode::of_io(&e), message).reason(reason).hint(hint)
     })
 }
 
-fn local_addr(listener: &TcpListener) -> Result<SocketAddr, NodeError> {
-    let fail = |e| NodeError::new(ErrorCode::Other, format!("cannot read the bound address: {e}"));
-    listener.local_addr().map_err(fail)
-}
-
-/// Takes connections until the node stops.
+/// Accepts connections until the node stops.
 async fn accept(
     node: Node,
     listener: TcpListener,
-    app: Router,
+    router: Router,
     tls: Option<TlsAcceptor>,
     connections: Arc<Connections>,
 ) {
     let stop = node.stopping();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let Ok((socket, _)) = accepted else {
-            // The process has no descriptor left: one that waits gives its own, then the next one is taken.
-            connections.end_one();
-            tokio::time::sleep(NO_SOCKETS).await;
+            // The process has no file descriptor left.
+            connections.end_longest_waiting();
+            tokio::time::sleep(ACCEPT_RETRY).await;
             continue;
         };
-        if let Some(slot) = connections.enter() {
-            node.spawn(serve_one(node.clone(), socket, app.clone(), tls.clone(), slot));
+        if let Some(connection) = connections.open() {
+            node.spawn(serve_connection(node.clone(), socket, router.clone(), tls.clone(), connection));
         }
     }
 }
 
-async fn serve_one(node: Node, socket: TcpStream, app: Router, tls: Option<TlsAcceptor>, slot: Arc<Slot>) {
-    // Head and body of an answer are two writes: held back for the head's acknowledgement, the body comes 40 ms late.
+async fn serve_connection(
+    node: Node,
+    socket: TcpStream,
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    connection: Arc<Connection>,
+) {
+    // Head and body of a response are two writes: with Nagle's algorithm the body would wait 40 ms for an acknowledgement.
     drop(socket.set_nodelay(true));
-    let ended = slot.ended();
+    let ended = connection.ended();
     let serving = async {
         match tls {
-            None => talk(&node, Steady::new(socket), app, slot).await,
+            None => serve_requests(&node, WriteTimeout::new(socket), router, connection).await,
             Some(tls) => {
                 if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)).await {
-                    talk(&node, Steady::new(stream), app, slot).await;
+                    serve_requests(&node, WriteTimeout::new(stream), router, connection).await;
                 }
             }
         }
@@ -235,28 +213,24 @@ async fn serve_one(node: Node, socket: TcpStream, app: Router, tls: Option<TlsAc
     ended.run_until_cancelled(serving).await;
 }
 
-/// Answers the requests of one connection.
-async fn talk(
+async fn serve_requests(
     node: &Node,
-    stream: Steady<impl AsyncRead + AsyncWrite + Unpin>,
-    app: Router,
-    slot: Arc<Slot>,
+    stream: WriteTimeout<impl AsyncRead + AsyncWrite + Unpin>,
+    router: Router,
+    connection: Arc<Connection>,
 ) {
-    let turn = Arc::<Turn>::default();
-    let stream = Refusing::new(stream, Arc::clone(&turn));
     let stop = node.stopping();
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (app, presence) = (app.clone(), (Presence::of(&slot), turn.begin()));
-        let stop = stop.clone();
+        let (router, client, stop) = (router.clone(), ClientConnection::new(&connection), stop.clone());
         async move {
-            let rest = |body| Body::new(Rest::new(body, presence.0.known(), stop));
-            let mut request = overridden(request.map(rest));
-            request.extensions_mut().insert(presence.0.clone());
-            let response = app.oneshot(request).await?;
-            // The connection is busy until the last of its answer has gone out.
-            Ok::<_, std::convert::Infallible>(response.map(|body| {
+            let mut request =
+                request.map(|body| Body::new(DrainOnDrop::new(body, client.authenticated(), stop)));
+            request.extensions_mut().insert(client.clone());
+            let response = router.oneshot(request).await?;
+            // Keeps `client`, and so the connection, until the last frame has been sent.
+            Ok::<_, Infallible>(response.map(|body| {
                 body.map_frame(move |frame| {
-                    let _ = &presence;
+                    let _ = &client;
                     frame
                 })
             }))
@@ -266,7 +240,8 @@ async fn talk(
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEADER_BYTES)
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_buf_size(MAX_READ_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let stop = node.stopping();
@@ -274,14 +249,13 @@ async fn talk(
         ended = &mut connection => ended,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            // Somebody who reads nothing does not keep the node.
-            match tokio::time::timeout(LAST_WORDS, connection).await {
+            match tokio::time::timeout(SHUTDOWN_TIMEOUT, connection).await {
                 Ok(ended) => ended,
                 Err(_) => return,
             }
         }
     };
     if let Err(e) = ended {
-        tracing::debug!("an HTTP connection ended: {e}");
+        tracing::debug!("HTTP connection ended: {e}");
     }
 }

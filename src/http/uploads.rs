@@ -1,299 +1,295 @@
-//! Uploads that survive a cut connection, a closed laptop and a restart of this node: tus 1.0 (<https://tus.io>) with
-//! creation, creation-with-upload, checksum, expiration and termination.
+//! `/uploads`: uploads that survive a disconnected client and a restart of this node. They are tus 1.0
+//! (<https://tus.io>) with creation, creation-with-upload, checksum, expiration and termination.
 //!
 //! ```text
-//! POST   a plan on disk (`shelf`)
-//! PATCH  bytes ─▶ a file on disk, synced before they are acknowledged (`part`)
-//!        the last one ─▶ the file is stored by Node like any other, and its bytes here go
+//! POST   a record on disk (`upload`)
+//! PATCH  bytes ─▶ a file on disk, synced before they are acknowledged (`part_file`)
+//!        the last part ─▶ the node stores the file, and the bytes here are removed (`upload_registry`)
 //! ```
 
-mod early;
-mod part;
-mod protocol;
-mod shelf;
+mod part_file;
+mod spooled_file;
+mod tus_headers;
 mod upload;
+mod upload_registry;
+
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use axum::{
     Json,
     body::Body,
-    extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
-    middleware::Next,
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures::StreamExt;
 
-pub(super) use self::{
-    early::Early,
-    protocol::{overridden, speak},
-    shelf::Uploads,
-};
 use self::{
-    part::{Check, Ended},
-    upload::{Plan, Upload},
+    part_file::{Checksum, PartError, Piece},
+    tus_headers::{CID, EXPIRES, LENGTH, METADATA, OFFSET, PART_TYPE},
+    upload::{Upload, UploadPlan},
+};
+pub(super) use self::{
+    spooled_file::SpooledFile,
+    tus_headers::{check_version, override_method},
+    upload::UploadInfo,
+    upload_registry::UploadRegistry,
 };
 use super::{
-    Door,
-    extract::{Segment, steady},
-    feed::What,
+    body::{base_name, with_min_rate},
+    event_log::{Direction, EventLog},
+    extract::PathParam,
     problem::Problem,
 };
-use crate::node::{
-    check_name,
-    error::{ErrorCode, NodeError},
-};
-pub(super) use upload::UploadInfo;
+use crate::node::{check_name, error::ErrorCode};
 
-const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
-const LENGTH: HeaderName = HeaderName::from_static("upload-length");
-const METADATA: HeaderName = HeaderName::from_static("upload-metadata");
-const CHECKSUM: HeaderName = HeaderName::from_static("upload-checksum");
-const EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
-const CID: HeaderName = HeaderName::from_static("storgo-cid");
-/// The media type of a part.
-const PART_TYPE: &str = "application/offset+octet-stream";
-
-/// What this server speaks.
+/// Describes the supported version and extensions of tus.
 #[utoipa::path(method(options), path = "/uploads", tag = "uploads",
     responses((status = 204, headers(("tus-version" = String), ("tus-extension" = String), ("tus-checksum-algorithm" = String)))))]
 pub(super) async fn discover() -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     let headers = response.headers_mut();
-    headers.insert("tus-version", HeaderValue::from_static(protocol::VERSION));
-    headers.insert("tus-extension", HeaderValue::from_static(protocol::EXTENSIONS));
+    headers.insert("tus-version", HeaderValue::from_static(tus_headers::VERSION));
+    headers.insert("tus-extension", HeaderValue::from_static(tus_headers::EXTENSIONS));
     headers.insert("tus-checksum-algorithm", HeaderValue::from_static("sha1,sha256"));
     response
 }
 
-/// Begins an upload. With `Content-Type: application/offset+octet-stream` the body is its first part.
+/// Creates an upload. With `Content-Type: application/offset+octet-stream`, the body is its first part.
 ///
-/// `Upload-Metadata` may name `filename`, `filetype`, `mtime` (seconds since 1970), `public` (`true`) and
-/// `tree` (`true`: the bytes are a tar that becomes a folder).
+/// `Upload-Metadata` may contain `filename`, `filetype`, `mtime` (seconds since 1970), `public` (`true`) and
+/// `tree` (`true`: the bytes are a tar stream, to be stored as a folder).
 #[utoipa::path(post, path = "/uploads", tag = "uploads",
     params(("tus-resumable" = String, Header, description = "1.0.0"),
-        ("upload-length" = u64, Header, description = "Bytes of the whole file"),
-        ("upload-metadata" = Option<String>, Header, description = "`key base64value`, parted by commas"),
-        ("upload-checksum" = Option<String>, Header, description = "`sha1 …` or `sha256 …` in base64, of this body")),
+        ("upload-length" = u64, Header, description = "Length of the file in bytes"),
+        ("upload-metadata" = Option<String>, Header, description = "`key base64value` pairs, separated by commas"),
+        ("upload-checksum" = Option<String>, Header, description = "Checksum of this body: `sha1 …` or `sha256 …`, in base64")),
     request_body(content_type = "application/offset+octet-stream", content = Vec<u8>),
-    responses((status = 201, description = "Begun", headers(("location" = String), ("upload-offset" = u64),
+    responses((status = 201, description = "The upload was created", headers(("location" = String), ("upload-offset" = u64),
             ("upload-expires" = String), ("storgo-cid" = String))),
-        (status = 409), (status = 412), (status = 413), (status = 423), (status = 460, description = "The checksum is another"), (status = 507)))]
+        (status = 409), (status = 412), (status = 413), (status = 423), (status = 460, description = "The body does not match its checksum"), (status = 507)))]
 pub(super) async fn create(
-    State(door): State<Door>,
+    State(uploads): State<Arc<UploadRegistry>>,
+    State(events): State<Arc<EventLog>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let length = protocol::number(&headers, &LENGTH)?.ok_or_else(|| {
-        Problem::bad_request("Upload-Length is missing", "its length must be known at the start")
+    let length = tus_headers::number(&headers, &LENGTH)?.ok_or_else(|| {
+        Problem::bad_request("Upload-Length is missing", "send the length of the file in bytes")
     })?;
-    let plan = plan(length, protocol::metadata_of(&headers)?)?;
-    let check = protocol::checksum(&headers)?;
-    let upload = door.uploads.create(plan).await?;
+    let plan = plan(length, tus_headers::raw_metadata(&headers)?)?;
+    let checksum = tus_headers::checksum(&headers)?;
+    let upload = uploads.create(plan).await?;
     let with_part = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == PART_TYPE);
     if with_part || length == 0 {
         let body = if with_part { body } else { Body::empty() };
-        if let Err(problem) = receive(&door, &upload, 0, check, body).await {
-            // The answer names no upload: nobody could go on with it.
-            let _turn = upload.take().await?;
-            door.uploads.forget(&upload).await?;
+        if let Err(problem) = receive(&uploads, &events, &upload, 0, checksum, body).await {
+            // The response names no upload, so no client could resume it.
+            let _lock = upload.lock().await?;
+            uploads.remove(&upload).await?;
             return Err(problem);
         }
     }
-    let mut response = (StatusCode::CREATED, progress(&door, &upload)).into_response();
+    let mut response = (StatusCode::CREATED, progress(&uploads, &upload)).into_response();
     let location = format!("/api/v1/uploads/{}", upload.id);
-    response.headers_mut().insert(header::LOCATION, protocol::value(&location));
+    response.headers_mut().insert(header::LOCATION, tus_headers::value(&location));
     Ok(response)
 }
 
-fn plan(length: u64, said: Option<String>) -> Result<Plan, Problem> {
-    let metadata = protocol::metadata(said.as_deref().unwrap_or_default())?;
+fn plan(length: u64, raw_metadata: Option<String>) -> Result<UploadPlan, Problem> {
+    let metadata = tus_headers::parse_metadata(raw_metadata.as_deref().unwrap_or_default())?;
     let text = |key: &str| metadata.get(key).filter(|text| !text.is_empty()).cloned();
     let mtime = text("mtime").map(|text| text.parse());
-    let name = text("filename").map(|name| super::store::base_name(&name).to_owned());
+    let name = text("filename").map(|name| base_name(&name).to_owned());
     let name = name.filter(|name| !name.is_empty());
-    // Said now, and not when all bytes are here.
+    // Refused now rather than when all bytes have arrived.
     check_name(name.as_deref())?;
-    Ok(Plan {
+    Ok(UploadPlan {
         length,
         name,
         media_type: text("filetype"),
         mtime: mtime.transpose().map_err(|_| {
-            Problem::bad_request("mtime is no number of seconds", "it counts whole seconds since 1970")
+            Problem::bad_request("invalid `mtime` in Upload-Metadata", "send whole seconds since 1970")
         })?,
         public: text("public").is_some_and(|public| public == "true"),
         tree: text("tree").is_some_and(|tree| tree == "true"),
-        metadata: said,
+        metadata: raw_metadata,
     })
 }
 
-/// How far an upload is.
+/// Returns how many bytes of an upload have arrived.
 #[utoipa::path(method(head), path = "/uploads/{id}", tag = "uploads",
-    params(("id" = String, Path, description = "of the upload"), ("tus-resumable" = String, Header, description = "1.0.0")),
+    params(("id" = String, Path, description = "Upload id"), ("tus-resumable" = String, Header, description = "1.0.0")),
     responses((status = 200, headers(("upload-offset" = u64), ("upload-length" = u64),
-            ("upload-metadata" = String, description = "As it was sent at the start, where it was"),
+            ("upload-metadata" = String, description = "As it was sent when the upload was created"),
             ("upload-expires" = String), ("storgo-cid" = String))),
         (status = 404), (status = 412), (status = 423)))]
 pub(super) async fn offset(
-    State(door): State<Door>,
-    Segment(id): Segment<String>,
+    State(uploads): State<Arc<UploadRegistry>>,
+    PathParam(id): PathParam<String>,
 ) -> Result<Response, Problem> {
-    let upload = door.uploads.find(&id)?;
-    // Who asks may have lost its connection, and that may not be known here: what hangs ends now.
-    drop(upload.take().await?);
-    let mut headers = progress(&door, &upload);
+    let upload = uploads.find(&id)?;
+    // The client may have lost the connection of its last part without this node noticing: end that request.
+    drop(upload.lock().await?);
+    let mut headers = progress(&uploads, &upload);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(LENGTH, HeaderValue::from(upload.plan.length));
     if let Some(metadata) = &upload.plan.metadata {
-        headers.insert(METADATA, protocol::value(metadata));
+        headers.insert(METADATA, tus_headers::value(metadata));
     }
     Ok(headers.into_response())
 }
 
-/// Adds a part. The last one is answered when the file is stored. Where `PATCH` does not get through, a `POST` with
-/// `X-HTTP-Method-Override: PATCH` is the same.
+/// Appends a part. The response to the last part is sent when the file is stored.
+///
+/// A `POST` with `X-HTTP-Method-Override: PATCH` does the same.
 #[utoipa::path(patch, path = "/uploads/{id}", tag = "uploads",
-    params(("id" = String, Path, description = "of the upload"), ("tus-resumable" = String, Header, description = "1.0.0"),
-        ("upload-offset" = u64, Header, description = "Where the part begins"),
-        ("upload-checksum" = Option<String>, Header, description = "`sha1 …` or `sha256 …` in base64, of this body")),
+    params(("id" = String, Path, description = "Upload id"), ("tus-resumable" = String, Header, description = "1.0.0"),
+        ("upload-offset" = u64, Header, description = "Offset of the part"),
+        ("upload-checksum" = Option<String>, Header, description = "Checksum of this body: `sha1 …` or `sha256 …`, in base64")),
     request_body(content_type = "application/offset+octet-stream", content = Vec<u8>),
-    responses((status = 204, description = "All of the part is on disk",
+    responses((status = 204, description = "The part is on disk",
             headers(("upload-offset" = u64), ("upload-expires" = String), ("storgo-cid" = String))),
         (status = 404), (status = 409), (status = 412), (status = 413), (status = 415), (status = 423),
-        (status = 460, description = "The checksum is another"), (status = 507)))]
+        (status = 460, description = "The body does not match its checksum"), (status = 507)))]
 pub(super) async fn patch(
-    State(door): State<Door>,
-    Segment(id): Segment<String>,
+    State(uploads): State<Arc<UploadRegistry>>,
+    State(events): State<Arc<EventLog>>,
+    PathParam(id): PathParam<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let upload = door.uploads.find(&id)?;
+    let upload = uploads.find(&id)?;
     if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != PART_TYPE) {
-        let error = NodeError::new(ErrorCode::BadRequest, "this body is not said to be a part of an upload")
-            .hint(format!("send `Content-Type: {PART_TYPE}`"));
-        return Err(Problem::with_status(error, 415));
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ErrorCode::BadRequest,
+            "the Content-Type of the body is not that of a part of an upload",
+            format!("send `Content-Type: {PART_TYPE}`"),
+        ));
     }
-    let at = protocol::number(&headers, &OFFSET)?.ok_or_else(|| {
-        Problem::bad_request("Upload-Offset is missing", "ask by HEAD how far the upload is")
+    let at = tus_headers::number(&headers, &OFFSET)?.ok_or_else(|| {
+        Problem::bad_request("Upload-Offset is missing", "send the offset that a HEAD request returns")
     })?;
-    let check = protocol::checksum(&headers)?;
-    let said: Option<u64> =
+    let checksum = tus_headers::checksum(&headers)?;
+    let content_length: Option<u64> =
         headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
-    if said.is_some_and(|len| len > upload.plan.length.saturating_sub(at)) {
-        return Err(part::PartError::TooLong.into());
+    if content_length.is_some_and(|len| len > upload.plan.length.saturating_sub(at)) {
+        return Err(PartError::TooLong.into());
     }
-    receive(&door, &upload, at, check, body).await?;
-    Ok((StatusCode::NO_CONTENT, progress(&door, &upload)).into_response())
+    receive(&uploads, &events, &upload, at, checksum, body).await?;
+    Ok((StatusCode::NO_CONTENT, progress(&uploads, &upload)).into_response())
 }
 
-/// Takes one part; where it is the last, the file is stored when this returns.
+/// Receives a part. Returns when it is on disk, and when the file is stored if it is the last part.
 async fn receive(
-    door: &Door,
-    upload: &std::sync::Arc<Upload>,
+    uploads: &Arc<UploadRegistry>,
+    events: &Arc<EventLog>,
+    upload: &Arc<Upload>,
     at: u64,
-    check: Option<Check>,
+    checksum: Option<Checksum>,
     body: Body,
 ) -> Result<(), Problem> {
-    let turn = upload.take().await?;
-    let known = upload.offset();
-    if at != known {
-        let error = NodeError::new(
+    let lock = upload.lock().await?;
+    let offset = upload.offset();
+    if at != offset {
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
             ErrorCode::BadRequest,
-            format!("the part begins at {at}, and {known} bytes are here"),
-        )
-        .hint("ask by HEAD how far the upload is, and go on from there");
-        return Err(Problem::with_status(error, 409));
+            format!("the part begins at {at}, but the upload has {offset} bytes"),
+            "continue from the offset that a HEAD request returns",
+        ));
     }
     if at < upload.plan.length {
-        let _writer = door.uploads.writer().await?;
-        let sending = door.feed.transfer(What::Put, upload.plan.name.clone(), Some(upload.plan.length));
-        let mut sending = sending.going_on(upload.transfer, at);
-        let stopped = turn.stopped.clone();
-        let (pieces, writing) = upload
-            .write(turn, check)
-            .map_err(|e| NodeError::new(ErrorCode::Other, format!("no thread for this part: {e}")))?;
-        let mut body = steady(body);
-        let mut ended = Ended::Broken;
-        loop {
-            match stopped.run_until_cancelled(body.next()).await {
+        let _permit = uploads.write_permit().await?;
+        let progress = events.transfer(Direction::Put, upload.plan.name.clone(), Some(upload.plan.length));
+        let mut progress = progress.part_of(upload.transfer, at);
+        let cancelled = lock.cancelled.clone();
+        let (pieces, written) = upload
+            .write_part(lock, checksum)
+            .map_err(|e| Problem::internal(format!("cannot start a thread for this part: {e}")))?;
+        let mut body = with_min_rate(body);
+        let complete = loop {
+            match cancelled.run_until_cancelled(body.next()).await {
                 Some(Some(Ok(bytes))) => {
-                    upload.heard();
-                    sending.add(bytes.len());
-                    if pieces.send(part::Piece::Bytes(bytes)).await.is_err() {
-                        break;
+                    upload.bytes_arrived();
+                    progress.add(bytes.len());
+                    if pieces.send(Piece::Bytes(bytes)).await.is_err() {
+                        break false;
                     }
                 }
-                Some(None) => {
-                    ended = Ended::Whole;
-                    break;
-                }
-                Some(Some(Err(_))) | None => break,
+                Some(None) => break pieces.send(Piece::End).await.is_ok(),
+                Some(Some(Err(_))) | None => break false,
             }
-        }
-        if ended == Ended::Whole {
-            drop(pieces.send(part::Piece::End).await);
-        }
+        };
         drop(pieces);
-        writing.await.map_err(|_| NodeError::new(ErrorCode::Other, "a worker of this node failed"))??;
-        if ended == Ended::Broken {
+        written.await.map_err(|_| Problem::internal("a thread of this node panicked"))??;
+        if !complete {
             return Err(Problem::bad_request(
-                "this part broke off",
-                "what has arrived is kept: ask by HEAD how far the upload is, and go on from there",
+                "the part broke off",
+                "continue from the offset that a HEAD request returns: bytes that arrived are kept",
             ));
         }
     } else {
-        drop(turn);
+        drop(lock);
     }
     if upload.offset() == upload.plan.length {
-        door.uploads.store(upload).await?;
+        uploads.store(upload).await?;
     }
     Ok(())
 }
 
-/// Ends an upload and forgets what has arrived.
+/// Removes an upload and the bytes that have arrived.
 #[utoipa::path(delete, path = "/uploads/{id}", tag = "uploads",
-    params(("id" = String, Path, description = "of the upload"), ("tus-resumable" = String, Header, description = "1.0.0")),
+    params(("id" = String, Path, description = "Upload id"), ("tus-resumable" = String, Header, description = "1.0.0")),
     responses((status = 204), (status = 404), (status = 412), (status = 423)))]
 pub(super) async fn terminate(
-    State(door): State<Door>,
-    Segment(id): Segment<String>,
+    State(uploads): State<Arc<UploadRegistry>>,
+    PathParam(id): PathParam<String>,
 ) -> Result<StatusCode, Problem> {
-    let upload = door.uploads.find(&id)?;
-    let _turn = upload.take().await?;
+    let upload = uploads.find(&id)?;
+    let _lock = upload.lock().await?;
     if upload.is_storing() {
-        let error = NodeError::new(ErrorCode::Locked, "this upload is whole, and is being stored")
-            .hint("it ends in a moment: remove the file then");
-        return Err(Problem::with_status(error, 423));
+        return Err(Problem::new(
+            StatusCode::LOCKED,
+            ErrorCode::Locked,
+            "this upload is complete and is being stored",
+            "wait until it is stored, and remove the file then",
+        ));
     }
-    door.uploads.forget(&upload).await?;
+    uploads.remove(&upload).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The uploads there are, those that are stored included, for a while.
+/// Lists the uploads, and those that were stored during the last day.
 #[utoipa::path(get, path = "/uploads", tag = "uploads", responses((status = 200, body = Vec<UploadInfo>)))]
-pub(super) async fn list(State(door): State<Door>) -> Json<Vec<UploadInfo>> {
-    Json(door.uploads.list())
+pub(super) async fn list(State(uploads): State<Arc<UploadRegistry>>) -> Json<Vec<UploadInfo>> {
+    Json(uploads.list())
 }
 
-/// One upload.
-#[utoipa::path(get, path = "/uploads/{id}", tag = "uploads", params(("id" = String, Path, description = "of the upload")),
+/// Describes an upload.
+#[utoipa::path(get, path = "/uploads/{id}", tag = "uploads", params(("id" = String, Path, description = "Upload id")),
     responses((status = 200, body = UploadInfo), (status = 404)))]
 pub(super) async fn one(
-    State(door): State<Door>,
-    Segment(id): Segment<String>,
+    State(uploads): State<Arc<UploadRegistry>>,
+    PathParam(id): PathParam<String>,
 ) -> Result<Json<UploadInfo>, Problem> {
-    Ok(Json(door.uploads.find(&id)?.info(door.uploads.keep())))
+    let upload = uploads.find(&id)?;
+    Ok(Json(uploads.info(&upload)))
 }
 
-/// How far an upload is, as headers.
-fn progress(door: &Door, upload: &Upload) -> HeaderMap {
+/// The progress of an upload, as headers.
+fn progress(uploads: &UploadRegistry, upload: &Upload) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let info = upload.info(door.uploads.keep());
+    let info = uploads.info(upload);
     headers.insert(OFFSET, HeaderValue::from(info.offset));
-    let expires = std::time::UNIX_EPOCH
-        + std::time::Duration::from_secs(u64::try_from(info.expires_unix_s).unwrap_or_default());
-    headers.insert(EXPIRES, protocol::value(&httpdate::fmt_http_date(expires)));
+    let expires = UNIX_EPOCH + Duration::from_secs(u64::try_from(info.expires_unix_s).unwrap_or_default());
+    headers.insert(EXPIRES, tus_headers::value(&httpdate::fmt_http_date(expires)));
     if let Some(cid) = info.cid {
-        headers.insert(CID, protocol::value(&cid.to_string()));
+        headers.insert(CID, tus_headers::value(&cid.to_string()));
     }
     headers
 }

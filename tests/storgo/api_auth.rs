@@ -24,7 +24,7 @@ fn cookie(answer: &Answer) -> String {
 }
 
 #[test]
-fn a_token_opens_what_its_scope_says_until_it_ends() {
+fn a_token_allows_what_its_scope_allows_until_it_expires() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let report = machine.provide("a.txt", b"some bytes");
@@ -42,7 +42,7 @@ fn a_token_opens_what_its_scope_says_until_it_ends() {
         [("POST", "/api/v1/files?name=x"), ("DELETE", file.as_str()), ("POST", "/api/v1/gc")]
     {
         let refused = read.ask(method, path, &[], b"x").refuses(403, "denied");
-        assert!(refused.text().contains("--scope write"), "{}", refused.text());
+        assert!(refused.text().contains("the scope `write`"), "{}", refused.text());
     }
     for api in [&read, &write] {
         api.get("/api/v1/tokens").refuses(403, "denied");
@@ -82,7 +82,7 @@ fn a_token_opens_what_its_scope_says_until_it_ends() {
 }
 
 #[test]
-fn tokens_are_made_listed_and_revoked_on_the_command_line() {
+fn the_command_line_makes_lists_and_revokes_tokens() {
     let machine = Machine::new();
     // Without a node that runs, too.
     machine.run(["init"]).ok();
@@ -97,14 +97,14 @@ fn tokens_are_made_listed_and_revoked_on_the_command_line() {
     assert!(table.contains(id) && table.contains("early") && !table.contains(secret), "{table}");
     machine.run(["token", "revoke", id]).ok();
     api.with(secret).get("/api/v1/status").refuses(401, "denied");
-    machine.run(["token", "revoke", id]).fails(4, &["no token with this id"]);
+    machine.run(["token", "revoke", id]).fails(4, &["no token has this id"]);
     machine.run(["token", "create", "--scope", "all"]).fails(2, &["read, write, admin"]);
     machine.run(["token", "create", "--ttl", "soon"]).fails(2, &["--ttl"]);
-    machine.run(["token", "create", "--ttl", "0s"]).fails(2, &["ends at once"]);
+    machine.run(["token", "create", "--ttl", "0s"]).fails(2, &["1 to 3153600000 seconds"]);
 }
 
 #[test]
-fn a_browser_signs_in_once_by_its_link_and_no_other_site_uses_its_session() {
+fn a_sign_in_link_works_once_and_no_other_site_can_use_the_session() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);
@@ -158,7 +158,7 @@ fn a_browser_signs_in_once_by_its_link_and_no_other_site_uses_its_session() {
 }
 
 #[test]
-fn nothing_that_is_asked_wrongly_is_answered_with_anything_but_a_problem() {
+fn every_invalid_request_gets_a_problem_document() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);

@@ -1,11 +1,11 @@
-//! The document of the API says what is there: no more, and no less.
+//! The OpenAPI document lists every endpoint, and nothing else.
 
 use super::{api::Api, binary::Machine};
 
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"];
 
 #[test]
-fn each_call_in_the_document_is_there_and_no_other_method_is() {
+fn the_document_lists_every_method_of_every_path() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);
@@ -28,7 +28,7 @@ fn each_call_in_the_document_is_there_and_no_other_method_is() {
                 continue;
             }
             let answer = api.ask(method, &path, &[], b"");
-            let absent = answer.text().contains("there is nothing at");
+            let absent = answer.text().contains("no endpoint has this path");
             assert_eq!(listed, answer.status != 405 && !absent, "{method} {path}: {answer:?}");
             if listed {
                 let operation = &item[method.to_lowercase()];
@@ -41,7 +41,7 @@ fn each_call_in_the_document_is_there_and_no_other_method_is() {
 }
 
 #[test]
-fn the_page_of_the_document_needs_nothing_from_elsewhere() {
+fn the_page_of_the_document_loads_nothing_from_elsewhere() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node).bare();
@@ -59,7 +59,7 @@ fn the_page_of_the_document_needs_nothing_from_elsewhere() {
 }
 
 #[test]
-fn no_route_goes_round_the_document() {
+fn every_route_is_declared_with_its_documentation() {
     let src = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut folders = vec![src.join("http")];
     let mut texts = vec![std::fs::read_to_string(src.join("http.rs")).expect("read")];

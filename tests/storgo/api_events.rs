@@ -44,7 +44,7 @@ impl Events {
 }
 
 #[test]
-fn who_comes_back_gets_what_was_missed() {
+fn a_client_that_reconnects_gets_the_events_it_missed() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);
@@ -79,7 +79,7 @@ fn who_comes_back_gets_what_was_missed() {
 }
 
 #[test]
-fn who_may_not_call_any_more_hears_nothing_more() {
+fn an_event_stream_ends_with_its_token() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);
@@ -171,7 +171,7 @@ fn the_parts_of_an_upload_are_one_transfer() {
 }
 
 #[test]
-fn the_progress_of_a_transfer_is_told() {
+fn a_transfer_reports_its_progress() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);

@@ -1,4 +1,4 @@
-//! The calls of DistStore: what their clients send and read, frozen.
+//! Endpoints compatible with DistStore.
 
 use serde_json::json;
 
@@ -22,7 +22,7 @@ fn form(parts: &[(&str, Option<&str>, &str)]) -> String {
 }
 
 #[test]
-fn the_calls_of_diststore_keep_their_shapes() {
+fn diststore_clients_get_the_responses_that_they_expect() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);
@@ -113,7 +113,7 @@ fn the_calls_of_diststore_keep_their_shapes() {
 }
 
 #[test]
-fn a_file_before_its_name_takes_no_more_room_than_there_is() {
+fn a_file_that_arrives_before_its_name_counts_against_the_quota() {
     let machine = Machine::new();
     let node = machine.start(["--capacity", "1 MiB"]);
     let api = Api::of(&machine, &node);
@@ -121,7 +121,7 @@ fn a_file_before_its_name_takes_no_more_room_than_there_is() {
     let head = "--B\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\n";
     let waiting = || {
         let files = std::fs::read_dir(machine.data().join("uploads")).expect("a folder").flatten();
-        let early = files.filter(|file| file.path().extension().is_some_and(|ext| ext == "early"));
+        let early = files.filter(|file| file.path().extension().is_some_and(|ext| ext == "spooled"));
         early.filter_map(|file| Some(file.metadata().ok()?.len())).sum::<u64>()
     };
     // Whatever its name would be, it is told long before that.

@@ -42,7 +42,7 @@ fn over_tls(machine: &Machine, node: &Live, host: &str) -> Answer {
 }
 
 #[test]
-fn a_node_speaks_tls_with_a_certificate_of_its_own_and_its_commands_still_reach_it() {
+fn a_node_with_a_self_signed_certificate_still_serves_its_commands() {
     let machine = Machine::new();
     let args = ["--tls-self-signed", "--http-host", "box.example"];
     let node = machine.start(args);
@@ -83,7 +83,7 @@ fn a_node_speaks_tls_with_a_certificate_of_its_own_and_its_commands_still_reach_
 }
 
 #[test]
-fn what_others_can_reach_needs_tls_or_a_word_that_it_does_not() {
+fn an_address_that_others_can_reach_needs_tls_or_a_flag() {
     let machine = Machine::new();
     let listen = ["--listen", "/ip4/127.0.0.1/tcp/0"];
     let mut command = machine.command();

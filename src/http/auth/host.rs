@@ -1,53 +1,58 @@
-//! Where a request says that it goes, and where it comes from.
+//! The check of `Host` and `Origin`.
 //!
-//! A web page must not reach this API by pointing its own name here (DNS rebinding), and none but our own page may use
-//! the session of a browser.
+//! A web page must not reach this API by pointing its own name at this address (DNS rebinding), and only the page of this
+//! node may use a browser session.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, Method, Uri, header, uri::Authority},
+    http::{HeaderMap, Method, StatusCode, Uri, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
-use super::super::{Door, problem::Problem};
-use crate::node::error::{ErrorCode, NodeError};
+use super::super::{problem::Problem, serve::ClientConnection};
+use crate::node::error::ErrorCode;
 
-/// The names that this node is called by.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Hosts {
-    /// Names beside `localhost`, in lower case.
-    pub(crate) names: Vec<String>,
-    /// Whether every address will do, not loopback alone. A name can be pointed anywhere; an address cannot.
-    pub(crate) any_address: bool,
-}
+/// The names of this node besides `localhost`, in lower case.
+pub(in super::super) struct HostNames(pub(in super::super) Vec<String>);
 
-/// Refuses a `Host` that is not ours.
-pub(in super::super) async fn check(State(door): State<Door>, request: Request, next: Next) -> Response {
-    if is_ours(&door.hosts, request.headers(), request.uri()) {
+/// Middleware that refuses a `Host` that is not this node's.
+pub(in super::super) async fn check(
+    State(names): State<Arc<HostNames>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    // A name can be pointed at any address; an address as the Host is harmless wherever the server can be reached by it.
+    let any_address =
+        request.extensions().get::<ClientConnection>().is_some_and(|connection| !connection.loopback());
+    if is_ours(&names, any_address, request.headers(), request.uri()) {
         return next.run(request).await;
     }
-    let error = NodeError::new(ErrorCode::Denied, "this Host is not served here")
-        .hint("call the API as 127.0.0.1, [::1] or localhost, or add the name to the setting http.hosts");
-    Problem::with_status(error, 421).into_response()
+    Problem::new(
+        StatusCode::MISDIRECTED_REQUEST,
+        ErrorCode::Denied,
+        "the Host of this request is not a name of this node",
+        "use 127.0.0.1, [::1] or localhost, or add the name to the setting http.hosts",
+    )
+    .into_response()
 }
 
-fn is_ours(hosts: &Hosts, headers: &HeaderMap, uri: &Uri) -> bool {
+fn is_ours(names: &HostNames, any_address: bool, headers: &HeaderMap, uri: &Uri) -> bool {
     let Some(host) = host(headers) else {
         return false;
     };
-    // An absolute-form target may not name another host than the header does.
+    // An absolute URI in the request line must name the same host.
     if uri.authority().is_some_and(|target| target.host() != host.host()) {
         return false;
     }
     let name = host.host().trim_start_matches('[').trim_end_matches(']');
     if let Ok(ip) = name.parse::<IpAddr>() {
-        return hosts.any_address || ip.is_loopback();
+        return any_address || ip.is_loopback();
     }
     let name = name.to_ascii_lowercase();
-    name == "localhost" || hosts.names.contains(&name)
+    name == "localhost" || names.0.contains(&name)
 }
 
 fn host(headers: &HeaderMap) -> Option<Authority> {
@@ -58,19 +63,19 @@ fn host(headers: &HeaderMap) -> Option<Authority> {
     host.to_str().ok()?.parse().ok()
 }
 
-/// Whether a browser says that our own page sent this request. A cookie does not tell ports apart, and a page on another
-/// port of this machine is another site.
+/// Whether the page of this node sent this request, according to the browser. A page on another port is another site,
+/// although it shares the cookies.
 pub(in super::super) fn same_origin(method: &Method, headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let looks_only = method == Method::GET || method == Method::HEAD;
+    let is_read = method == Method::GET || method == Method::HEAD;
     match (text("origin"), text("sec-fetch-site")) {
         (Some(origin), _) => {
             let authority = origin.split_once("://").and_then(|(_, rest)| rest.parse::<Authority>().ok());
             authority.is_some() && authority == host(headers)
         }
         (None, Some("same-origin")) => true,
-        // `none`: typed by the user, or a bookmark.
-        (None, Some("none") | None) => looks_only,
+        // `none`: the user typed the URL or opened a bookmark.
+        (None, Some("none") | None) => is_read,
         (None, Some(_)) => false,
     }
 }
@@ -86,30 +91,30 @@ mod tests {
             .collect()
     }
 
-    fn accepts(hosts: &Hosts, host: &str) -> bool {
-        is_ours(hosts, &headers(&[("host", host)]), &Uri::from_static("/"))
+    fn accepts(names: &HostNames, any_address: bool, host: &str) -> bool {
+        is_ours(names, any_address, &headers(&[("host", host)]), &Uri::from_static("/"))
     }
 
     #[test]
-    fn only_our_names_are_served() {
-        let hosts = Hosts::default();
+    fn a_foreign_host_is_refused() {
+        let names = HostNames(Vec::new());
         for host in ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "[::1]:8080", "127.0.0.2"] {
-            assert!(accepts(&hosts, host), "{host}");
+            assert!(accepts(&names, false, host), "{host}");
         }
         for host in ["evil.example", "localhost.evil.example", "10.0.0.1:8080", "127.0.0.1@evil", "", "[::2]"]
         {
-            assert!(!accepts(&hosts, host), "{host}");
+            assert!(!accepts(&names, false, host), "{host}");
         }
-        assert!(!is_ours(&hosts, &HeaderMap::new(), &Uri::from_static("/")));
-        let hosts = Hosts { names: vec!["box.example".into()], any_address: true };
+        assert!(!is_ours(&names, false, &HeaderMap::new(), &Uri::from_static("/")));
+        let names = HostNames(vec!["box.example".into()]);
         for host in ["BOX.example:8443", "10.0.0.1", "[2001:db8::1]:1", "localhost"] {
-            assert!(accepts(&hosts, host), "{host}");
+            assert!(accepts(&names, true, host), "{host}");
         }
-        assert!(!accepts(&hosts, "evil.example"));
+        assert!(!accepts(&names, true, "evil.example"));
     }
 
     #[test]
-    fn a_session_serves_our_own_page_alone() {
+    fn only_the_page_of_this_node_may_use_a_session() {
         let from = |method: &Method, pairs: &[(&'static str, &str)]| {
             let mut all = headers(pairs);
             all.insert(header::HOST, "127.0.0.1:8080".parse().expect("a value"));

@@ -1,4 +1,4 @@
-//! Browser sessions, and the one-time codes that start them. Both live in memory: a restart signs everybody out.
+//! Browser sessions, and the one-time codes that start them. Both are in memory: a restart signs everybody out.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -8,43 +8,40 @@ use std::{
 use axum::http::{HeaderMap, header};
 use blake3::Hash;
 
-use super::{Caller, Scope, now, secret};
+use super::{super::clock::unix_s, Caller, Scope, tokens::random_secret};
 
-/// What the name of the session's cookie begins with. Cookies do not tell ports apart: what follows is the node's own.
-const COOKIE: &str = "storgo_session";
-/// How long a session lasts, seconds.
-pub(in super::super) const SESSION_TTL: i64 = 24 * 60 * 60;
-/// How long a sign-in code may be used, seconds.
-const CODE_TTL: i64 = 10 * 60;
-/// Sessions held at most.
+/// Prefix of the cookie's name. Cookies do not distinguish ports, so a tag of the node follows.
+const COOKIE_PREFIX: &str = "storgo_session";
+pub(in super::super) const SESSION_TTL_S: i64 = 24 * 60 * 60;
+const CODE_TTL_S: i64 = 10 * 60;
 const MAX_SESSIONS: usize = 256;
-/// Sessions made from one token at most; a new one ends the oldest of them.
-const MAX_OF_ONE: usize = 32;
-/// Codes held at most; a new one ends the oldest.
+/// A further session of one token ends the oldest session of that token.
+const MAX_PER_TOKEN: usize = 32;
+/// A further code ends the oldest.
 const MAX_CODES: usize = 32;
 
 pub(in super::super) struct Sessions {
-    state: Mutex<State>,
+    credentials: Mutex<Credentials>,
     /// Name of the cookie without TLS.
     cookie: String,
 }
 
 #[derive(Default)]
-struct State {
+struct Credentials {
     sessions: VecDeque<(Hash, Caller)>,
     codes: VecDeque<Code>,
 }
 
-impl State {
-    /// Ends a session where one more of this caller's would be too many: of its own where it has its share, else of
-    /// whoever has the most. Nobody signs those out who have few.
+impl Credentials {
+    /// Ends a session if one more would be too many: the oldest of the same token, or else the oldest of the token with
+    /// the most sessions. A token with few sessions keeps them.
     fn make_room(&mut self, caller: &Caller) {
         let mut held: HashMap<Option<&str>, usize> = HashMap::new();
         for (_, other) in &self.sessions {
             *held.entry(other.token.as_deref()).or_default() += 1;
         }
         let own = caller.token.as_deref();
-        let oldest = if held.get(&own).is_some_and(|held| *held >= MAX_OF_ONE) {
+        let oldest = if held.get(&own).is_some_and(|held| *held >= MAX_PER_TOKEN) {
             self.sessions.iter().position(|(_, other)| other.token.as_deref() == own)
         } else if self.sessions.len() >= MAX_SESSIONS {
             let most = held.values().max().copied();
@@ -58,73 +55,71 @@ impl State {
     }
 }
 
-/// What signs in once.
+/// A one-time sign-in code.
 struct Code {
     hash: Hash,
     expires: i64,
-    /// Who it makes the caller.
+    /// The caller that it signs in.
     caller: Caller,
 }
 
 impl Sessions {
-    /// The sessions of a node, whose cookies carry `node` in their name.
+    /// The sessions of the node with this peer id.
     pub(super) fn new(node: &str) -> Self {
         let tag = &blake3::hash(node.as_bytes()).to_hex()[..8];
-        Self { state: Mutex::default(), cookie: format!("{COOKIE}_{tag}") }
+        Self { credentials: Mutex::default(), cookie: format!("{COOKIE_PREFIX}_{tag}") }
     }
 
-    /// Name of the cookie. Over TLS, browsers take a cookie of this name from this host alone.
-    pub(in super::super) fn cookie(&self, secure: bool) -> String {
-        format!("{}{}", if secure { "__Host-" } else { "" }, self.cookie)
+    /// Returns the name of the cookie. With TLS, its prefix makes browsers accept it from this host only.
+    pub(in super::super) fn cookie_name(&self, tls: bool) -> String {
+        format!("{}{}", if tls { "__Host-" } else { "" }, self.cookie)
     }
 
-    /// A new code that signs in once, made by the node itself or by a caller: what it opens ends with what that one
-    /// has shown.
+    /// Makes a code that signs in once with the scope `admin`. Its session ends with the token or session of `maker`.
     pub(in super::super) fn new_code(&self, maker: Option<&Caller>) -> String {
-        let code = secret::<16>();
-        self.with(|state| {
-            if state.codes.len() == MAX_CODES {
-                state.codes.pop_front();
+        let code = random_secret::<16>();
+        self.with(|all| {
+            if all.codes.len() == MAX_CODES {
+                all.codes.pop_front();
             }
             let (expires, token) = maker.map_or((None, None), |maker| (maker.expires, maker.token.clone()));
             let caller = Caller { scope: Scope::Admin, expires, token, session: None };
             let hash = blake3::hash(code.as_bytes());
-            state.codes.push_back(Code { hash, expires: now() + CODE_TTL, caller });
+            all.codes.push_back(Code { hash, expires: unix_s() + CODE_TTL_S, caller });
         });
         code
     }
 
-    /// Uses a code up; answers with who it makes the caller.
+    /// Uses up a code. Returns the caller that it signs in.
     pub(in super::super) fn redeem(&self, code: &str) -> Option<Caller> {
         let hash = blake3::hash(code.as_bytes());
-        self.with(|state| {
-            let at = state.codes.iter().position(|code| code.hash == hash)?;
-            state.codes.remove(at).map(|code| code.caller)
+        self.with(|all| {
+            let at = all.codes.iter().position(|code| code.hash == hash)?;
+            all.codes.remove(at).map(|code| code.caller)
         })
     }
 
-    /// Starts a session for who has shown a token or a code; answers with its secret id and its end.
+    /// Starts a session. Returns its secret id and when it expires, in seconds since 1970.
     pub(in super::super) fn start(&self, caller: &Caller) -> (String, i64) {
-        let id = secret::<32>();
-        let expires = (now() + SESSION_TTL).min(caller.expires.unwrap_or(i64::MAX));
+        let id = random_secret::<32>();
+        let expires = (unix_s() + SESSION_TTL_S).min(caller.expires.unwrap_or(i64::MAX));
         let hash = blake3::hash(id.as_bytes());
         let caller = Caller { expires: Some(expires), session: Some(hash), ..caller.clone() };
-        self.with(|state| {
-            state.make_room(&caller);
-            state.sessions.push_back((hash, caller));
+        self.with(|all| {
+            all.make_room(&caller);
+            all.sessions.push_back((hash, caller));
         });
         (id, expires)
     }
 
-    /// Whose session this is.
     pub(super) fn find(&self, hash: &Hash) -> Option<Caller> {
-        self.with(|state| {
-            state.sessions.iter().find(|(known, _)| known == hash).map(|(_, caller)| caller.clone())
+        self.with(|all| {
+            all.sessions.iter().find(|(known, _)| known == hash).map(|(_, caller)| caller.clone())
         })
     }
 
-    /// Whom the cookies of a request make the caller; an error where there is one, and no such session.
-    pub(super) fn of(&self, headers: &HeaderMap) -> Option<Result<Caller, ()>> {
+    /// Returns the caller by the cookies of a request: `None` without a session cookie, an error if its session has ended.
+    pub(super) fn caller(&self, headers: &HeaderMap) -> Option<Result<Caller, ()>> {
         let mut shown = None;
         for id in self.ids(headers) {
             match self.find(&blake3::hash(id.as_bytes())) {
@@ -135,20 +130,19 @@ impl Sessions {
         shown
     }
 
-    /// Ends the session of a caller.
-    pub(in super::super) fn end(&self, session: &Hash) {
-        self.with(|state| state.sessions.retain(|(known, _)| known != session));
+    pub(super) fn end(&self, session: &Hash) {
+        self.with(|all| all.sessions.retain(|(known, _)| known != session));
     }
 
-    /// Ends the sessions that were made from a token, and the links to them.
-    pub(in super::super) fn end_of_token(&self, token: &str) {
-        self.with(|state| {
-            state.sessions.retain(|(_, caller)| caller.token.as_deref() != Some(token));
-            state.codes.retain(|code| code.caller.token.as_deref() != Some(token));
+    /// Ends the sessions and codes that were made from a token.
+    pub(super) fn end_of_token(&self, token: &str) {
+        self.with(|all| {
+            all.sessions.retain(|(_, caller)| caller.token.as_deref() != Some(token));
+            all.codes.retain(|code| code.caller.token.as_deref() != Some(token));
         });
     }
 
-    /// The ids of sessions that a browser shows: another program of this host may have added one.
+    /// The session ids in the cookies of a request. There may be several: another server on this host can set cookies too.
     fn ids<'a>(&'a self, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
         let pairs = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
         let pairs = pairs.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
@@ -156,12 +150,12 @@ impl Sessions {
         pairs.filter(move |(name, _)| ours(name)).map(|(_, id)| id)
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = now();
-        state.codes.retain(|code| code.expires > now);
-        state.sessions.retain(|(_, caller)| caller.expires.is_none_or(|expires| expires > now));
-        act(&mut state)
+    fn with<T>(&self, act: impl FnOnce(&mut Credentials) -> T) -> T {
+        let mut all = self.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = unix_s();
+        all.codes.retain(|code| code.expires > now);
+        all.sessions.retain(|(_, caller)| caller.expires.is_none_or(|expires| expires > now));
+        act(&mut all)
     }
 }
 
@@ -178,33 +172,33 @@ mod tests {
     }
 
     #[test]
-    fn a_code_signs_in_once_and_sessions_are_bounded() {
+    fn a_code_signs_in_once_and_the_number_of_sessions_is_limited() {
         let sessions = Sessions::new("a node");
         let code = sessions.new_code(None);
-        let admin = sessions.redeem(&code).expect("signed in");
+        let admin = sessions.redeem(&code).expect("a code");
         assert!(
             admin.scope == Scope::Admin && sessions.redeem(&code).is_none() && sessions.redeem("").is_none()
         );
         let (first, expires) = sessions.start(&admin);
-        assert!(expires > now() && opens(&sessions, &first));
+        assert!(expires > unix_s() && opens(&sessions, &first));
         let (other, _) = sessions.start(&caller(Some("t"), None));
         for _ in 0..MAX_SESSIONS {
             sessions.start(&caller(Some("t"), None));
         }
-        assert!(opens(&sessions, &first) && !opens(&sessions, &other), "a token ends its own sessions alone");
-        // Where all places are taken, whoever has the most gives one.
-        let held = sessions.with(|state| state.sessions.len());
-        assert_eq!(held, 1 + MAX_OF_ONE);
+        assert!(opens(&sessions, &first) && !opens(&sessions, &other), "a token ends only its own sessions");
+        // At the limit, the token with the most sessions loses one.
+        let held = sessions.with(|all| all.sessions.len());
+        assert_eq!(held, 1 + MAX_PER_TOKEN);
         for token in 0..MAX_SESSIONS - 3 {
             sessions.start(&caller(Some(&format!("{token}")), None));
         }
-        assert!(opens(&sessions, &first), "who has one keeps it");
+        assert!(opens(&sessions, &first), "a caller with one session keeps it");
         let of = |sessions: &Sessions, token: &str| {
-            sessions.with(|state| {
-                state.sessions.iter().filter(|(_, other)| other.token.as_deref() == Some(token)).count()
+            sessions.with(|all| {
+                all.sessions.iter().filter(|(_, other)| other.token.as_deref() == Some(token)).count()
             })
         };
-        assert_eq!((of(&sessions, "t"), sessions.with(|state| state.sessions.len())), (2, MAX_SESSIONS));
+        assert_eq!((of(&sessions, "t"), sessions.with(|all| all.sessions.len())), (2, MAX_SESSIONS));
         let old = sessions.new_code(None);
         for _ in 0..MAX_CODES {
             sessions.new_code(None);
@@ -213,13 +207,13 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ends_with_what_it_was_made_from() {
+    fn a_session_ends_with_its_token() {
         let sessions = Sessions::new("a node");
-        assert!(!opens(&sessions, &sessions.start(&caller(Some("t"), Some(now() - 1))).0));
-        let maker = Caller { scope: Scope::Admin, ..caller(Some("t"), Some(now() + 60)) };
+        assert!(!opens(&sessions, &sessions.start(&caller(Some("t"), Some(unix_s() - 1))).0));
+        let maker = Caller { scope: Scope::Admin, ..caller(Some("t"), Some(unix_s() + 60)) };
         let (by_code, expires) =
             sessions.start(&sessions.redeem(&sessions.new_code(Some(&maker))).expect("a code"));
-        assert!(expires <= now() + 60, "a link opens nothing for longer than its maker's token");
+        assert!(expires <= unix_s() + 60, "the session does not outlive the token of the link's maker");
         let (id, _) = sessions.start(&caller(Some("t"), None));
         let code = sessions.new_code(Some(&maker));
         assert!(opens(&sessions, &id) && opens(&sessions, &by_code));
@@ -228,18 +222,19 @@ mod tests {
     }
 
     #[test]
-    fn cookies_of_others_hide_no_session() {
+    fn a_session_is_found_among_the_cookies_of_other_servers() {
         let (sessions, neighbour) = (Sessions::new("a node"), Sessions::new("another"));
         let (id, _) = sessions.start(&caller(None, None));
         let headers = |text: String| HeaderMap::from_iter([(header::COOKIE, text.parse().expect("a value"))]);
-        let (ours, theirs) = (sessions.cookie(false), neighbour.cookie(false));
+        let (ours, theirs) = (sessions.cookie_name(false), neighbour.cookie_name(false));
         assert!(
-            ours != theirs && sessions.of(&headers(format!("{theirs}={id}; storgo_session={id}"))).is_none()
+            ours != theirs
+                && sessions.caller(&headers(format!("{theirs}={id}; storgo_session={id}"))).is_none()
         );
-        assert_eq!(sessions.of(&headers(format!("{ours}=x"))), Some(Err(())));
-        for name in [&ours, &sessions.cookie(true)] {
+        assert_eq!(sessions.caller(&headers(format!("{ours}=x"))), Some(Err(())));
+        for name in [&ours, &sessions.cookie_name(true)] {
             let all = headers(format!("{theirs}=y; {ours}=planted; {name}={id}"));
-            assert!(sessions.of(&all).is_some_and(|found| found.is_ok()), "{name}");
+            assert!(sessions.caller(&all).is_some_and(|found| found.is_ok()), "{name}");
         }
     }
 }

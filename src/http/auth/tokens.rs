@@ -1,78 +1,82 @@
-//! Tokens: 32 random bytes that whoever made them has seen once. The store keeps their BLAKE3 hashes.
+//! Tokens: 32 random bytes, shown once to their maker. The store keeps their BLAKE3 hashes.
 
 use std::sync::{Mutex, PoisonError};
 
+use axum::http::StatusCode;
 use blake3::Hash;
+use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
-use super::{Caller, Scope, now, secret};
+use super::{
+    super::{clock::unix_s, problem::Problem},
+    Caller, Scope,
+};
 use crate::node::{
     Node,
     error::{ErrorCode, NodeError},
 };
 
-/// Name under which tokens are kept in the store.
+/// The key of the tokens in the store.
 const META_TOKENS: &str = "api-tokens";
-/// Tokens at most.
 const MAX_TOKENS: usize = 256;
-/// The longest time that a token lasts, seconds: 100 years.
-const MAX_TTL: u64 = 100 * 365 * 24 * 60 * 60;
-/// Bytes of the longest name.
-const MAX_NAME: usize = 100;
-/// How much older the time of last use may be in the store than here, seconds: not every request is worth a write.
-const LAST_USED_STEP: i64 = 10 * 60;
+/// 100 years.
+const MAX_TTL_S: u64 = 100 * 365 * 24 * 60 * 60;
+const MAX_NAME_BYTES: usize = 100;
+/// The time of last use is written when it has advanced this far, not on every request.
+const LAST_USED_STEP_S: i64 = 10 * 60;
 
 /// A token, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TokenInfo {
-    /// By this it is revoked.
+    /// The id; revoking takes it.
     pub id: String,
-    /// What its maker called it.
+    /// The name that its maker chose.
     pub name: String,
-    /// What it opens.
+    /// What it allows.
     pub scope: Scope,
-    /// When it was made, seconds since 1970.
+    /// When it was made, in seconds since 1970.
     pub created_unix_s: i64,
-    /// When it ends, seconds since 1970; none: when it is revoked.
+    /// When it expires, in seconds since 1970. `null`: it does not expire.
     pub expires_unix_s: Option<i64>,
-    /// When it was last shown, seconds since 1970.
+    /// When it, or a session made from it, was last used, in seconds since 1970.
     pub last_used_unix_s: Option<i64>,
 }
 
-/// What a token is made from.
+/// A token to make.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewToken {
-    /// What to call it, at most 100 bytes.
+    /// A name for it: 1 to 100 bytes without control characters.
     #[schema(max_length = 100)]
     pub name: String,
-    /// What it opens.
+    /// What it allows.
+    #[schema(inline)]
     pub scope: Scope,
-    /// After how many seconds it ends; none: when it is revoked.
+    /// Seconds until it expires. `null`: it does not expire.
     #[schema(minimum = 1, maximum = 3_153_600_000_u64)]
     pub ttl_s: Option<u64>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-struct Record {
+struct TokenRecord {
     #[serde(flatten)]
     info: TokenInfo,
     /// BLAKE3 of the token, hex.
     hash: String,
     #[serde(skip)]
     parsed: Option<Hash>,
-    /// The time of last use that was written, seconds since 1970.
+    /// The time of last use in the store.
     #[serde(skip)]
-    noted: Option<i64>,
+    stored_use: Option<i64>,
 }
 
-impl Record {
-    /// Notes a use; answers whether that is to be written.
+impl TokenRecord {
+    /// Records a use. Returns whether to write it to the store.
     fn use_at(&mut self, now: i64) -> bool {
         self.info.last_used_unix_s = Some(now);
-        let stale = self.noted.is_none_or(|noted| noted + LAST_USED_STEP <= now);
+        let stale = self.stored_use.is_none_or(|stored| stored + LAST_USED_STEP_S <= now);
         if stale {
-            self.noted = Some(now);
+            self.stored_use = Some(now);
         }
         stale
     }
@@ -81,35 +85,35 @@ impl Record {
 pub(in super::super) struct Tokens {
     node: Node,
     own: Hash,
-    records: Mutex<Vec<Record>>,
-    /// Held from a change to its end in the store, so that changes come there in order.
+    records: Mutex<Vec<TokenRecord>>,
+    /// Held from a change until it is in the store, so that changes are written in order.
     saving: tokio::sync::Mutex<()>,
 }
 
 impl Tokens {
     pub(super) async fn load(node: Node, own: &str) -> Result<Self, NodeError> {
         let bytes = node.meta(META_TOKENS).await?.unwrap_or_default();
-        let mut records: Vec<Record> = match bytes.as_slice() {
+        let mut records: Vec<TokenRecord> = match bytes.as_slice() {
             [] => Vec::new(),
             bytes => serde_json::from_slice(bytes).map_err(|e| {
-                NodeError::new(ErrorCode::Integrity, format!("the list of tokens cannot be read: {e}"))
+                NodeError::new(ErrorCode::Integrity, format!("cannot read the tokens in the store: {e}"))
             })?,
         };
         for record in &mut records {
             record.parsed = Hash::from_hex(&record.hash).ok();
-            record.noted = record.info.last_used_unix_s;
+            record.stored_use = record.info.last_used_unix_s;
         }
         let own = blake3::hash(own.as_bytes());
         Ok(Self { node, own, records: Mutex::new(records), saving: tokio::sync::Mutex::default() })
     }
 
-    /// Whom a token makes the caller; nobody where it is not known, or has ended.
+    /// Returns the caller with this token. `None` if the token is unknown or has expired.
     pub(in super::super) async fn caller(&self, token: &str) -> Option<Caller> {
         let hash = blake3::hash(token.as_bytes());
         if hash == self.own {
             return Some(Caller { scope: Scope::Admin, expires: None, token: None, session: None });
         }
-        let now = now();
+        let now = unix_s();
         let (caller, stale) = {
             let mut records = self.lock();
             // `Hash` compares in constant time.
@@ -125,16 +129,16 @@ impl Tokens {
             )
         };
         if stale && let Err(error) = self.save().await {
-            tracing::warn!("when a token was used could not be noted: {error}");
+            tracing::warn!("cannot store when a token was used: {error}");
         }
         Some(caller)
     }
 
-    /// Notes that a session that was made from this token has been used.
+    /// Records the use of a session that was made from a token.
     pub(super) fn used(&self, id: &str) {
-        // Written with the next use of a token, or not at all.
+        // Written to the store with the next use of a token.
         if let Some(record) = self.lock().iter_mut().find(|record| record.info.id == id) {
-            record.info.last_used_unix_s = Some(now());
+            record.info.last_used_unix_s = Some(unix_s());
         }
     }
 
@@ -142,31 +146,27 @@ impl Tokens {
         self.lock().iter().map(|record| record.info.clone()).collect()
     }
 
-    /// Makes a token; answers with it and its secret.
-    pub(in super::super) async fn create(&self, new: NewToken) -> Result<(TokenInfo, String), NodeError> {
-        let bad = |message: &str, hint: &str| Err(NodeError::new(ErrorCode::BadRequest, message).hint(hint));
+    /// Makes a token. Returns it and its secret.
+    pub(in super::super) async fn create(&self, new: NewToken) -> Result<(TokenInfo, String), Problem> {
         let name = new.name.trim();
-        if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
-            return bad(
-                "a token needs a name of 1 to 100 bytes without control characters",
-                "say who or what will use it",
-            );
+        if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
+            return Err(Problem::bad_request(
+                "invalid token name: expected 1 to 100 bytes without control characters",
+                "name the person or program that will use the token",
+            ));
         }
-        let created = now();
+        let created = unix_s();
         let expires = match new.ttl_s {
-            Some(0) => {
-                return bad("a token that ends at once opens nothing", "say after how many seconds it ends");
-            }
-            Some(ttl @ ..=MAX_TTL) => Some(created.saturating_add_unsigned(ttl)),
+            Some(ttl @ 1..=MAX_TTL_S) => Some(created.saturating_add_unsigned(ttl)),
             Some(_) => {
-                return bad(
-                    "a token lasts 100 years at most, or until it is revoked",
-                    "leave the time out, and revoke it when it is not needed any more",
-                );
+                return Err(Problem::bad_request(
+                    format!("invalid lifetime: expected 1 to {MAX_TTL_S} seconds (100 years)"),
+                    "leave the lifetime out for a token that is valid until it is revoked",
+                ));
             }
             None => None,
         };
-        let token = format!("storgo_{}", secret::<32>());
+        let token = format!("storgo_{}", random_secret::<32>());
         let hash = blake3::hash(token.as_bytes());
         let info = TokenInfo {
             id: format!("{:016x}", rand::random::<u64>()),
@@ -179,30 +179,29 @@ impl Tokens {
         {
             let mut records = self.lock();
             if records.len() >= MAX_TOKENS {
-                return Err(NodeError::new(
+                return Err(Problem::new(
+                    StatusCode::INSUFFICIENT_STORAGE,
                     ErrorCode::NoSpace,
-                    format!("there are {MAX_TOKENS} tokens already"),
-                )
-                .hint("revoke those that nobody uses: `storgo-node token ls`"));
+                    format!("the limit of {MAX_TOKENS} tokens is reached"),
+                    "revoke unused tokens: GET /api/v1/tokens lists them",
+                ));
             }
             let hex = hash.to_hex().to_string();
-            records.push(Record { info: info.clone(), hash: hex, parsed: Some(hash), noted: None });
+            records.push(TokenRecord { info: info.clone(), hash: hex, parsed: Some(hash), stored_use: None });
         }
         if let Err(error) = self.save().await {
             self.lock().retain(|record| record.info.id != info.id);
-            return Err(error);
+            return Err(error.into());
         }
         Ok((info, token))
     }
 
-    /// Whether there is a token with this id.
     pub(super) fn has(&self, id: &str) -> bool {
         self.lock().iter().any(|record| record.info.id == id)
     }
 
-    /// Ends a token. It opens nothing any more when this returns, and after any restart; where that cannot be written
-    /// down, it is as it was.
-    pub(super) async fn revoke(&self, id: &str) -> Result<(), NodeError> {
+    /// Ends a token, durably. It stays valid if that cannot be written to the store.
+    pub(super) async fn revoke(&self, id: &str) -> Result<(), Problem> {
         let _order = self.saving.lock().await;
         let removed = {
             let mut records = self.lock();
@@ -210,12 +209,14 @@ impl Tokens {
             at.map(|at| records.remove(at))
         };
         let Some(record) = removed else {
-            return Err(NodeError::new(ErrorCode::NotFound, "there is no token with this id")
-                .hint("`storgo-node token ls` shows them"));
+            return Err(Problem::not_found(
+                "no token has this id",
+                "list the tokens with GET /api/v1/tokens",
+            ));
         };
         if let Err(error) = self.write().await {
             self.lock().push(record);
-            return Err(error);
+            return Err(error.into());
         }
         Ok(())
     }
@@ -227,11 +228,16 @@ impl Tokens {
 
     async fn write(&self) -> Result<(), NodeError> {
         let bytes = serde_json::to_vec(&*self.lock())
-            .map_err(|e| NodeError::new(ErrorCode::Other, format!("tokens cannot be written: {e}")))?;
+            .map_err(|e| NodeError::new(ErrorCode::Other, format!("cannot serialize the tokens: {e}")))?;
         self.node.set_meta(META_TOKENS, bytes).await
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Record>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<TokenRecord>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns `N` random bytes in base64url.
+pub(super) fn random_secret<const N: usize>() -> String {
+    BASE64URL_NOPAD.encode(&rand::random::<[u8; 32]>()[..N])
 }

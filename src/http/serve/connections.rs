@@ -1,104 +1,113 @@
-//! How many connections there are, and which of them goes when there are too many.
+//! The limit on connections, and the choice of the one that ends when the limit is reached.
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use tokio_util::sync::CancellationToken;
 
-/// The connections of one door.
+/// The connections of one listener.
 pub(super) struct Connections {
     limit: usize,
-    state: Mutex<State>,
+    tls: bool,
+    loopback: bool,
+    open: Mutex<Open>,
 }
 
 #[derive(Default)]
-struct State {
-    open: usize,
+struct Open {
+    count: usize,
     next: u64,
-    /// Those that do nothing for a known caller, the one that has waited longest first.
+    /// Connections that serve no authenticated request, by the time since when: the first has waited longest.
     waiting: BTreeMap<u64, CancellationToken>,
 }
 
-/// The place of one connection; given back when dropped.
-pub(super) struct Slot {
+/// One connection. Counts against the limit until dropped.
+pub(super) struct Connection {
     connections: Arc<Connections>,
     ended: CancellationToken,
-    /// Its number among those that wait; none while a known caller is answered.
-    waits: Mutex<Option<u64>>,
+    /// The key in [`Open::waiting`]. `None` while an authenticated request is served.
+    waiting: Mutex<Option<u64>>,
 }
 
-/// A request of a known caller that is being answered.
-struct Busy(Arc<Slot>);
+/// Keeps a connection from being ended while it serves an authenticated request.
+struct Serving(Arc<Connection>);
 
-/// The connection of a request, for whoever finds out who calls.
+/// The connection that a request arrived on.
 #[derive(Clone)]
-pub(in super::super) struct Presence {
-    slot: Arc<Slot>,
-    busy: Arc<Mutex<Option<Busy>>>,
-    known: Arc<AtomicBool>,
+pub(in super::super) struct ClientConnection {
+    connection: Arc<Connection>,
+    serving: Arc<Mutex<Option<Serving>>>,
+    authenticated: Arc<AtomicBool>,
 }
 
-impl Presence {
-    /// A request begins: the connection waits anew.
-    pub(super) fn of(slot: &Arc<Slot>) -> Self {
-        slot.again();
-        Self { slot: Arc::clone(slot), busy: Arc::default(), known: Arc::default() }
+impl ClientConnection {
+    /// A request begins: its connection becomes the last of those that wait.
+    pub(super) fn new(connection: &Arc<Connection>) -> Self {
+        connection.wait_anew();
+        Self { connection: Arc::clone(connection), serving: Arc::default(), authenticated: Arc::default() }
     }
 
-    /// Whether the caller is known: also after this is gone.
-    pub(super) fn known(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.known)
+    /// Whether the connection is over TLS.
+    pub(in super::super) fn tls(&self) -> bool {
+        self.connection.connections.tls
     }
 
-    /// The caller is known: the connection stays until the last of its answer has gone out.
-    pub(in super::super) fn keep(&self) {
-        self.known.store(true, Ordering::Relaxed);
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if busy.is_none() {
-            *busy = Some(self.slot.busy());
+    /// Whether the server listens on a loopback address, which other machines cannot reach.
+    pub(in super::super) fn loopback(&self) -> bool {
+        self.connection.connections.loopback
+    }
+
+    /// Whether [`Self::set_authenticated`] was called. Outlives this value.
+    pub(super) fn authenticated(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.authenticated)
+    }
+
+    /// The client is known: the connection is not ended before the last frame of the response has been sent.
+    pub(in super::super) fn set_authenticated(&self) {
+        self.authenticated.store(true, Ordering::Relaxed);
+        let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        if serving.is_none() {
+            *serving = Some(self.connection.serve());
         }
     }
 }
 
 impl Connections {
-    pub(super) fn new(limit: usize) -> Self {
-        Self { limit: limit.max(1), state: Mutex::default() }
+    pub(super) fn new(limit: usize, tls: bool, loopback: bool) -> Self {
+        Self { limit: limit.max(1), tls, loopback, open: Mutex::default() }
     }
 
-    /// A place for a new connection. Where all are taken, the connection that has waited longest ends; where none
-    /// waits, there is no place.
-    pub(super) fn enter(self: &Arc<Self>) -> Option<Arc<Slot>> {
-        let mut state = self.lock();
-        if state.open >= self.limit {
-            let (_, longest) = state.waiting.pop_first()?;
-            longest.cancel();
-            // Its own slot finds itself not waiting any more, and counts down when it is dropped: soon.
+    /// Admits a new connection. At the limit, the connection that has waited longest is ended; `None` if none waits.
+    pub(super) fn open(self: &Arc<Self>) -> Option<Arc<Connection>> {
+        let mut open = self.lock();
+        if open.count >= self.limit {
+            // It is counted until it is dropped, which happens soon.
+            open.waiting.pop_first()?.1.cancel();
         }
-        state.open += 1;
+        open.count += 1;
         let ended = CancellationToken::new();
-        let number = state.wait(&ended);
-        drop(state);
-        Some(Arc::new(Slot { connections: Arc::clone(self), ended, waits: Mutex::new(Some(number)) }))
+        let number = open.wait(&ended);
+        drop(open);
+        Some(Arc::new(Connection { connections: Arc::clone(self), ended, waiting: Mutex::new(Some(number)) }))
     }
 
-    /// Ends the connection that has waited longest.
-    pub(super) fn end_one(&self) {
+    pub(super) fn end_longest_waiting(&self) {
         if let Some((_, longest)) = self.lock().waiting.pop_first() {
             longest.cancel();
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl Open {
     fn wait(&mut self, ended: &CancellationToken) -> u64 {
         let number = self.next;
         self.next += 1;
@@ -107,50 +116,48 @@ impl State {
     }
 }
 
-impl Slot {
-    /// Cancelled when the connection must go.
+impl Connection {
+    /// Cancelled when the connection must end.
     pub(super) fn ended(&self) -> CancellationToken {
         self.ended.clone()
     }
 
-    /// Makes it the last of those that wait.
-    fn again(&self) {
-        let mut waits = self.waits();
-        let mut state = self.connections.lock();
-        // Whoever was taken out to be ended stays out.
-        if waits.is_some_and(|number| state.waiting.remove(&number).is_some()) {
-            *waits = Some(state.wait(&self.ended));
+    fn wait_anew(&self) {
+        let mut waiting = self.waiting();
+        let mut open = self.connections.lock();
+        // A connection that was chosen to end is not put back.
+        if waiting.is_some_and(|number| open.waiting.remove(&number).is_some()) {
+            *waiting = Some(open.wait(&self.ended));
         }
     }
 
-    /// Says that a known caller is answered; the connection waits again when this is dropped.
-    fn busy(self: &Arc<Self>) -> Busy {
-        let number = self.waits().take();
+    fn serve(self: &Arc<Self>) -> Serving {
+        let number = self.waiting().take();
         if let Some(number) = number {
             self.connections.lock().waiting.remove(&number);
         }
-        Busy(Arc::clone(self))
+        Serving(Arc::clone(self))
     }
 
-    fn waits(&self) -> std::sync::MutexGuard<'_, Option<u64>> {
-        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiting(&self) -> MutexGuard<'_, Option<u64>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Busy {
+impl Drop for Serving {
     fn drop(&mut self) {
         let number = self.0.connections.lock().wait(&self.0.ended);
-        *self.0.waits() = Some(number);
+        *self.0.waiting() = Some(number);
     }
 }
 
-impl Drop for Slot {
+impl Drop for Connection {
     fn drop(&mut self) {
-        let number = self.waits().take();
-        let mut state = self.connections.lock();
-        state.open -= 1;
+        let number = self.waiting().take();
+        let mut open = self.connections.lock();
+        open.count -= 1;
         if let Some(number) = number {
-            state.waiting.remove(&number);
+            open.waiting.remove(&number);
         }
     }
 }
@@ -159,31 +166,44 @@ impl Drop for Slot {
 mod tests {
     use super::*;
 
+    fn connections(limit: usize) -> Arc<Connections> {
+        Arc::new(Connections::new(limit, false, true))
+    }
+
     #[test]
-    fn the_one_that_waits_longest_makes_room() {
-        let connections = Arc::new(Connections::new(2));
-        let (first, second) = (connections.enter().expect("room"), connections.enter().expect("room"));
-        let busy = first.busy();
-        let third = connections.enter().expect("room is made");
-        assert!(
-            !first.ended().is_cancelled() && second.ended().is_cancelled() && !third.ended().is_cancelled()
-        );
+    fn a_connection_over_the_limit_ends_the_one_that_has_waited_longest() {
+        let connections = connections(2);
+        let (first, second) = (connections.open().expect("admitted"), connections.open().expect("admitted"));
+        let serving = first.serve();
+        let third = connections.open().expect("admitted");
+        assert!(second.ended().is_cancelled());
+        assert!(!first.ended().is_cancelled() && !third.ended().is_cancelled());
         drop(second);
-        let busy_too = third.busy();
-        assert!(connections.enter().is_none(), "whoever works is not sent away");
-        drop(busy);
-        let fourth = connections.enter().expect("room");
+        let third_serving = third.serve();
+        assert!(connections.open().is_none(), "no connection waits");
+        drop(serving);
+        connections.open().expect("admitted");
+        assert!(first.ended().is_cancelled(), "its request has ended");
+        drop((third_serving, first, third));
+        let open = connections.lock();
+        assert_eq!((open.count, open.waiting.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_request_protects_its_connection_once_the_client_is_authenticated() {
+        let connections = connections(2);
+        let (first, second) = (connections.open().expect("admitted"), connections.open().expect("admitted"));
+        let request = ClientConnection::new(&first);
+        connections.end_longest_waiting();
+        assert!(
+            second.ended().is_cancelled() && !first.ended().is_cancelled(),
+            "the last request waits last"
+        );
+        request.set_authenticated();
+        connections.end_longest_waiting();
+        assert!(!first.ended().is_cancelled());
+        drop(request);
+        connections.end_longest_waiting();
         assert!(first.ended().is_cancelled());
-        drop((busy_too, first));
-        // Whoever is not known gives way, whatever it asks; the last one to ask goes last.
-        let asks = Presence::of(&third);
-        connections.end_one();
-        assert!(fourth.ended().is_cancelled() && !third.ended().is_cancelled());
-        asks.keep();
-        connections.end_one();
-        assert!(!third.ended().is_cancelled());
-        drop((asks, third, fourth));
-        let state = connections.lock();
-        assert_eq!((state.open, state.waiting.len()), (0, 0));
     }
 }

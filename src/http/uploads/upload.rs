@@ -1,181 +1,234 @@
-//! One upload: what it will be, how far it is, and whose turn it is to write.
+//! One upload: its record, its state, and the lock for writing to it.
 
 use std::{
+    fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::{
-    super::{auth::now, problem::Problem},
-    part::{self, Check, PartError, Piece},
+    super::{clock::unix_s, problem::Problem},
+    part_file::{self, Checksum, PartError, Piece},
 };
 use crate::{
     content::cid::Cid,
-    node::error::{ErrorCode, NodeError},
+    node::error::{ErrorCode, NodeError, Reason},
+    store::replace,
 };
 
-/// How long a stored one is remembered.
-const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long one is kept of which no byte has come.
-const EMPTY_KEPT: Duration = Duration::from_secs(60 * 60);
-/// How long whoever waits for its turn waits at most.
-pub(super) const TURN: Duration = Duration::from_secs(10);
-/// After how long without a byte whoever has the turn may lose it.
-const HANGS: Duration = Duration::from_secs(2);
-/// Pieces of a body that wait for the disk.
-const PIECES: usize = 8;
+/// How long a stored upload is remembered.
+const STORED_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long an upload without a byte is kept.
+const EMPTY_RETENTION: Duration = Duration::from_secs(60 * 60);
+/// How long a request waits for the lock of an upload.
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// A writer that brings no bytes for this long loses the lock to a request that waits for it.
+const STALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum number of pieces between a request body and the disk.
+const MAX_QUEUED_PIECES: usize = 8;
 
-/// What an upload will be.
+/// What the client announced when it created the upload.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Plan {
+pub(super) struct UploadPlan {
     pub(super) length: u64,
     pub(super) name: Option<String>,
     pub(super) media_type: Option<String>,
     pub(super) mtime: Option<i64>,
     pub(super) public: bool,
-    /// Whether the bytes are a tar that becomes a folder.
-    #[serde(default)]
+    /// Whether the bytes are a tar stream, to be stored as a folder.
     pub(super) tree: bool,
     /// `Upload-Metadata`, as it was sent.
-    #[serde(default)]
     pub(super) metadata: Option<String>,
 }
 
-/// How far an upload is.
+/// An upload on disk: `<id>.json`. The bytes are beside it, in `<id>.part`, until the file is stored.
+#[derive(Serialize, Deserialize)]
+struct UploadRecord {
+    plan: UploadPlan,
+    /// Bytes that are synced.
+    offset: u64,
+    /// The CID of the stored file.
+    cid: Option<Cid>,
+    /// When the record was written, in seconds since 1970.
+    written_unix_s: i64,
+}
+
+/// The state of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(in super::super) enum UploadState {
     /// Bytes are missing.
     Receiving,
-    /// All are here, and are being stored.
+    /// All bytes have arrived and are being stored.
     Storing,
-    /// It is a file.
+    /// The file is stored.
     Stored,
-    /// It could not be stored; an empty last part tries again.
+    /// The file could not be stored. An empty last part tries again.
     Failed,
 }
 
 /// An upload.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(in super::super) struct UploadInfo {
-    /// By this it is called.
+    /// The id of the upload.
     pub(super) id: String,
-    /// The file's name.
+    /// The name of the file.
     pub(super) name: Option<String>,
-    /// Whether its bytes are a tar that becomes a folder.
+    /// Whether the bytes are a tar stream, to be stored as a folder.
     pub(super) tree: bool,
-    /// When the file was changed, as the client said at the start, seconds since 1970.
+    /// The modification time that the client announced, in seconds since 1970.
     pub(super) mtime: Option<i64>,
-    /// Bytes of the whole file.
+    /// The length of the file in bytes.
     pub(super) length: u64,
-    /// Bytes that are here.
+    /// The number of bytes that have arrived.
     pub(super) offset: u64,
-    /// When it goes if nothing happens, seconds since 1970.
+    /// When the upload is removed if no more bytes arrive, in seconds since 1970.
     pub(super) expires_unix_s: i64,
-    /// How far it is.
+    /// The state of the upload.
     pub(super) state: UploadState,
-    /// The file that it became.
+    /// The CID of the stored file.
     pub(super) cid: Option<Cid>,
-    /// Why it could not be stored.
+    /// Why the file could not be stored, for people.
     pub(super) error: Option<String>,
-    /// What to do then.
+    /// Why the file could not be stored, for programs.
+    pub(super) code: Option<ErrorCode>,
+    /// The cause of the error, if it is known more closely than by the code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<Reason>,
+    /// What to do about the error, for people.
     pub(super) hint: Option<String>,
 }
 
-/// What becomes of the bytes.
+/// [`UploadState`] with its outcome.
 #[derive(Clone)]
-pub(super) enum Phase {
+pub(super) enum UploadPhase {
     Receiving,
     Storing,
     Stored(Cid),
-    Failed(NodeError),
+    Failed(Problem),
 }
 
 pub(super) struct Upload {
     pub(super) id: String,
-    pub(super) plan: Plan,
-    /// Its number among transfers that are told of.
+    pub(super) plan: UploadPlan,
+    /// The id of its progress events.
     pub(super) transfer: u64,
-    /// Where its bytes are; beside it, with other endings, what is noted of it.
+    /// The bytes that have arrived.
     pub(super) part: PathBuf,
-    /// Bytes that count, and when that last changed, seconds since 1970.
+    record: PathBuf,
+    /// The bytes that are synced, and when that changed, in seconds since 1970.
     progress: Mutex<(u64, i64)>,
-    pub(super) phase: watch::Sender<Phase>,
-    turn: Arc<tokio::sync::Mutex<()>>,
-    holder: Mutex<Holder>,
+    pub(super) phase: watch::Sender<UploadPhase>,
+    lock: Arc<tokio::sync::Mutex<()>>,
+    writer: Mutex<Writer>,
 }
 
-/// Who has the turn.
-struct Holder {
-    stopped: CancellationToken,
-    /// When it last brought bytes.
-    heard: Instant,
+/// The request that holds the lock.
+struct Writer {
+    cancelled: CancellationToken,
+    last_bytes: Instant,
 }
 
-/// Told when a part is on disk, or why it is not.
-type Written = oneshot::Receiver<Result<(), Problem>>;
+/// Resolves when a part is on disk, or has failed.
+type PartWritten = oneshot::Receiver<Result<(), Problem>>;
 
-/// The right to write to an upload.
-pub(super) struct Turn {
-    _held: OwnedMutexGuard<()>,
-    /// Cancelled when somebody else wants it.
-    pub(super) stopped: CancellationToken,
+/// The exclusive right to write to an upload.
+pub(super) struct WriteLock {
+    _guard: OwnedMutexGuard<()>,
+    /// Cancelled when another request takes the lock.
+    pub(super) cancelled: CancellationToken,
 }
 
 impl Upload {
-    pub(super) fn new(id: String, plan: Plan, dir: &Path, touched: i64) -> Self {
-        let part = dir.join(format!("{id}.part"));
-        let offset = part::offset(&part);
+    pub(super) fn new(dir: &Path, id: String, plan: UploadPlan) -> Self {
+        let path = |extension| dir.join(format!("{id}.{extension}"));
         Self {
+            part: path("part"),
+            record: path("json"),
             id,
             plan,
             transfer: rand::random(),
-            part,
-            progress: Mutex::new((offset, touched)),
-            phase: watch::Sender::new(Phase::Receiving),
-            turn: Arc::default(),
-            holder: Mutex::new(Holder { stopped: CancellationToken::new(), heard: Instant::now() }),
+            progress: Mutex::new((0, unix_s())),
+            phase: watch::Sender::new(UploadPhase::Receiving),
+            lock: Arc::default(),
+            writer: Mutex::new(Writer { cancelled: CancellationToken::new(), last_bytes: Instant::now() }),
         }
     }
 
-    /// Bytes that count.
-    pub(super) fn offset(&self) -> u64 {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).0
+    /// Loads an upload from its record.
+    pub(super) fn load(dir: &Path, id: String) -> io::Result<Self> {
+        let record: UploadRecord = serde_json::from_slice(&fs::read(dir.join(format!("{id}.json")))?)?;
+        let mut upload = Self::new(dir, id, record.plan);
+        let offset = match record.cid {
+            Some(cid) => {
+                upload.phase.send_replace(UploadPhase::Stored(cid));
+                upload.plan.length
+            }
+            None => record.offset.min(fs::metadata(&upload.part).map_or(0, |file| file.len())),
+        };
+        upload.progress = Mutex::new((offset, record.written_unix_s));
+        Ok(upload)
     }
 
-    /// Whether all of it is here and becomes a file.
+    /// Records durably that `offset` bytes are synced, and the CID once the file is stored.
+    pub(super) fn save(&self, offset: u64, cid: Option<Cid>) -> io::Result<()> {
+        let record = UploadRecord { plan: self.plan.clone(), offset, cid, written_unix_s: unix_s() };
+        replace(&self.record, &serde_json::to_vec(&record)?)?;
+        self.set_offset(offset);
+        Ok(())
+    }
+
+    /// Removes the record and the bytes.
+    pub(super) fn remove_files(&self) -> io::Result<()> {
+        remove(&self.record)?;
+        self.remove_part()
+    }
+
+    pub(super) fn remove_part(&self) -> io::Result<()> {
+        remove(&self.part)
+    }
+
+    /// The number of bytes that are synced.
+    pub(super) fn offset(&self) -> u64 {
+        self.progress().0
+    }
+
+    pub(super) fn set_offset(&self, offset: u64) {
+        *self.progress() = (offset, unix_s());
+    }
+
+    fn progress(&self) -> MutexGuard<'_, (u64, i64)> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn is_storing(&self) -> bool {
-        matches!(*self.phase.borrow(), Phase::Storing)
+        matches!(*self.phase.borrow(), UploadPhase::Storing)
     }
 
     pub(super) fn is_stored(&self) -> bool {
-        matches!(*self.phase.borrow(), Phase::Stored(_))
+        matches!(*self.phase.borrow(), UploadPhase::Stored(_))
     }
 
-    pub(super) fn count(&self, offset: u64) {
-        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = (offset, now());
-    }
-
-    pub(super) fn info(&self, keep: Duration) -> UploadInfo {
-        let (offset, touched) = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        let phase = self.phase.borrow().clone();
-        let (state, cid, error) = match phase {
-            Phase::Receiving => (UploadState::Receiving, None, None),
-            Phase::Storing => (UploadState::Storing, None, None),
-            Phase::Stored(cid) => (UploadState::Stored, Some(cid), None),
-            Phase::Failed(error) => (UploadState::Failed, None, Some(error)),
+    pub(super) fn info(&self, retention: Duration) -> UploadInfo {
+        let (offset, changed) = *self.progress();
+        let (state, cid, problem) = match self.phase.borrow().clone() {
+            UploadPhase::Receiving => (UploadState::Receiving, None, None),
+            UploadPhase::Storing => (UploadState::Storing, None, None),
+            UploadPhase::Stored(cid) => (UploadState::Stored, Some(cid), None),
+            UploadPhase::Failed(problem) => (UploadState::Failed, None, Some(problem)),
         };
-        let keep = match offset {
-            _ if cid.is_some() => REMEMBERED,
-            0 => keep.min(EMPTY_KEPT),
-            _ => keep,
+        let retention = match offset {
+            _ if cid.is_some() => STORED_RETENTION,
+            0 => retention.min(EMPTY_RETENTION),
+            _ => retention,
         };
         UploadInfo {
             id: self.id.clone(),
@@ -184,92 +237,96 @@ impl Upload {
             mtime: self.plan.mtime,
             length: self.plan.length,
             offset: if cid.is_some() { self.plan.length } else { offset },
-            expires_unix_s: touched.saturating_add(i64::try_from(keep.as_secs()).unwrap_or(i64::MAX)),
+            expires_unix_s: changed.saturating_add(i64::try_from(retention.as_secs()).unwrap_or(i64::MAX)),
             state,
             cid,
-            hint: error.as_ref().map(|error| error.hint.clone()).filter(|hint| !hint.is_empty()),
-            error: error.map(|error| error.message),
+            code: problem.as_ref().map(|problem| problem.code),
+            reason: problem.as_ref().and_then(|problem| problem.reason),
+            hint: problem.as_ref().map(|problem| problem.hint.to_string()),
+            error: problem.map(|problem| problem.detail),
         }
     }
 
-    /// Counts all bytes, of one that was stored before this run of the node.
-    pub(super) fn count_all(&self) {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).0 = self.plan.length;
+    pub(super) fn is_locked(&self) -> bool {
+        self.lock.try_lock().is_err()
     }
 
-    /// Whether somebody has the turn.
-    pub(super) fn is_held(&self) -> bool {
-        self.turn.try_lock().is_err()
-    }
-
-    /// Waits for the turn to write. Whoever has it loses it when it hangs: its caller may be the one that asks now.
-    pub(super) async fn take(&self) -> Result<Turn, Problem> {
+    /// Waits for the lock. A writer that has stalled loses it: its client may be the one that asks now.
+    pub(super) async fn lock(&self) -> Result<WriteLock, Problem> {
         let asked = Instant::now();
-        while asked.elapsed() < TURN {
-            let idle = self.holder().heard.elapsed();
-            if idle >= HANGS {
-                self.holder().stopped.cancel();
+        while asked.elapsed() < LOCK_TIMEOUT {
+            let idle = self.writer().last_bytes.elapsed();
+            if idle >= STALL_TIMEOUT {
+                self.writer().cancelled.cancel();
             }
-            let wait = HANGS.saturating_sub(idle).max(Duration::from_millis(100));
-            if let Ok(held) = tokio::time::timeout(wait, Arc::clone(&self.turn).lock_owned()).await {
-                let stopped = CancellationToken::new();
-                *self.holder() = Holder { stopped: stopped.clone(), heard: Instant::now() };
-                return Ok(Turn { _held: held, stopped });
+            let wait = STALL_TIMEOUT.saturating_sub(idle).max(Duration::from_millis(100));
+            if let Ok(guard) = tokio::time::timeout(wait, Arc::clone(&self.lock).lock_owned()).await {
+                let cancelled = CancellationToken::new();
+                *self.writer() = Writer { cancelled: cancelled.clone(), last_bytes: Instant::now() };
+                return Ok(WriteLock { _guard: guard, cancelled });
             }
         }
-        let error = NodeError::new(ErrorCode::Locked, "another call still writes to this upload")
-            .hint("try again in a moment");
-        Err(Problem::with_status(error, 423))
+        Err(Problem::new(
+            StatusCode::LOCKED,
+            ErrorCode::Locked,
+            "another request is still writing to this upload",
+            "try again in a moment",
+        ))
     }
 
-    /// Notes that whoever has the turn has brought bytes.
-    pub(super) fn heard(&self) {
-        self.holder().heard = Instant::now();
+    /// Notes that the writer has brought bytes.
+    pub(super) fn bytes_arrived(&self) {
+        self.writer().last_bytes = Instant::now();
     }
 
-    fn holder(&self) -> std::sync::MutexGuard<'_, Holder> {
-        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A thread that writes what is sent to it. It has the turn until all of it is on disk, whoever has gone away. It is
-    /// one of its own: a slow caller must not hold one of those that the node reads and looks up with.
-    pub(super) fn write(
+    /// Starts a thread that writes pieces to disk. It holds the lock until all of them are synced, even if the client has
+    /// disconnected. Slow clients must not occupy the runtime's blocking threads, which reads need.
+    pub(super) fn write_part(
         self: &Arc<Self>,
-        turn: Turn,
-        check: Option<Check>,
-    ) -> std::io::Result<(mpsc::Sender<Piece>, Written)> {
-        let (sender, mut receiver) = mpsc::channel(PIECES);
-        let (done, writing) = oneshot::channel();
+        lock: WriteLock,
+        checksum: Option<Checksum>,
+    ) -> io::Result<(mpsc::Sender<Piece>, PartWritten)> {
+        let (sender, mut receiver) = mpsc::channel(MAX_QUEUED_PIECES);
+        let (done, written) = oneshot::channel();
         let upload = Arc::clone(self);
         thread::Builder::new().name("upload".into()).spawn(move || {
             let (offset, length) = (upload.offset(), upload.plan.length);
-            let count = |at| upload.count(at);
-            let written = part::write(&upload.part, offset, length, check, &mut receiver, count);
-            drop(turn);
-            // Whoever waited may be gone.
-            drop(done.send(written.map_err(Problem::from)));
+            let record = |offset| upload.save(offset, None);
+            let result = part_file::write(&upload.part, offset, length, checksum, &mut receiver, record);
+            drop(lock);
+            // An error means that the request has ended.
+            drop(done.send(result.map_err(Problem::from)));
         })?;
-        Ok((sender, writing))
+        Ok((sender, written))
     }
 }
 
 impl From<PartError> for Problem {
     fn from(error: PartError) -> Self {
-        let message = error.to_string();
+        let detail = error.to_string();
         match error {
-            PartError::TooLong => {
-                let error = NodeError::new(ErrorCode::BadRequest, message)
-                    .hint("Upload-Length said at the start how many bytes there are: send no more");
-                Self::with_status(error, 413)
-            }
+            PartError::TooLong => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                ErrorCode::BadRequest,
+                detail,
+                "send no more bytes than Upload-Length announced",
+            ),
             PartError::Checksum => {
-                let error = NodeError::new(ErrorCode::Integrity, message).hint("send this part again");
-                Self::with_status(error, 460)
+                let status = StatusCode::from_u16(460).expect("460 is a status");
+                Self::new(status, ErrorCode::Integrity, detail, "send this part again")
             }
-            PartError::Io(e) if e.kind() == std::io::ErrorKind::StorageFull => {
-                NodeError::new(ErrorCode::NoSpace, message).hint("free some space and go on").into()
-            }
-            PartError::Io(_) => NodeError::new(ErrorCode::Other, message).into(),
+            PartError::Io(e) => NodeError::new(ErrorCode::of_io(&e), detail).into(),
         }
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
     }
 }

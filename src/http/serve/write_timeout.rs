@@ -1,4 +1,4 @@
-//! A stream whose other side takes what is sent: where it takes nothing for a while, writing fails.
+//! A stream on which writing fails when the other side reads nothing for a minute.
 
 use std::{
     io,
@@ -8,41 +8,40 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep},
+    time::{Duration, Instant, Sleep, sleep},
 };
 
-use super::super::STALL;
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-pub(super) struct Steady<S> {
+pub(super) struct WriteTimeout<S> {
     stream: S,
-    /// When to give up.
-    patience: Pin<Box<Sleep>>,
-    /// Whether something waits to be taken.
+    timeout: Pin<Box<Sleep>>,
+    /// Whether a write is pending, so that `timeout` runs.
     stalled: bool,
 }
 
-impl<S> Steady<S> {
+impl<S> WriteTimeout<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, patience: Box::pin(sleep(STALL)), stalled: false }
+        Self { stream, timeout: Box::pin(sleep(TIMEOUT)), stalled: false }
     }
 
-    fn judge<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn limit<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.stalled = false;
             return polled;
         }
         if !self.stalled {
             self.stalled = true;
-            self.patience.as_mut().reset(Instant::now() + STALL);
+            self.timeout.as_mut().reset(Instant::now() + TIMEOUT);
         }
-        match self.patience.as_mut().poll(cx) {
+        match self.timeout.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Steady<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -52,20 +51,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Steady<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Steady<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.judge(cx, polled)
+        self.limit(cx, polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.judge(cx, polled)
+        self.limit(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.judge(cx, polled)
+        self.limit(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -74,7 +73,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Steady<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.judge(cx, polled)
+        self.limit(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {

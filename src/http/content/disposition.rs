@@ -1,25 +1,22 @@
-//! How a browser is told to treat content: as a file to keep, unless it is of a kind that can do no harm.
+//! What a browser may do with content: download it, or show it if its media type is safe.
 
 use axum::http::{HeaderMap, HeaderValue};
 
-use crate::{
-    content::cid::Cid,
-    node::error::{ErrorCode, NodeError},
-};
+use super::super::problem::Problem;
+use crate::content::cid::Cid;
 
-/// What the storer said the content is; nothing in particular where that is no media type.
-pub(super) fn media_type(said: Option<&str>) -> HeaderValue {
-    let said = said.filter(|said| said.len() <= 200 && said.contains('/'));
-    let said = said.and_then(|said| HeaderValue::from_str(said).ok());
-    said.unwrap_or(HeaderValue::from_static("application/octet-stream"))
+/// Returns the media type that the uploader declared, or `application/octet-stream` if it is not valid.
+pub(super) fn media_type(declared: Option<&str>) -> HeaderValue {
+    let declared = declared.filter(|declared| declared.len() <= 200 && declared.contains('/'));
+    let declared = declared.and_then(|declared| HeaderValue::from_str(declared).ok());
+    declared.unwrap_or(HeaderValue::from_static("application/octet-stream"))
 }
 
-/// The type under which content may be shown in the browser; none where it may not.
+/// Returns the media type under which a browser may show content, or `None`.
 ///
-/// What can run scripts or load anything is never shown: HTML, SVG and every kind of XML. Text is shown as plain text,
-/// whatever kind of text it is.
-pub(super) fn inline_type(said: Option<&str>) -> Option<HeaderValue> {
-    let essence = said?.split(';').next()?.trim().to_ascii_lowercase();
+/// Types that can run scripts or load resources (HTML, SVG, all XML) are never shown. All other text is shown as plain text.
+pub(super) fn inline_type(declared: Option<&str>) -> Option<HeaderValue> {
+    let essence = declared?.split(';').next()?.trim().to_ascii_lowercase();
     let (kind, sub) = essence.split_once('/')?;
     let markup = sub.contains("xml") || sub.contains("svg") || sub.contains("html");
     let source = ["application/json", "application/toml", "application/yaml", "application/x-sh"];
@@ -35,13 +32,12 @@ pub(super) fn inline_type(said: Option<&str>) -> Option<HeaderValue> {
     }
 }
 
-/// What shown or kept content may do in a browser: nothing. That holds for PDF, too: Chromium and Firefox show one in a
-/// sandbox by viewers of their own.
+/// Content may do nothing in a browser. Chromium and Firefox show a PDF with their own viewers even so.
 pub(super) const POLICY: &str =
     "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'";
 
-/// Refuses a browser that would run content as a part of a page, whatever it is said to be.
-pub(in super::super) fn refuse_as_part(headers: &HeaderMap) -> Result<(), NodeError> {
+/// Refuses content to a browser that would run it as part of a page, whatever its media type.
+pub(in super::super) fn refuse_subresources(headers: &HeaderMap) -> Result<(), Problem> {
     let dest = headers.get("sec-fetch-dest").and_then(|dest| dest.to_str().ok()).unwrap_or_default();
     if dest == "script"
         || dest == "style"
@@ -49,18 +45,17 @@ pub(in super::super) fn refuse_as_part(headers: &HeaderMap) -> Result<(), NodeEr
         || dest.ends_with("worker")
         || dest.ends_with("worklet")
     {
-        return Err(NodeError::new(
-            ErrorCode::Denied,
-            "content is not served as a page's script, style or worker",
-        )
-        .hint("a page shows it as an image, a video or text, or offers it to be kept"));
+        return Err(Problem::denied(
+            "content is not served as a script, style or worker of a page",
+            "use it as an image, audio, video or download",
+        ));
     }
     Ok(())
 }
 
-/// `attachment` or `inline`, with the name twice: in plain ASCII for old readers, and in full by RFC 8187. Whoever keeps
-/// a file by it keeps it where it meant to: it has no slash in it, and is the CID where it would name a folder.
-pub(in super::super) fn disposition(how: &str, name: &str, cid: &Cid) -> HeaderValue {
+/// Returns a `Content-Disposition` with the name twice: in ASCII for old clients, and in UTF-8 (RFC 8187). The name has no
+/// slash, and is the CID instead of an empty name, `.` or `..`, so that no client saves a file elsewhere.
+pub(in super::super) fn disposition(kind: &str, name: &str, cid: &Cid) -> HeaderValue {
     let name = match name {
         "" | "." | ".." => cid.to_string(),
         name => name.replace(['/', '\\'], "_"),
@@ -78,7 +73,7 @@ pub(in super::super) fn disposition(how: &str, name: &str, cid: &Cid) -> HeaderV
         }
         out
     });
-    header_value(&format!("{how}; filename=\"{plain}\"; filename*=UTF-8''{full}"))
+    header_value(&format!("{kind}; filename=\"{plain}\"; filename*=UTF-8''{full}"))
 }
 
 pub(super) fn header_value(text: &str) -> HeaderValue {
@@ -93,7 +88,7 @@ mod tests {
     use crate::content::cid::Codec;
 
     #[test]
-    fn a_media_type_that_is_no_header_hides_no_file() {
+    fn an_invalid_media_type_becomes_octet_stream() {
         assert_eq!(media_type(Some("text/plain")), "text/plain");
         for odd in [None, Some("text/\nplain"), Some("\u{7f}"), Some("plain")] {
             assert_eq!(media_type(odd), "application/octet-stream");
@@ -101,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_run_is_never_shown() {
+    fn content_that_can_run_is_never_shown() {
         for harmful in [
             "text/html",
             "TEXT/HTML; charset=x",
@@ -148,7 +143,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_name_makes_a_header_that_says_it_once(name in any::<String>()) {
+        fn every_name_survives_its_header(name in any::<String>()) {
             let cid = Cid::of(Codec::Raw, b"x");
             let value = disposition("inline", &name, &cid);
             let text = value.to_str().expect("plain characters");
@@ -163,7 +158,7 @@ mod tests {
         }
 
         #[test]
-        fn no_media_type_makes_a_browser_run_what_it_is_shown(said in prop_oneof![".{0,60}", "[a-z]{1,6}/[a-z+;. =]{0,20}"]) {
+        fn no_media_type_makes_a_browser_run_content(said in prop_oneof![".{0,60}", "[a-z]{1,6}/[a-z+;. =]{0,20}"]) {
             if let Some(shown) = inline_type(Some(&said)) {
                 let shown = shown.to_str().expect("plain characters");
                 let run = ["html", "xml", "svg", "script"].iter().any(|bad| shown.contains(bad));

@@ -1,0 +1,172 @@
+//! Writes the parts of an upload to its file.
+//!
+//! Bytes count once they are synced and the new offset is recorded. A crash may leave more bytes in the file; they are
+//! overwritten.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use axum::body::Bytes;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+
+/// A part without a checksum is synced after this number of bytes.
+const SYNC_INTERVAL_BYTES: u64 = 64 << 20;
+
+/// A piece of a part.
+pub(super) enum Piece {
+    Bytes(Bytes),
+    /// The part is complete. Without this piece, it broke off.
+    End,
+}
+
+/// The hash of the bytes so far, and the expected hash of the part.
+pub(super) enum Checksum {
+    Sha1(Box<Sha1>, Vec<u8>),
+    Sha256(Box<Sha256>, Vec<u8>),
+}
+
+impl Checksum {
+    /// `None` for an unknown algorithm and for a sum of the wrong length.
+    pub(super) fn new(algorithm: &str, sum: Vec<u8>) -> Option<Self> {
+        match (algorithm, sum.len()) {
+            ("sha1", 20) => Some(Self::Sha1(Box::default(), sum)),
+            ("sha256", 32) => Some(Self::Sha256(Box::default(), sum)),
+            _ => None,
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha1(hash, _) => hash.update(bytes),
+            Self::Sha256(hash, _) => hash.update(bytes),
+        }
+    }
+
+    fn matches(self) -> bool {
+        match self {
+            Self::Sha1(hash, sum) => hash.finalize().as_slice() == sum,
+            Self::Sha256(hash, sum) => hash.finalize().as_slice() == sum,
+        }
+    }
+}
+
+/// Why a part was refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PartError {
+    #[error("the part is longer than the rest of the upload")]
+    TooLong,
+    #[error("the part does not match its checksum")]
+    Checksum,
+    #[error("cannot write the part: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Writes pieces to a file of `length` bytes, from `offset` on. Calls `record` with each new offset after a sync.
+///
+/// A part with a checksum counts as a whole or not at all.
+pub(super) fn write(
+    path: &Path,
+    offset: u64,
+    length: u64,
+    mut checksum: Option<Checksum>,
+    pieces: &mut mpsc::Receiver<Piece>,
+    mut record: impl FnMut(u64) -> io::Result<()>,
+) -> Result<(), PartError> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.set_len(offset)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let (mut at, mut synced, mut whole) = (offset, offset, false);
+    let mut sync = |file: &File, at: u64| -> io::Result<()> {
+        file.sync_data()?;
+        record(at)
+    };
+    while let Some(piece) = pieces.blocking_recv() {
+        let Piece::Bytes(bytes) = piece else {
+            whole = true;
+            break;
+        };
+        if at + bytes.len() as u64 > length {
+            file.set_len(synced)?;
+            return Err(PartError::TooLong);
+        }
+        if let Err(e) = file.write_all(&bytes) {
+            // The synced bytes are good.
+            file.set_len(synced)?;
+            return Err(e.into());
+        }
+        at += bytes.len() as u64;
+        match &mut checksum {
+            Some(checksum) => checksum.update(&bytes),
+            None if at - synced >= SYNC_INTERVAL_BYTES => {
+                sync(&file, at)?;
+                synced = at;
+            }
+            None => {}
+        }
+    }
+    if let Some(checksum) = checksum
+        && !(whole && checksum.matches())
+    {
+        file.set_len(offset)?;
+        return if whole { Err(PartError::Checksum) } else { Ok(()) };
+    }
+    Ok(sync(&file, at)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Writes a part to a file of 10 bytes, of which `offset` are written. Returns the new offset.
+    fn run(
+        path: &Path,
+        offset: u64,
+        checksum: Option<Checksum>,
+        pieces: Vec<Piece>,
+    ) -> Result<u64, PartError> {
+        let (sender, mut receiver) = mpsc::channel(16);
+        for piece in pieces {
+            sender.try_send(piece).unwrap_or_else(|_| panic!("the channel has space"));
+        }
+        drop(sender);
+        let mut recorded = offset;
+        write(path, offset, 10, checksum, &mut receiver, |at| {
+            recorded = at;
+            Ok(())
+        })?;
+        Ok(recorded)
+    }
+
+    fn bytes(text: &'static str) -> Piece {
+        Piece::Bytes(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[test]
+    fn a_part_counts_as_far_as_it_arrived_and_with_a_checksum_as_a_whole() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let path = dir.path().join("x.part");
+        assert_eq!(run(&path, 0, None, vec![bytes("abc")]).expect("kept, although it broke off"), 3);
+        let sum = || Checksum::new("sha1", Sha1::digest(b"def").to_vec());
+        assert_eq!(run(&path, 3, sum(), vec![bytes("de")]).expect("ignored: it broke off"), 3);
+        assert!(matches!(run(&path, 3, sum(), vec![bytes("dex"), Piece::End]), Err(PartError::Checksum)));
+        assert_eq!(fs::read(&path).expect("read"), b"abc");
+        assert_eq!(run(&path, 3, sum(), vec![bytes("d"), bytes("ef"), Piece::End]).expect("written"), 6);
+        assert!(matches!(run(&path, 6, None, vec![bytes("12345"), Piece::End]), Err(PartError::TooLong)));
+        fs::write(&path, b"abcdefgarbage").expect("written");
+        assert_eq!(run(&path, 6, None, vec![bytes("ghij"), Piece::End]).expect("overwritten"), 10);
+        assert_eq!(fs::read(&path).expect("read"), b"abcdefghij");
+    }
+
+    #[test]
+    fn a_checksum_has_a_known_algorithm_and_the_right_length() {
+        assert!(Checksum::new("md5", vec![0; 16]).is_none() && Checksum::new("sha1", vec![0; 19]).is_none());
+    }
+}

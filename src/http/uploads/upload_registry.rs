@@ -1,0 +1,317 @@
+//! The uploads of a node, the disk space that they reserve, and how a complete upload becomes a file.
+//!
+//! They are in the folder `uploads` of the data directory: see [`Upload`].
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::DirBuilderExt,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::http::StatusCode;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    task::spawn_blocking,
+    time::timeout,
+};
+use tokio_util::io::ReaderStream;
+
+use super::{
+    super::{clock::unix_s, problem::Problem},
+    upload::{LOCK_TIMEOUT, Upload, UploadInfo, UploadPhase, UploadPlan, UploadState},
+};
+use crate::{
+    content::cid::Cid,
+    node::{
+        Node, PutOptions,
+        error::{ErrorCode, NodeError},
+        report::FileKind,
+    },
+};
+
+/// Maximum number of unfinished uploads, and of stored uploads that are remembered.
+const MAX_UPLOADS: usize = 1000;
+/// Maximum number of parts that are written at the same time, each by a thread.
+const MAX_WRITERS: usize = 128;
+/// Maximum number of forms at the same time whose file arrives before its name.
+const MAX_SPOOLED: usize = 64;
+/// Interval between two searches for expired uploads.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// Size of one read of a complete upload.
+const READ_BYTES: usize = 256 << 10;
+
+pub(in super::super) struct UploadRegistry {
+    pub(super) node: Node,
+    pub(super) dir: PathBuf,
+    /// How long an upload is kept without new bytes.
+    retention: Duration,
+    uploads: Mutex<HashMap<String, Arc<Upload>>>,
+    writers: Semaphore,
+    spoolers: Semaphore,
+    /// Bytes on disk that wait for their name.
+    pub(super) spooled_bytes: AtomicU64,
+}
+
+impl UploadRegistry {
+    /// Loads the uploads of the node's data directory.
+    pub(in super::super) fn load(node: &Node, retention: Duration) -> Result<Arc<Self>, NodeError> {
+        let dir = node.data_dir().join("uploads");
+        let fail = |e| NodeError::io(format_args!("use {}", dir.display()), &e);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(fail)?;
+        let mut uploads = HashMap::new();
+        for item in fs::read_dir(&dir).map_err(fail)? {
+            let path = item.map_err(fail)?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                // A crash may leave bytes without a record.
+                if !path.with_extension("json").exists() {
+                    fs::remove_file(&path).map_err(fail)?;
+                }
+                continue;
+            }
+            let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            match Upload::load(&dir, id.clone()) {
+                Ok(upload) => drop(uploads.insert(id, Arc::new(upload))),
+                Err(e) => tracing::warn!("cannot resume an upload: cannot read {}: {e}", path.display()),
+            }
+        }
+        Ok(Arc::new(Self {
+            node: node.clone(),
+            dir,
+            retention,
+            uploads: Mutex::new(uploads),
+            writers: Semaphore::new(MAX_WRITERS),
+            spoolers: Semaphore::new(MAX_SPOOLED),
+            spooled_bytes: AtomicU64::new(0),
+        }))
+    }
+
+    /// Waits for the permit to write a part.
+    pub(super) async fn write_permit(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        permit(&self.writers, "parts of uploads", MAX_WRITERS).await
+    }
+
+    /// Waits for the permit to write a file that has no name yet.
+    pub(super) async fn spool_permit(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        permit(&self.spoolers, "forms whose file comes before its key", MAX_SPOOLED).await
+    }
+
+    /// Stores uploads that were complete when the node stopped, and removes expired ones from now on.
+    pub(in super::super) fn start(self: &Arc<Self>) {
+        for upload in self.lock().values() {
+            let receiving = matches!(*upload.phase.borrow(), UploadPhase::Receiving);
+            if receiving && upload.offset() == upload.plan.length {
+                self.start_storing(upload);
+            }
+        }
+        let (registry, stop) = (Arc::clone(self), self.node.stopping());
+        let interval = SWEEP_INTERVAL.min(self.retention);
+        self.node.spawn(async move {
+            loop {
+                registry.remove_expired().await;
+                if stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_none() {
+                    return;
+                }
+            }
+        });
+    }
+
+    async fn remove_expired(&self) {
+        let now = unix_s();
+        let is_expired = |upload: &&Arc<Upload>| {
+            let info = upload.info(self.retention);
+            info.expires_unix_s <= now && info.state != UploadState::Storing && !upload.is_locked()
+        };
+        let expired: Vec<_> = self.lock().values().filter(is_expired).cloned().collect();
+        for upload in expired {
+            if let Err(problem) = self.remove(&upload).await {
+                tracing::warn!("cannot remove an expired upload: {}", problem.detail);
+            }
+        }
+    }
+
+    pub(super) fn info(&self, upload: &Upload) -> UploadInfo {
+        upload.info(self.retention)
+    }
+
+    pub(super) fn list(&self) -> Vec<UploadInfo> {
+        let mut all: Vec<_> = self.lock().values().map(|upload| self.info(upload)).collect();
+        all.sort_by(|a, b| b.expires_unix_s.cmp(&a.expires_unix_s).then_with(|| a.id.cmp(&b.id)));
+        all
+    }
+
+    pub(super) fn find(&self, id: &str) -> Result<Arc<Upload>, Problem> {
+        self.lock().get(id).cloned().ok_or_else(|| {
+            Problem::not_found("no upload has this id", "it was removed or has expired: create a new upload")
+        })
+    }
+
+    /// Creates an upload, if there is space for all of it.
+    pub(super) async fn create(&self, plan: UploadPlan) -> Result<Arc<Upload>, Problem> {
+        let id = format!("{:032x}", rand::random::<u128>());
+        let upload = Arc::new(Upload::new(&self.dir, id.clone(), plan));
+        // Inserted before the check, so that two new uploads do not both reserve the last space.
+        self.lock().insert(id, Arc::clone(&upload));
+        let created = self.check_and_save(&upload).await;
+        if created.is_err() {
+            self.remove(&upload).await?;
+        }
+        created.map(|()| upload)
+    }
+
+    async fn check_and_save(&self, upload: &Arc<Upload>) -> Result<(), Problem> {
+        self.check_space("this upload", 1).await?;
+        let upload = Arc::clone(upload);
+        let saved = spawn_blocking(move || upload.save(0, None)).await.map_err(panicked)?;
+        saved.map_err(|e| NodeError::io("save an upload", &e).into())
+    }
+
+    /// Checks that there is space for all uploads and spooled files. Both need their bytes twice: as they arrive, and as
+    /// blocks. `own` of the uploads are the one that asks.
+    pub(super) async fn check_space(&self, what: &str, own: usize) -> Result<(), Problem> {
+        let spooled = self.spooled_bytes.load(Ordering::Relaxed);
+        let (mut unfinished, mut on_disk, mut as_blocks) = (0_usize, spooled, spooled);
+        let mut stored: Vec<_> = Vec::new();
+        for upload in self.lock().values() {
+            if upload.is_stored() {
+                stored.push(Arc::clone(upload));
+                continue;
+            }
+            unfinished += 1;
+            on_disk = on_disk.saturating_add(upload.plan.length.saturating_mul(2) - upload.offset());
+            as_blocks = as_blocks.saturating_add(upload.plan.length);
+        }
+        let full = |detail: String| {
+            let hint = "free disk space, or remove unfinished uploads: GET /api/v1/uploads lists them";
+            Err(Problem::new(StatusCode::INSUFFICIENT_STORAGE, ErrorCode::NoSpace, detail, hint))
+        };
+        if unfinished > MAX_UPLOADS {
+            return full(format!("the limit of {MAX_UPLOADS} unfinished uploads is reached"));
+        }
+        if stored.len() > MAX_UPLOADS {
+            stored.sort_by_key(|upload| self.info(upload).expires_unix_s);
+            for upload in &stored[..stored.len() - MAX_UPLOADS] {
+                self.remove(upload).await?;
+            }
+        }
+        let status = self.node.status().await?;
+        let others = match unfinished.saturating_sub(own) {
+            0 => String::new(),
+            others => format!(" (with {others} unfinished uploads)"),
+        };
+        if status.disk_free.is_some_and(|free| on_disk > free) {
+            return full(format!("{what} does not fit on the disk{others}"));
+        }
+        let kept = status.stored_bytes.saturating_sub(status.cached_bytes);
+        if status.capacity.is_some_and(|capacity| kept.saturating_add(as_blocks) > capacity) {
+            return full(format!("{what} does not fit into storage.capacity{others}"));
+        }
+        Ok(())
+    }
+
+    /// Stores a complete upload. Returns when it is stored.
+    pub(super) async fn store(self: &Arc<Self>, upload: &Arc<Upload>) -> Result<(), Problem> {
+        self.start_storing(upload);
+        let mut phase = upload.phase.subscribe();
+        let ended = phase.wait_for(|phase| matches!(phase, UploadPhase::Stored(_) | UploadPhase::Failed(_)));
+        match self.node.stopping().run_until_cancelled(ended).await {
+            Some(Ok(phase)) => match &*phase {
+                UploadPhase::Failed(problem) => Err(problem.clone()),
+                _ => Ok(()),
+            },
+            _ => Err(Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorCode::ShuttingDown,
+                "the node is stopping",
+                "start the node again: it stores this upload, which is complete",
+            )),
+        }
+    }
+
+    /// Starts to store a complete upload, unless it is being stored already. Goes on without its client.
+    fn start_storing(self: &Arc<Self>, upload: &Arc<Upload>) {
+        let started = upload.phase.send_if_modified(|phase| {
+            let idle = matches!(phase, UploadPhase::Receiving | UploadPhase::Failed(_));
+            if idle {
+                *phase = UploadPhase::Storing;
+            }
+            idle
+        });
+        if !started {
+            return;
+        }
+        let (registry, upload, stop) = (Arc::clone(self), Arc::clone(upload), self.node.stopping());
+        self.node.spawn(async move {
+            let phase = match stop.run_until_cancelled(registry.put(&upload)).await {
+                Some(Ok(cid)) => UploadPhase::Stored(cid),
+                Some(Err(error)) => UploadPhase::Failed(error.into()),
+                None => return,
+            };
+            upload.set_offset(upload.plan.length);
+            upload.phase.send_replace(phase);
+        });
+    }
+
+    async fn put(&self, upload: &Arc<Upload>) -> Result<Cid, NodeError> {
+        let plan = &upload.plan;
+        let options = PutOptions {
+            name: plan.name.clone(),
+            media_type: plan.media_type.clone(),
+            mtime: plan.mtime,
+            public: plan.public,
+            ..PutOptions::default()
+        };
+        let permit = self.node.local_place().await?;
+        let report = if plan.length == 0 {
+            self.node.put_in(&permit, futures::stream::empty(), options, FileKind::File).await?
+        } else {
+            let file = tokio::fs::File::open(&upload.part).await;
+            let file = file.map_err(|e| NodeError::io(format_args!("read {}", upload.part.display()), &e))?;
+            let kind = if plan.tree { FileKind::Dir } else { FileKind::File };
+            let bytes = ReaderStream::with_capacity(file, READ_BYTES);
+            self.node.put_in(&permit, bytes, options, kind).await?
+        };
+        drop(permit);
+        // The file is safe. The record only tells the client its CID.
+        let (upload, cid) = (Arc::clone(upload), report.cid);
+        let saved = spawn_blocking(move || {
+            upload.save(upload.plan.length, Some(cid)).and_then(|()| upload.remove_part())
+        });
+        if let Ok(Err(e)) = saved.await {
+            tracing::warn!("cannot record that an upload is stored: {e}");
+        }
+        Ok(report.cid)
+    }
+
+    /// Removes an upload and its bytes.
+    pub(super) async fn remove(&self, upload: &Arc<Upload>) -> Result<(), Problem> {
+        self.lock().remove(&upload.id);
+        let upload = Arc::clone(upload);
+        let removed = spawn_blocking(move || upload.remove_files()).await.map_err(panicked)?;
+        removed.map_err(|e| NodeError::io("remove an upload", &e).into())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Upload>>> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn permit<'a>(
+    permits: &'a Semaphore,
+    what: &str,
+    limit: usize,
+) -> Result<SemaphorePermit<'a>, Problem> {
+    match timeout(LOCK_TIMEOUT, permits.acquire()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(Problem::busy(format!("the limit of {limit} concurrent {what} is reached"))),
+    }
+}
+
+fn panicked(_: tokio::task::JoinError) -> Problem {
+    Problem::internal("a task of this node panicked")
+}
