@@ -180,8 +180,10 @@ pub fn load_or_create_token(data_dir: &Path) -> Result<String, NodeError> {
     let fail = |e| NodeError::io(format_args!("use {}", path.display()), &e);
     match fs::read_to_string(&path) {
         Ok(token) if token.trim().len() >= 32 => Ok(token.trim().to_owned()),
-        Ok(_) => Err(NodeError::new(ErrorCode::Other, format!("{} holds no token", path.display()))
-            .hint("remove the file: the node makes a new one")),
+        Ok(_) => {
+            let message = format!("{} contains no token; remove it to get a new one", path.display());
+            Err(NodeError::new(ErrorCode::Other, message))
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let token = BASE64URL_NOPAD.encode(&rand::random::<[u8; 32]>());
             write_secret(&path, format!("{token}\n").as_bytes()).map_err(fail)?;

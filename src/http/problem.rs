@@ -81,8 +81,7 @@ impl Problem {
 
 impl From<NodeError> for Problem {
     fn from(error: NodeError) -> Self {
-        let hint =
-            if error.hint.is_empty() { Cow::Borrowed(hint(error.code)) } else { Cow::Owned(error.hint) };
+        let hint = hint(error.code, error.reason);
         Self { reason: error.reason, ..Self::new(status(error.code), error.code, error.message, hint) }
     }
 }
@@ -104,7 +103,45 @@ const fn status(code: ErrorCode) -> StatusCode {
     }
 }
 
-const fn hint(code: ErrorCode) -> &'static str {
+/// What a client can do next.
+const fn hint(code: ErrorCode, reason: Option<Reason>) -> &'static str {
+    match reason {
+        Some(Reason::KeyMissing) => "send the read key in the header Storgo-Key: the part of a link after #",
+        Some(Reason::KeyWrong) => "check that the read key is complete and belongs to this file",
+        Some(Reason::CraftedData) => "store the file without `public`",
+        Some(Reason::IndexDamaged | Reason::IndexLost | Reason::IndexBehind) => {
+            "stop the node and rebuild the index of its blocks"
+        }
+        Some(Reason::StorageFull) => {
+            "remove files and send POST /api/v1/gc?now=true, or raise storage.capacity"
+        }
+        Some(Reason::DiskFull) => "free space on the disk of the data directory",
+        Some(Reason::PermissionDenied) => "check the owner and permissions of the data directory",
+        Some(Reason::NoProvider) => "check that a node with the file runs and is among GET /api/v1/peers",
+        Some(Reason::Offline) => "start the node with a network",
+        Some(Reason::NoGoodCopy) => "send POST /api/v1/verify to a node that keeps the file",
+        Some(Reason::ProvidersSilent | Reason::PeerUnreachable) => {
+            "check that the other node runs and that no firewall blocks it"
+        }
+        Some(Reason::NotAnnounced) => "store the file again to announce it",
+        Some(Reason::BlockNotHere | Reason::RootNotHere) => {
+            "fetch missing blocks with POST /api/v1/files/{cid}/repair"
+        }
+        Some(Reason::CidInvalid) => "check that the CID is complete",
+        Some(Reason::LinkInvalid) => "pass a complete link: storgo://<cid>#<key>",
+        Some(Reason::NameAmbiguous) => "pass the CID of the file",
+        Some(Reason::NameTooLong | Reason::NameHasNul) => "choose another name",
+        Some(Reason::PathInvalid | Reason::TarInvalid) => "send a complete tar stream with relative paths",
+        Some(Reason::InputFailed) => "send the complete body again",
+        Some(Reason::CursorInvalid) => "pass `next` of the previous page, or no cursor for the first page",
+        Some(Reason::NotAFolder) => "request the file itself with GET /api/v1/files/{cid}",
+        Some(Reason::NoCluster) => "start the node with the key of a cluster",
+        Some(Reason::WorkerFailed) => "read the log of the node, and report this bug",
+        _ => hint_of_code(code),
+    }
+}
+
+const fn hint_of_code(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::Other => "try again; if it keeps failing, read the log of the node",
         ErrorCode::BadRequest => "see /api/docs for what this endpoint takes",

@@ -96,9 +96,7 @@ impl ServeOptions {
                 "{} is reachable from other machines, and the API would be served without TLS",
                 self.addr
             );
-            return Err(NodeError::new(ErrorCode::BadRequest, message).hint(
-                "add --tls-self-signed, or --tls-cert and --tls-key; --http-insecure if a proxy in front does TLS",
-            ));
+            return Err(NodeError::new(ErrorCode::BadRequest, message).reason(Reason::TlsRequired));
         }
         match &self.tls {
             Tls::Files { cert, key } => tls::from_files(cert, key).map(drop),
@@ -152,19 +150,13 @@ fn share_of_descriptors() -> usize {
 
 async fn bind(addr: SocketAddr) -> Result<TcpListener, NodeError> {
     TcpListener::bind(addr).await.map_err(|e| {
-        let (reason, hint) = match e.kind() {
-            ErrorKind::AddrInUse => (Reason::PortInUse, "choose another port with `--http HOST:PORT`"),
-            ErrorKind::PermissionDenied => {
-                (Reason::PortDenied, "choose a port from 1024 on: this user may not serve at lower ports")
-            }
-            ErrorKind::AddrNotAvailable => (
-                Reason::AddressUnavailable,
-                "this machine has no such address; 0.0.0.0 stands for all of its addresses",
-            ),
-            _ => (Reason::AddressUnavailable, "choose another address with `--http HOST:PORT`"),
+        let reason = match e.kind() {
+            ErrorKind::AddrInUse => Reason::PortInUse,
+            ErrorKind::PermissionDenied => Reason::PortDenied,
+            _ => Reason::AddressUnavailable,
         };
         let message = format!("cannot serve HTTP on {addr}: {e}");
-        NodeError::new(ErrorCode::of_io(&e), message).reason(reason).hint(hint)
+        NodeError::new(ErrorCode::of_io(&e), message).reason(reason)
     })
 }
 

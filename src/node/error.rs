@@ -166,6 +166,10 @@ pub enum Reason {
     PortDenied,
     /// The address cannot be listened on.
     AddressUnavailable,
+    /// The API would be reachable from other machines without TLS.
+    TlsRequired,
+    /// The TLS certificate or its key cannot be used.
+    CertificateInvalid,
     /// The peer cannot be connected to, or does not speak the protocol.
     PeerUnreachable,
     /// The file was removed before its announcement ended.

@@ -185,9 +185,7 @@ fn every_invalid_request_gets_a_problem_document() {
         "/api/v1/files//content",
         "/api/v1/uploads/../../api.token",
     ] {
-        let answer = api.get(path);
-        assert!(matches!(answer.status, 400 | 404), "{path}: {answer:?}");
-        answer.refuses(404, "not_found");
+        api.get(path).refuses(404, "not_found");
     }
     api.get("/api/v1/files/%ff/content").refuses(400, "bad_request");
     for query in ["limit=x", "cursor=x", "nonsense=1"] {

@@ -3,6 +3,9 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -116,23 +119,22 @@ fn an_event_stream_ends_with_its_token() {
     assert!(!end, "others go on");
 }
 
-/// Sends 8 MiB, bit by bit until progress is told; answers with what was told first.
-fn write_slowly(stream: &mut TcpStream, events: &mut Events) -> serde_json::Value {
+/// Sends 8 MiB, slowly until the first progress event arrives. Returns that event.
+fn write_slowly(stream: &mut TcpStream, events: &mut Events) -> Value {
     const LEN: usize = 8 << 20;
-    let told = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
+    let (logged, first_event) = mpsc::sync_channel(1);
+    thread::scope(|scope| {
+        scope.spawn(move || {
             let mut sent = 0;
             // At this rate all of it would take 40 s.
-            while sent < LEN && !told.load(std::sync::atomic::Ordering::Relaxed) {
+            while sent < LEN && first_event.recv_timeout(Duration::from_millis(20)).is_err() {
                 stream.write_all(&[7; 4 << 10]).expect("sent");
                 sent += 4 << 10;
-                std::thread::sleep(std::time::Duration::from_millis(20));
             }
             stream.write_all(&vec![7; LEN - sent]).expect("sent");
         });
         let first = events.next("transfer").1;
-        told.store(true, std::sync::atomic::Ordering::Relaxed);
+        logged.send(()).expect("the sender waits");
         first
     })
 }

@@ -19,7 +19,7 @@ use tokio_rustls::{
 
 use super::{ServeOptions, Tls};
 use crate::node::{
-    error::{ErrorCode, NodeError},
+    error::{ErrorCode, NodeError, Reason},
     identity::write_secret,
 };
 
@@ -56,7 +56,7 @@ pub(super) fn from_files(cert: &Path, key: &Path) -> Result<Loaded, NodeError> {
 fn from_pem(cert: &[u8], key: &[u8]) -> Result<Loaded, NodeError> {
     let unusable = |e: &dyn std::fmt::Display| {
         NodeError::new(ErrorCode::BadRequest, format!("cannot use the certificate: {e}"))
-            .hint("pass a chain in PEM as --tls-cert, the node's own certificate first, and its private key as --tls-key")
+            .reason(Reason::CertificateInvalid)
     };
     let chain: Vec<_> =
         CertificateDer::pem_slice_iter(cert).collect::<Result<_, _>>().map_err(|e| unusable(&e))?;

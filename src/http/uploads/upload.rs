@@ -5,12 +5,15 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
+use tokio::{
+    sync::{OwnedMutexGuard, mpsc, oneshot, watch},
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
@@ -260,7 +263,7 @@ impl Upload {
                 self.writer().cancelled.cancel();
             }
             let wait = STALL_TIMEOUT.saturating_sub(idle).max(Duration::from_millis(100));
-            if let Ok(guard) = tokio::time::timeout(wait, Arc::clone(&self.lock).lock_owned()).await {
+            if let Ok(guard) = timeout(wait, Arc::clone(&self.lock).lock_owned()).await {
                 let cancelled = CancellationToken::new();
                 *self.writer() = Writer { cancelled: cancelled.clone(), last_bytes: Instant::now() };
                 return Ok(WriteLock { _guard: guard, cancelled });
@@ -328,5 +331,40 @@ fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_keeps_the_lock_while_bytes_arrive() {
+        let plan = UploadPlan {
+            length: 1,
+            name: None,
+            media_type: None,
+            mtime: None,
+            public: false,
+            tree: false,
+            metadata: None,
+        };
+        let upload = Upload::new(Path::new("nowhere"), "id".into(), plan);
+        let writer = upload.lock().await.expect("free");
+        let bytes_arrive = async {
+            for _ in 0..8 {
+                upload.bytes_arrived();
+                tokio::time::sleep(STALL_TIMEOUT / 2).await;
+            }
+        };
+        tokio::select! {
+            _ = upload.lock() => panic!("the lock was taken from its writer"),
+            () = bytes_arrive => assert!(!writer.cancelled.is_cancelled()),
+        }
+        let (next, ()) = tokio::join!(upload.lock(), async {
+            writer.cancelled.cancelled().await;
+            drop(writer);
+        });
+        next.expect("the writer has stalled");
     }
 }
