@@ -1,19 +1,19 @@
-//! The download scheduler: one root, all its providers at once.
+//! The download scheduler: reads the blocks of one root from all its providers at once.
 //!
 //! ```text
-//! block ─ here already? ─▶ done
-//!   └─ Session: providers (connected peers at once, the DHT beside) ─ the one that should be done first ─▶ Transfers
-//!         ├─ standing still, or somebody else would be done in half the time: asked as well, the first good answer counts
-//!         ├─ lost, missing: another one        ├─ one bad block: never asked again
-//!         └─ SHA-1, caller's own check, cache: one job on a thread that may block
+//! block ─ in the store? ─▶ done
+//!   └─ Session: providers (connected peers first, the DHT in parallel) ─ expected to finish first ─▶ Transfers
+//!         ├─ stalled, or another one would take half the time: request from a second provider; first good answer wins
+//!         ├─ connection lost or block missing: next provider        ├─ bad block: ban the provider
+//!         └─ SHA-1, hash check of the caller, cache write: on a blocking thread
 //! ```
-//! A provider's turn is decided by what it has to do already and how fast it was so far. Blocks are kept as cache when
-//! they are complete, so whatever was fetched once is there when a read is tried again.
+//! A provider is chosen by the bytes that it still has to send and by its measured rate. Complete blocks go into the
+//! cache, so a read that failed continues where it stopped.
 
-mod line;
+mod fair_queue;
 mod providers;
 mod session;
-mod watch;
+mod stall;
 
 use std::{
     collections::HashMap,
@@ -30,39 +30,39 @@ use crate::{
 };
 pub use session::Session;
 
-/// Memory for blocks on their way to readers that all sessions share, in KiB.
-const WINDOW_KIB: usize = 40 << 10;
-/// Blocks of one session on their way at a time.
+/// Memory for blocks in flight to readers, shared by all sessions, in KiB.
+const SHARED_MEMORY_KIB: usize = 40 << 10;
+/// Maximum number of blocks in flight in one session.
 pub const READ_AHEAD: usize = 20;
 
-/// Why a block could not be had.
+/// Why a block could not be fetched.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// Peers were asked, and nobody has it.
-    #[error("{cid} is not here, and no peer that can be reached has it")]
+    /// All providers were asked, and none has the block.
+    #[error("block {cid} is not in the store, and no reachable peer has it")]
     NotFound {
         /// The block.
         cid: Cid,
     },
-    /// Nothing arrived for as long as the reader was ready to wait.
-    #[error("nothing arrived for {} s: block {cid} is still missing", waited.as_secs())]
+    /// No bytes arrived within the session's timeout.
+    #[error("no data arrived for {} s; block {cid} is still missing", waited.as_secs())]
     Timeout {
         /// The block.
         cid: Cid,
-        /// How long.
+        /// The timeout.
         waited: Duration,
     },
-    /// No peer was there to ask.
-    #[error("no peer could be reached in {} s, and block {cid} is not here", waited.as_secs())]
-    Alone {
+    /// No peer could be reached.
+    #[error("no peer could be reached in {} s, and block {cid} is not in the store", waited.as_secs())]
+    NoPeers {
         /// The block.
         cid: Cid,
-        /// How long.
+        /// How long the session tried.
         waited: Duration,
     },
-    /// No good copy is left: what is held is damaged, or those who say that they have the file have lost the block.
-    #[error("no good copy of block {cid} was found: it is damaged or lost where this file is kept")]
+    /// No intact copy was found: the available ones are damaged, or a provider of the root has lost the block.
+    #[error("no intact copy of block {cid} was found; its providers have lost or damaged it")]
     Corrupt {
         /// The block.
         cid: Cid,
@@ -70,47 +70,52 @@ pub enum FetchError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A thread of ours panicked.
+    /// A blocking thread or a task of the session panicked.
     #[error("a worker failed")]
     Worker,
 }
 
-/// Makes sessions. Cheap to clone.
+/// Creates sessions. Cheap to clone.
 #[derive(Clone)]
 pub struct Fetcher {
     store: Store,
     transfers: Transfers,
-    window: Arc<Semaphore>,
-    /// Blocks on their way: who wants the same one waits for it.
-    flights: Arc<Mutex<HashMap<Cid, Weak<Semaphore>>>>,
+    shared_memory: Arc<Semaphore>,
+    /// One lock for each block that is being fetched, so that concurrent readers fetch it once.
+    block_locks: Arc<Mutex<HashMap<Cid, Weak<Semaphore>>>>,
 }
 
 impl Fetcher {
-    /// A scheduler over a store and the network.
+    /// Creates a scheduler over a store and the network.
     pub fn new(store: Store, transfers: Transfers) -> Self {
-        Self { store, transfers, window: Arc::new(Semaphore::new(WINDOW_KIB)), flights: Arc::default() }
+        Self {
+            store,
+            transfers,
+            shared_memory: Arc::new(Semaphore::new(SHARED_MEMORY_KIB)),
+            block_locks: Arc::default(),
+        }
     }
 
-    /// Begins to read what belongs to a root. `timeout`: how long to wait without anything arriving.
+    /// Starts a read of the blocks of `root`. The read fails when no bytes arrive for `timeout`.
     pub fn session(&self, root: Cid, timeout: Duration) -> Session {
         Session::new(self.clone(), root, timeout)
     }
 
-    /// The turn to fetch a block: one at a time, whatever session it is for.
-    fn flight(&self, cid: &Cid) -> Arc<Semaphore> {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flights.get(cid).and_then(Weak::upgrade) {
-            return flight;
+    /// Returns the lock that a fetch of this block takes, in any session.
+    fn block_lock(&self, cid: &Cid) -> Arc<Semaphore> {
+        let mut locks = self.block_locks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = locks.get(cid).and_then(Weak::upgrade) {
+            return lock;
         }
-        if flights.len() > 1024 {
-            flights.retain(|_, flight| flight.strong_count() > 0);
+        if locks.len() > 1024 {
+            locks.retain(|_, lock| lock.strong_count() > 0);
         }
-        let flight = Arc::new(Semaphore::new(1));
-        flights.insert(*cid, Arc::downgrade(&flight));
-        flight
+        let lock = Arc::new(Semaphore::new(1));
+        locks.insert(*cid, Arc::downgrade(&lock));
+        lock
     }
 
-    /// The transfers below.
+    /// The transfer client that sessions use.
     pub fn transfers(&self) -> &Transfers {
         &self.transfers
     }

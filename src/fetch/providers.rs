@@ -1,4 +1,4 @@
-//! The providers of one root: who they are, what they have to do, how fast they are. No I/O.
+//! The providers of one root: what each has to send, how fast it is, and which one is asked next. No I/O.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,269 +9,261 @@ use libp2p::PeerId;
 
 use crate::content::cid::Cid;
 
-/// Rate that a provider is taken to have before it was measured, in bytes per second: optimistic, so that it is tried.
-const FIRST_RATE: f64 = 50e6;
-/// An answer shorter than this says that somebody answers, and nothing about how fast.
-const MEASURED: u64 = 64 << 10;
-/// Bytes that one provider is asked for at a time. It sends them in order, so more only makes its loss more costly.
-const OUTSTANDING: u64 = 8 << 20;
-/// A provider that was lost is asked again after this long.
-const REST: Duration = Duration::from_secs(3);
-/// Pause after somebody untried was silent, before the next one is tried beside those who give; doubles up to the second.
-const TRIAL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
-/// Seconds that somebody untried is taken to be slower: beside one that gives, it is tried where there is much to do.
-const HANDICAP: f64 = 0.04;
+/// Assumed rate of a provider without a measurement, in bytes per second. High, so that it is tried.
+const DEFAULT_RATE: f64 = 50e6;
+/// Shorter answers are not used to measure the rate, in bytes.
+const MIN_MEASURED: u64 = 64 << 10;
+/// Maximum bytes requested from one provider at a time. It sends them in order, so more would only cost more if it is lost.
+const MAX_OUTSTANDING: u64 = 8 << 20;
+/// A provider that was lost is asked again after this time.
+const RETRY_AFTER: Duration = Duration::from_secs(3);
+/// Shortest and longest pause after an untried provider stalled, before the next one is tried beside proven ones.
+const TRIAL_PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+/// Seconds added to the estimate of an untried provider: beside a proven one it is tried when much is outstanding.
+const UNTRIED_PENALTY_S: f64 = 0.04;
 
-/// What is to be expected of a provider.
+/// How much a provider can be relied on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    /// It has given something.
+enum ProviderState {
+    /// It has delivered bytes.
     Proven,
-    /// It has said that it has the root, or is connected, and was not asked for anything yet.
+    /// It has announced the root or is connected, and has not been asked yet.
     Untried,
-    /// It does not answer, or lacked what it was asked for and never said that it has the root.
-    Doubtful,
+    /// It does not answer, or it lacks a requested block and has not announced the root.
+    Suspect,
 }
 
-/// What stands in the way of asking somebody.
+/// Why a provider does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
-    /// It was asked, and nothing came for a while.
-    Silent,
-    /// There is no connection to it, and none could be made.
+enum Fault {
+    /// It was asked, and no bytes arrived for a while.
+    Stalled,
+    /// There is no connection to it, and dialing failed.
     Unreachable,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Provider {
-    /// Whether it has given anything.
-    gave: bool,
-    trouble: Option<Trouble>,
-    /// Bytes per second, averaged; none before it was measured.
+    has_delivered: bool,
+    fault: Option<Fault>,
+    /// Bytes per second, averaged. `None`: not measured yet.
     rate: Option<f64>,
     outstanding: u64,
-    /// Since when it has had something to do without a pause.
+    /// Since when requests have been outstanding without a break.
     busy_since: Option<Instant>,
-    lacks: HashSet<Cid>,
-    /// Whether it says that it has all of this root; else it is only connected.
+    missing: HashSet<Cid>,
+    /// It announced the root. Otherwise it is only connected.
     announced: bool,
-    rests_until: Option<Instant>,
+    paused_until: Option<Instant>,
 }
 
 impl Provider {
-    fn standing(&self) -> Standing {
+    fn state(&self) -> ProviderState {
         match self {
-            _ if self.trouble.is_some() => Standing::Doubtful,
-            _ if self.gave => Standing::Proven,
-            _ if !self.announced && !self.lacks.is_empty() => Standing::Doubtful,
-            _ => Standing::Untried,
+            _ if self.fault.is_some() => ProviderState::Suspect,
+            _ if self.has_delivered => ProviderState::Proven,
+            _ if !self.announced && !self.missing.is_empty() => ProviderState::Suspect,
+            _ => ProviderState::Untried,
         }
     }
 
-    /// Whether it may have the block, and may be asked now.
-    fn may_give(&self, cid: &Cid, now: Instant) -> bool {
-        !self.lacks.contains(cid) && self.rests_until.is_none_or(|until| until <= now)
+    /// Whether it may have the block and can be asked now.
+    fn can_serve(&self, request: &BlockRequest, now: Instant) -> bool {
+        !self.missing.contains(&request.cid) && self.paused_until.is_none_or(|until| until <= now)
     }
 
-    /// Whether it may be asked for so much beside what it has to do. Of one that has given nothing yet nobody knows when
-    /// it will be done.
-    fn has_room(&self, len: u64) -> bool {
-        self.outstanding == 0 || (self.gave && self.outstanding + len <= OUTSTANDING)
+    /// Whether it may be asked for `len` more bytes. An untried provider gets one request at a time.
+    fn has_capacity(&self, len: u64) -> bool {
+        self.outstanding == 0 || (self.has_delivered && self.outstanding + len <= MAX_OUTSTANDING)
     }
 
-    /// In how many seconds it should have given so much more.
+    /// Estimated seconds until it has sent `len` more bytes.
     #[allow(clippy::cast_precision_loss)]
-    fn done_in(&self, len: u64) -> f64 {
-        let sent_in = (self.outstanding + len) as f64 / self.rate.unwrap_or(FIRST_RATE);
-        if self.gave { sent_in } else { sent_in + HANDICAP }
+    fn completion_s(&self, len: u64) -> f64 {
+        let seconds = (self.outstanding + len) as f64 / self.rate.unwrap_or(DEFAULT_RATE);
+        if self.has_delivered { seconds } else { seconds + UNTRIED_PENALTY_S }
     }
 }
 
-/// Who is to be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Picked {
-    pub(super) peer: PeerId,
-    /// Bytes that it has been asked for, the block's own included: it sends them in order.
-    pub(super) ahead: u64,
+/// A block that needs a provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BlockRequest {
+    pub(super) cid: Cid,
+    /// Length in bytes; an estimate if it is not known.
+    pub(super) len: u64,
+    /// Providers that have been asked for it already.
+    pub(super) exclude: Vec<PeerId>,
 }
 
-/// Who can be asked.
+/// The provider chosen for a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Assignment {
+    pub(super) peer: PeerId,
+    /// Bytes requested from it, up to the end of this block. It sends them in order.
+    pub(super) queued_bytes: u64,
+}
+
+/// All providers of one root.
 #[derive(Debug, Default)]
 pub(super) struct Providers {
     known: HashMap<PeerId, Provider>,
     banned: HashSet<PeerId>,
-    /// Not before then is somebody untried asked beside those who give.
-    trial: Option<Instant>,
+    /// Earliest time to try an untried provider beside proven ones. `None`: now.
+    next_trial: Option<Instant>,
     trial_pause: Duration,
 }
 
 impl Providers {
-    /// Adds a provider, which `announced` the root or is only connected; answers whether it is new, or can be asked
-    /// again.
+    /// Adds a provider that announced the root, or (`!announced`) a connected peer. Returns whether it is new or can be
+    /// asked again.
     pub(super) fn add(&mut self, peer: PeerId, announced: bool) -> bool {
         if let Some(provider) = self.known.get_mut(&peer) {
             provider.announced |= announced;
-            // Only one that is connected comes unannounced.
-            if !announced {
-                let rested = provider.rests_until.take().is_some();
-                return provider.trouble.take() == Some(Trouble::Unreachable) || rested;
+            if announced {
+                return false;
             }
-            return false;
+            let paused = provider.paused_until.take().is_some();
+            return provider.fault.take() == Some(Fault::Unreachable) || paused;
         }
         if self.banned.contains(&peer) {
             return false;
         }
-        let provider = Provider {
-            gave: false,
-            trouble: None,
-            rate: None,
-            outstanding: 0,
-            busy_since: None,
-            lacks: HashSet::new(),
-            announced,
-            rests_until: None,
-        };
-        self.known.insert(peer, provider);
+        self.known.insert(peer, Provider { announced, ..Provider::default() });
         true
     }
 
-    /// Picks who should have the block first, and notes that it is asked. `besides`: who is asked already. `within`:
-    /// only somebody who should have it within this time.
+    /// Picks the provider that should deliver the block first, and counts the request as outstanding. With `max_time`,
+    /// only a provider that should deliver within it.
     ///
-    /// Those who have given something go first. Others are tried one at a time beside them, each with one block: somebody
-    /// who is silent costs the time until that is noticed, and one block's. Whoever is silent, or is only connected and
-    /// lacked what it was asked for, is asked again where nobody else is left.
+    /// Proven providers come first. Untried ones are tried one at a time beside them, with one block each, so that a
+    /// provider that never answers costs one block's delay. Suspect ones are asked if no others are left.
     pub(super) fn pick(
         &mut self,
-        cid: &Cid,
-        len: u64,
-        besides: &[PeerId],
-        within: Option<Duration>,
+        request: &BlockRequest,
+        max_time: Option<Duration>,
         now: Instant,
-    ) -> Option<Picked> {
+    ) -> Option<Assignment> {
         let (mut proven, mut untried, mut trying) = (false, false, false);
         for (peer, provider) in &self.known {
-            let may = !besides.contains(peer) && provider.may_give(cid, now);
-            match provider.standing() {
-                Standing::Proven => proven |= may,
-                Standing::Untried => {
-                    untried |= may;
+            let usable = !request.exclude.contains(peer) && provider.can_serve(request, now);
+            match provider.state() {
+                ProviderState::Proven => proven |= usable,
+                ProviderState::Untried => {
+                    untried |= usable;
                     trying |= provider.outstanding > 0;
                 }
-                Standing::Doubtful => {}
+                ProviderState::Suspect => {}
             }
         }
-        let trial = !trying && within.is_none() && self.trial.is_none_or(|at| at <= now);
-        let is_next = |provider: &Provider| match provider.standing() {
-            Standing::Proven => true,
-            Standing::Untried => !proven || trial,
-            Standing::Doubtful => !proven && !untried,
+        let trial = !trying && max_time.is_none() && self.next_trial.is_none_or(|at| at <= now);
+        let is_eligible = |provider: &Provider| match provider.state() {
+            ProviderState::Proven => true,
+            ProviderState::Untried => !proven || trial,
+            ProviderState::Suspect => !proven && !untried,
         };
-        let able = self.known.iter_mut().filter(|(peer, provider)| {
-            !besides.contains(peer)
-                && provider.may_give(cid, now)
-                && provider.has_room(len)
-                && is_next(provider)
+        let eligible = self.known.iter_mut().filter(|(peer, provider)| {
+            !request.exclude.contains(peer)
+                && provider.can_serve(request, now)
+                && provider.has_capacity(request.len)
+                && is_eligible(provider)
         });
-        let (peer, provider) = able.min_by(|(_, a), (_, b)| {
-            let order = |provider: &Provider| !provider.gave && !provider.announced;
-            order(a).cmp(&order(b)).then(a.done_in(len).total_cmp(&b.done_in(len)))
+        let (peer, provider) = eligible.min_by(|(_, a), (_, b)| {
+            let only_connected = |provider: &Provider| !provider.has_delivered && !provider.announced;
+            let by_time = || a.completion_s(request.len).total_cmp(&b.completion_s(request.len));
+            only_connected(a).cmp(&only_connected(b)).then_with(by_time)
         })?;
-        if within.is_some_and(|within| provider.done_in(len) > within.as_secs_f64()) {
+        if max_time.is_some_and(|limit| provider.completion_s(request.len) > limit.as_secs_f64()) {
             return None;
         }
-        provider.outstanding += len;
+        provider.outstanding += request.len;
         provider.busy_since.get_or_insert(now);
-        Some(Picked { peer: *peer, ahead: provider.outstanding })
+        Some(Assignment { peer: *peer, queued_bytes: provider.outstanding })
     }
 
-    /// Whether anybody might still have the block, now or when it is free again. Somebody who gave something and went
-    /// away may come back; who could never be reached is not waited for.
-    pub(super) fn may_have(&self, cid: &Cid) -> bool {
-        let began = self.known.values().any(|provider| provider.gave);
+    /// Whether any provider might still have the block, now or after its pause. Unreachable providers count only if the
+    /// session has received bytes from somebody, because then they may come back.
+    pub(super) fn may_serve(&self, cid: &Cid) -> bool {
+        let started = self.known.values().any(|provider| provider.has_delivered);
         self.known.values().any(|provider| {
-            !provider.lacks.contains(cid) && (began || provider.trouble != Some(Trouble::Unreachable))
+            !provider.missing.contains(cid) && (started || provider.fault != Some(Fault::Unreachable))
         })
     }
 
-    /// Whether nobody was ever there to ask.
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether no provider was ever reached.
+    pub(super) fn none_reached(&self) -> bool {
         self.banned.is_empty()
-            && self.known.values().all(|p| p.trouble == Some(Trouble::Unreachable) && !p.gave)
+            && self.known.values().all(|p| p.fault == Some(Fault::Unreachable) && !p.has_delivered)
     }
 
-    /// Whether somebody who announced the root lacks this block of it.
-    pub(super) fn was_lost(&self, cid: &Cid) -> bool {
-        self.known.values().any(|provider| provider.announced && provider.lacks.contains(cid))
+    /// Whether a provider that announced the root lacks this block of it.
+    pub(super) fn is_lost(&self, cid: &Cid) -> bool {
+        self.known.values().any(|provider| provider.announced && provider.missing.contains(cid))
     }
 
-    /// When the next resting provider may be asked again.
-    pub(super) fn next_rested(&self, now: Instant) -> Option<Instant> {
-        self.known.values().filter_map(|provider| provider.rests_until).filter(|until| *until > now).min()
+    /// When the next paused provider can be asked again.
+    pub(super) fn next_retry(&self, now: Instant) -> Option<Instant> {
+        self.known.values().filter_map(|provider| provider.paused_until).filter(|until| *until > now).min()
     }
 
-    /// An answer of `len` bytes has come. `took`: since it was asked.
-    pub(super) fn gave(&mut self, peer: &PeerId, asked: u64, len: u64, now: Instant) {
-        let Some(provider) = self.known.get_mut(peer) else {
-            return;
-        };
-        // Answers come one after the other: the time since the last one is what this one took.
+    /// Notes the end of a request for `requested` bytes, of which `received` arrived.
+    pub(super) fn answered(&mut self, peer: &PeerId, requested: u64, received: u64, now: Instant) {
+        let Some(provider) = self.known.get_mut(peer) else { return };
+        // Answers come one after the other, so this one took the time since the last one.
         let took = provider.busy_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        if len > 0 {
-            if !provider.gave {
-                (self.trial, self.trial_pause) = (None, Duration::ZERO);
+        if received > 0 {
+            if !provider.has_delivered {
+                (self.next_trial, self.trial_pause) = (None, Duration::ZERO);
             }
-            (provider.gave, provider.trouble) = (true, None);
+            (provider.has_delivered, provider.fault) = (true, None);
         }
-        if len >= MEASURED {
+        if received >= MIN_MEASURED {
             #[allow(clippy::cast_precision_loss)]
-            let rate = len as f64 / took.as_secs_f64().max(1e-4);
+            let rate = received as f64 / took.as_secs_f64().max(1e-4);
             provider.rate = Some(provider.rate.map_or(rate, |known| known * 0.8 + rate * 0.2));
         }
-        provider.outstanding = provider.outstanding.saturating_sub(asked);
+        provider.outstanding = provider.outstanding.saturating_sub(requested);
         provider.busy_since = (provider.outstanding > 0).then_some(now);
     }
 
-    /// It does not have this block.
-    pub(super) fn lacks(&mut self, peer: &PeerId, cid: Cid) {
+    /// Notes that the provider does not have this block.
+    pub(super) fn set_missing(&mut self, peer: &PeerId, cid: Cid) {
         if let Some(provider) = self.known.get_mut(peer) {
-            provider.lacks.insert(cid);
-            provider.trouble = None;
+            provider.missing.insert(cid);
+            provider.fault = None;
         }
     }
 
-    /// Nothing has come from it for a while, although it was asked.
-    pub(super) fn silent(&mut self, peer: &PeerId, now: Instant) {
+    /// Notes that no bytes have arrived from the provider for a while.
+    pub(super) fn set_stalled(&mut self, peer: &PeerId, now: Instant) {
         let Some(provider) = self.known.get_mut(peer) else { return };
-        if provider.standing() == Standing::Untried {
-            self.trial_pause = (self.trial_pause * 2).clamp(TRIAL[0], TRIAL[1]);
-            self.trial = Some(now + self.trial_pause);
+        if provider.state() == ProviderState::Untried {
+            self.trial_pause = (self.trial_pause * 2).clamp(TRIAL_PAUSE[0], TRIAL_PAUSE[1]);
+            self.next_trial = Some(now + self.trial_pause);
         }
-        provider.trouble = Some(Trouble::Silent);
+        provider.fault = Some(Fault::Stalled);
     }
 
-    /// It cannot be reached at all: it rests, and is not waited for.
-    pub(super) fn unreachable(&mut self, peer: &PeerId, now: Instant) {
-        self.lost(peer, now);
+    /// Notes that the provider cannot be dialed, and pauses it.
+    pub(super) fn set_unreachable(&mut self, peer: &PeerId, now: Instant) {
+        self.pause(peer, now);
         if let Some(provider) = self.known.get_mut(peer) {
-            provider.trouble = Some(Trouble::Unreachable);
+            provider.fault = Some(Fault::Unreachable);
         }
     }
 
-    /// It is gone, or is too slow: it rests.
-    pub(super) fn lost(&mut self, peer: &PeerId, now: Instant) {
+    /// Pauses a provider whose connection was lost or that is busy, and halves its rate.
+    pub(super) fn pause(&mut self, peer: &PeerId, now: Instant) {
         if let Some(provider) = self.known.get_mut(peer) {
-            provider.rests_until = Some(now + REST);
+            provider.paused_until = Some(now + RETRY_AFTER);
             provider.rate = provider.rate.map(|rate| (rate / 2.0).max(1000.0));
         }
     }
 
-    /// Whether it was found to have sent what is not true.
     pub(super) fn is_banned(&self, peer: &PeerId) -> bool {
         self.banned.contains(peer)
     }
 
-    /// It sent what is not true: never again.
+    /// Excludes a provider that sent wrong data, for the rest of the session.
     pub(super) fn ban(&mut self, peer: PeerId) {
         self.known.remove(&peer);
         self.banned.insert(peer);
@@ -283,8 +275,18 @@ mod tests {
     use super::*;
     use crate::content::cid::Codec;
 
+    const MIB: u64 = 1 << 20;
+
+    fn request(cid: Cid, len: u64) -> BlockRequest {
+        BlockRequest { cid, len, exclude: Vec::new() }
+    }
+
+    fn pick(providers: &mut Providers, cid: &Cid, len: u64, now: Instant) -> Option<PeerId> {
+        providers.pick(&request(*cid, len), None, now).map(|assignment| assignment.peer)
+    }
+
     #[test]
-    fn work_goes_where_it_is_done_first() {
+    fn requests_go_to_the_provider_that_finishes_first() {
         let (slow, fast) = (PeerId::random(), PeerId::random());
         let mut providers = Providers::default();
         providers.add(slow, true);
@@ -295,103 +297,91 @@ mod tests {
                 let at = start + Duration::from_millis(millis * n);
                 let provider = providers.known.get_mut(&peer).expect("known");
                 provider.busy_since = Some(at);
-                providers.gave(&peer, 0, 1 << 20, at + Duration::from_millis(millis));
+                providers.answered(&peer, 0, MIB, at + Duration::from_millis(millis));
             }
         }
-        let cid = Cid::of(Codec::Raw, b"x");
-        let picks: Vec<_> = (0..7).filter_map(|_| providers.pick(&cid, 1 << 20, &[], None, start)).collect();
-        assert!(picks.iter().all(|picked| picked.peer == fast), "a hundred times as fast");
-        assert_eq!(picks.last().map(|picked| picked.ahead), Some(7 << 20));
-        let soon = Some(Duration::from_millis(200));
-        assert_eq!(providers.pick(&cid, 1 << 20, &[fast], soon, start), None);
-        assert_eq!(providers.pick(&cid, 1 << 20, &[fast], None, start).map(|picked| picked.peer), Some(slow));
-    }
-
-    fn pick(providers: &mut Providers, cid: &Cid, now: Instant) -> Option<PeerId> {
-        providers.pick(cid, 1, &[], None, now).map(|picked| picked.peer)
+        let mut request = request(Cid::of(Codec::Raw, b"x"), MIB);
+        let picks: Vec<_> = (0..7).filter_map(|_| providers.pick(&request, None, start)).collect();
+        assert!(picks.iter().all(|assignment| assignment.peer == fast), "it is 100 times as fast");
+        assert_eq!(picks.last().map(|assignment| assignment.queued_bytes), Some(7 * MIB));
+        request.exclude = vec![fast];
+        assert_eq!(providers.pick(&request, Some(Duration::from_millis(200)), start), None);
+        assert_eq!(providers.pick(&request, None, start).map(|assignment| assignment.peer), Some(slow));
     }
 
     #[test]
-    fn who_lies_is_out_and_who_lacks_is_passed_over() {
+    fn banned_providers_and_those_without_the_block_are_skipped() {
         let (a, b) = (PeerId::random(), PeerId::random());
         let mut providers = Providers::default();
-        assert!(providers.is_empty());
+        assert!(providers.none_reached());
         assert!(providers.add(a, false) && providers.add(b, true) && !providers.add(a, false));
         let cid = Cid::of(Codec::Raw, b"x");
         let now = Instant::now();
-        providers.lacks(&a, cid);
-        assert!(!providers.was_lost(&cid), "it never said that it has the file");
+        providers.set_missing(&a, cid);
+        assert!(!providers.is_lost(&cid), "it did not announce the root");
         providers.add(a, true);
-        assert!(providers.was_lost(&cid));
-        assert_eq!(pick(&mut providers, &cid, now), Some(b));
+        assert!(providers.is_lost(&cid));
+        assert_eq!(pick(&mut providers, &cid, 1, now), Some(b));
         providers.ban(b);
         assert!(!providers.add(b, true));
-        assert_eq!((pick(&mut providers, &cid, now), providers.may_have(&cid)), (None, false));
+        assert_eq!((pick(&mut providers, &cid, 1, now), providers.may_serve(&cid)), (None, false));
         let other = Cid::of(Codec::Raw, b"y");
-        providers.unreachable(&a, now);
-        assert!(!providers.may_have(&other) && !providers.is_empty(), "b was asked");
+        providers.set_unreachable(&a, now);
+        assert!(!providers.may_serve(&other) && !providers.none_reached(), "b was reached");
         providers.add(a, false);
-        assert!(providers.may_have(&other), "it is connected now");
-        providers.lost(&a, now);
-        assert_eq!((pick(&mut providers, &other, now), providers.may_have(&other)), (None, true));
-        assert_eq!(pick(&mut providers, &other, now + REST), Some(a));
-    }
-
-    /// Answers as one that was asked and gives what it was asked for.
-    fn gives(providers: &mut Providers, peer: &PeerId, len: u64, at: Instant) {
-        providers.gave(peer, len, len, at);
+        assert!(providers.may_serve(&other), "it is connected now");
+        providers.pause(&a, now);
+        assert_eq!((pick(&mut providers, &other, 1, now), providers.may_serve(&other)), (None, true));
+        assert_eq!(pick(&mut providers, &other, 1, now + RETRY_AFTER), Some(a));
     }
 
     #[test]
-    fn who_gives_goes_before_those_who_were_never_tried() {
+    fn proven_providers_are_preferred_to_untried_ones() {
         let (good, a, b) = (PeerId::random(), PeerId::random(), PeerId::random());
         let mut providers = Providers::default();
         providers.add(good, true);
         let now = Instant::now();
         let cid = Cid::of(Codec::Raw, b"x");
-        // Its root is short: it answers, and how fast it is nobody knows.
-        assert_eq!(pick(&mut providers, &cid, now), Some(good));
-        gives(&mut providers, &good, 1, now + Duration::from_millis(500));
+        // The answer is too short to measure a rate.
+        assert_eq!(pick(&mut providers, &cid, 1, now), Some(good));
+        providers.answered(&good, 1, 1, now + Duration::from_millis(500));
         providers.add(a, true);
         providers.add(b, true);
-        // Where there is much to do, one of the untried is tried beside it, with one block.
-        let ask = |providers: &mut Providers, at| {
-            let picked = providers.pick(&cid, 1 << 20, &[], None, at).expect("somebody");
-            picked.peer
-        };
+        // While much is outstanding, one untried provider is tried with one block.
+        let ask = |providers: &mut Providers, at| pick(providers, &cid, MIB, at).expect("a provider");
         let asked: Vec<PeerId> = (0..6).map(|_| ask(&mut providers, now)).collect();
         let tried: Vec<PeerId> = asked.iter().copied().filter(|peer| *peer != good).collect();
         let [first] = tried[..] else { panic!("{tried:?}") };
         assert_eq!(asked[0], good);
-        // It is silent: the next one is tried later, and the silent one not again.
-        providers.silent(&first, now);
+        // It stalls: the other one is tried after a pause, and the stalled one not again.
+        providers.set_stalled(&first, now);
         assert_eq!(ask(&mut providers, now), good);
-        let later = now + TRIAL[0];
+        let later = now + TRIAL_PAUSE[0];
         let second = ask(&mut providers, later);
         assert!(second == if first == a { b } else { a });
-        gives(&mut providers, &second, 1 << 20, later);
-        assert_eq!(providers.trial, None, "it answers");
-        providers.lost(&good, later);
-        providers.lost(&second, later);
-        assert_eq!(pick(&mut providers, &cid, later), None, "the silent one still has a question");
-        providers.gave(&first, 1 << 20, 1, later);
-        assert_eq!(pick(&mut providers, &cid, later), Some(first));
+        providers.answered(&second, MIB, MIB, later);
+        assert_eq!(providers.next_trial, None, "it answered");
+        providers.pause(&good, later);
+        providers.pause(&second, later);
+        assert_eq!(pick(&mut providers, &cid, 1, later), None, "the stalled one has an open request");
+        providers.answered(&first, MIB, 1, later);
+        assert_eq!(pick(&mut providers, &cid, 1, later), Some(first));
     }
 
     #[test]
-    fn who_is_only_connected_and_lacked_a_block_is_asked_last() {
-        let (stranger, other) = (PeerId::random(), PeerId::random());
+    fn a_connected_peer_that_lacked_a_block_is_asked_last() {
+        let (first, other) = (PeerId::random(), PeerId::random());
         let mut providers = Providers::default();
         let now = Instant::now();
         let [root, block] = [b"r", b"b"].map(|bytes| Cid::of(Codec::Raw, bytes));
-        providers.add(stranger, false);
-        assert_eq!(pick(&mut providers, &root, now), Some(stranger));
-        providers.gave(&stranger, 1, 0, now);
-        providers.lacks(&stranger, root);
+        providers.add(first, false);
+        assert_eq!(pick(&mut providers, &root, 1, now), Some(first));
+        providers.answered(&first, 1, 0, now);
+        providers.set_missing(&first, root);
         providers.add(other, false);
-        assert_eq!(pick(&mut providers, &block, now), Some(other));
-        assert_eq!(pick(&mut providers, &block, now), None, "the other may have it");
-        providers.silent(&other, now);
-        assert_eq!(pick(&mut providers, &block, now), Some(stranger), "nobody else is left");
+        assert_eq!(pick(&mut providers, &block, 1, now), Some(other));
+        assert_eq!(pick(&mut providers, &block, 1, now), None, "the other peer may have it");
+        providers.set_stalled(&other, now);
+        assert_eq!(pick(&mut providers, &block, 1, now), Some(first), "no other peer is left");
     }
 }

@@ -1,60 +1,64 @@
-//! Reading one root.
+//! A session reads the blocks of one root.
 
+mod guards;
 mod search;
-mod turns;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use guards::{OutstandingBytes, QueueSlot};
 use libp2p::{
     PeerId,
     futures::{StreamExt, stream::FuturesUnordered},
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
-use turns::{Ticket, Turn};
 
 use super::{
     FetchError, Fetcher,
-    line::{Line, Wanted},
-    providers::{Picked, Providers},
-    watch::{Verdict, Watch},
+    fair_queue::FairQueue,
+    providers::{Assignment, BlockRequest, Providers},
+    stall::{Delivery, StallDetector},
 };
 use crate::{content::cid::Cid, store::StoreError, transfer::Failure, wire::MAX_BLOCK};
 
-/// Providers that are asked for one block at a time, where those asked before are too slow; who is silent does not count.
-const HEDGES: usize = 3;
-/// Questions for one block that nobody has answered.
-const TRIES: usize = 64;
-/// How long one waits for somebody else who fetches the same block.
-const TURN: Duration = Duration::from_secs(5);
-/// Rounds of asking after which a root that nobody has is given up.
-const ROUNDS: u32 = 2;
-/// Connected peers that are asked without being known as providers.
-const ASK_CONNECTED: usize = 32;
-/// Peers that are asked for a root at once: as long as it is not here, nobody is known to have anything, and any one of
-/// them may be slow to say so.
-const PROBES: usize = 8;
-/// How long a reader waits for a first peer, where that is more than a quarter of its time.
-const FIRST_PEER: Duration = Duration::from_secs(15);
-/// Memory that each session has for itself, in KiB: the longest block.
-const OWN_ROOM_KIB: u32 = MAX_BLOCK >> 10;
+/// Maximum concurrent requests for one block, excluding stalled providers.
+const MAX_HEDGES: usize = 3;
+/// Maximum unanswered requests for one block, including stalled providers.
+const MAX_UNANSWERED: usize = 64;
+/// How long a reader waits for another one that fetches the same block.
+const SAME_BLOCK_WAIT: Duration = Duration::from_secs(5);
+/// Searches in the DHT after which a root that no provider has is given up.
+const SEARCH_ROUNDS: u32 = 2;
+/// Maximum connected peers that are asked without being known as providers.
+const MAX_CONNECTED: usize = 32;
+/// Concurrent requests for the root block. Nothing is known about the providers yet, and any one may be slow.
+const ROOT_REQUESTS: usize = 8;
+/// How long a session waits for its first peer, or a quarter of its timeout if that is longer.
+const FIRST_PEER_WAIT: Duration = Duration::from_secs(15);
+/// Memory reserved for each session, in KiB: one block of maximum length.
+const SESSION_MEMORY_KIB: u32 = MAX_BLOCK >> 10;
 /// Bad copies of one block after which it is given up.
-const BAD_COPIES: u32 = 8;
+const MAX_BAD_COPIES: u32 = 8;
+/// Assumed length of a block whose length is not known, in bytes.
+const ASSUMED_LEN: u32 = 64 << 10;
 
-/// A provider that was asked for a block and has not answered.
-struct Asked {
+/// A request that has not been answered.
+struct InFlight {
     peer: PeerId,
-    watch: Watch,
-    silent: bool,
-    /// Half the time that it will still take; none as long as nobody has looked.
-    half: Option<Duration>,
+    detector: StallDetector,
+    stalled: bool,
+    /// Half of the estimated remaining time. `None` before the first check.
+    half_of_rest: Option<Duration>,
 }
 
-/// Reads the blocks of one root. Clones share providers and what is known of them.
+/// Reads the blocks of one root. Clones share the providers and what is known about them.
 #[derive(Clone)]
 pub struct Session {
     inner: Arc<Inner>,
@@ -64,51 +68,49 @@ struct Inner {
     fetcher: Fetcher,
     root: Cid,
     timeout: Duration,
-    state: Arc<State>,
-    /// Who sent what is in the cache, as long as its content may still turn out to be wrong.
+    state: Arc<SessionState>,
+    /// The sender of each cached block, until the block has been decrypted.
     senders: Mutex<HashMap<Cid, PeerId>>,
     discovery: Mutex<Option<AbortOnDropHandle<()>>>,
-    kept: OnceLock<bool>,
-    own_room: Arc<Semaphore>,
+    root_is_pinned: OnceLock<bool>,
+    own_memory: Arc<Semaphore>,
 }
 
-struct State {
+/// State shared by the readers of a session and its provider search.
+struct SessionState {
     providers: Mutex<Providers>,
-    line: Mutex<Line>,
-    /// Something has changed that may help who waits.
+    /// Locked before `providers` when both are needed.
+    queue: Mutex<FairQueue>,
+    /// Notified when a waiting block may find a provider.
     changed: Notify,
-    progress: Mutex<Instant>,
-    rounds: Mutex<u32>,
-    /// Blocks that should be here, and are bad or lost.
+    last_progress: Mutex<Instant>,
+    search_rounds: AtomicU32,
+    /// Blocks that are damaged in this store, or that it has lost.
     damaged: Mutex<HashSet<Cid>>,
 }
 
-impl State {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SessionState {
     fn new() -> Self {
         Self {
             providers: Mutex::default(),
-            line: Mutex::default(),
+            queue: Mutex::default(),
             changed: Notify::new(),
-            progress: Mutex::new(Instant::now()),
-            rounds: Mutex::new(0),
+            last_progress: Mutex::new(Instant::now()),
+            search_rounds: AtomicU32::new(0),
             damaged: Mutex::default(),
         }
     }
 
-    fn providers<T>(&self, change: impl FnOnce(&mut Providers) -> T) -> T {
-        change(&mut self.providers.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn line<T>(&self, change: impl FnOnce(&mut Line) -> T) -> T {
-        change(&mut self.line.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn progressed(&self) {
-        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    fn providers(&self) -> MutexGuard<'_, Providers> {
+        lock(&self.providers)
     }
 
     fn add(&self, peer: PeerId, announced: bool) {
-        if self.providers(|providers| providers.add(peer, announced)) {
+        if self.providers().add(peer, announced) {
             self.changed.notify_waiters();
         }
     }
@@ -121,337 +123,329 @@ impl Session {
                 fetcher,
                 root,
                 timeout,
-                state: Arc::new(State::new()),
+                state: Arc::new(SessionState::new()),
                 senders: Mutex::default(),
                 discovery: Mutex::default(),
-                kept: OnceLock::new(),
-                own_room: Arc::new(Semaphore::new(OWN_ROOM_KIB as usize)),
+                root_is_pinned: OnceLock::new(),
+                own_memory: Arc::new(Semaphore::new(SESSION_MEMORY_KIB as usize)),
             }),
         }
     }
 
-    /// One block, checked against its CID: from the store, or from whoever gives it first.
+    /// Returns one block, checked against its CID, from the store or from a provider.
     ///
     /// # Errors
     /// [`FetchError`].
     pub async fn block(&self, cid: &Cid, len: Option<u32>) -> Result<Vec<u8>, FetchError> {
-        let ticket = Ticket::new(&self.inner.state);
-        // A task of its own: where the reader goes away, what is on its way still arrives and is kept; and where it only
-        // pauses, a place in the line that nobody looks after would stop all behind it.
+        let slot = QueueSlot::new(&self.inner.state);
         let (this, cid) = (self.clone(), *cid);
+        // A task of its own. If the reader is dropped, the block still arrives and is cached; if the reader stops
+        // polling, the slot does not stop later blocks.
         let fetching = tokio::spawn(async move {
             if let Some(block) = this.stored(cid).await? {
                 return Ok(block);
             }
             this.discover();
-            let flight = this.inner.fetcher.flight(&cid);
-            let Ok(_turn) = Arc::clone(&flight).try_acquire_owned() else {
-                // Whoever has the turn may be waiting for providers that this session does not need.
-                ticket.step_aside();
-                let turn = tokio::time::timeout(TURN.min(this.inner.timeout), flight.acquire_owned()).await;
-                if turn.is_ok()
+            let lock = this.inner.fetcher.block_lock(&cid);
+            let mut guard = Arc::clone(&lock).try_acquire_owned().ok();
+            if guard.is_none() {
+                // The reader that holds the lock may be waiting for providers that this session does not need.
+                slot.step_aside();
+                let wait = SAME_BLOCK_WAIT.min(this.inner.timeout);
+                guard = tokio::time::timeout(wait, lock.acquire_owned()).await.ok().and_then(Result::ok);
+                if guard.is_some()
                     && let Some(block) = this.stored(cid).await?
                 {
                     return Ok(block);
                 }
-                return this.fetch(cid, len, &ticket).await;
-            };
-            this.fetch(cid, len, &ticket).await
+            }
+            this.fetch(cid, len, &slot).await
         });
         fetching.await.map_err(|_| FetchError::Worker)?
     }
 
-    /// Memory for a block that is about to be read. Held until the reader has it.
+    /// Reserves memory for a block of `len` bytes, until the reader has passed it on.
     ///
-    /// All sessions share a window, and each has room for one block of its own besides: readers that have paused never
-    /// stop another one.
-    pub async fn room(&self, len: u32) -> Option<OwnedSemaphorePermit> {
+    /// All sessions share one budget, and each has memory for one more block. A paused reader stops no other one.
+    pub async fn reserve_memory(&self, len: u32) -> Option<OwnedSemaphorePermit> {
         let kib = (len >> 10) + 1;
-        let own = Arc::clone(&self.inner.own_room).acquire_many_owned(OWN_ROOM_KIB);
-        let shared = Arc::clone(&self.inner.fetcher.window).acquire_many_owned(kib);
+        let own = Arc::clone(&self.inner.own_memory).acquire_many_owned(SESSION_MEMORY_KIB);
+        let shared = Arc::clone(&self.inner.fetcher.shared_memory).acquire_many_owned(kib);
         tokio::select! {
             biased;
-            room = shared => room.ok(),
-            room = own => room.ok(),
+            memory = shared => memory.ok(),
+            memory = own => memory.ok(),
         }
     }
 
-    /// Whether this room is the session's own, and no share of the window.
-    pub fn is_own(&self, room: &OwnedSemaphorePermit) -> bool {
-        Arc::ptr_eq(room.semaphore(), &self.inner.own_room)
+    /// Whether this memory is the session's own, and not part of the shared budget.
+    pub fn owns_memory(&self, memory: &OwnedSemaphorePermit) -> bool {
+        Arc::ptr_eq(memory.semaphore(), &self.inner.own_memory)
     }
 
-    /// The block's name is right, and its content is not what the reader's key says. Drops what this session fetched,
-    /// and never asks again who sent it; answers whether it did. A block that was here before, or that a file here needs,
-    /// stays: then it is the link that is wrong, and a wrong link must not cost another file its blocks.
+    /// Reports a block that matches its CID but does not decrypt. If this session fetched it, removes it from the cache,
+    /// bans its sender and returns true.
+    ///
+    /// A block that was in the store before, or that a local file needs, stays: then the link is wrong, and a wrong link
+    /// must not damage another file.
     pub async fn reject(&self, cid: &Cid) -> bool {
-        let sender = self.inner.senders.lock().unwrap_or_else(PoisonError::into_inner).remove(cid);
-        let Some(peer) = sender else { return false };
+        let Some(peer) = lock(&self.inner.senders).remove(cid) else { return false };
         let (store, digest) = (self.inner.fetcher.store.clone(), *cid);
         let dropped = tokio::task::spawn_blocking(move || store.drop_cached(&digest)).await;
-        match dropped {
-            Ok(Ok(true)) => {
-                tracing::warn!(%peer, %cid, "a peer sent a block that its reader's key does not open");
-                self.inner.state.providers(|providers| providers.ban(peer));
-                true
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(%cid, "a block that does not open could not be dropped: {error}");
-                false
-            }
-            Ok(Ok(false)) | Err(_) => false,
+        if let Ok(Err(error)) = &dropped {
+            tracing::warn!(%cid, "a block that does not decrypt could not be removed: {error}");
         }
+        let dropped = matches!(dropped, Ok(Ok(true)));
+        if dropped {
+            tracing::warn!(%peer, %cid, "a peer sent a block that the read key does not decrypt");
+            self.inner.state.providers().ban(peer);
+        }
+        dropped
     }
 
+    /// Reads a block from the store. Notes it as damaged if the store should have it.
     async fn stored(&self, cid: Cid) -> Result<Option<Vec<u8>>, FetchError> {
         let this = self.clone();
-        let look = tokio::task::spawn_blocking(move || {
-            let store = &this.inner.fetcher.store;
-            let found = match store.get(&cid) {
-                // Set aside; peers may have a good one.
+        let read = tokio::task::spawn_blocking(move || {
+            let found = match this.inner.fetcher.store.get(&cid) {
+                // The store has set it aside; a provider may have an intact copy.
                 Err(StoreError::Corrupt { .. }) => None,
-                Ok(None) if !this.is_kept() => return Ok(None),
+                Ok(None) if !this.root_is_pinned() => return Ok(None),
                 found => found?,
             };
             if found.is_none() {
-                this.inner.state.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(cid);
+                lock(&this.inner.state.damaged).insert(cid);
             }
             Ok(found)
         });
-        look.await.map_err(|_| FetchError::Worker)?
+        read.await.map_err(|_| FetchError::Worker)?
     }
 
-    /// Whether this node keeps the whole root, so that a block of it that is not here was lost. Reads the index, once.
-    fn is_kept(&self) -> bool {
-        let keeps = || {
+    /// Whether this node pins the root, so that a missing block of it has been lost. Reads the index once.
+    fn root_is_pinned(&self) -> bool {
+        *self.inner.root_is_pinned.get_or_init(|| {
             let record = self.inner.fetcher.store.root(&self.inner.root);
             record.is_ok_and(|record| record.is_some_and(|record| record.pinned))
-        };
-        *self.inner.kept.get_or_init(keeps)
+        })
     }
 
-    /// Fetches a block from providers until one gives it, or the session's time is over.
-    async fn fetch(&self, cid: Cid, len: Option<u32>, ticket: &Ticket) -> Result<Vec<u8>, FetchError> {
+    /// Fetches a block from providers until one delivers it or the timeout ends.
+    async fn fetch(&self, cid: Cid, len: Option<u32>, slot: &QueueSlot) -> Result<Vec<u8>, FetchError> {
         let state = &self.inner.state;
-        let weight = u64::from(len.unwrap_or(64 << 10));
-        let mut tries = FuturesUnordered::new();
-        let mut asked: Vec<Asked> = Vec::new();
-        let mut bad = 0;
-        let at_once = if cid == self.inner.root { PROBES } else { 1 };
-        self.progressed_if_idle();
+        let expected = u64::from(len.unwrap_or(ASSUMED_LEN));
+        let mut answers = FuturesUnordered::new();
+        let mut in_flight: Vec<InFlight> = Vec::new();
+        let mut bad_copies = 0;
+        let parallel = if cid == self.inner.root { ROOT_REQUESTS } else { 1 };
+        self.restart_timeout_if_idle();
         loop {
-            // Registered before looking, so that nothing that changes in between is missed.
+            // Registered before the state is read, so that no change in between is missed.
             let changed = state.changed.notified();
             let mut changed = std::pin::pin!(changed);
             changed.as_mut().enable();
             let now = Instant::now();
-            let (moved, faster_than) = self.look_after(&mut asked, now);
-            if moved {
-                state.progressed();
-            }
-            let live = asked.iter().filter(|asked| !asked.silent).count();
-            let besides = asked.iter().map(|asked| asked.peer).collect::<Vec<_>>();
-            let pick =
-                |within| state.providers(|providers| providers.pick(&cid, weight, &besides, within, now));
-            let picked = match faster_than {
-                _ if asked.len() >= TRIES => None,
-                _ if live < at_once && live == asked.len() => {
-                    ticket.want(&Wanted { cid, len: weight, besides: besides.clone() }, now)
-                }
-                _ if live < at_once => pick(None),
-                Some(within) if live < HEDGES => pick(Some(within)),
+            let hedge_within = self.check_progress(&mut in_flight, now);
+            let active = in_flight.iter().filter(|request| !request.stalled).count();
+            let exclude = in_flight.iter().map(|request| request.peer).collect();
+            let request = BlockRequest { cid, len: expected, exclude };
+            let assignment = match hedge_within {
+                _ if in_flight.len() >= MAX_UNANSWERED => None,
+                _ if active < parallel && active == in_flight.len() => slot.assign(&request, now),
+                _ if active < parallel => state.providers().pick(&request, None, now),
+                Some(_) if active < MAX_HEDGES => state.providers().pick(&request, hedge_within, now),
                 _ => None,
             };
-            if let Some(Picked { peer, ahead }) = picked {
-                let moved = self.inner.fetcher.transfers.moved(&peer);
-                let watch = Watch::new(weight, ahead, moved, now);
-                asked.push(Asked { peer, watch, silent: false, half: None });
-                tries.push(self.ask(peer, cid, len, weight, ticket));
-                if live + 1 < at_once {
+            if let Some(Assignment { peer, queued_bytes }) = assignment {
+                let received = self.inner.fetcher.transfers.moved(&peer);
+                let detector = StallDetector::new(expected, queued_bytes, received, now);
+                in_flight.push(InFlight { peer, detector, stalled: false, half_of_rest: None });
+                answers.push(self.request(peer, cid, len, slot));
+                if active + 1 < parallel {
                     continue;
                 }
             }
-            if tries.is_empty() && self.given_up(&cid) {
-                return Err(self.no_copy(cid, bad).unwrap_or(FetchError::NotFound { cid }));
+            if answers.is_empty() && self.is_exhausted(&cid) {
+                return Err(self.damage_error(cid, bad_copies).unwrap_or(FetchError::NotFound { cid }));
             }
+            let next_check = in_flight.iter().map(|request| request.detector.next_check()).min();
+            let next_retry = state.providers().next_retry(now);
             let deadline = self.deadline(&cid);
-            let look = asked.iter().map(|asked| asked.watch.next()).min();
-            let wake = self.wake(deadline, look);
+            let wake = [next_check, next_retry].into_iter().flatten().fold(deadline, Instant::min);
             tokio::select! {
-                Some((peer, answer)) = tries.next(), if !tries.is_empty() => {
-                    asked.retain(|asked| asked.peer != peer);
+                Some((peer, answer)) = answers.next(), if !answers.is_empty() => {
+                    in_flight.retain(|request| request.peer != peer);
                     match answer {
-                        Ok(block) => match self.keep(cid, block, peer).await? {
+                        Ok(block) => match self.verify_and_cache(cid, block, peer).await? {
                             Some(block) => return Ok(block),
-                            None => bad += 1,
+                            None => bad_copies += 1,
                         },
-                        Err(Failure::Violation) => bad += 1,
+                        Err(Failure::Violation) => bad_copies += 1,
                         Err(_) => {}
                     }
-                    if bad >= BAD_COPIES {
+                    if bad_copies >= MAX_BAD_COPIES {
                         return Err(FetchError::Corrupt { cid });
                     }
                 }
                 () = &mut changed => {}
                 () = tokio::time::sleep_until(wake.into()) => {
                     if Instant::now() >= self.deadline(&cid) {
-                        return Err(self.out_of_time(cid, bad));
+                        return Err(self.timeout_error(cid, bad_copies));
                     }
                 }
             }
         }
     }
 
-    /// Looks after those who were asked, where it is time for that. Answers whether something arrives, and within what time
-    /// somebody else should have the block to be asked as well, where that is known of all who are asked.
-    fn look_after(&self, asked: &mut [Asked], now: Instant) -> (bool, Option<Duration>) {
-        let mut arrives = false;
-        for Asked { peer, watch, silent, half } in &mut *asked {
-            match watch.look(self.inner.fetcher.transfers.moved(peer), now) {
-                Verdict::Early => {}
-                Verdict::Stalled => {
-                    *silent = true;
-                    self.inner.state.providers(|providers| providers.silent(peer, now));
-                    // Whoever waited for it may ask somebody who was doubtful until now.
-                    self.inner.state.changed.notify_waiters();
+    /// Checks the requests that are due. Returns the time within which a second provider should deliver to be worth asking;
+    /// `None` if nothing arrives, or if a request was not checked yet.
+    fn check_progress(&self, in_flight: &mut [InFlight], now: Instant) -> Option<Duration> {
+        let state = &self.inner.state;
+        let mut moving = false;
+        for InFlight { peer, detector, stalled, half_of_rest } in &mut *in_flight {
+            match detector.check(self.inner.fetcher.transfers.moved(peer), now) {
+                Delivery::NotDue => {}
+                Delivery::Stalled => {
+                    *stalled = true;
+                    state.providers().set_stalled(peer, now);
+                    // Blocks that wait for this provider may ask suspect ones now.
+                    state.changed.notify_waiters();
                 }
-                Verdict::Busy(within) => (arrives, *silent, *half) = (true, false, Some(within)),
+                Delivery::Moving(half) => (moving, *stalled, *half_of_rest) = (true, false, Some(half)),
             }
         }
-        let halves: Option<Vec<Duration>> =
-            asked.iter().filter(|asked| !asked.silent).map(|asked| asked.half).collect();
-        (arrives, halves.filter(|_| arrives).and_then(|halves| halves.into_iter().min()))
+        if !moving {
+            return None;
+        }
+        *lock(&state.last_progress) = Instant::now();
+        let active = in_flight.iter().filter(|request| !request.stalled);
+        active.map(|request| request.half_of_rest).min().flatten()
     }
 
-    /// Asks one provider, and notes what comes of it.
-    async fn ask(
+    /// Requests a block from one provider and notes the outcome.
+    async fn request(
         &self,
         peer: PeerId,
         cid: Cid,
         len: Option<u32>,
-        weight: u64,
-        ticket: &Ticket,
+        slot: &QueueSlot,
     ) -> (PeerId, Result<Vec<u8>, Failure>) {
-        // Given back also where the asker goes away.
-        let mut turn = Turn { state: &self.inner.state, peer, weight, got: 0 };
-        let question = self.inner.fetcher.transfers.ask(peer, cid, len).await;
-        ticket.asked();
-        let answer = match question {
+        let state = &self.inner.state;
+        let requested = u64::from(len.unwrap_or(ASSUMED_LEN));
+        // Dropped when the request ends, and also when the caller is dropped.
+        let mut outstanding = OutstandingBytes { state, peer, requested, received: 0 };
+        let sent = self.inner.fetcher.transfers.ask(peer, cid, len).await;
+        slot.sent();
+        let answer = match sent {
             Some(answer) => answer.await.unwrap_or(Err(Failure::Lost)),
             None => Err(Failure::Lost),
         };
         match &answer {
             Ok(block) => {
-                turn.got = block.len() as u64;
-                self.inner.state.progressed();
+                outstanding.received = block.len() as u64;
+                *lock(&state.last_progress) = Instant::now();
             }
-            Err(Failure::Missing) => self.inner.state.providers(|providers| providers.lacks(&peer, cid)),
-            Err(Failure::Unreachable) => {
-                self.inner.state.providers(|providers| providers.unreachable(&peer, Instant::now()));
-            }
-            Err(Failure::Lost | Failure::Busy) => {
-                self.inner.state.providers(|providers| providers.lost(&peer, Instant::now()));
-            }
+            Err(Failure::Missing) => state.providers().set_missing(&peer, cid),
+            Err(Failure::Unreachable) => state.providers().set_unreachable(&peer, Instant::now()),
+            Err(Failure::Lost | Failure::Busy) => state.providers().pause(&peer, Instant::now()),
             Err(Failure::Violation) => {
-                tracing::warn!(%peer, "a peer breaks the transfer protocol and is not asked again");
-                self.inner.state.providers(|providers| providers.ban(peer));
+                tracing::warn!(%peer, "a peer broke the transfer protocol; this read does not ask it again");
+                state.providers().ban(peer);
             }
         }
         (peer, answer)
     }
 
-    /// Checks a block and keeps it; none where it is not what its name says.
-    async fn keep(&self, cid: Cid, block: Vec<u8>, peer: PeerId) -> Result<Option<Vec<u8>>, FetchError> {
+    /// Checks a block against its CID and caches it. Returns `None` and bans the sender if it does not match.
+    async fn verify_and_cache(
+        &self,
+        cid: Cid,
+        block: Vec<u8>,
+        peer: PeerId,
+    ) -> Result<Option<Vec<u8>>, FetchError> {
         let store = self.inner.fetcher.store.clone();
-        let kept = tokio::task::spawn_blocking(move || {
+        let verified = tokio::task::spawn_blocking(move || {
             if block.len() > MAX_BLOCK as usize || !cid.matches(&block) {
                 return None;
             }
-            // A full disk must not keep a reader from reading: then it is not kept.
+            // A full disk must not fail the read.
             if let Err(error) = store.put_cached(&cid, &block) {
-                tracing::debug!(%cid, "not kept in the cache: {error}");
+                tracing::debug!(%cid, "block not cached: {error}");
             }
             Some(block)
         });
-        let kept = kept.await.map_err(|_| FetchError::Worker)?;
-        if kept.is_some() {
-            let mut senders = self.inner.senders.lock().unwrap_or_else(PoisonError::into_inner);
+        let verified = verified.await.map_err(|_| FetchError::Worker)?;
+        if verified.is_some() {
+            let mut senders = lock(&self.inner.senders);
             if senders.len() > 4096 {
                 senders.clear();
             }
             senders.insert(cid, peer);
         } else {
-            tracing::warn!(%peer, %cid, "a peer sent a bad block and is not asked again");
-            self.inner.state.providers(|providers| providers.ban(peer));
+            tracing::warn!(%peer, %cid, "a peer sent a bad block; this read does not ask it again");
+            self.inner.state.providers().ban(peer);
         }
-        Ok(kept)
+        Ok(verified)
     }
 
+    /// When the read fails, unless bytes arrive before.
     fn deadline(&self, cid: &Cid) -> Instant {
-        let waits = if self.is_alone(cid) { self.first_peer() } else { self.inner.timeout };
-        *self.inner.state.progress.lock().unwrap_or_else(PoisonError::into_inner) + waits
+        let wait = if self.has_no_peers(cid) { self.first_peer_wait() } else { self.inner.timeout };
+        *lock(&self.inner.state.last_progress) + wait
     }
 
-    fn first_peer(&self) -> Duration {
-        self.inner.timeout.min(FIRST_PEER.max(self.inner.timeout / 4))
+    fn first_peer_wait(&self) -> Duration {
+        self.inner.timeout.min(FIRST_PEER_WAIT.max(self.inner.timeout / 4))
     }
 
-    /// Whether nobody was ever there to ask for what no other read has begun to fetch.
-    fn is_alone(&self, cid: &Cid) -> bool {
-        (*cid == self.inner.root || self.is_damaged(cid))
-            && self.inner.state.providers(|providers| providers.is_empty())
+    /// Whether no peer was ever reached. Later blocks of a read that has begun get the whole timeout.
+    fn has_no_peers(&self, cid: &Cid) -> bool {
+        (*cid == self.inner.root || self.is_damaged(cid)) && self.inner.state.providers().none_reached()
     }
 
     fn is_damaged(&self, cid: &Cid) -> bool {
-        self.inner.state.damaged.lock().unwrap_or_else(PoisonError::into_inner).contains(cid)
+        lock(&self.inner.state.damaged).contains(cid)
     }
 
-    /// The error where it is known that a block was bad, or has been lost where it should be.
-    fn no_copy(&self, cid: Cid, bad: u32) -> Option<FetchError> {
-        let lost = cid != self.inner.root && self.inner.state.providers(|providers| providers.was_lost(&cid));
-        (bad > 0 || lost || self.is_damaged(&cid)).then_some(FetchError::Corrupt { cid })
+    /// Returns the error for a block that is known to be damaged or lost where it should be.
+    fn damage_error(&self, cid: Cid, bad_copies: u32) -> Option<FetchError> {
+        let lost = cid != self.inner.root && self.inner.state.providers().is_lost(&cid);
+        (bad_copies > 0 || lost || self.is_damaged(&cid)).then_some(FetchError::Corrupt { cid })
     }
 
-    fn out_of_time(&self, cid: Cid, bad: u32) -> FetchError {
-        if self.is_alone(&cid) {
-            return self.no_copy(cid, bad).unwrap_or(FetchError::Alone { cid, waited: self.first_peer() });
+    fn timeout_error(&self, cid: Cid, bad_copies: u32) -> FetchError {
+        if self.has_no_peers(&cid) {
+            let no_peers = FetchError::NoPeers { cid, waited: self.first_peer_wait() };
+            return self.damage_error(cid, bad_copies).unwrap_or(no_peers);
         }
-        if bad > 0 || self.is_damaged(&cid) {
+        if bad_copies > 0 || self.is_damaged(&cid) {
             return FetchError::Corrupt { cid };
         }
         FetchError::Timeout { cid, waited: self.inner.timeout }
     }
 
-    /// A reader that paused has not waited for the network: its time begins when it asks.
-    fn progressed_if_idle(&self) {
-        let mut progress = self.inner.state.progress.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Starts the timeout again for a reader that had paused: it did not wait for the network.
+    fn restart_timeout_if_idle(&self) {
+        let mut progress = lock(&self.inner.state.last_progress);
         if progress.elapsed() >= self.inner.timeout {
             *progress = Instant::now();
         }
     }
 
-    fn wake(&self, deadline: Instant, look: Option<Instant>) -> Instant {
-        let now = Instant::now();
-        let rested = self.inner.state.providers(|providers| providers.next_rested(now));
-        [Some(deadline), rested, look].into_iter().flatten().min().unwrap_or(deadline)
-    }
-
-    /// Whether everybody has been asked, more than once, and nobody can have it.
-    fn given_up(&self, cid: &Cid) -> bool {
-        let rounds = *self.inner.state.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-        rounds >= ROUNDS
+    /// Whether the search has run often enough, and no known provider can have the block.
+    fn is_exhausted(&self, cid: &Cid) -> bool {
+        self.inner.state.search_rounds.load(Ordering::Relaxed) >= SEARCH_ROUNDS
             && !self.inner.fetcher.transfers.net().connected().is_empty()
-            && !self.inner.state.providers(|providers| providers.may_have(cid))
+            && !self.inner.state.providers().may_serve(cid)
     }
 
-    /// Begins to look for providers, once per session.
+    /// Starts the search for providers, once for each session.
     fn discover(&self) {
-        let mut discovery = self.inner.discovery.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut discovery = lock(&self.inner.discovery);
         if discovery.is_some() {
             return;
         }
         let net = self.inner.fetcher.transfers.net();
-        for peer in net.connected().into_iter().take(ASK_CONNECTED) {
+        for peer in net.connected().into_iter().take(MAX_CONNECTED) {
             self.inner.state.add(peer, false);
         }
         let search = search::search(net.clone(), self.inner.root, Arc::clone(&self.inner.state));

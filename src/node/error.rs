@@ -353,7 +353,7 @@ impl From<FetchError> for NodeError {
                 .hint("check that a node that has it is running and that this node knows a peer (`storgo-node peers`)"),
             FetchError::Timeout { .. } => Self::new(ErrorCode::Timeout, message).reason(Reason::Stalled)
                 .hint("what has arrived is kept: the same command goes on from there"),
-            FetchError::Alone { .. } => Self::new(ErrorCode::Unreachable, message).reason(Reason::NoPeers)
+            FetchError::NoPeers { .. } => Self::new(ErrorCode::Unreachable, message).reason(Reason::NoPeers)
                 .hint("name a peer with --bootstrap or `storgo-node peers --add`, or let this node find them by --mdns true"),
             FetchError::Corrupt { .. } => Self::new(ErrorCode::Integrity, message).reason(Reason::NoGoodCopy)
                 .hint("`storgo-node verify` where the file is kept says what is damaged; another copy of the file brings it back"),

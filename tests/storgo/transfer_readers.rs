@@ -79,13 +79,17 @@ async fn readers_that_pause_stop_nobody() {
         (0..4).map(|_| peer.fetcher.session(root(), Duration::from_secs(5))).collect();
     let mut held = Vec::new();
     for session in &pausing {
-        while let Some(Some(room)) = session.room(2_000_000).now_or_never() {
+        while let Some(Some(room)) = session.reserve_memory(2_000_000).now_or_never() {
             held.push(room);
             assert!(held.len() < 1000, "there is no bound");
         }
     }
     let another = peer.fetcher.session(root(), Duration::from_secs(5));
-    assert!(another.room(2_000_000).now_or_never().flatten().is_some(), "beside {} blocks held", held.len());
+    assert!(
+        another.reserve_memory(2_000_000).now_or_never().flatten().is_some(),
+        "beside {} blocks held",
+        held.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

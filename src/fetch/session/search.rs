@@ -1,49 +1,46 @@
-//! Looking for providers of one root.
+//! The search for providers of one root.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{ROUNDS, State};
+use super::{SEARCH_ROUNDS, SessionState};
 use crate::{
     content::cid::Cid,
     net::{Net, NetEvent},
 };
 
-/// Pause between two questions to the DHT, and between the first ones, whose answers decide whether it is worth waiting.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
-const ASK_ONCE_MORE: Duration = Duration::from_millis(500);
+/// Pause between two DHT queries.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Pause between the first queries, which decide whether the read is given up.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Looks for providers as long as the session lives: in the DHT again and again, and among peers that come.
-pub(super) async fn search(net: Net, root: Cid, state: Arc<State>) {
+/// Adds providers while the session lives: from repeated DHT queries, and peers that connect.
+pub(super) async fn search(net: Net, root: Cid, state: Arc<SessionState>) {
     let mut events = net.events();
     loop {
         let mut found = net.find_providers(root).await;
         while let Some(peer) = found.recv().await {
-            // Others may say that this node has it, too.
+            // Other nodes may have a provider record of this node.
             if peer != net.peer_id() {
                 state.add(peer, true);
             }
         }
-        // With nobody of the DHT there, nobody was asked.
-        let asked = u32::from(net.peers().iter().any(|peer| peer.dht));
-        let rounds = {
-            let mut rounds = state.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-            *rounds += asked;
-            *rounds
-        };
+        // A query counts only if a peer of the DHT was connected.
+        let round = u32::from(net.peers().iter().any(|peer| peer.dht));
+        let rounds = state.search_rounds.fetch_add(round, Ordering::Relaxed) + round;
         state.changed.notify_waiters();
-        let pause = tokio::time::sleep(if rounds < ROUNDS { ASK_ONCE_MORE } else { ASK_AGAIN });
+        let pause = tokio::time::sleep(if rounds < SEARCH_ROUNDS { FIRST_PAUSE } else { PAUSE });
         let mut pause = std::pin::pin!(pause);
         loop {
             tokio::select! {
                 () = &mut pause => break,
                 event = events.recv() => match event {
                     Ok(NetEvent::Connected { peer, .. }) => state.add(peer, false),
-                    // With the first peer of our DHT there is somebody to ask.
+                    // The first peer of the DHT: query it at once.
                     Ok(NetEvent::DhtPeer { .. }) => break,
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,

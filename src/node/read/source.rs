@@ -180,14 +180,14 @@ impl Source {
     /// Whether this memory is reserved for this reader, not taken from the share of all readers.
     pub(super) fn is_reserved(&self, memory: &OwnedSemaphorePermit) -> bool {
         match self {
-            Self::Swarm(session) => session.is_own(memory),
+            Self::Swarm(session) => session.owns_memory(memory),
             Self::Local(_) => false,
         }
     }
 
     async fn reserve_memory(&self, len: u32) -> Option<OwnedSemaphorePermit> {
         match self {
-            Self::Swarm(session) => session.room(len).await,
+            Self::Swarm(session) => session.reserve_memory(len).await,
             Self::Local(_) => None,
         }
     }
