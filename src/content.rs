@@ -1,11 +1,11 @@
-//! What bytes become: chunks, sealed blocks, node blocks, links. Pure code: no I/O, no clock, no async.
+//! The formats: chunks, sealed blocks, node blocks, links. Pure code: no I/O, no clock, no async.
 //!
 //! ```text
-//! file ─ chunk::Cutter ─▶ chunk ─ seal ─▶ block (named by its CID) + Entry (what a reader needs)
+//! file ─ chunk::Cutter ─▶ chunk ─ seal ─▶ block (named by its CID) + Entry (CID, key and hash, for readers)
 //!                                            entries ─ encoder ─▶ node blocks ─▶ root ─▶ Link
 //! Link + root ─ decoder ─▶ entries ─ fetch ─▶ block ─ open_chunk ─▶ chunk
 //! ```
-//! The formats are written down in `docs/format.md` and held by golden vectors in `tests/vectors/`.
+//! `docs/format.md` specifies the formats, and the golden vectors in `tests/vectors/` pin them.
 
 pub mod chunk;
 pub mod cid;
@@ -20,41 +20,41 @@ mod sealed;
 pub mod secret;
 pub(crate) mod tar_time;
 
-/// Longest data block, in bytes: the longest chunk.
+/// Maximum length of a chunk and of its data block, in bytes.
 pub const MAX_CHUNK: usize = (2 << 20) - (64 << 10);
 
-/// Why content cannot be made or read.
+/// Why content cannot be encoded or decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ContentError {
-    /// Public data that carries a SHA-1 collision attack.
-    #[error("{0}", hash::Collision)]
+    /// The data contains a SHA-1 collision attack. Only public data is checked.
+    #[error("the data contains a SHA-1 collision attack: another block with the same CID can exist")]
     Collision,
-    /// The content is encrypted and no key was given.
+    /// The content is encrypted, and the link has no key.
     #[error("this content is encrypted, and the link has no key")]
     NoKey,
-    /// The key does not open this block: the link or the block is wrong.
-    #[error("the key does not fit block {cid}: the link is wrong, or the block is forged")]
+    /// The key does not decrypt this block: the link or the block is wrong.
+    #[error("the key does not decrypt block {cid}: the link is wrong, or the block is forged")]
     WrongKey {
         /// The block.
         cid: cid::Cid,
     },
-    /// A block's content is not what its entry says, although its CID may match.
-    #[error("block {cid} does not hold what its key says")]
+    /// The plaintext of a block does not have the hash in its entry, although its CID may match.
+    #[error("block {cid} is forged: its plaintext does not have the expected hash")]
     Forged {
         /// The block.
         cid: cid::Cid,
     },
-    /// A node block that breaks the format.
+    /// A node block violates the format.
     #[error("malformed node block: {0}")]
     Malformed(&'static str),
-    /// A name that cannot be one path component.
-    #[error("{0:?} cannot be a name in a folder")]
+    /// A name is not a single path component of at most 255 bytes.
+    #[error("{0:?} is not a valid name in a folder")]
     BadName(String),
-    /// Names of a folder that do not come in strictly rising order.
-    #[error("{0:?} comes out of order, or twice")]
+    /// The names of a folder are not in strictly ascending order.
+    #[error("folder entry {0:?} is out of order or duplicated")]
     Unordered(String),
-    /// More than a node block can list.
-    #[error("too large for a node block: {0}")]
+    /// A value exceeds the limits of the format.
+    #[error("{0} is too large for the format")]
     TooLarge(&'static str),
 }

@@ -1,58 +1,56 @@
-//! What peers say to each other on a transfer stream: frames and messages. Pure code: bytes in, values out.
+//! Frames and messages of the transfer protocol. Pure code: no I/O, no clock, no async.
 //!
 //! ```text
-//! frame = length of the message (u32, big endian) ‖ message in CBOR ‖ raw bytes, exactly as many as the message says
+//! frame = length of the message (u32, big endian) ‖ message in CBOR ‖ as many raw bytes as the message announces
 //! ```
 //! A message is a map with one entry: its kind, and a map of its fields (`{"get": {"cids": [...]}}`). The schema is
-//! `proto/transfer.cddl`; `docs/transfer.md` says who says what when.
+//! `proto/transfer.cddl`; `docs/transfer.md` describes the exchange.
 //!
-//! Bytes come from strangers, so three gates stand in a row, each cheap and each before the next:
-//! [`body_len`] bounds a frame before a buffer is made for it, a structural check bounds nesting, lengths and the number
-//! of items before `serde` sees a byte, and [`Message::decode`] checks what the fields may hold. A field that we do not
-//! know is ignored (a newer peer may say more); a kind that we do not know is an error that names it.
+//! Peers are not trusted, so input passes three checks. [`body_len`] bounds a frame before a buffer is allocated. A
+//! structural check bounds nesting, lengths and the number of items before `serde` reads a byte. [`Message::decode`]
+//! checks the values of the fields. Unknown fields are ignored, because newer peers may send them. An unknown kind is an
+//! error that contains its name.
 
-mod frame;
 mod message;
 mod structure;
 
-pub use frame::{PREFIX_LEN, body_len};
-pub use message::{Message, PutBlock, Request, Response};
+pub use message::{Message, PREFIX_LEN, PutBlock, Request, Response, body_len};
 
-/// Longest message, in bytes, without the raw bytes that may follow it.
+/// Maximum length of a message in bytes, without the raw bytes after it.
 pub const MAX_MESSAGE: usize = 256 << 10;
-/// Longest request, in bytes: more than the most blocks take that one may name.
+/// Maximum length of a request in bytes. A request for [`MAX_CIDS`] blocks is shorter.
 pub const MAX_REQUEST: usize = 64 << 10;
-/// Longest block, in bytes.
+/// Maximum length of a block in bytes.
 pub const MAX_BLOCK: u32 = 2 << 20;
-/// Most blocks that one message may name.
+/// Maximum number of blocks in one message.
 pub const MAX_CIDS: usize = 1024;
-/// Longest name of a region, in bytes.
+/// Maximum length of a region name in bytes.
 pub const MAX_REGION: usize = 64;
 
-/// Why bytes are no message of ours, or a message cannot be sent.
+/// Why bytes are not a valid message, or a message cannot be encoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// A frame longer than its reader takes.
-    #[error("a frame of {len} bytes, {limit} are allowed")]
+    /// A frame is longer than allowed.
+    #[error("frame of {len} bytes exceeds the limit of {limit}")]
     TooLong {
-        /// What the frame says.
+        /// Length in bytes.
         len: usize,
-        /// What its reader takes.
+        /// Maximum length in bytes.
         limit: usize,
     },
-    /// Not CBOR as this protocol uses it.
+    /// The bytes are not CBOR as this protocol uses it.
     #[error("malformed message: {0}")]
     Structure(&'static str),
-    /// A kind of message that this version does not know.
-    #[error("unknown message {0:?}")]
+    /// This version does not know the kind of message.
+    #[error("unknown message kind {0:?}")]
     UnknownKind(String),
-    /// A known kind with wrong fields.
+    /// The fields of a message are missing or invalid.
     #[error("malformed {kind:?} message: {reason}")]
     Fields {
-        /// The kind.
+        /// Kind of the message.
         kind: &'static str,
-        /// What is wrong.
+        /// The invalid part.
         reason: String,
     },
 }

@@ -1,8 +1,7 @@
-//! What is done with bytes from a stranger, one function for each kind. A function returns for every input, and says
-//! whether it understood it to its end; it panics where storgo breaks a promise.
+//! The fuzz targets. Each function parses untrusted bytes, returns whether they are valid, and panics if a property does
+//! not hold.
 //!
-//! `fuzz_targets/` hand these functions to libFuzzer, and `tests/storgo/fuzz_bodies.rs` to proptest, so that every run of
-//! the tests exercises them too.
+//! `fuzz_targets/` runs these functions under libFuzzer, and `tests/storgo/fuzz_bodies.rs` under proptest.
 
 use storgo::{
     config::{Settings, Sources, TABLE, parse_bytes, parse_duration},
@@ -18,35 +17,35 @@ use storgo::{
     wire::{MAX_BLOCK, MAX_CIDS, MAX_MESSAGE, Message, PREFIX_LEN, Request, Response, body_len},
 };
 
-/// A message without its length. What is understood is said again, and understood as the same.
+/// A message without its length prefix. A decoded message must encode and decode to itself.
 pub fn wire_message(data: &[u8]) -> bool {
     if let Ok(request) = Request::decode(data) {
         if let Request::Get { cids } = &request {
             assert!(cids.len() <= MAX_CIDS);
         }
-        comes_back(&request);
+        assert_round_trip(&request);
         return true;
     }
     if let Ok(response) = Response::decode(data) {
         if let Response::Block { len, .. } = response {
             assert!(len <= MAX_BLOCK);
         }
-        comes_back(&response);
+        assert_round_trip(&response);
         return true;
     }
     false
 }
 
-fn comes_back<M: Message + PartialEq + std::fmt::Debug>(message: &M) {
-    let frame = message.encode().expect("what was short enough to come in is short enough to go out");
+fn assert_round_trip<M: Message + PartialEq + std::fmt::Debug>(message: &M) {
+    let frame = message.encode().expect("a decoded message is short enough to be encoded");
     let (prefix, body) = frame.split_first_chunk::<PREFIX_LEN>().expect("a prefix");
     assert_eq!(body_len(*prefix, MAX_MESSAGE), Ok(body.len()));
     assert_eq!(M::decode(body).as_ref(), Ok(message));
 }
 
-/// A stream of frames, as an answerer reads it. No frame makes it take more than the limit at once.
+/// A stream of frames, as a server reads it. No length exceeds the limit.
 pub fn wire_frame(mut data: &[u8]) -> bool {
-    let mut understood = true;
+    let mut valid = true;
     while let Some((prefix, rest)) = data.split_first_chunk::<PREFIX_LEN>() {
         let Ok(len) = body_len(*prefix, MAX_MESSAGE) else {
             return false;
@@ -55,18 +54,18 @@ pub fn wire_frame(mut data: &[u8]) -> bool {
         let Some((body, rest)) = rest.split_at_checked(len) else {
             return false;
         };
-        understood &= wire_message(body);
+        valid &= wire_message(body);
         data = rest;
     }
-    understood
+    valid
 }
 
-/// A node block as one without a key sees it.
+/// A node block, read without its key.
 pub fn node_block(data: &[u8]) -> bool {
     let link = Link { cid: Cid::of(Codec::DagCbor, data), key: None };
     let with_key = Link { key: Some(Key::new([7; 32])), ..link.clone() };
-    let seen = node_block::visible(data);
-    match &seen {
+    let visible = node_block::visible(data);
+    match &visible {
         Ok(visible) => {
             assert!(data.len() <= MAX_NODE_LEN);
             assert_eq!(visible.links.len(), visible.lens.len());
@@ -74,16 +73,16 @@ pub fn node_block(data: &[u8]) -> bool {
         }
         Err(_) => assert!(open_root(&link, data).is_err()),
     }
-    // Whatever it is, it was not made for this key.
+    // No input was encrypted with this key.
     assert!(open_root(&with_key, data).is_err());
-    seen.is_ok()
+    visible.is_ok()
 }
 
-/// Most steps of a walk: blocks may be fed again and again, but only as long as there are some.
+/// Maximum steps of a walk. A longer walk never ends.
 const MAX_STEPS: usize = 100_000;
 
-/// Public node blocks, each behind its length (two bytes, big endian): the root, and the lists in the order in which they
-/// are asked for. The first byte says how far to seek.
+/// Public node blocks, each after its length (two bytes, big endian): the root, then the list nodes in the order in which
+/// the tree needs them. The first byte is the offset to seek to, in units of 1000 bytes.
 pub fn tree(data: &[u8]) -> bool {
     let Some((seek, rest)) = data.split_first() else {
         return false;
@@ -119,7 +118,7 @@ fn walk_file(mut tree: FileTree, seek: u64, blocks: &[&[u8]]) -> bool {
         match tree.step() {
             Ok(Step::Item(placed)) => {
                 assert!((1..=MAX_CHUNK).contains(&(placed.item.len as usize)));
-                // No gap, no overlap, nothing that ends before what was asked for.
+                // Items follow each other without gap or overlap, and none ends before the offset.
                 assert!(end.is_none_or(|end| end == placed.offset));
                 assert!(end.is_some() || placed.offset <= seek);
                 let ends = placed.offset + u64::from(placed.item.len);
@@ -128,7 +127,9 @@ fn walk_file(mut tree: FileTree, seek: u64, blocks: &[&[u8]]) -> bool {
             }
             Ok(Step::Need { .. }) => match blocks.next().map(|block| tree.feed(block)) {
                 Some(Ok(())) => {}
-                Some(Err(_)) => assert!(matches!(tree.step(), Ok(Step::Need { .. })), "it still asks"),
+                Some(Err(_)) => {
+                    assert!(matches!(tree.step(), Ok(Step::Need { .. })), "it still needs the node");
+                }
                 None => return false,
             },
             Ok(Step::End) => {
@@ -138,7 +139,7 @@ fn walk_file(mut tree: FileTree, seek: u64, blocks: &[&[u8]]) -> bool {
             Err(_) => return false,
         }
     }
-    panic!("a walk without an end");
+    panic!("the walk does not end");
 }
 
 fn walk_dir(mut tree: DirTree, blocks: &[&[u8]]) -> bool {
@@ -157,15 +158,15 @@ fn walk_dir(mut tree: DirTree, blocks: &[&[u8]]) -> bool {
             },
             Ok(Step::End) => return true,
             Err(error) => {
-                assert!(!matches!(error, ContentError::WrongKey { .. }), "there was none");
+                assert!(!matches!(error, ContentError::WrongKey { .. }), "the tree has no key");
                 return false;
             }
         }
     }
-    panic!("a walk without an end");
+    panic!("the walk does not end");
 }
 
-/// A link, or a CID as bytes.
+/// A link, or a CID in binary form.
 pub fn link(data: &[u8]) -> bool {
     if let Ok(cid) = Cid::from_bytes(data) {
         assert_eq!(cid.to_bytes(), data);
@@ -180,13 +181,13 @@ pub fn link(data: &[u8]) -> bool {
         assert_eq!(canonical.parse::<Link>().as_ref(), Ok(link));
         if let Some((_, key)) = canonical.split_once('#') {
             assert!(text.ends_with(key), "a key has one text");
-            assert!(!format!("{link:?}").contains(key), "a key in a log");
+            assert!(!format!("{link:?}").contains(key), "debug output contains the key");
         }
     }
     parsed.is_ok()
 }
 
-/// The value of any setting, from the command line.
+/// The value of a setting. The first byte selects the setting.
 pub fn setting(data: &[u8]) -> bool {
     let Some((which, Ok(text))) = data.split_first().map(|(which, text)| (which, std::str::from_utf8(text)))
     else {
@@ -205,9 +206,9 @@ pub fn setting(data: &[u8]) -> bool {
             true
         }
         Err(error) => {
-            // A short text may stand in the message by accident, and the example stands there on purpose.
-            let harmless = !setting.secret || text.len() < 16 || setting.example.contains(text);
-            assert!(harmless || !error.to_string().contains(text), "a secret in a message");
+            // A short value can occur in the message by chance, and the example is part of it.
+            let may_appear = !setting.secret || text.len() < 16 || setting.example.contains(text);
+            assert!(may_appear || !error.to_string().contains(text), "the message contains a secret");
             false
         }
     }

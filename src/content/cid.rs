@@ -1,7 +1,6 @@
-//! The names of blocks: `CIDv1` with SHA-1, and nothing else.
+//! The names of blocks: `CIDv1` with SHA-1 and no other kind.
 //!
-//! A [`Cid`] is 21 bytes, `Copy`, and valid by construction: whatever comes in as text or bytes is checked
-//! once, here, and the rest of the program cannot hold a CID of a kind that storgo does not speak.
+//! A [`Cid`] is 21 bytes, `Copy`, and valid by construction: text and bytes are checked once, here.
 
 use std::{fmt, str::FromStr};
 
@@ -12,11 +11,11 @@ use super::hash::{self, Digest};
 /// Multihash code of SHA-1.
 const SHA1: u64 = 0x11;
 
-/// What kind of block a [`Cid`] names (multicodec).
+/// The kind of block that a [`Cid`] names (multicodec).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Codec {
-    /// A data block: ciphertext of one chunk, or the chunk itself in plain mode (`raw`, 0x55).
+    /// A data block: the ciphertext of one chunk, or the chunk itself in public mode (`raw`, 0x55).
     Raw = 0x55,
     /// A node block (`dag-cbor`, 0x71).
     DagCbor = 0x71,
@@ -29,15 +28,15 @@ pub struct Cid {
     codec: Codec,
 }
 
-/// Why some text or bytes are no [`Cid`] of ours.
+/// Why text or bytes are not a [`Cid`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CidError {
-    /// Not a CID at all.
-    #[error("not a CID: {0}")]
+    /// Not a CID.
+    #[error("invalid CID: {0}")]
     Malformed(String),
     /// A CID of a version, codec or hash that storgo does not use.
-    #[error("not a storgo CID ({0}): storgo uses CIDv1 with codec raw or dag-cbor, and SHA-1")]
+    #[error("unsupported CID ({0}): storgo uses CIDv1 with codec raw or dag-cbor, and SHA-1")]
     Foreign(&'static str),
 }
 
@@ -45,27 +44,27 @@ impl Cid {
     /// Length in bytes of the binary form.
     pub const LEN: usize = 24;
 
-    /// The name of `block`.
+    /// Returns the CID of `block`.
     pub fn of(codec: Codec, block: &[u8]) -> Self {
         Self { digest: hash::sha1(block), codec }
     }
 
-    /// The name made from a digest that is known already.
+    /// Returns the CID with this digest.
     pub const fn new(codec: Codec, digest: Digest) -> Self {
         Self { digest, codec }
     }
 
-    /// The SHA-1 inside.
+    /// The SHA-1 digest.
     pub const fn digest(&self) -> &Digest {
         &self.digest
     }
 
-    /// The kind of block that this names.
+    /// The kind of the block.
     pub const fn codec(&self) -> Codec {
         self.codec
     }
 
-    /// Whether `block` is what this CID names.
+    /// Whether `block` has this CID's digest.
     pub fn matches(&self, block: &[u8]) -> bool {
         hash::sha1(block) == self.digest
     }
@@ -81,27 +80,20 @@ impl Cid {
     /// Parses the binary form.
     ///
     /// # Errors
-    /// [`CidError`] where the bytes are no CID, or one of a foreign kind.
+    /// [`CidError`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CidError> {
         let cid = cid::Cid::try_from(bytes).map_err(|e| CidError::Malformed(e.to_string()))?;
-        Self::try_from(cid)?.written_as(bytes)
-    }
-
-    /// The `cid` crate reads as far as it must: what follows is refused here, so that a block has one name.
-    fn written_as(self, bytes: &[u8]) -> Result<Self, CidError> {
-        if bytes == self.to_bytes() {
-            Ok(self)
-        } else {
-            Err(CidError::Malformed("bytes that do not belong to it".into()))
+        let cid = Self::try_from(cid)?;
+        // The `cid` crate ignores bytes after the CID. They are rejected here, so that a block has one name.
+        if bytes != cid.to_bytes() {
+            return Err(CidError::Malformed("unexpected bytes after it".into()));
         }
+        Ok(cid)
     }
 
-    /// The multihash bytes (`0x11 0x14 ‖ digest`): the key of this block's records in the DHT.
+    /// The multihash (`0x11 0x14 ‖ digest`), which is the key of the block's provider records in the DHT.
     pub fn multihash(&self) -> [u8; 22] {
-        let mut out = [0; 22];
-        out[..2].copy_from_slice(&[0x11, 20]);
-        out[2..].copy_from_slice(&self.digest);
-        out
+        self.to_bytes()[2..].try_into().expect("22 of 24 bytes")
     }
 }
 
@@ -149,14 +141,15 @@ impl FromStr for Cid {
     type Err = CidError;
 
     fn from_str(text: &str) -> Result<Self, CidError> {
-        // A CIDv1 of ours is 40 characters of base32; the bound keeps a huge input from being decoded at all.
+        // In base32 a CID has 40 characters. Longer bases exist, but huge input is not decoded at all.
         if text.len() > 128 {
             return Err(CidError::Malformed("too long".into()));
         }
-        let malformed = |e: String| CidError::Malformed(e);
-        let cid = Self::try_from(cid::Cid::try_from(text).map_err(|e| malformed(e.to_string()))?)?;
-        let (_, bytes) = cid::multibase::decode(text).map_err(|e| malformed(e.to_string()))?;
-        cid.written_as(&bytes)
+        if cid::Version::is_v0_str(text) {
+            return Err(CidError::Foreign("another version"));
+        }
+        let (_, bytes) = cid::multibase::decode(text).map_err(|e| CidError::Malformed(e.to_string()))?;
+        Self::from_bytes(&bytes)
     }
 }
 
@@ -188,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_bytes_come_back() {
+    fn text_and_bytes_round_trip() {
         let cid = Cid::of(Codec::Raw, b"abc");
         assert_eq!(cid.to_string().parse(), Ok(cid));
         assert_eq!(Cid::from_bytes(&cid.to_bytes()), Ok(cid));
@@ -198,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_cid_is_refused_by_kind() {
+    fn a_foreign_cid_is_rejected_with_its_difference() {
         let kubo = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku";
         assert_eq!(kubo.parse::<Cid>(), Err(CidError::Foreign("another hash")));
         let v0 = "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWKU76s".parse::<Cid>();

@@ -1,7 +1,8 @@
-//! From a root to what it lists, in order.
+//! Reads the items below a root, in order.
 //!
-//! A [`Tree`] does no I/O: it says which list node it needs, is fed it, and yields items. Everything that it yields
-//! hangs on the link's key: each node's key commits to its content, and only sealed CIDs are followed.
+//! A [`Tree`] does no I/O: [`Tree::step`] yields items or names the list node that it needs, and [`Tree::feed`] takes that
+//! node. The link's key authenticates every item: each node's key commits to its content, and the CIDs in the sealed
+//! part are followed, never the visible ones.
 
 use super::{
     ContentError,
@@ -10,10 +11,10 @@ use super::{
     link::Link,
     node_block::{self, NodeKind},
     seal::Entry,
-    sealed::{self, Child, Item, Listed},
+    sealed::{self, Child, ListItem, Listed},
 };
 
-/// List nodes inside list nodes, at most: with full nodes, far beyond what a disk holds.
+/// Maximum depth of nested list nodes. Full nodes of this depth list more than a disk holds.
 const MAX_DEPTH: usize = 8;
 
 /// An opened root.
@@ -29,7 +30,7 @@ pub type FileTree = Tree<Entry>;
 /// The entries of a folder.
 pub type DirTree = Tree<DirEntry>;
 
-/// Opens a root block with the link's key.
+/// Decrypts a root block with the link's key.
 ///
 /// # Errors
 /// [`ContentError::NoKey`], [`ContentError::WrongKey`], [`ContentError::Malformed`].
@@ -38,36 +39,36 @@ pub fn open_root(link: &Link, block: &[u8]) -> Result<Root, ContentError> {
     match visible.kind {
         NodeKind::File => Tree::root(&visible, &body).map(Root::File),
         NodeKind::Dir => Tree::root(&visible, &body).map(Root::Dir),
-        NodeKind::List => Err(ContentError::Malformed("a list is no file by itself")),
+        NodeKind::List => Err(ContentError::Malformed("a list node used as a root")),
     }
 }
 
-/// What comes next.
+/// Result of [`Tree::step`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step<T> {
-    /// An item.
+    /// The next item.
     Item(T),
-    /// This list node must be [fed](Tree::feed) first.
+    /// This list node must be passed to [`Tree::feed`] first.
     Need {
-        /// Its name.
+        /// CID of the node.
         cid: Cid,
-        /// Its length in bytes.
+        /// Length of the node in bytes.
         len: u32,
     },
     /// All items have been yielded.
     End,
 }
 
-/// An item and its place.
+/// An item and its offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed<I> {
     /// The item.
     pub item: I,
-    /// Plaintext bytes before it.
+    /// Plaintext bytes before the item.
     pub offset: u64,
 }
 
-/// What is left of one node's list.
+/// The rest of one node's list.
 enum Frame<I> {
     Items(std::vec::IntoIter<I>),
     Lists(std::vec::IntoIter<Child>),
@@ -80,29 +81,28 @@ pub struct Tree<I> {
     pending: Option<Child>,
     offset: u64,
     skip_to: u64,
-    /// Items in all.
     items: u64,
-    /// Items that are still passed over.
+    /// Number of items still to skip.
     skip_items: u64,
     last: Option<String>,
 }
 
-impl<I: Item> Tree<I> {
+impl<I: ListItem> Tree<I> {
     fn root(visible: &node_block::Visible, body: &[u8]) -> Result<Self, ContentError> {
         let (metadata, listed) = sealed::decode::<I>(body)?;
-        let metadata = metadata.ok_or(ContentError::Malformed("a root without metadata"))?;
+        let metadata = metadata.ok_or(ContentError::Malformed("root without metadata"))?;
         metadata.check()?;
         check_visible(visible, &listed)?;
-        if listed.size() != Some(metadata.size) {
-            return Err(ContentError::Malformed("its size is not the sum of its parts"));
-        }
+        let Some((_, items)) = listed.totals().filter(|(size, _)| *size == metadata.size) else {
+            return Err(ContentError::Malformed("the size is not the sum of the parts"));
+        };
         let mut tree = Self {
             metadata,
             frames: Vec::new(),
             pending: None,
             offset: 0,
             skip_to: 0,
-            items: listed.items().unwrap_or(u64::MAX),
+            items,
             skip_items: 0,
             last: None,
         };
@@ -110,30 +110,30 @@ impl<I: Item> Tree<I> {
         Ok(tree)
     }
 
-    /// What the root says of the whole.
+    /// The metadata in the root.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// Skips items that end at or before this offset, in plaintext bytes. List nodes wholly before it are never needed.
+    /// Skips items that end at or before this offset, in plaintext bytes. List nodes before it are never needed.
     pub fn seek(&mut self, offset: u64) {
         self.skip_to = offset;
     }
 
-    /// Items in all, as the root says.
+    /// Total number of items, according to the root.
     pub fn items(&self) -> u64 {
         self.items
     }
 
-    /// Passes over so many items more. List nodes wholly among them are never needed.
+    /// Skips `count` more items. List nodes that contain only skipped items are never needed.
     pub fn skip_items(&mut self, count: u64) {
         self.skip_items = self.skip_items.saturating_add(count);
     }
 
-    /// The next item, or the list node that is needed to find it.
+    /// Returns the next item, or the list node that is needed to find it.
     ///
     /// # Errors
-    /// [`ContentError::BadName`] and the like for items that may not be there.
+    /// [`ContentError::BadName`], [`ContentError::Unordered`], [`ContentError::Malformed`] for an invalid item.
     pub fn step(&mut self) -> Result<Step<Placed<I>>, ContentError> {
         loop {
             if let Some(Child { cid, len, .. }) = &self.pending {
@@ -154,7 +154,7 @@ impl<I: Item> Tree<I> {
                     None => drop(self.frames.pop()),
                     Some(item) => {
                         item.check(self.last.as_deref())?;
-                        self.last = item.order().map(String::from);
+                        self.last = item.name().map(String::from);
                         let (offset, size) = (self.offset, item.size());
                         let skipped = self.skips(size);
                         self.offset += size;
@@ -173,23 +173,23 @@ impl<I: Item> Tree<I> {
         size > 0 && self.offset + size <= self.skip_to
     }
 
-    /// Takes the list node that [`Tree::step`] asked for. After an error the tree still asks for it.
+    /// Adds the list node that [`Tree::step`] needs. After an error, the tree still needs it.
     ///
     /// # Errors
-    /// [`ContentError::WrongKey`] and [`ContentError::Malformed`] where the block is not the one that was listed.
+    /// [`ContentError::WrongKey`] and [`ContentError::Malformed`] if the block is not the listed one.
     pub fn feed(&mut self, block: &[u8]) -> Result<(), ContentError> {
-        let child = self.pending.as_ref().ok_or(ContentError::Malformed("nothing was asked for"))?;
+        let child = self.pending.as_ref().ok_or(ContentError::Malformed("unexpected list node"))?;
         let (visible, body) = node_block::open(&child.cid, child.key.as_ref(), block)?;
         if visible.kind != NodeKind::List {
-            return Err(ContentError::Malformed("a root inside a list"));
+            return Err(ContentError::Malformed("root inside a list"));
         }
         let (metadata, listed) = sealed::decode::<I>(&body)?;
         check_visible(&visible, &listed)?;
-        if metadata.is_some() || listed.size() != Some(child.size) || listed.items() != Some(child.items) {
-            return Err(ContentError::Malformed("a list is not what its parent says"));
+        if metadata.is_some() || listed.totals() != Some((child.size, child.items)) {
+            return Err(ContentError::Malformed("list node does not match its parent"));
         }
         if self.frames.len() >= MAX_DEPTH {
-            return Err(ContentError::Malformed("nested too deeply"));
+            return Err(ContentError::Malformed("list nodes nested too deeply"));
         }
         self.pending = None;
         self.push(listed);
@@ -204,12 +204,12 @@ impl<I: Item> Tree<I> {
     }
 }
 
-/// What holders see must be what readers follow: otherwise the wrong blocks would be kept and repaired.
-fn check_visible<I: Item>(visible: &node_block::Visible, listed: &Listed<I>) -> Result<(), ContentError> {
+/// Checks that the visible links are the sealed ones. Otherwise holders would keep and repair the wrong blocks.
+fn check_visible<I: ListItem>(visible: &node_block::Visible, listed: &Listed<I>) -> Result<(), ContentError> {
     let shown = visible.links.iter().copied().zip(visible.lens.iter().copied());
     if listed.blocks().into_iter().eq(shown) {
         Ok(())
     } else {
-        Err(ContentError::Malformed("its visible links are not its own"))
+        Err(ContentError::Malformed("visible links differ from the sealed list"))
     }
 }

@@ -1,25 +1,25 @@
-//! What a node block lists about files and folders: metadata and folder entries.
+//! Metadata of files and folders, and folder entries.
 
 use serde::{Deserialize, Serialize};
 
 use super::{ContentError, link::Link};
 
-/// Longest name or media type in metadata, in bytes.
+/// Maximum length of each text in metadata, in bytes.
 const MAX_TEXT: usize = 4 << 10;
 
-/// Metadata of a file or folder. It is in the sealed part of the root.
+/// Metadata of a file or folder, stored in the sealed part of the root.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metadata {
     /// Name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Plaintext bytes; for a folder, of all its files. Set by the encoder.
+    /// Plaintext size in bytes; for a folder, of all its files. Set by the encoder.
     pub size: u64,
     /// Media type.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// Modification time, seconds since 1970.
+    /// Modification time in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtime: Option<i64>,
     /// Unix permission bits.
@@ -31,20 +31,20 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Checks the length of the texts.
+    /// Checks the lengths of the texts.
     ///
     /// # Errors
     /// [`ContentError::TooLarge`].
     pub(super) fn check(&self) -> Result<(), ContentError> {
         let texts = [&self.name, &self.media_type, &self.chunker];
         if texts.into_iter().flatten().any(|text| text.len() > MAX_TEXT) {
-            return Err(ContentError::TooLarge("a name or media type of more than 4096 bytes"));
+            return Err(ContentError::TooLarge("a name or media type above 4096 bytes"));
         }
         Ok(())
     }
 }
 
-/// Kind of a folder entry.
+/// The kind of a folder entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryKind {
     /// A file.
@@ -56,17 +56,17 @@ pub enum EntryKind {
 /// An entry of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirEntry {
-    /// Name: one path component.
+    /// Name, a single path component.
     pub name: String,
-    /// Root and key of the file or folder.
+    /// Root CID and key of the file or folder.
     pub link: Link,
     /// Length of the root block in bytes.
     pub root_len: u32,
     /// File or folder.
     pub kind: EntryKind,
-    /// Plaintext bytes.
+    /// Plaintext size in bytes.
     pub size: u64,
-    /// Modification time, seconds since 1970.
+    /// Modification time in seconds since 1970.
     pub mtime: Option<i64>,
     /// Unix permission bits.
     pub mode: Option<u32>,

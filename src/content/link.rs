@@ -1,4 +1,4 @@
-//! Links: `storgo://<root CID>#<read key>`. Whoever has one can read.
+//! Links: `storgo://<root CID>#<read key>`. Everybody who has the link can read the file.
 
 use std::{fmt, str::FromStr};
 
@@ -11,24 +11,24 @@ use super::{
 
 const SCHEME: &str = "storgo://";
 
-/// A root and, for sealed content, the key to it.
+/// A root CID and, for sealed content, its read key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Link {
     /// The root block.
     pub cid: Cid,
-    /// The read key; none for public content, or where only the CID is known.
+    /// The read key. `None` for public content, or if only the CID is known.
     pub key: Option<Key>,
 }
 
-/// Why a text is no link.
+/// Why a text is not a link.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LinkError {
-    /// The CID in it is none.
+    /// The CID is invalid.
     #[error(transparent)]
     Cid(#[from] CidError),
-    /// The part behind `#` is no key.
-    #[error("the part behind # is not a read key (43 characters of base64url); is the link complete?")]
+    /// The part after `#` is not a key.
+    #[error("invalid read key after #: expected 43 characters of base64url; was the link cut off?")]
     Key,
 }
 
@@ -47,12 +47,9 @@ impl FromStr for Link {
 }
 
 fn parse_key(text: &str) -> Result<Key, LinkError> {
-    if text.len() != 43 {
-        return Err(LinkError::Key);
-    }
-    // The decoder refuses trailing bits that are not zero: one key has one text.
-    let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| LinkError::Key)?;
-    bytes.try_into().map(Key::new).map_err(|_| LinkError::Key)
+    // The decoder rejects trailing bits that are not zero, so a key has one text.
+    let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+    bytes.map(Key::new).ok_or(LinkError::Key)
 }
 
 impl fmt::Display for Link {
@@ -65,7 +62,7 @@ impl fmt::Display for Link {
     }
 }
 
-/// Without the key: links are printed on purpose, never by accident.
+/// Hides the key, so that links do not end up in logs.
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{SCHEME}{}{}", self.cid, if self.key.is_some() { "#…" } else { "" })
@@ -80,7 +77,7 @@ mod tests {
     use crate::content::cid::Codec;
 
     #[test]
-    fn links_come_back_and_debug_hides_the_key() {
+    fn links_round_trip_and_debug_hides_the_key() {
         let link = Link { cid: Cid::of(Codec::DagCbor, b"x"), key: Some(Key::new([9; 32])) };
         let text = link.to_string();
         assert_eq!(text.parse::<Link>(), Ok(link.clone()));
@@ -91,18 +88,18 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_cut_or_altered_is_refused() {
+    fn a_truncated_or_altered_key_is_rejected() {
         let link = Link { cid: Cid::of(Codec::DagCbor, b"x"), key: Some(Key::new([9; 32])) }.to_string();
         assert_eq!(link[..link.len() - 1].parse::<Link>(), Err(LinkError::Key));
         assert_eq!(format!("{link}A").parse::<Link>(), Err(LinkError::Key));
-        // The last character carries two bits that no key uses.
+        // Two bits of the last character are unused.
         assert_eq!(format!("{}l", &link[..link.len() - 1]).parse::<Link>(), Err(LinkError::Key));
         assert!("storgo://#".parse::<Link>().is_err() && "http://x".parse::<Link>().is_err());
     }
 
     proptest! {
         #[test]
-        fn no_text_makes_the_parser_panic(text in ".{0,200}") {
+        fn the_parser_does_not_panic_on_any_text(text in ".{0,200}") {
             drop(text.parse::<Link>());
         }
     }

@@ -1,8 +1,8 @@
-//! Sealing a chunk: a key made from the content, so that equal chunks of one cluster become equal blocks.
+//! Encryption of chunks. The key depends on the content, so equal chunks of one cluster become equal blocks.
 //!
 //! `h = BLAKE3(P)`, `key = derive_key("storgo v1 chunk key", secret ‖ h)`, `C = AES-256-CTR(key, IV 0, P)`. A key
-//! encrypts one plaintext only, so a fixed IV is sound. Whoever reads checks `h`: SHA-1 names the block, but does not
-//! decide what a reader gets.
+//! encrypts one plaintext only, so a fixed IV is safe. Readers check `h`: SHA-1 names the block but does not authenticate
+//! the plaintext.
 
 use aes::cipher::{KeyIvInit, StreamCipher};
 use serde::{Deserialize, Serialize};
@@ -14,47 +14,45 @@ use super::{
     secret::{ConvergenceSecret, Key},
 };
 
-/// Whether and how content is encrypted.
+/// How content is encrypted.
 #[derive(Debug, Clone)]
 pub enum Sealing {
-    /// Encrypted, with keys derived from this secret and the content.
+    /// With keys derived from this secret and the content.
     Secret(ConvergenceSecret),
-    /// Plain, for everyone.
+    /// Not at all: everybody can read it.
     Public,
 }
 
-/// What a reader must know of one chunk.
+/// The data that a reader needs to find and decrypt one chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The block's name.
+    /// CID of the block.
     pub cid: Cid,
-    /// Length in bytes, of the chunk as of its block.
+    /// Length in bytes of the chunk, and of its block.
     pub len: u32,
-    /// The chunk's key; none in plain mode.
+    /// Key of the chunk. `None` in public mode.
     pub key: Option<Key>,
     /// BLAKE3 of the plaintext.
     pub hash: [u8; 32],
 }
 
-/// A chunk turned into a block.
+/// An encrypted chunk.
 #[derive(Debug)]
 pub struct SealedChunk {
-    /// What a reader must know.
+    /// The entry for the file's list.
     pub entry: Entry,
-    /// What is stored.
+    /// The block to store.
     pub block: Vec<u8>,
 }
 
-/// Encrypts a chunk in place and names it.
+/// Encrypts a chunk in place.
 ///
 /// # Errors
-/// [`ContentError::Collision`] for public data that carries a SHA-1 attack; [`ContentError::TooLarge`] above
+/// [`ContentError::Collision`] for public data that contains a SHA-1 attack; [`ContentError::TooLarge`] above
 /// [`super::MAX_CHUNK`].
 pub fn seal_chunk(sealing: &Sealing, mut chunk: Vec<u8>) -> Result<SealedChunk, ContentError> {
-    if chunk.len() > super::MAX_CHUNK {
-        return Err(ContentError::TooLarge("a chunk"));
-    }
-    let len = u32::try_from(chunk.len()).map_err(|_| ContentError::TooLarge("a chunk"))?;
+    let len = u32::try_from(chunk.len()).ok().filter(|len| *len as usize <= super::MAX_CHUNK);
+    let len = len.ok_or(ContentError::TooLarge("a chunk"))?;
     let hash = *blake3::hash(&chunk).as_bytes();
     let (cid, key) = match sealing {
         Sealing::Public => (public_cid(Codec::Raw, &chunk)?, None),
@@ -67,11 +65,10 @@ pub fn seal_chunk(sealing: &Sealing, mut chunk: Vec<u8>) -> Result<SealedChunk, 
     Ok(SealedChunk { entry: Entry { cid, len, key, hash }, block: chunk })
 }
 
-/// Decrypts a block in place and checks what came out. The caller has checked the block against its CID, or not: a
-/// block that passes here is the right one either way.
+/// Decrypts a block in place and checks the plaintext. The block need not have been checked against its CID.
 ///
 /// # Errors
-/// [`ContentError::Forged`] where length or hash are not the entry's.
+/// [`ContentError::Forged`] if the length or the hash differs from the entry.
 pub fn open_chunk(entry: &Entry, mut block: Vec<u8>) -> Result<Vec<u8>, ContentError> {
     if block.len() != entry.len as usize {
         return Err(ContentError::Forged { cid: entry.cid });
@@ -86,9 +83,9 @@ pub fn open_chunk(entry: &Entry, mut block: Vec<u8>) -> Result<Vec<u8>, ContentE
     }
 }
 
-/// The CID of public data, refused where it was crafted to collide.
+/// Returns the CID of public data, unless it was crafted to collide.
 pub(super) fn public_cid(codec: Codec, block: &[u8]) -> Result<Cid, ContentError> {
-    sha1_checked(block).map(|digest| Cid::new(codec, digest)).map_err(|_| ContentError::Collision)
+    sha1_checked(block).map(|digest| Cid::new(codec, digest)).ok_or(ContentError::Collision)
 }
 
 /// `derive_key(context, first ‖ second)`.
@@ -98,13 +95,13 @@ pub(super) fn derive(context: &str, first: &[u8], second: &[u8]) -> Key {
     Key::new(*hasher.finalize().as_bytes())
 }
 
-/// AES-256-CTR with a 128-bit big-endian counter that starts at 0. Encryption and decryption are the same.
+/// Encrypts or decrypts with AES-256-CTR and a 128-bit big-endian counter that starts at 0.
 pub(super) fn apply_keystream(key: &Key, bytes: &mut [u8]) {
     let iv = [0_u8; 16];
     ctr::Ctr128BE::<aes::Aes256>::new(key.as_bytes().into(), (&iv).into()).apply_keystream(bytes);
 }
 
-/// As `[cid, len, key, hash]`, the CID as a CBOR link.
+/// Serialized as `[cid, len, key, hash]`, the CID as a CBOR link.
 impl Serialize for Entry {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         (cid::Cid::from(self.cid), self.len, &self.key, serde_bytes::Bytes::new(&self.hash))
@@ -132,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_chunks_converge_under_one_secret_alone() {
+    fn equal_chunks_become_equal_blocks_only_under_the_same_secret() {
         let seal = |byte| seal_chunk(&sealing(byte), b"hello".to_vec()).expect("sealed").entry.cid;
         assert_eq!(seal(1), seal(1));
         assert_ne!(seal(1), seal(2));
@@ -140,7 +137,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_sealed_opens(chunk in proptest::collection::vec(any::<u8>(), 0..5000), public: bool) {
+        fn a_sealed_chunk_decrypts(chunk in proptest::collection::vec(any::<u8>(), 0..5000), public: bool) {
             let sealing = if public { Sealing::Public } else { sealing(1) };
             let SealedChunk { entry, block } = seal_chunk(&sealing, chunk.clone()).expect("sealed");
             prop_assert!(entry.cid.matches(&block));
@@ -149,7 +146,7 @@ mod tests {
         }
 
         #[test]
-        fn one_flipped_bit_is_seen(chunk in proptest::collection::vec(any::<u8>(), 1..2000), at: prop::sample::Index, bit in 0_u32..8) {
+        fn one_flipped_bit_is_detected(chunk in proptest::collection::vec(any::<u8>(), 1..2000), at: prop::sample::Index, bit in 0_u32..8) {
             let SealedChunk { entry, mut block } = seal_chunk(&sealing(1), chunk).expect("sealed");
             let at = at.index(block.len());
             block[at] ^= 1_u8 << bit;

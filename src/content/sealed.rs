@@ -1,4 +1,4 @@
-//! The sealed part of a node block: what it lists, with everything that a reader needs.
+//! The sealed part of a node block: its list, with the keys and hashes for readers.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
@@ -12,32 +12,32 @@ use super::{
     secret::Key,
 };
 
-/// Longest name of a folder's entry, in bytes (the limit of Unix file systems).
+/// Maximum length of a folder entry's name in bytes (the limit of Unix file systems).
 const MAX_NAME: usize = 255;
 
-/// Something that a list node lists: chunks of a file, or names of a folder.
-pub trait Item: Serialize + DeserializeOwned + Clone {
-    /// What a root over such items is.
+/// An element of a node's list: a chunk of a file or an entry of a folder.
+pub trait ListItem: Serialize + DeserializeOwned + Clone {
+    /// Kind of a root over such items.
     const ROOT: NodeKind;
-    /// The block that it points to, and that block's length in bytes.
+    /// CID and length in bytes of the block that the item points to.
     fn block(&self) -> (Cid, u32);
-    /// Plaintext bytes that it stands for.
+    /// Plaintext size in bytes.
     fn size(&self) -> u64;
-    /// Bytes that it takes in a node block, at most.
+    /// Maximum bytes that the item takes in a node block.
     fn cost(&self) -> usize;
-    /// Whether it may follow `last`.
+    /// Checks the item, and its order after the item with the name `last`.
     ///
     /// # Errors
-    /// Where it may not, or is out of bounds by itself.
+    /// [`ContentError::Malformed`], [`ContentError::BadName`], [`ContentError::Unordered`].
     fn check(&self, last: Option<&str>) -> Result<(), ContentError>;
-    /// What the next item is checked against.
-    fn order(&self) -> Option<&str>;
+    /// The name that orders the items. `None` for chunks.
+    fn name(&self) -> Option<&str>;
 }
 
-/// Bytes of a link and its length in the visible part, and of a link inside the body.
+/// Bytes that each listed block takes in the visible part.
 const VISIBLE_COST: usize = 34;
 
-impl Item for Entry {
+impl ListItem for Entry {
     const ROOT: NodeKind = NodeKind::File;
 
     fn block(&self) -> (Cid, u32) {
@@ -54,17 +54,17 @@ impl Item for Entry {
 
     fn check(&self, _: Option<&str>) -> Result<(), ContentError> {
         if self.len == 0 || self.len as usize > MAX_CHUNK {
-            return Err(ContentError::Malformed("a chunk length out of bounds"));
+            return Err(ContentError::Malformed("chunk length out of bounds"));
         }
         Ok(())
     }
 
-    fn order(&self) -> Option<&str> {
+    fn name(&self) -> Option<&str> {
         None
     }
 }
 
-impl Item for DirEntry {
+impl ListItem for DirEntry {
     const ROOT: NodeKind = NodeKind::Dir;
 
     fn block(&self) -> (Cid, u32) {
@@ -94,21 +94,21 @@ impl Item for DirEntry {
         Ok(())
     }
 
-    fn order(&self) -> Option<&str> {
+    fn name(&self) -> Option<&str> {
         Some(&self.name)
     }
 }
 
-/// A list node inside a longer list.
+/// A reference to a list node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Child {
     pub(super) cid: Cid,
-    /// Length of the list node in bytes.
+    /// Length of the node in bytes.
     pub(super) len: u32,
     pub(super) key: Option<Key>,
-    /// Plaintext bytes below it.
+    /// Plaintext size below it, in bytes.
     pub(super) size: u64,
-    /// Items below it.
+    /// Number of items below it.
     pub(super) items: u64,
 }
 
@@ -116,32 +116,29 @@ impl Child {
     pub(super) const COST: usize = VISIBLE_COST + 87;
 }
 
-/// What a node lists: items, or nodes that list items.
+/// The list of a node: items, or list nodes.
 #[derive(Debug, Clone)]
 pub(super) enum Listed<I> {
     Items(Vec<I>),
     Lists(Vec<Child>),
 }
 
-impl<I: Item> Listed<I> {
+impl<I: ListItem> Listed<I> {
     pub(super) fn blocks(&self) -> Vec<(Cid, u32)> {
         match self {
-            Self::Items(items) => items.iter().map(Item::block).collect(),
+            Self::Items(items) => items.iter().map(ListItem::block).collect(),
             Self::Lists(lists) => lists.iter().map(|child| (child.cid, child.len)).collect(),
         }
     }
 
-    pub(super) fn size(&self) -> Option<u64> {
+    /// Returns the plaintext size and the number of items, or `None` if one overflows.
+    pub(super) fn totals(&self) -> Option<(u64, u64)> {
+        let add = |(size, items): (u64, u64), (more_size, more_items): (u64, u64)| {
+            Some((size.checked_add(more_size)?, items.checked_add(more_items)?))
+        };
         match self {
-            Self::Items(items) => items.iter().try_fold(0_u64, |sum, item| sum.checked_add(item.size())),
-            Self::Lists(lists) => lists.iter().try_fold(0_u64, |sum, child| sum.checked_add(child.size)),
-        }
-    }
-
-    pub(super) fn items(&self) -> Option<u64> {
-        match self {
-            Self::Items(items) => Some(items.len() as u64),
-            Self::Lists(lists) => lists.iter().try_fold(0_u64, |sum, child| sum.checked_add(child.items)),
+            Self::Items(items) => items.iter().map(|item| (item.size(), 1)).try_fold((0, 0), add),
+            Self::Lists(lists) => lists.iter().map(|child| (child.size, child.items)).try_fold((0, 0), add),
         }
     }
 }
@@ -158,40 +155,40 @@ struct Body<I> {
     lists: Option<Vec<Child>>,
 }
 
-pub(super) fn encode<I: Item>(meta: Option<Metadata>, listed: Listed<I>) -> Result<Vec<u8>, ContentError> {
+pub(super) fn encode<I: ListItem>(
+    meta: Option<Metadata>,
+    listed: Listed<I>,
+) -> Result<Vec<u8>, ContentError> {
     let (items, lists) = match listed {
         Listed::Items(items) => (Some(items), None),
         Listed::Lists(lists) => (None, Some(lists)),
     };
-    serde_ipld_dagcbor::to_vec(&Body { meta, items, lists })
-        .map_err(|_| ContentError::TooLarge("its encoding"))
+    serde_ipld_dagcbor::to_vec(&Body { meta, items, lists }).map_err(|_| ContentError::TooLarge("the list"))
 }
 
-pub(super) fn decode<I: Item>(bytes: &[u8]) -> Result<(Option<Metadata>, Listed<I>), ContentError> {
+pub(super) fn decode<I: ListItem>(bytes: &[u8]) -> Result<(Option<Metadata>, Listed<I>), ContentError> {
     let body: Body<I> = serde_ipld_dagcbor::from_slice(bytes)
-        .map_err(|_| ContentError::Malformed("its sealed part is no list"))?;
+        .map_err(|_| ContentError::Malformed("the sealed part is not a list"))?;
     if serde_ipld_dagcbor::to_vec(&body).ok().as_deref() != Some(bytes) {
-        return Err(ContentError::Malformed("its sealed part is not in canonical form"));
+        return Err(ContentError::Malformed("the sealed part is not canonical"));
     }
     let listed = match (body.items, body.lists) {
-        // Only a root may be empty. A list that yields nothing could be listed again and again, and a reader would walk
-        // for ever without finding anything.
+        // Only a root may be empty. An empty list node could be listed any number of times, and a reader would walk
+        // without end.
         (Some(items), None) if items.is_empty() && body.meta.is_none() => {
-            return Err(ContentError::Malformed("a list of nothing"));
+            return Err(ContentError::Malformed("empty list"));
         }
         (None, Some(lists)) if lists.is_empty() || lists.iter().any(|child| child.items == 0) => {
-            return Err(ContentError::Malformed("a list of nothing"));
+            return Err(ContentError::Malformed("empty list"));
         }
         (Some(items), None) => Listed::Items(items),
         (None, Some(lists)) => Listed::Lists(lists),
-        _ => {
-            return Err(ContentError::Malformed("it lists neither items nor lists, or both"));
-        }
+        _ => return Err(ContentError::Malformed("exactly one of items and lists is required")),
     };
     Ok((body.meta, listed))
 }
 
-/// As `[cid, len, key, size, items]`.
+/// Serialized as `[cid, len, key, size, items]`.
 impl Serialize for Child {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         (cid::Cid::from(self.cid), self.len, &self.key, self.size, self.items).serialize(serializer)
@@ -207,7 +204,7 @@ impl<'de> Deserialize<'de> for Child {
     }
 }
 
-/// As `[name, cid, root_len, key, dir, size, mtime, mode]`.
+/// Serialized as `[name, cid, root_len, key, dir, size, mtime, mode]`.
 impl Serialize for DirEntry {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let dir = self.kind == EntryKind::Dir;

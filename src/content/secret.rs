@@ -1,32 +1,32 @@
-//! Keys: what they are, and which follows from which.
+//! Keys and how they are derived.
 //!
 //! ```text
-//! cluster key ─┬─ membership key   may speak: Noise prologue, QUIC proof, name of the DHT protocol
-//!              └─ read key ─── convergence secret   may read: chunk keys of the cluster
+//! cluster key ─┬─ membership key   to connect: Noise prologue, QUIC proof, name of the DHT protocol
+//!              └─ read key ─── convergence secret   to encrypt: chunk keys of the cluster
 //! ```
-//! A node without a cluster has a random convergence secret of its own.
+//! A node without a cluster has a random convergence secret.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// 32 secret bytes. Cleared from memory when dropped; never shown by `Debug`.
+/// 32 secret bytes. Zeroed when dropped; hidden by `Debug`.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct Key([u8; 32]);
 
 impl Key {
-    /// The key with these bytes. Callers pass random bytes: this module has no randomness of its own.
+    /// Wraps these bytes. Callers pass random ones, because this module has no source of randomness.
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes, for a cipher or a file that only the owner can read.
+    /// The bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// A key for another purpose, by BLAKE3's key derivation mode.
+    /// Derives the key for another purpose with BLAKE3's key derivation mode.
     pub fn derive(&self, context: &str) -> Self {
         Self(blake3::derive_key(context, &self.0))
     }
@@ -38,7 +38,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// As 32 bytes; for formats that hold bytes (CBOR). Text forms are made where they are wanted, by name.
+/// Serialized as 32 bytes, for binary formats (CBOR).
 impl Serialize for Key {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(&self.0)
@@ -52,64 +52,64 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
-/// What chunk keys are derived from: equal chunks under equal secrets become equal blocks.
+/// The secret that chunk keys are derived from. Equal chunks under equal secrets become equal blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConvergenceSecret(Key);
 
 impl ConvergenceSecret {
-    /// The secret made of these 32 bytes.
+    /// Wraps a key.
     pub const fn new(key: Key) -> Self {
         Self(key)
     }
 
-    /// The bytes inside.
+    /// The bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()
     }
 }
 
-/// The key that nodes of one cluster share.
+/// The key that the nodes of one cluster share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterKey(Key);
 
 impl ClusterKey {
-    /// The cluster key of these 32 bytes.
+    /// Wraps a key.
     pub const fn new(key: Key) -> Self {
         Self(key)
     }
 
-    /// The bytes inside, for the file that keeps them and the invite that hands them on.
+    /// The bytes, for the key file and for invites.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()
     }
 
-    /// The key that lets a node speak to the others.
+    /// Derives the membership key.
     pub fn membership(&self) -> MembershipKey {
         MembershipKey(self.0.derive("storgo v1 membership key"))
     }
 
-    /// The secret that the cluster's chunk keys are derived from (by way of the read key).
+    /// Derives the convergence secret, by way of the read key.
     pub fn convergence_secret(&self) -> ConvergenceSecret {
         ConvergenceSecret(self.0.derive("storgo v1 read key").derive("storgo v1 convergence secret"))
     }
 }
 
-/// The key that proves that a node belongs to a cluster. It reads nothing.
+/// The key that proves membership in a cluster. It decrypts no content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MembershipKey(Key);
 
 impl MembershipKey {
-    /// The membership key of these 32 bytes.
+    /// Wraps a key.
     pub const fn new(key: Key) -> Self {
         Self(key)
     }
 
-    /// The bytes inside.
+    /// The bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()
     }
 
-    /// A key for one protocol, so that no two protocols use the same bytes.
+    /// Derives the key of one protocol, so that no two protocols use the same bytes.
     pub fn derive(&self, context: &str) -> Key {
         self.0.derive(context)
     }

@@ -1,4 +1,4 @@
-//! Encoder and decoder, one against the other.
+//! Encoder and decoder together.
 
 use std::collections::HashMap;
 
@@ -32,8 +32,8 @@ fn name(name: &str) -> DirEntry {
     }
 }
 
-/// Encodes with tiny nodes, so that trees are deep.
-fn encode<I: Item>(items: &[I], limit: usize) -> (HashMap<Cid, Vec<u8>>, Finished) {
+/// Encodes with small nodes, so that trees are deep.
+fn encode<I: ListItem>(items: &[I], limit: usize) -> (HashMap<Cid, Vec<u8>>, Finished) {
     let mut encoder = Encoder::with_limit(sealing(), limit);
     let mut blocks = Vec::new();
     for item in items {
@@ -44,8 +44,8 @@ fn encode<I: Item>(items: &[I], limit: usize) -> (HashMap<Cid, Vec<u8>>, Finishe
     (blocks.into_iter().map(|block| (block.cid, block.bytes)).collect(), finished)
 }
 
-/// Everything from where the tree stands, and how many list nodes it took.
-fn walk<I: Item>(
+/// Returns the remaining items of a tree, and how many list nodes it needed.
+fn walk<I: ListItem>(
     mut tree: Tree<I>,
     blocks: &HashMap<Cid, Vec<u8>>,
 ) -> Result<(Vec<(u64, I)>, usize), ContentError> {
@@ -73,7 +73,7 @@ fn file(link: &Link, block: &[u8]) -> Tree<Entry> {
 
 proptest! {
     #[test]
-    fn a_file_of_any_depth_comes_back_from_any_offset(
+    fn a_file_of_any_depth_is_read_from_any_offset(
         lens in proptest::collection::vec(1_u32..1000, 0..200),
         limit in 300_usize..3000,
         seek: prop::sample::Index,
@@ -90,14 +90,14 @@ proptest! {
             let mut tree = file(&finished.link, root);
             tree.seek(at);
             let (rest, fed) = walk(tree, &blocks).expect("walked");
-            let (offset, first) = rest.first().expect("something is left");
+            let (offset, first) = rest.first().expect("an item");
             prop_assert!(*offset <= at && at < offset + u64::from(first.len));
             prop_assert!(fed < blocks.len());
         }
     }
 
     #[test]
-    fn a_flipped_bit_anywhere_never_yields_another_list(
+    fn a_flipped_bit_in_any_block_is_an_error(
         lens in proptest::collection::vec(1_u32..1000, 1..60),
         pick: prop::sample::Index,
         at: prop::sample::Index,
@@ -120,7 +120,7 @@ proptest! {
 }
 
 #[test]
-fn a_folder_comes_back_and_its_names_are_checked() {
+fn a_folder_round_trips_and_its_names_are_checked() {
     let items: Vec<DirEntry> = (0..300).map(|n| name(&format!("name {n:04} ü"))).collect();
     let (blocks, finished) = encode(&items, 2000);
     let Root::Dir(tree) = open_root(&finished.link, &blocks[&finished.link.cid]).expect("opens") else {
@@ -138,7 +138,7 @@ fn a_folder_comes_back_and_its_names_are_checked() {
         let (found, fed) = walk(tree, &blocks).expect("walked");
         let rest = found.into_iter().map(|(_, item)| item).collect::<Vec<_>>();
         assert_eq!(rest, items[skip.min(300)..], "{skip}");
-        assert!(skip < 150 || fed < whole, "what stands before them is not read: {fed} of {whole}");
+        assert!(skip < 150 || fed < whole, "skipped list nodes are not read: {fed} of {whole}");
     }
 
     for bad in ["", ".", "..", "a/b", "a\0b", &"x".repeat(256)] {
@@ -154,7 +154,7 @@ fn a_folder_comes_back_and_its_names_are_checked() {
 }
 
 #[test]
-fn full_nodes_stay_within_a_mebibyte() {
+fn full_nodes_are_just_below_one_mebibyte() {
     let mut encoder = FileEncoder::new(sealing());
     let mut longest = 0;
     for n in 0..20_000 {

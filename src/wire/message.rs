@@ -1,132 +1,148 @@
-//! The messages, and their way into bytes and back.
+//! The messages and their frames.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
-use super::{MAX_BLOCK, MAX_CIDS, MAX_MESSAGE, MAX_REGION, PREFIX_LEN, WireError, structure};
+use super::{MAX_BLOCK, MAX_CIDS, MAX_MESSAGE, MAX_REGION, WireError, structure};
 use crate::content::cid::Cid;
 
-/// What the opener of a stream asks for. Requests are answered in the order in which they were asked.
+/// Length of the prefix of a message in bytes.
+pub const PREFIX_LEN: usize = 4;
+
+/// Returns the length in bytes of the message after `prefix`.
+///
+/// # Errors
+/// [`WireError::TooLong`] above `limit` bytes; [`WireError::Structure`] for an empty message.
+pub fn body_len(prefix: [u8; PREFIX_LEN], limit: usize) -> Result<usize, WireError> {
+    let len = u32::from_be_bytes(prefix) as usize;
+    match len {
+        0 => Err(WireError::Structure("empty message")),
+        _ if len > limit => Err(WireError::TooLong { len, limit }),
+        _ => Ok(len),
+    }
+}
+
+/// A message from the peer that opened the stream. Requests are answered in order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Request {
-    /// Send these blocks: one [`Response::Block`] or [`Response::Missing`] for each, in this order.
+    /// Asks for blocks. The answer is one [`Response::Block`] or [`Response::Missing`] for each, in this order.
     Get {
         /// The blocks, at most [`MAX_CIDS`].
         cids: Vec<Cid>,
     },
-    /// Which blocks of this root do you have? Answered by [`Response::Have`].
+    /// Asks which blocks of a root the peer has. The answer is [`Response::Have`].
     Have {
         /// The root.
         root: Cid,
     },
-    /// Keep these blocks. Their bytes follow the message, one block after the other.
+    /// Asks the peer to keep blocks. Their bytes follow the message, one block after the other.
     Put {
         /// The root that they belong to.
         root: Cid,
-        /// Names and lengths, in the order of the bytes.
+        /// CIDs and lengths, in the order of the bytes.
         blocks: Vec<PutBlock>,
-        /// What entitles the sender.
+        /// Proof that the sender may store blocks.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ticket: Option<ByteBuf>,
     },
-    /// You need not keep the blocks of this root any more.
+    /// Allows the peer to drop the blocks of a root.
     Release {
         /// The root.
         root: Cid,
         /// The owner's signed statement.
         signed: ByteBuf,
     },
-    /// Forget that I provide this root: drop my provider record. Kademlia has no message for it.
+    /// Asks the peer to drop the sender's provider record for a root. Kademlia has no message for this.
     Withdraw {
         /// The root.
         root: Cid,
     },
-    /// Who are you, and how much room is there? Answered by [`Response::Status`].
+    /// Asks for the peer's region and free space. The answer is [`Response::Status`].
     Status {},
 }
 
 /// A block of a [`Request::Put`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutBlock {
-    /// Its name.
+    /// CID of the block.
     pub cid: Cid,
-    /// Its length in bytes.
+    /// Length of the block in bytes.
     pub len: u32,
 }
 
-/// What the acceptor of a stream answers.
+/// A message from the peer that accepted the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Response {
-    /// Here it is: the block's bytes follow the message.
+    /// A block. Its bytes follow the message.
     Block {
         /// The block.
         cid: Cid,
-        /// How many bytes follow, at most [`MAX_BLOCK`].
+        /// Number of bytes that follow, at most [`MAX_BLOCK`].
         len: u32,
     },
-    /// This block is not here.
+    /// The peer does not have this block.
     Missing {
         /// The block.
         cid: Cid,
     },
-    /// Not now. What is left of the request is not answered: ask again, here or elsewhere.
+    /// The peer is overloaded and leaves the rest of the request unanswered.
     Busy {
-        /// When to ask here again, in milliseconds.
+        /// When to ask this peer again, in milliseconds.
         retry_after_ms: u32,
     },
-    /// Which blocks of a root are here.
+    /// The blocks of a root that the peer has.
     Have {
-        /// How many bits count.
+        /// Number of blocks, which is the number of bits in use.
         blocks: u32,
-        /// One bit per block in DAG order, the first in the highest bit of the first byte. The order is preorder: the
-        /// root, then each link with all below it. Of what is below a missing node block, nothing is listed.
+        /// One bit for each block, starting with the highest bit of the first byte. The order is preorder: the root, then
+        /// each link with everything below it. Blocks below a missing node block are not listed.
         bitmap: ByteBuf,
     },
-    /// The blocks of a [`Request::Put`] are durable here.
+    /// The blocks of a [`Request::Put`] are durable.
     Stored {},
     /// The blocks of a [`Request::Release`] are released.
     Released {},
-    /// The record of a [`Request::Withdraw`] is gone.
+    /// The provider record of a [`Request::Withdraw`] is deleted.
     Withdrawn {},
-    /// No, and asking again will not help.
+    /// The peer refuses the request. A repetition will fail too.
     Refused {
-        /// Why, for a log.
+        /// The reason, for a log.
         reason: String,
     },
-    /// About this node.
+    /// The status of the peer.
     Status {
-        /// Failure domain, where its operator has named it: at most [`MAX_REGION`] bytes.
+        /// Failure domain named by its operator, at most [`MAX_REGION`] bytes.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         region: Option<String>,
-        /// Bytes that it may use for blocks; none: as many as the disk holds.
+        /// Bytes that it may use for blocks. `None`: limited by the disk only.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         capacity: Option<u64>,
-        /// Bytes of it that are free; none: not known.
+        /// Free bytes. `None`: not known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         free: Option<u64>,
-        /// Version of the program.
+        /// Version of its program.
         version: String,
     },
 }
 
-/// A message of either direction.
+/// Encoding and decoding of a message of either direction.
 pub trait Message: Serialize + DeserializeOwned {
-    /// The kinds of this direction, as they stand on the wire.
+    /// Names of the kinds on the wire.
     const KINDS: &'static [&'static str];
 
-    /// What the types cannot say: counts and lengths.
+    /// Checks the limits that the types do not express: counts and lengths.
     fn check(&self) -> Result<(), &'static str>;
 
-    /// The frame: length and message.
+    /// Returns the frame: length prefix and message.
     ///
     /// # Errors
     /// [`WireError::TooLong`] for a message above [`MAX_MESSAGE`].
     fn encode(&self) -> Result<Vec<u8>, WireError> {
         let mut frame = vec![0; PREFIX_LEN];
         serde_cbor::to_writer(&mut frame, self)
-            .expect("our messages are maps, strings and numbers, and a Vec takes all");
+            .expect("messages are maps, strings and numbers, and writing to a Vec does not fail");
         let len = frame.len() - PREFIX_LEN;
         if len > MAX_MESSAGE {
             return Err(WireError::TooLong { len, limit: MAX_MESSAGE });
@@ -136,11 +152,10 @@ pub trait Message: Serialize + DeserializeOwned {
         Ok(frame)
     }
 
-    /// Reads the message of a frame, without its length. Never panics, and never allocates more than a small multiple
-    /// of `body`.
+    /// Decodes a message, without its length prefix. Never panics, and allocates at most a small multiple of `body`.
     ///
     /// # Errors
-    /// Every [`WireError`].
+    /// [`WireError`].
     fn decode(body: &[u8]) -> Result<Self, WireError> {
         if body.len() > MAX_MESSAGE {
             return Err(WireError::TooLong { len: body.len(), limit: MAX_MESSAGE });
@@ -164,7 +179,7 @@ impl Message for Request {
             Self::Get { cids } if cids.len() > MAX_CIDS => Err("too many blocks"),
             Self::Put { blocks, .. } if blocks.len() > MAX_CIDS => Err("too many blocks"),
             Self::Put { blocks, .. } if blocks.iter().any(|block| block.len > MAX_BLOCK) => {
-                Err("a block above 2 MiB")
+                Err("block above 2 MiB")
             }
             _ => Ok(()),
         }
@@ -177,12 +192,12 @@ impl Message for Response {
 
     fn check(&self) -> Result<(), &'static str> {
         match self {
-            Self::Block { len, .. } if *len > MAX_BLOCK => Err("a block above 2 MiB"),
+            Self::Block { len, .. } if *len > MAX_BLOCK => Err("block above 2 MiB"),
             Self::Have { blocks, bitmap } if bitmap.len() != blocks.div_ceil(8) as usize => {
-                Err("a bitmap of another length")
+                Err("bitmap length does not match the number of blocks")
             }
             Self::Status { region: Some(region), .. } if region.len() > MAX_REGION => {
-                Err("a region above 64 bytes")
+                Err("region above 64 bytes")
             }
             _ => Ok(()),
         }

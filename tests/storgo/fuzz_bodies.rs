@@ -1,4 +1,4 @@
-//! The bodies of the fuzz targets, run over random inputs and over valid ones that were damaged.
+//! The functions of the fuzz targets, run over random bytes and damaged valid inputs.
 
 #[path = "../../fuzz/src/lib.rs"]
 mod bodies;
@@ -19,7 +19,7 @@ use crate::vectors::{
     formula::{Made, link_text, list, listed_chunk, listed_name, root},
 };
 
-/// Valid inputs of each body.
+/// Valid inputs of each target.
 struct Samples {
     frames: Vec<Vec<u8>>,
     nodes: Vec<Vec<u8>>,
@@ -69,7 +69,7 @@ fn vectors(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).expect("the vectors")).expect("JSON")
 }
 
-/// Node blocks that are right, and such that must be refused.
+/// Valid and invalid node blocks.
 fn nodes() -> Vec<Vec<u8>> {
     let vectors = vectors("reading.json");
     let blocks = vectors["cases"].as_array().expect("cases").iter().flat_map(|case| {
@@ -91,7 +91,7 @@ fn links() -> Vec<Vec<u8>> {
     all
 }
 
-/// Public trees as `bodies::tree` takes them: a file, a file with lists in lists, a folder.
+/// Public trees in the input format of `bodies::tree`: a file, a file with nested lists, a folder.
 fn trees() -> Vec<Vec<u8>> {
     let chunk = |n: u8| listed_chunk(None, &[n; 700]);
     let flat = root(None, "file", Vec::new(), "items", &[chunk(1), chunk(2)]);
@@ -125,7 +125,7 @@ fn settings() -> Vec<Vec<u8>> {
     TABLE.iter().zip(0_u8..).map(|(setting, n)| [&[n], setting.example.as_bytes()].concat()).collect()
 }
 
-/// What damage does: bytes overwritten, bytes gone, bytes put in.
+/// A change to a valid input.
 #[derive(Debug, Clone)]
 enum Damage {
     Set(Index, u8),
@@ -148,12 +148,12 @@ fn damage() -> impl Strategy<Value = Damage> {
 }
 
 fn damaged(mut bytes: Vec<u8>, damage: &[Damage]) -> Vec<u8> {
-    for one in damage {
+    for change in damage {
         if bytes.is_empty() {
             break;
         }
         let len = bytes.len();
-        match one {
+        match change {
             Damage::Set(at, byte) => bytes[at.index(len)] = *byte,
             Damage::Flip(at, bit) => bytes[at.index(len)] ^= 1_u8 << bit,
             Damage::Cut(at) => bytes.truncate(at.index(len)),
@@ -168,57 +168,57 @@ fn damaged(mut bytes: Vec<u8>, damage: &[Damage]) -> Vec<u8> {
     bytes
 }
 
-/// Runs a body over valid inputs, over some that were damaged, and over noise. Some of the damaged ones must still be
-/// understood: otherwise nothing but the first gate would be tried.
+/// Runs a target over valid inputs, damaged ones, and random bytes. Some of the damaged inputs must still be valid, or only
+/// the first check of the parser would be tested.
 fn run(body: fn(&[u8]) -> bool, samples: &'static [Vec<u8>], cases: u32) {
     assert!(samples.iter().filter(|sample| body(sample)).count() * 4 >= samples.len());
-    let understood = Cell::new(0_u32);
+    let valid = Cell::new(0_u32);
     let input = (any::<Index>(), vec(damage(), 1..6), vec(any::<u8>(), 0..400));
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let outcome = TestRunner::new(config).run(&input, |(which, damage, noise)| {
-        understood.update(|n| n + u32::from(body(&damaged(which.get(samples).clone(), &damage))));
+        valid.update(|n| n + u32::from(body(&damaged(which.get(samples).clone(), &damage))));
         body(&noise);
         Ok(())
     });
     if let Err(error) = outcome {
         panic!("{error}");
     }
-    assert!(understood.get() > cases / 100, "{} of {cases}", understood.get());
+    assert!(valid.get() > cases / 100, "{} of {cases}", valid.get());
 }
 
 #[test]
-fn no_message_breaks_a_promise() {
+fn any_bytes_as_a_message_keep_the_properties() {
     run(|frame| bodies::wire_message(frame.get(PREFIX_LEN..).unwrap_or_default()), &SAMPLES.frames, 20_000);
 }
 
 #[test]
-fn no_stream_of_frames_breaks_a_promise() {
+fn any_bytes_as_frames_keep_the_properties() {
     run(bodies::wire_frame, &SAMPLES.streams, 5000);
 }
 
 #[test]
-fn no_node_block_breaks_a_promise() {
+fn any_bytes_as_a_node_block_keep_the_properties() {
     run(bodies::node_block, &SAMPLES.nodes, 20_000);
 }
 
 #[test]
-fn no_tree_breaks_a_promise() {
+fn any_bytes_as_a_tree_keep_the_properties() {
     run(bodies::tree, &SAMPLES.trees, 20_000);
 }
 
 #[test]
-fn no_link_breaks_a_promise() {
+fn any_bytes_as_a_link_keep_the_properties() {
     run(bodies::link, &SAMPLES.links, 20_000);
 }
 
 #[test]
-fn no_setting_breaks_a_promise() {
+fn any_bytes_as_a_setting_keep_the_properties() {
     run(bodies::setting, &SAMPLES.settings, 5000);
 }
 
 #[test]
 #[ignore = "writes a corpus for libFuzzer, see fuzz/README.md"]
-fn write_the_seeds_of_the_fuzzer() {
+fn write_fuzz_corpus() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     let messages: Vec<Vec<u8>> = SAMPLES.frames.iter().map(|frame| frame[PREFIX_LEN..].to_vec()).collect();
     for (target, samples) in [

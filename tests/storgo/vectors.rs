@@ -1,11 +1,10 @@
-//! The golden vectors in `tests/vectors/` hold the formats still.
+//! The golden vectors in `tests/vectors/` pin the formats.
 //!
 //! ```text
-//! case: given ─┬─ ours     storgo's code                                       ─▶ must be `expect`
-//!              └─ formula  docs/format.md once more, from ciphers and hashes   ─▶ must be `expect`
+//! case: given ─┬─ ours     storgo's code                                ─▶ must equal `expect`
+//!              └─ formula  a second implementation of docs/format.md    ─▶ must equal `expect`
 //! ```
-//! The files are what counts: the tests read them, and a file is written again only by hand, with
-//! `cargo test --test storgo rewrite_the_vectors -- --ignored`, which fills in `expect` from `given`.
+//! `cargo test --test storgo rewrite_the_vectors -- --ignored` computes `expect` from `given` after a change of the format.
 
 pub mod case;
 mod crafted;
@@ -19,7 +18,7 @@ use serde_json::Value;
 use case::{Case, File, KINDS, Kind};
 
 fn load(kind: Kind) -> File {
-    let text = fs::read_to_string(kind.path()).expect("the file is there");
+    let text = fs::read_to_string(kind.path()).expect("a vector file");
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", kind.path().display()))
 }
 
@@ -29,7 +28,7 @@ fn check(found: Result<Value, String>, case: &Case, kind: Kind, who: &str) {
 }
 
 #[test]
-fn storgo_gives_what_the_vectors_say() {
+fn storgo_matches_the_vectors() {
     for kind in KINDS {
         for case in &load(kind).cases {
             check(ours::expect(kind, &case.given), case, kind, "storgo");
@@ -38,11 +37,11 @@ fn storgo_gives_what_the_vectors_say() {
 }
 
 #[test]
-fn the_formulas_of_the_format_give_what_the_vectors_say() {
+fn the_second_implementation_matches_the_vectors() {
     for kind in KINDS {
         let file = load(kind);
         if kind == Kind::Reading {
-            // These trees are built by the formulas in the first place.
+            // The second implementation built these trees.
             let crafted = crafted::cases();
             assert_eq!(serde_json::json!(file.cases), serde_json::json!(crafted));
             continue;
@@ -54,7 +53,7 @@ fn the_formulas_of_the_format_give_what_the_vectors_say() {
 }
 
 #[test]
-fn the_tables_of_the_cutter_are_those_in_the_vectors() {
+fn the_tables_of_the_cutter_match_the_vectors() {
     let tables = load(Kind::ChunkCuts).tables.expect("tables");
     let gear: Vec<String> =
         fastcdc::v2020::get_gear_with_seed(0).0.iter().map(|word| format!("{word:016x}")).collect();
@@ -64,7 +63,7 @@ fn the_tables_of_the_cutter_are_those_in_the_vectors() {
     assert_eq!(tables["mask_from_average"], mask(19));
 }
 
-/// Whatever is changed in a vector, by as little as one character, is noticed.
+/// A change of one character in a vector makes a test fail.
 #[test]
 fn a_changed_vector_fails() {
     let mut changed = 0;
@@ -81,18 +80,18 @@ fn a_changed_vector_fails() {
                 }
             }
             if case.expect.get("refused").is_some() {
-                // What is refused already may be refused for the same reason when it is changed.
+                // A changed input may be refused for the same reason.
                 continue;
             }
             collect(&case.given, "", &mut leaves);
             if kind == Kind::ChunkCuts {
-                // Equal bytes are cut like other equal bytes, the first ones of a chunk decide nothing, and `fixed`
-                // cuts whatever it gets.
+                // These changes do not move cut points: another repeated byte, other bytes at the start of a chunk, other
+                // content for `fixed`.
                 let fixed = case.given["secret"].is_null();
-                let idle = |leaf: &str| {
+                let without_effect = |leaf: &str| {
                     leaf.ends_with("/byte") || leaf.ends_with("/hex") || fixed && leaf.ends_with("/seed")
                 };
-                leaves.retain(|leaf| !idle(leaf));
+                leaves.retain(|leaf| !without_effect(leaf));
             }
             for leaf in leaves {
                 let mut given = case.given.clone();
@@ -112,7 +111,7 @@ fn collect(value: &Value, at: &str, into: &mut Vec<String>) {
     match value {
         Value::Null => {}
         Value::Array(items) => {
-            // The first and the last stand for a long list.
+            // Of a long list, the first and the last item are enough.
             let last = items.len().saturating_sub(1);
             for (i, item) in
                 items.iter().enumerate().filter(|(i, _)| items.len() < 20 || [0, last].contains(i))
@@ -130,7 +129,7 @@ fn collect(value: &Value, at: &str, into: &mut Vec<String>) {
 }
 
 #[test]
-#[ignore = "writes the files that the other tests read: for a change of the format alone"]
+#[ignore = "writes the files that the other tests read; for changes of the format only"]
 fn rewrite_the_vectors() {
     for kind in KINDS {
         let mut file = load(kind);

@@ -1,4 +1,4 @@
-//! Messages of the transfer protocol: they come back, they are what `proto/transfer.cddl` says, and no bytes hurt.
+//! Messages of the transfer protocol: round trips, the schema `proto/transfer.cddl`, limits, and invalid input.
 
 use cddl_cat::{cbor::validate_cbor, context::BasicContext, flatten::flatten_from_str};
 use proptest::{collection::vec, option, prelude::*};
@@ -58,7 +58,7 @@ fn response() -> impl Strategy<Value = Response> {
     ]
 }
 
-/// The schema of what we send: the open ends that let a later peer say more are closed.
+/// The schema of encoded messages: without the additional fields that readers ignore.
 fn schema() -> BasicContext {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/proto/transfer.cddl"))
         .expect("the file");
@@ -66,12 +66,12 @@ fn schema() -> BasicContext {
     BasicContext::new(flatten_from_str(&closed).expect("valid CDDL"))
 }
 
-fn obeys(schema: &BasicContext, rule: &str, body: &[u8]) -> Result<(), String> {
+fn validate(schema: &BasicContext, rule: &str, body: &[u8]) -> Result<(), String> {
     let value = ciborium::from_reader(body).map_err(|e| e.to_string())?;
     validate_cbor(&schema.rules[rule], &value, schema).map_err(|e| e.to_string())
 }
 
-/// The message inside a frame that is exactly as long as it says.
+/// Returns the message of a frame, and checks its length prefix.
 fn body(frame: &[u8]) -> &[u8] {
     let (prefix, body) = frame.split_first_chunk::<PREFIX_LEN>().expect("a prefix");
     assert_eq!(body_len(*prefix, MAX_MESSAGE), Ok(body.len()));
@@ -79,42 +79,42 @@ fn body(frame: &[u8]) -> &[u8] {
 }
 
 #[test]
-fn the_open_schema_is_valid_too() {
+fn the_schema_with_additional_fields_is_valid() {
     let text = include_str!("../../proto/transfer.cddl");
     let open = BasicContext::new(flatten_from_str(text).expect("valid CDDL"));
     let frame = Request::Status {}.encode().expect("encoded");
-    assert_eq!(obeys(&open, "message", body(&frame)), Ok(()));
+    assert_eq!(validate(&open, "message", body(&frame)), Ok(()));
 }
 
 #[test]
-fn the_schema_check_can_fail() {
+fn the_schema_check_rejects_invalid_messages() {
     let schema = schema();
     let wrong = serde_cbor::to_vec(&serde_json::json!({"get": {"cids": ["text"]}})).expect("encoded");
-    assert!(obeys(&schema, "request", &wrong).is_err());
+    assert!(validate(&schema, "request", &wrong).is_err());
     let more =
         serde_cbor::to_vec(&serde_json::json!({"busy": {"retry_after_ms": 1, "more": 2}})).expect("encoded");
-    assert!(obeys(&schema, "response", &more).is_err());
+    assert!(validate(&schema, "response", &more).is_err());
 }
 
 #[test]
-fn a_field_of_a_later_version_is_ignored() {
-    let later = serde_json::json!({"busy": {"retry_after_ms": 1, "reason": ["tired", {"since": 3}]}});
+fn unknown_fields_are_ignored() {
+    let later = serde_json::json!({"busy": {"retry_after_ms": 1, "reason": ["overloaded", {"since": 3}]}});
     let body = serde_cbor::to_vec(&later).expect("encoded");
     assert_eq!(Response::decode(&body), Ok(Response::Busy { retry_after_ms: 1 }));
 }
 
 #[test]
-fn a_kind_of_a_later_version_is_named() {
-    let body = serde_cbor::to_vec(&serde_json::json!({"sing": {"song": 1}})).expect("encoded");
-    assert_eq!(Request::decode(&body), Err(WireError::UnknownKind("sing".into())));
-    // A kind of the other direction is as unknown.
+fn an_unknown_kind_is_an_error_with_its_name() {
+    let body = serde_cbor::to_vec(&serde_json::json!({"later": {"field": 1}})).expect("encoded");
+    assert_eq!(Request::decode(&body), Err(WireError::UnknownKind("later".into())));
+    // A kind of the other direction is unknown too.
     let busy = Response::Busy { retry_after_ms: 1 }.encode().expect("encoded");
     let refused = Request::decode(&busy[PREFIX_LEN..]);
     assert_eq!(refused, Err(WireError::UnknownKind("busy".into())));
 }
 
 #[test]
-fn limits_hold_at_their_edges() {
+fn limits_are_inclusive() {
     let cid = Cid::of(Codec::Raw, b"");
     let get = |count| Request::Get { cids: vec![cid; count] }.encode().expect("encoded");
     assert!(Request::decode(body(&get(MAX_CIDS))).is_ok());
@@ -147,7 +147,7 @@ fn limits_hold_at_their_edges() {
 }
 
 #[test]
-fn the_bytes_of_a_message_stay_what_they_are() {
+fn the_encoding_of_messages_does_not_change() {
     let cid = Cid::new(Codec::Raw, [7; 20]);
     let hex = |frame: Vec<u8>| data_encoding::HEXLOWER.encode(&frame);
     let cid_hex = format!("581801551114{}", "07".repeat(20));
@@ -161,27 +161,27 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn every_request_comes_back_and_obeys_the_schema(request in request()) {
+    fn every_request_round_trips_and_matches_the_schema(request in request()) {
         let frame = request.encode().expect("encoded");
-        prop_assert_eq!(obeys(&schema(), "request", body(&frame)), Ok(()));
+        prop_assert_eq!(validate(&schema(), "request", body(&frame)), Ok(()));
         prop_assert_eq!(Request::decode(body(&frame)), Ok(request));
     }
 
     #[test]
-    fn every_response_comes_back_and_obeys_the_schema(response in response()) {
+    fn every_response_round_trips_and_matches_the_schema(response in response()) {
         let frame = response.encode().expect("encoded");
-        prop_assert_eq!(obeys(&schema(), "response", body(&frame)), Ok(()));
+        prop_assert_eq!(validate(&schema(), "response", body(&frame)), Ok(()));
         prop_assert_eq!(Response::decode(body(&frame)), Ok(response));
     }
 
     #[test]
-    fn no_bytes_make_the_decoder_panic(bytes in vec(any::<u8>(), 0..2000)) {
+    fn the_decoder_does_not_panic_on_any_bytes(bytes in vec(any::<u8>(), 0..2000)) {
         drop(Request::decode(&bytes));
         drop(Response::decode(&bytes));
     }
 
     #[test]
-    fn no_damage_to_a_message_makes_the_decoder_panic(
+    fn the_decoder_does_not_panic_on_damaged_messages(
         request in request(),
         damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cut in any::<prop::sample::Index>(),

@@ -1,4 +1,4 @@
-//! What stands in a file of vectors.
+//! The contents of the vector files.
 
 use std::path::{Path, PathBuf};
 
@@ -58,7 +58,7 @@ pub fn parse<T: DeserializeOwned>(given: &Value) -> Result<T, String> {
     T::deserialize(given).map_err(|e| e.to_string())
 }
 
-/// Bytes, or how to make them.
+/// Bytes, or a rule that generates them.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Data {
@@ -69,7 +69,7 @@ pub enum Data {
         seed: String,
         len: usize,
     },
-    /// One byte again and again.
+    /// One byte, repeated.
     Repeat {
         byte: u8,
         len: usize,
@@ -112,7 +112,7 @@ pub struct Cuts {
     pub secret: Option<String>,
     pub chunker: String,
     pub data: Vec<Data>,
-    /// The file is the data's first so many bytes.
+    /// Each file has the first `size` bytes of the data.
     pub sizes: Vec<usize>,
 }
 
@@ -147,7 +147,7 @@ pub struct Meta {
 pub enum Lists {
     /// A file of these chunks.
     Chunks(Vec<Data>),
-    /// A file of so many chunks: number n, from 0, is the four bytes of n, big endian.
+    /// A file of this many chunks. Chunk n, from 0, is n in four bytes, big endian.
     Numbered(u32),
     /// A folder.
     Names(Vec<DirName>),
@@ -195,10 +195,10 @@ pub enum Keys {
     Ed25519Secret(String),
 }
 
-/// A block of at most this many bytes stands in the vectors as a whole.
+/// Maximum length of a block that the vectors include, in bytes.
 const SHORT: usize = 2048;
 
-/// A block as the vectors show it.
+/// The description of a block in the vectors.
 pub fn shown(cid: &str, block: &[u8]) -> Value {
     let mut shown = serde_json::json!({
         "cid": cid,
@@ -211,7 +211,7 @@ pub fn shown(cid: &str, block: &[u8]) -> Value {
     shown
 }
 
-/// Changes a value a little. False where there is nothing to change.
+/// Changes a value slightly. Returns false if it has nothing to change.
 pub fn change(value: &mut Value) -> bool {
     match value {
         Value::Bool(yes) => *yes = !*yes,

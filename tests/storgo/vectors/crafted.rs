@@ -1,4 +1,4 @@
-//! Trees that a reader must take although storgo's encoder does not make them, and trees that it must refuse.
+//! Trees that a reader must accept although the encoder does not produce them, and trees that it must refuse.
 
 use ciborium::Value as Cbor;
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ fn chunk(n: u8) -> Listed {
     listed_chunk(Some(SECRET), &[n; 3])
 }
 
-/// What a reader finds in a file of chunks `[n; 3]`.
+/// The expected result of reading a file of chunks `[n; 3]`.
 fn found(chunks: &[u8]) -> Value {
     let items: Vec<Value> = chunks
         .iter()
@@ -57,7 +57,7 @@ fn found(chunks: &[u8]) -> Value {
     json!({ "kind": "file", "meta": meta, "items": items })
 }
 
-/// A root over one list, whose block is this one.
+/// A root over the list node `made`.
 fn over(made: &Made, listed: &Listed) -> Made {
     let listed = Listed { block: (made.cid.clone(), made.block.len() as u64), ..listed.clone() };
     root(Some(SECRET), "file", Vec::new(), "lists", &[listed])
@@ -71,29 +71,24 @@ fn trees() -> Vec<Case> {
     let uneven = root(Some(SECRET), "file", Vec::new(), "lists", &[of_both, of_alone]);
     let (none, of_none) = list(Some(SECRET), "items", &[]);
     let empty = root(Some(SECRET), "file", Vec::new(), "lists", std::slice::from_ref(&of_none));
-    let said = |mut listed: Listed| {
+    let with_one_item = |mut listed: Listed| {
         if let Cbor::Array(fields) = &mut listed.entry {
             fields[4] = 1.into();
         }
         over(&none, &listed)
     };
-    let said = said(of_none.clone());
+    let one_item = with_one_item(of_none.clone());
     let no_lists = root(Some(SECRET), "file", Vec::new(), "lists", &[]);
     vec![
         case(
-            "lists in lists, not equally deep",
+            "nested lists of different depth",
             &uneven,
             &[&both, &left, &right, &alone],
             found(&[1, 2, 3, 4]),
         ),
-        case("refused: a list of nothing", &empty, &[&none], refused("malformed")),
-        case(
-            "refused: a list of nothing that is said to have an item",
-            &said,
-            &[&none],
-            refused("malformed"),
-        ),
-        case("refused: no lists", &no_lists, &[], refused("malformed")),
+        case("refused: an empty list", &empty, &[&none], refused("malformed")),
+        case("refused: an empty list listed with one item", &one_item, &[&none], refused("malformed")),
+        case("refused: a root with an empty list of lists", &no_lists, &[], refused("malformed")),
     ]
 }
 
@@ -111,8 +106,8 @@ fn depth() -> Vec<Case> {
     };
     let mut cases = Vec::new();
     for (name, lists, expect) in [
-        ("eight nodes high, the root counted", 7, found(&[1])),
-        ("refused: nine nodes high", 8, refused("malformed")),
+        ("eight levels, including the root", 7, found(&[1])),
+        ("refused: nine levels", 8, refused("malformed")),
     ] {
         let (root, all) = tower(lists);
         cases.push(case(name, &root, &all.iter().collect::<Vec<_>>(), expect));
@@ -126,7 +121,7 @@ fn wrong_keys() -> Vec<Case> {
     let with = |made: &Made, key| Made { key, ..made.clone() };
     let mut altered = sealed.key.expect("a key");
     altered[31] ^= 1;
-    // A key that decrypts, but that nobody derived from the content: two readers could be shown two files by one CID.
+    // A key that decrypts but is not derived from the content. With such keys, one CID could decrypt to two files.
     let chosen = [7; 32];
     let body = cbor(&map(vec![("meta", map(vec![("size", 0.into())])), ("items", Cbor::Array(Vec::new()))]));
     let mut bytes_of = [&[9; 16][..], &body].concat();
@@ -142,16 +137,16 @@ fn wrong_keys() -> Vec<Case> {
     }
     let parent = over(&made, &listed);
     vec![
-        case("refused: a sealed root and no key", &with(&sealed, None), &[], refused("no key")),
+        case("refused: a sealed root without a key", &with(&sealed, None), &[], refused("no key")),
         case("refused: a key with one bit changed", &with(&sealed, Some(altered)), &[], refused("wrong key")),
         case("refused: a key for a public root", &with(&public, Some(altered)), &[], refused("wrong key")),
-        case("refused: a key that was chosen, not derived", &uncommitted, &[], refused("wrong key")),
-        case("refused: a sealed part that is shorter than a salt", &short, &[], refused("malformed")),
-        case("refused: a list under another list's key", &parent, &[&made], refused("wrong key")),
+        case("refused: a key that is not derived from the content", &uncommitted, &[], refused("wrong key")),
+        case("refused: a sealed part shorter than a salt", &short, &[], refused("malformed")),
+        case("refused: a list with the key of another list", &parent, &[&made], refused("wrong key")),
     ]
 }
 
-/// A node block with exactly these parts besides what every one has.
+/// A node block with these parts in addition to the common ones.
 fn node(kind: &str, listed: &[(Vec<u8>, u64)], parts: Vec<(&str, Cbor)>, key: Option<[u8; 32]>) -> Made {
     let mut fields = vec![
         ("v", 1.into()),
@@ -197,16 +192,16 @@ fn visible_parts() -> Vec<Case> {
         reordered.extend(fields.into_iter().skip(2));
     }
     let wide_version = |block: &[u8]| {
-        // The head of the map and the key "v" are three bytes; 1 is written as 0x18 0x01 then.
+        // The head of the map and the key "v" take three bytes. The number 1 becomes 0x18 0x01.
         raw([&block[..3], &[0x18, 0x01], &block[4..]].concat(), Some(key))
     };
     let without = node("file", &right, Vec::new(), None);
     let refuse = |name: &str, made: &Made| case(&format!("refused: {name}"), made, &[], refused("malformed"));
     vec![
-        case("what the next ones alter", &good, &[], found(&[1, 2])),
-        refuse("visible links in another order than those in the body", &with(&swapped, Vec::new())),
+        case("valid: a file of two chunks (the next cases alter it)", &good, &[], found(&[1, 2])),
+        refuse("visible links in another order than in the body", &with(&swapped, Vec::new())),
         refuse("a visible link missing", &with(&right[..1], Vec::new())),
-        refuse("a visible length that the body does not give", &with(&longer, Vec::new())),
+        refuse("a visible length that differs from the body", &with(&longer, Vec::new())),
         refuse("fewer lengths than links", &with(&right, lens(&[3]))),
         refuse("a length of 0", &with(&right, lens(&[0, 3]))),
         refuse("a length above 1984 KiB", &with(&right, lens(&[(1984 << 10) + 1, 3]))),
@@ -219,10 +214,10 @@ fn visible_parts() -> Vec<Case> {
         refuse("a link with SHA-256", &foreign(RAW, 0x12, &[1; 32])),
         refuse("a link with another codec", &foreign(0x70, 0x11, &[1; 20])),
         refuse("keys in another order", &raw(cbor(&Cbor::Map(reordered)), Some(key))),
-        refuse("a number longer than it must be", &wide_version(&good.block)),
-        refuse("a byte behind the end", &raw([&good.block[..], &[0]].concat(), Some(key))),
-        refuse("cut short", &raw(good.block[..good.block.len() - 1].to_vec(), Some(key))),
-        refuse("no CBOR", &raw(b"storgo".to_vec(), Some(key))),
+        refuse("a number that is not in its shortest form", &wide_version(&good.block)),
+        refuse("a byte after the end", &raw([&good.block[..], &[0]].concat(), Some(key))),
+        refuse("truncated", &raw(good.block[..good.block.len() - 1].to_vec(), Some(key))),
+        refuse("not CBOR", &raw(b"storgo".to_vec(), Some(key))),
     ]
 }
 
@@ -269,14 +264,14 @@ fn bodies() -> Vec<Case> {
             &cbor(&Cbor::Map(fields)),
             std::slice::from_ref(&one.block),
         ),
-        refuse("a byte behind a CID in the body", vec![meta(3), ("items", Cbor::Array(vec![longer]))]),
+        refuse("a byte after a CID in the body", vec![meta(3), ("items", Cbor::Array(vec![longer]))]),
         refuse_bytes("an empty body", b"", std::slice::from_ref(&one.block)),
     ]
 }
 
 fn lists() -> Vec<Case> {
     let (made, listed) = list(Some(SECRET), "items", &[chunk(1), chunk(2)]);
-    let told = |field: usize, value: u64| {
+    let listed_with = |field: usize, value: u64| {
         let mut listed = listed.clone();
         if let Cbor::Array(fields) = &mut listed.entry {
             fields[field] = value.into();
@@ -295,11 +290,26 @@ fn lists() -> Vec<Case> {
         ..listed.clone()
     };
     vec![
-        case("what the next ones alter: one list", &over(&made, &listed), &[&made], found(&[1, 2])),
-        case("refused: a list of another size than said", &told(3, 7), &[&made], refused("malformed")),
-        case("refused: a list of another number of items", &told(4, 3), &[&made], refused("malformed")),
-        case("refused: a root as list", &over(&file, &as_list), &[&file], refused("malformed")),
-        case("refused: a list that is not there", &over(&made, &listed), &[], refused("missing")),
+        case(
+            "valid: a root over one list (the next cases alter it)",
+            &over(&made, &listed),
+            &[&made],
+            found(&[1, 2]),
+        ),
+        case(
+            "refused: a list of another size than listed",
+            &listed_with(3, 7),
+            &[&made],
+            refused("malformed"),
+        ),
+        case(
+            "refused: a list of another number of items than listed",
+            &listed_with(4, 3),
+            &[&made],
+            refused("malformed"),
+        ),
+        case("refused: a root as a list", &over(&file, &as_list), &[&file], refused("malformed")),
+        case("refused: a missing list", &over(&made, &listed), &[], refused("missing")),
     ]
 }
 
@@ -330,12 +340,17 @@ fn names() -> Vec<Case> {
     let (second, of_second) = list(Some(SECRET), "items", &[name("a")]);
     let across = root(Some(SECRET), "dir", Vec::new(), "lists", &[of_first, of_second]);
     vec![
-        refuse("names that fall", &["b", "a"], "unordered"),
-        refuse("a name twice", &["a", "a"], "unordered"),
-        case("refused: names that fall from list to list", &across, &[&first, &second], refused("unordered")),
-        refuse("no name", &[""], "bad name"),
-        refuse("this folder", &["."], "bad name"),
-        refuse("the folder above", &[".."], "bad name"),
+        refuse("names in descending order", &["b", "a"], "unordered"),
+        refuse("a duplicate name", &["a", "a"], "unordered"),
+        case(
+            "refused: names in descending order across lists",
+            &across,
+            &[&first, &second],
+            refused("unordered"),
+        ),
+        refuse("an empty name", &[""], "bad name"),
+        refuse("the name .", &["."], "bad name"),
+        refuse("the name ..", &[".."], "bad name"),
         refuse("a slash", &["a/b"], "bad name"),
         refuse("a NUL", &["a\0b"], "bad name"),
         refuse("a name of 256 bytes", &["x".repeat(256).as_str()], "bad name"),

@@ -1,5 +1,5 @@
-//! The format a second time, straight from `docs/format.md`: BLAKE3, SHA-1, single AES blocks, a generic CBOR writer.
-//! Nothing of storgo is used here, so that a mistake made there is not confirmed by itself.
+//! A second implementation of `docs/format.md`, from BLAKE3, SHA-1, single AES blocks and a generic CBOR writer.
+//! It uses no code of storgo, so that it does not repeat storgo's mistakes.
 
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
 use ciborium::Value as Cbor;
@@ -15,7 +15,7 @@ pub const DAG_CBOR: u8 = 0x71;
 const MIN: usize = 256 << 10;
 const AVERAGE: usize = 1 << 20;
 const MAX: usize = 1984 << 10;
-/// Bytes of list in a node, and what each kind of item counts for.
+/// Maximum bytes of a node's list, and the bytes that each kind of item counts for.
 const LIST_LIMIT: usize = (1 << 20) - (16 << 10);
 const CHUNK_COST: usize = 137;
 const NAME_COST: usize = 134;
@@ -36,7 +36,7 @@ fn derive(context: &str, parts: &[&[u8]]) -> [u8; 32] {
     blake3::derive_key(context, &parts.concat())
 }
 
-/// AES-256 in counter mode, counted by hand.
+/// AES-256 in counter mode.
 pub fn aes_ctr(key: [u8; 32], bytes: &mut [u8]) {
     let cipher = aes::Aes256::new(&key.into());
     for (count, part) in (0_u128..).zip(bytes.chunks_mut(16)) {
@@ -63,7 +63,7 @@ fn secret(text: Option<&String>) -> Result<Option<[u8; 32]>, String> {
     text.map(|text| hex32(text)).transpose()
 }
 
-/// The gear table as its authors made it: MD5 is not at hand, so the vectors' own copy is taken, and compared elsewhere.
+/// The gear table and the masks from the vectors. Another test compares them with the `fastcdc` crate.
 fn gear() -> Result<(Vec<u64>, u64, u64), String> {
     let text = std::fs::read_to_string(Kind::ChunkCuts.path()).map_err(|e| e.to_string())?;
     let file: case::File = serde_json::from_str(&text).map_err(|e| e.to_string())?;
@@ -76,7 +76,7 @@ fn gear() -> Result<(Vec<u64>, u64, u64), String> {
     Ok((gear?, word(&tables["mask_before_average"])?, word(&tables["mask_from_average"])?))
 }
 
-/// Length of the chunk at the front.
+/// Returns the length of the first chunk.
 type Cut = Box<dyn Fn(&[u8]) -> usize>;
 
 fn cuts(given: &case::Cuts) -> Result<Value, String> {
@@ -123,7 +123,7 @@ fn gear_cut(rest: &[u8], gear: &[u64], before: u64, after: u64) -> usize {
     len
 }
 
-/// One chunk, sealed or not.
+/// One chunk and its block.
 pub struct Sealed {
     pub hash: [u8; 32],
     pub key: Option<[u8; 32]>,
@@ -172,7 +172,7 @@ pub fn cbor_link(cid: &[u8]) -> Cbor {
     Cbor::Tag(42, Box::new(Cbor::Bytes([&[0], cid].concat())))
 }
 
-/// A map in DAG-CBOR's order: short keys first, equally long ones by their bytes.
+/// A map in the key order of DAG-CBOR: by length, then by bytes.
 pub fn map(mut fields: Vec<(&str, Cbor)>) -> Cbor {
     fields.sort_by_key(|(name, _)| (name.len(), *name));
     Cbor::Map(fields.into_iter().map(|(name, value)| (text(name), value)).collect())
@@ -180,11 +180,11 @@ pub fn map(mut fields: Vec<(&str, Cbor)>) -> Cbor {
 
 pub fn cbor(value: &Cbor) -> Vec<u8> {
     let mut out = Vec::new();
-    ciborium::into_writer(value, &mut out).expect("a Vec takes all");
+    ciborium::into_writer(value, &mut out).expect("writing to a Vec does not fail");
     out
 }
 
-/// A node block that is made.
+/// An encoded node block.
 #[derive(Clone)]
 pub struct Made {
     pub cid: Vec<u8>,
@@ -192,7 +192,7 @@ pub struct Made {
     pub block: Vec<u8>,
 }
 
-/// Seals a body: key, and `salt ‖ body` encrypted.
+/// Returns the key and the encrypted `salt ‖ body`.
 pub fn seal_body(secret: [u8; 32], body: &[u8]) -> ([u8; 32], Vec<u8>) {
     let hash = *blake3::hash(body).as_bytes();
     let salt = &derive("storgo v1 node salt", &[&secret, &hash])[..16];
@@ -202,7 +202,7 @@ pub fn seal_body(secret: [u8; 32], body: &[u8]) -> ([u8; 32], Vec<u8>) {
     (key, sealed)
 }
 
-/// A node block over these blocks.
+/// Encodes a node block over these blocks.
 pub fn node_block(secret: Option<[u8; 32]>, kind: &str, listed: &[(Vec<u8>, u64)], body: &[u8]) -> Made {
     let (key, part) = match secret {
         None => (None, ("plain", bytes(body))),
@@ -221,7 +221,7 @@ pub fn node_block(secret: Option<[u8; 32]>, kind: &str, listed: &[(Vec<u8>, u64)
     Made { cid: cid(DAG_CBOR, &block), key, block }
 }
 
-/// Something that a node lists: the block, what the body says of it, plaintext bytes, and what it counts for.
+/// A listed block: CID and length, its entry in the body, plaintext size, number of items, and counted bytes.
 #[derive(Clone)]
 pub struct Listed {
     pub block: (Vec<u8>, u64),
@@ -239,7 +239,7 @@ pub fn listed_chunk(secret: Option<[u8; 32]>, plaintext: &[u8]) -> Listed {
     Listed { block: (sealed.cid, len), entry, size: len, items: 1, cost: CHUNK_COST }
 }
 
-/// A list node over items, and how its parent lists it.
+/// A list node over items, and its entry in the parent.
 pub fn list(secret: Option<[u8; 32]>, what: &str, items: &[Listed]) -> (Made, Listed) {
     let body = cbor(&map(vec![(what, Cbor::Array(items.iter().map(|item| item.entry.clone()).collect()))]));
     let blocks: Vec<_> = items.iter().map(|item| item.block.clone()).collect();
@@ -300,7 +300,7 @@ fn node(given: &case::Node) -> Result<Value, String> {
     let root = if groups.len() == 1 {
         root(secret, kind, metadata(&given.meta), "items", &items)
     } else {
-        assert!(groups.len() * CHILD_COST <= LIST_LIMIT, "one level of lists is enough for a vector");
+        assert!(groups.len() * CHILD_COST <= LIST_LIMIT, "the vectors need one level of lists");
         let mut lists = Vec::new();
         for group in &groups {
             let (made, listed) = list(secret, "items", group);
@@ -333,7 +333,7 @@ pub fn listed_name(name: &case::DirName) -> Result<Listed, String> {
     Ok(Listed { block: (link.0, name.root_len.into()), entry, size: name.size, items: 1, cost })
 }
 
-/// CID and key of a link, or which of them is none.
+/// Returns CID and key of a link, or the name of the invalid part.
 fn parts(text: &str) -> Result<(Vec<u8>, Option<[u8; 32]>), &'static str> {
     let rest = text.strip_prefix("storgo://").unwrap_or(text);
     let (cid, key) = rest.split_once('#').map_or((rest, None), |(cid, key)| (cid, Some(key)));

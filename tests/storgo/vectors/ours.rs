@@ -1,4 +1,4 @@
-//! What storgo's own code makes of a case.
+//! The results of storgo's code.
 
 use std::collections::HashMap;
 
@@ -43,11 +43,11 @@ fn key(key: Option<&Key>) -> Value {
 
 fn cuts(given: &case::Cuts) -> Result<Value, String> {
     let chunker: Chunker = given.chunker.parse().map_err(|e| format!("{e}"))?;
-    // Nothing is keyed where every chunk has the same length.
+    // Chunks of a fixed length depend on no secret.
     let secret = match (&given.secret, chunker) {
         (Some(secret), Chunker::FastCdc) => hex32(secret)?,
         (None, Chunker::Fixed(_)) => [0; 32],
-        _ => return Err("a secret goes with fastcdc, and with nothing else".into()),
+        _ => return Err("fastcdc needs a secret, and fixed takes none".into()),
     };
     let cutter = Cutter::new(chunker, &ConvergenceSecret::new(Key::new(secret)));
     let mut data = Vec::new();
@@ -55,7 +55,7 @@ fn cuts(given: &case::Cuts) -> Result<Value, String> {
         data.extend(piece.bytes()?);
     }
     if given.sizes.iter().max() != Some(&data.len()) {
-        return Err("the data is as long as the longest file".into());
+        return Err("the largest size must be the length of the data".into());
     }
     let mut lengths = Vec::new();
     for size in &given.sizes {
@@ -163,7 +163,7 @@ fn read(given: &case::Read) -> Result<Value, String> {
     }))
 }
 
-/// What a tree lists, with the list nodes that it asks for.
+/// Reads all items of a tree.
 macro_rules! items {
     ($tree:ident, $blocks:ident, $describe:expr) => {{
         let (mut found, mut tree) = (Vec::new(), $tree);
