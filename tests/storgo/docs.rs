@@ -1,4 +1,4 @@
-//! The documents stay true: what they name exists.
+//! Commands, flags and files named in the documentation exist.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +11,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every document that users read, and its text.
+/// All documents and their texts.
 fn documents() -> Vec<(PathBuf, String)> {
     let folders = ["", "docs", "fuzz", "tests/vectors"];
     let files = folders.iter().flat_map(|folder| fs::read_dir(root().join(folder)).expect("a folder"));
@@ -20,11 +20,11 @@ fn documents() -> Vec<(PathBuf, String)> {
         .filter(|path| path.extension().is_some_and(|ext| ext == "md"))
         .map(|path| (path.clone(), fs::read_to_string(path).expect("a document")))
         .collect();
-    assert!(documents.len() > 5, "the documents were not found");
+    assert!(documents.len() > 5, "documents are missing");
     documents
 }
 
-/// What `--help` says of flags: each, and whether it takes a value.
+/// The flags in the output of `--help`, and whether each takes a value.
 struct Help(HashMap<String, bool>);
 
 fn help(verb: &[&str]) -> Option<Help> {
@@ -46,7 +46,7 @@ fn help(verb: &[&str]) -> Option<Help> {
     })
 }
 
-/// The command lines that a document shows: the words behind `storgo-node`, up to where the code ends.
+/// The command lines in a document: the words after `storgo-node`, up to the end of the code.
 fn commands(text: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for line in text.lines() {
@@ -59,8 +59,8 @@ fn commands(text: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// What is wrong with one command line.
-fn wrong(words: &[String], global: &Help, verbs: &mut HashMap<String, Option<Help>>) -> Option<String> {
+/// Returns the error in a command line.
+fn fault(words: &[String], global: &Help, verbs: &mut HashMap<String, Option<Help>>) -> Option<String> {
     let mut rest = words.iter();
     let mut verb: Option<String> = None;
     while let Some(word) = rest.next() {
@@ -69,10 +69,8 @@ fn wrong(words: &[String], global: &Help, verbs: &mut HashMap<String, Option<Hel
             let of_verb = known.and_then(|help| help.0.get(flag));
             match of_verb.or_else(|| global.0.get(flag)) {
                 None => {
-                    return Some(format!(
-                        "{flag} is no flag of {}",
-                        verb.as_deref().unwrap_or("storgo-node")
-                    ));
+                    let command = verb.as_deref().unwrap_or("storgo-node");
+                    return Some(format!("{command} has no flag {flag}"));
                 }
                 Some(true) if !word.contains('=') => drop(rest.next()),
                 Some(_) => {}
@@ -89,13 +87,13 @@ fn wrong(words: &[String], global: &Help, verbs: &mut HashMap<String, Option<Hel
 }
 
 #[test]
-fn every_command_and_flag_in_the_documents_exists() {
+fn every_command_line_in_the_documents_is_valid() {
     let global = help(&[]).expect("help");
     let (mut verbs, mut checked, mut faults) = (HashMap::new(), 0, Vec::new());
     for (path, text) in documents() {
         for words in commands(&text) {
             checked += 1;
-            if let Some(fault) = wrong(&words, &global, &mut verbs) {
+            if let Some(fault) = fault(&words, &global, &mut verbs) {
                 faults.push(format!("{}: storgo-node {}: {fault}", path.display(), words.join(" ")));
             }
         }
@@ -105,7 +103,7 @@ fn every_command_and_flag_in_the_documents_exists() {
 }
 
 #[test]
-fn every_flag_in_code_exists_somewhere() {
+fn every_flag_in_inline_code_exists() {
     let mut known: HashSet<String> = help(&[]).expect("help").0.into_keys().collect();
     let verbs = ["provide", "get", "verify", "peers", "init", "demo", "config show"];
     for verb in verbs {
@@ -124,7 +122,7 @@ fn every_flag_in_code_exists_somewhere() {
 }
 
 #[test]
-fn a_command_that_does_not_exist_is_seen() {
+fn an_invalid_command_line_is_found() {
     let global = help(&[]).expect("help");
     for (line, is_wrong) in [
         ("storgo-node --data-dir a provide x --name y", false),
@@ -134,12 +132,12 @@ fn a_command_that_does_not_exist_is_seen() {
         ("storgo-node get x --name y", true),
     ] {
         let words = commands(line).pop().expect("one");
-        assert_eq!(wrong(&words, &global, &mut HashMap::new()).is_some(), is_wrong, "{line}");
+        assert_eq!(fault(&words, &global, &mut HashMap::new()).is_some(), is_wrong, "{line}");
     }
 }
 
 #[test]
-fn every_file_that_a_document_links_to_is_there() {
+fn every_linked_file_exists() {
     let mut checked = 0;
     for (path, text) in documents() {
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

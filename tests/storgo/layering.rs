@@ -1,15 +1,15 @@
-//! Checks the structure of the source: imports go down only, no module has a circle inside, pure code stays pure.
+//! Checks the structure of the source: imports point to lower layers, modules have no circles, pure code stays pure.
 //!
-//! The floors are those on the first page of `src/lib.rs`. Each file is read as Rust tokens, so comments and strings
-//! do not count and paths inside macros do.
+//! The layers are those in the documentation of `src/lib.rs`. The test reads Rust tokens, so it ignores comments and strings
+//! and sees paths inside macros.
 
 mod circles;
 mod source;
 
 use source::{Name, Source, sources};
 
-/// The floors, lowest first. A module imports from lower floors only; modules of one floor do not import each other.
-const FLOORS: &[&[&str]] = &[
+/// The layers, lowest first. A module imports from lower layers only, and not from its own layer.
+const LAYERS: &[&[&str]] = &[
     &["content"],
     &["wire"],
     &["store"],
@@ -20,24 +20,24 @@ const FLOORS: &[&[&str]] = &[
     &["redundancy"],
     &["node"],
     &["http"],
-    // Beside the floors: they describe a node from outside, and only the top floor uses them.
+    // Only `cli` uses these.
     &["config", "telemetry"],
     &["cli"],
 ];
 
-/// Modules that compute and nothing else: no async, no files, no sockets, no clock.
+/// Modules without async, files, sockets, clock and randomness.
 const PURE: &[&str] = &["content", "wire"];
-/// Words that no pure module uses.
+/// Words that pure modules do not use.
 const IMPURE_WORDS: &[&str] =
     &["async", "await", "tokio", "libp2p", "rand", "getrandom", "SystemTime", "Instant"];
-/// Parts of the standard library that no pure module uses.
+/// Parts of the standard library that pure modules do not use.
 const IMPURE_STD: &[&str] = &["env", "fs", "net", "os", "process", "thread"];
 
-/// Lines of the longest file; a longer one holds two ideas.
+/// Maximum number of lines in a file.
 const MAX_LINES: usize = 500;
 
 #[test]
-fn the_source_obeys_the_layering() {
+fn the_source_has_no_violation() {
     let sources = sources();
     let wrong: Vec<String> = sources.iter().flat_map(Source::violations).collect();
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
@@ -58,13 +58,13 @@ fn each_planted_violation_is_found() {
         ("http.rs", "fn f() -> crate::telemetry::Meter { g() }", "http imports telemetry"),
         ("fetch.rs", "macro_rules! m { () => { $crate::node::Node } }", "fetch imports node"),
         ("store.rs", "use crate::Node;", "store imports Node"),
-        ("attic.rs", "", "attic has no floor"),
+        ("attic.rs", "", "attic has no layer"),
         ("store.rs", "use crate::attic;", "store imports attic"),
-        ("content/seal.rs", "async fn f() {}", "pure code says async"),
-        ("content/seal.rs", "use std::time::{Duration, Instant};", "pure code says Instant"),
+        ("content/seal.rs", "async fn f() {}", "pure code uses async"),
+        ("content/seal.rs", "use std::time::{Duration, Instant};", "pure code uses Instant"),
         ("wire.rs", "use std::{collections::BTreeMap, fs};", "pure code uses std::fs"),
         ("wire/bounds.rs", "fn f() { std::net::TcpStream::connect(a); }", "pure code uses std::net"),
-        ("wire.rs", "use tokio::io::AsyncRead;", "pure code says tokio"),
+        ("wire.rs", "use tokio::io::AsyncRead;", "pure code uses tokio"),
         ("net.rs", "use serde_cbor::Value;", "serde_cbor outside wire"),
         ("store/mod.rs", "", "is a mod.rs"),
     ];
@@ -107,7 +107,7 @@ fn allowed_source_has_no_violation() {
 }
 
 impl Source {
-    /// Everything that is wrong with this file alone.
+    /// The violations in this file, except circles.
     fn violations(&self) -> Vec<String> {
         let file = &self.file;
         let mut wrong = Vec::new();
@@ -115,20 +115,20 @@ impl Source {
             wrong.push(format!("{file}: {} lines, the limit is {MAX_LINES}: split it", self.lines));
         }
         if file.ends_with("/mod.rs") {
-            wrong.push(format!("{file}: is a mod.rs; the face of `x/` is `x.rs`"));
+            wrong.push(format!("{file}: is a mod.rs; the main file of `x/` is `x.rs`"));
         }
-        // lib.rs and main.rs stand above all floors.
+        // lib.rs and main.rs may import from all layers.
         let Some(module) = self.module.first() else {
             return wrong;
         };
-        let floor = |module: &String| FLOORS.iter().position(|floor| floor.contains(&module.as_str()));
-        let Some(own) = floor(module) else {
-            wrong.push(format!("{file}: {module} has no floor in the layering test"));
+        let layer = |module: &String| LAYERS.iter().position(|layer| layer.contains(&module.as_str()));
+        let Some(own) = layer(module) else {
+            wrong.push(format!("{file}: {module} has no layer in the layering test"));
             return wrong;
         };
         for Name { path, .. } in self.names.iter().filter(|name| name.local) {
             if let Some(target) = path.first().filter(|target| *target != module)
-                && floor(target).is_none_or(|other| other >= own)
+                && layer(target).is_none_or(|other| other >= own)
             {
                 wrong.push(format!(
                     "{file}: {module} imports {target}, which is not below it: {}",
@@ -141,7 +141,7 @@ impl Source {
         }
         if PURE.contains(&module.as_str()) {
             let words = IMPURE_WORDS.iter().filter(|word| self.words.contains(**word));
-            wrong.extend(words.map(|word| format!("{file}: pure code says {word}")));
+            wrong.extend(words.map(|word| format!("{file}: pure code uses {word}")));
             for Name { path, .. } in self.names.iter().filter(|name| name.path[0] == "std") {
                 if path.get(1).is_some_and(|part| IMPURE_STD.contains(&part.as_str())) {
                     wrong.push(format!("{file}: pure code uses {}", path.join("::")));

@@ -1,4 +1,4 @@
-//! The integration tests: real files, real sockets, the real binary.
+//! The integration tests, in one binary. They use real files, real sockets and the real program.
 
 mod api;
 mod api_auth;

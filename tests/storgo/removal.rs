@@ -1,4 +1,4 @@
-//! A removal reaches the peers that hold the record, whenever they are there.
+//! Removing a file withdraws its provider record from the peers that hold it, also from those that are away.
 
 use libp2p::{Multiaddr, identity::Keypair};
 use storgo::node::{Node, NodeOptions, Reference};
@@ -9,7 +9,7 @@ use super::{
     swarm::{DEADLINE, TestNode, addr_of, noise, put, reopen, start_knowing, start_with, tcp},
 };
 
-/// Stops a node; answers with its directory.
+/// Stops a node and returns its directory.
 async fn stop(TestNode { node, dir }: TestNode) -> TempDir {
     node.shutdown().await;
     dir
@@ -19,20 +19,20 @@ fn options(dir: &TempDir) -> NodeOptions {
     NodeOptions { listen: vec![tcp()], mdns: false, ..NodeOptions::new(dir.path()) }
 }
 
-/// Waits until nobody that `hub` knows of names this peer as a provider.
-async fn forgotten(hub: Multiaddr, report: &storgo::node::report::PutReport, writer: &Node) {
+/// Waits until no peer known to `hub` returns this peer as a provider.
+async fn wait_until_withdrawn(hub: Multiaddr, report: &storgo::node::report::PutReport, writer: &Node) {
     let asker = start(|options| options.bootstrap = vec![hub]).await;
     within("joined", joined(&asker.net)).await;
-    let forgotten = async {
+    let withdrawn = async {
         while providers(&asker.net, report.cid).await.contains(&writer.peer_id()) {
             tokio::task::yield_now().await;
         }
     };
-    within("forgotten", forgotten).await;
+    within("withdrawn", withdrawn).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_removed_without_a_network_is_withdrawn_at_the_next_start() {
+async fn a_file_removed_offline_is_withdrawn_at_the_next_start() {
     let hub = start_with(|_| {}).await;
     let writer = start_knowing(&hub).await;
     let report = put(&writer, &noise(1, 1 << 20)).await;
@@ -53,12 +53,12 @@ async fn what_was_removed_without_a_network_is_withdrawn_at_the_next_start() {
     assert_eq!(providers(&asker.net, report.cid).await, [peer], "the record is still there");
 
     let again = reopen(options(&dir)).await;
-    forgotten(addr, &report, &again).await;
+    wait_until_withdrawn(addr, &report, &again).await;
     again.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_was_away_when_a_file_was_removed_is_told_on_its_return() {
+async fn a_peer_that_was_away_during_a_removal_drops_the_record_on_its_return() {
     let hub = start_with(|_| {}).await;
     let mut addr = addr_of(&hub).await;
     let writer = start_knowing(&hub).await;
@@ -83,7 +83,7 @@ async fn who_was_away_when_a_file_was_removed_is_told_on_its_return() {
         }
     };
     within("met again", met).await;
-    forgotten(addr, &report, &writer).await;
+    wait_until_withdrawn(addr, &report, &writer).await;
     hub.shutdown().await;
 }
 
@@ -97,7 +97,7 @@ async fn an_announcement_that_arrives_after_its_withdrawal_does_not_stay() {
     writer.placement(&reference, DEADLINE).await.expect("placed");
     let removed = writer.remove(&reference).await.expect("removed");
     assert!(removed.withdrawn_from > 0 && !removed.withdrawal_pending, "{removed:?}");
-    // The same node's word, late: from a second one that has its identity.
+    // A second node with the same identity sends the late announcement.
     let identity = std::fs::read(writer.dir.path().join("identity.key")).expect("an identity");
     let late = start(|options| {
         options.keypair = Keypair::from_protobuf_encoding(&identity).expect("a key pair");
@@ -107,12 +107,12 @@ async fn an_announcement_that_arrives_after_its_withdrawal_does_not_stay() {
     late.net.provide(report.cid).await;
     assert!(within("announced", late.net.announced(report.cid)).await.expect("announced") > 0);
     late.net.shutdown().await;
-    forgotten(addr, &report, &writer).await;
+    wait_until_withdrawn(addr, &report, &writer).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_stored_again_while_its_record_is_withdrawn_is_announced_again() {
-    // One that takes streams and never says a word: to withdraw from it takes longer than `rm` waits.
+async fn a_file_stored_again_during_the_withdrawal_of_its_record_is_announced_again() {
+    // The hub accepts streams and never answers, so the withdrawal takes longer than `rm` waits.
     let hub = start(|options| options.listen = vec![tcp()]).await;
     let writer = start_with(|options| options.bootstrap = hub.net.listen_addrs()).await;
     let report = put(&writer, &noise(4, 1 << 20)).await;
@@ -125,7 +125,7 @@ async fn a_file_that_is_stored_again_while_its_record_is_withdrawn_is_announced_
 
     put(&writer, &noise(4, 1 << 20)).await;
     found(&hub.net, report.cid).await;
-    // It heeds the withdrawal after the new announcement, and says so to nobody.
+    // The hub applies the withdrawal after the new announcement and does not answer.
     hub.net.drop_provider(report.cid, writer.peer_id()).await;
     assert_eq!(found(&hub.net, report.cid).await, [writer.peer_id()]);
 }

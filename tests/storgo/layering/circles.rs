@@ -1,10 +1,9 @@
 //! Circles between files.
 //!
-//! A **circle** is a set of files of one folder that all lead to each other; a file stands for everything below it. File
-//! `a` leads to file `b` when `a` names an item that is defined in `b`; re-exports are followed to the definition, and
-//! `#[cfg(test)]` code is left out. Two things do not count, because they are what a module's face is for: a file may re-export the items of the
-//! files below it without using them, and a file may use the types, traits and constants of a file above it. A
-//! function, macro or static of a file above counts.
+//! A **circle** is a set of files of one folder that all lead to each other. A file includes everything below it. File `a`
+//! leads to file `b` if `a` names an item that `b` defines. Re-exports are followed to the definition, and `#[cfg(test)]`
+//! code is ignored. Two uses do not count: a file may re-export items of the files below it, and a file may use types,
+//! traits and constants of a file above it. A function, macro or static of a file above counts.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -36,7 +35,7 @@ fn no_module_has_a_circle() {
 
 #[test]
 fn each_planted_circle_is_found() {
-    // Every case has the face `net.rs`, the files `a`, `b`, `c` below it, and `a/x.rs` below `a`.
+    // Every case has the main file `net.rs`, the files `a`, `b`, `c` below it, and `a/x.rs` below `a`.
     let planted: &[([&str; 5], &[&str])] = &[
         (["", "use super::b::B;", "use crate::net::a::A;", "", ""], &["net/a.rs", "net/b.rs"]),
         (
@@ -49,13 +48,13 @@ fn each_planted_circle_is_found() {
             ["pub use b::{B as Bee};", "use super::Bee;", "use super::a::A;", "", ""],
             &["net/a.rs", "net/b.rs"],
         ),
-        // A file stands for everything below it.
+        // A file includes everything below it.
         (["", "", "use super::a::X;", "", "use crate::net::b::B;"], &["net/a.rs", "net/b.rs"]),
         (
             ["", "pub use x::X; mod x;", "use super::a::X;", "", "use crate::net::b::B;"],
             &["net/a.rs", "net/b.rs"],
         ),
-        // With the face: a function counts, and so does a re-export that the face itself uses.
+        // The main file: a function counts, and so does a re-export that the main file itself uses.
         (["fn f() { a::go() }", "use super::f;", "", "", ""], &["net.rs", "net/a.rs"]),
         (["pub use a::go; fn f() { go() }", "fn go() { super::f() }", "", "", ""], &["net.rs", "net/a.rs"]),
         (["fn f() { a::go() }", "", "", "", "use super::super::f;"], &[]),
@@ -66,12 +65,12 @@ fn each_planted_circle_is_found() {
     ];
     let fine: &[[&str; 5]] = &[
         ["", "use super::b::B;", "use super::c::C;", "", "use super::super::b;"],
-        // The face re-exports its files and shares types and constants.
+        // The main file re-exports its files and shares types and constants.
         ["pub use a::go; pub fn f() {}", "fn go() { super::f() }", "", "", ""],
         ["pub struct Net; impl Net { fn f() { a::go() } }", "impl super::Net { fn g() {} }", "", "", ""],
         ["pub const MAX: u8 = 1; fn f() { a::go() }", "fn go() { g(super::MAX) }", "", "", ""],
         ["fn f() { a::go() }", "pub(super) fn go() {} pub(in crate::net) fn g() {}", "", "", ""],
-        // Tests may look anywhere.
+        // Tests may use any file.
         ["", "use super::b::B;", "#[cfg(test)] mod tests { use super::super::a; }", "", ""],
         ["", "use super::b::B;", "#[cfg(test)] #[allow(x)] use super::a::A;", "", ""],
         ["", "use super::b::B; #[cfg(test)] mod x;", "", "", "use super::A; use crate::net::b::B;"],
@@ -147,8 +146,8 @@ fn circles(sources: &[Source]) -> Vec<Circle<'_>> {
         .collect()
 }
 
-/// The two files of one folder that `source` and `target` are, or lie below; where one lies below the other, the two
-/// files themselves.
+/// Returns the two files of one folder that contain `source` and `target`. If one is below the other, returns the two files
+/// themselves.
 fn siblings<'a>(
     files: &BTreeMap<&[String], &'a Source>,
     source: &'a Source,

@@ -1,4 +1,4 @@
-//! The source, file by file, as Rust tokens.
+//! The source files as Rust tokens.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -77,7 +77,7 @@ impl Source {
         source
     }
 
-    /// Takes in the tokens of `module`, which is this file or an inline module of it.
+    /// Reads the tokens of `module`, which is this file or an inline module of it.
     fn read(&mut self, stream: TokenStream, module: &[String], test: bool) {
         let tokens: Vec<TokenTree> = stream.into_iter().collect();
         let word = |at: usize| match tokens.get(at) {
@@ -144,7 +144,7 @@ impl Name {
 }
 
 /// The paths that start at token `at`, each with its last name or its alias; a tree `a::{b, c as d}` has several.
-/// Returns the index of the token behind them.
+/// Returns the index of the token after them.
 pub(super) fn path_tree(
     tokens: &[TokenTree],
     mut at: usize,
