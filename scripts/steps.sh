@@ -1,4 +1,4 @@
-# Sourced by the scripts beside it: named, timed steps, Debian packages on demand, things to undo at the end.
+# Sourced by the other scripts: named and timed steps, Debian packages on demand, commands to run at the end.
 
 STEPS_DONE=()
 UNDO=()
@@ -6,13 +6,13 @@ UNDO=()
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
-# step NAME COMMAND...: runs it, remembers how long it took; the script ends where it fails.
+# step NAME COMMAND...: runs the command and records its time. The script ends if it fails.
 step() {
     local name=$1 begin=$SECONDS code=0
     shift
     say ""
     say "=== $name"
-    # Not `|| code=$?`: that would switch `set -e` off inside the functions that are steps.
+    # Not `|| code=$?`, which would disable `set -e` inside the function.
     set +e
     (
         set -e
@@ -24,13 +24,13 @@ step() {
     [ $code = 0 ] || exit $code
 }
 
-# on_exit COMMAND...: run when the script ends, however it ends; the last one first.
+# on_exit COMMAND...: runs the command when the script ends for any reason. The last one runs first.
 on_exit() { UNDO=("$(printf '%q ' "$@")" "${UNDO[@]}"); }
 
 finish() {
     local code=$? command
     trap - EXIT
-    # A second interrupt must not leave half of it behind.
+    # A second interrupt must not stop the clean-up.
     trap '' INT TERM HUP
     set +e
     for command in "${UNDO[@]}"; do eval "$command"; done
@@ -45,7 +45,7 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# as_root COMMAND...: directly or by sudo; says so where neither is possible.
+# as_root COMMAND...: runs the command as root, with sudo if needed.
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
@@ -56,20 +56,20 @@ as_root() {
     fi
 }
 
-# need COMMAND PACKAGE...: COMMAND, from Debian's packages where it is missing.
+# need COMMAND PACKAGE...: installs the Debian packages if COMMAND is missing.
 need() {
     local command=$1
     shift
-    # The tools of an administrator are not on everybody's PATH.
+    # Administration tools are not on every user's PATH.
     PATH=$PATH:/usr/sbin:/sbin
     command -v "$command" > /dev/null && return
     command -v apt-get > /dev/null || die "$command is missing (Debian: $*), and there is no apt-get to install it with"
     say "installing $*"
     apt_install "$@" || die "$command is missing, and installing $* failed"
-    command -v "$command" > /dev/null || die "$* is installed, but there is still no $command"
+    command -v "$command" > /dev/null || die "$* is installed, but $command is still missing"
 }
 
-# apt_install PACKAGE...: quietly, without what is only recommended; the lists are fetched anew where they are old.
+# apt_install PACKAGE...: installs without recommended packages. If that fails, updates the package lists and tries again.
 apt_install() {
     local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@")
     as_root "${install[@]}" > /dev/null 2>&1 && return
