@@ -16,7 +16,7 @@ use std::{
 };
 
 use futures::{AsyncReadExt, AsyncWriteExt};
-use libp2p::{Multiaddr, identity::Keypair};
+use libp2p::{Multiaddr, StreamProtocol, identity::Keypair};
 use storgo::{
     content::{
         chunk::{Chunker, Cutter},
@@ -25,7 +25,7 @@ use storgo::{
         seal::{Sealing, seal_chunk},
         secret::{ConvergenceSecret, Key},
     },
-    net::{IncomingStreams, Net, NetOptions},
+    net::{IncomingStreams, Net, NetOptions, Protocols},
     store::{PutMode, RootKind, RootRecord, Store, StoreOptions},
 };
 
@@ -101,6 +101,9 @@ fn pipeline(mib: usize) -> Outcome {
     Ok(())
 }
 
+/// The protocol whose streams are measured.
+const PROTOCOL: StreamProtocol = StreamProtocol::new("/measure/1.0.0");
+
 /// A swarm on loopback that knows `bootstrap`.
 async fn swarm(bootstrap: Vec<Multiaddr>) -> Result<(Net, IncomingStreams), Box<dyn Error>> {
     let options = NetOptions {
@@ -109,7 +112,9 @@ async fn swarm(bootstrap: Vec<Multiaddr>) -> Result<(Net, IncomingStreams), Box<
         mdns: false,
         ..NetOptions::new(Keypair::generate_ed25519())
     };
-    Ok(Net::start(options).await?)
+    let mut protocols = Protocols::default();
+    let incoming = protocols.accept(PROTOCOL);
+    Ok((Net::start(options, protocols).await?, incoming))
 }
 
 async fn stream(mib: usize) -> Outcome {
@@ -128,7 +133,7 @@ async fn stream(mib: usize) -> Outcome {
         }
         Ok(())
     });
-    let mut stream = giver.open(peer).await?;
+    let mut stream = giver.open(peer, PROTOCOL).await?;
     let piece = noise(MIB, 0);
     let begin = Instant::now();
     for _ in 0..mib {

@@ -4,8 +4,8 @@
 //! Net (handles) ─ bounded commands ─▶ task: owns the Swarm, does nothing else
 //!      ◀── replies, events, streams ──┘      behaviour: Kademlia, Identify, Ping, mDNS, relay, streams, limits
 //! ```
-//! Bulk bytes never pass through the task: a stream is handed to its opener or to the server of its protocol.
-//! `provider_records` holds what peers announce, `announce` paces our own announcements, and `transport` is where TCP and
+//! Bulk bytes never pass through the task: a stream is handed to its opener or to the server of its protocol, which
+//! `protocols` lists. `provider_records` holds what peers announce, `announce` paces our own announcements, and `transport` is where TCP and
 //! QUIC demand the cluster's key before any other protocol.
 
 mod address_book;
@@ -13,12 +13,15 @@ mod address_ranking;
 mod announce;
 mod behaviour;
 mod dial_backoff;
+mod dial_failure;
 mod discovery;
-mod expected;
 mod identify_limit;
 mod keep;
+mod map_dial;
 mod mux;
+mod peer_check;
 mod proof;
+mod protocols;
 mod provider_records;
 mod quic_fallback;
 mod socket;
@@ -41,15 +44,12 @@ use tokio::{
 };
 
 use crate::content::{cid::Cid, secret::MembershipKey};
+pub use protocols::{IncomingStreams, Protocols};
+use streams::OpenStream;
 use task::Command;
-
-/// The protocol that moves blocks.
-pub const TRANSFER_PROTOCOL: StreamProtocol = StreamProtocol::new("/storgo/transfer/1.0.0");
 
 /// Maximum commands queued for the task.
 const COMMANDS: usize = 256;
-/// Maximum incoming streams queued for their server.
-const INCOMING: usize = 64;
 /// Maximum events buffered for a slow subscriber.
 const EVENTS: usize = 1024;
 /// Attempts to open one stream.
@@ -154,8 +154,8 @@ pub enum NetError {
     #[error("no address of peer {0} is known")]
     NoAddress(PeerId),
     /// The peer does not support the protocol.
-    #[error("the peer does not speak {TRANSFER_PROTOCOL}")]
-    NotStorgo,
+    #[error("the peer does not support {0}")]
+    UnsupportedProtocol(StreamProtocol),
     /// A stream could not be opened.
     #[error("cannot open a stream: {0}")]
     Stream(String),
@@ -272,23 +272,19 @@ pub struct Net {
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
-/// Streams opened by peers.
-pub type IncomingStreams = mpsc::Receiver<(PeerId, Stream)>;
-
 impl Net {
-    /// Starts the swarm; returns when it listens on every address asked for.
+    /// Starts the swarm and accepts streams of these protocols. Returns when it listens on every address asked for.
     ///
     /// # Errors
     /// [`NetError::Listen`] names the address, for example of a port that is taken; [`NetError::Setup`].
-    pub async fn start(options: NetOptions) -> Result<(Self, IncomingStreams), NetError> {
+    pub async fn start(options: NetOptions, protocols: Protocols) -> Result<Self, NetError> {
         let local = options.keypair.public().to_peer_id();
         let (commands, queue) = mpsc::channel(COMMANDS);
-        let (incoming, streams) = mpsc::channel(INCOMING);
         let (events, _) = broadcast::channel(EVENTS);
         let shared = Arc::new(Mutex::new(Shared::default()));
-        let task = task::start(options, queue, incoming, Arc::clone(&shared), events.clone()).await?;
+        let task = task::start(options, protocols, queue, Arc::clone(&shared), events.clone()).await?;
         let task = Arc::new(Mutex::new(Some(tokio::spawn(task.run()))));
-        Ok((Self { commands, shared, events, local, task }, streams))
+        Ok(Self { commands, shared, events, local, task })
     }
 
     /// Returns the peer id of this node.
@@ -364,17 +360,18 @@ impl Net {
         self.ask(|reply| Command::Connect { addr, reply }).await?
     }
 
-    /// Opens a stream to a peer; connects first where there is no connection, by the addresses known here or in the
-    /// DHT. The protocol is offered together with the first bytes: a peer that does not speak it is found out by the
-    /// first read.
+    /// Opens a stream of a protocol to a peer. Connects first if needed, at addresses known here or in the DHT.
+    ///
+    /// The protocol is offered together with the first bytes, so a peer that does not support it fails the first read.
     ///
     /// # Errors
-    /// [`NetError::Dial`], [`NetError::NoAddress`], [`NetError::NotStorgo`], [`NetError::Stream`].
-    pub async fn open(&self, peer: PeerId) -> Result<Stream, NetError> {
+    /// [`NetError::Dial`], [`NetError::NoAddress`], [`NetError::UnsupportedProtocol`], [`NetError::Stream`].
+    pub async fn open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Stream, NetError> {
         let mut tries = OPEN_TRIES;
         loop {
             tries -= 1;
-            match self.ask(|reply| Command::Open { peer, reply }).await {
+            let protocol = protocol.clone();
+            match self.ask(|reply| Command::Open { peer, open: OpenStream { protocol, reply } }).await {
                 // A connection can close between two steps of an open; the next try dials again.
                 Ok(Err(NetError::Stream(_))) | Err(NetError::Closed)
                     if tries > 0 && !self.commands.is_closed() => {}

@@ -29,7 +29,12 @@ pub use counters::{Counters, Moved};
 pub use limit::Limiter;
 pub use server::{ServeOptions, serve};
 
+use libp2p::StreamProtocol;
+
 use crate::wire::WireError;
+
+/// The protocol of all streams here.
+pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/storgo/transfer/1.0.0");
 
 /// Why a stream cannot go on.
 #[derive(Debug, thiserror::Error)]

@@ -11,11 +11,8 @@ use libp2p::{
 use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
 
 use super::{
-    NetOptions, TRANSFER_PROTOCOL,
-    address_ranking::bare,
-    dial_backoff::DialBackoff,
-    provider_records::ProviderRecords,
-    streams::{Incoming, Streams},
+    NetOptions, address_ranking::bare, dial_backoff::DialBackoff, protocols::Protocols,
+    provider_records::ProviderRecords, streams::Streams,
 };
 use crate::content::secret::MembershipKey;
 
@@ -58,7 +55,7 @@ impl Behaviour {
         options: &NetOptions,
         keypair: &Keypair,
         relay_client: relay::client::Behaviour,
-        incoming: tokio::sync::mpsc::Sender<Incoming>,
+        protocols: Protocols,
     ) -> Self {
         let local = keypair.public().to_peer_id();
         // Whoever calls us leaves room for those whom we call.
@@ -76,7 +73,7 @@ impl Behaviour {
         Self {
             limits: connection_limits::Behaviour::new(limits),
             dial_backoff: DialBackoff::default(),
-            streams: Streams::new(TRANSFER_PROTOCOL, incoming),
+            streams: Streams::new(protocols),
             kad: kademlia(options, local),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),

@@ -28,9 +28,16 @@ use crate::content::secret::{Key, MembershipKey};
 /// How long a peer has to prove itself.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// What is said of a peer without a proof, and of one with another key's.
-pub(super) const NO_PROOF: &str = "the peer did not prove its membership in time";
-pub(super) const WRONG_PROOF: &str = "the peer is not of this cluster";
+/// Why a peer is not known to be a member of this cluster.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProofError {
+    /// The peer sent no proof in time.
+    #[error("the peer did not prove its membership in time")]
+    Missing,
+    /// The proof was made with another key.
+    #[error("the peer is not of this cluster")]
+    Wrong,
+}
 
 /// Runs the proof on a fresh connection.
 pub(super) async fn run(
@@ -47,7 +54,7 @@ pub(super) async fn run(
     match tokio::time::timeout(DEADLINE, proof).await {
         Ok(Ok(())) => Ok((remote, muxer)),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, NO_PROOF)),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, ProofError::Missing)),
     }
 }
 
@@ -143,7 +150,7 @@ fn check(shown: [u8; 32], made: blake3::Hash) -> io::Result<()> {
     if blake3::Hash::from_bytes(shown) == made {
         Ok(())
     } else {
-        Err(io::Error::new(io::ErrorKind::PermissionDenied, WRONG_PROOF))
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, ProofError::Wrong))
     }
 }
 

@@ -23,6 +23,7 @@ use libp2p::{
 use serde::{Deserialize, Serialize};
 
 use super::address_ranking;
+use crate::content::cid::Cid;
 
 /// Providers of one key that are kept.
 const PER_KEY: usize = 64;
@@ -225,6 +226,11 @@ impl ProviderRecords {
 /// Bytes of all these addresses.
 fn len(addresses: &[Multiaddr]) -> usize {
     addresses.iter().map(Multiaddr::len).sum()
+}
+
+/// Returns the DHT key of a root: its multihash.
+pub(super) fn key(root: &Cid) -> RecordKey {
+    RecordKey::new(&root.multihash())
 }
 
 /// A record of this node.

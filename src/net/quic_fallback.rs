@@ -1,99 +1,125 @@
-//! A host that refuses TCP at once does not make a caller wait for QUIC.
+//! A dial over QUIC ends early if the host refuses the same port on TCP.
 //!
-//! Where nobody listens, TCP says so and QUIC says nothing: a call by both would take as long as the handshake of QUIC
-//! may, five seconds. So where a port is refused on TCP, a call to the same port on QUIC has a moment more, and some
-//! round trips.
+//! If nobody listens on a port, the host refuses a TCP connection at once and drops QUIC packets. A dial over both
+//! would last until QUIC's handshake timeout of five seconds. So once TCP is refused, a dial over QUIC to the same port
+//! has a short time and a few round trips left.
 
 use std::{
     collections::VecDeque,
     io,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use libp2p::{
-    Multiaddr, Transport,
-    core::transport::{DialOpts, ListenerId, TransportError, TransportEvent},
-    futures::{FutureExt, future::BoxFuture},
-    multiaddr::Protocol,
-    quic,
-};
+use libp2p::{Multiaddr, Transport, futures::FutureExt, multiaddr::Protocol, quic};
 use tokio::{sync::broadcast, time::Instant};
 
-/// What a call has still after a refusal, besides round trips: QUIC sends its first packet again after a second, where
-/// that was lost.
-const MOMENT: Duration = Duration::from_millis(2500);
-/// Round trips that it has besides.
+use super::map_dial::MapDial;
+
+/// Time left to a dial after a refusal, excluding round trips. QUIC sends a lost first packet again after one second.
+const GRACE: Duration = Duration::from_millis(2500);
+/// Round trips left to a dial after a refusal.
 const ROUND_TRIPS: u32 = 4;
-/// Refusals that a call may not have looked at yet.
-const UNSEEN: usize = 64;
+/// Maximum refusals that are remembered, and that a dial may be behind.
+const REFUSALS: usize = 64;
+/// Time for which a refusal also ends dials that begin after it. Dials over the two transports begin in either order.
+const RECENT: Duration = Duration::from_secs(1);
 
-/// How long a refusal holds for a call that begins after it: the two begin together, in either order.
-const HOLDS: Duration = Duration::from_secs(1);
+/// A TCP connection that was refused.
+#[derive(Clone, Copy)]
+struct Refusal {
+    host: SocketAddr,
+    at: Instant,
+    /// Time from the dial to the refusal.
+    round_trip: Duration,
+}
 
-/// Who has refused, and how long that took: a round trip.
+/// The TCP connections that were refused.
 #[derive(Clone)]
-pub(super) struct QuicFallback {
-    sender: broadcast::Sender<(SocketAddr, Duration)>,
-    last: Arc<Mutex<VecDeque<(SocketAddr, Duration, Instant)>>>,
+pub(super) struct Refusals {
+    sender: broadcast::Sender<Refusal>,
+    recent: Arc<Mutex<VecDeque<Refusal>>>,
 }
 
-impl QuicFallback {
+impl Refusals {
     pub(super) fn new() -> Self {
-        Self { sender: broadcast::channel(UNSEEN).0, last: Arc::default() }
+        Self { sender: broadcast::channel(REFUSALS).0, recent: Arc::default() }
     }
 
-    fn tell(&self, host: SocketAddr, took: Duration) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.len() == UNSEEN {
-            last.pop_front();
+    fn add(&self, refusal: Refusal) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == REFUSALS {
+            recent.pop_front();
         }
-        last.push_back((host, took, Instant::now()));
-        // Under the lock, so that who begins to listen misses none. Nobody may be calling by QUIC.
-        drop(self.sender.send((host, took)));
+        recent.push_back(refusal);
+        // Sent under the lock, so that a new subscriber misses none. There may be no subscriber.
+        drop(self.sender.send(refusal));
     }
 
-    /// Refusals from now on, and how long the last one of this host took.
-    fn hear(&self, host: SocketAddr) -> (broadcast::Receiver<(SocketAddr, Duration)>, Option<Duration>) {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_host = last.iter().rev().find(|(refused, _, at)| *refused == host && at.elapsed() < HOLDS);
-        (self.sender.subscribe(), of_host.map(|(_, took, _)| *took))
-    }
-
-    /// TCP, which tells.
-    pub(super) fn told_by<T>(&self, inner: T) -> Telling<T> {
-        Telling { inner, refusals: self.clone() }
-    }
-
-    /// QUIC, which listens.
-    pub(super) fn heard_by<T>(&self, inner: T) -> Hearing<T> {
-        Hearing { inner, refusals: self.clone() }
-    }
-
-    /// Returns when a call to this host has waited long enough after a refusal.
-    async fn given_up(
-        (mut heard, before): (broadcast::Receiver<(SocketAddr, Duration)>, Option<Duration>),
-        host: SocketAddr,
-    ) {
-        if let Some(took) = before {
-            return tokio::time::sleep(MOMENT + ROUND_TRIPS * took).await;
-        }
-        loop {
-            match heard.recv().await {
-                Ok((refused, took)) if refused == host => {
-                    return tokio::time::sleep(MOMENT + ROUND_TRIPS * took).await;
+    /// Returns a future that ends when a dial over QUIC to this host is to end.
+    fn deadline(&self, host: SocketAddr) -> impl Future<Output = ()> + Send + use<> {
+        let (mut refusals, recent) = {
+            let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            let of_host = |refusal: &&Refusal| refusal.host == host && refusal.at.elapsed() < RECENT;
+            (self.sender.subscribe(), recent.iter().rev().find(of_host).copied())
+        };
+        async move {
+            let mut refusal = recent;
+            while refusal.is_none() {
+                match refusals.recv().await {
+                    Ok(next) => refusal = Some(next).filter(|refusal| refusal.host == host),
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
                 }
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
             }
+            let round_trip = refusal.map_or(Duration::ZERO, |refusal| refusal.round_trip);
+            tokio::time::sleep(GRACE + ROUND_TRIPS * round_trip).await;
         }
+    }
+
+    /// Returns a TCP transport that records refused dials.
+    pub(super) fn record<T>(self, tcp: T) -> MapDial<T>
+    where
+        T: Transport<Error = io::Error>,
+        T::Dial: Send + 'static,
+    {
+        MapDial::new(tcp, move |dial, addr, _| {
+            let (host, started, refusals) = (host(addr), Instant::now(), self.clone());
+            let record = move |done: &io::Result<T::Output>| {
+                if let (Err(error), Some(host)) = (done, host)
+                    && error.kind() == io::ErrorKind::ConnectionRefused
+                {
+                    refusals.add(Refusal { host, at: Instant::now(), round_trip: started.elapsed() });
+                }
+            };
+            dial.inspect(record).boxed()
+        })
+    }
+
+    /// Returns a QUIC transport whose dials end early after a refusal.
+    pub(super) fn apply<T>(self, quic: T) -> MapDial<T>
+    where
+        T: Transport<Error = quic::Error>,
+        T::Dial: Send + 'static,
+        T::Output: Send,
+    {
+        MapDial::new(quic, move |dial, addr, opts| {
+            // In a hole punch, TCP is refused by the NAT that QUIC is to pass.
+            let Some(host) = host(addr).filter(|_| opts.role.is_dialer()) else { return dial.boxed() };
+            let deadline = self.deadline(host);
+            let dial = async move {
+                tokio::select! {
+                    done = dial => done,
+                    () = deadline => Err(quic::Error::HandshakeTimedOut),
+                }
+            };
+            dial.boxed()
+        })
     }
 }
 
-/// The host and the port of an address, of either transport.
+/// Returns the IP address and port of an address of either transport.
 fn host(addr: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = addr.iter();
     let ip = match parts.next()? {
@@ -107,108 +133,24 @@ fn host(addr: &Multiaddr) -> Option<SocketAddr> {
     }
 }
 
-/// A transport that tells when it was refused.
-pub(super) struct Telling<T> {
-    inner: T,
-    refusals: QuicFallback,
-}
-
-impl<T> Transport for Telling<T>
-where
-    T: Transport<Error = io::Error> + Unpin,
-    T::Dial: Send + 'static,
-{
-    type Output = T::Output;
-    type Error = T::Error;
-    type ListenerUpgrade = T::ListenerUpgrade;
-    type Dial = BoxFuture<'static, Result<T::Output, T::Error>>;
-
-    fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<T::Error>> {
-        self.inner.listen_on(id, addr)
-    }
-
-    fn remove_listener(&mut self, id: ListenerId) -> bool {
-        self.inner.remove_listener(id)
-    }
-
-    fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<T::Error>> {
-        let (host, begun, refusals) = (host(&addr), Instant::now(), self.refusals.clone());
-        let dial = self.inner.dial(addr, opts)?.inspect(move |done| {
-            if let (Err(error), Some(host)) = (done, host)
-                && error.kind() == io::ErrorKind::ConnectionRefused
-            {
-                refusals.tell(host, begun.elapsed());
-            }
-        });
-        Ok(dial.boxed())
-    }
-
-    fn poll(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<TransportEvent<T::ListenerUpgrade, T::Error>> {
-        Pin::new(&mut self.inner).poll(cx)
-    }
-}
-
-/// A transport that does not wait long for whom TCP has found to be away.
-pub(super) struct Hearing<T> {
-    inner: T,
-    refusals: QuicFallback,
-}
-
-impl<T> Transport for Hearing<T>
-where
-    T: Transport<Error = quic::Error> + Unpin,
-    T::Dial: Send + 'static,
-    T::Output: Send,
-{
-    type Output = T::Output;
-    type Error = T::Error;
-    type ListenerUpgrade = T::ListenerUpgrade;
-    type Dial = BoxFuture<'static, Result<T::Output, T::Error>>;
-
-    fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<T::Error>> {
-        self.inner.listen_on(id, addr)
-    }
-
-    fn remove_listener(&mut self, id: ListenerId) -> bool {
-        self.inner.remove_listener(id)
-    }
-
-    fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<T::Error>> {
-        // In a hole punch, what refuses TCP is the very NAT that is to be passed.
-        let host = host(&addr).filter(|_| opts.role.is_dialer());
-        let dial = self.inner.dial(addr, opts)?;
-        let Some(host) = host else { return Ok(dial.boxed()) };
-        let heard = self.refusals.hear(host);
-        let dial = async move {
-            tokio::select! {
-                done = dial => done,
-                () = QuicFallback::given_up(heard, host) => Err(quic::Error::HandshakeTimedOut),
-            }
-        };
-        Ok(dial.boxed())
-    }
-
-    fn poll(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<TransportEvent<T::ListenerUpgrade, T::Error>> {
-        Pin::new(&mut self.inner).poll(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
     use libp2p::{
-        core::{Endpoint, transport::PortUse},
+        core::{
+            Endpoint,
+            transport::{DialOpts, ListenerId, PortUse, TransportError, TransportEvent},
+        },
         futures::future::Pending,
     };
 
     use super::*;
 
-    /// Nobody answers here.
+    /// A transport whose dials never end.
     struct Silent;
 
     impl Transport for Silent {
@@ -238,17 +180,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_refusal_quic_may_send_its_first_packet_once_more_and_a_hole_punch_goes_on() {
-        let (refusals, took) = (QuicFallback::new(), Duration::from_millis(100));
+    async fn after_a_refusal_a_quic_dial_lasts_two_more_seconds_and_a_hole_punch_goes_on() {
+        let refusals = Refusals::new();
         let addr: Multiaddr = "/ip4/192.0.2.1/udp/1/quic-v1".parse().expect("a multiaddr");
-        let mut quic = refusals.heard_by(Silent);
-        for (role, waits) in [(Endpoint::Dialer, true), (Endpoint::Listener, false)] {
-            let begun = Instant::now();
-            let call = quic.dial(addr.clone(), DialOpts { role, port_use: PortUse::Reuse }).expect("begun");
-            refusals.tell(host(&addr).expect("a host"), took);
-            let ended = tokio::time::timeout(Duration::from_secs(20), call).await;
-            assert_eq!(ended.is_ok(), waits, "{role:?}");
-            assert!(begun.elapsed() > Duration::from_secs(2), "{role:?}");
+        let mut quic = refusals.clone().apply(Silent);
+        for (role, ends) in [(Endpoint::Dialer, true), (Endpoint::Listener, false)] {
+            let start = Instant::now();
+            let dial =
+                quic.dial(addr.clone(), DialOpts { role, port_use: PortUse::Reuse }).expect("supported");
+            let host = host(&addr).expect("an IP address");
+            refusals.add(Refusal { host, at: start, round_trip: Duration::from_millis(100) });
+            let ended = tokio::time::timeout(Duration::from_secs(20), dial).await;
+            let expected = if ends { Duration::from_millis(2900) } else { Duration::from_secs(20) };
+            assert_eq!(
+                (ended.is_ok(), start.elapsed().as_millis()),
+                (ends, expected.as_millis()),
+                "{role:?}"
+            );
         }
     }
 }

@@ -1,17 +1,23 @@
-//! Raw streams for our own protocols: a behaviour that does nothing else.
+//! Raw streams for the protocols of other modules, as a libp2p behaviour.
 //!
-//! Streams that a peer opens go to one bounded queue. While it is full they wait at their connection, up to a bound
-//! above which the newest is reset: the opener sees that, nothing disappears silently.
+//! Each accepted protocol has one bounded queue for its server. While the queue is full, streams wait at their connection.
+//! Above a bound the newest is reset, which its opener sees as an error.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     convert::Infallible,
+    future,
     task::{Context, Poll},
+    vec,
 };
 
 use libp2p::{
     Multiaddr, PeerId, Stream, StreamProtocol,
-    core::{Endpoint, transport::PortUse, upgrade::ReadyUpgrade},
+    core::{
+        Endpoint,
+        transport::PortUse,
+        upgrade::{InboundUpgrade, ReadyUpgrade, UpgradeInfo},
+    },
     swarm::{
         ConnectionClosed, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId,
         FromSwarm, NetworkBehaviour, NotifyHandler, StreamUpgradeError, SubstreamProtocol, THandler,
@@ -20,88 +26,86 @@ use libp2p::{
         handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
     },
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::PollSender;
 
-use super::NetError;
+use super::{NetError, protocols::Protocols};
 
-/// Streams of one connection that may wait for the queue.
+/// Maximum streams of one protocol that wait at one connection for their server's queue.
 const WAITING: usize = 32;
-
-/// A stream that a peer opened.
-pub(super) type Incoming = (PeerId, Stream);
-/// Who gets a stream that we open.
-pub(super) type Reply = oneshot::Sender<Result<Stream, NetError>>;
 
 /// The behaviour.
 pub(super) struct Streams {
-    protocol: StreamProtocol,
-    incoming: mpsc::Sender<Incoming>,
-    orders: VecDeque<(PeerId, NotifyHandler, Order)>,
+    protocols: Protocols,
+    commands: VecDeque<(PeerId, NotifyHandler, HandlerCommand)>,
     connections: HashMap<PeerId, Vec<Connection>>,
-    /// Peers whose connections stay when nothing is done on them.
-    kept: HashSet<PeerId>,
+    /// Peers whose connections stay open while idle.
+    protected: HashSet<PeerId>,
 }
 
 struct Connection {
     id: ConnectionId,
-    /// It runs over no relay: a stream takes such a one where there is a choice.
+    /// Whether it runs without a relay. New streams prefer such a connection.
     direct: bool,
 }
 
-/// What a connection is to do.
+/// A stream to open.
 #[derive(Debug)]
-pub(super) enum Order {
-    /// Open a stream.
-    Open(Reply),
-    /// Stay, or end when idle.
-    Keep(bool),
+pub(super) struct OpenStream {
+    pub(super) protocol: StreamProtocol,
+    pub(super) reply: oneshot::Sender<Result<Stream, NetError>>,
+}
+
+/// A command to the handler of one connection.
+#[derive(Debug)]
+pub(super) enum HandlerCommand {
+    Open(OpenStream),
+    /// Whether the connection stays open while idle.
+    KeepAlive(bool),
 }
 
 impl Streams {
-    pub(super) fn new(protocol: StreamProtocol, incoming: mpsc::Sender<Incoming>) -> Self {
-        let (orders, connections, kept) = (VecDeque::new(), HashMap::new(), HashSet::new());
-        Self { protocol, incoming, orders, connections, kept }
+    pub(super) fn new(protocols: Protocols) -> Self {
+        let (commands, connections, protected) = (VecDeque::new(), HashMap::new(), HashSet::new());
+        Self { protocols, commands, connections, protected }
     }
 
     /// Opens a stream to a connected peer.
-    pub(super) fn open(&mut self, peer: PeerId, reply: Reply) {
-        // The newest is the one most surely alive.
+    pub(super) fn open(&mut self, peer: PeerId, open: OpenStream) {
+        // The newest connection is the least likely to be dead.
         let mut connections = self.connections.get(&peer).into_iter().flatten();
         let direct = connections.rfind(|connection| connection.direct);
         let handler = direct.map_or(NotifyHandler::Any, |connection| NotifyHandler::One(connection.id));
-        self.orders.push_back((peer, handler, Order::Open(reply)));
+        self.commands.push_back((peer, handler, HandlerCommand::Open(open)));
     }
 
-    /// Keeps the connections to a peer, those to come as well, or lets them end when they are idle.
-    pub(super) fn keep(&mut self, peer: PeerId, keep: bool) {
-        let changed = if keep { self.kept.insert(peer) } else { self.kept.remove(&peer) };
+    /// Sets whether present and future connections to a peer stay open while idle.
+    pub(super) fn set_protected(&mut self, peer: PeerId, protected: bool) {
+        let changed = if protected { self.protected.insert(peer) } else { self.protected.remove(&peer) };
         if changed {
-            self.keep_ways(peer);
+            self.update_keep_alive(peer);
         }
     }
 
-    /// Says of each connection to a peer whether it stays. One through a relay does where there is no other, and else
-    /// only as long as it is in use.
-    pub(super) fn keep_ways(&mut self, peer: PeerId) {
-        let (connections, kept) = (self.connections.get(&peer), self.kept.contains(&peer));
+    /// Tells each connection to a peer whether to stay open while idle. A relayed connection does so only if there is no
+    /// direct one.
+    pub(super) fn update_keep_alive(&mut self, peer: PeerId) {
+        let (connections, protected) = (self.connections.get(&peer), self.protected.contains(&peer));
         let direct = connections.is_some_and(|all| all.iter().any(|connection| connection.direct));
         for connection in connections.into_iter().flatten() {
-            let keep = kept && (connection.direct || !direct);
-            self.orders.push_back((peer, NotifyHandler::One(connection.id), Order::Keep(keep)));
+            let command = HandlerCommand::KeepAlive(protected && (connection.direct || !direct));
+            self.commands.push_back((peer, NotifyHandler::One(connection.id), command));
         }
     }
 
     fn handler(&self, peer: PeerId) -> Handler {
-        Handler {
-            peer,
-            keep: self.kept.contains(&peer),
-            protocol: self.protocol.clone(),
-            incoming: PollSender::new(self.incoming.clone()),
-            arrived: VecDeque::new(),
-            wanted: VecDeque::new(),
-            opening: VecDeque::new(),
-        }
+        let accepting = self.protocols.0.iter().map(|(protocol, queue)| Accepting {
+            protocol: protocol.clone(),
+            queue: PollSender::new(queue.clone()),
+            waiting: VecDeque::new(),
+        });
+        let accepting = accepting.collect();
+        Handler { peer, keep_alive: self.protected.contains(&peer), accepting, to_open: VecDeque::new() }
     }
 }
 
@@ -158,110 +162,134 @@ impl NetworkBehaviour for Streams {
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        match self.orders.pop_front() {
+        match self.commands.pop_front() {
             Some((peer_id, handler, event)) => {
                 Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event })
             }
-            // The swarm polls again after every command.
+            // The swarm polls again after every command to the task.
             None => Poll::Pending,
         }
     }
 }
 
-/// One connection's side of it.
+/// The handler of one connection.
 pub(super) struct Handler {
     peer: PeerId,
-    keep: bool,
-    protocol: StreamProtocol,
-    incoming: PollSender<Incoming>,
-    arrived: VecDeque<Stream>,
-    wanted: VecDeque<Reply>,
-    opening: VecDeque<Reply>,
+    keep_alive: bool,
+    accepting: Vec<Accepting>,
+    to_open: VecDeque<OpenStream>,
 }
 
-impl Handler {
-    fn upgrade(&self) -> SubstreamProtocol<ReadyUpgrade<StreamProtocol>> {
-        SubstreamProtocol::new(ReadyUpgrade::new(self.protocol.clone()), ())
+/// An accepted protocol and its streams that wait for room in the queue of its server.
+struct Accepting {
+    protocol: StreamProtocol,
+    queue: PollSender<(PeerId, Stream)>,
+    waiting: VecDeque<Stream>,
+}
+
+impl Accepting {
+    fn poll(&mut self, peer: PeerId, cx: &mut Context<'_>) {
+        while !self.waiting.is_empty() {
+            match self.queue.poll_reserve(cx) {
+                Poll::Ready(Ok(())) => {
+                    let stream = self.waiting.pop_front().expect("it is not empty");
+                    // The slot has just been reserved.
+                    drop(self.queue.send_item((peer, stream)));
+                }
+                // The server has ended.
+                Poll::Ready(Err(_)) => self.waiting.clear(),
+                Poll::Pending => return,
+            }
+        }
+    }
+}
+
+/// Negotiates one of the accepted protocols.
+pub(super) struct Accepted(Vec<StreamProtocol>);
+
+impl UpgradeInfo for Accepted {
+    type Info = StreamProtocol;
+    type InfoIter = vec::IntoIter<StreamProtocol>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.0.clone().into_iter()
+    }
+}
+
+impl InboundUpgrade<Stream> for Accepted {
+    type Output = (StreamProtocol, Stream);
+    type Error = Infallible;
+    type Future = future::Ready<Result<Self::Output, Infallible>>;
+
+    fn upgrade_inbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
+        future::ready(Ok((protocol, stream)))
     }
 }
 
 impl ConnectionHandler for Handler {
-    type FromBehaviour = Order;
+    type FromBehaviour = HandlerCommand;
     type ToBehaviour = Infallible;
-    type InboundProtocol = ReadyUpgrade<StreamProtocol>;
+    type InboundProtocol = Accepted;
     type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
     type InboundOpenInfo = ();
-    type OutboundOpenInfo = ();
+    type OutboundOpenInfo = OpenStream;
 
     fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
-        self.upgrade()
+        let protocols = self.accepting.iter().map(|accepting| accepting.protocol.clone());
+        SubstreamProtocol::new(Accepted(protocols.collect()), ())
     }
 
-    /// Besides, a connection stays as long as a stream on it is in use: the swarm sees to that.
+    /// The swarm itself keeps a connection with open streams.
     fn connection_keep_alive(&self) -> bool {
-        self.keep || !self.wanted.is_empty() || !self.opening.is_empty() || !self.arrived.is_empty()
+        self.keep_alive
+            || !self.to_open.is_empty()
+            || self.accepting.iter().any(|accepting| !accepting.waiting.is_empty())
     }
 
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), Self::ToBehaviour>> {
-        while !self.arrived.is_empty() {
-            match self.incoming.poll_reserve(cx) {
-                Poll::Ready(Ok(())) => {
-                    let stream = self.arrived.pop_front().expect("it is not empty");
-                    // The slot has just been reserved.
-                    drop(self.incoming.send_item((self.peer, stream)));
-                }
-                Poll::Ready(Err(_)) => self.arrived.clear(),
-                Poll::Pending => break,
-            }
+    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, OpenStream, Self::ToBehaviour>> {
+        for accepting in &mut self.accepting {
+            accepting.poll(self.peer, cx);
         }
-        if let Some(reply) = self.wanted.pop_front() {
-            self.opening.push_back(reply);
-            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
-                protocol: self.upgrade(),
-            });
-        }
-        Poll::Pending
+        let Some(open) = self.to_open.pop_front() else { return Poll::Pending };
+        let protocol = SubstreamProtocol::new(ReadyUpgrade::new(open.protocol.clone()), open);
+        Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol })
     }
 
-    fn on_behaviour_event(&mut self, order: Order) {
-        match order {
-            Order::Open(reply) => self.wanted.push_back(reply),
-            Order::Keep(keep) => self.keep = keep,
+    fn on_behaviour_event(&mut self, command: HandlerCommand) {
+        match command {
+            HandlerCommand::Open(open) => self.to_open.push_back(open),
+            HandlerCommand::KeepAlive(keep_alive) => self.keep_alive = keep_alive,
         }
     }
 
     fn on_connection_event(
         &mut self,
-        event: ConnectionEvent<'_, Self::InboundProtocol, Self::OutboundProtocol>,
+        event: ConnectionEvent<'_, Self::InboundProtocol, Self::OutboundProtocol, (), OpenStream>,
     ) {
         match event {
-            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: stream, .. }) => {
-                if self.arrived.len() < WAITING {
-                    self.arrived.push_back(stream);
-                } else {
-                    tracing::debug!(peer = %self.peer, "a peer opens more streams than are taken");
-                }
-            }
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
-                protocol: stream, ..
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (protocol, stream),
+                ..
             }) => {
-                if let Some(reply) = self.opening.pop_front() {
-                    drop(reply.send(Ok(stream)));
+                let accepting = self.accepting.iter_mut().find(|accepting| accepting.protocol == protocol);
+                if let Some(accepting) = accepting.filter(|accepting| accepting.waiting.len() < WAITING) {
+                    accepting.waiting.push_back(stream);
+                } else {
+                    tracing::debug!(peer = %self.peer, %protocol, "stream reset: too many are waiting");
                 }
             }
-            ConnectionEvent::DialUpgradeError(DialUpgradeError { error, .. }) => {
-                if let Some(reply) = self.opening.pop_front() {
-                    let refused = matches!(error, StreamUpgradeError::NegotiationFailed);
-                    let reason = error.to_string();
-                    drop(reply.send(Err(if refused {
-                        NetError::NotStorgo
-                    } else {
-                        NetError::Stream(reason)
-                    })));
-                }
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, info }) => {
+                drop(info.reply.send(Ok(stream)));
+            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { error, info }) => {
+                let error = match error {
+                    StreamUpgradeError::NegotiationFailed => NetError::UnsupportedProtocol(info.protocol),
+                    other => NetError::Stream(other.to_string()),
+                };
+                drop(info.reply.send(Err(error)));
             }
             _ => {}
         }

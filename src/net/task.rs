@@ -35,10 +35,13 @@ use super::{
     address_book::AddressBook,
     announce::{Announcer, Growth},
     behaviour::{Behaviour, kad_protocol},
+    dial_failure::root_cause,
     discovery::{Bootstrap, Rejoin, Shunned},
     identify_limit::IdentifyLimit,
     keep::{Change, Kept},
-    streams::{Incoming, Reply},
+    protocols::Protocols,
+    provider_records::key,
+    streams::OpenStream,
     transport,
 };
 use crate::content::cid::Cid;
@@ -55,7 +58,7 @@ type Dialed = oneshot::Sender<Result<PeerId, NetError>>;
 /// What the handles ask of the task.
 pub(super) enum Command {
     Connect { addr: Multiaddr, reply: Dialed },
-    Open { peer: PeerId, reply: Reply },
+    Open { peer: PeerId, open: OpenStream },
     Providers { root: Cid, found: mpsc::Sender<PeerId> },
     Provide { root: Cid },
     Unprovide { root: Cid, done: oneshot::Sender<()> },
@@ -98,8 +101,8 @@ pub(super) struct Task {
 
 pub(super) async fn start(
     options: NetOptions,
+    protocols: Protocols,
     commands: mpsc::Receiver<Command>,
-    incoming: mpsc::Sender<Incoming>,
     shared: Arc<Mutex<Shared>>,
     events: broadcast::Sender<NetEvent>,
 ) -> Result<Task, NetError> {
@@ -109,7 +112,7 @@ pub(super) async fn start(
     let counted = Arc::clone(&self_calls);
     let transport =
         transport::build(&options.keypair, options.membership.as_ref(), relay_transport, counted)?;
-    let behaviour = Behaviour::new(&options, &options.keypair, relay_client, incoming);
+    let behaviour = Behaviour::new(&options, &options.keypair, relay_client, protocols);
     let config = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(options.idle_timeout)
         // One protocol is offered at a time: a question goes out with its offer, and not a round trip later.
@@ -172,7 +175,7 @@ impl Task {
         for (addr, kind) in checked {
             match self.swarm.listen_on(addr.clone()) {
                 Ok(id) => drop(waiting.insert(id, (addr, kind))),
-                Err(e) => return Err(NetError::Listen { addr, kind, reason: reason(&e) }),
+                Err(e) => return Err(NetError::Listen { addr, kind, reason: root_cause(&e) }),
             }
         }
         let deadline = Instant::now() + LISTEN_DEADLINE;
@@ -288,7 +291,7 @@ impl Task {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Connect { addr, reply } => self.connect(addr, reply),
-            Command::Open { peer, reply } => self.open(peer, reply),
+            Command::Open { peer, open } => self.open(peer, open),
             Command::Providers { root, found } => self.find_providers(root, found),
             Command::Provide { root } => {
                 self.announcer.add(root);
@@ -329,10 +332,10 @@ impl Task {
     fn keep(&mut self, Change { keep, let_go }: Change) {
         let streams = &mut self.swarm.behaviour_mut().streams;
         if let Some(peer) = keep {
-            streams.keep(peer, true);
+            streams.set_protected(peer, true);
         }
         if let Some(peer) = let_go {
-            streams.keep(peer, false);
+            streams.set_protected(peer, false);
         }
     }
 
@@ -354,20 +357,6 @@ impl Task {
             shared.queued = queued;
         });
     }
-}
-
-/// The DHT's key of a root: its multihash.
-fn key(root: &Cid) -> kad::RecordKey {
-    kad::RecordKey::new(&root.multihash())
-}
-
-/// What lies at the bottom of an error: the wrappers above it say nothing.
-fn reason(error: &dyn std::error::Error) -> String {
-    let mut bottom = error;
-    while let Some(source) = bottom.source() {
-        bottom = source;
-    }
-    bottom.to_string()
 }
 
 /// Returns why a plain bind to an address fails. Listeners share ports on purpose (hole punching needs it), so two nodes

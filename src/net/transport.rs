@@ -1,6 +1,7 @@
 //! How bytes get from node to node: TCP with Noise and Yamux, QUIC, relays, DNS names; memory for tests.
 
 use std::{
+    io,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -17,24 +18,26 @@ use libp2p::{
     noise, quic, relay, tcp,
 };
 
-use super::{NetError, expected::Expected, mux::Bulk, proof, quic_fallback::QuicFallback, socket::Buffered};
+use super::{NetError, mux::Bulk, peer_check::check_peer, proof, quic_fallback::Refusals, socket::Buffered};
 use crate::content::secret::MembershipKey;
 
-/// How long a connection may take until it is ready.
+/// Maximum time to set up a connection.
 const SETUP: Duration = Duration::from_secs(15);
 
-/// All transports as one. `self_calls` counts calls that were meant for others and reached ourselves.
+/// Builds the transport of all kinds of addresses. `self_dials` counts dials to other peers that this node answered.
+///
+/// Each error of a connection stays in the chain of causes that `dial_failure` reads: `Either` would hide it.
 pub(super) fn build(
     keypair: &Keypair,
     membership: Option<&MembershipKey>,
     relay: relay::client::Transport,
-    self_calls: Arc<AtomicU64>,
+    self_dials: Arc<AtomicU64>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NetError> {
     let noise = noise_config(keypair, membership)?;
     let local = keypair.public().to_peer_id();
-    let refusals = QuicFallback::new();
+    let refusals = Refusals::new();
     let plain = OrTransport::new(
-        refusals.told_by(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))),
+        refusals.clone().record(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))),
         OrTransport::new(relay, MemoryTransport::new()),
     );
     let upgraded = plain
@@ -45,13 +48,16 @@ pub(super) fn build(
         .timeout(SETUP)
         .map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)));
     let membership = membership.cloned();
-    let quic = refusals.heard_by(quic::tokio::Transport::new(quic::Config::new(keypair)));
-    let quic = quic
+    let quic = refusals
+        .apply(quic::tokio::Transport::new(quic::Config::new(keypair)))
         .map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)))
-        .and_then(move |connection, endpoint| proof::run(membership.clone(), local, connection, endpoint));
-    let both = OrTransport::new(quic, upgraded).map(|either, _| either.into_inner());
+        .and_then(move |connection, endpoint| proof::run(membership.clone(), local, connection, endpoint))
+        .map_err(|error| error.either(io::Error::other, |error| error));
+    let both = OrTransport::new(quic, upgraded)
+        .map(|either, _| either.into_inner())
+        .map_err(|error| error.either(|error| error, io::Error::other));
     let inner = with_names(both)?.map(|connection, _| connection).boxed();
-    Ok(Expected { inner, local, self_calls }.boxed())
+    Ok(check_peer(inner, local, self_dials))
 }
 
 fn noise_config(keypair: &Keypair, membership: Option<&MembershipKey>) -> Result<noise::Config, NetError> {

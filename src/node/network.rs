@@ -16,8 +16,8 @@ use super::{
 use crate::{
     content::cid::Cid,
     fetch::Fetcher,
-    net::{Net, NetOptions, RememberedPeer},
-    transfer::{Counters, Limiter, ServeOptions, Transfers, serve},
+    net::{Net, NetOptions, Protocols, RememberedPeer},
+    transfer::{self, Counters, Limiter, ServeOptions, Transfers},
 };
 
 /// Store keys of the remembered peers and of the provider records of other nodes.
@@ -61,7 +61,9 @@ impl Network {
             records: store.meta(META_RECORDS).await?.unwrap_or_default(),
             ..NetOptions::new(keypair)
         };
-        let (net, incoming) = Net::start(net_options).await?;
+        let mut protocols = Protocols::default();
+        let incoming = protocols.accept(transfer::PROTOCOL);
+        let net = Net::start(net_options, protocols).await?;
         let store = store.get();
         let counters = Arc::new(Counters::default());
         let serve_options = ServeOptions {
@@ -69,7 +71,7 @@ impl Network {
             region: options.region.clone(),
             capacity: options.capacity,
         };
-        tasks.spawn(serve(
+        tasks.spawn(transfer::serve(
             net.clone(),
             incoming,
             store.clone(),

@@ -13,6 +13,7 @@ use libp2p::PeerId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    PROTOCOL,
     counters::Counters,
     lane::{Answer, Ask, Lane},
 };
@@ -183,7 +184,7 @@ impl Transfers {
 
     /// Owns one stream until it fails, or nobody needs it. Whoever still waits then is told by their dropped reply.
     async fn run(&self, peer: PeerId, number: u64, mut jobs: mpsc::Receiver<Job>) {
-        let opened = tokio::time::timeout(OPEN, self.net.open(peer)).await;
+        let opened = tokio::time::timeout(OPEN, self.net.open(peer, PROTOCOL)).await;
         let mut lane = match opened {
             Ok(Ok(stream)) => Lane::new(stream),
             Ok(Err(NetError::Dial(reason))) => {
@@ -315,7 +316,7 @@ impl Transfers {
     /// Asks one question on a stream of its own.
     async fn call(&self, peer: PeerId, request: &Request, timeout: Duration) -> Option<Response> {
         let exchange = async {
-            let mut lane = Lane::new(self.net.open(peer).await.ok()?);
+            let mut lane = Lane::new(self.net.open(peer, PROTOCOL).await.ok()?);
             lane.call(request).await.ok()
         };
         tokio::time::timeout(timeout, exchange).await.ok().flatten()

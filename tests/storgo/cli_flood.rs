@@ -14,7 +14,8 @@ use futures::AsyncWriteExt;
 use libp2p::{Multiaddr, Stream, identity::Keypair};
 use storgo::{
     content::cid::Cid,
-    net::{Net, NetOptions},
+    net::{Net, NetOptions, Protocols},
+    transfer,
     wire::{MAX_MESSAGE, Message, Request},
 };
 
@@ -82,20 +83,21 @@ impl Attack {
 
 /// One identity that attacks until it is told to stop.
 async fn attack(addr: Multiaddr, root: Cid, rounds: Arc<[AtomicU64; 4]>, stop: Arc<AtomicBool>) {
-    let (net, _streams) = Net::start(NetOptions::new(Keypair::generate_ed25519())).await.expect("starts");
+    let options = NetOptions::new(Keypair::generate_ed25519());
+    let net = Net::start(options, Protocols::default()).await.expect("starts");
     while !stop.load(Ordering::Relaxed) {
         // Whoever is thrown out comes back.
         let Ok(peer) = net.connect(addr.clone()).await else { continue };
         let mut held = Vec::new();
         for _ in 0..STREAMS {
-            held.extend(net.open(peer).await.ok());
+            held.extend(net.open(peer, transfer::PROTOCOL).await.ok());
         }
         for stream in &mut held {
             // Offered, and never used.
             drop(stream.flush().await);
         }
         let deeds = Attack::ALL.iter().zip(rounds.iter()).map(async |(attack, rounds)| {
-            if let Ok(stream) = net.open(peer).await {
+            if let Ok(stream) = net.open(peer, transfer::PROTOCOL).await {
                 let run = attack.run(stream, root);
                 // A stream that nobody reads stands still: that is this attack's end.
                 drop(tokio::time::timeout(std::time::Duration::from_secs(1), run).await);

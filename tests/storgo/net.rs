@@ -1,14 +1,17 @@
 //! The swarm by itself, over memory and over sockets.
 
-use libp2p::{Multiaddr, PeerId, identity::Keypair};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, identity::Keypair};
 use storgo::{
     content::cid::{Cid, Codec},
-    net::{IncomingStreams, Net, NetError, NetEvent, NetOptions},
+    net::{IncomingStreams, Net, NetError, NetEvent, NetOptions, Protocols},
 };
 
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::swarm::DEADLINE;
+
+/// A protocol that the network knows nothing of.
+pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/test/1.0.0");
 
 pub struct Member {
     pub net: Net,
@@ -18,7 +21,9 @@ pub struct Member {
 pub async fn start(change: impl FnOnce(&mut NetOptions)) -> Member {
     let mut options = NetOptions { listen: vec![memory()], ..NetOptions::new(Keypair::generate_ed25519()) };
     change(&mut options);
-    let (net, streams) = Net::start(options).await.expect("starts");
+    let mut protocols = Protocols::default();
+    let streams = protocols.accept(PROTOCOL);
+    let net = Net::start(options, protocols).await.expect("starts");
     Member { net, streams }
 }
 
@@ -224,7 +229,7 @@ async fn streams_opened_in_a_row_all_arrive() {
     let mut opened = Vec::new();
     let peer = client.net.connected()[0];
     for _ in 0..64 {
-        let mut stream = within("opened", client.net.open(peer)).await.expect("opened");
+        let mut stream = within("opened", client.net.open(peer, PROTOCOL)).await.expect("opened");
         // Negotiated lazily: the first byte makes it real.
         libp2p::futures::AsyncWriteExt::write_all(&mut stream, b"x").await.expect("written");
         libp2p::futures::AsyncWriteExt::flush(&mut stream).await.expect("flushed");
@@ -239,7 +244,7 @@ async fn a_taken_port_is_named() {
     let port = holder.local_addr().expect("an address").port();
     let addr: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("a multiaddr");
     let options = NetOptions { listen: vec![addr.clone()], ..NetOptions::new(Keypair::generate_ed25519()) };
-    match Net::start(options).await.map(drop) {
+    match Net::start(options, Protocols::default()).await.map(drop) {
         Err(NetError::Listen { addr: named, kind, .. }) => {
             assert_eq!((named, kind), (addr, std::io::ErrorKind::AddrInUse));
         }

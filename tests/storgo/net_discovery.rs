@@ -7,7 +7,7 @@ use storgo::net::{NetEvent, RememberedPeer};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
-    net::{Member, found, joined, root, start, within},
+    net::{Member, PROTOCOL, found, joined, root, start, within},
     swarm::tcp,
 };
 
@@ -52,7 +52,7 @@ async fn a_third_node_finds_a_provider_that_it_was_never_told_of() {
         let asker = start(join).await;
         within("joined", joined(&asker.net)).await;
         assert_eq!(found(&asker.net, root(1)).await, [provider.net.peer_id()], "{listen}");
-        within("opened", asker.net.open(provider.net.peer_id())).await.expect("opened");
+        within("opened", asker.net.open(provider.net.peer_id(), PROTOCOL)).await.expect("opened");
     }
 }
 
@@ -158,7 +158,7 @@ async fn who_refuses_on_one_transport_is_not_waited_for_on_the_other() {
     let addrs = ways.iter().map(|way| way.parse().expect("a multiaddr")).collect();
     let node = start(|options| options.remembered = vec![RememberedPeer { peer: gone, addrs }]).await;
     let asked = Instant::now();
-    within("refused", node.net.open(gone)).await.expect_err("nobody is there");
+    within("refused", node.net.open(gone, PROTOCOL)).await.expect_err("nobody is there");
     // A handshake on QUIC may take five seconds.
     assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
 }
@@ -228,5 +228,5 @@ async fn an_address_that_leads_to_somebody_else_costs_itself_and_not_the_call() 
         options.remembered = vec![told];
     })
     .await;
-    within("opened", node.net.open(peer.net.peer_id())).await.expect("opened");
+    within("opened", node.net.open(peer.net.peer_id(), PROTOCOL)).await.expect("opened");
 }

@@ -4,10 +4,13 @@ use libp2p::{
     Multiaddr,
     futures::{AsyncReadExt, AsyncWriteExt},
 };
-use storgo::{content::secret::MembershipKey, net::NetEvent};
+use storgo::{
+    content::secret::MembershipKey,
+    net::{NetError, NetEvent},
+};
 use tokio::sync::{broadcast::error::TryRecvError, mpsc};
 
-use super::net::{start, within};
+use super::net::{PROTOCOL, start, within};
 
 const LISTEN: [&str; 4] =
     ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip6/::1/tcp/0", "/ip6/::1/udp/0/quic-v1"];
@@ -31,7 +34,7 @@ async fn no_stranger_gets_a_connection_and_a_member_gets_a_stream() {
             let stranger = start(|options| options.membership = membership).await;
             // On QUIC, a stranger who knows of no proof believes to be connected until it is hung up on.
             drop(within("refused", stranger.net.connect(addr.clone())).await);
-            if let Ok(mut stream) = within("refused", stranger.net.open(peer)).await {
+            if let Ok(mut stream) = within("refused", stranger.net.open(peer, PROTOCOL)).await {
                 let heard = within("hung up on", stream.read(&mut [0])).await;
                 assert!(!matches!(heard, Ok(1..)), "{listen}: {heard:?}");
             }
@@ -42,7 +45,7 @@ async fn no_stranger_gets_a_connection_and_a_member_gets_a_stream() {
 
         let member = start(|options| options.membership = Some(key.clone())).await;
         assert_eq!(within("welcome", member.net.connect(addr)).await.expect("welcome"), peer, "{listen}");
-        let mut stream = within("opened", member.net.open(peer)).await.expect("opened");
+        let mut stream = within("opened", member.net.open(peer, PROTOCOL)).await.expect("opened");
         stream.write_all(b"x").await.expect("written");
         stream.flush().await.expect("flushed");
         let (from, _) = within("accepted", inside.streams.recv()).await.expect("a stream");
@@ -51,17 +54,26 @@ async fn no_stranger_gets_a_connection_and_a_member_gets_a_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_is_not_fooled_by_a_stranger_that_it_calls() {
+async fn a_member_does_not_connect_to_a_node_without_its_key() {
     for listen in LISTEN {
-        let stranger = start(|options| options.listen = vec![listen.parse().expect("a multiaddr")]).await;
-        let addr: Multiaddr = stranger.net.listen_addrs().remove(0);
-        let member = start(|options| options.membership = Some(any_cluster())).await;
-        let mut seen = member.net.events();
-        within("refused", member.net.connect(addr)).await.expect_err(listen);
-        while let Ok(event) = seen.try_recv() {
-            assert!(!matches!(event, NetEvent::Connected { .. }), "{listen}: {event:?}");
+        for membership in [None, Some(any_cluster())] {
+            let has_key = membership.is_some();
+            let outsider = start(|options| {
+                options.listen = vec![listen.parse().expect("a multiaddr")];
+                options.membership = membership;
+            })
+            .await;
+            let addr: Multiaddr = outsider.net.listen_addrs().remove(0);
+            let member = start(|options| options.membership = Some(any_cluster())).await;
+            let mut events = member.net.events();
+            let refused = within("refused", member.net.connect(addr)).await;
+            let Err(NetError::Dial(why)) = refused else { panic!("{listen}: {refused:?}") };
+            assert!(!has_key || why.contains("belongs to a cluster"), "{listen}: {why}");
+            while let Ok(event) = events.try_recv() {
+                assert!(!matches!(event, NetEvent::Connected { .. }), "{listen}: {event:?}");
+            }
+            assert_eq!(member.net.connected(), [], "{listen}");
         }
-        assert_eq!(member.net.connected(), [], "{listen}");
     }
 }
 

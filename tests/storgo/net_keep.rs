@@ -12,7 +12,7 @@ use storgo::net::{Net, NetEvent};
 use tokio::sync::broadcast::Receiver;
 
 use super::{
-    net::{Member, start, within},
+    net::{Member, PROTOCOL, start, within},
     swarm::DEADLINE,
 };
 
@@ -34,7 +34,7 @@ async fn call(server: &Net, keypair: Keypair) -> Member {
 /// Both ends of a stream. A connection that is being closed at this very moment loses it: then again.
 async fn open_stream(client: &Net, server: &mut Member) -> (Stream, Stream) {
     loop {
-        let Ok(mut stream) = client.open(server.net.peer_id()).await else { continue };
+        let Ok(mut stream) = client.open(server.net.peer_id(), PROTOCOL).await else { continue };
         if stream.write_all(b"x").await.is_ok() && stream.flush().await.is_ok() {
             let held = tokio::time::timeout(DEADLINE / 10, server.streams.recv()).await;
             if let Ok(Some((peer, held))) = held {

@@ -1,10 +1,13 @@
 //! Connections and streams to peers, by all kinds of addresses and by none.
 
-use libp2p::{PeerId, futures::AsyncWriteExt};
+use libp2p::{
+    PeerId, StreamProtocol,
+    futures::{AsyncReadExt, AsyncWriteExt},
+};
 use storgo::net::NetError;
 
 use super::{
-    net::{joined, start, within},
+    net::{PROTOCOL, joined, start, within},
     swarm::tcp,
 };
 
@@ -46,7 +49,7 @@ async fn a_peer_that_one_was_never_told_of_is_found_by_its_id() {
     within("joined", joined(&wanted.net)).await;
     let asker = start(|options| options.bootstrap = vec![addr]).await;
     within("joined", joined(&asker.net)).await;
-    let mut stream = within("opened", asker.net.open(wanted.net.peer_id())).await.expect("opened");
+    let mut stream = within("opened", asker.net.open(wanted.net.peer_id(), PROTOCOL)).await.expect("opened");
     stream.write_all(b"x").await.expect("written");
     stream.flush().await.expect("flushed");
     assert_eq!(within("accepted", wanted.streams.recv()).await.expect("a stream").0, asker.net.peer_id());
@@ -55,18 +58,33 @@ async fn a_peer_that_one_was_never_told_of_is_found_by_its_id() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_opened_says_why() {
     let (node, other) = (start(|options| options.listen = vec![tcp()]).await, start(|_| {}).await);
-    let myself = within("ourselves", node.net.open(node.net.peer_id())).await;
-    assert!(matches!(&myself, Err(NetError::Dial(why)) if why.contains("ourselves")), "{myself:?}");
+    let myself = within("ourselves", node.net.open(node.net.peer_id(), PROTOCOL)).await;
+    assert!(matches!(&myself, Err(NetError::Dial(why)) if why.contains("this node itself")), "{myself:?}");
 
     let nobody = PeerId::random();
-    let unknown = within("unknown", node.net.open(nobody)).await;
+    let unknown = within("unknown", node.net.open(nobody, PROTOCOL)).await;
     assert!(matches!(unknown, Err(NetError::NoAddress(peer)) if peer == nobody), "{unknown:?}");
 
     let addr = node.net.listen_addrs().remove(0);
+    let other_protocol = StreamProtocol::new("/other/1.0.0");
+    within("connected", other.net.connect(addr.clone())).await.expect("connected");
+    // The protocol is negotiated with the first bytes.
+    let mut stream =
+        within("other protocol", other.net.open(node.net.peer_id(), other_protocol)).await.expect("offered");
+    let read = within("refused", stream.read(&mut [0])).await;
+    assert!(read.is_err(), "{read:?}");
+
     let wrong = addr.to_string().replace(&node.net.peer_id().to_string(), &nobody.to_string());
     let wrong = within("wrong", other.net.connect(wrong.parse().expect("a multiaddr"))).await;
     let actual = node.net.peer_id().to_string();
     assert!(matches!(&wrong, Err(NetError::Dial(why)) if why.contains(&actual)), "{wrong:?}");
+
+    let no_name =
+        within("no name", other.net.connect("/dns4/nosuch.invalid/tcp/1".parse().expect("valid"))).await;
+    assert!(
+        matches!(&no_name, Err(NetError::Dial(why)) if why.contains("no DNS record for nosuch.invalid")),
+        "{no_name:?}"
+    );
 
     let gone = node.net.peer_id();
     within("connected", other.net.connect(addr)).await.expect("connected");
@@ -78,8 +96,8 @@ async fn what_cannot_be_opened_says_why() {
         }
     })
     .await;
-    let refused = within("gone", other.net.open(gone)).await;
+    let refused = within("gone", other.net.open(gone, PROTOCOL)).await;
     assert!(matches!(&refused, Err(NetError::Dial(why)) if why.contains("refused")), "{refused:?}");
     other.net.shutdown().await;
-    assert!(matches!(other.net.open(gone).await, Err(NetError::Closed)));
+    assert!(matches!(other.net.open(gone, PROTOCOL).await, Err(NetError::Closed)));
 }

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    net::{Member, joined, providers, root, start, within},
+    net::{Member, PROTOCOL, joined, providers, root, start, within},
     swarm::{DEADLINE, addr_of, get, noise, put, start_knowing, start_with, tcp},
 };
 
@@ -157,7 +157,7 @@ async fn a_peer_that_has_moved_behind_a_slow_link_is_reached() {
     let member = start(|options| options.bootstrap = bootstrap).await;
     within("joined", joined(&member.net)).await;
     let (net, peer) = (member.net.clone(), moved.net.peer_id());
-    let opening = tokio::spawn(async move { net.open(peer).await });
+    let opening = tokio::spawn(async move { net.open(peer, PROTOCOL).await });
     ask_on(&member, &gate).await;
     assert_eq!(gate.left(), 0, "a dial was given up");
     gate.open(&moved);

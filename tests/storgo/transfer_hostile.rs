@@ -13,9 +13,9 @@ use libp2p::{Stream, identity::Keypair};
 use storgo::{
     content::cid::{Cid, Codec},
     fetch::{FetchError, Fetcher},
-    net::{IncomingStreams, Net, NetOptions},
+    net::{IncomingStreams, Net, NetOptions, Protocols},
     store::{Store, StoreOptions},
-    transfer::{Counters, Limiter, ServeOptions, Transfers, serve},
+    transfer::{self, Counters, Limiter, ServeOptions, Transfers},
     wire::{Message, PREFIX_LEN, Request, Response},
 };
 use tempfile::TempDir;
@@ -38,7 +38,9 @@ pub struct Peer {
 
 async fn start_net() -> (Net, IncomingStreams) {
     let options = NetOptions { listen: vec![tcp()], ..NetOptions::new(Keypair::generate_ed25519()) };
-    Net::start(options).await.expect("starts")
+    let mut protocols = Protocols::default();
+    let incoming = protocols.accept(transfer::PROTOCOL);
+    (Net::start(options, protocols).await.expect("starts"), incoming)
 }
 
 impl Peer {
@@ -50,7 +52,8 @@ impl Peer {
         let limit = bytes_per_s.map(|rate| Arc::new(Limiter::new(rate)));
         let options = ServeOptions { limit, ..ServeOptions::default() };
         let stop = CancellationToken::new();
-        let serving = serve(net.clone(), incoming, store.clone(), options, Arc::clone(&counters), stop);
+        let serving =
+            transfer::serve(net.clone(), incoming, store.clone(), options, Arc::clone(&counters), stop);
         let serving = AbortOnDropHandle::new(tokio::spawn(serving));
         let fetcher = Fetcher::new(store.clone(), Transfers::new(net.clone(), Arc::clone(&counters)));
         Self { net, store, fetcher, counters, _serving: serving, _dir: dir }

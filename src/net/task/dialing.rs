@@ -4,7 +4,6 @@ use std::{collections::HashMap, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId,
-    multiaddr::Protocol,
     swarm::{
         ConnectionId, DialError, DialFailure, FromSwarm, NetworkBehaviour,
         dial_opts::{DialOpts, PeerCondition},
@@ -12,28 +11,22 @@ use libp2p::{
 };
 use tokio::time::Instant;
 
-use super::{Dialed, Task, query::Query, reason};
+use super::{Dialed, Task, query::Query};
 use crate::net::{
     NetError,
     address_ranking::bare,
+    dial_failure::{SELF_DIAL, dial_error, is_other_cluster},
     discovery::{dial_opts, peer_of},
-    proof::{NO_PROOF, WRONG_PROOF},
-    streams::Reply,
+    streams::OpenStream,
 };
 
 /// Streams that wait for a connection to a peer.
 #[derive(Default)]
 pub(super) struct Opening {
-    pub(super) replies: Vec<Reply>,
+    pub(super) streams: Vec<OpenStream>,
     /// The DHT has been asked where the peer is, which could not be reached at these addresses.
     asked: Option<Vec<Multiaddr>>,
 }
-
-/// What is at an address that is our own.
-const OURSELVES: &str = "that is this node itself";
-
-/// What a handshake that ends in noise means.
-const OTHER_CLUSTER: &str = "one of the two nodes belongs to a cluster whose key the other one lacks";
 
 /// How long a question to the DHT waits for a peer that is being dialled.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -101,21 +94,21 @@ impl Task {
         }
     }
 
-    pub(super) fn open(&mut self, peer: PeerId, reply: Reply) {
+    pub(super) fn open(&mut self, peer: PeerId, open: OpenStream) {
         if peer == *self.swarm.local_peer_id() {
-            drop(reply.send(Err(NetError::Dial("this peer is ourselves".into()))));
+            drop(open.reply.send(Err(NetError::Dial(SELF_DIAL.into()))));
             return;
         }
         if self.swarm.is_connected(&peer) {
-            self.swarm.behaviour_mut().streams.open(peer, reply);
+            self.swarm.behaviour_mut().streams.open(peer, open);
             return;
         }
         if self.swarm.behaviour().dial_backoff.was_just_tried(&peer, Instant::now()) {
-            drop(reply.send(Err(NetError::Dial("the peer could not be reached a moment ago".into()))));
+            drop(open.reply.send(Err(NetError::Dial("the peer could not be reached a moment ago".into()))));
             return;
         }
         let first = !self.opening.contains_key(&peer);
-        self.opening.entry(peer).or_default().replies.push(reply);
+        self.opening.entry(peer).or_default().streams.push(open);
         if first {
             self.dial(peer);
         }
@@ -230,8 +223,8 @@ impl Task {
     }
 
     pub(super) fn give_up(&mut self, peer: PeerId, why: &NetError) {
-        for reply in self.opening.remove(&peer).unwrap_or_default().replies {
-            drop(reply.send(Err(why.clone())));
+        for open in self.opening.remove(&peer).unwrap_or_default().streams {
+            drop(open.reply.send(Err(why.clone())));
         }
     }
 
@@ -242,7 +235,7 @@ impl Task {
         }
         self.bootstrap_failed(id, error);
         if let DialError::Transport(tried) = error
-            && let Some((addr, _)) = tried.iter().find(|(_, e)| is_outside(&reason(e)))
+            && let Some((addr, _)) = tried.iter().find(|(_, e)| is_other_cluster(e))
         {
             self.share(|shared| shared.outside = Some(addr.clone()));
         }
@@ -258,7 +251,7 @@ impl Task {
 
     /// Why a call at an address that was named failed.
     fn why_not(&self, peer: Option<PeerId>, error: &DialError) -> NetError {
-        if self.was_for_us(peer, error) { NetError::Dial(OURSELVES.into()) } else { dial_error(error) }
+        if self.was_for_us(peer, error) { NetError::Dial(SELF_DIAL.into()) } else { dial_error(error) }
     }
 
     /// A call for ourselves by name ends in a handshake that says nothing of that; one to where we listen is never made.
@@ -303,54 +296,5 @@ impl Task {
             // Nor is it named to others who ask.
             self.swarm.behaviour_mut().kad.remove_peer(&peer);
         }
-    }
-}
-
-/// Whether this is how a handshake ends where only one side has the cluster's key, or each has another one.
-fn is_outside(reason: &str) -> bool {
-    // On TCP, what the other one says cannot be read; on QUIC, its proof is missing or wrong.
-    reason.contains("decrypt") || reason == NO_PROOF || reason == WRONG_PROOF
-}
-
-fn dial_error(error: &DialError) -> NetError {
-    match error {
-        DialError::WrongPeerId { obtained, .. } => {
-            NetError::Dial(format!("another peer is at this address: {obtained}"))
-        }
-        DialError::LocalPeerId { .. } => NetError::Dial(OURSELVES.into()),
-        DialError::Transport(tried) => {
-            let why = |addr, e| match reason(e) {
-                text if is_outside(&text) => OTHER_CLUSTER.into(),
-                text => unknown_name(addr, &text).unwrap_or(text),
-            };
-            let reasons = tried.iter().map(|(addr, e)| format!("{addr}: {}", why(addr, e)));
-            let reasons: Vec<String> = reasons.collect();
-            NetError::Dial(reasons.join("; "))
-        }
-        other => NetError::Dial(other.to_string()),
-    }
-}
-
-/// Says in plain words that the DNS does not know the name in an address.
-fn unknown_name(addr: &Multiaddr, reason: &str) -> Option<String> {
-    let name = addr.iter().find_map(|part| match part {
-        Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) | Protocol::Dnsaddr(name) => {
-            Some(name)
-        }
-        _ => None,
-    })?;
-    reason.starts_with("no record").then(|| format!("{name} is not known to the DNS"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_that_the_dns_does_not_know_is_said_in_plain_words() {
-        let addr: Multiaddr = "/dns4/nosuch.invalid/tcp/1".parse().expect("a multiaddr");
-        let said = unknown_name(&addr, "no records found for Query { name: Name(\"nosuch.invalid.\") }");
-        assert_eq!(said.as_deref(), Some("nosuch.invalid is not known to the DNS"));
-        assert_eq!(unknown_name(&addr, "connection refused"), None);
     }
 }

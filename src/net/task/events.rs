@@ -115,13 +115,13 @@ impl Task {
             state.connections.insert(id, addr.clone());
         });
         if !first {
-            self.swarm.behaviour_mut().streams.keep_ways(peer);
+            self.swarm.behaviour_mut().streams.update_keep_alive(peer);
         }
         for reply in self.dialing.remove(&id).into_iter().flatten() {
             drop(reply.send(Ok(peer)));
         }
-        for reply in self.opening.remove(&peer).unwrap_or_default().replies {
-            self.swarm.behaviour_mut().streams.open(peer, reply);
+        for open in self.opening.remove(&peer).unwrap_or_default().streams {
+            self.swarm.behaviour_mut().streams.open(peer, open);
         }
         if first {
             self.emit(NetEvent::Connected { peer, addr });
@@ -168,7 +168,7 @@ impl Task {
     /// A peer has gone: where its connection was one that stays, another one takes its place.
     fn no_longer_kept(&mut self, peer: PeerId) {
         let room = self.kept.gone(peer);
-        self.swarm.behaviour_mut().streams.keep(peer, false);
+        self.swarm.behaviour_mut().streams.set_protected(peer, false);
         if room {
             for peer in self.dht_peers.clone() {
                 let change = self.kept.dht_peer(peer);

@@ -3,10 +3,10 @@
 use libp2p::{PeerId, kad};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Task, key};
+use super::Task;
 use crate::{
     content::cid::Cid,
-    net::{NetError, NetEvent, address_ranking::TOLD},
+    net::{NetError, NetEvent, address_ranking::TOLD, provider_records::key},
 };
 
 /// Questions to the DHT at a time; more wait.

@@ -1,0 +1,70 @@
+//! Why a dial or a listener failed, read from the types inside libp2p's errors.
+
+use std::{error::Error, io, iter};
+
+use libp2p::{Multiaddr, dns, multiaddr::Protocol, noise, swarm::DialError};
+
+use super::{NetError, proof::ProofError};
+
+/// Reason of a failed dial: this node answered.
+pub(super) const SELF_DIAL: &str = "the peer is this node itself";
+
+/// Reason of a failed dial: the two nodes do not have the same cluster key.
+const OTHER_CLUSTER: &str = "one of the two nodes belongs to a cluster whose key the other one lacks";
+
+/// Returns an error and what caused it, outermost first. [`io::Error::source`] skips the error that it wraps.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(Some(error), |&error: &&'a (dyn Error + 'static)| {
+        match error.downcast_ref().and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped as &(dyn Error + 'static)),
+            None => error.source(),
+        }
+    })
+}
+
+/// Returns the text of the innermost cause.
+pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
+    causes(error).last().unwrap_or(error).to_string()
+}
+
+/// Returns whether a handshake failed because the two nodes do not have the same cluster key.
+pub(super) fn is_other_cluster(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|cause| match cause.downcast_ref() {
+        // TCP: the key is part of the Noise prologue, so the peer's handshake message cannot be decrypted.
+        Some(noise::Error::Io(e)) => e.kind() == io::ErrorKind::InvalidData,
+        // QUIC: the proof is missing or wrong.
+        _ => cause.is::<ProofError>(),
+    })
+}
+
+fn is_unknown_name(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|cause| cause.downcast_ref().is_some_and(dns::ResolveError::is_no_records_found))
+}
+
+/// Describes a failed dial for people.
+pub(super) fn dial_error(error: &DialError) -> NetError {
+    let reason = match error {
+        DialError::WrongPeerId { obtained, .. } => format!("another peer is at this address: {obtained}"),
+        DialError::LocalPeerId { .. } => SELF_DIAL.into(),
+        DialError::Transport(tried) => {
+            let reasons = tried.iter().map(|(addr, error)| format!("{addr}: {}", reason(addr, error)));
+            reasons.collect::<Vec<_>>().join("; ")
+        }
+        other => other.to_string(),
+    };
+    NetError::Dial(reason)
+}
+
+fn reason(addr: &Multiaddr, error: &(dyn Error + 'static)) -> String {
+    let name = addr.iter().find_map(|part| match part {
+        Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) | Protocol::Dnsaddr(name) => {
+            Some(name)
+        }
+        _ => None,
+    });
+    match name {
+        _ if is_other_cluster(error) => OTHER_CLUSTER.into(),
+        Some(name) if is_unknown_name(error) => format!("no DNS record for {name}"),
+        _ => root_cause(error),
+    }
+}
