@@ -42,6 +42,7 @@
 //!
 //! A new module gets its place in `LAYERS` of the layering test, in the list above and in `docs/architecture.md`.
 #![deny(missing_docs)]
+#![forbid(unsafe_code)]
 
 pub mod catalogue;
 pub mod cli;
