@@ -1,8 +1,7 @@
 //! Settings, and where each value came from.
 //!
-//! One table (`table`) says what settings there are; everything else follows from it. Sources in rising order: built-in,
-//! profile, file (TOML or YAML), environment, flags. Each source is a flat list of `key = values`; the last one that
-//! names a key wins, and its origin is remembered.
+//! `table` lists all settings. Sources in rising order: built-in, profile, file (TOML or YAML), environment, flags. Each
+//! source is a flat list of `key = values`; the last one that sets a key wins, and its origin is kept.
 
 mod table;
 mod values;
@@ -13,14 +12,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) use table::address;
-pub use table::{Setting, TABLE};
-pub use values::{ByteSize, DoorAddr, parse_bytes, parse_duration};
+pub(crate) use table::check_peer_address;
+pub use table::{FLAGS, PROFILES, Setting, TABLE};
+pub use values::{ByteSize, HttpAddr, parse_duration};
 
-/// Where a value came from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// The program itself.
+    /// The default.
     BuiltIn,
     /// A profile.
     Profile(String),
@@ -44,118 +43,119 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Why settings cannot be used.
+/// Why the settings are invalid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A key that no setting has.
-    #[error("{origin}: there is no setting {key:?}{}", near.map_or_else(String::new, |near| format!("; did you mean {near:?}?")))]
+    /// An unknown key.
+    #[error("{origin}: unknown setting {key:?}{}", near.map_or_else(String::new, |near| format!("; did you mean {near:?}?")))]
     UnknownKey {
-        /// Where it stands.
+        /// Its source.
         origin: Origin,
         /// The key.
         key: String,
-        /// The nearest key that exists.
+        /// The key that is most like it.
         near: Option<&'static str>,
     },
-    /// A value that its setting cannot take.
-    #[error("{origin}: {key} = {value:?} cannot be used: {reason} (for example {example:?})")]
+    /// A value that its setting does not take.
+    #[error("{origin}: invalid value {key} = {value:?}: {reason} (for example {example:?})")]
     BadValue {
-        /// Where it stands.
+        /// Its source.
         origin: Origin,
         /// The setting.
         key: &'static str,
-        /// The value; withheld for secrets.
+        /// The value; `…` for secrets.
         value: String,
-        /// What is wrong.
+        /// The reason.
         reason: String,
-        /// A value that works.
+        /// A valid value.
         example: &'static str,
     },
-    /// A group of settings that does not exist.
-    #[error("{origin}: there is no group of settings [{group}]{}", near.map_or_else(String::new, |near| format!("; did you mean {near:?}?")))]
+    /// An unknown group of settings.
+    #[error("{origin}: unknown group of settings [{group}]{}", near.map_or_else(String::new, |near| format!("; did you mean {near:?}?")))]
     UnknownGroup {
-        /// Where it stands.
+        /// Its source.
         origin: Origin,
         /// Its name.
         group: String,
-        /// The nearest setting that exists.
+        /// The setting that is most like it.
         near: Option<&'static str>,
     },
-    /// Several values, or none, where there is one.
-    #[error("{origin}: {key} takes one value, and {given} are given (for example {example:?})")]
+    /// Several values, or none, for a setting that takes one.
+    #[error("{origin}: {key} takes one value, got {given} (for example {example:?})")]
     OneValue {
-        /// Where it stands.
+        /// Its source.
         origin: Origin,
         /// The setting.
         key: &'static str,
-        /// How many there are.
+        /// The number of values.
         given: usize,
-        /// A value that works.
+        /// A valid value.
         example: &'static str,
     },
     /// A file that cannot be read.
-    #[error("cannot read {}{}: {source}", path.display(), said(origin.as_ref()))]
+    #[error("cannot read {}{}: {source}", path.display(), named_by(origin.as_ref()))]
     Read {
         /// The file.
         path: PathBuf,
-        /// Who named it, where somebody did.
+        /// The source that names it, if another source does.
         origin: Option<Origin>,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A file that cannot be understood.
+    /// A file that is not valid TOML or YAML.
     #[error("{}: {reason}", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with its line where that is known.
+        /// The reason, with the line if it is known.
         reason: String,
     },
-    /// A profile that does not exist.
-    #[error("there is no profile {0:?}: use dev, staging or prod")]
+    /// An unknown profile.
+    #[error("unknown profile {0:?}; use dev, staging or prod")]
     UnknownProfile(String),
 }
 
-fn said(origin: Option<&Origin>) -> String {
-    origin.map_or_else(String::new, |origin| format!(", which {origin} names"))
+fn named_by(origin: Option<&Origin>) -> String {
+    origin.map_or_else(String::new, |origin| format!(", named by {origin}"))
 }
 
-/// The values in force.
+/// The value of every setting, with its origin.
 #[derive(Debug, Clone)]
 pub struct Settings {
     values: BTreeMap<&'static str, (Vec<String>, Origin)>,
 }
 
-/// What the sources are made of.
+/// The sources of the settings.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
-    /// A profile's name.
+    /// Name of a profile.
     pub profile: Option<String>,
-    /// The file that must be there.
+    /// A settings file that must exist.
     pub file: Option<PathBuf>,
-    /// A file that is read where it exists (`config.toml` in the data directory).
+    /// The settings file that is read if `file` is not set, and only if it exists.
     pub default_file: Option<PathBuf>,
-    /// The environment.
+    /// The environment variables.
     pub env: Vec<(String, String)>,
     /// Flags: setting, values, flag.
     pub flags: Vec<(&'static str, Vec<String>, String)>,
 }
 
-/// Variables that are no settings.
+/// Variables that are not settings.
 const OTHER_ENV: [&str; 3] = ["STORGO_DATA_DIR", "STORGO_CONFIG", "STORGO_PROFILE"];
 
 impl Settings {
-    /// Puts all sources together and checks every value.
+    /// Merges all sources and checks every value.
     ///
     /// # Errors
-    /// [`ConfigError`]: each names where the mistake is.
+    /// [`ConfigError`], which names the source of the mistake.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let built_in = |setting: &Setting| (setting.key, (split(setting, setting.default), Origin::BuiltIn));
         let mut settings = Self { values: TABLE.iter().map(built_in).collect() };
         if let Some(name) = &sources.profile {
-            let profile = table::profile(name).ok_or_else(|| ConfigError::UnknownProfile(name.clone()))?;
-            for (key, value) in profile {
+            let profile = PROFILES.iter().find(|(known, _)| known == name);
+            let (_, profile) = profile.ok_or_else(|| ConfigError::UnknownProfile(name.clone()))?;
+            for (key, value) in *profile {
                 settings.set_text(key, value, Origin::Profile(name.clone()))?;
             }
         }
@@ -170,7 +170,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Sets a setting from one text, in which a comma parts the values of a list.
+    /// Sets a setting from a text in which commas separate the values of a list.
     fn set_text(&mut self, key: &str, text: &str, origin: Origin) -> Result<(), ConfigError> {
         let setting = TABLE.iter().find(|setting| setting.key == key);
         let values = setting.map_or_else(|| vec![text.to_owned()], |setting| split(setting, text));
@@ -238,10 +238,10 @@ impl Settings {
             }
             let origin = Origin::Env(name.clone());
             let direct = TABLE.iter().find(|setting| setting.env() == *name);
-            let twin =
+            let secret_file =
                 TABLE.iter().find(|setting| setting.secret && format!("{}_FILE", setting.env()) == *name);
-            match (direct, twin) {
-                // What stands for nothing is a variable that is not set.
+            match (direct, secret_file) {
+                // An empty variable counts as not set.
                 (Some(setting), _) if value.is_empty() && !setting.list && !setting.default.is_empty() => {}
                 (Some(setting), _) => self.set(setting.key, split(setting, value), origin)?,
                 (None, Some(setting)) => {
@@ -262,13 +262,13 @@ impl Settings {
         Ok(())
     }
 
-    /// Where the value of a setting came from.
+    /// Returns the source of a value.
     pub fn origin(&self, key: &str) -> &Origin {
         self.values.get(key).map_or(&Origin::BuiltIn, |(_, origin)| origin)
     }
 
-    /// That a value cannot be used, as every mistake in settings is said; for what their table alone cannot know.
-    pub fn refuse(&self, key: &'static str, reason: impl Into<String>) -> ConfigError {
+    /// Makes the error for a value that is invalid for a reason that the table cannot know.
+    pub fn bad_value(&self, key: &'static str, reason: impl Into<String>) -> ConfigError {
         let setting = TABLE.iter().find(|setting| setting.key == key);
         ConfigError::BadValue {
             origin: self.origin(key).clone(),
@@ -283,27 +283,27 @@ impl Settings {
         }
     }
 
-    /// The values of a setting, unparsed.
+    /// Returns the values of a setting, unparsed.
     pub fn list(&self, key: &str) -> &[String] {
         self.values.get(key).map_or(&[], |(values, _)| values)
     }
 
-    /// The one value of a setting; none where it is empty.
+    /// Returns the only value of a setting; `None` if it is empty.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.list(key).first().map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// A value that has been checked by the table.
+    /// Parses the only value of a setting; `None` if it is empty.
     pub fn parsed<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
         self.get(key).and_then(|value| value.parse().ok())
     }
 
-    /// Whether a switch is on.
+    /// Returns whether a switch is on.
     pub fn is_on(&self, key: &str) -> bool {
         self.get(key) == Some("true")
     }
 
-    /// Every setting with its values and their origin, secrets withheld.
+    /// Returns every setting with its values and their source. Secrets are replaced by `(set)`.
     pub fn show(&self) -> impl Iterator<Item = (&'static Setting, Vec<String>, &Origin)> {
         TABLE.iter().filter_map(|setting| {
             let (values, origin) = self.values.get(setting.key)?;
@@ -313,12 +313,12 @@ impl Settings {
     }
 }
 
-/// Whether settings have names that begin with this.
+/// Whether a group of settings has this name.
 fn is_group(name: &str) -> bool {
     TABLE.iter().any(|setting| setting.key.split_once('.').is_some_and(|(group, _)| group == name))
 }
 
-/// The setting that was meant, where its group is named almost as it was.
+/// The setting that was probably meant, if its group has a similar name.
 fn near_group(group: &str, key: &str) -> Option<&'static str> {
     table::nearest(key).filter(|near| {
         let meant = near.split_once('.').map_or(*near, |(group, _)| group);
@@ -326,7 +326,7 @@ fn near_group(group: &str, key: &str) -> Option<&'static str> {
     })
 }
 
-/// A comma parts the values of a list; none stand for an empty one.
+/// Splits the values of a list at commas.
 fn split(setting: &Setting, text: &str) -> Vec<String> {
     if !setting.list {
         return if text.is_empty() { Vec::new() } else { vec![text.trim().into()] };
@@ -345,10 +345,10 @@ fn flatten(
         Value::String(text) => Ok(text.clone()),
         Value::Number(number) => Ok(number.to_string()),
         Value::Bool(switch) => Ok(switch.to_string()),
-        _ => Err(format!("{prefix}: a value of this kind has no meaning here")),
+        _ => Err(format!("{prefix}: expected a text, a number, true, false or a list of them")),
     };
     match tree {
-        // A group without settings: one that does not exist is a mistake all the same.
+        // Report an unknown group even if it is empty.
         Value::Object(table) if table.is_empty() && !prefix.is_empty() && !is_group(prefix) => {
             out.push((format!("{prefix}."), Vec::new()));
         }
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn toml_and_yaml_say_the_same() {
+    fn toml_and_yaml_files_give_the_same_settings() {
         let dir = tempfile::TempDir::new().expect("a folder");
         let texts = [
             (
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_with_a_way_out() {
+    fn errors_name_the_source_and_the_setting_that_was_meant() {
         let message = |pairs: &[(&str, &str)]| {
             Settings::load(&Sources { env: env(pairs), ..Sources::default() })
                 .expect_err("refused")
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_may_stand_in_a_file() {
+    fn a_secret_can_be_read_from_a_file() {
         let dir = tempfile::TempDir::new().expect("a folder");
         let path = dir.path().join("key");
         fs::write(&path, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n").expect("written");

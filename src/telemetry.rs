@@ -1,4 +1,4 @@
-//! Logs: to stderr, as text for people or as JSON for machines. No key, link or name is ever logged.
+//! Logs to stderr, as text or JSON. Keys, links and names are never logged.
 
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
@@ -7,12 +7,12 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// Begins to log. `level` is a level or a list of targets; `json` chooses the form. A second call changes nothing.
+/// Starts logging. `level` is a level or a list of targets. A second call changes nothing.
 pub fn start(level: &str, json: bool) {
     let mut filter: Targets =
         level.parse().unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
-    // What libraries say is of use only where it is asked for by name: a node that knows nobody yet is warned of by Kademlia
-    // every five minutes, and mDNS tells of each stranger that it meets.
+    // Limit noisy libraries unless the user names them: without peers, Kademlia warns every five minutes, and mDNS logs each
+    // stranger that it finds.
     let usual = matches!(filter.default_level(), Some(LevelFilter::INFO | LevelFilter::WARN));
     for (library, most) in [
         ("libp2p_kad", tracing::Level::ERROR),

@@ -1,19 +1,21 @@
-//! What can be typed.
+//! The arguments of the command line.
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Arg, ArgAction, ArgMatches, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
-/// What scripts go by; DESIGN 6 fixes it, and [`crate::node::ErrorCode::exit_code`] gives it.
+use crate::config::{FLAGS, TABLE};
+
+/// Part of the contract with scripts; [`super::error::CliError::exit_code`] implements it.
 const EXIT_CODES: &str = "\
 Exit codes:
-    0  done                          7  integrity: no good copy of a block
-    1  another error                 8  stored, below the redundancy asked for
+    0  done                          7  no undamaged copy of a block
+    1  another error                 8  stored with too few copies
     2  wrong usage or settings       9  timed out; what has arrived is kept
-    3  partly done                  11  data directory in use by another process
+    3  partly done                  11  data directory in use
     4  not found                    13  out of space or quota
     5  no node or peer reachable   130  interrupted
-    6  denied, or no key";
+    6  denied, or read key missing";
 
 /// Encrypted, content-addressed, peer-to-peer file store.
 ///
@@ -28,141 +30,78 @@ pub(super) struct Args {
     pub(super) command: Option<Command>,
 }
 
-/// Flags that every command takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
-    /// Where identity, blocks and index live [default: ~/.local/share/storgo].
+    /// Folder with identity, blocks and index [default: ~/.local/share/storgo].
     #[arg(long, global = true, value_name = "DIR", env = "STORGO_DATA_DIR")]
     pub(super) data_dir: Option<PathBuf>,
     /// Settings file, TOML or YAML [default: config.toml in the data directory].
     #[arg(long, global = true, value_name = "FILE", env = "STORGO_CONFIG")]
     pub(super) config: Option<PathBuf>,
-    /// A set of defaults: dev, staging or prod.
+    /// Set of defaults: dev, staging or prod.
     #[arg(long, global = true, value_name = "NAME", env = "STORGO_PROFILE")]
     pub(super) profile: Option<String>,
     /// Print the result as JSON.
     #[arg(long, global = true)]
     pub(super) json: bool,
-    /// No words and no progress on stderr; errors only.
+    /// Print nothing but errors on stderr.
     #[arg(long, short, global = true)]
     pub(super) quiet: bool,
-    /// Say more on stderr.
+    /// Print debug logs on stderr.
     #[arg(long, short, global = true)]
     pub(super) verbose: bool,
     #[command(flatten)]
     pub(super) flags: Flags,
 }
 
-/// Flags that set settings.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Settings")]
+/// The flags that set settings, made from [`FLAGS`].
+#[derive(Debug)]
 pub(super) struct Flags {
-    /// A peer to find the swarm by, with or without `/p2p/<id>`; may be repeated.
-    #[arg(long, global = true, value_name = "MULTIADDR")]
-    bootstrap: Vec<String>,
-    /// An address to listen on for peers; may be repeated.
-    #[arg(long, global = true, value_name = "MULTIADDR")]
-    listen: Vec<String>,
-    /// An address at which others reach this node; may be repeated.
-    #[arg(long, global = true, value_name = "MULTIADDR")]
-    external: Vec<String>,
-    /// Address of the HTTP API.
-    #[arg(long, global = true, value_name = "HOST:PORT")]
-    http: Option<String>,
-    /// A name under which the HTTP API is called, beside localhost; may be repeated.
-    #[arg(long, global = true, value_name = "NAME")]
-    http_host: Vec<String>,
-    /// Serve the HTTP API without TLS beyond this machine.
-    #[arg(long, global = true)]
-    http_insecure: bool,
-    /// Certificate chain for the HTTP API, in PEM.
-    #[arg(long, global = true, value_name = "FILE", requires = "tls_key")]
-    tls_cert: Option<String>,
-    /// Private key of that certificate, in PEM.
-    #[arg(long, global = true, value_name = "FILE", requires = "tls_cert")]
-    tls_key: Option<String>,
-    /// Serve the HTTP API over TLS, with a certificate that the node makes.
-    #[arg(long, global = true, conflicts_with = "tls_cert")]
-    tls_self_signed: bool,
-    /// Look for peers on the local network: true or false.
-    #[arg(long, global = true, value_name = "BOOL")]
-    mdns: Option<String>,
-    /// Relay connections for peers that cannot be dialled: true or false.
-    #[arg(long, global = true, value_name = "BOOL")]
-    relay_server: Option<String>,
-    /// Where this machine is, in a word; peers see it.
-    #[arg(long, global = true, value_name = "NAME")]
-    region: Option<String>,
-    /// Connections held at most.
-    #[arg(long, global = true, value_name = "N")]
-    max_connections: Option<String>,
-    /// Hard limit for blocks on disk, for example "500 GiB".
-    #[arg(long, global = true, value_name = "SIZE")]
-    capacity: Option<String>,
-    /// Evictable cache for blocks read from peers.
-    #[arg(long, global = true, value_name = "SIZE")]
-    cache_size: Option<String>,
-    /// Bytes per second to peers, all together.
-    #[arg(long, global = true, value_name = "SIZE")]
-    upload_limit: Option<String>,
-    /// How long a read waits while nothing arrives, for example 30s.
-    #[arg(long, global = true, value_name = "TIME")]
-    timeout: Option<String>,
-    /// How files are cut: fastcdc or fixed:SIZE.
-    #[arg(long, global = true, value_name = "CHUNKER")]
-    chunker: Option<String>,
-    /// What `run` logs: error, warn, info, debug or trace.
-    #[arg(long, global = true, value_name = "LEVEL")]
-    log_level: Option<String>,
-    /// How it logs: text or json.
-    #[arg(long, global = true, value_name = "FORMAT")]
-    log_format: Option<String>,
+    /// Those that were given: setting, values, flag.
+    pub(super) given: Vec<(&'static str, Vec<String>, String)>,
 }
 
-impl Flags {
-    /// Those that were given: setting, values, flag.
-    pub(super) fn given(&self) -> Vec<(&'static str, Vec<String>, String)> {
-        let mut given = Vec::new();
-        let lists = [
-            ("bootstrap", "--bootstrap", &self.bootstrap),
-            ("listen", "--listen", &self.listen),
-            ("external", "--external", &self.external),
-            ("http.hosts", "--http-host", &self.http_host),
-        ];
-        for (key, flag, values) in lists {
-            if !values.is_empty() {
-                given.push((key, values.clone(), flag.into()));
+impl clap::Args for Flags {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let arg = |(key, flag, value): &(&'static str, &'static str, Option<&'static str>)| {
+            let setting = TABLE.iter().find(|setting| setting.key == *key).expect("a flag of a setting");
+            let more = if setting.list { "; may be repeated" } else { "" };
+            let arg = Arg::new(*key).long(*flag).global(true).help(format!("{}{more}", setting.doc));
+            let arg = arg.help_heading("Settings");
+            match value {
+                Some(name) if setting.list => arg.value_name(*name).action(ArgAction::Append),
+                Some(name) => arg.value_name(*name),
+                None => arg.action(ArgAction::SetTrue),
             }
-        }
-        let singles = [
-            ("http", "--http", &self.http),
-            ("tls.cert", "--tls-cert", &self.tls_cert),
-            ("tls.key", "--tls-key", &self.tls_key),
-            ("mdns", "--mdns", &self.mdns),
-            ("relay.server", "--relay-server", &self.relay_server),
-            ("region", "--region", &self.region),
-            ("max.connections", "--max-connections", &self.max_connections),
-            ("storage.capacity", "--capacity", &self.capacity),
-            ("cache.size", "--cache-size", &self.cache_size),
-            ("upload.limit", "--upload-limit", &self.upload_limit),
-            ("timeout", "--timeout", &self.timeout),
-            ("chunker", "--chunker", &self.chunker),
-            ("log.level", "--log-level", &self.log_level),
-            ("log.format", "--log-format", &self.log_format),
-        ];
-        let switches = [
-            ("http.insecure", "--http-insecure", self.http_insecure),
-            ("tls.self.signed", "--tls-self-signed", self.tls_self_signed),
-        ];
-        for (key, flag, _) in switches.into_iter().filter(|(.., on)| *on) {
-            given.push((key, vec!["true".into()], flag.into()));
-        }
-        for (key, flag, value) in singles {
-            if let Some(value) = value {
-                given.push((key, vec![value.clone()], flag.into()));
-            }
-        }
-        given
+        };
+        command
+            .args(FLAGS.iter().map(arg))
+            .mut_arg("tls.cert", |arg| arg.requires("tls.key"))
+            .mut_arg("tls.key", |arg| arg.requires("tls.cert"))
+            .mut_arg("tls.self.signed", |arg| arg.conflicts_with("tls.cert"))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let is_given = |key| matches.value_source(key) == Some(ValueSource::CommandLine);
+        let values = |key, value: Option<_>| match value {
+            Some(_) => matches.get_many(key).into_iter().flatten().cloned().collect(),
+            None => vec!["true".into()],
+        };
+        let given = FLAGS.iter().filter(|(key, ..)| is_given(key));
+        Ok(Self {
+            given: given.map(|(key, flag, value)| (*key, values(key, *value), format!("--{flag}"))).collect(),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 
@@ -179,78 +118,78 @@ pub(super) enum Command {
         #[command(flatten)]
         options: ProvideOptions,
     },
-    /// Read a file or folder by its link, CID or name; of several files of one name, the newest.
+    /// Read a file or folder.
     Get {
-        /// A link (quote it: the shell cuts at #), a CID or a name.
+        /// A link (in quotes, or the shell cuts it at #), a CID, or a name; the newest file of that name is read.
         reference: String,
         #[command(flatten)]
         options: GetOptions,
     },
     /// List the files that this node keeps.
     Ls {
-        /// Only names that contain this.
+        /// List only names that contain this text.
         query: Option<String>,
     },
-    /// Show what is known of a file.
+    /// Show the details of a file.
     Info {
         /// A link, CID or name.
         reference: String,
     },
     /// Remove files from this node.
     Rm {
-        /// Links, CIDs or names; a name that several files have is refused.
+        /// Links, CIDs or names; a name must not belong to several files.
         #[arg(required = true)]
         references: Vec<String>,
     },
-    /// Read stored blocks again and check them; bad ones are fetched from peers.
+    /// Check stored blocks, and fetch damaged ones from peers.
     Verify {
-        /// A link, CID or name; without it, everything.
+        /// A link, CID or name [default: all blocks].
         reference: Option<String>,
-        /// Make a new index from the blocks, and move them to the layout in the settings (the node must not run).
+        /// Rebuild the index from the blocks, and move them to storage.layout; the node must be stopped.
         #[arg(long, conflicts_with = "reference")]
         rebuild_index: bool,
     },
-    /// Show which blocks of a file are here, who has the others, and how many nodes may be lost.
+    /// Show which nodes hold the blocks of a file, and how many of these nodes may be lost.
     Health {
-        /// A link, CID or name; without it, the files that lack blocks here.
+        /// A link, CID or name [default: list files with missing blocks].
         reference: Option<String>,
     },
-    /// Fetch blocks that are missing here from peers.
+    /// Fetch missing blocks from peers.
     Repair {
-        /// A link, CID or name; without it, every file that is kept.
+        /// A link, CID or name [default: all files kept here].
         reference: Option<String>,
     },
-    /// Free the blocks that no file needs any more.
+    /// Delete blocks that no file uses any more.
     Gc {
-        /// Also what is still in its grace period, and what interrupted uploads have left
+        /// Also delete blocks in their grace period and those of interrupted uploads.
         #[arg(long)]
         now: bool,
     },
     /// List connected peers.
     Peers {
-        /// Connect to this multiaddr first.
+        /// Connect to this address first.
         #[arg(long, value_name = "MULTIADDR")]
         add: Option<String>,
     },
-    /// Show how the node is.
+    /// Show the state of the running node.
     Status,
-    /// Show this node's peer id.
+    /// Show the peer id of this node.
     Id,
-    /// Look for what may be wrong, and say what to do.
+    /// Look for problems and suggest solutions.
     Doctor,
-    /// Show what happens on the node, until Ctrl-C.
+    /// Print the events of the running node until Ctrl-C.
     Events,
-    /// Make a data directory, and with --cluster the key of a new cluster.
+    /// Create a data directory.
     Init {
-        /// Make a cluster key: only nodes that have it can speak to this one.
+        /// Create the key of a new cluster: only nodes that have it can connect to this one.
         #[arg(long)]
         cluster: bool,
     },
-    /// Print one line that brings another machine into this node's cluster.
+    /// Print an invite to the cluster of this node.
     Invite,
-    /// Enter a cluster by an invite.
+    /// Join a cluster.
     Join {
-        /// What `invite` printed.
+        /// The line that `invite` printed.
         invite: String,
     },
     /// Back up or restore the identity and the cluster key.
@@ -258,21 +197,21 @@ pub(super) enum Command {
         #[command(subcommand)]
         action: KeyAction,
     },
-    /// Print a link that signs a browser in to this node's page, once.
+    /// Print a link that signs a browser in to the page of this node, once.
     Web,
-    /// Make, list and revoke tokens for the HTTP API.
+    /// Create, list and revoke tokens of the HTTP API.
     Token {
         #[command(subcommand)]
         action: TokenAction,
     },
-    /// Show or check the settings in force.
+    /// Show or check the settings.
     Config {
         #[command(subcommand)]
         action: ConfigAction,
     },
-    /// Try it: three nodes on this machine, a file goes in and comes out.
+    /// Run three nodes on this machine; one stores a file, another fetches it.
     Demo {
-        /// End when it is done instead of staying up.
+        /// Stop afterwards instead of serving until Ctrl-C.
         #[arg(long)]
         once: bool,
     },
@@ -281,11 +220,11 @@ pub(super) enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print a manual page, or write them all.
+    /// Print a manual page.
     Man {
-        /// The command that it is about, for example `key backup` [default: the program].
+        /// A command, for example `key backup` [default: the program itself].
         command: Vec<String>,
-        /// Write the pages of all commands into this folder, one file each.
+        /// Write the pages of all commands into this folder instead.
         #[arg(long, value_name = "DIR", conflicts_with = "command")]
         dir: Option<PathBuf>,
     },
@@ -293,85 +232,85 @@ pub(super) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ProvideOptions {
-    /// The name to store it under, where it is one [default: the file's own].
+    /// Name to store the file under [default: its own name].
     #[arg(long)]
     pub(super) name: Option<String>,
-    /// Do not encrypt: anybody who has the CID can read it.
+    /// Do not encrypt: anybody who knows the CID can read the file.
     #[arg(long)]
     pub(super) public: bool,
-    /// Share no block with other files: nobody can tell that two files are equal.
+    /// Use a random key, so that nobody can tell whether two files are equal; shares no blocks with other files.
     #[arg(long)]
     pub(super) no_dedup: bool,
-    /// Where no node runs: store and end, instead of serving until Ctrl-C.
+    /// If no node runs, exit after storing instead of serving until Ctrl-C.
     #[arg(long)]
     pub(super) no_serve: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GetOptions {
-    /// Where to write; FOLDER/ is made for it, - is stdout, to which a folder goes as a tar stream [default: the file's
-    /// name, here].
+    /// Destination: a file name, an existing folder, a new folder with a / at its end, or - for stdout, which gets a folder as a tar stream
+    /// [default: the name of the file].
     #[arg(long, short, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
-    /// Only these bytes, both ends included: 0-99, 100-, -50.
+    /// Read only these bytes: 0-99 (both included), 100- or -50 (the last 50).
     #[arg(long, value_name = "A-B", allow_hyphen_values = true)]
     pub(super) range: Option<String>,
-    /// Replace a file that is there; a folder is never replaced.
+    /// Replace an existing file; folders are never replaced.
     #[arg(long)]
     pub(super) force: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyAction {
-    /// Write identity and cluster key into a file; keep it safe: it is this node.
+    /// Write identity and cluster key to a file; anybody who has it can act as this node.
     Backup {
-        /// The file to make; - is stdout.
+        /// The file to create; - is stdout.
         file: PathBuf,
     },
-    /// Put a backup into an empty data directory.
+    /// Restore a backup into an empty data directory.
     Restore {
-        /// A file that `backup` made; - is stdin.
+        /// A file that `key backup` created; - is stdin.
         file: PathBuf,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenAction {
-    /// Make a token and print it; it is shown this once.
+    /// Create a token and print it; it is not shown again.
     Create {
-        /// What it opens: read, write or admin.
+        /// Access that it gives: read, write or admin.
         #[arg(long, default_value = "read", value_parser = ["read", "write", "admin"])]
         scope: String,
-        /// After what time it ends, for example 30d [default: when it is revoked].
+        /// How long it is valid, for example 30d [default: until it is revoked].
         #[arg(long, value_name = "TIME")]
         ttl: Option<String>,
-        /// What to call it [default: its scope].
+        /// Its name [default: its scope].
         #[arg(long)]
         name: Option<String>,
     },
     /// List the tokens.
     Ls,
-    /// End a token.
+    /// Revoke a token.
     Revoke {
-        /// Its id, as `token ls` shows it.
+        /// The id that `token ls` shows.
         id: String,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigAction {
-    /// Show every setting: those that the node on this data directory uses, where one runs.
+    /// Show all settings: those of the running node if there is one, or else those of the next start.
     Show {
-        /// And where its value came from.
+        /// Show the source of each value instead of its description.
         #[arg(long)]
         origin: bool,
-        /// What the next start would use, also where a node runs.
+        /// Show the settings of the next start even if a node runs.
         #[arg(long)]
         next: bool,
     },
-    /// Check all settings as a start would; prints nothing where they are right.
+    /// Check all settings; prints nothing if they are valid.
     Check,
-    /// Show which file is read.
+    /// Print the path of the settings file.
     Path,
 }
 
@@ -382,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent_and_every_part_of_it_is_explained() {
+    fn the_command_line_is_consistent_and_every_argument_has_a_help_text() {
         let command = Args::command();
         command.clone().debug_assert();
         for sub in command.get_subcommands() {

@@ -1,4 +1,4 @@
-//! `doctor`: what may be wrong, and what to do about it.
+//! `doctor`: looks for problems and says what to do about them.
 
 use std::{
     fs::OpenOptions,
@@ -7,46 +7,40 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use axum::http::Method;
 use serde::Serialize;
 
 use super::{
     Context,
-    client::{Target, to_get_in},
-    door::{CLUSTER_FILE, Door, Need, to_run},
-    output,
-    show::plural,
+    client::how_to_join,
+    connection::{Connection, Network},
+    error::CliError,
+    options::{CLUSTER_FILE, run_options},
+    output::{self, plural},
 };
 use crate::{
     http::TOKEN_FILE,
-    node::{ErrorCode, NodeError, identity::IDENTITY_FILE, report::Status},
+    node::{ErrorCode, identity::IDENTITY_FILE},
     store::{Store, StoreError, read_lock},
 };
 
-/// Below this, a disk counts as nearly full, bytes.
-const LITTLE: u64 = 1 << 30;
-/// How the file begins that is written to see whether that works.
+const LOW_SPACE_BYTES: u64 = 1 << 30;
+/// Prefix of the file that is written as a test.
 const PROBE: &str = ".doctor-";
-/// When this program was written, seconds since 1970: a clock before that is off.
+/// An earlier clock is wrong: this program was written later. In seconds since 1970.
 const EARLIEST: u64 = 1_760_000_000;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum State {
-    Ok,
-    Warn,
-    Fail,
-}
-
 #[derive(Serialize)]
-struct Finding {
-    check: &'static str,
-    state: State,
-    says: String,
+struct Check {
+    #[serde(rename = "check")]
+    name: &'static str,
+    /// `ok`, `warn` or `fail`.
+    state: &'static str,
+    #[serde(rename = "says")]
+    message: String,
 }
 
-pub(super) async fn run(context: &Context) -> Result<(), NodeError> {
-    let mut findings = vec![
+pub(super) async fn run(context: &Context) -> Result<(), CliError> {
+    let mut checks = vec![
         data_dir(context),
         blocks(context),
         secrets(context),
@@ -54,58 +48,63 @@ pub(super) async fn run(context: &Context) -> Result<(), NodeError> {
         settings(context),
         space(context),
     ];
-    findings.extend(node(context).await);
-    let failed = findings.iter().filter(|finding| finding.state == State::Fail).count();
-    output::result(context, &findings, |findings| {
-        let line = |finding: &Finding| {
-            let state = match finding.state {
-                State::Ok => "ok",
-                State::Warn => "WARN",
-                State::Fail => "FAIL",
-            };
-            format!("{state:<5} {:<10} {}\n", finding.check, finding.says)
+    checks.extend(node(context).await);
+    let failed = checks.iter().filter(|check| check.state == "fail").count();
+    output::result(context, &checks, |checks| {
+        let line = |check: &Check| {
+            let state = if check.state == "ok" { check.state.into() } else { check.state.to_uppercase() };
+            format!("{state:<5} {:<10} {}\n", check.name, check.message)
         };
-        findings.iter().map(line).collect()
+        checks.iter().map(line).collect()
     })?;
     match failed {
         0 => Ok(()),
-        n => Err(NodeError::new(ErrorCode::Other, format!("{n} of {} checks failed", findings.len()))),
+        n => Err(CliError::new(ErrorCode::Other, format!("{n} of {} checks failed", checks.len()))),
     }
 }
 
-fn finding(check: &'static str, state: State, says: impl Into<String>) -> Finding {
-    Finding { check, state, says: says.into() }
+impl Check {
+    fn ok(name: &'static str, message: impl Into<String>) -> Self {
+        Self { name, state: "ok", message: message.into() }
+    }
+
+    fn warn(name: &'static str, message: impl Into<String>) -> Self {
+        Self { name, state: "warn", message: message.into() }
+    }
+
+    fn fail(name: &'static str, message: impl Into<String>) -> Self {
+        Self { name, state: "fail", message: message.into() }
+    }
 }
 
-fn data_dir(context: &Context) -> Finding {
+fn data_dir(context: &Context) -> Check {
     let dir = context.data_dir.display();
     if !context.data_dir.exists() {
-        return finding(
+        return Check::warn(
             "data",
-            State::Warn,
             format!(
-                "{dir} is not there: `storgo-node init` or the first start makes it; is --data-dir right?"
+                "{dir} does not exist yet; `storgo-node init` or the first start creates it (is --data-dir right?)"
             ),
         );
     }
-    match tempfile_in(&context.data_dir) {
-        Ok(()) => finding("data", State::Ok, format!("{dir} can be written")),
+    match write_test_file(&context.data_dir) {
+        Ok(()) => Check::ok("data", format!("{dir} is writable")),
         Err(e) => {
             let what = match e.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                     "free some space, or remove files and run `storgo-node gc --now`"
                 }
-                ErrorKind::PermissionDenied => "check its owner",
-                ErrorKind::ReadOnlyFilesystem => "its file system can only be read: mount it for writing",
+                ErrorKind::PermissionDenied => "check its owner and permissions",
+                ErrorKind::ReadOnlyFilesystem => "its file system is mounted read-only",
                 _ => "check the disk",
             };
-            finding("data", State::Fail, format!("{dir} cannot be written: {e}; {what}"))
+            Check::fail("data", format!("cannot write to {dir}: {e}; {what}"))
         }
     }
 }
 
-fn tempfile_in(dir: &std::path::Path) -> std::io::Result<()> {
-    // What one that was killed in between has left.
+fn write_test_file(dir: &std::path::Path) -> std::io::Result<()> {
+    // Remove the files of earlier checks that were killed.
     for item in std::fs::read_dir(dir)?.flatten() {
         let name = item.file_name();
         let is_probe = |name: &str| {
@@ -118,22 +117,22 @@ fn tempfile_in(dir: &std::path::Path) -> std::io::Result<()> {
     }
     let path = dir.join(format!("{PROBE}{:08x}", rand::random::<u32>()));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-    // More than fits into what a file system keeps beside the file's name.
+    // Too long for a file system to store inline, so it has to allocate space.
     let written = file.write_all(&[0; 16 << 10]).and_then(|()| file.sync_all());
     let removed = std::fs::remove_file(&path);
     written.and(removed)
 }
 
-/// Whether the blocks can be used at all. Seen from outside: nothing is opened that a node might need this moment.
-fn blocks(context: &Context) -> Finding {
+/// Whether the store can be opened. Opens nothing itself, because a running node may need it.
+fn blocks(context: &Context) -> Check {
     match Store::inspect(&context.data_dir) {
-        Ok(()) => finding("store", State::Ok, "no index is missing, and no block half moved"),
-        Err(error) => finding("store", State::Fail, error.to_string()),
+        Ok(()) => Check::ok("store", "the index is present and all blocks have one layout"),
+        Err(error) => Check::fail("store", error.to_string()),
     }
 }
 
-fn secrets(context: &Context) -> Finding {
-    // Names and read keys are in the index, and in those that were set aside.
+fn secrets(context: &Context) -> Check {
+    // The index contains names and read keys, and so do old copies of it.
     let here = std::fs::read_dir(&context.data_dir).into_iter().flatten().flatten();
     let indexes = here
         .map(|item| item.path())
@@ -143,106 +142,100 @@ fn secrets(context: &Context) -> Finding {
         let Ok(meta) = path.metadata() else { continue };
         let mode = meta.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            let says = format!("{} can be read by others (mode {mode:o}): chmod 600 it", path.display());
-            return finding("secrets", State::Fail, says);
+            let message =
+                format!("other users can read {} (mode {mode:o}); run chmod 600 on it", path.display());
+            return Check::fail("secrets", message);
         }
     }
-    finding("secrets", State::Ok, "keys, token and index are for this user alone")
+    Check::ok("secrets", "only this user can read keys, token and index")
 }
 
-fn clock() -> Finding {
+fn clock() -> Check {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     if now < EARLIEST {
-        return finding(
+        return Check::warn(
             "clock",
-            State::Warn,
-            "the clock is years behind: dates in lists will be wrong; set it (NTP)",
+            "the clock is years behind, so dates in lists will be wrong; set it (NTP)",
         );
     }
-    finding("clock", State::Ok, "the clock is plausible")
+    Check::ok("clock", "the clock is plausible")
 }
 
-fn settings(context: &Context) -> Finding {
-    if let Some(mistake) = &context.mistake {
-        return finding("settings", State::Fail, mistake.to_string());
-    }
-    match to_run(&context.settings, &context.data_dir) {
-        Ok(_) => finding("settings", State::Ok, "all settings are right"),
-        Err(error) => finding("settings", State::Fail, error.to_string()),
+fn settings(context: &Context) -> Check {
+    let checked = || run_options(&context.settings, &context.data_dir).err();
+    match context.invalid.clone().or_else(checked) {
+        None => Check::ok("settings", "all settings are valid"),
+        Some(error) => Check::fail("settings", error.to_string()),
     }
 }
 
-fn space(context: &Context) -> Finding {
+fn space(context: &Context) -> Check {
     let existing = context.data_dir.ancestors().find(|path| path.exists());
     let stats = existing.and_then(|path| rustix::fs::statvfs(path).ok());
     match stats.map(|stats| stats.f_bavail.saturating_mul(stats.f_frsize)) {
-        None => finding("space", State::Warn, "the system does not say how much space is left"),
-        Some(free) if free < LITTLE => {
-            finding("space", State::Warn, format!("only {} are left on the disk", output::bytes(free)))
+        None => Check::warn("space", "cannot tell how much space is left"),
+        Some(free) if free < LOW_SPACE_BYTES => {
+            Check::warn("space", format!("only {} left on the disk", output::bytes(free)))
         }
-        Some(free) => finding("space", State::Ok, format!("{} are left on the disk", output::bytes(free))),
+        Some(free) => Check::ok("space", format!("{} left on the disk", output::bytes(free))),
     }
 }
 
-async fn node(context: &Context) -> Vec<Finding> {
+async fn node(context: &Context) -> Vec<Check> {
     if read_lock(&context.data_dir).is_none() {
-        return vec![finding(
+        return vec![Check::warn(
             "node",
-            State::Warn,
-            "no node runs on this data directory: `storgo-node run` starts one",
+            "no node runs on this data directory; `storgo-node run` starts one",
         )];
     }
     let status = async {
-        let door = Door::open(context, Need::Store).await?;
-        let status: Status = door.client.json(Method::GET, &Target::path("/api/v1/status")).await?;
-        door.close().await;
-        Ok::<_, NodeError>(status)
+        let connection = Connection::open(context, Network::Offline).await?;
+        let status = connection.client.status().await?;
+        connection.close().await;
+        Ok::<_, CliError>(status)
     };
     let status = match status.await {
         Ok(status) => status,
         Err(error) => {
-            return vec![finding("node", State::Fail, format!("the node does not answer: {error}"))];
+            return vec![Check::fail("node", format!("the node does not answer: {error}"))];
         }
     };
     let up = humantime::format_duration(Duration::from_secs(status.uptime_s));
-    let mut findings =
-        vec![finding("node", State::Ok, format!("process {} has been up for {up}", status.pid))];
-    findings.push(match (status.peers, &status.outside) {
+    let mut checks = vec![Check::ok("node", format!("running as process {} for {up}", status.pid))];
+    checks.push(match (status.peers, &status.outside) {
         (0, Some(addr)) => {
-            let says =
-                format!("the node at {addr} belongs to another cluster: {}", to_get_in(status.cluster));
-            finding("peers", State::Warn, says)
+            let message =
+                format!("the node at {addr} belongs to another cluster: {}", how_to_join(status.cluster));
+            Check::warn("peers", message)
         }
-        (0, None) => finding(
-            "peers",
-            State::Warn,
-            "no peer is connected: give a --bootstrap address, or check the firewall",
-        ),
-        (n, _) => finding("peers", State::Ok, format!("{n} connected")),
+        (0, None) => {
+            Check::warn("peers", "no peer is connected; add a --bootstrap address or check the firewall")
+        }
+        (n, _) => Check::ok("peers", format!("{n} connected")),
     });
     if let Some(addr) = &status.same_identity {
-        let says = format!(
-            "another machine runs with this node's identity, met at {addr}: the two hide each other from the swarm; stop one, and \
-             move its identity.key away"
+        let message = format!(
+            "another machine uses this node's identity, met at {addr}; peers reach only one of the two: stop one and move its \
+             identity.key away"
         );
-        findings.push(finding("identity", State::Fail, says));
+        checks.push(Check::fail("identity", message));
     }
     if status.index_behind {
-        findings.push(finding("index", State::Fail, StoreError::IndexBehind.to_string()));
+        checks.push(Check::fail("index", StoreError::IndexBehind.to_string()));
     }
     if status.missing > 0 {
-        let says = format!(
-            "{} that files here need were damaged or lost: `storgo-node ls` says which files, and `storgo-node verify` fetches \
-             what peers have",
+        let message = format!(
+            "{} of files kept here missing or damaged; `storgo-node ls` shows the files, `storgo-node verify` fetches what peers \
+             have",
             plural(status.missing, "block")
         );
-        findings.push(finding("blocks", State::Warn, says));
+        checks.push(Check::warn("blocks", message));
     } else if status.quarantined > 0 {
-        let says = format!(
-            "{} damaged and set aside so far, none is missing now: check the disk",
+        let message = format!(
+            "{} damaged and set aside so far, none is missing now; check the disk",
             plural(status.quarantined, "block")
         );
-        findings.push(finding("blocks", State::Warn, says));
+        checks.push(Check::warn("blocks", message));
     }
-    findings
+    checks
 }

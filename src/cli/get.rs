@@ -1,49 +1,49 @@
 //! `get`: read a file or folder.
 
 use std::{
-    fs, io,
-    os::unix::fs::FileTypeExt,
-    path::{Path, PathBuf},
-    time::Duration,
+    io,
+    path::Path,
+    time::{Duration, Instant},
 };
 
 use axum::{
-    body::Body,
+    body::{Body, BodyDataStream, Bytes},
     http::{Method, Response, header},
 };
 use futures::StreamExt;
+use indicatif::ProgressBar;
 use tokio::{io::AsyncWriteExt, sync::mpsc};
 
 use super::{
     Context,
     args::GetOptions,
-    client::{Client, Target, request_id},
-    door::{Door, Need},
-    names::is_hidden,
-    output,
-    place::{NewFolder, Traits},
-    unpack,
+    attributes::Attributes,
+    client::{Client, Endpoint, request_id},
+    connection::{Connection, Network},
+    destination::{CreatedFolder, Destination, Partial, cannot_write},
+    error::CliError,
+    files,
+    output::{self, bytes_per_s},
+    sanitize::sanitize,
+    tar_reader,
 };
 use crate::{
     config::{Origin, parse_duration},
     http::{KIND_HEADER, TIMEOUT_HEADER},
-    node::{
-        ErrorCode, NodeError,
-        report::{FileInfo, Status},
-    },
+    node::report::Status,
     store::DirectFile,
 };
 
-/// Pieces of an answer that wait to be written.
-const PIECES: usize = 16;
-/// After this long without an answer, a reader that knows no peer is told so.
+/// Pieces of the response that may wait for the writer.
+const QUEUED_PIECES: usize = 16;
+/// How long to wait for a response before telling the user what the command is waiting for.
 const SILENCE: Duration = Duration::from_secs(3);
 
-pub(super) async fn run(context: &Context, reference: &str, options: GetOptions) -> Result<(), NodeError> {
-    let door = Door::open(context, Need::Network).await?;
-    let got = get(context, &door.client, reference, options).await;
-    door.close().await;
-    got
+pub(super) async fn run(context: &Context, reference: &str, options: GetOptions) -> Result<(), CliError> {
+    let connection = Connection::open(context, Network::Online).await?;
+    let result = get(context, &connection.client, reference, options).await;
+    connection.close().await;
+    result
 }
 
 async fn get(
@@ -51,281 +51,213 @@ async fn get(
     client: &Client,
     reference: &str,
     options: GetOptions,
-) -> Result<(), NodeError> {
-    let timeout = own_timeout(context).and_then(|text| parse_duration(text).ok());
+) -> Result<(), CliError> {
+    let timeout = explicit_timeout(context).and_then(|text| parse_duration(text).ok());
     let timeout = timeout.map(|timeout| timeout.as_secs_f64().to_string());
     let range = options.range.as_deref().map(range_header).transpose()?;
     let mut headers = Vec::new();
     headers.extend(timeout.as_deref().map(|timeout| (TIMEOUT_HEADER, timeout)));
-    if let Some(range) = &range {
-        headers.push((header::RANGE.as_str(), range));
-    }
-    let target = Target::file(reference, "/content")?;
-    let waiting = output::spinner(context, "looking");
+    headers.extend(range.as_deref().map(|range| (header::RANGE.as_str(), range)));
+    let endpoint = Endpoint::file(reference, "/content")?;
+    let spinner = output::spinner(context, "looking");
     let response = tokio::select! {
-        response = client.send(Method::GET, &target, &headers, Body::empty()) => response,
-        never = say_what_is_awaited(context, client, &waiting) => match never {},
+        response = client.send(Method::GET, &endpoint, &headers, Body::empty()) => response,
+        never = explain_wait(context, client, &spinner) => match never {},
     };
-    waiting.finish_and_clear();
+    spinner.finish_and_clear();
     let response = match response {
         Ok(response) => response,
-        Err(error) => return Err(client.outside(error).await),
+        Err(error) => return Err(client.explain_foreign_cluster(error).await),
     };
-    let folder = response.headers().get(KIND_HEADER).is_some_and(|kind| kind == "dir");
-    if folder && range.is_some() {
-        return Err(NodeError::new(ErrorCode::BadRequest, "a folder has no ranges of bytes"));
+    let is_folder = response.headers().get(KIND_HEADER).is_some_and(|kind| kind == "dir");
+    if is_folder && range.is_some() {
+        return Err(CliError::bad_request("--range works on files, and this is a folder"));
     }
-    super::show::say_whether_newest(context, client, reference).await;
-    let started = std::time::Instant::now();
-    let traits = if range.is_none() { Traits::of(response.headers()) } else { Traits::default() };
-    let new_folder = options.output.as_deref().filter(|_| !folder).and_then(NewFolder::at);
-    let _new_folder = new_folder.transpose()?;
+    files::mention_older(context, client, reference).await;
+    let started = Instant::now();
+    // A range is a new file: it has neither the time nor the permissions of the whole.
+    let attributes =
+        if range.is_none() { Attributes::from_headers(response.headers()) } else { Attributes::default() };
+    let created = options.output.as_deref().filter(|_| !is_folder).and_then(CreatedFolder::create);
+    let _created = created.transpose()?;
     let force = options.force;
-    let place = place(client, reference, options.output, folder, force).await?;
-    let (bytes, out) = match place {
-        Place::Stdout => (to_stdout(context, client, response).await?, None),
-        Place::Device(path) => (to_device(context, client, response, &path).await?, Some(path)),
-        Place::New(path) if folder => {
-            let id = request_id(&response);
-            let bar = output::progress(context, "fetching", None);
-            let done = unpack::run(response.into_body(), &path, &bar).await;
-            bar.finish_and_clear();
-            if done.is_ok() {
-                traits.give(&path).map_err(|e| unpack::cannot_write(&path, &e))?;
-            }
-            match done {
-                Err(unpack::Failure::Input(_)) => return Err(client.why_short(id.as_deref()).await),
-                Err(unpack::Failure::Output(error)) => return Err(error),
-                Ok(bytes) => (bytes, Some(path)),
-            }
-        }
-        Place::New(path) => (to_file(context, client, response, &path, traits, force).await?, Some(path)),
-    };
-    let rate = super::provide::bytes_per_s(bytes, started.elapsed());
-    let place =
-        out.as_ref().map_or_else(|| "stdout".into(), |path| output::clean(&path.display().to_string()));
-    output::say(context, &format!("{} to {place}, verified, {rate}", output::bytes(bytes)));
+    let download = Download::new(context, client, response, attributes);
+    let (bytes, path) =
+        match Destination::resolve(client, reference, options.output, is_folder, force).await? {
+            Destination::Stdout => (download.write_stdout().await?, None),
+            Destination::Device(path) => (download.write_device(&path).await?, Some(path)),
+            Destination::Path(path) if is_folder => (download.write_folder(&path).await?, Some(path)),
+            Destination::Path(path) => (download.write_file(&path, force).await?, Some(path)),
+        };
+    let rate = bytes_per_s(bytes, started.elapsed());
+    let shown = path.as_ref().map_or_else(|| "stdout".into(), |path| sanitize(&path.display().to_string()));
+    output::message(context, &format!("wrote {} to {shown}, verified, {rate}", output::bytes(bytes)));
     if context.json
-        && let Some(path) = out
+        && let Some(path) = path
     {
-        let done = serde_json::json!({ "output": path, "bytes": bytes });
+        let done = serde_json::json!({ "output": path.display().to_string(), "bytes": bytes });
         output::print(&format!("{done}\n"))?;
     }
     Ok(())
 }
 
-/// Where the content goes.
-enum Place {
-    Stdout,
-    /// A terminal, `/dev/null`, a named pipe: written to, never replaced.
-    Device(PathBuf),
-    New(PathBuf),
-}
-
-/// Decides where the content goes; what is there already stays, unless `force` is given.
-async fn place(
-    client: &Client,
-    reference: &str,
-    output: Option<PathBuf>,
-    folder: bool,
-    force: bool,
-) -> Result<Place, NodeError> {
-    let path = match output {
-        Some(path) if path == Path::new("-") => return Ok(Place::Stdout),
-        // As `cp -r` does: what comes goes into a folder that is there.
-        Some(path) if path.is_dir() => path.join(default_name(client, reference).await?),
-        Some(path) => path,
-        None => default_name(client, reference).await?,
-    };
-    let kind = fs::metadata(&path).map(|meta| meta.file_type());
-    if !folder && kind.is_ok_and(|kind| kind.is_char_device() || kind.is_fifo()) {
-        return Ok(Place::Device(path));
-    }
-    let replaced = force && !folder && !path.is_dir();
-    match path.symlink_metadata() {
-        Ok(_) if !replaced => Err(unpack::is_there_already(&path, folder)),
-        _ => Ok(Place::New(path)),
-    }
-}
-
-/// How long this command waits, where it was told: else it waits as long as its node does.
-fn own_timeout(context: &Context) -> Option<&str> {
+/// The timeout from a flag or the environment; otherwise the node uses its own.
+fn explicit_timeout(context: &Context) -> Option<&str> {
     match context.settings.origin("timeout") {
         Origin::Flag(_) | Origin::Env(_) => context.settings.get("timeout"),
         _ => None,
     }
 }
 
-/// Tells a reader who gets no answer what it is waiting for.
-async fn say_what_is_awaited(
-    context: &Context,
-    client: &Client,
-    waiting: &indicatif::ProgressBar,
-) -> std::convert::Infallible {
+/// After some silence, tells the user what the command is waiting for.
+async fn explain_wait(context: &Context, client: &Client, spinner: &ProgressBar) -> std::convert::Infallible {
     tokio::time::sleep(SILENCE).await;
-    let status = client.json::<Status>(Method::GET, &Target::path("/api/v1/status")).await;
-    if let Ok(Status { peers: 0, outside: Some(addr), .. }) = &status {
-        let words =
-            format!("the node at {addr} belongs to another cluster than this one; waiting for another peer");
-        waiting.suspend(|| output::say(context, &words));
-    } else if status.is_ok_and(|status| status.peers == 0) {
-        let words = "no peer is connected yet; waiting for one (--bootstrap MULTIADDR names one)";
-        waiting.suspend(|| output::say(context, words));
-    } else if waiting.is_hidden() {
-        let patience = own_timeout(context).map(|patience| format!(", for {patience} at most"));
-        let patience = patience.unwrap_or_default();
-        let words = format!(
-            "looking for a peer that has it{patience} while nothing arrives (--timeout says how long)"
-        );
-        output::say(context, &words);
+    let message = match client.status().await {
+        Ok(Status { peers: 0, outside: Some(addr), .. }) => {
+            Some(format!("the node at {addr} belongs to another cluster; waiting for another peer"))
+        }
+        Ok(Status { peers: 0, .. }) => {
+            Some("no peer is connected yet; waiting for one (--bootstrap MULTIADDR adds one)".into())
+        }
+        _ if spinner.is_hidden() => {
+            let timeout =
+                explicit_timeout(context).map_or_else(String::new, |timeout| format!(" for {timeout}"));
+            Some(format!(
+                "looking for a peer that has this file; gives up when nothing arrives{timeout} (--timeout)"
+            ))
+        }
+        _ => None,
+    };
+    if let Some(message) = message {
+        spinner.suspend(|| output::message(context, &message));
     }
     std::future::pending().await
 }
 
-/// `A-B`, both ends included, as HTTP says it.
-fn range_header(text: &str) -> Result<String, NodeError> {
-    let number = |text: &str| text.is_empty() || text.bytes().all(|b| b.is_ascii_digit());
+/// Converts `A-B`, `A-` or `-B` to the value of a `Range` header; both ends are included.
+fn range_header(text: &str) -> Result<String, CliError> {
+    let bad = |message: String| CliError::bad_request(message);
+    let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
     match text.split_once('-') {
         Some(("", last)) if !last.is_empty() && last.bytes().all(|b| b == b'0') => {
-            let message = format!("the range {text} is the last 0 bytes, which are none");
-            Err(NodeError::new(ErrorCode::BadRequest, message)
-                .hint("-50 is the last fifty bytes; 0- is all of them"))
+            Err(bad(format!("range {text} is empty")).hint("-50 reads the last 50 bytes, 0- reads all"))
         }
-        Some((first, last)) if number(first) && number(last) && (first.len() + last.len()) > 0 => {
-            // More digits than a u64 holds still are a number: one beyond any file.
+        Some((first, last)) if is_number(first) && is_number(last) && first.len() + last.len() > 0 => {
+            // More digits than fit into a u64 still are a number, beyond the end of any file.
             let value = |digits: &str| digits.parse().unwrap_or(u64::MAX);
             if !first.is_empty() && !last.is_empty() && value(first) > value(last) {
-                return Err(NodeError::new(
-                    ErrorCode::BadRequest,
-                    format!("the range {text} ends before it begins"),
-                ));
+                return Err(bad(format!("range {text} ends before it begins")));
             }
             Ok(format!("bytes={text}"))
         }
-        _ => Err(NodeError::new(ErrorCode::BadRequest, format!("{text:?} is no range")).hint(
-            "both ends are included: 0-99 is the first hundred bytes, 100- all but these, -50 the last fifty",
+        _ => Err(bad(format!("invalid range {text:?}")).hint(
+            "use FIRST-LAST (both included), FIRST- or -LENGTH: 0-99 reads the first 100 bytes, -50 the last 50",
         )),
     }
 }
 
-/// The file's own name, in this folder: whatever it says, it stays here.
-async fn default_name(client: &Client, reference: &str) -> Result<PathBuf, NodeError> {
-    let info: FileInfo = client.json(Method::GET, &Target::file(reference, "")?).await?;
-    let name = info.name.unwrap_or_else(|| info.cid.to_string());
-    let name: String = name.chars().map(|c| if c == '/' || is_hidden(c) { '_' } else { c }).collect();
-    let name = if matches!(name.as_str(), "" | "." | "..") { info.cid.to_string() } else { name };
-    Ok(PathBuf::from(name))
-}
-
-async fn to_stdout(context: &Context, client: &Client, response: Response<Body>) -> Result<u64, NodeError> {
-    let mut pieces = Pieces::new(context, client, response);
-    while let Some(piece) = pieces.next().await? {
-        tokio::task::block_in_place(|| output::write_out(&piece))?;
-    }
-    Ok(pieces.count)
-}
-
-async fn to_device(
-    context: &Context,
-    client: &Client,
-    response: Response<Body>,
-    path: &Path,
-) -> Result<u64, NodeError> {
-    let fail = |e: io::Error| unpack::cannot_write(path, &e);
-    let mut device = tokio::fs::File::options().write(true).open(path).await.map_err(fail)?;
-    let mut pieces = Pieces::new(context, client, response);
-    while let Some(piece) = pieces.next().await? {
-        device.write_all(&piece).await.map_err(fail)?;
-    }
-    device.flush().await.map_err(fail)?;
-    Ok(pieces.count)
-}
-
-async fn to_file(
-    context: &Context,
-    client: &Client,
-    response: Response<Body>,
-    path: &Path,
-    traits: Traits,
-    replace: bool,
-) -> Result<u64, NodeError> {
-    let fail = |e: io::Error| unpack::cannot_write(path, &e);
-    let mut part = unpack::Partial::beside(path)?;
-    let mut file = DirectFile::create_new(part.path()).map_err(fail)?;
-    part.hold();
-    let (sender, mut receiver) = mpsc::channel::<axum::body::Bytes>(PIECES);
-    let writing = tokio::task::spawn_blocking(move || {
-        while let Some(piece) = receiver.blocking_recv() {
-            file.write_all(&piece)?;
-        }
-        Ok(file)
-    });
-    let mut pieces = Pieces::new(context, client, response);
-    while let Some(piece) = pieces.next().await? {
-        if sender.send(piece).await.is_err() {
-            // The writer has ended: it says why.
-            break;
-        }
-    }
-    drop(sender);
-    let written = writing.await.map_err(|_| NodeError::new(ErrorCode::Other, "the writing thread failed"))?;
-    written.and_then(DirectFile::finish).map_err(fail)?;
-    traits.give(part.path()).map_err(fail)?;
-    tokio::task::block_in_place(|| part.finish(replace))?;
-    Ok(pieces.count)
-}
-
-/// The pieces of an answer, counted; a short one is an error that says why.
-struct Pieces<'a> {
+/// The content of a file or folder as it arrives. The `write` methods return the number of bytes written.
+struct Download<'a> {
     client: &'a Client,
-    id: Option<String>,
+    request_id: Option<String>,
+    attributes: Attributes,
     expected: Option<u64>,
-    body: axum::body::BodyDataStream,
-    bar: indicatif::ProgressBar,
-    count: u64,
+    body: BodyDataStream,
+    bar: ProgressBar,
+    received: u64,
 }
 
-impl<'a> Pieces<'a> {
-    fn new(context: &Context, client: &'a Client, response: Response<Body>) -> Self {
+impl<'a> Download<'a> {
+    fn new(context: &Context, client: &'a Client, response: Response<Body>, attributes: Attributes) -> Self {
         let expected = response.headers().get(header::CONTENT_LENGTH);
         let expected = expected.and_then(|value| value.to_str().ok()?.parse().ok());
-        let bar = output::progress(context, "fetching", expected);
-        let id = request_id(&response);
-        Self { client, id, expected, body: response.into_body().into_data_stream(), bar, count: 0 }
+        let bar = output::bar(context, "fetching", expected);
+        let request_id = request_id(&response);
+        let body = response.into_body().into_data_stream();
+        Self { client, request_id, attributes, expected, body, bar, received: 0 }
     }
 
-    async fn next(&mut self) -> Result<Option<axum::body::Bytes>, NodeError> {
+    /// Returns the next piece. A body that is too short is an error that says why.
+    async fn next(&mut self) -> Result<Option<Bytes>, CliError> {
         match self.body.next().await {
             Some(Ok(piece)) => {
-                self.count += piece.len() as u64;
+                self.received += piece.len() as u64;
                 self.bar.inc(piece.len() as u64);
                 Ok(Some(piece))
             }
-            None if self.expected.is_none_or(|expected| expected == self.count) => {
-                self.bar.finish_and_clear();
-                Ok(None)
+            None if self.expected.is_none_or(|expected| expected == self.received) => Ok(None),
+            Some(Err(_)) | None => Err(self.client.failure_of(self.request_id.as_deref()).await),
+        }
+    }
+
+    async fn write_stdout(mut self) -> Result<u64, CliError> {
+        while let Some(piece) = self.next().await? {
+            tokio::task::block_in_place(|| output::write_stdout(&piece))?;
+        }
+        Ok(self.received)
+    }
+
+    async fn write_device(mut self, path: &Path) -> Result<u64, CliError> {
+        let fail = |e: io::Error| cannot_write(path, &e);
+        let mut device = tokio::fs::File::options().write(true).open(path).await.map_err(fail)?;
+        while let Some(piece) = self.next().await? {
+            device.write_all(&piece).await.map_err(fail)?;
+        }
+        device.flush().await.map_err(fail)?;
+        Ok(self.received)
+    }
+
+    async fn write_folder(self, path: &Path) -> Result<u64, CliError> {
+        match tar_reader::unpack(self.body, path, &self.bar).await {
+            Ok(bytes) => self.attributes.apply(path).map(|()| bytes).map_err(|e| cannot_write(path, &e)),
+            Err(tar_reader::UnpackError::Input) => {
+                Err(self.client.failure_of(self.request_id.as_deref()).await)
             }
-            Some(Err(_)) | None => {
-                self.bar.finish_and_clear();
-                Err(self.client.why_short(self.id.as_deref()).await)
+            Err(tar_reader::UnpackError::Output(error)) => Err(error),
+        }
+    }
+
+    async fn write_file(mut self, path: &Path, replace: bool) -> Result<u64, CliError> {
+        let fail = |e: io::Error| cannot_write(path, &e);
+        let mut partial = Partial::beside(path)?;
+        let mut file = DirectFile::create_new(partial.path()).map_err(fail)?;
+        partial.lock();
+        let (sender, mut receiver) = mpsc::channel::<Bytes>(QUEUED_PIECES);
+        let writer = tokio::task::spawn_blocking(move || {
+            while let Some(piece) = receiver.blocking_recv() {
+                file.write_all(&piece)?;
+            }
+            Ok(file)
+        });
+        while let Some(piece) = self.next().await? {
+            if sender.send(piece).await.is_err() {
+                // The writer has failed; its result says why.
+                break;
             }
         }
+        drop(sender);
+        let written = writer.await.map_err(|_| CliError::panicked("writing the file"))?;
+        written.and_then(DirectFile::finish).map_err(fail)?;
+        self.attributes.apply(partial.path()).map_err(fail)?;
+        tokio::task::block_in_place(|| partial.finish(replace))?;
+        Ok(self.received)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::ErrorCode;
 
     #[test]
-    fn ranges_are_checked_before_anybody_is_asked() {
+    fn a_range_is_checked_before_the_request() {
         for good in ["0-99", "100-", "-50"] {
             assert_eq!(range_header(good).ok(), Some(format!("bytes={good}")));
         }
         for bad in
             ["", "-", "-0", "-00", "5", "9-1", "99999999999999999999-5", "a-b", "1-2-3", "1-2,3-4", "+1-2"]
         {
-            assert!(range_header(bad).is_err(), "{bad}");
+            assert_eq!(range_header(bad).expect_err(bad).code, ErrorCode::BadRequest);
         }
     }
 }

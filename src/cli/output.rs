@@ -1,166 +1,135 @@
-//! What users see: results on stdout, words and progress on stderr.
+//! Results and tables on stdout; messages, errors and progress bars on stderr.
+//!
+//! Progress bars are hidden without a terminal, and with `--quiet` or `--json`.
 
 use std::{
-    io::{IsTerminal, Write},
+    io::{self, IsTerminal, Write},
     time::Duration,
 };
 
 use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 
-pub(super) use super::names::clean;
 use super::{
     Context,
-    names::{clean_lines, columns, shorten},
+    attributes::system_time,
+    error::CliError,
+    sanitize::{sanitize_lines, shorten, width},
 };
-use crate::node::{ErrorCode, NodeError};
+use crate::node::ErrorCode;
 
-/// After this long, the rate so far says how long the rest takes.
-const SETTLED: Duration = Duration::from_secs(1);
-
-/// Prints an error: a sentence and the next step, or one JSON object. On stderr.
-pub(super) fn error(error: &NodeError, json: bool) {
-    let mut err = std::io::stderr().lock();
-    let written = if json {
-        writeln!(err, "{}", serde_json::json!({ "error": error }))
+/// Prints an error and its hint, or one JSON object, to stderr.
+pub(super) fn error(error: &CliError, json: bool) {
+    if json {
+        drop(writeln!(io::stderr(), "{}", serde_json::json!({ "error": error })));
     } else {
         let hint = if error.hint.is_empty() { String::new() } else { format!("\n  hint: {}", error.hint) };
-        writeln!(err, "{}", clean_lines(&format!("error: {error}{hint}")))
-    };
-    drop(written);
-}
-
-/// Writes to stdout. A reader that has gone away (`| head`) ends the program quietly.
-pub(super) fn print(text: &str) -> Result<(), NodeError> {
-    write_out(text.as_bytes())
-}
-
-pub(super) fn write_out(bytes: &[u8]) -> Result<(), NodeError> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        written => written.map_err(|e| NodeError::io("write to stdout", &e)),
+        stderr_line(&format!("error: {error}{hint}"));
     }
 }
 
-/// Prints a result: as JSON where that was asked for, else as `human` puts it.
+pub(super) fn print(text: &str) -> Result<(), CliError> {
+    write_stdout(text.as_bytes())
+}
+
+/// Writes to stdout. If the reader has closed it (`| head`), the program ends with success.
+pub(super) fn write_stdout(bytes: &[u8]) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        written => written.map_err(|e| CliError::io("write to stdout", &e)),
+    }
+}
+
+/// Prints a result, as JSON with `--json` and otherwise as `text` formats it.
 pub(super) fn result<T: Serialize>(
     context: &Context,
     value: &T,
-    human: impl FnOnce(&T) -> String,
-) -> Result<(), NodeError> {
-    if context.json {
-        let text = serde_json::to_string(value)
-            .map_err(|e| NodeError::new(ErrorCode::Other, format!("cannot be put as JSON: {e}")))?;
-        print(&format!("{text}\n"))
-    } else {
-        print(&human(value))
+    text: impl FnOnce(&T) -> String,
+) -> Result<(), CliError> {
+    if !context.json {
+        return print(&text(value));
     }
+    let json = serde_json::to_string(value)
+        .map_err(|e| CliError::new(ErrorCode::Other, format!("cannot format the result as JSON: {e}")))?;
+    print(&format!("{json}\n"))
 }
 
-/// Says something on stderr, unless silence was asked for.
-pub(super) fn say(context: &Context, text: &str) {
+/// Prints a message to stderr, except with `--quiet` or `--json`.
+pub(super) fn message(context: &Context, text: &str) {
     if !context.quiet && !context.json {
-        note(text);
+        stderr_line(text);
     }
 }
 
-/// Says something on stderr.
-pub(super) fn note(text: &str) {
-    drop(writeln!(std::io::stderr().lock(), "{}", clean_lines(text)));
+pub(super) fn stderr_line(text: &str) {
+    drop(writeln!(io::stderr(), "{}", sanitize_lines(text)));
 }
 
-/// Columns of the terminal that results go to; none where they go elsewhere.
-pub(super) fn stdout_columns() -> Option<usize> {
-    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
-    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
-}
-
-/// Bytes as people read them.
+/// `1.50 MiB`
 pub(super) fn bytes(count: u64) -> String {
     BinaryBytes(count).to_string()
 }
 
-/// A progress bar, where there is a terminal to show it on.
-pub(super) fn progress(context: &Context, what: &'static str, total: Option<u64>) -> ProgressBar {
-    if context.quiet || context.json || !std::io::stderr().is_terminal() {
-        return ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
-    }
-    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(8));
-    bar.set_style(style(total.is_some()));
-    bar.set_message(what);
-    bar
+/// `1.50 MiB/s`
+pub(super) fn bytes_per_s(count: u64, elapsed: Duration) -> String {
+    let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
+    format!("{}/s", bytes(count.saturating_mul(1000) / millis))
 }
 
-/// How progress looks: as wide as the terminal, where its end is known.
-fn style(known: bool) -> ProgressStyle {
-    let template = if known {
-        "{msg:>10} {wide_bar} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}{left}"
-    } else {
-        "{msg:>10} {spinner} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}"
-    };
-    let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-        // The first moments say nothing of the rest.
-        if state.elapsed() >= SETTLED && state.pos() > 0 {
-            let _ = write!(out, "  {:#} left", HumanDuration(state.eta()));
-        }
-    };
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    style.with_key("left", left)
+/// `2026-01-31T12:00:00Z`, from seconds since 1970
+pub(super) fn date(unix_s: i64) -> String {
+    humantime::format_rfc3339_seconds(system_time(unix_s.max(0))).to_string()
 }
 
-/// A spinner for a wait of unknown length.
-pub(super) fn spinner(context: &Context, what: &'static str) -> ProgressBar {
-    let bar = progress(context, what, None);
-    bar.set_style(
-        ProgressStyle::with_template("{msg:>10} {spinner} {elapsed}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
-    bar.enable_steady_tick(Duration::from_millis(120));
-    bar
+/// `1 block`, `2 blocks`
+pub(super) fn plural(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Rows as columns of equal width; the last one is left as it is.
+/// Columns of the terminal on stdout; `None` if stdout is no terminal.
+pub(super) fn terminal_columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// Formats rows below their headings, with aligned columns. Without rows, returns nothing.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let count = head.len();
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| columns(cell));
-        cells.chain([head[column].len()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..count).map(width).collect();
-    let line = |cells: Vec<&str>| {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let widths: Vec<usize> = (0..head.len()).map(|column| column_width(head, rows, column)).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
         let mut out = String::new();
-        for (column, cell) in cells.iter().enumerate() {
-            if column + 1 == count {
-                out.push_str(cell);
-            } else {
-                out.push_str(cell);
-                let pad = widths[column].saturating_sub(columns(cell)) + 2;
-                out.extend(std::iter::repeat_n(' ', pad));
-            }
+        for (cell, column) in cells.zip(&widths) {
+            out.push_str(cell);
+            out.extend(std::iter::repeat_n(' ', column.saturating_sub(width(cell)) + 2));
         }
         out.trim_end().to_owned() + "\n"
     };
-    let mut out = line(head.to_vec());
+    let mut out = line(&mut head.iter().copied());
     for row in rows {
-        out.push_str(&line(row.iter().map(String::as_str).collect()));
+        out.push_str(&line(&mut row.iter().map(String::as_str)));
     }
     out
 }
 
-/// Shortens the cells of a table until its lines fit into `room` columns: of each column in turn, down to its least
-/// width. Without a terminal, nothing is shortened.
-pub(super) fn fit(head: &[&str], rows: &mut [Vec<String>], room: Option<usize>, shrink: &[(usize, usize)]) {
-    let Some(room) = room else { return };
-    for (column, least) in shrink {
-        let width = |column: usize, rows: &[Vec<String>]| {
-            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| columns(cell));
-            cells.chain([head[column].len()]).max().unwrap_or(0)
-        };
-        let line: usize = (0..head.len()).map(|column| width(column, rows) + 2).sum::<usize>() - 2;
-        let now = width(*column, rows);
-        let wanted = now.saturating_sub(line.saturating_sub(room)).max(*least);
-        if wanted < now {
+/// Shortens cells until each line fits into `columns`; `None` shortens nothing.
+///
+/// `shrink` lists columns of the table and their minimum widths, in the order in which they are shortened.
+pub(super) fn fit(
+    head: &[&str],
+    rows: &mut [Vec<String>],
+    columns: Option<usize>,
+    shrink: &[(usize, usize)],
+) {
+    let Some(available) = columns else { return };
+    for (column, minimum) in shrink {
+        let line: usize =
+            (0..head.len()).map(|column| column_width(head, rows, column) + 2).sum::<usize>() - 2;
+        let present = column_width(head, rows, *column);
+        let wanted = present.saturating_sub(line.saturating_sub(available)).max(*minimum);
+        if wanted < present {
             for cell in rows.iter_mut().filter_map(|row| row.get_mut(*column)) {
                 *cell = shorten(cell, wanted);
             }
@@ -168,96 +137,87 @@ pub(super) fn fit(head: &[&str], rows: &mut [Vec<String>], room: Option<usize>, 
     }
 }
 
+fn column_width(head: &[&str], rows: &[Vec<String>], column: usize) -> usize {
+    let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell));
+    cells.chain([head[column].len()]).max().unwrap_or(0)
+}
+
+/// How long to measure before the remaining time is shown.
+const MEASURING: Duration = Duration::from_secs(1);
+
+/// A bar that counts bytes, up to `total` if that is known.
+pub(super) fn bar(context: &Context, label: &'static str, total: Option<u64>) -> ProgressBar {
+    if context.quiet || context.json || !io::stderr().is_terminal() {
+        return ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
+    }
+    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(8));
+    bar.set_style(bar_style(total.is_some()));
+    bar.set_message(label);
+    bar
+}
+
+fn bar_style(has_total: bool) -> ProgressStyle {
+    let key = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let _ = out.write_str(&remaining(state.elapsed(), state.pos(), state.eta()));
+    };
+    template(if has_total {
+        "{msg:>10} {wide_bar} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}{remaining}"
+    } else {
+        "{msg:>10} {spinner} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}"
+    })
+    .with_key("remaining", key)
+}
+
+fn remaining(elapsed: Duration, pos: u64, eta: Duration) -> String {
+    if elapsed < MEASURING || pos == 0 {
+        return String::new();
+    }
+    format!("  {:#} left", HumanDuration(eta))
+}
+
+fn template(text: &str) -> ProgressStyle {
+    ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+pub(super) fn spinner(context: &Context, label: &'static str) -> ProgressBar {
+    let bar = bar(context, label, None);
+    bar.set_style(template("{msg:>10} {spinner} {elapsed}"));
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
-    use indicatif::TermLike;
-
     use super::*;
 
-    /// A terminal of 80 columns that remembers what was drawn.
-    #[derive(Debug, Clone, Default)]
-    struct Terminal(Arc<Mutex<String>>);
-
-    impl Terminal {
-        fn last_line(&self) -> String {
-            let drawn = self.0.lock().expect("held by nobody");
-            drawn.rsplit('\r').map(str::trim_end).find(|line| !line.is_empty()).expect("a line").to_owned()
-        }
-    }
-
-    impl TermLike for Terminal {
-        fn width(&self) -> u16 {
-            80
-        }
-        fn move_cursor_up(&self, _: usize) -> std::io::Result<()> {
-            Ok(())
-        }
-        fn move_cursor_down(&self, _: usize) -> std::io::Result<()> {
-            Ok(())
-        }
-        fn move_cursor_right(&self, _: usize) -> std::io::Result<()> {
-            Ok(())
-        }
-        fn move_cursor_left(&self, _: usize) -> std::io::Result<()> {
-            Ok(())
-        }
-        fn write_line(&self, text: &str) -> std::io::Result<()> {
-            self.write_str(text)
-        }
-        fn write_str(&self, text: &str) -> std::io::Result<()> {
-            self.0.lock().expect("held by nobody").push_str(text);
-            Ok(())
-        }
-        fn clear_line(&self) -> std::io::Result<()> {
-            self.write_str("\r")
-        }
-        fn flush(&self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
-    fn a_table_fits_its_terminal_and_is_whole_without_one() {
+    fn a_table_is_shortened_to_fit_the_terminal_and_complete_without_one() {
         let head = ["CID", "SIZE", "NAME"];
         let long = format!("{}.tar.gz", "n".repeat(100));
         let rows = vec![
             vec!["c".repeat(40), "1.00 KiB".into(), long.clone()],
             vec!["d".repeat(40), "10 B".into(), "日本語".into()],
         ];
-        let in_room = |room: Option<usize>| {
+        let fitted = |columns: Option<usize>| {
             let mut rows = rows.clone();
-            fit(&head, &mut rows, room, &[(2, 20), (0, 15), (2, 8)]);
+            fit(&head, &mut rows, columns, &[(2, 20), (0, 15), (2, 8)]);
             table(&head, &rows)
         };
-        assert!(in_room(None).contains(&long));
-        for room in [300, 100, 80, 60, 40] {
-            let text = in_room(Some(room));
-            assert!(text.lines().all(|line| columns(line) <= room), "{room}:\n{text}");
+        assert!(fitted(None).contains(&long));
+        for columns in [300, 100, 80, 60, 40] {
+            let text = fitted(Some(columns));
+            assert!(text.lines().all(|line| width(line) <= columns), "{columns}:\n{text}");
             assert!(text.contains(".gz") && text.contains("日本語"), "{text}");
-            // The CID is given up last.
-            assert_eq!(text.contains(&"c".repeat(40)), room >= 74, "{room}:\n{text}");
+            // The CID is shortened last.
+            assert_eq!(text.contains(&"c".repeat(40)), columns >= 74, "{columns}:\n{text}");
         }
-    }
-
-    fn drawn(after: Duration) -> String {
-        let terminal = Terminal::default();
-        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
-        let bar = ProgressBar::with_draw_target(Some(1023 << 30), target).with_elapsed(after);
-        bar.set_style(style(true));
-        bar.set_message("fetching");
-        bar.set_position(1001 << 20);
-        bar.force_draw();
-        terminal.last_line()
     }
 
     #[test]
-    fn a_progress_bar_fits_its_terminal_and_guesses_nothing_in_the_first_moments() {
-        let (early, late) = (drawn(Duration::from_millis(100)), drawn(Duration::from_secs(100)));
-        for line in [&early, &late] {
-            assert!(line.chars().count() <= 80 && line.contains("1001.00 MiB/1023.00 GiB"), "{line:?}");
-        }
-        assert!(!early.contains("left") && late.ends_with("left"), "{early:?} {late:?}");
+    fn the_remaining_time_is_shown_only_after_a_second() {
+        let (second, minutes) = (Duration::from_secs(1), Duration::from_secs(600));
+        assert_eq!(remaining(Duration::from_millis(900), 1, minutes), "");
+        assert_eq!(remaining(second, 0, minutes), "");
+        assert_eq!(remaining(second, 1, minutes), "  10m left");
     }
 }

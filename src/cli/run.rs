@@ -1,156 +1,155 @@
-//! `run`: a node until it is told to stop.
+//! `run`: a node until a signal stops it.
 
 use std::io::IsTerminal;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 
-use super::{Context, door, output};
+use super::{
+    Context,
+    error::CliError,
+    options::{any_ports, api_options, run_options},
+    output,
+};
 use crate::{
     config::Origin,
     http::{Api, ServeOptions, Served},
     node::{ErrorCode, Node, NodeError, NodeOptions, Reason},
 };
 
-pub(super) async fn run(context: &Context) -> Result<(), NodeError> {
+pub(super) async fn run(context: &Context) -> Result<(), CliError> {
     let settings = &context.settings;
     let level = settings.get("log.level").unwrap_or("info");
     crate::telemetry::start(
         if context.quiet { "error" } else { level },
         settings.get("log.format") == Some("json"),
     );
-    // Before anything starts: a signal at any moment ends the node in good order.
+    // Before the node starts, so that a signal at any moment stops it cleanly.
     let mut stop = stop_signal()?;
-    let (options, serving) = door::to_run(settings, &context.data_dir)?;
-    let node = start(context, options).await?;
-    let opened = async {
-        let api = Api::new(node.clone(), door::api_options(&context.settings)).await?;
-        let served = serve(context, &api, serving).await?;
-        Ok((api, served))
-    };
-    let (api, http) = match opened.await {
-        Ok(opened) => opened,
-        Err(error) => {
-            node.shutdown().await;
-            return Err(error);
-        }
-    };
-    banner(context, &node, &api, &http).await?;
-    stop.recv().await;
-    output::say(context, "stopping");
+    let (node_options, serve_options) = run_options(settings, &context.data_dir)?;
+    let node = start(context, node_options).await?;
+    let served = serve_until(context, &node, serve_options, &mut stop).await;
     node.shutdown().await;
+    served
+}
+
+async fn serve_until(
+    context: &Context,
+    node: &Node,
+    options: ServeOptions,
+    stop: &mut mpsc::Receiver<()>,
+) -> Result<(), CliError> {
+    let api = Api::new(node.clone(), api_options(&context.settings)).await?;
+    let served = serve(context, &api, options).await?;
+    print_banner(context, node, &api, &served).await?;
+    stop.recv().await;
+    output::message(context, "stopping");
     Ok(())
 }
 
-/// Ends with the first SIGINT or SIGTERM, or with SIGHUP: whoever closes a terminal ends what runs in it.
-pub(super) fn stop_signal() -> Result<tokio::sync::mpsc::Receiver<()>, NodeError> {
-    let fail = |e: std::io::Error| NodeError::new(ErrorCode::Other, format!("signals cannot be caught: {e}"));
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt()).map_err(fail)?, signal(SignalKind::terminate()).map_err(fail)?);
-    let mut hangup = if heeds_hangup() { Some(signal(SignalKind::hangup()).map_err(fail)?) } else { None };
-    let (sender, receiver) = tokio::sync::mpsc::channel(1);
-    tokio::spawn(async move {
-        let hung_up = async {
-            match &mut hangup {
-                Some(hangup) => hangup.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hung_up => {}
-        }
-        let _ = sender.send(()).await;
-    });
+/// Returns a channel that receives SIGINT, SIGTERM and SIGHUP.
+pub(super) fn stop_signal() -> Result<mpsc::Receiver<()>, CliError> {
+    let (sender, receiver) = mpsc::channel(1);
+    let hangup = (!ignores_hangup()).then(SignalKind::hangup);
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()].into_iter().chain(hangup) {
+        let mut signals = signal(kind)
+            .map_err(|e| CliError::new(ErrorCode::Other, format!("cannot catch signals: {e}")))?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            signals.recv().await;
+            let _ = sender.send(()).await;
+        });
+    }
     Ok(receiver)
 }
 
-/// Whether SIGHUP would end this process. `nohup` has it ignored, and who catches it would undo that.
-fn heeds_hangup() -> bool {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return false };
+/// Whether this process ignores SIGHUP, as under `nohup`; a handler would undo that. `true` if it cannot be told.
+fn ignores_hangup() -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return true };
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    // The first signal of all.
-    ignored.is_some_and(|mask| mask & 1 == 0)
+    // SIGHUP is signal 1, bit 0.
+    ignored.is_none_or(|mask| mask & 1 != 0)
 }
 
-/// Starts the node; a port that nobody asked for by name gives way where it is taken.
-async fn start(context: &Context, mut options: NodeOptions) -> Result<Node, NodeError> {
+/// Whether another port or address may help.
+fn is_unavailable(error: &NodeError) -> bool {
+    let reasons = [Reason::PortInUse, Reason::PortDenied, Reason::AddressUnavailable];
+    error.reason.is_some_and(|reason| reasons.contains(&reason))
+}
+
+/// Starts the node. If the default addresses are not available, it listens on any free port.
+async fn start(context: &Context, mut options: NodeOptions) -> Result<Node, CliError> {
     let by_default = *context.settings.origin("listen") == Origin::BuiltIn;
     match Node::start(options.clone()).await {
-        Err(error) if by_default && error.message.contains("cannot listen") => {
+        Err(error) if by_default && is_unavailable(&error) => {
             tracing::debug!("{error}");
-            output::say(context, "port 3000 is taken: peers find this node at free ports (--listen chooses)");
-            options.listen = door::free_ports();
-            Node::start(options).await
+            output::message(context, "port 3000 is taken, listening on any free port (--listen chooses one)");
+            options.listen = any_ports();
+            Ok(Node::start(options).await?)
         }
-        started => started,
+        started => Ok(started?),
     }
 }
 
-/// Ports that are tried behind the one that is taken.
+/// Ports to try after the default one.
 const NEXT_PORTS: u16 = 20;
 
-async fn serve(context: &Context, api: &Api, options: ServeOptions) -> Result<Served, NodeError> {
+/// Serves the API. If the default port is taken, tries the next ones in order, so that several nodes on one machine
+/// usually keep their ports after a restart.
+async fn serve(context: &Context, api: &Api, options: ServeOptions) -> Result<Served, CliError> {
     let by_default = *context.settings.origin("http") == Origin::BuiltIn;
-    match api.serve(&options).await {
-        Err(error) if by_default && error.reason == Some(Reason::PortInUse) => {
-            // Several nodes on one machine are nothing unusual: the banner says where the API is.
-            tracing::debug!("{error}");
-            let (ip, port) = (options.addr.ip(), options.addr.port());
-            let at = |port| ServeOptions { addr: (ip, port).into(), ..options.clone() };
-            // The next one that is free: it is the same after the next start, and so bookmarks stay good.
-            let mut served = Err(error);
-            for port in (port + 1..=port + NEXT_PORTS).chain([0]) {
-                served = api.serve(&at(port)).await;
-                if served.is_ok() {
-                    break;
-                }
-            }
-            let served = served?;
-            let at = served.addr;
-            output::say(context, &format!("port {port} is taken: the API is at {at} (--http chooses)"));
-            Ok(served)
-        }
-        served => served,
+    let mut served = api.serve(&options).await;
+    if !by_default || !served.as_ref().is_err_and(is_unavailable) {
+        return Ok(served?);
     }
+    let (ip, port) = (options.addr.ip(), options.addr.port());
+    for next in (port + 1..=port + NEXT_PORTS).chain([0]) {
+        served = api.serve(&ServeOptions { addr: (ip, next).into(), ..options.clone() }).await;
+        if served.is_ok() {
+            break;
+        }
+    }
+    let served = served?;
+    let addr = served.addr;
+    output::message(context, &format!("port {port} is taken, the API is at {addr} (--http chooses one)"));
+    Ok(served)
 }
 
-async fn banner(context: &Context, node: &Node, api: &Api, http: &Served) -> Result<(), NodeError> {
+async fn print_banner(context: &Context, node: &Node, api: &Api, served: &Served) -> Result<(), CliError> {
     let status = node.status().await?;
     if context.json {
         return output::result(context, &status, |_| String::new());
     }
-    output::say(context, &format!("storgo {} · peer {}", status.version, status.peer));
-    output::say(
-        context,
-        &format!("data    {}{}", status.data_dir, if status.cluster { " (in a cluster)" } else { "" }),
+    let in_cluster = if status.cluster { " (in a cluster)" } else { "" };
+    let mut lines = vec![
+        format!("storgo {} · peer {}", status.version, status.peer),
+        format!("data    {}{in_cluster}", status.data_dir),
+    ];
+    lines.extend(status.listen.iter().map(|addr| format!("listen  {addr}")));
+    lines.push(format!("api     {}/api/v1/status", served.url()));
+    lines.extend(
+        served.fingerprint.iter().map(|sha256| format!("tls     SHA-256 of the certificate: {sha256}")),
     );
-    for addr in &status.listen {
-        output::say(context, &format!("listen  {addr}"));
-    }
-    output::say(context, &format!("api     {}/api/v1/status", http.url()));
-    if let Some(fingerprint) = &http.fingerprint {
-        output::say(context, &format!("tls     the certificate's SHA-256 is {fingerprint}"));
-    }
-    // A link that signs in is for the person at the terminal, not for a log.
+    // The link signs in anybody who opens it, so it does not go into a log.
     if std::io::stderr().is_terminal()
         && let Some(link) = api.sign_in_link()
     {
-        output::say(context, &format!("page    {link}   (signs in once; `storgo-node web` prints another)"));
+        lines.push(format!("page    {link}   (signs in once; `storgo-node web` prints another)"));
     }
-    // An address that another machine can use is the better example.
-    let outside = status.listen.iter().find(|addr| !addr.contains("/127.0.0.1/") && !addr.contains("/::1/"));
+    // Prefer an address that other machines can reach.
+    let is_local = |addr: &str| addr.contains("/127.0.0.1/") || addr.contains("/::1/");
+    let example = status.listen.iter().find(|addr| !is_local(addr)).or(status.listen.first());
     if status.cluster {
-        let dir = &status.data_dir;
-        output::say(
-            context,
-            &format!(
-                "bring another machine into the cluster by what this prints:\n  storgo-node --data-dir {dir} invite"
-            ),
-        );
-    } else if let Some(addr) = outside.or(status.listen.first()) {
-        output::say(context, &format!("connect another node with:\n  storgo-node --bootstrap {addr}"));
+        lines.push("bring another machine into the cluster with the line that this prints:".into());
+        lines.push(format!("  storgo-node --data-dir {} invite", status.data_dir));
+    } else if let Some(addr) = example {
+        lines.push(format!("connect another node with:\n  storgo-node --bootstrap {addr}"));
+    }
+    for line in lines {
+        output::message(context, &line);
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
-//! Identity, cluster, backup: what is done once.
+//! `id`, `init`, `invite`, `join` and `key`: the identity of a node and its cluster.
 
 use std::{
     fs,
-    io::{IsTerminal, Read},
-    path::{Path, PathBuf},
+    io::{self, IsTerminal, Read},
+    os::unix::fs::DirBuilderExt,
+    path::Path,
 };
 
-use axum::http::Method;
 use data_encoding::BASE64URL_NOPAD;
 use libp2p::identity::Keypair;
 use serde::{Deserialize, Serialize};
@@ -14,199 +14,157 @@ use serde::{Deserialize, Serialize};
 use super::{
     Context,
     args::KeyAction,
-    client::Target,
-    door::{CLUSTER_FILE, Door, Need, cluster_key, needs_a_node_here, parse_cluster_key},
+    connection::{Network, ask, require_data_dir},
+    error::CliError,
+    options::{CLUSTER_FILE, cluster_key, parse_cluster_key},
     output,
 };
 use crate::{
     content::secret::{ClusterKey, Key},
     node::{
-        ErrorCode, NodeError,
+        ErrorCode,
         identity::{IDENTITY_FILE, decode, load_or_create, write_secret},
         invite::Invite,
-        report::Status,
     },
     store::{read_lock, replace},
 };
 
-fn fail(what: &str, path: &Path, e: &std::io::Error) -> NodeError {
-    let error = NodeError::io(format_args!("{what} {}", path.display()), e);
-    if e.kind() == std::io::ErrorKind::NotFound {
-        NodeError { code: ErrorCode::NotFound, ..error }
-    } else {
-        error
-    }
+pub(super) fn id(context: &Context) -> Result<(), CliError> {
+    require_data_dir(context)?;
+    print_identity(context)
 }
 
-fn make_data_dir(context: &Context) -> Result<(), NodeError> {
-    use std::os::unix::fs::DirBuilderExt;
-
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&context.data_dir);
-    made.map_err(|e| fail("make", &context.data_dir, &e))
+fn print_identity(context: &Context) -> Result<(), CliError> {
+    let peer = load_identity(context)?.public().to_peer_id().to_string();
+    let cluster = cluster_key(&context.settings, &context.data_dir)?.is_some();
+    let data_dir = context.data_dir.display().to_string();
+    let identity = serde_json::json!({ "peer": peer, "data_dir": data_dir, "cluster": cluster });
+    output::result(context, &identity, |_| format!("{peer}\n"))
 }
 
-fn identity(context: &Context) -> Result<Keypair, NodeError> {
-    make_data_dir(context)?;
-    load_or_create(&context.data_dir)
+fn load_identity(context: &Context) -> Result<Keypair, CliError> {
+    create_data_dir(context)?;
+    Ok(load_or_create(&context.data_dir)?)
 }
 
-#[derive(Serialize)]
-struct Identity {
-    peer: String,
-    data_dir: PathBuf,
-    cluster: bool,
+fn create_data_dir(context: &Context) -> Result<(), CliError> {
+    let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(&context.data_dir);
+    created.map_err(|e| CliError::path("create", &context.data_dir, &e))
 }
 
-fn describe(context: &Context) -> Result<Identity, NodeError> {
-    Ok(Identity {
-        peer: identity(context)?.public().to_peer_id().to_string(),
-        data_dir: context.data_dir.clone(),
-        cluster: cluster_key(&context.settings, &context.data_dir)?.is_some(),
-    })
+fn save_cluster_key(context: &Context, key: &ClusterKey) -> Result<(), CliError> {
+    let path = context.data_dir.join(CLUSTER_FILE);
+    let text = BASE64URL_NOPAD.encode(key.as_bytes()) + "\n";
+    write_secret(&path, text.as_bytes()).map_err(|e| CliError::path("write", &path, &e))
 }
 
-pub(super) fn id(context: &Context) -> Result<(), NodeError> {
-    needs_a_node_here(context)?;
-    output::result(context, &describe(context)?, |id| format!("{}\n", id.peer))
-}
-
-pub(super) fn init(context: &Context, cluster: bool) -> Result<(), NodeError> {
-    make_data_dir(context)?;
+pub(super) fn init(context: &Context, cluster: bool) -> Result<(), CliError> {
+    create_data_dir(context)?;
     if cluster {
         if cluster_key(&context.settings, &context.data_dir)?.is_some() {
-            return Err(NodeError::new(ErrorCode::BadRequest, "this node is in a cluster already")
-                .hint("bring others in with `storgo-node invite`"));
+            return Err(CliError::bad_request("this node is in a cluster already")
+                .hint("`storgo-node invite` brings in other machines"));
         }
         save_cluster_key(context, &ClusterKey::new(Key::new(rand::random())))?;
     }
-    let id = describe(context)?;
-    output::result(context, &id, |id| format!("{}\n", id.peer))?;
+    print_identity(context)?;
     let dir = context.data_dir.display();
-    match read_lock(&context.data_dir) {
-        Some(note) if cluster => output::say(
-            context,
-            &format!(
-                "the node that runs here, process {}, is not in the cluster yet: stop it and start it again",
-                note.pid
-            ),
-        ),
-        Some(note) => {
-            output::say(context, &format!("ready in {dir}; the node runs already, as process {}", note.pid));
+    let message = match read_lock(&context.data_dir).map(|lock| lock.pid) {
+        Some(pid) if cluster => {
+            format!("process {pid} is not in the cluster yet; stop and start it again")
         }
-        None => output::say(
-            context,
-            &format!("ready in {dir}; start the node with: storgo-node --data-dir {dir}"),
-        ),
-    }
+        Some(pid) => format!("ready in {dir}; the node runs already, as process {pid}"),
+        None => format!("ready in {dir}; start the node with: storgo-node --data-dir {dir}"),
+    };
+    output::message(context, &message);
     if cluster {
-        output::say(
+        output::message(
             context,
-            "once it runs, `storgo-node invite` prints the line that brings in another machine",
+            "once the node runs, `storgo-node invite` prints a line that brings in another machine",
         );
     }
     Ok(())
 }
 
-fn save_cluster_key(context: &Context, key: &ClusterKey) -> Result<(), NodeError> {
-    let path = context.data_dir.join(CLUSTER_FILE);
-    let text = BASE64URL_NOPAD.encode(key.as_bytes()) + "\n";
-    write_secret(&path, text.as_bytes()).map_err(|e| fail("write", &path, &e))
-}
-
-pub(super) async fn invite(context: &Context) -> Result<(), NodeError> {
+pub(super) async fn invite(context: &Context) -> Result<(), CliError> {
     let Some(key) = cluster_key(&context.settings, &context.data_dir)? else {
-        return Err(NodeError::new(ErrorCode::BadRequest, "this node is in no cluster")
-            .hint("make one with `storgo-node init --cluster`, then start the node again"));
+        return Err(CliError::bad_request("this node is in no cluster")
+            .hint("create one with `storgo-node init --cluster`, then start the node again"));
     };
     let mut addrs: Vec<String> = context.settings.list("external").to_vec();
     if read_lock(&context.data_dir).is_some() {
-        let door = Door::open(context, Need::Store).await?;
-        let status: Status = door.client.json(Method::GET, &Target::path("/api/v1/status")).await?;
-        door.close().await;
+        let status = ask(context, Network::Offline, async |client| client.status().await).await?;
         if !status.cluster {
-            return Err(NodeError::new(
-                ErrorCode::BadRequest,
-                "the running node does not know of the cluster yet",
-            )
-            .hint("start it again, then invite"));
+            return Err(CliError::bad_request("the running node is not in the cluster yet")
+                .hint("stop it and start it again, then invite"));
         }
         addrs.extend(status.listen);
     }
     if addrs.is_empty() {
-        output::say(
-            context,
-            "the invite names no address, because the node does not run: give one with --bootstrap later",
-        );
+        let message =
+            "the node does not run, so the invite contains no address: the other machine needs --bootstrap";
+        output::message(context, message);
     }
     let line = Invite::new(&key, addrs).line();
     output::result(context, &serde_json::json!({ "invite": line }), |_| format!("{line}\n"))?;
-    output::say(
-        context,
-        "on the other machine: storgo-node join INVITE   (whoever has this line can read everything: hand it on in private)",
-    );
+    let message = "on the other machine: storgo-node join INVITE\n\
+                   keep the invite secret: anybody who has it can read everything in the cluster";
+    output::message(context, message);
     Ok(())
 }
 
-pub(super) fn join(context: &Context, text: &str) -> Result<(), NodeError> {
-    let bad = || {
-        NodeError::new(ErrorCode::BadRequest, "this is no invite, or not all of it")
-            .hint("`storgo-node invite` on a member prints one line that begins with storgo-invite:")
+pub(super) fn join(context: &Context, text: &str) -> Result<(), CliError> {
+    let invalid = || {
+        CliError::bad_request("the invite is invalid or incomplete")
+            .hint("run `storgo-node invite` on a member; it prints one line that begins with storgo-invite:")
     };
-    let invite = Invite::parse(text).ok_or_else(bad)?;
-    let key = parse_cluster_key(&invite.key)?;
+    let invite = Invite::parse(text).ok_or_else(invalid)?;
+    let key = parse_cluster_key(&invite.key).ok_or_else(invalid)?;
     for addr in &invite.addrs {
-        addr.parse::<libp2p::Multiaddr>().map_err(|_| bad())?;
+        addr.parse::<libp2p::Multiaddr>().map_err(|_| invalid())?;
     }
-    if let Some(note) = read_lock(&context.data_dir) {
-        return Err(NodeError::new(ErrorCode::Locked, format!("the node runs, as process {}", note.pid))
-            .hint("stop it, join, and start it again"));
+    if let Some(lock) = read_lock(&context.data_dir) {
+        return Err(CliError::new(ErrorCode::Locked, format!("the node runs as process {}", lock.pid))
+            .hint("stop it, join, then start it again"));
     }
     let file = context.sources.file.clone().unwrap_or_else(|| context.data_dir.join("config.toml"));
-    let text = with_bootstrap(&file, &invite.addrs)?;
-    make_data_dir(context)?;
+    let text = add_bootstrap(&file, &invite.addrs)?;
+    create_data_dir(context)?;
     match cluster_key(&context.settings, &context.data_dir)? {
         Some(known) if known == key => {}
         Some(_) => {
-            return Err(NodeError::new(ErrorCode::BadRequest, "this node is in another cluster")
-                .hint("use another --data-dir: files of the old cluster could not be read in the new one"));
+            return Err(CliError::bad_request("this node is in another cluster")
+                .hint("use another --data-dir: the new cluster could not read the files of the old one"));
         }
         None => save_cluster_key(context, &key)?,
     }
-    write_settings(&file, &text).map_err(|e| fail("write", &file, &e))?;
-    let id = describe(context)?;
-    output::result(context, &id, |id| format!("{}\n", id.peer))?;
+    write_settings(&file, &text).map_err(|e| CliError::path("write", &file, &e))?;
+    print_identity(context)?;
     let config = context.sources.file.as_ref().map(|file| format!(" --config {}", file.display()));
-    let config = config.unwrap_or_default();
-    output::say(
-        context,
-        &format!(
-            "joined; start the node with: storgo-node --data-dir {}{config}",
-            context.data_dir.display()
-        ),
-    );
+    let (dir, config) = (context.data_dir.display(), config.unwrap_or_default());
+    output::message(context, &format!("joined; start the node with: storgo-node --data-dir {dir}{config}"));
     Ok(())
 }
 
-/// A settings file with these addresses added to `bootstrap`; the rest of it is left as it is.
-fn with_bootstrap(path: &Path, addrs: &[String]) -> Result<String, NodeError> {
+/// Returns the text of a settings file with addresses added to `bootstrap`. The rest of the file stays as it is.
+fn add_bootstrap(path: &Path, addrs: &[String]) -> Result<String, CliError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(e) => return Err(fail("read", path, &e)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(CliError::path("read", path, &e)),
     };
-    let mut file: toml_edit::DocumentMut = text.parse().map_err(|e| {
-        NodeError::new(ErrorCode::BadRequest, format!("{} is no TOML: {e}", path.display()))
-            .hint(format!("add these to its bootstrap addresses yourself: {}", addrs.join(", ")))
-    })?;
+    let by_hand = |message: String| {
+        let hint = format!("add these addresses to `bootstrap` yourself: {}", addrs.join(", "));
+        CliError::bad_request(message).hint(hint)
+    };
+    let mut file: toml_edit::DocumentMut =
+        text.parse().map_err(|e| by_hand(format!("{} is not valid TOML: {e}", path.display())))?;
     let list = file.entry("bootstrap").or_insert_with(|| toml_edit::value(toml_edit::Array::new()));
-    if let Some(one) = list.as_str().map(String::from) {
-        *list = toml_edit::value(toml_edit::Array::from_iter([one]));
+    if let Some(single) = list.as_str().map(String::from) {
+        *list = toml_edit::value(toml_edit::Array::from_iter([single]));
     }
     let Some(list) = list.as_array_mut() else {
-        return Err(NodeError::new(
-            ErrorCode::BadRequest,
-            format!("{}: bootstrap is no list", path.display()),
-        ));
+        return Err(by_hand(format!("{}: bootstrap is not a list", path.display())));
     };
     let known: Vec<String> = list.iter().filter_map(|item| item.as_str().map(String::from)).collect();
     for addr in addrs.iter().filter(|addr| !known.contains(addr)) {
@@ -215,19 +173,17 @@ fn with_bootstrap(path: &Path, addrs: &[String]) -> Result<String, NodeError> {
     Ok(file.to_string())
 }
 
-fn write_settings(path: &Path, text: &str) -> std::io::Result<()> {
-    // Where it is a link, it stays one.
+/// Replaces a settings file. Symbolic links and permissions stay.
+fn write_settings(path: &Path, text: &str) -> io::Result<()> {
     let path = &path.canonicalize().unwrap_or_else(|_| path.into());
-    let mode = fs::metadata(path).ok().map(|meta| meta.permissions());
+    let permissions = fs::metadata(path).ok().map(|meta| meta.permissions());
     replace(path, text.as_bytes())?;
-    // Who could read the settings before still can.
-    mode.map_or(Ok(()), |mode| fs::set_permissions(path, mode))
+    permissions.map_or(Ok(()), |permissions| fs::set_permissions(path, permissions))
 }
 
-/// Longest backup that is read, bytes.
+/// Maximum length of a backup, in bytes.
 const MAX_BACKUP: u64 = 64 << 10;
 
-/// A backup, as it stands in its file.
 #[derive(Serialize, Deserialize)]
 struct Backup {
     version: u32,
@@ -236,92 +192,87 @@ struct Backup {
     cluster_key: Option<String>,
 }
 
-pub(super) async fn key(context: &Context, action: KeyAction) -> Result<(), NodeError> {
+pub(super) async fn key(context: &Context, action: KeyAction) -> Result<(), CliError> {
     match action {
         KeyAction::Backup { file } => backup(context, &file),
         KeyAction::Restore { file } => {
-            // A thread of its own: reading stdin may take for ever, and Ctrl-C ends it.
-            let read = tokio::task::spawn_blocking(move || (read_backup(&file), file)).await;
-            let (text, file) = read.map_err(|e| NodeError::new(ErrorCode::Other, e.to_string()))?;
-            let name = if is_pipe(&file) { "stdin".into() } else { file.display().to_string() };
-            restore(context, &name, &text.map_err(|e| fail("read", Path::new(&name), &e))?)
+            let name = if is_standard_stream(&file) { "stdin".into() } else { file.display().to_string() };
+            // On a blocking thread, so that Ctrl-C ends a read of stdin.
+            let read = tokio::task::spawn_blocking(move || read_backup(&file)).await;
+            let read = read.map_err(|_| CliError::panicked("reading the backup"))?;
+            restore(context, &name, &read.map_err(|e| CliError::path("read", Path::new(&name), &e))?)
         }
     }
 }
 
-fn is_pipe(file: &Path) -> bool {
+fn is_standard_stream(file: &Path) -> bool {
     file == Path::new("-")
 }
 
-fn read_backup(file: &Path) -> std::io::Result<String> {
+fn read_backup(file: &Path) -> io::Result<String> {
     let input: Box<dyn Read> =
-        if is_pipe(file) { Box::new(std::io::stdin().lock()) } else { Box::new(fs::File::open(file)?) };
+        if is_standard_stream(file) { Box::new(io::stdin().lock()) } else { Box::new(fs::File::open(file)?) };
     let mut text = Vec::new();
     input.take(MAX_BACKUP).read_to_end(&mut text)?;
-    // What is no text is no backup either, and is told as that.
+    // Bytes that are not UTF-8 are no backup, and neither is an empty text.
     Ok(String::from_utf8(text).unwrap_or_default())
 }
 
-fn backup(context: &Context, path: &Path) -> Result<(), NodeError> {
-    needs_a_node_here(context)?;
-    let other = |e: &dyn std::fmt::Display| NodeError::new(ErrorCode::Other, e.to_string());
-    let identity = identity(context)?.to_protobuf_encoding().map_err(|e| other(&e))?;
+fn backup(context: &Context, path: &Path) -> Result<(), CliError> {
+    require_data_dir(context)?;
+    let failed = |e: &dyn std::fmt::Display| {
+        CliError::new(ErrorCode::Other, format!("cannot encode the identity: {e}"))
+    };
+    let identity = load_identity(context)?.to_protobuf_encoding().map_err(|e| failed(&e))?;
     let cluster = cluster_key(&context.settings, &context.data_dir)?;
     let backup = Backup {
         version: 1,
         identity: BASE64URL_NOPAD.encode(&identity),
         cluster_key: cluster.map(|key| BASE64URL_NOPAD.encode(key.as_bytes())),
     };
-    let text = serde_json::to_string_pretty(&backup).map_err(|e| other(&e))? + "\n";
-    if is_pipe(path) {
-        // Not to be silenced where the keys stay on a screen.
-        if std::io::stdout().is_terminal() {
-            output::note(
-                "what follows is this node's identity and keys: whoever sees it can act as this node",
-            );
+    let text = serde_json::to_string_pretty(&backup).map_err(|e| failed(&e))? + "\n";
+    if is_standard_stream(path) {
+        // Also with --quiet, because the keys stay on the screen.
+        if io::stdout().is_terminal() {
+            output::stderr_line("keep this secret: anybody who sees these keys can act as this node");
         }
         return output::print(&text);
     }
     write_secret(path, text.as_bytes()).map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => NodeError::new(
-            ErrorCode::BadRequest,
-            format!("{} is there already", path.display()),
-        )
-        .hint("a backup never replaces a file, which may hold other keys: name another one, or move it away"),
-        _ => fail("write", path, &e),
+        io::ErrorKind::AlreadyExists => CliError::bad_request(format!("{} already exists", path.display()))
+            .hint("it may hold other keys and is not replaced; name another file, or move it away"),
+        _ => CliError::path("write", path, &e),
     })?;
-    output::result(context, &serde_json::json!({ "file": path }), |_| String::new())?;
-    output::say(
-        context,
-        &format!(
-            "{} holds this node's identity and keys: keep it where nobody else reads it",
-            path.display()
-        ),
-    );
+    output::result(context, &serde_json::json!({ "file": path.display().to_string() }), |_| String::new())?;
+    let message = format!("keep {} secret: anybody who reads it can act as this node", path.display());
+    output::message(context, &message);
     Ok(())
 }
 
-fn restore(context: &Context, name: &str, text: &str) -> Result<(), NodeError> {
-    let damaged = || {
-        NodeError::new(ErrorCode::BadRequest, format!("{name} is no backup of storgo"))
-            .hint("`storgo-node key backup FILE` makes one; all of it is needed")
+fn restore(context: &Context, name: &str, text: &str) -> Result<(), CliError> {
+    let invalid = || {
+        CliError::bad_request(format!("{name} is not a storgo backup, or incomplete"))
+            .hint("`storgo-node key backup FILE` creates one")
     };
-    let backup: Backup = serde_json::from_str(text).map_err(|_| damaged())?;
-    let identity = BASE64URL_NOPAD.decode(backup.identity.as_bytes()).map_err(|_| damaged())?;
-    decode(&identity).ok_or_else(damaged)?;
-    let cluster = backup.cluster_key.as_deref().map(parse_cluster_key).transpose()?;
-    make_data_dir(context)?;
-    for name in [IDENTITY_FILE, CLUSTER_FILE] {
-        if context.data_dir.join(name).exists() {
-            let message = format!("{} has keys already", context.data_dir.display());
-            return Err(NodeError::new(ErrorCode::BadRequest, message)
-                .hint("restore into an empty data directory, or move the old keys away first"));
+    let backup: Backup = serde_json::from_str(text).map_err(|_| invalid())?;
+    let identity = BASE64URL_NOPAD.decode(backup.identity.as_bytes()).map_err(|_| invalid())?;
+    decode(&identity).ok_or_else(invalid)?;
+    let cluster = match &backup.cluster_key {
+        Some(key) => Some(parse_cluster_key(key).ok_or_else(invalid)?),
+        None => None,
+    };
+    create_data_dir(context)?;
+    for file in [IDENTITY_FILE, CLUSTER_FILE] {
+        if context.data_dir.join(file).exists() {
+            let message = format!("{} contains keys already", context.data_dir.display());
+            return Err(CliError::bad_request(message)
+                .hint("restore into an empty data directory, or move the old keys away"));
         }
     }
     let target = context.data_dir.join(IDENTITY_FILE);
-    write_secret(&target, &identity).map_err(|e| fail("write", &target, &e))?;
+    write_secret(&target, &identity).map_err(|e| CliError::path("write", &target, &e))?;
     if let Some(key) = cluster {
         save_cluster_key(context, &key)?;
     }
-    output::result(context, &describe(context)?, |id| format!("{}\n", id.peer))
+    print_identity(context)
 }

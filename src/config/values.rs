@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
-/// A number of bytes, as people write it: `500 GiB`, `10MB`, `4096`.
+/// A number of bytes: `500 GiB`, `10MB`, `4096`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
 
@@ -10,7 +10,29 @@ impl FromStr for ByteSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        parse_bytes(text).map(Self)
+        let text = text.trim();
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let unit: u64 = match text[end..].trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "kb" => 1000,
+            "mb" => 1_000_000,
+            "gb" => 1_000_000_000,
+            "tb" => 1_000_000_000_000,
+            "k" | "kib" => 1 << 10,
+            "m" | "mib" => 1 << 20,
+            "g" | "gib" => 1 << 30,
+            "t" | "tib" => 1 << 40,
+            other => return Err(format!("{other:?} is not a unit of bytes")),
+        };
+        let (whole, part) = text[..end].split_once('.').unwrap_or((&text[..end], "0"));
+        let number =
+            |digits: &str| digits.parse::<u64>().map_err(|_| format!("{text:?} is not a number of bytes"));
+        let too_large = || format!("{text:?} is too large");
+        let bytes = number(whole)?.checked_mul(unit).ok_or_else(too_large)?;
+        let scale = 10_u64.checked_pow(u32::try_from(part.len()).unwrap_or(99)).ok_or_else(too_large)?;
+        let rest = u128::from(number(part)?) * u128::from(unit) / u128::from(scale);
+        let total = u64::try_from(rest).ok().and_then(|rest| bytes.checked_add(rest)).ok_or_else(too_large);
+        total.map(Self)
     }
 }
 
@@ -20,56 +42,27 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Where an API is served: an IP address and a port; `localhost` stands for 127.0.0.1.
+/// An IP address and a port; `localhost` means 127.0.0.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DoorAddr(pub SocketAddr);
+pub struct HttpAddr(pub SocketAddr);
 
-impl FromStr for DoorAddr {
+impl FromStr for HttpAddr {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let local = text.rsplit_once(':').filter(|(host, _)| host.eq_ignore_ascii_case("localhost"));
         if let Some((_, port)) = local {
-            let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+            let port = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
             return Ok(Self(SocketAddr::from(([127, 0, 0, 1], port))));
         }
-        text.parse().map(Self).map_err(|_| "it is not an IP address and a port".into())
+        text.parse().map(Self).map_err(|_| "expected an IP address and a port".into())
     }
 }
 
-/// Reads a number of bytes.
+/// Parses a duration: `10m`, `1h 30m`, `500ms`; a bare number counts seconds.
 ///
 /// # Errors
-/// A sentence that says what is wrong.
-pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let unit: u64 = match text[end..].trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "kb" => 1000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "tb" => 1_000_000_000_000,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        "t" | "tib" => 1 << 40,
-        other => return Err(format!("{other:?} is no unit of bytes")),
-    };
-    let (whole, part) = text[..end].split_once('.').unwrap_or((&text[..end], "0"));
-    let number =
-        |digits: &str| digits.parse::<u64>().map_err(|_| format!("{text:?} is not a number of bytes"));
-    let too_much = || format!("{text:?} is too much");
-    let bytes = number(whole)?.checked_mul(unit).ok_or_else(too_much)?;
-    let scale = 10_u64.checked_pow(u32::try_from(part.len()).unwrap_or(99)).ok_or_else(too_much)?;
-    let rest = u128::from(number(part)?) * u128::from(unit) / u128::from(scale);
-    u64::try_from(rest).ok().and_then(|rest| bytes.checked_add(rest)).ok_or_else(too_much)
-}
-
-/// Reads a length of time: `10m`, `1h 30m`, `500ms`; a bare number counts seconds.
-///
-/// # Errors
-/// A sentence that says what is wrong.
+/// Says what is wrong.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.trim().parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string());
@@ -82,8 +75,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_api_is_served_at_an_address_or_at_localhost() {
-        let read = |text: &str| text.parse::<DoorAddr>().map(|addr| addr.0.to_string());
+    fn an_http_address_is_an_ip_address_or_localhost_with_a_port() {
+        let read = |text: &str| text.parse::<HttpAddr>().map(|addr| addr.0.to_string());
         assert_eq!(read("localhost:8080"), Ok("127.0.0.1:8080".into()));
         assert_eq!(read("[::1]:1"), Ok("[::1]:1".into()));
         for text in ["localhost", "localhost:", "localhost:65536", "8080", "example.org:80", ""] {
@@ -92,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_read_as_people_write_them() {
+    fn sizes_and_durations_take_the_usual_units() {
         let cases = [
             ("4096", 4096),
             ("1 KiB", 1024),
@@ -102,10 +95,10 @@ mod tests {
             ("0", 0),
         ];
         for (text, bytes) in cases {
-            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
         for text in ["", "GiB", "1 elephant", "-1", "99999999999999999999", "20000000 TiB", "1.1.1"] {
-            assert!(parse_bytes(text).is_err(), "{text}");
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
         assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_secs(5400)));

@@ -180,7 +180,7 @@ pub(super) async fn readyz(State(node): State<Node>) -> (StatusCode, &'static st
 }
 
 /// A setting.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SettingInfo {
     /// The name.
     pub key: String,

@@ -88,7 +88,7 @@ fn an_address_that_others_can_reach_needs_tls_or_a_flag() {
     let listen = ["--listen", "/ip4/127.0.0.1/tcp/0"];
     let mut command = machine.command();
     command.args(listen).args(["--http", "0.0.0.0:0"]);
-    super::binary::Done::of(command).fails(2, &["without TLS"]);
+    super::binary::Done::of(command).fails(2, &["without TLS", "--tls-self-signed", "--http-insecure"]);
     let node =
         machine.start_on(&["--listen", "/ip4/127.0.0.1/tcp/0", "--http", "0.0.0.0:0"], ["--http-insecure"]);
     let port = node.status["http"].as_str().expect("it serves").rsplit_once(':').expect("a port").1;

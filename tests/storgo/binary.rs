@@ -1,4 +1,4 @@
-//! The real binary: data directories, commands with a deadline, nodes that end with their test.
+//! Runs the real binary: data directories, commands with a deadline, nodes that end with their test.
 
 use std::{
     ffi::OsStr,
@@ -15,13 +15,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long a command may take before its test gives up.
+/// How long a command may take.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a node of a test is started with: nobody but those named is its peer.
+/// Arguments of a node in a test, which connects only to the peers that the test names.
 pub const ALONE: [&str; 4] = ["--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0"];
 
-/// A machine: a folder of its own with a data directory in it.
+/// A machine: a home folder with a data directory.
 pub struct Machine {
     home: TempDir,
 }
@@ -31,7 +31,7 @@ impl Machine {
         Self { home: TempDir::new().expect("a folder") }
     }
 
-    /// The folder in which commands run.
+    /// The working directory of commands.
     pub fn home(&self) -> &Path {
         self.home.path()
     }
@@ -40,7 +40,7 @@ impl Machine {
         self.home().join("data")
     }
 
-    /// Writes a file in the home folder. All are of the same age: that is a part of what is stored.
+    /// Writes a file in the home folder. All have the same time, because the time is stored too.
     pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.home().join(name);
         std::fs::write(&path, bytes).expect("written");
@@ -53,7 +53,7 @@ impl Machine {
         std::fs::read(self.home().join(name)).expect("a file")
     }
 
-    /// `storgo-node` on this machine, with nothing from the environment of the tests.
+    /// `storgo-node` on this machine, without the environment of the tests.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_storgo-node"));
         command
@@ -73,14 +73,14 @@ impl Machine {
         Done::of(command)
     }
 
-    /// Runs a command to its end, with these bytes on its stdin.
+    /// Runs a command to its end with these bytes on stdin.
     pub fn run_with<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>, stdin: &[u8]) -> Done {
         let mut command = self.command();
         command.args(args);
         run(command, Some(stdin.to_vec()))
     }
 
-    /// Starts a command that stays.
+    /// Starts a command.
     pub fn spawn<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Running {
         let mut command = self.command();
         command.args(args);
@@ -101,25 +101,25 @@ impl Machine {
         Piped::new(command)
     }
 
-    /// Starts a node and waits until it serves.
+    /// Starts a node and waits until it serves the API.
     pub fn start<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Live {
         self.start_on(&ALONE, args)
     }
 
-    /// Starts a node with addresses of its own, and waits until it serves.
+    /// Starts a node with other addresses and waits until it serves the API.
     pub fn start_on<S: AsRef<OsStr>>(&self, addrs: &[&str], args: impl IntoIterator<Item = S>) -> Live {
         let mut command = self.command();
         command.args(addrs).arg("--json").args(args);
         Live::of(command)
     }
 
-    /// Stores a file on the node that runs here, and waits until its peers know of it.
+    /// Stores a file on the running node and waits until it is announced.
     pub fn provide(&self, name: &str, bytes: &[u8]) -> Value {
         let path = self.file(name, bytes);
         self.run(["provide".as_ref(), path.as_os_str(), "--json".as_ref()]).ok().json()
     }
 
-    /// The answer of the node that runs here.
+    /// The status of the running node.
     pub fn status(&self) -> Value {
         self.run(["status", "--json"]).ok().json()
     }
@@ -152,7 +152,7 @@ impl Done {
         self
     }
 
-    /// It failed with this code, said these words, and printed no result.
+    /// Asserts the exit code, parts of stderr, and an empty stdout.
     #[track_caller]
     pub fn fails(self, code: i32, words: &[&str]) -> Self {
         let done = self.ends(code);
@@ -167,7 +167,7 @@ impl Done {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// stdout, without the end of its one line.
+    /// The only line of stdout.
     #[track_caller]
     pub fn one_line(&self) -> String {
         let text = self.text();
@@ -176,7 +176,7 @@ impl Done {
         line.into()
     }
 
-    /// stdout, which is one JSON value and nothing else.
+    /// stdout as one JSON value.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.stdout)
@@ -193,7 +193,7 @@ fn run(mut command: Command, stdin: Option<Vec<u8>>) -> Done {
     let mut child = command.spawn().expect("the binary starts");
     let pid = Pid::from_child(&child);
     if let (Some(bytes), Some(mut pipe)) = (stdin, child.stdin.take()) {
-        // A command that ends early closes its side: no matter.
+        // A command that ends early closes its side of the pipe.
         thread::spawn(move || drop(pipe.write_all(&bytes)));
     }
     let (sender, receiver) = mpsc::sync_channel(1);
@@ -207,7 +207,7 @@ fn run(mut command: Command, stdin: Option<Vec<u8>>) -> Done {
     Done { args, code: output.status.code(), stdout: output.stdout, stderr }
 }
 
-/// A command that runs; killed when dropped.
+/// A running command; killed when dropped.
 pub struct Running {
     args: String,
     child: Child,
@@ -215,14 +215,14 @@ pub struct Running {
     stderr: mpsc::Receiver<String>,
 }
 
-/// Lines of output that wait to be looked at.
+/// Lines of output in the channel.
 const LINES: usize = 10_000;
 
 impl Running {
     pub fn new(mut command: Command) -> Self {
         let args = format!("{command:?}");
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A Ctrl-C for the tests is none for the node, and the other way round.
+        // Ctrl-C on the tests must not reach the node, and the other way round.
         command.process_group(0);
         let mut child = command.spawn().expect("the binary starts");
         let stdout = lines(child.stdout.take().expect("piped"));
@@ -238,7 +238,7 @@ impl Running {
         })
     }
 
-    /// The next line on stdout, where there is one already.
+    /// The next line on stdout; `None` if there is none yet.
     pub fn try_line(&self) -> Option<String> {
         self.stdout.try_recv().ok()
     }
@@ -253,7 +253,7 @@ impl Running {
         wait_for(&self.stderr, word).unwrap_or_else(|| panic!("{} never notes {word:?}", self.args))
     }
 
-    /// As when the power goes: nothing is put in order. Returns when the process is gone.
+    /// Kills the process, as a power cut does, and waits for its end.
     pub fn kill(mut self) {
         self.signal(Signal::KILL);
         self.child.wait().expect("awaited");
@@ -263,12 +263,12 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
-    /// Asks it to end, and waits; answers with its exit code and how long that took.
+    /// Stops it and waits. Returns its exit code and how long that took.
     pub fn stop(self) -> (Option<i32>, Duration) {
         self.end_by(Signal::TERM)
     }
 
-    /// Sends a signal that ends it; answers with its exit code and how long that took.
+    /// Ends it with a signal. Returns its exit code and how long that took.
     pub fn end_by(mut self, signal: Signal) -> (Option<i32>, Duration) {
         let asked = Instant::now();
         self.signal(signal);
@@ -276,9 +276,9 @@ impl Running {
         (code, asked.elapsed())
     }
 
-    /// Waits until it has ended; answers with its exit code.
+    /// Waits for its end. Returns its exit code.
     pub fn wait(&mut self) -> Option<i32> {
-        // Its stdout ends with it.
+        // Its stdout ends with the process.
         let deadline = Instant::now() + DEADLINE;
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {
             if let Err(mpsc::RecvTimeoutError::Disconnected) = self.stdout.recv_timeout(left) {
@@ -296,7 +296,7 @@ impl Drop for Running {
     }
 }
 
-/// A command with a pipe on each side; killed when dropped.
+/// A command with pipes for stdin and stdout; killed when dropped.
 pub struct Piped {
     args: String,
     child: Child,
@@ -313,19 +313,19 @@ impl Piped {
         self.child.stdin.as_mut().expect("piped").write_all(bytes).expect("fed");
     }
 
-    /// Its stdin ends.
+    /// Closes its stdin.
     pub fn close(&mut self) {
         drop(self.child.stdin.take());
     }
 
-    /// The next bytes of its stdout.
+    /// Reads the next bytes of its stdout.
     pub fn read(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.child.stdout.as_mut().expect("piped").read_exact(&mut bytes).expect("so many bytes");
         bytes
     }
 
-    /// Waits for its end by itself; its stdin stays open. Answers with the rest of its stdout as well.
+    /// Waits for its end with stdin open. Returns the exit code and the rest of stdout.
     pub fn finish(mut self) -> (Vec<u8>, Done) {
         let (mut stdout, mut stderr) = (Vec::new(), String::new());
         let guard = Guard::new(Pid::from_child(&self.child), &self.args);
@@ -336,7 +336,7 @@ impl Piped {
         (stdout, Done { args: self.args.clone(), code, stdout: Vec::new(), stderr })
     }
 
-    /// As [`Piped::finish`], all of its stdout in the answer.
+    /// As [`Piped::finish`], with all of stdout.
     pub fn done(self) -> Done {
         let (stdout, done) = self.finish();
         Done { stdout, ..done }
@@ -347,7 +347,7 @@ impl Piped {
         self.child.wait().expect("awaited");
     }
 
-    /// Sends a signal that ends it; answers with its exit code.
+    /// Ends it with a signal. Returns its exit code.
     pub fn end_by(self, signal: Signal) -> Option<i32> {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
         self.finish().1.code
@@ -361,7 +361,7 @@ impl Drop for Piped {
     }
 }
 
-/// Kills a process that outlives its deadline, so that whoever waits for it goes on (and fails).
+/// Kills a process that outlives its deadline, so that the waiting test fails.
 struct Guard(Option<mpsc::SyncSender<()>>);
 
 impl Guard {
@@ -406,18 +406,18 @@ fn wait_for(lines: &mpsc::Receiver<String>, word: &str) -> Option<String> {
     }
 }
 
-/// The link in what `provide --json` or `info --json` printed.
+/// The link in the output of `provide --json` or `info --json`.
 #[track_caller]
 pub fn link(report: &Value) -> &str {
     report["link"].as_str().expect("a link")
 }
 
-/// The block files of a machine, finished ones alone.
+/// The finished block files of a machine.
 pub fn block_files(machine: &Machine) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![machine.data().join("blocks")];
     while let Some(folder) = folders.pop() {
-        // A folder may go while it is looked at.
+        // A folder may disappear meanwhile.
         for item in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = item.path();
             if !path.is_dir() {
@@ -431,25 +431,25 @@ pub fn block_files(machine: &Machine) -> Vec<PathBuf> {
     found
 }
 
-/// Waits until this is so.
+/// Waits until the condition holds.
 #[track_caller]
 pub fn eventually(what: &str, so: impl Fn() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !so() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
+        assert!(Instant::now() < deadline, "timed out: {what}");
         thread::yield_now();
         thread::park_timeout(Duration::from_millis(10));
     }
 }
 
-/// A node that serves.
+/// A running node.
 pub struct Live {
     pub running: Running,
     pub status: Value,
 }
 
 impl Live {
-    /// Starts a node, with `--json`, and waits until it serves.
+    /// Starts a node with `--json` and waits until it serves the API.
     pub fn of(command: Command) -> Self {
         let running = Running::new(command);
         let status = serde_json::from_str(&running.line()).expect("a status");
@@ -461,7 +461,7 @@ impl Live {
         self.status["listen"][0].as_str().expect("an address").into()
     }
 
-    /// Its first address alone, as a person would type it.
+    /// Its first address without the peer id.
     pub fn bare_addr(&self) -> String {
         self.addr().split("/p2p/").next().expect("an address").into()
     }

@@ -1,4 +1,4 @@
-//! Commands without a running node: they are the node for the time being.
+//! Commands without a running node: each starts a node of its own.
 
 use std::thread;
 
@@ -24,7 +24,7 @@ fn provide_serves_until_ctrl_c_and_get_comes_and_goes() {
     assert!(line.starts_with("storgo://"), "{line}");
     provide.notes("1 peer knows");
     provide.notes("serving it until Ctrl-C");
-    // Others on this data directory talk to it.
+    // Other commands on this data directory talk to it.
     assert!(writer.run(["ls"]).ok().text().contains("a file"));
     let status = writer.status();
     assert!(
@@ -37,14 +37,14 @@ fn provide_serves_until_ctrl_c_and_get_comes_and_goes() {
         let done = reader.run(["get", &line, "-o", out, "--bootstrap", &addr]).ok();
         assert!(if out == "-" { done.stdout == bytes } else { reader.read(out) == bytes });
     }
-    // What was read is kept: nobody is needed any more.
+    // The reader keeps the file and needs no peer any more.
     assert_eq!(provide.end_by(Signal::INT).0, Some(0));
     drop(node);
     assert!(reader.run(["get", &line, "-o", "-"]).ok().stdout == bytes);
 }
 
 #[test]
-fn an_interrupted_provide_has_stored_nothing() {
+fn an_interrupted_provide_stores_nothing() {
     let machine = Machine::new();
     let mut provide = machine.fed(["provide", "-", "--name", "half"]);
     provide.feed(&noise(2, 3 << 20));
@@ -54,7 +54,7 @@ fn an_interrupted_provide_has_stored_nothing() {
 }
 
 #[test]
-fn commands_at_once_take_turns() {
+fn concurrent_commands_on_one_data_directory_take_turns() {
     let machine = Machine::new();
     machine.run_with(["provide", "-", "--name", "x", "--no-serve"], b"x").ok();
     thread::scope(|scope| {
@@ -66,18 +66,18 @@ fn commands_at_once_take_turns() {
 }
 
 #[test]
-fn a_data_directory_has_one_node_and_looking_does_not_disturb_it() {
+fn a_data_directory_takes_one_node_and_commands_do_not_disturb_it() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let pid = node.status["pid"].to_string();
     machine.run(["run", ALONE[0], ALONE[1]]).fails(11, &[&pid, "--data-dir"]);
     machine.run(["--json", "run"]).fails(11, &["\"code\":\"locked\""]);
-    // Flags that the running node does not hear of.
+    // Flags that do not reach the running node.
     let done = machine.run(["ls", "--capacity", "1 GiB", "--timeout", "1s"]).ok();
-    assert!(done.stderr.contains("--capacity: without effect"), "{}", done.stderr);
+    assert!(done.stderr.contains("ignored --capacity:"), "{}", done.stderr);
     assert!(!done.stderr.contains("--timeout"), "{}", done.stderr);
     drop(node);
-    // A node that starts while others look at the lock again and again.
+    // A node starts while other commands poll the lock.
     thread::scope(|scope| {
         let looking: Vec<_> = (0..4).map(|_| scope.spawn(|| machine.run(["doctor", "-q"]))).collect();
         for _ in 0..3 {

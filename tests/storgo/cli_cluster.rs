@@ -1,4 +1,4 @@
-//! A cluster by two commands: one line brings in a machine, and whoever lacks the key stays outside.
+//! Clusters: an invite brings in a machine; nodes without the key cannot connect.
 
 use super::{
     binary::{Live, Machine},
@@ -8,13 +8,13 @@ use super::{
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
 const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
 
-/// Starts a node that listens on one address alone.
+/// Starts a node that listens on one address only.
 fn start(machine: &Machine, listen: &str, args: &[&str]) -> Live {
     machine.start_on(&["--listen", listen, "--http", "127.0.0.1:0"], args)
 }
 
 #[test]
-fn one_line_brings_in_a_machine_and_a_stranger_stays_outside() {
+fn an_invite_brings_in_a_machine_and_strangers_cannot_connect() {
     for listen in [TCP, QUIC] {
         let (first, second) = (Machine::new(), Machine::new());
         first.run(["invite"]).fails(2, &["in no cluster", "init --cluster"]);
@@ -34,13 +34,13 @@ fn one_line_brings_in_a_machine_and_a_stranger_stays_outside() {
         assert_eq!(member.status["cluster"], true);
         assert!(second.run(["get", link, "-o", "-"]).ok().stdout == bytes);
         second.run(["join", &invite]).fails(11, &["stop it"]);
-        // One cluster, one name for the same bytes, on both machines.
+        // In one cluster, the same bytes have the same CID.
         let other = noise(2, 2 << 20);
         let here = first.provide("other", &other);
         let there = second.provide("other", &other);
         assert_eq!(here["cid"], there["cid"]);
 
-        // Neither an open node nor one of another cluster comes in.
+        // Neither a node without a cluster nor one of another cluster can connect.
         let (open, foreign) = (Machine::new(), Machine::new());
         foreign.run(["init", "--cluster"]).ok();
         foreign.run(["join", &invite]).fails(2, &["in another cluster"]);
@@ -49,12 +49,12 @@ fn one_line_brings_in_a_machine_and_a_stranger_stays_outside() {
             let done = stranger.run(["get", link, "-o", "stolen", "--timeout", "2s"]);
             assert!(matches!(done.code, Some(4 | 5 | 9)), "{done:?}");
             assert!(!stranger.home().join("stolen").exists());
-            // On QUIC one believes to be connected until one is hung up on.
+            // On QUIC, the dialler counts as connected until the other side closes.
             if listen == TCP {
                 stranger.run(["peers", "--add", &inside.addr()]).fails(5, &["a cluster whose key"]);
             }
             assert_eq!(stranger.status()["received_bytes"], 0);
-            // The same bytes, and no name in common.
+            // The same bytes have other CIDs.
             let theirs = stranger.provide("other", &other);
             assert_ne!(theirs["cid"], here["cid"]);
             assert_eq!(theirs["new_blocks"], theirs["blocks"]);
@@ -63,18 +63,18 @@ fn one_line_brings_in_a_machine_and_a_stranger_stays_outside() {
 }
 
 #[test]
-fn what_is_no_invite_changes_nothing() {
+fn an_invalid_invite_changes_nothing() {
     let machine = Machine::new();
     let (first, other) = (Machine::new(), Machine::new());
     first.run(["init", "--cluster"]).ok();
     let line = first.run(["invite"]).ok();
-    assert!(line.stderr.contains("names no address"), "{}", line.stderr);
+    assert!(line.stderr.contains("contains no address"), "{}", line.stderr);
     let line = line.one_line();
     for bad in ["", "storgo-invite:", "hello", &line[..line.len() - 9], &line["storgo-invite:".len()..]] {
-        machine.run(["join", bad]).fails(2, &["no invite"]);
+        machine.run(["join", bad]).fails(2, &["invite is invalid"]);
         assert!(!machine.data().exists());
     }
-    // Settings that are there stay as they are.
+    // Existing settings stay.
     other.run(["init"]).ok();
     let path = other.data().join("config.toml");
     std::fs::write(&path, "# mine\nbootstrap = \"/ip4/192.0.2.1/tcp/3000\"\n").expect("written");
@@ -85,7 +85,7 @@ fn what_is_no_invite_changes_nothing() {
 }
 
 #[test]
-fn addresses_go_into_the_settings_that_are_named() {
+fn join_adds_addresses_to_the_given_settings_file() {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     let (first, second) = (Machine::new(), Machine::new());
@@ -103,7 +103,7 @@ fn addresses_go_into_the_settings_that_are_named() {
     assert!(second.home().join("link.toml").is_symlink() && !second.data().join("config.toml").exists());
     let names: Vec<_> = std::fs::read_dir(second.home()).expect("read").collect();
     assert_eq!(names.len(), 3, "nothing else is left: {names:?}");
-    // What is no TOML is left alone, and the addresses are said.
+    // A file that is not TOML stays as it is; the error lists the addresses.
     let third = Machine::new();
     third.file("mine.yaml", b"mdns: false\n");
     third.run(["join", &invite, "--config", "mine.yaml"]).fails(2, &["mine.yaml", "yourself: /ip4"]);

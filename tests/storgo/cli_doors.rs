@@ -1,4 +1,4 @@
-//! What a running node lets in, by real HTTP calls; and the demo.
+//! Access to the API of a running node over HTTP, and the demo.
 
 use std::{
     io::{Read, Write},
@@ -7,7 +7,7 @@ use std::{
 
 use super::binary::{DEADLINE, Live, Machine};
 
-/// One HTTP call; answers with the status and the whole response.
+/// Sends one HTTP request. Returns the status and the whole response.
 fn call(node: &Live, path: &str, host: &str, token: Option<&str>) -> (u16, String) {
     let addr = node.status["http"].as_str().expect("it serves");
     let mut stream = TcpStream::connect(addr).expect("connected");
@@ -22,7 +22,7 @@ fn call(node: &Live, path: &str, host: &str, token: Option<&str>) -> (u16, Strin
 }
 
 #[test]
-fn the_api_opens_to_its_token_and_its_own_name_alone() {
+fn the_api_requires_its_token_and_its_own_host_name() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let report = machine.provide("secret", b"the secret");
@@ -39,7 +39,7 @@ fn the_api_opens_to_its_token_and_its_own_name_alone() {
             assert!(answer.contains("\"code\":\"denied\""), "{answer}");
             assert!(!answer.contains("the secret") && !answer.contains(token), "{answer}");
         }
-        // A web page that points its own name at this machine, whatever it knows.
+        // DNS rebinding: a web page points its own name at this machine.
         for host in ["evil.example", "localhost.evil.example", "192.0.2.1:8080", ""] {
             let (status, answer) = call(&node, path, host, Some(token));
             assert_eq!(status, 421, "{path}, {host}: {answer}");
@@ -51,18 +51,18 @@ fn the_api_opens_to_its_token_and_its_own_name_alone() {
 }
 
 #[test]
-fn the_demo_works_by_itself_and_says_when_a_port_is_taken() {
-    // Taken here, or by somebody else: both will do.
+fn the_demo_needs_no_set_up_and_reports_a_port_that_is_taken() {
+    // If this fails, another program has the port, which is as good.
     let _taken = TcpListener::bind("127.0.0.1:4000");
     let machine = Machine::new();
     let mut command = machine.command();
     command.args(["demo", "--once"]).env("TMPDIR", machine.home());
     let done = super::binary::Done::of(command).ok();
     let text = done.text();
-    assert!(text.contains("port 4000 is taken: node 2 uses "), "{text}");
+    assert!(text.contains("port 4000 is taken, node 2 uses "), "{text}");
     assert!(text.contains("identical") && text.contains("storgo://"), "{text}");
     let left: Vec<_> = std::fs::read_dir(machine.home()).expect("read").collect();
-    assert!(left.is_empty(), "it leaves nothing behind: {left:?}");
+    assert!(left.is_empty(), "leftovers: {left:?}");
 
     let quiet = |args: &[&str]| {
         let mut command = machine.command();
@@ -76,7 +76,7 @@ fn the_demo_works_by_itself_and_says_when_a_port_is_taken() {
 }
 
 #[test]
-fn the_demo_stays_until_ctrl_c_and_ends_cleanly() {
+fn the_demo_serves_until_ctrl_c_and_removes_its_files() {
     let machine = Machine::new();
     let mut command = machine.command();
     command.arg("demo").env("TMPDIR", machine.home());
@@ -90,16 +90,16 @@ fn the_demo_stays_until_ctrl_c_and_ends_cleanly() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("answered");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("ready"), "{answer}");
-    // What it tells its user to try works.
+    // The command that it suggests works.
     let tried = demo.says("Try it: ");
     let words = tried.split_whitespace().skip_while(|word| *word != "--data-dir");
     let peers = machine.run(words).ok().text();
     assert_eq!(peers.lines().filter(|line| line.contains("12D3Koo")).count(), 2, "{peers}");
     assert_eq!(demo.end_by(rustix::process::Signal::INT).0, Some(0));
     let left: Vec<_> = std::fs::read_dir(machine.home()).expect("read").collect();
-    assert!(left.is_empty(), "it leaves nothing behind: {left:?}");
+    assert!(left.is_empty(), "leftovers: {left:?}");
 
-    // Before it is done, it is interrupted.
+    // Interrupted before it is done.
     let mut command = machine.command();
     command.args(["demo", "--once"]).env("TMPDIR", machine.home());
     let demo = super::binary::Running::new(command);

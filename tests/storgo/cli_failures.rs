@@ -1,4 +1,4 @@
-//! What cannot be had: each reason has its exit code, and what was there stays as it was.
+//! Failures: each cause has its exit code, and existing files stay as they are.
 
 use std::{path::Path, time::Instant};
 
@@ -10,7 +10,7 @@ use super::{
     swarm::noise,
 };
 
-/// Flips a bit of one stored block, which is none of the short files that hold lists.
+/// Flips a bit of the longest block: a chunk, not a list of blocks.
 fn damage_a_block(machine: &Machine) {
     let longest = block_files(machine).into_iter().max_by_key(|file| file.metadata().expect("there").len());
     let file = longest.expect("a block file");
@@ -19,14 +19,14 @@ fn damage_a_block(machine: &Machine) {
     std::fs::write(file, bytes).expect("written");
 }
 
-/// The CID behind `block ` in what a command said.
+/// The CID after `block ` in a message.
 fn named_block(stderr: &str) -> &str {
     let rest = stderr.split("block ").nth(1).unwrap_or_else(|| panic!("no block in {stderr}"));
     rest.split_whitespace().next().expect("a CID")
 }
 
 #[test]
-fn a_damaged_block_on_the_only_provider_is_named_and_set_aside() {
+fn a_damaged_block_on_the_only_provider_is_named_and_quarantined() {
     let (writer, reader) = (Machine::new(), Machine::new());
     let node = writer.start::<&str>([]);
     let _reader = reader.start(["--bootstrap", &node.addr()]);
@@ -37,17 +37,17 @@ fn a_damaged_block_on_the_only_provider_is_named_and_set_aside() {
     assert!(!reader.home().join("got").exists());
     let block = named_block(&done.stderr);
 
-    // The provider has set the bad copy aside, and knows what it lacks.
+    // The provider quarantines the bad copy and counts the block as missing.
     assert_eq!(writer.status()["quarantined"], 1);
     assert_eq!(std::fs::read_dir(writer.data().join("quarantine")).expect("made").count(), 1);
     let verified = writer.run(["verify", "file", "--json"]).ends(7).json();
     assert_eq!(verified["missing"], serde_json::json!([block]));
     writer.run(["get", "file", "-o", "-"]).ends(7);
-    assert!(writer.run(["doctor"]).ok().text().contains("1 block that files here need"));
+    assert!(writer.run(["doctor"]).ok().text().contains("1 block of files kept here missing"));
     let says = |missing: u64| {
         let (info, listed) = (writer.run(["info", "file"]).ok(), writer.run(["ls"]).ok());
         assert_eq!(
-            info.text().contains("not whole: 1 block missing or damaged"),
+            info.text().contains("incomplete: 1 block missing or damaged"),
             missing > 0,
             "{}",
             info.text()
@@ -59,7 +59,7 @@ fn a_damaged_block_on_the_only_provider_is_named_and_set_aside() {
     };
     says(1);
 
-    // The same file once more brings back what was missing, and nothing else.
+    // Storing the file again restores the missing block and adds no other.
     let again = writer.provide("file", &bytes);
     assert_eq!((&again["cid"], &again["new_blocks"]), (&report["cid"], &1.into()));
     assert!(reader.run(["get", link(&report), "-o", "-"]).ok().stdout == bytes);
@@ -70,7 +70,7 @@ fn a_damaged_block_on_the_only_provider_is_named_and_set_aside() {
 }
 
 #[test]
-fn a_damaged_block_is_found_without_a_node_and_without_a_wait() {
+fn a_damaged_block_is_found_without_a_running_node_and_without_a_wait() {
     let machine = Machine::new();
     let path = machine.file("file", &noise(2, 4 << 20));
     machine.run(["provide".as_ref(), path.as_os_str(), "--no-serve".as_ref()]).ok();
@@ -85,7 +85,7 @@ fn a_damaged_block_is_found_without_a_node_and_without_a_wait() {
 }
 
 #[test]
-fn who_asks_first_about_a_file_whose_root_is_damaged_is_told_what_is_known_of_it() {
+fn info_describes_a_file_with_a_damaged_root() {
     let machine = Machine::new();
     let path = machine.file("file", &noise(7, 4 << 20));
     machine.run(["provide".as_ref(), path.as_os_str(), "--no-serve".as_ref()]).ok();
@@ -95,11 +95,11 @@ fn who_asks_first_about_a_file_whose_root_is_damaged_is_told_what_is_known_of_it
     bytes[100] ^= 4;
     std::fs::write(&root, bytes).expect("written");
     let info = machine.run(["info", "file"]).ok();
-    assert!(info.text().contains("not whole: 1 block missing or damaged"), "{}", info.text());
+    assert!(info.text().contains("incomplete: 1 block missing or damaged"), "{}", info.text());
 }
 
 #[test]
-fn a_reader_learns_whether_nobody_is_there_nobody_has_it_or_the_key_is_missing() {
+fn get_tells_no_peer_from_no_provider_from_a_missing_key() {
     let (writer, reader, elsewhere) = (Machine::new(), Machine::new(), Machine::new());
     let lost = elsewhere.run_with(["provide", "-", "--no-serve"], b"far away").ok().one_line();
     let lost_cid = &lost["storgo://".len()..lost.find('#').expect("a key")];
@@ -125,7 +125,7 @@ fn a_reader_learns_whether_nobody_is_there_nobody_has_it_or_the_key_is_missing()
 }
 
 #[test]
-fn a_quota_is_a_limit_and_leaves_nothing_behind() {
+fn a_file_beyond_the_quota_is_refused_and_leaves_no_blocks() {
     for runs in [true, false] {
         let machine = Machine::new();
         machine.run(["init"]).ok();
@@ -141,7 +141,7 @@ fn a_quota_is_a_limit_and_leaves_nothing_behind() {
             let done =
                 machine.run(provide).fails(13, &["of 2097152 bytes are in use", "storage.capacity", "hint"]);
             assert!(!done.stderr.contains(" 0 of"), "{}", done.stderr);
-            assert_eq!(block_files(&machine).len(), before, "what it wrote is gone with it");
+            assert_eq!(block_files(&machine).len(), before, "no block is left");
         }
         let fits = machine.file("fits", &noise(6, 1_500_000));
         machine.run(["provide".as_ref(), fits.as_os_str(), "--no-serve".as_ref()]).ok();
@@ -154,9 +154,9 @@ fn a_quota_is_a_limit_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_interrupted_reader_leaves_nothing_behind() {
+fn an_interrupted_get_leaves_no_files() {
     let (writer, reader) = (Machine::new(), Machine::new());
-    // So slow that no test waits for the end.
+    // So slow that the test interrupts it before the end.
     let node = writer.start(["--upload-limit", "200 KiB"]);
     let folder = writer.home().join("folder");
     std::fs::create_dir(&folder).expect("made");
@@ -179,7 +179,7 @@ fn an_interrupted_reader_leaves_nothing_behind() {
         assert!(took.as_secs() < 5, "{took:?}");
         assert_eq!(alone(&reader), Vec::<std::ffi::OsString>::new());
     }
-    // One that waits for its first peer, with a node of its own.
+    // Interrupted while waiting for the first peer.
     let lonely = Machine::new();
     let get = lonely.spawn(["get", link(&file)]);
     get.notes("no peer is connected yet");
@@ -187,7 +187,7 @@ fn an_interrupted_reader_leaves_nothing_behind() {
 }
 
 #[test]
-fn what_is_typed_wrong_is_a_usage_error() {
+fn invalid_arguments_are_usage_errors() {
     let machine = Machine::new();
     let wrong: [&[&str]; 10] = [
         &["fetch", "x"],
@@ -210,7 +210,7 @@ fn what_is_typed_wrong_is_a_usage_error() {
 }
 
 #[test]
-fn a_variable_that_is_not_text_is_no_matter_unless_it_is_a_setting() {
+fn a_variable_that_is_not_utf8_is_an_error_only_if_it_is_a_setting() {
     use std::os::unix::ffi::OsStrExt;
 
     let machine = Machine::new();
@@ -221,15 +221,18 @@ fn a_variable_that_is_not_text_is_no_matter_unless_it_is_a_setting() {
     let mut command = machine.command();
     command.args(["config", "show"]).env("STORGO_CACHE_SIZE", odd);
     super::binary::Done::of(command).fails(2, &["STORGO_CACHE_SIZE", "UTF-8"]);
-    // A folder may have any name.
+    // The name of a folder need not be UTF-8.
     let mut command = machine.command();
     command.args(["init"]).env("STORGO_DATA_DIR", machine.home().join(odd));
     super::binary::Done::of(command).ok();
     assert!(machine.home().join(odd).join("identity.key").exists());
+    let mut command = machine.command();
+    command.args(["--json", "key", "backup"]).arg(odd).env("STORGO_DATA_DIR", machine.home().join(odd));
+    assert!(super::binary::Done::of(command).ok().json()["file"].is_string());
 }
 
 #[test]
-fn what_is_damaged_or_lost_comes_back_from_whoever_has_only_read_it() {
+fn damaged_and_lost_blocks_are_fetched_from_a_node_that_only_read_the_file() {
     let (writer, reader, third) = (Machine::new(), Machine::new(), Machine::new());
     let node = writer.start::<&str>([]);
     let _reader = reader.start(["--bootstrap", &node.addr()]);

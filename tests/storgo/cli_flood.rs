@@ -1,4 +1,4 @@
-//! A node under attack from all sides: it keeps to its memory, and serves who behaves.
+//! A node under many attacks at once stays within its memory limit and serves honest peers.
 
 use std::{
     fs,
@@ -24,29 +24,29 @@ use super::{
     swarm::noise,
 };
 
-/// What a node may take at its peak, KiB: the budget for four transfers at once.
+/// Peak memory that a node may use, in KiB: the budget for four transfers at once.
 const BOUND_KIB: u64 = 150 << 10;
-/// Callers who say nothing.
+/// Connections that send nothing.
 const SILENT: usize = 300;
-/// Callers who send noise from their first byte on, without end.
+/// Connections that send noise without end.
 const NOISY: usize = 32;
-/// Identities that attack by our own protocol, each in all ways.
+/// Identities that attack through the transfer protocol, each in all ways.
 const PEERS: usize = 8;
-/// Streams that each of them opens and holds.
+/// Streams that each of them opens and keeps open.
 const STREAMS: usize = 100;
-/// How often each attack is made at least.
+/// Minimum number of times that each attack is made.
 const ROUNDS: u64 = 200;
 
-/// What is sent on a stream.
+/// Data sent on a stream.
 #[derive(Clone, Copy)]
 enum Attack {
-    /// A length of four gigabytes, and bytes without end.
+    /// A length prefix of four gigabytes, followed by bytes without end.
     Oversized,
-    /// The longest message there is: arrays in arrays, as deep as it is long.
+    /// A message of the maximum length: nested arrays, as deep as it is long.
     Nested,
-    /// Messages that are none, without end.
+    /// Invalid messages without end.
     Endless,
-    /// As many questions as can be sent, and no answer is ever read.
+    /// As many requests as possible, and no response is read.
     Greedy,
 }
 
@@ -66,7 +66,7 @@ impl Attack {
         }
     }
 
-    /// Until the node ends the stream, or there was enough of it.
+    /// Runs until the node ends the stream, or enough was sent.
     async fn run(self, mut stream: Stream, root: Cid) {
         let bytes = self.bytes(root);
         for _ in 0..16 {
@@ -81,25 +81,25 @@ impl Attack {
     }
 }
 
-/// One identity that attacks until it is told to stop.
+/// One identity that attacks until `stop` is set.
 async fn attack(addr: Multiaddr, root: Cid, rounds: Arc<[AtomicU64; 4]>, stop: Arc<AtomicBool>) {
     let options = NetOptions::new(Keypair::generate_ed25519());
     let net = Net::start(options, Protocols::default()).await.expect("starts");
     while !stop.load(Ordering::Relaxed) {
-        // Whoever is thrown out comes back.
+        // Reconnect after each disconnection.
         let Ok(peer) = net.connect(addr.clone()).await else { continue };
         let mut held = Vec::new();
         for _ in 0..STREAMS {
             held.extend(net.open(peer, transfer::PROTOCOL).await.ok());
         }
         for stream in &mut held {
-            // Offered, and never used.
+            // Opened and never used.
             drop(stream.flush().await);
         }
         let deeds = Attack::ALL.iter().zip(rounds.iter()).map(async |(attack, rounds)| {
             if let Ok(stream) = net.open(peer, transfer::PROTOCOL).await {
                 let run = attack.run(stream, root);
-                // A stream that nobody reads stands still: that is this attack's end.
+                // A stream that nobody reads stops: this attack is over.
                 drop(tokio::time::timeout(std::time::Duration::from_secs(1), run).await);
                 rounds.fetch_add(1, Ordering::Relaxed);
             }
@@ -117,7 +117,7 @@ fn noisy(addr: &str, stop: &AtomicBool) {
     }
 }
 
-/// The most memory that a node has had, KiB.
+/// Peak memory of a node, in KiB.
 fn peak_kib(node: &Live) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", node.status["pid"])).expect("it runs");
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux tells");
@@ -125,7 +125,7 @@ fn peak_kib(node: &Live) -> u64 {
 }
 
 #[test]
-fn a_node_that_is_attacked_from_all_sides_keeps_to_its_memory_and_serves_who_behaves() {
+fn an_attacked_node_stays_within_its_memory_limit_and_serves_honest_peers() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let bytes = noise(1, 24 << 20);

@@ -1,4 +1,4 @@
-//! Two machines on one network that were told nothing of each other.
+//! Two machines on one network without any addresses of each other.
 
 use super::{
     binary::{Done, Live, Machine, eventually, link},

@@ -1,4 +1,4 @@
-//! What somebody else does to files while a command works on them, and what a folder holds that nobody means to share.
+//! Files that change while a command works on them, and files that must not be shared.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use super::{
 };
 
 #[test]
-fn what_is_rewritten_while_it_is_stored_is_named_though_its_length_and_date_are_the_same() {
+fn a_file_that_is_rewritten_while_it_is_stored_is_named_even_if_length_and_time_stay() {
     let machine = Machine::new();
     fs::create_dir(machine.home().join("folder")).expect("made");
     let write = |byte: u8| {
@@ -21,14 +21,14 @@ fn what_is_rewritten_while_it_is_stored_is_named_though_its_length_and_date_are_
     machine.file("first", b"1");
     write(b'a');
     let mut provide = machine.fed(["provide", "--no-serve", "first", "-", "file", "folder"]);
-    // The first one is stored: all of them have been looked at.
+    // When the first one is stored, all have been examined.
     provide.read("storgo://".len());
     write(b'b');
     provide.close();
     let done = provide.done().ends(3);
     assert_eq!(done.text().lines().count(), 4);
     for words in
-        ["half old and half new: file", "half new: folder/inner", "4 of 4 stored, not all of it whole"]
+        ["half old and half new: file", "half new: folder/inner", "4 of 4 stored, but some inputs changed"]
     {
         assert!(done.stderr.contains(words), "{}", done.stderr);
     }
@@ -36,7 +36,7 @@ fn what_is_rewritten_while_it_is_stored_is_named_though_its_length_and_date_are_
 }
 
 #[test]
-fn what_appears_while_it_is_fetched_is_not_replaced() {
+fn a_file_that_appears_during_a_get_is_not_replaced() {
     let (writer, reader) = (Machine::new(), Machine::new());
     let node = writer.start(["--upload-limit", "1 MiB"]);
     let bytes = noise(1, 4 << 20);
@@ -57,7 +57,7 @@ fn what_appears_while_it_is_fetched_is_not_replaced() {
         let mut get = reader.spawn(["get", link(what), "-o", "out"]);
         eventually("it begins to write", || names() != ["data"]);
         appear();
-        get.notes("out is there already");
+        get.notes("out already exists");
         assert_eq!(get.wait(), Some(2));
         assert_eq!(names(), ["data", "out"]);
     };
@@ -66,19 +66,19 @@ fn what_appears_while_it_is_fetched_is_not_replaced() {
     reader.run(["get", link(&file), "-o", "out", "--force"]).ok();
     assert!(fs::read(&out).expect("read") == bytes);
     fs::remove_file(&out).expect("removed");
-    // An empty folder is one that a rename would replace.
+    // A plain rename would replace an empty folder.
     get(&folder, &|| fs::create_dir(&out).expect("made"));
     assert_eq!(fs::read_dir(&out).expect("listed").count(), 0);
 }
 
 #[test]
-fn the_keys_of_a_node_are_stored_with_no_folder() {
+fn the_keys_of_a_node_are_never_stored() {
     let machine = Machine::new();
     machine.run(["init"]).ok();
     machine.file("file", b"bytes");
     machine.run(["provide", "data", "--no-serve"]).fails(2, &["data directory", "key backup"]);
     let done = machine.run(["provide", ".", "--no-serve"]).ends(3);
-    assert!(done.stderr.contains("its keys are for nobody else"), "{}", done.stderr);
+    assert!(done.stderr.contains("data directory of a node and contains its keys"), "{}", done.stderr);
     machine.run(["get", &done.one_line(), "-o", "copy"]).ok();
     let copied: Vec<_> = fs::read_dir(machine.home().join("copy")).expect("listed").collect();
     assert_eq!(copied.len(), 1);
@@ -86,7 +86,7 @@ fn the_keys_of_a_node_are_stored_with_no_folder() {
 }
 
 #[test]
-fn dates_before_1970_come_back() {
+fn times_before_1970_are_restored() {
     let machine = Machine::new();
     let long_ago = SystemTime::UNIX_EPOCH - Duration::from_secs(1_000_000_000);
     fs::create_dir(machine.home().join("folder")).expect("made");

@@ -1,4 +1,4 @@
-//! Two homes that nobody can call, and a relay that both can.
+//! Two networks behind NAT, and a relay that both can reach.
 
 use super::{
     binary::{Done, Live, Machine, eventually, link},
@@ -27,7 +27,7 @@ fn has_a_place(island: &Island, machine: &Machine) -> bool {
 }
 
 #[test]
-fn a_file_in_a_house_that_nobody_can_call_is_read_in_another_through_a_relay() {
+fn a_file_is_read_from_one_nat_to_another_through_a_relay() {
     let star = star();
     let [left, right] = &star.houses;
     let [relay, public, writer, reader] = [(); 4].map(|()| Machine::new());

@@ -1,4 +1,4 @@
-//! Big files, and what two files share.
+//! Large files, and blocks that files share.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ use super::{
     swarm::noise,
 };
 
-/// Writes `prefix` and then bytes that look random.
+/// Writes `prefix`, then pseudorandom bytes.
 fn big_file(path: &Path, prefix: &[u8], mib: usize) {
     let mut stream = blake3::Hasher::new().finalize_xof();
     let mut file = File::create(path).expect("made");
@@ -40,7 +40,7 @@ fn same(a: &Path, b: &Path) -> bool {
 }
 
 #[test]
-fn a_hundred_mebibytes_go_round_and_a_shifted_file_shares_its_blocks() {
+fn a_file_of_100_mib_is_read_back_and_a_shifted_copy_shares_its_blocks() {
     let (writer, reader) = (Machine::new(), Machine::new());
     let node = writer.start::<&str>([]);
     let _reader = reader.start(["--bootstrap", &node.addr()]);
@@ -56,7 +56,7 @@ fn a_hundred_mebibytes_go_round_and_a_shifted_file_shares_its_blocks() {
     let again = provide("100");
     assert_eq!((&again["new_blocks"], &again["cid"]), (&0.into(), &report["cid"]));
 
-    // It begins as the last one does: only what is longer is new.
+    // It begins like the last one, so only the rest is new.
     big_file(&writer.home().join("256"), b"", 256);
     let whole = provide("256");
     assert!(number(&whole["new_blocks"]) < number(&whole["blocks"]) * 2 / 3, "{whole}");
@@ -74,7 +74,7 @@ fn blocks(machine: &Machine) -> BTreeSet<std::ffi::OsString> {
 }
 
 #[test]
-fn members_of_a_cluster_share_block_names_and_strangers_share_none() {
+fn members_of_a_cluster_share_blocks_and_other_nodes_do_not() {
     let machines = [Machine::new(), Machine::new(), Machine::new(), Machine::new()];
     machines[0].run(["init", "--cluster"]).ok();
     let invite = machines[0].run(["invite"]).ok().one_line();
@@ -91,7 +91,7 @@ fn members_of_a_cluster_share_block_names_and_strangers_share_none() {
         assert!(names[a].is_disjoint(&names[b]), "{a} and {b}");
         assert_ne!(reports[a]["cid"], reports[b]["cid"]);
     }
-    // And none with itself, where that is asked for.
+    // With --no-dedup, not even with itself.
     let apart = machines[2].run(["provide", "file", "--no-serve", "--no-dedup", "--json"]).ok().json();
     assert_eq!(apart["new_blocks"], apart["blocks"]);
 }

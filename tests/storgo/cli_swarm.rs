@@ -1,4 +1,4 @@
-//! Three machines of which each knows one other: files, folders, ranges and pipes from one to another.
+//! Three machines that each know one other: files, folders, ranges and pipes between them.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -50,14 +50,14 @@ fn a_file_goes_from_any_of_three_machines_to_any_other() {
     let done = third.run(["--json", "get", link(&report), "-o", "again"]).ok().json();
     assert_eq!((&done["output"], &done["bytes"]), (&"again".into(), &(5 << 20).into()));
 
-    // What is there is left alone, unless told otherwise.
+    // An existing file is replaced only with --force.
     third.file("got", b"mine");
-    third.run(["get", link(&report), "-o", "got"]).fails(2, &["got is there already", "--force"]);
+    third.run(["get", link(&report), "-o", "got"]).fails(2, &["got already exists", "--force"]);
     assert_eq!(third.read("got"), b"mine");
     third.run(["get", link(&report), "-o", "got", "--force"]).ok();
     assert!(third.read("got") == bytes);
 
-    // And from the third machine to the first, from a pipe.
+    // From a pipe on the third machine to the first.
     let report = third.run_with(["provide", "-", "--name", "piped", "--json"], b"hello, pipe").ok().json();
     assert_eq!((&report["name"], &report["size"]), (&"piped".into(), &11.into()));
     assert_eq!(first.run(["get", link(&report), "-o", "-"]).ok().stdout, b"hello, pipe");
@@ -67,7 +67,7 @@ fn a_file_goes_from_any_of_three_machines_to_any_other() {
 }
 
 #[test]
-fn ranges_end_where_they_say() {
+fn a_range_returns_exactly_its_bytes() {
     let machine = Machine::new();
     let _node = machine.start::<&str>([]);
     let bytes = noise(2, 3 << 20);
@@ -88,14 +88,14 @@ fn ranges_end_where_they_say() {
     for range in ["3145728-", "-0", "9-1", "99999999999999999999-5", "a-b", "1-2,4-5", "7", ""] {
         get(range).fails(2, &[]);
     }
-    get("3145728-").fails(2, &["3145728 bytes only"]);
+    get("3145728-").fails(2, &["has 3145728 bytes"]);
     let empty = machine.provide("empty", b"");
     machine.run(["get", link(&empty), "-o", "-", "--range", "0-"]).fails(2, &[]);
     machine.run(["get", link(&report), "-o", "part", "--range", "10-19"]).ok();
     assert_eq!(machine.read("part"), &bytes[10..20]);
 }
 
-/// What is below a folder: bytes of files, nothing for folders.
+/// The contents of a folder: the bytes of each file, `None` for folders.
 fn contents(top: &Path) -> BTreeMap<String, Option<Vec<u8>>> {
     let mut found = BTreeMap::new();
     let mut open = vec![top.to_owned()];
@@ -152,7 +152,7 @@ fn a_folder_with_odd_names_comes_back_as_it_was() {
     reader.run(["get", link(&report)]).ok();
     assert!(contents(&reader.home().join("my folder")) == contents(&top));
 
-    // Names cannot play with the terminal; in JSON they are whole.
+    // Names are escaped on the terminal and whole in JSON.
     let info = reader.run(["info", link(&report)]).ok().text();
     assert!(info.contains("line\\nbreak") && !info.contains("line\nbreak"));
     let info = reader.run(["info", link(&report), "--json"]).ok().json();
@@ -162,19 +162,19 @@ fn a_folder_with_odd_names_comes_back_as_it_was() {
     let big = entries.iter().find(|entry| entry["name"] == "big").expect("listed");
     assert!(reader.run(["get", link(big), "-o", "-"]).ok().stdout == noise(99, 3 << 20));
 
-    // Into a folder that is there, as `cp -r` does; and nothing of what is there is ever lost.
+    // Into an existing folder, as with `cp -r`; existing files stay.
     reader.run(["get", link(&report), "-o", "copy"]).ok();
     let inner = reader.home().join("copy/my folder");
     assert!(contents(&inner) == contents(&top));
     std::fs::write(inner.join("precious"), "mine").expect("written");
     for force in [&[][..], &["--force"]] {
         let again = ["get", link(&report), "-o", "copy"].into_iter().chain(force.iter().copied());
-        reader.run(again).fails(2, &["is there already", "never replaced"]);
+        reader.run(again).fails(2, &["already exists", "never replaced"]);
     }
     assert_eq!(reader.read("copy/my folder/precious"), b"mine");
-    reader.run(["get", link(&report), "-o", "x", "--range", "0-1"]).fails(2, &["no ranges"]);
+    reader.run(["get", link(&report), "-o", "x", "--range", "0-1"]).fails(2, &["--range works on files"]);
 
-    // Names that no shell would like, alone.
+    // Single files with names that shells treat specially.
     for name in ["-dash", "line\nbreak", &"l".repeat(255), "a#b c"] {
         let path = writer.file(name, name.as_bytes());
         let report = writer.run(["provide".as_ref(), path.as_os_str(), "--json".as_ref()]).ok().json();
@@ -187,7 +187,7 @@ fn a_folder_with_odd_names_comes_back_as_it_was() {
 }
 
 #[test]
-fn an_empty_folder_is_a_folder() {
+fn an_empty_folder_comes_back_as_a_folder() {
     let machine = Machine::new();
     let _node = machine.start::<&str>([]);
     fs::create_dir(machine.home().join("nothing")).expect("made");
@@ -200,7 +200,7 @@ fn an_empty_folder_is_a_folder() {
 }
 
 #[test]
-fn two_machines_with_one_identity_are_told_so() {
+fn two_machines_with_one_identity_are_reported() {
     let [first, second] = [(); 2].map(|()| Machine::new());
     let one = first.start::<&str>([]);
     std::fs::create_dir(second.data()).expect("made");

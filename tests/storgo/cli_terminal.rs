@@ -1,4 +1,4 @@
-//! What a person sees on a terminal: a pseudo-terminal stands for it.
+//! Output on a terminal, with a pseudo-terminal.
 
 use std::{
     fs::File,
@@ -17,22 +17,22 @@ use rustix::{
 };
 
 use super::{
-    binary::{DEADLINE, Machine},
+    binary::{DEADLINE, Machine, link},
     swarm::noise,
 };
 
-/// A command on a terminal of its own; killed when dropped.
+/// A command on its own terminal; killed when dropped.
 struct Terminal {
     child: Child,
     screen: mpsc::Receiver<Vec<u8>>,
     seen: Vec<u8>,
 }
 
-/// Pieces of output that wait to be looked at.
+/// Pieces of output in the channel.
 const PIECES: usize = 100_000;
 
 impl Terminal {
-    /// Starts a command whose stdout and stderr are a terminal so many columns wide.
+    /// Starts a command whose stdout and stderr are a terminal of this width.
     fn new(mut command: Command, columns: u16) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
             .expect("a pseudo-terminal");
@@ -46,14 +46,14 @@ impl Terminal {
         let other = slave.try_clone().expect("cloned");
         command.env("TERM", "xterm-256color").stdout(Stdio::from(slave)).stderr(Stdio::from(other));
         let child = command.spawn().expect("the binary starts");
-        // What it holds of the terminal's other end goes with it: then the last of its users has gone, and reading ends.
+        // Close our copies of the terminal's other end, so that reading ends with the command.
         drop(command);
         let (sender, screen) = mpsc::sync_channel(PIECES);
         thread::spawn(move || read(master, &sender));
         Self { child, screen, seen: Vec::new() }
     }
 
-    /// Waits until this has been shown.
+    /// Waits until this text appears.
     #[track_caller]
     fn shows(&mut self, word: &str) {
         let deadline = Instant::now() + DEADLINE;
@@ -70,7 +70,7 @@ impl Terminal {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
-    /// Waits for the end; answers with the exit code and all that was shown.
+    /// Waits for the end. Returns the exit code and everything shown.
     fn end(mut self) -> (Option<i32>, String) {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -85,7 +85,7 @@ impl Terminal {
         (code, self.text())
     }
 
-    /// All that was shown; a character may have come in two pieces.
+    /// Everything shown so far; a character may have arrived in two pieces.
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.seen).into_owned()
     }
@@ -101,7 +101,7 @@ impl Drop for Terminal {
 fn read(master: OwnedFd, sender: &mpsc::SyncSender<Vec<u8>>) {
     let mut master = File::from(master);
     let mut buf = [0; 4096];
-    // An error is how a terminal ends that nobody has open any more.
+    // Reading fails once nobody has the terminal open.
     while let Ok(len) = master.read(&mut buf) {
         if len == 0 || sender.send(buf[..len].to_vec()).is_err() {
             return;
@@ -109,7 +109,7 @@ fn read(master: OwnedFd, sender: &mpsc::SyncSender<Vec<u8>>) {
     }
 }
 
-/// `ESC [ … m`: what sets a colour or a weight.
+/// Whether the screen contains `ESC [ … m`, which sets a colour or a weight.
 fn is_coloured(screen: &str) -> bool {
     screen.split("\u{1b}[").skip(1).any(|rest| {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != ';');
@@ -117,7 +117,7 @@ fn is_coloured(screen: &str) -> bool {
     })
 }
 
-/// What is left of a screen without what moves its cursor.
+/// The text of a screen without escape sequences.
 fn words(screen: &str) -> String {
     let mut out = String::new();
     let mut chars = screen.chars();
@@ -141,17 +141,18 @@ fn machine_command(machine: &Machine, args: &[&str], plain: bool) -> Command {
 }
 
 #[test]
-fn an_upload_shows_how_it_is_sealed_here_and_placed_there() {
+fn provide_shows_progress_bars_that_fit_the_terminal() {
     let (writer, peer) = (Machine::new(), Machine::new());
     let first = peer.start::<&str>([]);
     let _node = writer.start(["--bootstrap", &first.addr()]);
     super::binary::eventually("they are connected", || writer.status()["peers"] == 1);
     writer.file("file", &noise(1, 24 << 20));
     for plain in [true, false] {
-        // A peer that is there and answers nothing: placing takes its time, and is seen.
+        // The peer does not answer, so announcing takes long enough to be seen.
         first.running.signal(Signal::STOP);
         let command = machine_command(&writer, &["provide", "file", "--no-dedup"], plain);
-        let mut terminal = Terminal::new(command, 100);
+        let columns = if plain { 100 } else { 80 };
+        let mut terminal = Terminal::new(command, columns);
         terminal.shows("sealing");
         terminal.shows("sealed 24.00 MiB");
         terminal.shows("placing");
@@ -161,20 +162,36 @@ fn an_upload_shows_how_it_is_sealed_here_and_placed_there() {
         let text = words(&screen);
         assert!(text.contains("24.00 MiB") && text.contains("B/s") && text.contains("storgo://"), "{text:?}");
         assert!(text.contains("placed"), "{text:?}");
-        // The bars are gone at the end, and no line is longer than the terminal.
+        // The bars are cleared at the end, and no line is wider than the terminal.
         let last = text.trim_end().lines().last().expect("a line");
-        assert!(last.contains("placed") || last.contains("placing is"), "{last:?}");
+        assert!(last.contains("placed"), "{last:?}");
         let bars =
             text.split(['\r', '\n']).filter(|line| line.contains("sealing") || line.contains("placing"));
         for line in bars {
-            assert!(line.trim_end().chars().count() <= 100, "{line:?}");
+            assert!(line.trim_end().chars().count() <= columns.into(), "{line:?}");
         }
         assert!(!plain || !is_coloured(&screen), "{screen:?}");
     }
 }
 
 #[test]
-fn colours_are_for_terminals_whose_users_want_them() {
+fn a_download_shows_the_remaining_time_after_a_second() {
+    let (writer, reader) = (Machine::new(), Machine::new());
+    let node = writer.start(["--upload-limit", "1 MiB"]);
+    let _reader = reader.start(["--bootstrap", &node.addr()]);
+    let report = writer.provide("file", &noise(2, 32 << 20));
+    let mut terminal = Terminal::new(machine_command(&reader, &["get", link(&report)], true), 80);
+    terminal.shows("left");
+    terminal.signal(Signal::INT);
+    let (code, screen) = terminal.end();
+    assert_eq!(code, Some(130), "{screen:?}");
+    for line in words(&screen).split(['\r', '\n']).filter(|line| line.contains("fetching")) {
+        assert!(line.trim_end().chars().count() <= 80, "{line:?}");
+    }
+}
+
+#[test]
+fn colours_appear_on_terminals_without_no_color() {
     let machine = Machine::new();
     let nowhere = {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -182,7 +199,7 @@ fn colours_are_for_terminals_whose_users_want_them() {
     };
     let cid = "bafyrcfh5k23alp4qlyr3ux4w7lulfao2d3zbibi";
     for plain in [true, false] {
-        // A mistake, and a warning.
+        // An error and a warning.
         let (code, screen) = Terminal::new(machine_command(&machine, &["ls", "--nonsense"], plain), 80).end();
         assert_eq!((code, is_coloured(&screen)), (Some(2), !plain), "{screen:?}");
         let get = machine_command(&machine, &["get", cid, "--bootstrap", &nowhere], plain);
@@ -195,7 +212,7 @@ fn colours_are_for_terminals_whose_users_want_them() {
 }
 
 #[test]
-fn a_list_fits_its_terminal_and_is_whole_in_a_pipe() {
+fn a_list_fits_the_terminal_and_is_whole_in_a_pipe() {
     let machine = Machine::new();
     let _node = machine.start::<&str>([]);
     let long = format!("{} \u{202e}end.tar.gz", "long name ".repeat(20));
@@ -205,13 +222,13 @@ fn a_list_fits_its_terminal_and_is_whole_in_a_pipe() {
     for columns in [200, 130, 100, 80] {
         let (code, screen) = Terminal::new(machine_command(&machine, &["ls"], true), columns).end();
         assert_eq!(code, Some(0), "{screen:?}");
-        for line in screen.lines().filter(|line| !line.contains("CIDs are cut")) {
+        for line in screen.lines().filter(|line| !line.contains("CIDs are shortened")) {
             assert!(line.trim_end().chars().count() <= columns.into(), "{columns}: {line:?}");
         }
         assert!(screen.contains("end.tar.gz") || screen.contains(".tar.gz"), "{screen:?}");
         assert!(screen.contains('…') && !screen.contains('\u{202e}'), "{screen:?}");
         assert_eq!(screen.contains(cid), columns > 120, "{columns}: {screen:?}");
-        assert_eq!(screen.contains("CIDs are cut"), columns <= 120, "{columns}: {screen:?}");
+        assert_eq!(screen.contains("CIDs are shortened"), columns <= 120, "{columns}: {screen:?}");
     }
     let piped = machine.run(["ls"]).ok().text();
     assert!(
@@ -221,13 +238,13 @@ fn a_list_fits_its_terminal_and_is_whole_in_a_pipe() {
 }
 
 #[test]
-fn keys_on_a_terminal_are_announced_whatever_is_silenced() {
+fn keys_on_a_terminal_come_with_a_warning_even_with_quiet() {
     let machine = Machine::new();
     machine.run(["init"]).ok();
     for quiet in [&["key", "backup", "-"][..], &["-q", "key", "backup", "-"]] {
         let (code, screen) = Terminal::new(machine_command(&machine, quiet, true), 80).end();
         assert_eq!(code, Some(0));
-        let warned = screen.find("whoever sees it can act as this node").expect("a warning");
+        let warned = screen.find("anybody who sees these keys can act as this node").expect("a warning");
         assert!(screen.find("\"identity\"").is_some_and(|keys| warned < keys), "{screen:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Every verb: its exit code, what is on stdout, and JSON where that was asked for.
+//! Every command: exit code, stdout, and JSON.
 
 use std::{
     io::{Read, Write},
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::binary::{ALONE, Done, Live, Machine, Running};
 
-/// Verbs that print one JSON value, and what kind that is.
+/// Commands that print one JSON value, and the kind of that value.
 type Kind = fn(&Value) -> bool;
 const VERBS: [(&[&str], Kind); 17] = [
     (&["ls"], Value::is_array),
@@ -35,7 +35,7 @@ const VERBS: [(&[&str], Kind); 17] = [
 ];
 
 #[test]
-fn every_verb_answers_with_and_without_a_running_node() {
+fn every_command_works_with_and_without_a_running_node() {
     for runs in [true, false] {
         let machine = Machine::new();
         let node = runs.then(|| machine.start::<&str>([]));
@@ -77,18 +77,22 @@ fn every_verb_answers_with_and_without_a_running_node() {
 }
 
 #[test]
-fn several_removals_say_what_was_done() {
+fn rm_reports_which_files_it_removed() {
     let machine = Machine::new();
     let _node = machine.start::<&str>([]);
     machine.provide("one", b"1");
     machine.provide("two", b"2");
     let done = machine.run(["rm", "one", "nothing", "two"]).ends(3);
     assert_eq!(done.text().lines().count(), 2);
-    assert!(done.stderr.contains("nothing") && done.stderr.contains("2 of 3 removed"), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("nothing") && done.stderr.contains("removed only 2 of 3"),
+        "{}",
+        done.stderr
+    );
 }
 
 #[test]
-fn texts_for_shells_and_manuals_are_whole_and_may_be_cut() {
+fn completions_and_manuals_are_complete_and_end_quietly_with_their_reader() {
     let machine = Machine::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = machine.run(["completions", shell]).ok();
@@ -98,7 +102,7 @@ fn texts_for_shells_and_manuals_are_whole_and_may_be_cut() {
     let help = machine.run(["--help"]).ok().text();
     assert!(help.contains("provide") && help.contains("Exit codes:"), "{help}");
     assert!(machine.run(["--version"]).ok().one_line().starts_with("storgo-node "));
-    assert!(!machine.data().exists(), "nothing of this needs a data directory");
+    assert!(!machine.data().exists(), "none of these commands needs a data directory");
     // As `| head -0` does.
     for verb in [&["completions", "bash"][..], &["man"], &["config", "show"]] {
         let mut command = machine.command();
@@ -112,7 +116,7 @@ fn texts_for_shells_and_manuals_are_whole_and_may_be_cut() {
 }
 
 #[test]
-fn events_tell_what_happens_as_it_happens() {
+fn events_are_printed_as_they_happen() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let events = machine.spawn(["events"]);
@@ -125,7 +129,7 @@ fn events_tell_what_happens_as_it_happens() {
     assert_eq!(events.end_by(Signal::INT).0, Some(130));
 
     let mut events = machine.spawn(["events", "--json"]);
-    // It says nothing before the first event.
+    // It prints nothing before the first event.
     let line = (0..200).find_map(|n: u32| {
         machine.provide("b", &n.to_be_bytes());
         events.try_line()
@@ -137,7 +141,7 @@ fn events_tell_what_happens_as_it_happens() {
 }
 
 #[test]
-fn settings_say_where_they_come_from() {
+fn config_show_names_the_source_of_each_setting() {
     let machine = Machine::new();
     machine.run(["init"]).ok();
     std::fs::write(machine.data().join("config.toml"), "[cache]\nsize = \"2 GiB\"\n").expect("written");
@@ -168,9 +172,9 @@ fn settings_say_where_they_come_from() {
     let probe = machine.data().join(".doctor-0123abcd");
     std::fs::write(&probe, b"x").expect("written");
     let found = machine.run(["doctor"]).ends(1);
-    assert!(!probe.exists(), "what a check has left that was killed is gone");
+    assert!(!probe.exists(), "the leftover of a killed check is removed");
     assert!(found.text().contains("did you mean \"cache.size\""), "{}", found.text());
-    assert!(found.text().contains("ok    data"), "and the other checks are made: {}", found.text());
+    assert!(found.text().contains("ok    data"), "the other checks run too: {}", found.text());
     std::fs::write(&path, "cache = [").expect("written");
     machine.run(["ls"]).fails(2, &["config.toml"]);
     machine.run(["--config", "/nowhere.toml", "ls"]).fails(2, &["/nowhere.toml"]);
@@ -204,12 +208,12 @@ fn the_port_variable_sets_the_http_port() {
 }
 
 #[test]
-fn keys_move_by_backup_and_restore_and_are_never_replaced() {
+fn keys_are_moved_by_backup_and_restore_and_never_replaced() {
     let (old, new) = (Machine::new(), Machine::new());
     let id = old.run(["init", "--cluster"]).ok().one_line();
     assert_eq!(old.run(["id"]).ok().one_line(), id);
     old.run(["init", "--cluster"]).fails(2, &["in a cluster already", "invite"]);
-    assert!(old.run(["key", "backup", "keys.json"]).ok().stderr.contains("keep it"));
+    assert!(old.run(["key", "backup", "keys.json"]).ok().stderr.contains("keep keys.json secret"));
     let mode = old.home().join("keys.json").metadata().expect("made").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let keys = old.read("keys.json");
@@ -219,13 +223,13 @@ fn keys_move_by_backup_and_restore_and_are_never_replaced() {
 
     new.file("keys.json", &keys);
     new.file("half.json", &keys[..keys.len() / 2]);
-    new.run(["key", "restore", "half.json"]).fails(2, &["is no backup"]);
+    new.run(["key", "restore", "half.json"]).fails(2, &["is not a storgo backup"]);
     new.run(["key", "restore", "nothing.json"]).fails(4, &["nothing.json"]);
     let restored = new.run(["--json", "key", "restore", "keys.json"]).ok().json();
     assert_eq!((&restored["peer"], &restored["cluster"]), (&id.clone().into(), &true.into()));
     assert_eq!(new.run(["id"]).ok().one_line(), id);
-    new.run(["key", "restore", "keys.json"]).fails(2, &["has keys already"]);
-    // The same secrets: the same file has the same name.
+    new.run(["key", "restore", "keys.json"]).fails(2, &["contains keys already"]);
+    // The same secrets give the same file the same CID.
     let cid = |machine: &Machine| {
         let done = machine.run_with(["provide", "-", "--no-serve", "--json"], b"the same bytes");
         done.ok().json()["cid"].clone()
@@ -237,7 +241,7 @@ fn keys_move_by_backup_and_restore_and_are_never_replaced() {
 }
 
 #[test]
-fn files_of_one_name_are_told_apart() {
+fn get_takes_the_newest_of_several_files_with_one_name_and_rm_refuses() {
     let machine = Machine::new();
     let _node = machine.start::<&str>([]);
     let all = [&b"first"[..], b"second", b"third"].map(|bytes| machine.provide("notes", bytes));
@@ -247,7 +251,7 @@ fn files_of_one_name_are_told_apart() {
     let listed = machine.run(["ls", "notes"]).ok().text();
     let dates = listed.lines().filter(|line| line.contains("Z  notes")).count();
     assert!(listed.contains("STORED") && dates == 4, "{listed}");
-    // The newest wins where that does no harm, and it is said.
+    // Commands that change nothing take the newest and say so.
     let done = machine.run(["get", "notes", "-o", "-"]).ok();
     assert_eq!(done.stdout, b"third");
     assert!(done.stderr.contains("2 older files have this name"), "{}", done.stderr);
@@ -265,14 +269,14 @@ fn files_of_one_name_are_told_apart() {
 }
 
 #[test]
-fn a_node_says_what_its_user_needs_to_know() {
-    // Taken here, or by somebody else: both will do.
+fn run_reports_a_taken_port_and_how_to_invite() {
+    // If this fails, another program has the port, which is as good.
     let _taken = TcpListener::bind("127.0.0.1:8080");
     let machine = Machine::new();
     machine.run(["init", "--cluster"]).ok();
     let node = machine.spawn(["run", "--listen", ALONE[1]]);
     let port = node.notes("8080");
-    assert!(port.starts_with("port 8080 is taken: the API is at 127.0.0.1:"), "{port}");
+    assert!(port.starts_with("port 8080 is taken, the API is at 127.0.0.1:"), "{port}");
     node.notes("bring another machine into the cluster");
     let invite = node.notes("invite");
     assert_eq!(invite.trim(), format!("storgo-node --data-dir {} invite", machine.data().display()));
@@ -292,7 +296,7 @@ fn a_bootstrap_address_that_does_not_answer_is_named() {
 }
 
 #[test]
-fn nothing_in_a_folder_that_is_read_back_is_open_to_those_whom_the_umask_keeps_out() {
+fn the_permissions_of_a_fetched_folder_stay_within_the_umask() {
     let machine = Machine::new();
     let path = |name: &str| machine.home().join(name);
     let modes = |top: &str| {
@@ -317,7 +321,7 @@ fn nothing_in_a_folder_that_is_read_back_is_open_to_those_whom_the_umask_keeps_o
 }
 
 #[test]
-fn a_terminal_that_closes_ends_a_node_in_good_order_unless_it_is_to_be_ignored() {
+fn sighup_stops_a_node_cleanly_unless_it_is_ignored() {
     let machine = Machine::new();
     let start = |hangup: &str| {
         let of = machine.command();
@@ -327,7 +331,7 @@ fn a_terminal_that_closes_ends_a_node_in_good_order_unless_it_is_to_be_ignored()
         command.envs(of.get_envs().filter_map(|(name, value)| Some((name, value?))));
         Live::of(command)
     };
-    // Whoever runs the tests may have it ignored.
+    // The tests themselves may run with SIGHUP ignored.
     assert_eq!(start("--default-signal=HUP").running.end_by(Signal::HUP).0, Some(0));
     // As `nohup` starts it.
     let node = start("--ignore-signal=HUP");
@@ -337,7 +341,7 @@ fn a_terminal_that_closes_ends_a_node_in_good_order_unless_it_is_to_be_ignored()
 }
 
 #[test]
-fn a_link_in_capitals_is_a_link_and_a_cid_that_is_cut_off_is_told_from_a_name() {
+fn a_link_may_be_in_capitals_and_a_truncated_cid_is_not_taken_for_a_name() {
     let machine = Machine::new();
     let _node = machine.start::<&str>([]);
     let report = machine.provide("file", b"bytes");

@@ -1,4 +1,4 @@
-//! What is said where something cannot be done, where there is no node, and where names play tricks.
+//! Error messages, commands without a node, and hostile names.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ fn error_of(done: &Done) -> Value {
 }
 
 #[test]
-fn every_failure_is_json_where_json_was_asked_for() {
+fn every_error_is_json_with_the_json_flag() {
     let machine = Machine::new();
     machine.run(["init"]).ok();
     for (args, code, name) in [
@@ -41,13 +41,13 @@ fn every_failure_is_json_where_json_was_asked_for() {
         assert_eq!(error["code"], name, "{args:?}: {error}");
         assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()), "{error}");
     }
-    // Without it, as people read it; help is no error.
+    // Text without the flag; --help is not an error.
     assert!(machine.run(["ls", "--nonsense"]).fails(2, &["Usage"]).stderr.starts_with("error: "));
     assert!(machine.run(["ls", "--json", "--help"]).ok().text().contains("Usage"));
 }
 
 #[test]
-fn looking_makes_no_node_where_there_is_none() {
+fn commands_that_only_read_do_not_create_a_node() {
     let machine = Machine::new();
     let empty = machine.home().join("empty");
     fs::create_dir(&empty).expect("made");
@@ -69,13 +69,13 @@ fn looking_makes_no_node_where_there_is_none() {
             let args = ["--data-dir".as_ref(), dir.as_os_str()];
             let done =
                 machine.run(args.into_iter().chain(verb.iter().map(|word| std::ffi::OsStr::new(*word))));
-            done.fails(5, &["there is no node in", "init", "run"]);
+            done.fails(5, &["no node in", "init", "run"]);
         }
     }
     assert!(!machine.data().exists() && fs::read_dir(&empty).expect("read").next().is_none());
-    assert!(machine.run(["doctor"]).ok().text().contains("is not there"));
+    assert!(machine.run(["doctor"]).ok().text().contains("does not exist yet"));
     assert!(!machine.data().exists());
-    // What works by itself still does.
+    // Commands that can start a node still work.
     let stored = machine.run_with(["provide", "-", "--name", "x", "--no-serve"], b"x").ok();
     assert!(stored.one_line().starts_with("storgo://"));
     assert_eq!(machine.run(["get", "x", "-o", "-"]).ok().stdout, b"x");
@@ -84,10 +84,10 @@ fn looking_makes_no_node_where_there_is_none() {
 }
 
 #[test]
-fn what_is_denied_has_its_own_exit_code() {
+fn denied_access_has_its_own_exit_code() {
     let machine = Machine::new();
     machine.run_with(["provide", "-", "--name", "x", "--no-serve"], b"x").ok();
-    // Nobody makes a file there, whoever he is.
+    // Not even root can create a file there.
     machine.run(["init", "--data-dir", "/sys/storgo-node"]).fails(6, &["/sys/storgo-node", "permissions"]);
     machine.run(["get", "x", "--data-dir", "/sys/storgo-node"]).fails(6, &["/sys/storgo-node"]);
     machine.run(["get", "x", "-o", "/sys/x"]).fails(6, &["/sys/x", "permissions"]);
@@ -96,7 +96,7 @@ fn what_is_denied_has_its_own_exit_code() {
 }
 
 #[test]
-fn a_stdout_that_is_full_is_no_room_and_one_that_is_gone_is_nothing() {
+fn a_full_stdout_is_an_error_and_a_closed_one_is_not() {
     let machine = Machine::new();
     machine.run_with(["provide", "-", "--name", "x", "--no-serve"], &noise(1, 1 << 20)).ok();
     for verb in [&["get", "x", "-o", "-"][..], &["ls"], &["man"]] {
@@ -118,7 +118,7 @@ fn a_stdout_that_is_full_is_no_room_and_one_that_is_gone_is_nothing() {
 }
 
 #[test]
-fn names_cannot_turn_round_what_stands_beside_them() {
+fn hostile_names_cannot_change_the_text_beside_them() {
     let machine = Machine::new();
     let _node = machine.start::<&str>([]);
     let odd = "photo\u{202e}gpj\u{1b}[2J.exe";
@@ -132,12 +132,12 @@ fn names_cannot_turn_round_what_stands_beside_them() {
         assert!(!text.contains('\u{202e}') && !text.contains('\u{1b}'), "{verb:?}: {text:?}");
         assert!(text.contains(shown) || text.contains("photo_gpj_[2J.exe"), "{verb:?}: {text:?}");
     }
-    // Nor in what goes wrong.
+    // Errors escape names too.
     for verb in [&["rm", odd][..], &["get", "no\u{202e}such"], &["get", "plain", "-o", "a/\u{202e}b"]] {
         let done = machine.run(verb);
         assert!(done.code != Some(0) && !done.stderr.contains('\u{202e}'), "{verb:?}: {:?}", done.stderr);
     }
-    // On disk it is named without them; in JSON it is whole.
+    // File names on disk lose hidden characters; JSON keeps them.
     assert_eq!(machine.read("photo_gpj_[2J.exe"), b"odd");
     let listed = machine.run(["ls", "--json"]).ok().json();
     assert!(listed.as_array().expect("files").iter().any(|file| file["name"] == odd));
@@ -164,7 +164,7 @@ fn the_newest_file_is_listed_first() {
 }
 
 #[test]
-fn a_file_comes_back_with_its_date_and_may_be_run() {
+fn a_file_comes_back_with_its_time_and_permissions() {
     let (writer, reader) = (Machine::new(), Machine::new());
     let node = writer.start::<&str>([]);
     let _reader = reader.start(["--bootstrap", &node.addr()]);
@@ -185,35 +185,35 @@ fn a_file_comes_back_with_its_date_and_may_be_run() {
     assert_eq!(ran.code(), Some(7));
     reader.run(["get", link(&tree)]).ok();
     assert_eq!(reader.home().join("folder").metadata().expect("there").modified().ok(), Some(then));
-    // A part of it is another file, of now.
+    // A range is a new file with the present time.
     reader.run(["get", link(&report), "--range", "0-1", "-o", "part"]).ok();
     let part = reader.home().join("part").metadata().expect("there");
     assert!(part.modified().expect("a time").elapsed().is_ok_and(|age| age.as_secs() < 3600));
 
-    // A folder that is named as one is made.
+    // A destination that ends with a slash is created as a folder.
     reader.run(["get", link(&report), "-o", "new/"]).ok();
     assert!(reader.home().join("new/tool").exists());
-    reader.run(["get", link(&report), "-o", "new/"]).fails(2, &["new/tool is there already"]);
+    reader.run(["get", link(&report), "-o", "new/"]).fails(2, &["new/tool already exists"]);
     reader.run(["get", link(&report), "-o", "no/such/"]).fails(1, &["no/such", "mkdir -p"]);
     reader.run(["get", "nosuch", "-o", "in vain/"]).fails(4, &[]);
     assert!(!reader.home().join("in vain").exists());
 }
 
 #[test]
-fn a_reader_without_a_terminal_is_told_what_it_waits_for() {
+fn get_without_a_terminal_says_what_it_waits_for() {
     let (writer, reader) = (Machine::new(), Machine::new());
     let node = writer.start::<&str>([]);
     let _reader = reader.start(["--bootstrap", &node.addr()]);
     let report = writer.provide("file", &noise(3, 100_000));
-    // Stopped, and still connected: it takes the question and does not answer.
+    // Stopped but still connected: the peer does not answer.
     node.running.signal(rustix::process::Signal::STOP);
     let get = reader.spawn(["get", link(&report), "-o", "-", "--timeout", "30s"]);
-    get.notes("for 30s at most");
+    get.notes("nothing arrives for 30s");
     node.running.signal(rustix::process::Signal::CONT);
 }
 
 #[test]
-fn keys_go_through_pipes_and_replace_nothing() {
+fn keys_go_through_pipes_and_replace_no_files() {
     let (old, new) = (Machine::new(), Machine::new());
     let id = old.run(["init"]).ok().one_line();
     let keys = old.run(["key", "backup", "-"]).ok();
@@ -223,15 +223,15 @@ fn keys_go_through_pipes_and_replace_nothing() {
     assert_eq!(new.run_with(["key", "restore", "-"], &keys.stdout).ok().one_line(), id);
     Machine::new()
         .run_with(["key", "restore", "-"], b"nonsense")
-        .fails(2, &["stdin is no backup", "key backup"]);
+        .fails(2, &["stdin is not a storgo backup", "key backup"]);
     old.run(["key", "backup", "keys"]).ok();
     let before = old.read("keys");
-    old.run(["key", "backup", "keys"]).fails(2, &["keys is there already", "never replaces"]);
+    old.run(["key", "backup", "keys"]).fails(2, &["keys already exists", "not replaced"]);
     assert_eq!(old.read("keys"), before);
 }
 
 #[test]
-fn a_node_learns_that_it_is_in_a_cluster_when_it_starts_again() {
+fn init_cluster_says_that_a_running_node_must_be_restarted() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let pid = node.status["pid"].to_string();
@@ -241,7 +241,7 @@ fn a_node_learns_that_it_is_in_a_cluster_when_it_starts_again() {
 }
 
 #[test]
-fn who_lacks_the_key_of_a_cluster_is_told_so() {
+fn a_node_without_the_cluster_key_is_told_how_to_join() {
     for listen in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
         let (member, foreign) = (Machine::new(), Machine::new());
         member.run(["init", "--cluster"]).ok();
@@ -276,13 +276,19 @@ fn every_command_has_a_manual_page() {
         "{get}"
     );
     assert!(page(&["key", "backup"]).contains(".TH storgo-node-key-backup 1"));
-    assert!(page(&["add"]).contains(".TH storgo-node-provide 1"), "by its other name");
-    machine.run(["man", "fly"]).fails(2, &["no command \"fly\""]);
+    assert!(page(&["add"]).contains(".TH storgo-node-provide 1"), "by its alias");
+    machine.run(["man", "fly"]).fails(2, &["unknown command \"fly\""]);
     let done = machine.run(["man", "--dir", "pages/man1"]).ok();
-    assert!(done.stdout.is_empty() && done.stderr.contains("pages are in pages/man1"), "{done:?}");
+    assert!(done.stdout.is_empty() && done.stderr.contains("pages to pages/man1"), "{done:?}");
     let count = fs::read_dir(machine.home().join("pages/man1")).expect("made").count();
-    assert!(done.stderr.starts_with(&format!("{count} pages")) && count > 30, "{}", done.stderr);
+    assert!(done.stderr.starts_with(&format!("wrote {count} pages")) && count > 30, "{}", done.stderr);
     assert_eq!(machine.read("pages/man1/storgo-node-get.1"), get.into_bytes());
+    for item in fs::read_dir(machine.home().join("pages/man1")).expect("made") {
+        let path = item.expect("a page").path();
+        let text = fs::read_to_string(&path).expect("UTF-8");
+        let name = path.file_stem().and_then(|name| name.to_str()).expect("a name");
+        assert!(text.contains(&format!(".TH {name} 1")) && text.contains("data\\-dir"), "{name}: {text}");
+    }
     let made = machine.run(["man", "--dir", "more", "--json"]).ok().json();
     assert_eq!(made["pages"].as_array().map(Vec::len), Some(count));
     assert!(!machine.data().exists());

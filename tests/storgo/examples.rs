@@ -1,4 +1,4 @@
-//! The programs in `examples/`, as somebody runs them who embeds storgo.
+//! The programs in `examples/`.
 
 use std::{
     env,
@@ -14,7 +14,7 @@ use super::{
     swarm::noise,
 };
 
-/// Where the examples are, up to date: whoever runs these tests alone has not built them.
+/// The folder of the examples. Builds them first: `cargo test --test` does not.
 fn examples() -> &'static PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -46,7 +46,7 @@ fn example(machine: &Machine, name: &str, args: &[&str]) -> Command {
 }
 
 #[test]
-fn what_one_example_shares_the_other_fetches() {
+fn the_fetch_example_reads_what_the_share_example_serves() {
     let (writer, reader) = (Machine::new(), Machine::new());
     let bytes = noise(1, 3 << 20);
     writer.file("file.bin", &bytes);
@@ -60,12 +60,12 @@ fn what_one_example_shares_the_other_fetches() {
 
     let got = Done::of(example(&reader, "fetch", &[addr, &link])).ok();
     assert!(got.stdout == bytes, "{} bytes, {}", got.stdout.len(), got.stderr);
-    // The binary reads it too: one swarm, one format.
+    // The binary reads it too.
     let read = reader.run(["get", &link, "-o", "-", "--bootstrap", addr]).ok();
     assert!(read.stdout == bytes);
     share.signal(Signal::INT);
     assert_eq!(share.wait(), Some(0));
-    // They leave nothing behind.
+    // They remove their files.
     for (machine, left) in [(&writer, vec!["file.bin"]), (&reader, vec!["data"])] {
         let names = std::fs::read_dir(machine.home()).expect("read");
         let names: Vec<_> = names.map(|item| item.expect("an item").file_name()).collect();

@@ -1,11 +1,11 @@
-//! Folders in folders, as deep as a path may be: no stack is that deep.
+//! Folders nested as deep as a path allows need no deep stack.
 
 use storgo::node::{ErrorCode, Node, PutOptions, ReadOptions, Reference};
 use tokio_stream::StreamExt;
 
 use super::swarm::start_with;
 
-/// A tar stream with a file this many folders down.
+/// A tar stream with a file below this many folders.
 fn tower(folders: usize) -> Vec<u8> {
     let mut records = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
@@ -28,7 +28,7 @@ async fn read(node: &Node, link: &str) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_deepest_path_is_stored_and_comes_back_and_a_deeper_one_is_refused() {
     let node = start_with(|options| options.offline = true).await;
-    // Two bytes each, and 4096 is the most that Linux takes.
+    // Two bytes each; Linux limits paths to 4096 bytes.
     let put = async |bytes: &[u8]| node.put_tree(bytes, PutOptions::named("tower")).await;
     let report = put(&tower(2047)).await.expect("stored");
     let stream = read(&node, &report.link).await;
@@ -37,7 +37,7 @@ async fn the_deepest_path_is_stored_and_comes_back_and_a_deeper_one_is_refused()
     let path = deepest.expect("a file").path().expect("a path").into_owned();
     assert_eq!(path.components().count(), 2048);
 
-    // Refused by name, and whatever was gathered before is let go without a deep stack either.
+    // Refused by its path; dropping what was read before needs no deep stack either.
     let error = put(&tower(2048)).await.expect_err("too deep");
     assert_eq!(error.code, ErrorCode::BadRequest);
     let mut broken = tower(2047);

@@ -1,0 +1,265 @@
+//! Errors of the command line: what happened, what to do next, and the exit code.
+
+use std::{fmt, io, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::{ConfigError, TABLE},
+    node::{ErrorCode, NodeError, Reason},
+};
+
+/// An error as the user sees it. `--json` prints it as `{"error": …}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct CliError {
+    pub(super) code: ErrorCode,
+    pub(super) message: String,
+    /// The next step for the user; empty if there is none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) hint: String,
+    /// The cause, if the node names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<Reason>,
+}
+
+impl CliError {
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: String::new(), reason: None }
+    }
+
+    /// The arguments, the settings or the input are wrong.
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::BadRequest, message)
+    }
+
+    /// An error of the operating system while trying to do `what`.
+    pub(super) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
+        let code = ErrorCode::of_io(error);
+        let hint = match code {
+            ErrorCode::Denied => "check its owner and permissions",
+            ErrorCode::NoSpace => "free some space on that disk",
+            _ => "",
+        };
+        Self::new(code, format!("cannot {what}: {error}")).hint(hint)
+    }
+
+    /// An error of the operating system with a path that the user named: a missing file is [`ErrorCode::NotFound`].
+    pub(super) fn path(verb: &str, path: &Path, error: &io::Error) -> Self {
+        let failed = Self::io(format_args!("{verb} {}", path.display()), error);
+        if error.kind() == io::ErrorKind::NotFound {
+            Self { code: ErrorCode::NotFound, ..failed }
+        } else {
+            failed
+        }
+    }
+
+    pub(super) fn panicked(what: &str) -> Self {
+        Self::new(ErrorCode::Other, format!("internal error while {what}")).hint("please report this")
+    }
+
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    pub(super) const fn exit_code(&self) -> u8 {
+        match self.code {
+            ErrorCode::Other | ErrorCode::Collision => 1,
+            ErrorCode::BadRequest => 2,
+            ErrorCode::Partial => 3,
+            ErrorCode::NotFound => 4,
+            ErrorCode::Unreachable | ErrorCode::ShuttingDown => 5,
+            ErrorCode::Denied => 6,
+            ErrorCode::Integrity => 7,
+            ErrorCode::BelowTarget => 8,
+            ErrorCode::Timeout => 9,
+            ErrorCode::Locked => 11,
+            ErrorCode::NoSpace => 13,
+        }
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<NodeError> for CliError {
+    fn from(NodeError { code, message, reason, .. }: NodeError) -> Self {
+        Self { code, message, hint: next_step(code, reason).into(), reason }
+    }
+}
+
+/// The members of a problem document (RFC 9457) that the command line uses. Its hint speaks of HTTP requests.
+#[derive(Deserialize)]
+pub(super) struct Problem {
+    detail: String,
+    code: ErrorCode,
+    /// A newer node may send a reason that this version does not know.
+    #[serde(default)]
+    reason: serde_json::Value,
+}
+
+impl From<Problem> for CliError {
+    fn from(Problem { detail, code, reason }: Problem) -> Self {
+        let reason = Reason::deserialize(reason).ok();
+        Self { code, message: detail, hint: next_step(code, reason).into(), reason }
+    }
+}
+
+/// Returns the next step for the user.
+fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
+    match reason {
+        Some(Reason::KeyMissing) => "ask for the whole link; the part after # is the read key",
+        Some(Reason::KeyWrong) => "check that the link is complete; if it is, it was made for another file",
+        Some(Reason::CraftedData) => {
+            "the data was crafted to share its SHA-1 with other data; store it without --public"
+        }
+        Some(Reason::DirectoryInUse) => "stop the other process, or use another --data-dir",
+        Some(Reason::DirectoryTooNew) => "install a newer storgo-node",
+        Some(Reason::LayoutDiffers | Reason::LayoutMoveInterrupted) => {
+            "`storgo-node verify --rebuild-index` moves all blocks to the layout in storage.layout"
+        }
+        Some(Reason::IndexDamaged | Reason::IndexLost | Reason::IndexBehind) => {
+            "stop the node, then run `storgo-node verify --rebuild-index`"
+        }
+        Some(Reason::BlockDamaged) => "`storgo-node verify` fetches damaged blocks from peers that have them",
+        Some(Reason::StorageFull) => {
+            "free some space, raise storage.capacity, or remove files and run `storgo-node gc --now`"
+        }
+        Some(Reason::DiskFull) => "free some space on that disk",
+        Some(Reason::PermissionDenied) => "check its owner and permissions",
+        Some(Reason::IdentityDamaged) => {
+            "restore it with `storgo-node key restore`; without a backup, move it away to get a new identity"
+        }
+        Some(Reason::NoProvider) => {
+            "check that a node with this file runs, and that this node has a peer (`storgo-node peers`)"
+        }
+        Some(Reason::NoPeers | Reason::Offline) => {
+            "name a peer with --bootstrap, or set --mdns true to find peers nearby"
+        }
+        Some(Reason::Stalled | Reason::FetchTooSlow) => {
+            "run the command again to continue; --timeout waits longer"
+        }
+        Some(Reason::NoGoodCopy) => "run `storgo-node verify` on a node that keeps the file",
+        Some(Reason::ProvidersSilent | Reason::PeerUnreachable) => {
+            "check that the other node runs and that a firewall lets this node through"
+        }
+        Some(Reason::PortInUse) => "another program uses this port; choose another with --listen or --http",
+        Some(Reason::PortDenied) => "choose a port from 1024 on with --listen or --http",
+        Some(Reason::AddressUnavailable) => {
+            "use an address that this machine has; /ip4/0.0.0.0/tcp/3000 listens on all of them"
+        }
+        Some(Reason::TlsRequired) => {
+            "add --tls-self-signed, or --tls-cert and --tls-key; --http-insecure if a reverse proxy does TLS"
+        }
+        Some(Reason::CertificateInvalid) => {
+            "--tls-cert takes a PEM chain, the node's own certificate first, and --tls-key its private key"
+        }
+        Some(Reason::NotAnnounced) => "it was removed; store it again to announce it",
+        Some(Reason::NotKept | Reason::NameUnknown) => "`storgo-node ls` lists the files here",
+        Some(Reason::BlockNotHere | Reason::RootNotHere) => {
+            "`storgo-node repair` fetches it from peers that have it"
+        }
+        Some(Reason::CidInvalid) => "is the CID mistyped or cut off? `storgo-node ls` lists the files here",
+        Some(Reason::LinkInvalid) => {
+            "a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #"
+        }
+        Some(Reason::NameAmbiguous) => "name the file by its CID",
+        Some(Reason::NameTooLong | Reason::NameHasNul) => "choose another name with --name",
+        Some(Reason::InputFailed) => "store it again",
+        Some(Reason::NoCluster) => "`storgo-node init --cluster` creates one",
+        Some(Reason::WorkerFailed) => "the log of the node says where it failed; please report this",
+        _ => match code {
+            ErrorCode::Unreachable => {
+                "`storgo-node peers` lists the peers, `storgo-node doctor` finds problems"
+            }
+            ErrorCode::Integrity => "`storgo-node verify` shows what is damaged",
+            ErrorCode::NoSpace => "free some space, or remove files and run `storgo-node gc --now`",
+            ErrorCode::ShuttingDown => "start the node again, then repeat the command",
+            _ => "",
+        },
+    }
+}
+
+impl From<ConfigError> for CliError {
+    fn from(error: ConfigError) -> Self {
+        let (mut code, mut hint) = (ErrorCode::BadRequest, "correct the value or remove it".to_owned());
+        match &error {
+            // `config show` cannot list the settings now: it reads the same file.
+            ConfigError::UnknownKey { .. } | ConfigError::UnknownGroup { .. } => {
+                let keys: Vec<&str> = TABLE.iter().map(|setting| setting.key).collect();
+                hint = format!("correct or remove it; the settings are {}", keys.join(", "));
+            }
+            ConfigError::UnknownProfile(_) => hint.clear(),
+            ConfigError::Read { source, origin, .. } => {
+                hint = match (source.kind(), origin) {
+                    (io::ErrorKind::NotFound, None) => {
+                        "name a file that exists; without --config, config.toml in the data directory is read"
+                            .into()
+                    }
+                    (io::ErrorKind::NotFound, Some(_)) => "name a file that exists".into(),
+                    _ => "this user must be able to read it".into(),
+                };
+                if ErrorCode::of_io(source) == ErrorCode::Denied {
+                    code = ErrorCode::Denied;
+                }
+            }
+            _ => {}
+        }
+        Self::new(code, error.to_string()).hint(hint)
+    }
+}
+
+/// A usage error of `clap`: its first paragraph is the message, the rest (usage, tips) becomes the hint.
+impl From<clap::Error> for CliError {
+    fn from(error: clap::Error) -> Self {
+        let help = "`storgo-node --help` lists commands and flags";
+        if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            return Self::bad_request("no command given").hint(help);
+        }
+        let text = error.to_string();
+        let (message, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
+        let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let message = one_line(message.strip_prefix("error: ").unwrap_or(message));
+        let rest: Vec<String> = rest
+            .lines()
+            .map(one_line)
+            .filter(|line| !line.is_empty() && !line.starts_with("For more"))
+            .collect();
+        let hint = if rest.is_empty() { help.into() } else { rest.join("; ") };
+        Self::bad_request(message).hint(hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::{super::args::Args, *};
+
+    #[test]
+    fn a_problem_document_becomes_an_error_with_a_command_as_its_hint() {
+        let parse = |text: &str| CliError::from(serde_json::from_str::<Problem>(text).expect("a problem"));
+        let known =
+            parse(r#"{"detail":"d","code":"integrity","hint":"GET /api/v1/x","reason":"index_behind"}"#);
+        assert_eq!(known.reason, Some(Reason::IndexBehind));
+        assert!(known.hint.contains("verify --rebuild-index"), "{}", known.hint);
+        let unknown = parse(r#"{"detail":"d","code":"locked","reason":"from_the_future"}"#);
+        assert_eq!((unknown.exit_code(), unknown.reason, unknown.message.as_str()), (11, None, "d"));
+    }
+
+    #[test]
+    fn a_usage_error_becomes_a_message_and_a_hint() {
+        let usage_error = |args: &[&str]| {
+            let args = ["storgo-node"].iter().chain(args);
+            CliError::from(Args::try_parse_from(args).expect_err("a usage error"))
+        };
+        let unknown = usage_error(&["ls", "--nonsense"]);
+        assert_eq!(unknown.message, "unexpected argument '--nonsense' found");
+        assert!(unknown.hint.contains("Usage: storgo-node ls"), "{}", unknown.hint);
+        assert!(usage_error(&["get"]).message.ends_with("were not provided: <REFERENCE>"));
+        assert_eq!(usage_error(&["key"]).message, "no command given");
+    }
+}

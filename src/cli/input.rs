@@ -1,0 +1,141 @@
+//! The input of `provide`: a file, a folder as a tar stream, or stdin.
+
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use axum::body::{Body, Bytes};
+use futures::{Stream, StreamExt, stream};
+use indicatif::ProgressBar;
+use tokio_util::io::ReaderStream;
+
+use super::{
+    error::CliError,
+    input_errors::{FileVersion, InputErrors, PIECE, unreadable},
+    tar_writer::tar_stream,
+    walk::{Entry, Walk, is_data_dir, walk},
+};
+
+pub(super) struct Input {
+    pub(super) name: Option<String>,
+    /// Time, permissions and kind, as query parameters of the API.
+    pub(super) query: String,
+    /// Total length of its files, if known.
+    pub(super) size: Option<u64>,
+    /// Items of a folder that are not stored.
+    pub(super) skipped: Vec<PathBuf>,
+    source: Source,
+}
+
+enum Source {
+    Stdin,
+    File(PathBuf, FileVersion),
+    Folder(Vec<Entry>),
+}
+
+impl Input {
+    /// Examines a path without reading it; `-` is stdin.
+    pub(super) fn examine(path: &Path, name: Option<String>) -> Result<Self, CliError> {
+        if path == Path::new("-") {
+            if !is_stdin_open() {
+                return Err(CliError::bad_request("standard input is closed, nothing to store")
+                    .hint("pipe something in, or name a file"));
+            }
+            let (query, skipped) = (String::new(), Vec::new());
+            return Ok(Self { name, query, size: None, skipped, source: Source::Stdin });
+        }
+        let meta = fs::metadata(path).map_err(|e| unreadable(path, &e))?;
+        let name = name.or_else(|| own_name(path));
+        let mut query = format!("mtime={}&mode={:o}", meta.mtime(), meta.permissions().mode() & 0o7777);
+        if meta.is_dir() {
+            if is_data_dir(path) {
+                let message =
+                    format!("{} is the data directory of a node and contains its keys", path.display());
+                return Err(CliError::bad_request(message).hint(
+                    "`storgo-node key backup` saves the keys; the files stored there have links already",
+                ));
+            }
+            let Walk { entries, skipped, .. } = walk(path)?;
+            let size = entries.iter().map(|entry| entry.size).sum();
+            query.push_str("&tree=true");
+            return Ok(Self { name, query, size: Some(size), skipped, source: Source::Folder(entries) });
+        }
+        if !meta.is_file() {
+            let message = format!("{} is neither a file nor a folder", path.display());
+            return Err(CliError::bad_request(message).hint("pipe it in: storgo-node provide - < FILE"));
+        }
+        let source = Source::File(path.into(), FileVersion::of(&meta));
+        Ok(Self { name, query, size: Some(meta.len()), skipped: Vec::new(), source })
+    }
+
+    /// The length that a file must have when stored, unless it changes. Files that the kernel generates report 0.
+    pub(super) fn expected_len(&self) -> Option<u64> {
+        self.size.filter(|size| matches!(self.source, Source::File(..)) && *size > 0)
+    }
+
+    /// Opens the input as the body of a request.
+    pub(super) async fn body(self, bar: &ProgressBar) -> Result<(Body, InputErrors), CliError> {
+        let errors = InputErrors::default();
+        let body = match self.source {
+            Source::Stdin => {
+                let stdin = ReaderStream::with_capacity(tokio::io::stdin(), PIECE);
+                monitored(stdin, bar, &errors, Path::new("stdin"))
+            }
+            Source::File(path, version) => {
+                let mut file = tokio::fs::File::open(&path).await.map_err(|e| unreadable(&path, &e))?;
+                file.set_max_buf_size(PIECE);
+                let (checked, noted) = (path.clone(), errors.clone());
+                let check = stream::once(async move {
+                    // The kernel generates files of length 0, with any time.
+                    if version.len > 0 {
+                        noted.check_unchanged(&checked, version, tokio::fs::metadata(&checked).await);
+                    }
+                    None
+                });
+                let pieces = ReaderStream::with_capacity(file, PIECE).map(Some).chain(check);
+                monitored(pieces.filter_map(std::future::ready), bar, &errors, &path)
+            }
+            Source::Folder(entries) => {
+                monitored(tar_stream(entries, &errors), bar, &errors, Path::new("the folder"))
+            }
+        };
+        Ok((body, errors))
+    }
+}
+
+/// Advances the progress bar and notes the error that ends the stream.
+fn monitored(
+    input: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    bar: &ProgressBar,
+    errors: &InputErrors,
+    path: &Path,
+) -> Body {
+    let (bar, errors, path) = (bar.clone(), errors.clone(), path.to_owned());
+    Body::from_stream(input.inspect(move |piece| match piece {
+        Ok(bytes) => bar.inc(bytes.len() as u64),
+        Err(e) => errors.set_failed(unreadable(&path, e)),
+    }))
+}
+
+/// The file name of a path; that of the folder it refers to for `.` and `..`. `None` if it is not UTF-8.
+fn own_name(path: &Path) -> Option<String> {
+    let name = |path: &Path| path.file_name()?.to_str().map(String::from);
+    name(path).or_else(|| name(&path.canonicalize().ok()?))
+}
+
+/// Whether the process has a standard input.
+///
+/// If it is closed, Rust opens `/dev/null` for reading and writing in its place. A shell that redirects stdin from
+/// `/dev/null` opens it for reading only.
+fn is_stdin_open() -> bool {
+    use rustix::fs::{OFlags, fcntl_getfl, fstat};
+
+    let stdin = io::stdin();
+    let (Ok(flags), Ok(stat), Ok(null)) = (fcntl_getfl(&stdin), fstat(&stdin), fs::metadata("/dev/null"))
+    else {
+        return false;
+    };
+    !(flags.contains(OFlags::RDWR) && stat.st_ino == null.ino() && stat.st_rdev == null.rdev())
+}

@@ -1,0 +1,214 @@
+//! `verify`, `health`, `repair` and `gc`: check and tidy what is stored.
+
+use std::collections::HashSet;
+
+use axum::http::Method;
+use serde::de::DeserializeOwned;
+
+use super::{
+    Context,
+    client::Endpoint,
+    connection::{Network, ask, call, require_data_dir},
+    error::CliError,
+    files,
+    options::node_options,
+    output::{self, plural, table},
+    sanitize::sanitize,
+};
+use crate::{
+    catalogue,
+    node::{
+        ErrorCode, NodeError,
+        report::{FileInfo, GcReport, Health, HealthReport, RepairReport, VerifyReport},
+    },
+    store::{Store, StoreOptions, read_lock},
+};
+
+pub(super) async fn verify(
+    context: &Context,
+    reference: Option<&str>,
+    rebuild: bool,
+) -> Result<(), CliError> {
+    require_data_dir(context)?;
+    if rebuild {
+        rebuild_index(context).await?;
+    }
+    let report: VerifyReport = run_job(context, Network::Offline, "verify", reference).await?;
+    output::result(context, &report, |report| {
+        let mut text =
+            format!("{} checked, {}\n", plural(report.checked, "block"), output::bytes(report.bytes));
+        for (state, cids) in
+            [("damaged", &report.bad), ("missing", &report.missing), ("repaired", &report.repaired)]
+        {
+            text.extend(cids.iter().map(|cid| format!("{state:<9} {cid}\n")));
+        }
+        text
+    })?;
+    let repaired: HashSet<_> = report.repaired.iter().collect();
+    let lost: Vec<_> =
+        report.bad.iter().chain(&report.missing).filter(|cid| !repaired.contains(cid)).collect();
+    match lost.first() {
+        None => Ok(()),
+        Some(_) if let Some(failure) = report.failure => Err(failure.into()),
+        Some(first) => {
+            let blocks = plural(lost.len() as u64, "block");
+            Err(CliError::new(ErrorCode::Integrity, format!("no good copy here of {blocks}, first {first}")).hint(
+                "connect to a node that has the file and run `storgo-node verify` again: it fetches what is missing",
+            ))
+        }
+    }
+}
+
+/// Requests a verification or a repair of one file or of all, and waits for its report.
+async fn run_job<T: DeserializeOwned>(
+    context: &Context,
+    network: Network,
+    job: &'static str,
+    reference: Option<&str>,
+) -> Result<T, CliError> {
+    let endpoint = match reference {
+        Some(reference) => Endpoint::file(reference, &format!("/{job}"))?,
+        None => Endpoint::path(format!("/api/v1/{job}")),
+    };
+    let spinner = output::spinner(context, job);
+    let report = call(context, network, Method::POST, &endpoint).await;
+    spinner.finish_and_clear();
+    report
+}
+
+pub(super) async fn health(context: &Context, reference: Option<&str>) -> Result<(), CliError> {
+    let Some(reference) = reference else { return list_damaged(context).await };
+    let endpoint = Endpoint::file(reference, "/health")?;
+    let report: HealthReport = call(context, Network::Online, Method::GET, &endpoint).await?;
+    output::result(context, &report, describe_health)?;
+    match report.state {
+        Health::Ok | Health::AtRisk => Ok(()),
+        Health::Damaged => {
+            let message = format!("{} not on this node", is_or_are(report.blocks - report.here));
+            Err(CliError::new(ErrorCode::Integrity, message)
+                .hint("`storgo-node repair` fetches them from peers"))
+        }
+        Health::Lost => {
+            let message = format!("{} on no node that answered", is_or_are(report.lost));
+            Err(CliError::new(ErrorCode::Integrity, message).hint("connect to a node that has the file"))
+        }
+    }
+}
+
+fn describe_health(report: &HealthReport) -> String {
+    let state = match (report.state, report.may_lose) {
+        (Health::Ok, n) => format!("ok for now: survives the loss of any {}", plural(n.into(), "node")),
+        (Health::AtRisk, _) if report.here > 0 && report.only_here > 0 => {
+            format!("at risk: {} only on this node", is_or_are(report.only_here))
+        }
+        (Health::AtRisk, _) => "at risk: some blocks are on a single node".into(),
+        (Health::Damaged, _) => "damaged here: `storgo-node repair` fetches the missing blocks".into(),
+        (Health::Lost, _) => format!("lost: {} on no node that answered", is_or_are(report.lost)),
+    };
+    let mut lines = vec![("cid", report.cid.to_string())];
+    lines.extend(report.name.as_deref().map(|name| ("name", sanitize(name))));
+    lines.push(("health", state));
+    lines.push(("blocks", format!("{} of {} here", report.here, report.blocks)));
+    let here = if report.here == report.blocks { ", with this node's own" } else { "" };
+    // A node that only read the file holds it in its cache.
+    let cached = if report.copies > 1 { "; other nodes may drop copies from their cache" } else { "" };
+    lines.push(("copies", format!("{} complete{here}{cached}", report.copies)));
+    lines.extend(report.holders.iter().map(|holder| {
+        let has = match (holder.whole, holder.blocks) {
+            (true, _) => "all blocks".into(),
+            (_, Some(blocks)) => plural(blocks, "block"),
+            (_, None) => "did not answer".into(),
+        };
+        ("holder", format!("{} ({has})", holder.peer))
+    }));
+    lines.iter().map(|(name, value)| format!("{name:<9} {value}\n")).collect()
+}
+
+fn is_or_are(blocks: u64) -> String {
+    format!("{} {}", plural(blocks, "block"), if blocks == 1 { "is" } else { "are" })
+}
+
+/// Lists the kept files of which blocks are missing here.
+async fn list_damaged(context: &Context) -> Result<(), CliError> {
+    let files =
+        ask(context, Network::Offline, async |client| files::list(client, "health=damaged").await).await?;
+    output::result(context, &files, |files| {
+        let row = |file: &FileInfo| {
+            let name = sanitize(file.name.as_deref().unwrap_or("-"));
+            vec![file.cid.to_string(), output::bytes(file.size), name]
+        };
+        match files.as_slice() {
+            [] => "all kept files are complete\n".into(),
+            files => table(&["CID", "SIZE", "NAME"], &files.iter().map(row).collect::<Vec<_>>()),
+        }
+    })?;
+    match files.len() as u64 {
+        0 => Ok(()),
+        n => Err(CliError::new(ErrorCode::Integrity, format!("{} with missing blocks", plural(n, "file")))
+            .hint("`storgo-node repair` fetches them from peers")),
+    }
+}
+
+pub(super) async fn repair(context: &Context, reference: Option<&str>) -> Result<(), CliError> {
+    let report: RepairReport = run_job(context, Network::Online, "repair", reference).await?;
+    output::result(context, &report, |report| {
+        let mut text = match report.repaired.len() as u64 {
+            0 if report.missing.is_empty() => "nothing to repair\n".into(),
+            n => format!("{} fetched\n", plural(n, "block")),
+        };
+        text.extend(report.missing.iter().map(|cid| format!("missing   {cid}\n")));
+        text
+    })?;
+    match report.missing.len() as u64 {
+        0 => Ok(()),
+        n => Err(CliError::new(ErrorCode::Integrity, format!("{} still missing", is_or_are(n)))
+            .hint("connect to a node that has the file, then repair again")),
+    }
+}
+
+async fn rebuild_index(context: &Context) -> Result<(), CliError> {
+    if let Some(lock) = read_lock(&context.data_dir) {
+        let message = format!("the node runs as process {}", lock.pid);
+        return Err(CliError::new(ErrorCode::Locked, message).hint("stop it first: it uses the index"));
+    }
+    let options = node_options(&context.settings, &context.data_dir)?;
+    let layout = options.layout;
+    let observers = catalogue::observers();
+    let store =
+        StoreOptions { layout, grace: options.grace, observers, ..StoreOptions::new(&context.data_dir) };
+    let spinner = output::spinner(context, "rebuilding");
+    let rebuilt = tokio::task::spawn_blocking(move || Store::rebuild(store).map(|(_, found)| found)).await;
+    spinner.finish_and_clear();
+    let found = rebuilt.map_err(|_| CliError::panicked("rebuilding the index"))?.map_err(NodeError::from)?;
+    let moved = match found.moved {
+        0 => String::new(),
+        n => format!("; {} moved to layout {layout}", plural(n, "block")),
+    };
+    let nameless = match found.roots - found.known {
+        0 => String::new(),
+        n => format!(
+            "\nthe names and keys of {} were only in the old index; their links still read them",
+            plural(n, "file")
+        ),
+    };
+    let (blocks, roots) = (plural(found.blocks, "block"), plural(found.roots, "file"));
+    let damaged = found.damaged;
+    output::message(
+        context,
+        &format!("index rebuilt: {blocks}, {roots}; {damaged} damaged{moved}{nameless}"),
+    );
+    Ok(())
+}
+
+pub(super) async fn gc(context: &Context, now: bool) -> Result<(), CliError> {
+    let endpoint = Endpoint::path(if now { "/api/v1/gc?now=true" } else { "/api/v1/gc" });
+    let report: GcReport = call(context, Network::Offline, Method::POST, &endpoint).await?;
+    output::result(context, &report, |report| {
+        let waiting = match report.waiting {
+            0 => String::new(),
+            n => format!("; {} in the grace period, --now removes them too", plural(n, "more block")),
+        };
+        let blocks = plural(report.blocks, "block");
+        format!("{blocks} removed, {} freed{waiting}\n", output::bytes(report.bytes))
+    })
+}

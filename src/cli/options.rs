@@ -1,0 +1,171 @@
+//! Options of a node and of its HTTP API, made from the settings.
+
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    path::Path,
+};
+
+use data_encoding::BASE64URL_NOPAD;
+use libp2p::{Multiaddr, multiaddr::Protocol};
+
+use super::error::CliError;
+use crate::{
+    config::{ByteSize, HttpAddr, Origin, Settings, parse_duration},
+    content::secret::{ClusterKey, Key},
+    http::{ApiOptions, ServeOptions, SettingInfo, Tls},
+    node::NodeOptions,
+};
+
+/// Name of the file in the data directory that holds the cluster key.
+pub(super) const CLUSTER_FILE: &str = "cluster.key";
+
+pub(super) fn any_ports() -> Vec<Multiaddr> {
+    let parse = |text: &str| text.parse().expect("a constant multiaddr");
+    vec![parse("/ip4/0.0.0.0/tcp/0"), parse("/ip4/0.0.0.0/udp/0/quic-v1")]
+}
+
+pub(super) fn node_options(settings: &Settings, data_dir: &Path) -> Result<NodeOptions, CliError> {
+    let addrs = |key: &str| settings.list(key).iter().filter_map(|addr| addr.parse().ok()).collect();
+    let bytes = |key: &str| settings.parsed::<ByteSize>(key).map(|size| size.0);
+    let time = |key: &str| settings.get(key).and_then(|text| parse_duration(text).ok());
+    let base = NodeOptions::new(data_dir);
+    Ok(NodeOptions {
+        listen: addrs("listen"),
+        external: addrs("external"),
+        bootstrap: addrs("bootstrap"),
+        cluster: cluster_key(settings, data_dir)?,
+        mdns: settings.is_on("mdns"),
+        relay_server: settings.is_on("relay.server"),
+        region: settings.get("region").map(Into::into),
+        max_connections: settings.parsed("max.connections").unwrap_or(base.max_connections),
+        layout: settings.parsed("storage.layout").unwrap_or_default(),
+        capacity: bytes("storage.capacity"),
+        cache_size: bytes("cache.size").unwrap_or(base.cache_size),
+        grace: time("gc.grace").unwrap_or(base.grace),
+        scrub_rate: bytes("scrub.rate").unwrap_or(base.scrub_rate),
+        upload_limit: bytes("upload.limit"),
+        chunker: settings.parsed("chunker").unwrap_or_default(),
+        timeout: time("timeout").unwrap_or(base.timeout),
+        ..base
+    })
+}
+
+pub(super) fn api_options(settings: &Settings) -> ApiOptions {
+    let shown = settings.show().map(|(setting, values, origin)| {
+        let value = match (setting.secret, values.is_empty()) {
+            (true, true) => "not set".into(),
+            (true, false) => "set".into(),
+            (false, _) => values.join(", "),
+        };
+        SettingInfo { key: setting.key.into(), value, origin: origin.to_string() }
+    });
+    let keep = settings.get("uploads.keep").and_then(|text| parse_duration(text).ok());
+    ApiOptions {
+        hosts: settings.list("http.hosts").to_vec(),
+        settings: shown.collect(),
+        uploads_keep: keep.unwrap_or(ApiOptions::default().uploads_keep),
+    }
+}
+
+/// Options for `run`.
+///
+/// Errors: settings that do not fit together, and addresses that no process can bind on this machine. A port that is in
+/// use is no error here: it may be free when the node starts.
+pub(super) fn run_options(
+    settings: &Settings,
+    data_dir: &Path,
+) -> Result<(NodeOptions, ServeOptions), CliError> {
+    let (node, serve) = (node_options(settings, data_dir)?, serve_options(settings)?);
+    // The default addresses fall back to others.
+    if *settings.origin("listen") != Origin::BuiltIn {
+        for addr in &node.listen {
+            if let Some(reason) = cannot_bind(addr) {
+                return Err(settings.bad_value("listen", format!("{addr}: {reason}")).into());
+            }
+        }
+    }
+    let http = Multiaddr::from(serve.addr.ip()).with(Protocol::Tcp(serve.addr.port()));
+    match cannot_bind(&http) {
+        Some(reason) => Err(settings.bad_value("http", reason).into()),
+        None => Ok((node, serve)),
+    }
+}
+
+/// Why this user can never bind an address on this machine; `None` if it may be possible.
+fn cannot_bind(addr: &Multiaddr) -> Option<&'static str> {
+    let mut parts = addr.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => IpAddr::from(ip),
+        Protocol::Ip6(ip) => IpAddr::from(ip),
+        _ => return None,
+    };
+    let bound = match parts.next()? {
+        Protocol::Tcp(port) => TcpListener::bind((ip, port)).map(drop),
+        Protocol::Udp(port) => UdpSocket::bind((ip, port)).map(drop),
+        _ => return None,
+    };
+    match bound.err()?.kind() {
+        io::ErrorKind::AddrNotAvailable => Some("this machine has no such address"),
+        io::ErrorKind::PermissionDenied => {
+            Some("this user may not use that port; ports from 1024 on are free to all")
+        }
+        _ => None,
+    }
+}
+
+fn serve_options(settings: &Settings) -> Result<ServeOptions, CliError> {
+    let addr = settings
+        .parsed::<HttpAddr>("http")
+        .map_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)), |addr| addr.0);
+    let tls = match (settings.get("tls.cert"), settings.get("tls.key")) {
+        (Some(cert), Some(key)) => Tls::Files { cert: cert.into(), key: key.into() },
+        (None, None) if settings.is_on("tls.self.signed") => Tls::SelfSigned,
+        (None, None) => Tls::Off,
+        (cert, _) => {
+            let (given, missing) =
+                if cert.is_some() { ("tls.cert", "tls.key") } else { ("tls.key", "tls.cert") };
+            let error = settings.bad_value(given, format!("{missing} is not set"));
+            return Err(CliError::from(error).hint("set both, or use tls.self.signed"));
+        }
+    };
+    let base = ServeOptions::new(addr);
+    let options = ServeOptions {
+        tls,
+        insecure: settings.is_on("http.insecure"),
+        max_connections: settings.parsed("http.connections").unwrap_or(base.max_connections),
+        tls_names: settings.list("http.hosts").to_vec(),
+        ..base
+    };
+    let key = if matches!(options.tls, Tls::Files { .. }) { "tls.cert" } else { "http" };
+    options.check().map_err(|error| {
+        let error = CliError::from(error);
+        CliError::from(settings.bad_value(key, error.message)).hint(error.hint)
+    })?;
+    Ok(options)
+}
+
+/// Returns the cluster key from the settings, or else from its file in the data directory.
+pub(super) fn cluster_key(settings: &Settings, data_dir: &Path) -> Result<Option<ClusterKey>, CliError> {
+    let damaged = |what: &str| {
+        let message = format!("{what} is damaged: expected 32 bytes in base64url");
+        CliError::bad_request(message)
+            .hint("restore it from a backup (`storgo-node key restore`) or from an invite of another member")
+    };
+    if let Some(text) = settings.get("cluster.key") {
+        return parse_cluster_key(text).map(Some).ok_or_else(|| damaged("the setting cluster.key"));
+    }
+    let path = data_dir.join(CLUSTER_FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            parse_cluster_key(text.trim()).map(Some).ok_or_else(|| damaged(&path.display().to_string()))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(CliError::io(format_args!("read {}", path.display()), &e)),
+    }
+}
+
+pub(super) fn parse_cluster_key(text: &str) -> Option<ClusterKey> {
+    let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
+    Some(ClusterKey::new(Key::new(bytes.try_into().ok()?)))
+}

@@ -1,0 +1,225 @@
+//! Unpacks a folder that arrives as a tar stream.
+
+use std::{
+    fs,
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::{Component, Path, PathBuf},
+};
+
+use axum::body::{BodyDataStream, Bytes};
+use futures::StreamExt;
+use indicatif::ProgressBar;
+use tokio::sync::mpsc;
+
+use super::{
+    attributes::{Attributes, system_time},
+    destination::{Partial, cannot_write},
+    error::CliError,
+};
+use crate::node::{ErrorCode, tar_mtime};
+
+/// Which side of the transfer failed.
+pub(super) enum UnpackError {
+    /// The stream broke off or is no tar stream; the node knows why.
+    Input,
+    /// An entry is unsafe or could not be written.
+    Output(CliError),
+}
+
+/// A stream that cannot be read: the details are of no use, as the node has them.
+fn broken(_: io::Error) -> UnpackError {
+    UnpackError::Input
+}
+
+/// Unpacks into a new folder at `path`. Returns the total length of its files.
+pub(super) async fn unpack(
+    mut pieces: BodyDataStream,
+    path: &Path,
+    bar: &ProgressBar,
+) -> Result<u64, UnpackError> {
+    let (sender, receiver) = mpsc::channel(4);
+    let (path, bar) = (path.to_owned(), bar.clone());
+    let unpacker = tokio::task::spawn_blocking(move || {
+        let mut partial = Partial::beside(&path).map_err(UnpackError::Output)?;
+        fs::create_dir(partial.path()).map_err(|e| UnpackError::Output(cannot_write(partial.path(), &e)))?;
+        partial.lock();
+        let mut input = BodyReader { receiver, piece: Bytes::new(), ended: false };
+        let bytes = unpack_entries(&mut input, partial.path(), &bar)?;
+        // Read to the end of the body: a stream that broke off between two entries looks like a complete archive.
+        io::copy(&mut input, &mut io::sink()).map_err(broken)?;
+        partial.finish(false).map_err(UnpackError::Output)?;
+        Ok(bytes)
+    });
+    loop {
+        let piece = pieces.next().await.transpose().map_err(io::Error::other);
+        let more = matches!(piece, Ok(Some(_)));
+        if sender.send(piece).await.is_err() || !more {
+            break;
+        }
+    }
+    unpacker.await.unwrap_or_else(|_| Err(UnpackError::Output(CliError::panicked("unpacking the folder"))))
+}
+
+/// Unpacks into an empty folder.
+///
+/// Creates only regular files and folders, so that no entry can redirect a later one to another place.
+fn unpack_entries(input: impl Read, top: &Path, bar: &ProgressBar) -> Result<u64, UnpackError> {
+    let cannot_write = |path: &Path, e: &io::Error| UnpackError::Output(cannot_write(path, e));
+    let mut archive = tar::Archive::new(input);
+    let mut total = 0;
+    let mut folders = Vec::new();
+    for entry in archive.entries().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
+        let name = entry.path().map_err(broken)?.into_owned();
+        let path = top.join(relative(&name).map_err(UnpackError::Output)?);
+        let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
+        let mtime = tar_mtime(entry.header()).unwrap_or(0);
+        match entry.header().entry_type() {
+            tar::EntryType::Directory => {
+                fs::create_dir_all(&path).map_err(|e| cannot_write(&path, &e))?;
+                folders.push((path, Attributes::new(mtime, mode)));
+            }
+            tar::EntryType::Regular => {
+                if let Some(parent) = path.parent() {
+                    fs::create_dir_all(parent).map_err(|e| cannot_write(parent, &e))?;
+                }
+                let mut file = fs::OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(mode)
+                    .open(&path)
+                    .map_err(|e| cannot_write(&path, &e))?;
+                let len = entry.size();
+                if copy(&mut entry, &mut file, &path)? != len {
+                    return Err(UnpackError::Input);
+                }
+                bar.inc(len);
+                total += len;
+                // Keep the file even if the file system cannot store its time.
+                drop(file.set_modified(system_time(mtime)));
+            }
+            _ => {
+                let message = format!("unsafe archive: {} is neither a file nor a folder", name.display());
+                return Err(UnpackError::Output(CliError::new(ErrorCode::Integrity, message)));
+            }
+        }
+    }
+    for (path, attributes) in folders.into_iter().rev() {
+        // Last, because a folder without write permission cannot be filled.
+        attributes.apply(&path).map_err(|e| cannot_write(&path, &e))?;
+    }
+    Ok(total)
+}
+
+/// Copies one file. Tells a broken stream from a failed write, which `io::copy` does not.
+fn copy(input: &mut impl Read, file: &mut fs::File, path: &Path) -> Result<u64, UnpackError> {
+    let mut buf = vec![0; 256 << 10];
+    let mut total = 0;
+    loop {
+        match input.read(&mut buf).map_err(broken)? {
+            0 => return Ok(total),
+            len => {
+                let written = io::Write::write_all(file, &buf[..len]);
+                written.map_err(|e| UnpackError::Output(cannot_write(path, &e)))?;
+                total += len as u64;
+            }
+        }
+    }
+}
+
+/// Returns the path of an entry below the target folder.
+///
+/// Errors: the path is absolute or contains `..`.
+fn relative(name: &Path) -> Result<PathBuf, CliError> {
+    let mut path = PathBuf::new();
+    for part in name.components() {
+        match part {
+            Component::Normal(part) => path.push(part),
+            Component::CurDir => {}
+            _ => {
+                let message =
+                    format!("unsafe archive: {:?} leads out of the folder", name.display().to_string());
+                return Err(CliError::new(ErrorCode::Integrity, message));
+            }
+        }
+    }
+    Ok(path)
+}
+
+/// Reads a body from a channel. `None` is its end; a channel that closes without it is an error.
+struct BodyReader {
+    receiver: mpsc::Receiver<io::Result<Option<Bytes>>>,
+    piece: Bytes,
+    ended: bool,
+}
+
+impl Read for BodyReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() && !self.ended {
+            match self.receiver.blocking_recv().transpose()? {
+                Some(Some(piece)) => self.piece = piece,
+                Some(None) => self.ended = true,
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+        let len = buf.len().min(self.piece.len());
+        buf[..len].copy_from_slice(&self.piece.split_to(len));
+        Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tar_of(entries: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (path, kind, bytes) in entries {
+            let mut header = tar::Header::new_gnu();
+            // Set the name by hand: the library refuses unsafe names.
+            header.as_gnu_mut().expect("gnu").name[..path.len()].copy_from_slice(path.as_bytes());
+            header.set_entry_type(*kind);
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            if *kind == tar::EntryType::Symlink {
+                header.set_link_name_literal("/tmp").expect("set");
+            }
+            header.set_cksum();
+            tar.append(&header, *bytes).expect("appended");
+        }
+        tar.into_inner().expect("finished")
+    }
+
+    fn try_unpack(tar: &[u8]) -> (Result<u64, UnpackError>, Vec<String>) {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let out = dir.path().join("out");
+        fs::create_dir(&out).expect("made");
+        let result = unpack_entries(tar, &out, &ProgressBar::hidden());
+        let outside = fs::read_dir(dir.path()).expect("read").map(|e| e.expect("an entry").file_name());
+        (result, outside.map(|name| name.to_string_lossy().into_owned()).collect())
+    }
+
+    #[test]
+    fn an_unsafe_archive_writes_nothing_outside_its_folder() {
+        use tar::EntryType::{Block, Directory, Regular, Symlink};
+
+        let hostile: [&[(&str, tar::EntryType, &[u8])]; 5] = [
+            &[("../evil", Regular, b"x")],
+            &[("/tmp/storgo-evil", Regular, b"x")],
+            &[("a", Symlink, b""), ("a/evil", Regular, b"x")],
+            &[("dev", Block, b"")],
+            &[("a/../../evil", Directory, b"")],
+        ];
+        for entries in hostile {
+            let (result, outside) = try_unpack(&tar_of(entries));
+            assert!(matches!(result, Err(UnpackError::Output(_))), "{entries:?}");
+            assert!(outside.iter().all(|name| name == "out"), "{outside:?}");
+            assert!(!Path::new("/tmp/storgo-evil").exists());
+        }
+        let (result, _) = try_unpack(&tar_of(&[("a", Regular, b"1"), ("a", Regular, b"2")]));
+        assert!(matches!(result, Err(UnpackError::Output(_))), "one name twice");
+        let (result, _) = try_unpack(&tar_of(&[("a b/ü", Regular, b"12"), ("c", Directory, b"")]));
+        assert!(matches!(result, Ok(2)));
+    }
+}
