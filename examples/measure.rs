@@ -1,12 +1,12 @@
-//! What `scripts/bench` measures from inside: the limits beside storgo's figures, and what has no command of its own.
+//! Measurements for `scripts/bench` that need the library.
 //!
 //! ```text
-//! measure pipeline MIB          what all cores, and one, can cut, hash and seal in memory
-//! measure stream MIB            one raw libp2p stream between two swarms, TCP, loopback
-//! measure find RUNS             finding a provider through the DHT, three nodes
-//! measure fill DIR BLOCKS LEN   makes a store with that many blocks
+//! measure pipeline MIB          cuts, hashes and seals in memory, on all cores and on one
+//! measure stream MIB            sends over one raw libp2p stream between two swarms, TCP, loopback
+//! measure find RUNS             finds a provider through the DHT, three nodes
+//! measure fill DIR BLOCKS LEN   creates a store with that many blocks
 //! ```
-//! Prints one JSON object. The API it uses is the public one; errors end it.
+//! Each prints one JSON object.
 
 use std::{
     env,
@@ -48,7 +48,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
-/// Bytes that no compressor and no deduplication finds anything in; other bytes for another `seed`.
+/// Pseudorandom bytes, other ones for each `seed`.
 fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);

@@ -30,6 +30,7 @@ mod cli_terminal;
 mod cli_verbs;
 mod cli_words;
 mod cluster;
+mod configuration;
 mod departed;
 mod docs;
 mod examples;
