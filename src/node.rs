@@ -69,6 +69,7 @@ pub use self::{
 };
 use self::{
     invite::Invite,
+    lookup::Found,
     network::Network,
     put::PIECE,
     report::{
@@ -109,7 +110,7 @@ impl Node {
     /// the process ends without this.
     pub async fn shutdown(&self) {
         let services = &self.services;
-        let ended = futures::future::join(services.tasks.stop(), services.save_network(true));
+        let ended = futures::future::join(services.tasks.shutdown(), services.save_network(true));
         if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
             tracing::warn!("some tasks did not end in time and are cut off");
         }
@@ -120,7 +121,7 @@ impl Node {
 
     /// Returns a stream of the events from now on. A receiver that is too slow learns how many events it missed.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.services.events.subscribe()
+        self.services.events.0.subscribe()
     }
 
     /// Returns the data directory.
@@ -140,18 +141,18 @@ impl Node {
 
     /// Returns a token that is cancelled when the node begins to stop.
     pub fn stopping(&self) -> CancellationToken {
-        self.services.tasks.stop_token().clone()
+        self.services.tasks.stop.clone()
     }
 
     /// Runs a task of a door. [`Node::shutdown`] waits for it, so it must end soon after [`Node::stopping`] is cancelled.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.services.tasks.spawn(task);
+        self.services.tasks.tracker.spawn(task);
     }
 
     /// Sets where the HTTP API is served, for `status`, and where it takes calls of the command line, for the lock file.
     pub(crate) fn set_http(&self, endpoint: HttpDoor, commands: SocketAddr) -> Result<(), NodeError> {
         *self.services.http.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint);
-        Ok(self.services.store.get().set_lock_note(&commands.to_string())?)
+        Ok(self.services.store.0.set_lock_note(&commands.to_string())?)
     }
 
     /// Returns where the HTTP API is served.
@@ -209,24 +210,11 @@ impl Node {
         self.put_stream(ReaderStream::with_capacity(input, PIECE), options, FileKind::File).await
     }
 
-    /// Stores the folder in the tar stream `input`. See [`Node::put`].
+    /// Stores a file, or the folder in a tar stream, from bytes that arrive in pieces. See [`Node::put`].
     ///
     /// # Errors
-    /// Those of [`Node::put`]; [`ErrorCode::BadRequest`] for an invalid stream, a path that leads out of the folder, a name that
-    /// is not UTF-8 or occurs twice, and entries that are neither regular files nor folders.
-    pub async fn put_tree(
-        &self,
-        input: impl AsyncRead + Unpin + Send,
-        options: PutOptions,
-    ) -> Result<PutReport, NodeError> {
-        self.put_stream(ReaderStream::with_capacity(input, PIECE), options, FileKind::Dir).await
-    }
-
-    /// [`Node::put`] (or [`Node::put_tree`] for a folder) of bytes that arrive in pieces, which are not copied before they are
-    /// cut.
-    ///
-    /// # Errors
-    /// Those of [`Node::put`].
+    /// Those of [`Node::put`]; [`ErrorCode::BadRequest`] for an invalid tar stream, a path that leads out of the folder, a name
+    /// that is not UTF-8 or occurs twice, and entries that are neither regular files nor folders.
     pub async fn put_stream(
         &self,
         input: impl Stream<Item = io::Result<Bytes>> + Send,
@@ -268,7 +256,7 @@ impl Node {
     /// [`ErrorCode::NotFound`] if nobody has it, [`ErrorCode::Timeout`], [`ErrorCode::Denied`] if the key is missing,
     /// [`ErrorCode::Integrity`] if the key or the block is wrong.
     pub async fn open(&self, reference: &Reference, timeout: Option<Duration>) -> Result<Opened, NodeError> {
-        let found = self.services.lookup.find(reference).await?;
+        let found = self.find(reference).await?;
         self.services.reads.open(&found.link, timeout).await
     }
 
@@ -278,7 +266,7 @@ impl Node {
     /// # Errors
     /// Those of [`Node::open`].
     pub async fn open_link(&self, link: &Link) -> Result<FileInfo, NodeError> {
-        self.services.files.open_link(link).await
+        self.services.files.open_link(self.find(&link.into()).await?).await
     }
 
     /// Returns one block as it is stored here.
@@ -298,7 +286,7 @@ impl Node {
     /// # Errors
     /// [`ErrorCode::NotFound`] and [`ErrorCode::Timeout`] if nobody has it.
     pub async fn info(&self, reference: &Reference, providers: bool) -> Result<FileInfo, NodeError> {
-        self.services.files.info(reference, providers).await
+        self.services.files.info(self.find(reference).await?, providers).await
     }
 
     /// Lists a page of the entries of a folder: `limit` of them, after the first `cursor`, which are not read.
@@ -311,7 +299,7 @@ impl Node {
         cursor: u64,
         limit: usize,
     ) -> Result<EntryList, NodeError> {
-        self.services.files.entries(reference, cursor, limit).await
+        self.services.files.entries(&self.find(reference).await?.link, cursor, limit).await
     }
 
     /// Lists a page of the files known here.
@@ -335,7 +323,7 @@ impl Node {
         cursor: u64,
         limit: usize,
     ) -> Result<BlockList, NodeError> {
-        let found = self.services.lookup.find(reference).await?;
+        let found = self.find(reference).await?;
         self.services.listing.blocks(found.link.cid, cursor, limit).await
     }
 
@@ -345,7 +333,7 @@ impl Node {
     /// # Errors
     /// [`ErrorCode::NotFound`] if the file is not here, [`ErrorCode::BadRequest`] if several files have the name.
     pub async fn remove(&self, reference: &Reference) -> Result<RemoveReport, NodeError> {
-        let found = self.services.lookup.find(reference).await?.unambiguous()?;
+        let found = self.find(reference).await?.unambiguous()?;
         self.services.files.remove(found).await
     }
 
@@ -354,7 +342,7 @@ impl Node {
     /// # Errors
     /// [`ErrorCode::NotFound`] if the file is not here.
     pub async fn remove_newest(&self, reference: &Reference) -> Result<RemoveReport, NodeError> {
-        self.services.files.remove(self.services.lookup.find(reference).await?).await
+        self.services.files.remove(self.find(reference).await?).await
     }
 
     /// Removes unreferenced blocks whose grace period is over.
@@ -385,7 +373,7 @@ impl Node {
     /// [`ErrorCode::NotFound`] if the file is known neither here nor anywhere else; [`ErrorCode::Timeout`] if its providers do not
     /// answer.
     pub async fn health(&self, reference: &Reference) -> Result<HealthReport, NodeError> {
-        let found = self.services.lookup.find(reference).await?;
+        let found = self.find(reference).await?;
         self.services.health.report(found).await
     }
 
@@ -399,7 +387,7 @@ impl Node {
         cursor: u64,
         limit: usize,
     ) -> Result<BlockList, NodeError> {
-        let found = self.services.lookup.find(reference).await?;
+        let found = self.find(reference).await?;
         self.services.health.block_holders(found.link.cid, cursor, limit).await
     }
 
@@ -423,9 +411,13 @@ impl Node {
         self.services.repairs.repair(root).await
     }
 
+    async fn find(&self, reference: &Reference) -> Result<Found, NodeError> {
+        lookup::find(&self.services.store, reference).await
+    }
+
     async fn kept_root(&self, reference: Option<&Reference>) -> Result<Option<Cid>, NodeError> {
         match reference {
-            Some(reference) => Ok(Some(self.services.lookup.find(reference).await?.kept()?)),
+            Some(reference) => Ok(Some(self.find(reference).await?.kept()?)),
             None => Ok(None),
         }
     }
@@ -438,7 +430,7 @@ impl Node {
     /// # Errors
     /// [`ErrorCode::NotFound`] if the file is not kept here.
     pub async fn placement(&self, reference: &Reference, wait: Duration) -> Result<Placement, NodeError> {
-        let cid = self.services.lookup.find(reference).await?.kept()?;
+        let cid = self.find(reference).await?.kept()?;
         self.services.announcements.placement(cid, wait).await
     }
 

@@ -24,7 +24,7 @@ const PAGE: usize = 256;
 /// Caches the result of the last scan.
 #[derive(Clone)]
 pub(super) struct DamageCache {
-    store: BlockingStore,
+    pub(super) store: BlockingStore,
     /// Locked during a scan, even if its caller stops waiting: two scans never run at the same time.
     cached: Arc<Mutex<Option<Cached>>>,
     /// Incremented by each invalidation.

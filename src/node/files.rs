@@ -6,8 +6,8 @@ use super::{
     clock::unix_micros,
     damage_cache::DamageCache,
     error::{ErrorCode, NodeError, Reason},
-    handles::{BlockingStore, Events},
-    lookup::{Found, Lookup, Reference},
+    handles::Events,
+    lookup::Found,
     network::Network,
     read::{ContentKind, Opened, Reads},
     report::{DirEntryInfo, EntryList, Event, FileInfo, RemoveReport},
@@ -23,9 +23,6 @@ const MAX_ENTRIES: usize = 10_000;
 
 /// Describes and removes files.
 pub(super) struct Files {
-    pub(super) store: BlockingStore,
-    pub(super) network: Option<Arc<Network>>,
-    pub(super) lookup: Lookup,
     pub(super) reads: Reads,
     pub(super) withdrawals: Arc<Withdrawals>,
     pub(super) damage: DamageCache,
@@ -34,8 +31,8 @@ pub(super) struct Files {
 
 impl Files {
     /// Describes a file, from its root block if that can be opened, else from its record.
-    pub(super) async fn info(&self, reference: &Reference, providers: bool) -> Result<FileInfo, NodeError> {
-        let Found { link, record, namesakes } = self.lookup.find(reference).await?;
+    pub(super) async fn info(&self, found: Found, providers: bool) -> Result<FileInfo, NodeError> {
+        let Found { link, record, namesakes } = found;
         let kept = record.as_ref().filter(|record| record.pinned);
         let opened = self.reads.open(&link, None).await;
         // Counted after opening, which may find the root block damaged.
@@ -68,7 +65,7 @@ impl Files {
         }
         info.older = (!namesakes.is_empty()).then_some(namesakes.len() as u64);
         if providers {
-            let found = Network::require(self.network.as_ref())?.find_providers(link.cid).await;
+            let found = Network::require(self.reads.network.as_ref())?.find_providers(link.cid).await;
             info.providers = Some(found.iter().map(ToString::to_string).collect());
         }
         Ok(info)
@@ -77,12 +74,11 @@ impl Files {
     /// Lists `limit` entries of a folder after the first `cursor`, which are not read.
     pub(super) async fn entries(
         &self,
-        reference: &Reference,
+        link: &Link,
         cursor: u64,
         limit: usize,
     ) -> Result<EntryList, NodeError> {
-        let Found { link, .. } = self.lookup.find(reference).await?;
-        let mut opened = self.reads.open(&link, None).await?;
+        let mut opened = self.reads.open(link, None).await?;
         if opened.kind() != ContentKind::Dir {
             return Err(NodeError::new(ErrorCode::BadRequest, "a file has no entries")
                 .reason(Reason::NotAFolder)
@@ -94,12 +90,12 @@ impl Files {
     /// Counts the blocks of a kept file that are missing here.
     async fn missing(&self, root: &Cid) -> Result<u64, NodeError> {
         let roots = [*root];
-        self.store.run(move |store| Ok(store.missing(&roots)?.first().copied().unwrap_or(0))).await
+        self.reads.store.run(move |store| Ok(store.missing(&roots)?.first().copied().unwrap_or(0))).await
     }
 
-    /// Opens a link and remembers its key. The file is not fetched, kept or announced.
-    pub(super) async fn open_link(&self, link: &Link) -> Result<FileInfo, NodeError> {
-        let Found { link, record, .. } = self.lookup.find(&Reference::from(link)).await?;
+    /// Opens a file and remembers its key. The file is not fetched, kept or announced.
+    pub(super) async fn open_link(&self, found: Found) -> Result<FileInfo, NodeError> {
+        let Found { link, record, .. } = found;
         let opened = self.reads.open(&link, None).await?;
         let info = opened.describe();
         // A record without a key is replaced: a rebuilt index has lost the keys.
@@ -120,7 +116,7 @@ impl Files {
             owner: Vec::new(),
             public: link.key.is_none(),
         };
-        self.store.run(move |store| Ok(store.add_root(record)?)).await?;
+        self.reads.store.run(move |store| Ok(store.add_root(record)?)).await?;
         Ok(info)
     }
 
@@ -131,7 +127,7 @@ impl Files {
         if record.pinned {
             self.withdrawals.note(cid).await?;
         }
-        if !self.store.run(move |store| Ok(store.remove_root(&cid)?)).await? {
+        if !self.reads.store.run(move |store| Ok(store.remove_root(&cid)?)).await? {
             return Err(NodeError::not_kept(&cid));
         }
         self.damage.invalidate();
@@ -152,7 +148,7 @@ impl Files {
 
     /// Reads one stored block.
     pub(super) async fn block(&self, cid: Cid) -> Result<Vec<u8>, NodeError> {
-        let block = self.store.run(move |store| Ok(store.get(&cid)?)).await?;
+        let block = self.reads.store.run(move |store| Ok(store.get(&cid)?)).await?;
         block.ok_or_else(|| {
             NodeError::new(ErrorCode::NotFound, format!("block {cid} is not on this node"))
                 .reason(Reason::BlockNotHere)

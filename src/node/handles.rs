@@ -8,18 +8,9 @@ use crate::store::Store;
 
 /// The store, for callers that must not block: each call runs on a thread of its own.
 #[derive(Clone)]
-pub(super) struct BlockingStore(Store);
+pub(super) struct BlockingStore(pub(super) Store);
 
 impl BlockingStore {
-    pub(super) const fn new(store: Store) -> Self {
-        Self(store)
-    }
-
-    /// The store itself, for threads that may block.
-    pub(super) const fn get(&self) -> &Store {
-        &self.0
-    }
-
     /// Runs `work` on a thread that may block.
     pub(super) async fn run<T: Send + 'static>(
         &self,
@@ -40,22 +31,15 @@ impl BlockingStore {
     }
 }
 
-/// The tasks of a node and the token that stops them. [`Tasks::stop`] waits for all of them.
+/// The tasks of a node.
 #[derive(Clone, Default)]
 pub(super) struct Tasks {
-    tracker: TaskTracker,
-    stop: CancellationToken,
+    /// Each task ends soon after `stop` is cancelled.
+    pub(super) tracker: TaskTracker,
+    pub(super) stop: CancellationToken,
 }
 
 impl Tasks {
-    /// Runs a task that ends by itself soon after the stop token is cancelled.
-    pub(super) fn spawn<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = T> + Send + 'static,
-    ) -> tokio::task::JoinHandle<T> {
-        self.tracker.spawn(task)
-    }
-
     /// Runs a task, and drops it when the node stops.
     pub(super) fn spawn_until_stop(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
@@ -64,26 +48,13 @@ impl Tasks {
         });
     }
 
-    /// Runs `work` on a thread that may block.
-    pub(super) fn spawn_blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> tokio::task::JoinHandle<T> {
-        self.tracker.spawn_blocking(work)
-    }
-
-    /// The token that is cancelled when the node begins to stop.
-    pub(super) const fn stop_token(&self) -> &CancellationToken {
-        &self.stop
-    }
-
     /// Errors: [`super::ErrorCode::ShuttingDown`] once the node stops.
     pub(super) fn check_running(&self) -> Result<(), NodeError> {
         if self.stop.is_cancelled() { Err(NodeError::shutting_down()) } else { Ok(()) }
     }
 
-    /// Cancels the stop token and waits until every task has ended.
-    pub(super) async fn stop(&self) {
+    /// Stops the tasks and waits until all have ended.
+    pub(super) async fn shutdown(&self) {
         self.stop.cancel();
         self.tracker.close();
         self.tracker.wait().await;
@@ -92,18 +63,9 @@ impl Tasks {
 
 /// Sends events to everybody who has subscribed.
 #[derive(Clone)]
-pub(super) struct Events(broadcast::Sender<Event>);
+pub(super) struct Events(pub(super) broadcast::Sender<Event>);
 
 impl Events {
-    /// A subscriber that is more than `capacity` events behind loses the oldest ones.
-    pub(super) fn new(capacity: usize) -> Self {
-        Self(broadcast::channel(capacity).0)
-    }
-
-    pub(super) fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.0.subscribe()
-    }
-
     pub(super) fn emit(&self, event: Event) {
         // An error only means that nobody has subscribed.
         drop(self.0.send(event));

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use super::{
     damage_cache::DamageCache,
     error::{ErrorCode, NodeError, Reason},
-    handles::BlockingStore,
     report::{BlockInfo, BlockKind, BlockList, FileInfo, FileList},
 };
 pub use crate::catalogue::Sort;
@@ -51,7 +50,6 @@ pub struct ListOptions {
 
 /// Lists files and blocks, page by page.
 pub(super) struct Listing {
-    pub(super) store: BlockingStore,
     pub(super) damage: DamageCache,
 }
 
@@ -65,13 +63,14 @@ impl Listing {
         };
         let kept = summary.as_ref().map(|summary| summary.kept);
         let damaged = summary.map(|summary| summary.damaged);
-        let list = self.store.run(move |store| page(store, options, after, damaged.as_deref())).await?;
+        let list =
+            self.damage.store.run(move |store| page(store, options, after, damaged.as_deref())).await?;
         Ok(FileList { kept, ..list })
     }
 
     /// Lists a page of the blocks of a root in preorder: at most `limit`, after the first `cursor`.
     pub(super) async fn blocks(&self, root: Cid, cursor: u64, limit: usize) -> Result<BlockList, NodeError> {
-        self.store.run(move |store| walk(store, root, cursor, limit)).await
+        self.damage.store.run(move |store| walk(store, root, cursor, limit)).await
     }
 }
 

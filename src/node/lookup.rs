@@ -81,39 +81,29 @@ fn rfc3339(micros: i64) -> String {
     humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
 }
 
-/// Resolves references.
-#[derive(Clone)]
-pub(super) struct Lookup {
-    pub(super) store: BlockingStore,
-}
-
-impl Lookup {
-    /// Resolves a reference. The file of a CID or link need not be known here; the file of a name must be.
-    pub(super) async fn find(&self, reference: &Reference) -> Result<Found, NodeError> {
-        let Reference { text, key } = reference.clone();
-        self.store
-            .run(move |store| match text.parse::<Link>() {
-                Ok(link) => {
-                    let record = store.root(&link.cid)?;
-                    let key = key.or(link.key).or_else(|| record.as_ref().and_then(|r| r.key.clone()));
-                    Ok(Found { link: Link { cid: link.cid, key }, record, namesakes: Vec::new() })
-                }
-                Err(error) if text.starts_with("storgo:") => {
-                    Err(NodeError::new(ErrorCode::BadRequest, format!("invalid link: {error}"))
-                        .reason(Reason::LinkInvalid)
-                        .hint(
-                            "a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #",
-                        ))
-                }
-                Err(_) => {
-                    let mut named = Catalogue::new(store).named(&text)?.into_iter();
-                    let record = named.next().ok_or_else(|| unknown_name(&text))?;
-                    let link = Link { cid: record.cid, key: record.key.clone() };
-                    Ok(Found { link, record: Some(record), namesakes: named.collect() })
-                }
-            })
-            .await
-    }
+/// Resolves a reference. The file of a CID or link need not be known here; the file of a name must be.
+pub(super) async fn find(store: &BlockingStore, reference: &Reference) -> Result<Found, NodeError> {
+    let Reference { text, key } = reference.clone();
+    store
+        .run(move |store| match text.parse::<Link>() {
+            Ok(link) => {
+                let record = store.root(&link.cid)?;
+                let key = key.or(link.key).or_else(|| record.as_ref().and_then(|r| r.key.clone()));
+                Ok(Found { link: Link { cid: link.cid, key }, record, namesakes: Vec::new() })
+            }
+            Err(error) if text.starts_with("storgo:") => {
+                Err(NodeError::new(ErrorCode::BadRequest, format!("invalid link: {error}"))
+                    .reason(Reason::LinkInvalid)
+                    .hint("a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #"))
+            }
+            Err(_) => {
+                let mut named = Catalogue::new(store).named(&text)?.into_iter();
+                let record = named.next().ok_or_else(|| unknown_name(&text))?;
+                let link = Link { cid: record.cid, key: record.key.clone() };
+                Ok(Found { link, record: Some(record), namesakes: named.collect() })
+            }
+        })
+        .await
 }
 
 fn unknown_name(text: &str) -> NodeError {

@@ -64,20 +64,20 @@ impl Network {
         let mut protocols = Protocols::default();
         let incoming = protocols.accept(transfer::PROTOCOL);
         let net = Net::start(net_options, protocols).await?;
-        let store = store.get();
+        let store = &store.0;
         let counters = Arc::new(Counters::default());
         let serve_options = ServeOptions {
             limit: options.upload_limit.map(|rate| Arc::new(Limiter::new(rate))),
             region: options.region.clone(),
             capacity: options.capacity,
         };
-        tasks.spawn(transfer::serve(
+        tasks.tracker.spawn(transfer::serve(
             net.clone(),
             incoming,
             store.clone(),
             serve_options,
             Arc::clone(&counters),
-            tasks.stop_token().clone(),
+            tasks.stop.clone(),
         ));
         let transfers = Transfers::new(net.clone(), Arc::clone(&counters));
         let fetcher = Fetcher::new(store.clone(), transfers);

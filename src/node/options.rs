@@ -1,4 +1,4 @@
-//! What a node is started with.
+//! The options of a node.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,8 +9,7 @@ use crate::{
     store::Layout,
 };
 
-/// Options of [`Node::start`](super::Node::start). Every field has a default that fits a machine at home;
-/// `data_dir` is the one that nobody else can know.
+/// Options of [`Node::start`](super::Node::start). All but `data_dir` have defaults for a machine at home.
 ///
 /// ```
 /// use storgo::node::NodeOptions;
@@ -20,46 +19,46 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
-    /// Where identity, blocks and index live. Made where it does not exist.
+    /// Folder of the identity, the blocks and the index. Created if it does not exist.
     pub data_dir: PathBuf,
-    /// Addresses to listen on. Port 0 takes a free one.
+    /// Addresses to listen on. Port 0 means any free port.
     pub listen: Vec<Multiaddr>,
-    /// Addresses under which others reach this node, where it cannot know them itself.
+    /// Further addresses at which peers reach this node, for example behind a port forwarding.
     pub external: Vec<Multiaddr>,
-    /// Peers to find the swarm by, with or without `/p2p/…`.
+    /// Peers to join the swarm through, with or without `/p2p/…`.
     pub bootstrap: Vec<Multiaddr>,
-    /// The cluster this node belongs to; none: an open node.
+    /// The cluster of this node; `None` means an open node.
     pub cluster: Option<ClusterKey>,
     /// Whether to find peers on the local network by multicast DNS.
     pub mdns: bool,
-    /// Whether to relay connections for peers that cannot be dialled.
+    /// Whether to relay connections to peers that cannot be dialled.
     pub relay_server: bool,
-    /// Where this machine is, in a word, said to peers: machines of one region may fail together.
+    /// Failure domain, told to peers: machines of one region may fail together.
     pub region: Option<String>,
-    /// Connections held at most.
+    /// Maximum number of connections.
     pub max_connections: u32,
     /// How block files are laid out in folders.
     pub layout: Layout,
-    /// Hard limit in bytes for blocks on disk; none: the disk is the limit.
+    /// Quota for blocks in bytes; `None` means the size of the disk.
     pub capacity: Option<u64>,
-    /// Bytes of evictable cache.
+    /// Maximum size of the evictable cache in bytes.
     pub cache_size: u64,
-    /// How long a block without a file is kept before it is collected.
+    /// Grace period: how long an unreferenced block is kept.
     pub grace: Duration,
-    /// Bytes per second that the background check of stored blocks may read; 0: no background check.
+    /// Bytes per second that scrubbing may read; 0 turns it off.
     pub scrub_rate: u64,
-    /// Bytes per second that peers may be sent, all together; none: no limit.
+    /// Bytes per second sent to all peers together; `None` means no limit.
     pub upload_limit: Option<u64>,
     /// How files are cut.
     pub chunker: Chunker,
-    /// How long a read waits without progress before it gives up.
+    /// Time without progress after which a read fails.
     pub timeout: Duration,
-    /// No network at all: for commands that only look at the data directory.
+    /// Whether to start without a network, for commands that use the data directory only.
     pub offline: bool,
 }
 
 impl NodeOptions {
-    /// The defaults, with this data directory.
+    /// Default options with a data directory.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),

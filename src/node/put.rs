@@ -118,7 +118,7 @@ impl Puts {
         let pool = Pool::new(SEALING_THREADS)
             .map_err(|e| NodeError::new(ErrorCode::Other, format!("cannot start sealing threads: {e}")))?;
         Ok(Self {
-            store: announcements.store.get().clone(),
+            store: announcements.store.0.clone(),
             pool,
             secret,
             chunker,
@@ -156,10 +156,10 @@ impl Puts {
         let (pipe, mut reader) = pipe::pipe();
         let puts = Arc::clone(self);
         // Shutdown waits for both tasks: an upload that is cut off still releases its blocks.
-        let sealing = self.tasks.spawn_blocking(move || puts.seal(&mut reader, options, kind));
+        let sealing = self.tasks.tracker.spawn_blocking(move || puts.seal(&mut reader, options, kind));
         let puts = Arc::clone(self);
         // A task of its own, so that a file that is stored is announced even if the uploader has gone away.
-        let stored = self.tasks.spawn(async move {
+        let stored = self.tasks.tracker.spawn(async move {
             let report = sealing.await.map_err(|_| NodeError::worker_failed())??;
             puts.announcements.announce(report.cid).await;
             puts.events.emit(Event::Stored { cid: report.cid, size: report.size });

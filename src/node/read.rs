@@ -201,17 +201,17 @@ impl Opened {
     fn pieces(self, options: ReadOptions) -> impl Stream<Item = Result<Piece, NodeError>> + Send + use<> {
         let (sender, receiver) = mpsc::channel(READY);
         let Self { tasks, root, source, .. } = self;
-        let stop = tasks.stop_token().clone();
-        tasks.spawn(async move {
-            let sink = Sink::new(sender.clone());
+        let stop = tasks.stop.clone();
+        tasks.tracker.spawn(async move {
+            let mut sink = Sink::new(sender.clone());
             let reading = async {
                 match root {
                     Root::File(tree) => {
                         let size = tree.metadata().size;
                         let range = options.range.unwrap_or(0..size);
-                        file::send(&source, tree, range.start..range.end.min(size), &sink).await
+                        file::send(&source, tree, range.start..range.end.min(size), &mut sink).await
                     }
-                    Root::Dir(tree) => archive::send(&source, tree, &sink).await,
+                    Root::Dir(tree) => archive::send(&source, tree, &mut sink).await,
                 }
             };
             let ended = tokio::select! {

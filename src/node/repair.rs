@@ -43,7 +43,7 @@ struct Fetched {
 impl Repairs {
     /// Reads and hashes the blocks of a root, or all blocks; moves damaged ones to quarantine and repairs what it can.
     pub(super) async fn verify(&self, root: Option<Cid>) -> Result<VerifyReport, NodeError> {
-        let stop = self.tasks.stop_token().clone();
+        let stop = self.tasks.stop.clone();
         let verified = self
             .store
             .run(move |store| Ok(store.verify(root.as_ref(), &mut |_| !stop.is_cancelled())?))

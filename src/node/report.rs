@@ -1,4 +1,4 @@
-//! What the node answers: plain values, the same in Rust, in JSON over HTTP and behind `--json`.
+//! The answers of a node: plain values, the same in Rust, in JSON over HTTP and with `--json`.
 
 mod event;
 
@@ -11,11 +11,11 @@ use crate::{
     store::{RootKind, RootRecord},
 };
 
-/// What a root is.
+/// The kind of a root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FileKind {
-    /// One file.
+    /// A file.
     File,
     /// A folder.
     Dir,
@@ -39,89 +39,88 @@ impl From<RootKind> for FileKind {
     }
 }
 
-/// The answer to a put.
+/// The answer to storing a file or folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PutReport {
     /// The root CID.
     pub cid: Cid,
     /// The link: root CID and read key (no key for public files).
     pub link: String,
-    /// The name that was given, or taken from the path.
+    /// The name that it was stored under, if any.
     pub name: Option<String>,
     /// File or folder.
     pub kind: FileKind,
     /// Plaintext bytes (of all files, for a folder).
     pub size: u64,
-    /// Blocks in the whole DAG, the root included; one that stands in several places counts as often.
+    /// Blocks of the whole DAG, the root included; a block in several positions counts each time.
     pub blocks: u64,
-    /// How many of them were not stored here before.
+    /// Blocks among them that were not stored here before.
     pub new_blocks: u64,
-    /// Where copies are.
+    /// The copies that exist.
     pub redundancy: Redundancy,
 }
 
-/// How a file is kept.
+/// The redundancy of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Redundancy {
-    /// Whole copies that are known to be durable.
+    /// Whole copies known to be durable.
     pub copies: u32,
 }
 
-/// How far the announcement of a root has come.
+/// The state of the announcement of a root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Placement {
     /// The root.
     pub cid: Cid,
-    /// Whether the announcement has been made since the node started.
+    /// Whether the root has been announced since the node started.
     pub done: bool,
-    /// Peers that took the provider record.
+    /// Peers that accepted the provider record.
     pub announced_to: u32,
 }
 
-/// One stored file or folder.
+/// A file or folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FileInfo {
     /// The root CID.
     pub cid: Cid,
-    /// The link, where this node knows the key (or the file is public).
+    /// The link, if this node knows the key or the file is public.
     pub link: Option<String>,
     /// Its name.
     pub name: Option<String>,
-    /// Older files here that have this name, where it was asked for by its name and there are some.
+    /// Number of older files here of the same name, if the file was looked up by name and there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub older: Option<u64>,
     /// File or folder.
     pub kind: FileKind,
     /// Plaintext bytes.
     pub size: u64,
-    /// Media type, where known.
+    /// Media type, if known.
     pub media_type: Option<String>,
-    /// Modification time, seconds since 1970, where known.
+    /// Modification time in seconds since 1970, if known.
     pub mtime: Option<i64>,
-    /// When it came here, seconds since 1970.
+    /// When it was stored or opened here, in seconds since 1970.
     pub created: Option<i64>,
     /// Whether it is encrypted.
     pub sealed: bool,
-    /// Whether this node keeps it (a file that is only cached, or only known by its link, is not kept).
+    /// Whether this node keeps it. A file that is only cached, or only known by its link, is not kept.
     pub pinned: bool,
-    /// Blocks in the whole DAG, where known; one that stands in several places counts as often.
+    /// Blocks of the whole DAG, if known; a block in several positions counts each time.
     pub blocks: Option<u64>,
-    /// Bytes of these blocks, where known.
+    /// Bytes of these blocks, if known.
     pub stored_len: Option<u64>,
-    /// Blocks of it that this node should keep and has not: lost, or damaged and set aside, and not mended since. 0 for a
-    /// file that is not kept here. What nobody has read since it was damaged is not known to be.
+    /// Blocks that this node should keep and lacks, because they were lost or found damaged. 0 for a file that is not kept.
     #[serde(default)]
     pub missing: u64,
-    /// Peers that announce this root, where the question was asked (`info`).
+    /// Peers that announce the root, if the request asked for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub providers: Option<Vec<String>>,
-    /// How the file was cut (`fastcdc`, `fixed:…`), where known.
+    /// How the file was cut (`fastcdc`, `fixed:…`), if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunker: Option<String>,
-    /// Entries of a folder, where the question was asked (`info`): the first 10,000, by name.
+    /// The first 10,000 entries of a folder by name, in the answer to `info`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entries: Option<Vec<DirEntryInfo>>,
-    /// The cursor for the entries behind those; null where all are listed.
+    /// The cursor of the next entries; null if all are listed.
     #[serde(default)]
     pub entries_next: Option<String>,
 }
@@ -171,7 +170,7 @@ impl FileInfo {
     }
 }
 
-/// One name inside a folder.
+/// An entry of a folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DirEntryInfo {
     /// The name, one path component.
@@ -180,7 +179,7 @@ pub struct DirEntryInfo {
     pub kind: FileKind,
     /// Plaintext bytes.
     pub size: u64,
-    /// The link to it.
+    /// Its link.
     pub link: String,
 }
 
@@ -189,15 +188,15 @@ pub struct DirEntryInfo {
 pub struct EntryList {
     /// The entries, by name.
     pub entries: Vec<DirEntryInfo>,
-    /// Pass this as `cursor` for the next page; none on the last.
+    /// The `cursor` of the next page; null on the last page.
     pub next: Option<String>,
 }
 
-/// What a block of a file is.
+/// The kind of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockKind {
-    /// A piece of a file, sealed.
+    /// A chunk of a file, encrypted unless the file is public.
     Data,
     /// A list of other blocks.
     Node,
@@ -206,15 +205,15 @@ pub enum BlockKind {
 /// One block of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct BlockInfo {
-    /// Its name.
+    /// Its CID.
     pub cid: Cid,
-    /// Its bytes.
+    /// Its length in bytes.
     pub len: u32,
     /// Whether it is stored here.
     pub here: bool,
-    /// What it is.
+    /// Its kind.
     pub kind: BlockKind,
-    /// Nodes that have it, this one included, where they were asked.
+    /// Nodes that have it, this one included, if the request asked for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holders: Option<u32>,
 }
@@ -222,22 +221,22 @@ pub struct BlockInfo {
 /// A page of the blocks of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct BlockList {
-    /// The blocks, in their order in the file.
+    /// The blocks, in the order of the file.
     pub blocks: Vec<BlockInfo>,
-    /// Pass this as `cursor` for the next page; none on the last.
+    /// The `cursor` of the next page; null on the last page.
     pub next: Option<String>,
 }
 
 /// A page of the list of files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FileList {
-    /// The files, in the order that was asked for.
+    /// The files, in the requested order.
     pub files: Vec<FileInfo>,
-    /// Pass this as `cursor` for the next page; none on the last.
+    /// The `cursor` of the next page; null on the last page.
     pub next: Option<String>,
     /// Files on all pages.
     pub total: u64,
-    /// Files that this node keeps, by all names, where `health` was asked for: the others are only known.
+    /// Files of any name that this node keeps, if the request filters by `health`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<u64>,
 }
@@ -245,14 +244,14 @@ pub struct FileList {
 /// The answer to a removal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RemoveReport {
-    /// The root that was removed.
+    /// The removed root.
     pub cid: Cid,
     /// Its name.
     pub name: Option<String>,
-    /// Peers that were told to forget the provider record.
+    /// Peers that were told to drop the provider record.
     pub withdrawn_from: u32,
-    /// Some peers could not be told yet: they are told when this node runs and they are there. Until then, and for 48
-    /// hours at most, they name this node as a provider.
+    /// Whether more peers have to be told, when they connect. Until then, and for at most 48 hours, they name this node as a
+    /// provider.
     #[serde(default)]
     pub withdrawal_pending: bool,
 }
@@ -264,71 +263,71 @@ pub struct VerifyReport {
     pub checked: u64,
     /// Bytes that were read.
     pub bytes: u64,
-    /// Blocks whose bytes were wrong; they are in quarantine now.
+    /// Damaged blocks, which were moved to quarantine.
     pub bad: Vec<Cid>,
-    /// Blocks that a kept file needs and that are not here.
+    /// Blocks of kept files that are not here.
     pub missing: Vec<Cid>,
-    /// Bad or missing blocks that were fetched anew from peers.
+    /// Damaged or missing blocks that were fetched from peers.
     pub repaired: Vec<Cid>,
-    /// Why a block that peers have could not be kept here, for example for want of room.
+    /// The error that kept a fetched block from being stored, for example a full disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<NodeError>,
 }
 
-/// How well a file is.
+/// The health of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
-    /// Every block is on two nodes or more.
+    /// Every block is on at least two nodes.
     Ok,
-    /// A block is on one node alone: when that is lost, so is the file.
+    /// A block is on one node only: if that node is lost, so is the file.
     AtRisk,
-    /// Blocks are missing here, and others have them: a repair brings them back.
+    /// Blocks are missing here and can be repaired from other nodes.
     Damaged,
-    /// A block was found nowhere.
+    /// A block was found on no node.
     Lost,
 }
 
-/// The answer to `health`: what was found just now, and nothing that was assumed.
+/// The answer to `health`: only what nodes have just answered, nothing assumed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct HealthReport {
     /// The root.
     pub cid: Cid,
-    /// Its name, where known.
+    /// Its name, if known.
     pub name: Option<String>,
-    /// How well it is.
+    /// Its health.
     pub state: Health,
     /// Whether this node keeps it.
     pub kept: bool,
-    /// Different blocks of the file: one that stands in several places counts once, here and in all numbers below. Under a
-    /// node block that was found nowhere there are more.
+    /// Distinct blocks of the file, here and in all numbers below. Blocks below a node block that was found nowhere are not
+    /// counted.
     pub blocks: u64,
     /// Blocks of it on this disk.
     pub here: u64,
-    /// Blocks that are not: the first 100.
+    /// The first 100 blocks that are not here.
     pub missing: Vec<Cid>,
-    /// Blocks that are nowhere.
+    /// Blocks that no node has.
     pub lost: u64,
-    /// Blocks that are here and nowhere else.
+    /// Blocks that only this node has.
     pub only_here: u64,
     /// Nodes that have all of it, this one included.
     pub copies: u32,
-    /// Nodes that may be lost, whichever they are, before a block is.
+    /// Number of nodes, whichever they are, that may be lost without losing a block.
     pub may_lose: u32,
-    /// Other nodes that announce it, or have some of it.
+    /// Other nodes that announce the file or have blocks of it.
     pub holders: Vec<Holder>,
 }
 
-/// A node that has blocks of a file, or says so.
+/// A node that has blocks of a file or announces it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Holder {
     /// Its peer id.
     pub peer: String,
-    /// Whether it was connected already.
+    /// Whether it was connected before the request.
     pub connected: bool,
     /// Whether it announces the file in the DHT.
     pub announces: bool,
-    /// Different blocks that it has; null where it did not answer, and is not counted.
+    /// Distinct blocks that it has; null if it did not answer, in which case it is not counted.
     pub blocks: Option<u64>,
     /// Whether it has all of them.
     pub whole: bool,
@@ -337,9 +336,9 @@ pub struct Holder {
 /// The answer to `repair`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RepairReport {
-    /// Blocks that were missing and are here now.
+    /// Blocks that were fetched and stored.
     pub repaired: Vec<Cid>,
-    /// Blocks that are still missing: nobody who could be asked has them.
+    /// Blocks that are still missing: no peer that was asked has them.
     pub missing: Vec<Cid>,
 }
 
@@ -350,7 +349,7 @@ pub struct GcReport {
     pub blocks: u64,
     /// Bytes freed.
     pub bytes: u64,
-    /// Blocks without a file that wait for the end of the grace period.
+    /// Unreferenced blocks whose grace period is not over.
     pub waiting: u64,
 }
 
@@ -361,20 +360,20 @@ pub struct PeerReport {
     pub peer: String,
     /// The addresses of the open connections.
     pub addrs: Vec<String>,
-    /// `tcp`, `quic` or `memory`; of the first connection.
+    /// Transport of the first connection: `tcp`, `quic` or `memory`.
     pub transport: String,
     /// Whether the connection runs over a relay.
     pub relayed: bool,
-    /// Round trip, milliseconds, where measured.
+    /// Round-trip time in milliseconds, once measured.
     pub rtt_ms: Option<f64>,
-    /// What it says it is.
+    /// The name of its software.
     pub agent: Option<String>,
-    /// Whether it speaks our DHT protocol.
+    /// Whether it takes part in the DHT.
     pub dht: bool,
-    /// Failure domain that it names.
+    /// Its failure domain, if it has told.
     #[serde(default)]
     pub region: Option<String>,
-    /// Bytes that it has free for blocks, where it says so.
+    /// Free bytes for blocks, if it has told.
     #[serde(default)]
     pub free: Option<u64>,
     /// Bytes of blocks sent to it since this node started.
@@ -396,51 +395,51 @@ pub struct Status {
     pub pid: u32,
     /// Seconds since start.
     pub uptime_s: u64,
-    /// Addresses that others can dial, `/p2p/…` included.
+    /// Addresses that peers can dial, `/p2p/…` included.
     pub listen: Vec<String>,
-    /// HTTP address of this node, where it serves one.
+    /// Address of the HTTP API, once it is served.
     pub http: Option<String>,
-    /// Whether it is served over TLS.
+    /// Whether the HTTP API uses TLS.
     #[serde(default)]
     pub https: bool,
     /// The data directory.
     pub data_dir: String,
     /// Whether a cluster key is set.
     pub cluster: bool,
-    /// Where another machine was met that runs with this node's identity.
+    /// Address of another machine that runs with this node's identity, if one was met.
     #[serde(default)]
     pub same_identity: Option<String>,
     /// Connected peers.
     pub peers: u32,
-    /// Where the last node was called that belongs to another cluster than this one.
+    /// Address of the last node of another cluster that was dialled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outside: Option<String>,
-    /// Files listed: those kept here, and those only known by their links.
+    /// Listed files: kept ones, and those only known by their links.
     pub files: u64,
     /// Files kept here.
     #[serde(default)]
     pub kept: u64,
-    /// Blocks here, kept and cached.
+    /// Blocks stored here, kept and cached.
     pub blocks: u64,
-    /// Bytes of these blocks, and of those that uploads under way are storing.
+    /// Bytes of these blocks and of running uploads.
     pub stored_bytes: u64,
-    /// Bytes of these that are evictable cache.
+    /// Bytes among them that are evictable cache.
     pub cached_bytes: u64,
-    /// Hard limit in bytes, where set.
+    /// Quota for blocks in bytes, if set.
     pub capacity: Option<u64>,
-    /// Bytes free on the disk of the data directory.
+    /// Free bytes on the disk of the data directory.
     pub disk_free: Option<u64>,
     /// Blocks in quarantine.
     pub quarantined: u64,
-    /// Blocks that kept files need and that are not here: lost, or damaged and not mended since.
+    /// Blocks of kept files that are not here, because they were lost or found damaged.
     #[serde(default)]
     pub missing: u64,
-    /// The index is older than the blocks: nothing is removed until `verify --rebuild-index` has made it anew.
+    /// Whether the index is older than the blocks. Nothing is removed until the index has been rebuilt.
     #[serde(default)]
     pub index_behind: bool,
     /// Roots announced to the DHT since start.
     pub announced: u64,
-    /// Roots that wait to be announced.
+    /// Roots waiting to be announced.
     pub announce_queue: u64,
     /// Bytes of blocks sent to peers since start.
     pub sent_bytes: u64,

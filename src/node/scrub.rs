@@ -5,12 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    error::NodeError,
-    handles::{BlockingStore, Tasks},
-    repair::Repairs,
-    report::VerifyReport,
-};
+use super::{error::NodeError, repair::Repairs, report::VerifyReport};
 use crate::content::hash::Digest;
 
 /// Store key of the round under way.
@@ -22,9 +17,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(60);
 
 /// Scrubs the store.
 pub(super) struct Scrub {
-    pub(super) store: BlockingStore,
     pub(super) repairs: Repairs,
-    pub(super) tasks: Tasks,
     pub(super) rate_bytes_per_s: u64,
 }
 
@@ -68,7 +61,7 @@ impl Scrub {
     }
 
     async fn round(&self) -> Result<Round, NodeError> {
-        let saved = self.store.meta(META_ROUND).await?;
+        let saved = self.repairs.store.meta(META_ROUND).await?;
         let mut round: Round =
             saved.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let mut last_save = Instant::now();
@@ -95,8 +88,9 @@ impl Scrub {
 
     /// Verifies the blocks after `after` at the configured rate. Returns the last one, or `None` at the end of the round.
     async fn page(&self, after: Option<Digest>) -> Result<(VerifyReport, Option<Digest>), NodeError> {
-        let (stop, rate) = (self.tasks.stop_token().clone(), self.rate_bytes_per_s);
+        let (stop, rate) = (self.repairs.tasks.stop.clone(), self.rate_bytes_per_s);
         let (verified, last) = self
+            .repairs
             .store
             .run(move |store| {
                 Ok(store.verify_page(after, PAGE, &mut |bytes| {
@@ -111,7 +105,7 @@ impl Scrub {
     async fn save(&self, round: &Round) {
         // If this fails, the next round only starts further back.
         let json = serde_json::to_vec(round).unwrap_or_default();
-        if let Err(error) = self.store.set_meta(META_ROUND, json).await {
+        if let Err(error) = self.repairs.store.set_meta(META_ROUND, json).await {
             tracing::warn!("cannot store the position of the scrub: {error}");
         }
     }
@@ -158,7 +152,7 @@ mod tests {
         let mut bytes = vec![0; 6 << 20];
         blake3::Hasher::new().finalize_xof().fill(&mut bytes);
         node.put(&bytes[..], PutOptions::default()).await.expect("stored");
-        let (store, scrub) = (node.services.store.get(), &node.services.scrub);
+        let (store, scrub) = (&node.services.store.0, &node.services.scrub);
         let all: Vec<Digest> = std::iter::successors(Some(None), |after| {
             let (_, last) = store.verify_page(*after, 1, &mut |_| true).expect("read");
             last.map(Some)

@@ -17,7 +17,6 @@ use super::{
     health::HealthCheck,
     identity,
     listing::Listing,
-    lookup::Lookup,
     network::Network,
     peers::Peers,
     put::Puts,
@@ -27,6 +26,7 @@ use super::{
     withdrawals::Withdrawals,
 };
 use libp2p::PeerId;
+use tokio::sync::broadcast;
 
 use crate::{
     catalogue,
@@ -57,7 +57,6 @@ pub(super) struct Services {
     pub(super) network: Option<Arc<Network>>,
     pub(super) events: Events,
     pub(super) tasks: Tasks,
-    pub(super) lookup: Lookup,
     pub(super) puts: Arc<Puts>,
     pub(super) reads: Reads,
     pub(super) files: Files,
@@ -99,20 +98,19 @@ impl Services {
             Ok((store, keypair))
         });
         let (store, keypair) = opened.await.map_err(|_| NodeError::worker_failed())??;
-        let store = BlockingStore::new(store);
+        let store = BlockingStore(store);
         let secret = match &options.cluster {
             Some(cluster) => cluster.convergence_secret(),
             None => identity::own_secret(&keypair)?,
         };
         let peer = keypair.public().to_peer_id();
-        let (tasks, events) = (Tasks::default(), Events::new(EVENT_BACKLOG));
+        let (tasks, events) = (Tasks::default(), Events(broadcast::channel(EVENT_BACKLOG).0));
         let network = if options.offline {
             None
         } else {
             Some(Arc::new(Network::start(&options, keypair, &store, &tasks).await?))
         };
         let started = Instant::now();
-        let lookup = Lookup { store: store.clone() };
         let damage = DamageCache::new(store.clone());
         let announcements = Announcements { store: store.clone(), network: network.clone() };
         let no_bootstrap = options.bootstrap.is_empty();
@@ -136,22 +134,14 @@ impl Services {
         Ok(Self {
             puts: Arc::new(puts),
             files: Files {
-                store: store.clone(),
-                network: network.clone(),
-                lookup: lookup.clone(),
                 reads: reads.clone(),
                 withdrawals: Arc::clone(&withdrawals),
                 damage: damage.clone(),
                 events: events.clone(),
             },
-            listing: Listing { store: store.clone(), damage },
+            listing: Listing { damage },
             health: HealthCheck { store: store.clone(), network: network.clone() },
-            scrub: Scrub {
-                store: store.clone(),
-                repairs: repairs.clone(),
-                tasks: tasks.clone(),
-                rate_bytes_per_s: options.scrub_rate,
-            },
+            scrub: Scrub { repairs: repairs.clone(), rate_bytes_per_s: options.scrub_rate },
             collector: Collector { store: store.clone(), events: events.clone() },
             peers: Peers::default(),
             http: Mutex::default(),
@@ -162,7 +152,6 @@ impl Services {
             network,
             events,
             tasks,
-            lookup,
             reads,
             repairs,
             announcements,

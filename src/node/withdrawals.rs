@@ -23,7 +23,7 @@ use super::{
     announcements::Announcements,
     clock::unix_s,
     error::NodeError,
-    handles::{BlockingStore, Tasks},
+    handles::Tasks,
     network::{META_PEERS, Network},
 };
 use crate::{content::cid::Cid, net::NetEvent, store::Store, transfer::Withdrawn};
@@ -71,8 +71,6 @@ struct Attempt {
 
 /// Withdraws the provider records of removed files.
 pub(super) struct Withdrawals {
-    store: BlockingStore,
-    network: Option<Arc<Network>>,
     announcements: Announcements,
     tasks: Tasks,
     /// Whether no bootstrap address is configured.
@@ -92,8 +90,6 @@ impl Withdrawals {
         started: Instant,
     ) -> Self {
         Self {
-            store: announcements.store.clone(),
-            network: announcements.network.clone(),
             announcements,
             tasks,
             no_bootstrap,
@@ -121,7 +117,7 @@ impl Withdrawals {
     /// Tells the peers that are connected. A node that has just started waits for one first.
     pub(super) async fn withdraw(self: &Arc<Self>, cid: Cid) -> Result<Outcome, NodeError> {
         let mut outcome = Outcome { told: 0, pending: self.noted().await?.contains(&cid) };
-        if self.network.is_some() && outcome.pending {
+        if self.announcements.network.is_some() && outcome.pending {
             // A node that was started for this removal alone has no peers yet.
             let just_started = FIRST_ATTEMPT.saturating_sub(self.started.elapsed());
             if timeout(just_started, self.first_peer()).await.is_ok()
@@ -139,7 +135,7 @@ impl Withdrawals {
 
     /// Attempts the noted withdrawals whenever a new DHT peer connects, and from time to time. Returns when the network ends.
     pub(super) async fn keep_retrying(&self) {
-        let Some(network) = &self.network else { return };
+        let Some(network) = &self.announcements.network else { return };
         let mut events = network.net.events();
         loop {
             let noted = self.noted().await.unwrap_or_default();
@@ -192,7 +188,7 @@ impl Withdrawals {
     /// Tells the peers that hold the record. Forgets the note once all are told and no announcement can undo it. Takes half a
     /// minute at most: the DHT is searched that long, then all peers are told at the same time.
     async fn attempt(&self, cid: Cid) -> Result<Attempt, NodeError> {
-        let network = Network::require(self.network.as_ref())?;
+        let network = Network::require(self.announcements.network.as_ref())?;
         if self.announcements.is_kept(cid).await? {
             // The file was stored again, and an earlier attempt may have withdrawn its new record.
             network.net.provide(cid).await;
@@ -213,7 +209,7 @@ impl Withdrawals {
 
     /// Returns when a DHT peer is connected.
     async fn first_peer(&self) {
-        let Some(network) = &self.network else { return };
+        let Some(network) = &self.announcements.network else { return };
         let mut events = network.net.events();
         while !network.has_dht_peers() {
             if matches!(events.recv().await, Err(RecvError::Closed)) {
@@ -223,11 +219,11 @@ impl Withdrawals {
     }
 
     fn has_dht_peers(&self) -> bool {
-        self.network.as_ref().is_some_and(|network| network.has_dht_peers())
+        self.announcements.network.as_ref().is_some_and(|network| network.has_dht_peers())
     }
 
     async fn noted(&self) -> Result<Vec<Cid>, NodeError> {
-        let notes = self.store.run(load).await?;
+        let notes = self.announcements.store.run(load).await?;
         Ok(notes.into_iter().map(|note| note.cid).collect())
     }
 
@@ -244,7 +240,8 @@ impl Withdrawals {
         change: impl FnOnce(&Store, &mut Vec<Note>) -> Result<(), NodeError> + Send + 'static,
     ) -> Result<(), NodeError> {
         let _changing = self.changing.lock().await;
-        self.store
+        self.announcements
+            .store
             .run(move |store| {
                 let mut notes = load(store)?;
                 let before = notes.len();

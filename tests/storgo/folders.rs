@@ -1,7 +1,8 @@
 //! Folders nested as deep as a path allows need no deep stack.
 
-use storgo::node::{ErrorCode, Node, PutOptions, ReadOptions, Reference};
+use storgo::node::{ErrorCode, Node, PutOptions, ReadOptions, Reference, report::FileKind};
 use tokio_stream::StreamExt;
+use tokio_util::io::ReaderStream;
 
 use super::swarm::start_with;
 
@@ -29,7 +30,10 @@ async fn read(node: &Node, link: &str) -> Vec<u8> {
 async fn the_deepest_path_is_stored_and_comes_back_and_a_deeper_one_is_refused() {
     let node = start_with(|options| options.offline = true).await;
     // Two bytes each; Linux limits paths to 4096 bytes.
-    let put = async |bytes: &[u8]| node.put_tree(bytes, PutOptions::named("tower")).await;
+    let put = async |bytes: &[u8]| {
+        let options = PutOptions::named("tower");
+        node.put_stream(ReaderStream::new(bytes), options, FileKind::Dir).await
+    };
     let report = put(&tower(2047)).await.expect("stored");
     let stream = read(&node, &report.link).await;
     let mut archive = tar::Archive::new(&stream[..]);

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use crate::node::error::{ErrorCode, NodeError, Reason};
 use crate::{
     content::{
         cid::{Cid, Codec},
         node_block,
     },
+    node::error::{ErrorCode, NodeError, Reason},
     store::Store,
     transfer::Holding,
 };
@@ -239,10 +239,10 @@ mod tests {
     use super::*;
     use crate::{
         content::{
-            encoder::{DirEncoder, DirEntry, EntryKind, FileEncoder, Metadata},
+            encoder::{Block, DirEncoder, DirEntry, EntryKind, FileEncoder, Finished, Metadata},
             seal::Sealing,
         },
-        store::{PutMode, StoreOptions},
+        store::{PutMode, StoreOptions, Upload},
     };
 
     /// A map of blocks given by depth and content; the one at index `opaque` could not be read.
@@ -300,83 +300,77 @@ mod tests {
         assert_eq!(holders(&zeros), [3, 3, 3, 2, 3]);
     }
 
+    /// Folders that are stored for a test.
+    struct Dag(Upload);
+
+    impl Dag {
+        fn put(&self, blocks: &[Block]) {
+            for block in blocks {
+                self.0.put(&block.cid, &block.bytes, PutMode::Sealed).expect("put");
+            }
+        }
+
+        fn file(&self) -> Finished {
+            let file = FileEncoder::new(Sealing::Public).finish(Metadata::default()).expect("an empty file");
+            self.put(&file.blocks);
+            file
+        }
+
+        fn folder(&self, entries: &[(&str, EntryKind, &Finished)]) -> Finished {
+            let mut folder = DirEncoder::new(Sealing::Public);
+            for (name, kind, Finished { link, root_len, .. }) in entries {
+                let (name, link, root_len, kind) = ((*name).into(), link.clone(), *root_len, *kind);
+                let entry = DirEntry { name, link, root_len, kind, size: 0, mtime: None, mode: None };
+                self.put(&folder.push(entry).expect("pushed"));
+            }
+            let finished = folder.finish(Metadata::default()).expect("finished");
+            self.put(&finished.blocks);
+            finished
+        }
+    }
+
+    /// Stores what `build` puts and maps the root that it returns.
+    fn map_of(build: impl FnOnce(&Dag) -> Cid) -> BlockMap {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(StoreOptions::new(dir.path())).expect("opened");
+        let dag = Dag(store.upload());
+        let mut walk = DagWalk::new(build(&dag));
+        // The end of the upload lists its blocks.
+        drop(dag);
+        assert_eq!(walk.advance(&store).expect("walked"), None);
+        walk.finish()
+    }
+
     #[test]
     fn folders_may_be_nested_more_than_255_levels_deep() {
         const DEEP: u16 = 300;
-        let dir = tempfile::TempDir::new().expect("a folder");
-        let store = Store::open(StoreOptions::new(dir.path())).expect("opened");
-        let upload = store.upload();
-        let empty = FileEncoder::new(Sealing::Public).finish(Metadata::default()).expect("an empty file");
-        let (mut below, mut root) = (empty.link.clone(), None);
-        let put = |blocks: &[crate::content::encoder::Block]| {
-            for block in blocks {
-                upload.put(&block.cid, &block.bytes, PutMode::Sealed).expect("put");
+        let map = map_of(|dag| {
+            let mut top = dag.folder(&[("file", EntryKind::File, &dag.file())]);
+            for _ in 1..DEEP {
+                top = dag.folder(&[("in", EntryKind::Dir, &top)]);
             }
-        };
-        put(&empty.blocks);
-        let mut root_len = empty.root_len;
-        for depth in (0..DEEP).rev() {
-            let mut folder = DirEncoder::new(Sealing::Public);
-            let kind = if root.is_none() { EntryKind::File } else { EntryKind::Dir };
-            let name = format!("in {depth}");
-            let entry = DirEntry { name, link: below, root_len, kind, size: 0, mtime: None, mode: None };
-            put(&folder.push(entry).expect("pushed"));
-            let finished = folder.finish(Metadata::default()).expect("finished");
-            put(&finished.blocks);
-            (below, root, root_len) = (finished.link.clone(), Some(finished.link.cid), finished.root_len);
-        }
-        // Lists the blocks that it has put.
-        drop(upload);
-        let mut walk = DagWalk::new(root.expect("a folder"));
-        assert_eq!(walk.advance(&store).expect("walked"), None);
-        let depths: Vec<u16> = walk.finish().positions.iter().map(|position| position.depth).collect();
+            top.link.cid
+        });
+        let depths: Vec<u16> = map.positions.iter().map(|position| position.depth).collect();
         assert_eq!(depths, (0..=DEEP).collect::<Vec<_>>());
     }
 
     #[test]
     fn a_folder_in_two_positions_is_read_once_and_listed_twice() {
-        let dir = tempfile::TempDir::new().expect("a folder");
-        let store = Store::open(StoreOptions::new(dir.path())).expect("opened");
-        let upload = store.upload();
-        let put = |block: &crate::content::encoder::Block| {
-            upload.put(&block.cid, &block.bytes, PutMode::Sealed).expect("put");
-        };
-        let file = FileEncoder::new(Sealing::Public).finish(Metadata::default()).expect("an empty file");
-        file.blocks.iter().for_each(put);
-        let folder = |below: &[(&str, &crate::content::link::Link, u32, EntryKind)]| {
-            let mut folder = DirEncoder::new(Sealing::Public);
-            for (name, link, root_len, kind) in below {
-                let (name, link) = ((*name).to_owned(), (*link).clone());
-                let entry = DirEntry {
-                    name,
-                    link,
-                    root_len: *root_len,
-                    kind: *kind,
-                    size: 0,
-                    mtime: None,
-                    mode: None,
-                };
-                folder.push(entry).expect("pushed").iter().for_each(put);
-            }
-            let finished = folder.finish(Metadata::default()).expect("finished");
-            finished.blocks.iter().for_each(put);
-            finished
-        };
-        let inner = folder(&[("a", &file.link, file.root_len, EntryKind::File)]);
-        let middle = folder(&[("b", &inner.link, inner.root_len, EntryKind::Dir)]);
-        let outer = folder(&[
-            ("one", &middle.link, middle.root_len, EntryKind::Dir),
-            ("two", &inner.link, inner.root_len, EntryKind::Dir),
-        ]);
-        drop(upload);
-        let mut walk = DagWalk::new(outer.link.cid);
-        assert_eq!(walk.advance(&store).expect("walked"), None);
-        let map = walk.finish();
-        let (inner, middle, file) = (inner.link.cid, middle.link.cid, file.link.cid);
+        let mut expected = Vec::new();
+        let map = map_of(|dag| {
+            let file = dag.file();
+            let inner = dag.folder(&[("a", EntryKind::File, &file)]);
+            let middle = dag.folder(&[("b", EntryKind::Dir, &inner)]);
+            let outer = dag.folder(&[("one", EntryKind::Dir, &middle), ("two", EntryKind::Dir, &inner)]);
+            expected.extend(
+                [(&outer, 0), (&middle, 1), (&inner, 2), (&file, 3), (&inner, 1), (&file, 2)]
+                    .map(|(block, depth)| (block.link.cid, depth, true)),
+            );
+            outer.link.cid
+        });
         let positions: Vec<_> =
             map.positions.iter().map(|position| (position.cid, position.depth, position.here)).collect();
-        let expected = [(outer.link.cid, 0), (middle, 1), (inner, 2), (file, 3), (inner, 1), (file, 2)]
-            .map(|(cid, depth)| (cid, depth, true));
-        assert_eq!((positions, map.blocks().count()), (expected.to_vec(), 4));
+        assert_eq!((positions, map.blocks().count()), (expected, 4));
     }
 }

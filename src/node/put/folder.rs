@@ -4,7 +4,8 @@
 //! lists them in order.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map},
+    fmt::Display,
     io::Read,
     path::{Component, Path},
 };
@@ -13,7 +14,6 @@ use super::sealer::Sealer;
 use crate::{
     content::{
         encoder::{DirEncoder, DirEntry, EntryKind, Finished, Metadata},
-        link::Link,
         tar_time,
     },
     node::error::{ErrorCode, NodeError, Reason},
@@ -23,7 +23,7 @@ use crate::{
 const MAX_DEPTH: usize = 2048;
 
 enum Item {
-    File { link: Link, root_len: u32, size: u64, mtime: Option<i64>, mode: Option<u32> },
+    File(DirEntry),
     Dir(Folder),
 }
 
@@ -44,9 +44,9 @@ pub(super) fn store(
 ) -> Result<Finished, NodeError> {
     let mut top = Folder { items: BTreeMap::new(), mtime: metadata.mtime, mode: metadata.mode };
     let mut archive = tar::Archive::new(input);
-    for entry in archive.entries().map_err(|e| invalid_tar(&e))? {
-        let mut entry = entry.map_err(|e| invalid_tar(&e))?;
-        let path = entry.path().map_err(|e| invalid_tar(&e))?.into_owned();
+    for entry in archive.entries().map_err(invalid_tar)? {
+        let mut entry = entry.map_err(invalid_tar)?;
+        let path = entry.path().map_err(invalid_tar)?.into_owned();
         let parts = components(&path)?;
         let header = entry.header();
         let (mtime, mode) = (tar_time::mtime(header), header.mode().ok());
@@ -69,14 +69,11 @@ pub(super) fn store(
                 };
                 let done = sealer.file(&mut entry, file)?;
                 if done.size != size {
-                    return Err(NodeError::new(
-                        ErrorCode::BadRequest,
-                        format!("invalid tar stream: {} is cut short", path.display()),
-                    )
-                    .reason(Reason::TarInvalid));
+                    return Err(invalid_tar(format_args!("{} is cut short", path.display())));
                 }
-                let item = Item::File { root_len: done.root_len, link: done.link, size, mtime, mode };
-                if descend(&mut top, parents)?.items.insert(name.clone(), item).is_some() {
+                let (link, root_len, kind) = (done.link, done.root_len, EntryKind::File);
+                let entry = DirEntry { name: name.clone(), link, root_len, kind, size, mtime, mode };
+                if descend(&mut top, parents)?.items.insert(name.clone(), Item::File(entry)).is_some() {
                     return Err(bad_path(&path, "it occurs twice"));
                 }
             }
@@ -88,7 +85,7 @@ pub(super) fn store(
 
 /// A folder whose node blocks are being written.
 struct Open {
-    items: std::collections::btree_map::IntoIter<String, Item>,
+    items: btree_map::IntoIter<String, Item>,
     encoder: DirEncoder,
     metadata: Metadata,
 }
@@ -142,10 +139,7 @@ fn encode(sealer: &mut Sealer, top: Folder, name: Option<String>) -> Result<Fini
     let mut open = Open::new(sealer, top, name);
     loop {
         match open.items.next() {
-            Some((name, Item::File { link, root_len, size, mtime, mode })) => {
-                let kind = EntryKind::File;
-                open.add(sealer, DirEntry { name, link, root_len, kind, size, mtime, mode })?;
-            }
+            Some((_, Item::File(entry))) => open.add(sealer, entry)?,
             Some((name, Item::Dir(inner))) => {
                 above.push(std::mem::replace(&mut open, Open::new(sealer, inner, Some(name))));
             }
@@ -166,9 +160,7 @@ fn descend<'a>(top: &'a mut Folder, parts: &[String]) -> Result<&'a mut Folder, 
         let item = folder.items.entry(part.clone()).or_insert_with(|| Item::Dir(Folder::default()));
         match item {
             Item::Dir(inner) => folder = inner,
-            Item::File { .. } => {
-                return Err(bad_path(Path::new(part), "it is both a file and a folder"));
-            }
+            Item::File(_) => return Err(bad_path(Path::new(part), "it is both a file and a folder")),
         }
     }
     Ok(folder)
@@ -200,6 +192,6 @@ fn bad_path(path: &Path, why: &str) -> NodeError {
         .reason(Reason::PathInvalid)
 }
 
-fn invalid_tar(e: &std::io::Error) -> NodeError {
-    NodeError::new(ErrorCode::BadRequest, format!("invalid tar stream: {e}")).reason(Reason::TarInvalid)
+fn invalid_tar(why: impl Display) -> NodeError {
+    NodeError::new(ErrorCode::BadRequest, format!("invalid tar stream: {why}")).reason(Reason::TarInvalid)
 }

@@ -15,11 +15,8 @@ use tokio::sync::mpsc;
 /// Maximum number of pieces in the pipe.
 const DEPTH: usize = 8;
 
-enum Piece {
-    Bytes(Bytes),
-    Broken(io::Error),
-    End,
-}
+/// Bytes or the error that ended the input; `None` is its end.
+type Piece = Option<io::Result<Bytes>>;
 
 /// The sending end.
 pub(super) struct Pipe(mpsc::Sender<Piece>);
@@ -41,12 +38,8 @@ impl Pipe {
     pub(super) async fn fill(self, input: impl Stream<Item = io::Result<Bytes>>) {
         let mut input = pin!(input);
         loop {
-            let piece = match input.next().await {
-                Some(Ok(bytes)) => Piece::Bytes(bytes),
-                Some(Err(error)) => Piece::Broken(error),
-                None => Piece::End,
-            };
-            let more = matches!(piece, Piece::Bytes(_));
+            let piece = input.next().await;
+            let more = matches!(piece, Some(Ok(_)));
             if self.0.send(piece).await.is_err() || !more {
                 return;
             }
@@ -58,14 +51,11 @@ impl Read for PipeReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() && !self.ended {
             match self.pieces.blocking_recv() {
-                Some(Piece::Bytes(bytes)) => self.current = bytes,
-                Some(Piece::Broken(error)) => return Err(error),
-                Some(Piece::End) => self.ended = true,
+                Some(Some(bytes)) => self.current = bytes?,
+                Some(None) => self.ended = true,
                 None => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "the sender closed the connection",
-                    ));
+                    let error = "the sender closed the connection";
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, error));
                 }
             }
         }
@@ -89,13 +79,8 @@ mod tests {
         if to_the_end {
             pipe.fill(input).await;
         } else {
-            drop(
-                tokio::time::timeout(
-                    std::time::Duration::ZERO,
-                    pipe.fill(input.chain(futures::stream::pending())),
-                )
-                .await,
-            );
+            let never_ends = pipe.fill(input.chain(futures::stream::pending()));
+            drop(tokio::time::timeout(std::time::Duration::ZERO, never_ends).await);
         }
         reading.await.expect("no panic")
     }

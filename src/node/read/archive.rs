@@ -23,7 +23,7 @@ const RECORD: usize = 512;
 const MAX_DEPTH: usize = 2048;
 
 /// Sends a folder, depth first, names in order.
-pub(super) async fn send(source: &Source, top: DirTree, sink: &Sink) -> Result<(), Stopped> {
+pub(super) async fn send(source: &Source, top: DirTree, sink: &mut Sink) -> Result<(), Stopped> {
     let mut open = vec![(String::new(), top)];
     while let Some((prefix, tree)) = open.last_mut() {
         let Some(entry) = source.next_entry(tree).await? else {
@@ -31,7 +31,8 @@ pub(super) async fn send(source: &Source, top: DirTree, sink: &Sink) -> Result<(
             continue;
         };
         let path = format!("{prefix}{}", entry.name);
-        let root = source.node(&entry.link.cid, entry.root_len, |block| open_entry(&entry, block)).await?;
+        let root =
+            source.node(&entry.link.cid, Some(entry.root_len), |block| open_entry(&entry, block)).await?;
         match root {
             Root::Dir(inner) => {
                 let path = format!("{path}/");

@@ -16,7 +16,7 @@ pub(super) async fn send(
     source: &Source,
     mut tree: FileTree,
     range: Range<u64>,
-    sink: &Sink,
+    sink: &mut Sink,
 ) -> Result<(), Stopped> {
     if range.is_empty() {
         return Ok(());

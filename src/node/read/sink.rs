@@ -1,6 +1,6 @@
 //! The reader's end of a read: a bounded channel of plaintext, with the memory that the plaintext takes.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -27,7 +27,7 @@ impl AsRef<[u8]> for Piece {
 pub(super) struct Sink {
     sender: mpsc::Sender<Result<Piece, NodeError>>,
     /// Bytes that are sent before the next piece.
-    buffer: Mutex<Vec<u8>>,
+    buffer: Vec<u8>,
 }
 
 /// The reason why a read ended early.
@@ -46,33 +46,28 @@ impl<E: Into<NodeError>> From<E> for Stopped {
 
 impl Sink {
     pub(super) fn new(sender: mpsc::Sender<Result<Piece, NodeError>>) -> Self {
-        Self { sender, buffer: Mutex::default() }
+        Self { sender, buffer: Vec::new() }
     }
 
-    pub(super) async fn send(&self, bytes: Bytes) -> Result<(), Stopped> {
+    pub(super) async fn send(&mut self, bytes: Bytes) -> Result<(), Stopped> {
         self.send_piece(Piece { bytes, _memory: None }).await
     }
 
     /// Keeps bytes back until more are sent, so that they go out only if the bytes after them could be read.
-    pub(super) async fn buffer(&self, bytes: &[u8]) -> Result<(), Stopped> {
-        let len = {
-            let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
-            buffer.extend_from_slice(bytes);
-            buffer.len()
-        };
-        if len < SMALL { Ok(()) } else { self.flush().await }
+    pub(super) async fn buffer(&mut self, bytes: &[u8]) -> Result<(), Stopped> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() < SMALL { Ok(()) } else { self.flush().await }
     }
 
-    async fn flush(&self) -> Result<(), Stopped> {
-        let buffered = std::mem::take(&mut *self.buffer.lock().unwrap_or_else(PoisonError::into_inner));
-        if buffered.is_empty() {
+    async fn flush(&mut self) -> Result<(), Stopped> {
+        if self.buffer.is_empty() {
             return Ok(());
         }
-        let piece = Piece { bytes: buffered.into(), _memory: None };
+        let piece = Piece { bytes: std::mem::take(&mut self.buffer).into(), _memory: None };
         self.sender.send(Ok(piece)).await.map_err(|_| Stopped::NoReader)
     }
 
-    async fn send_piece(&self, piece: Piece) -> Result<(), Stopped> {
+    async fn send_piece(&mut self, piece: Piece) -> Result<(), Stopped> {
         self.flush().await?;
         self.sender.send(Ok(piece)).await.map_err(|_| Stopped::NoReader)
     }
@@ -80,7 +75,7 @@ impl Sink {
     /// Sends a part of a chunk. A part that takes up the memory reserved for its reader (`reserved`) is sent in small pieces,
     /// so that this memory is freed little by little.
     pub(super) async fn send_chunk(
-        &self,
+        &mut self,
         part: Bytes,
         memory: Option<OwnedSemaphorePermit>,
         reserved: bool,

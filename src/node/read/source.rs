@@ -10,7 +10,7 @@ use crate::{
     content::{
         ContentError,
         cid::Cid,
-        decoder::{DirTree, FileTree, Root, Step, open_root},
+        decoder::{DirTree, FileTree, Placed, Root, Step, open_root},
         encoder::DirEntry,
         link::Link,
         seal::{Entry, open_chunk},
@@ -27,12 +27,6 @@ use crate::{
 const OTHER_COPIES_TIMEOUT: Duration = Duration::from_secs(3);
 /// Maximum number of copies of one block that are tried.
 const MAX_COPIES: usize = 4;
-
-/// Position and identity of a chunk in a file.
-struct Wanted {
-    entry: Entry,
-    offset: u64,
-}
 
 /// Position and plaintext of a chunk.
 pub(super) struct Chunk {
@@ -92,14 +86,14 @@ impl Source {
     pub(super) async fn node<T>(
         &self,
         cid: &Cid,
-        len: u32,
+        len: Option<u32>,
         mut accept: impl FnMut(&[u8]) -> Result<T, ContentError>,
     ) -> Result<T, NodeError> {
-        let found = match accept(&self.block(cid, Some(len)).await?) {
+        let found = match accept(&self.block(cid, len).await?) {
             Ok(accepted) => return Ok(accepted),
             Err(error) => error,
         };
-        let mut others = OtherCopies::new(self, *cid, Some(len));
+        let mut others = OtherCopies::new(self, *cid, len);
         while let Some(block) = others.next().await {
             if let Ok(accepted) = accept(&block) {
                 return Ok(accepted);
@@ -108,20 +102,14 @@ impl Source {
         Err(found.into())
     }
 
-    /// Fetches and opens a root block.
+    /// Fetches and opens a root block. A wrong link and a forged block cannot be told apart, so other copies are tried.
     pub(super) async fn root(&self, link: &Link) -> Result<Root, NodeError> {
-        let found = match open_root(link, &self.block(&link.cid, None).await?) {
-            Err(error) if !matches!(error, ContentError::NoKey) => error,
-            done => return Ok(done?),
+        let open = |block: &[u8]| match open_root(link, block) {
+            // No other copy can be read without the key either.
+            Err(ContentError::NoKey) => Ok(None),
+            opened => opened.map(Some),
         };
-        // A wrong link and a forged block cannot be told apart.
-        let mut others = OtherCopies::new(self, link.cid, None);
-        while let Some(block) = others.next().await {
-            if let Ok(root) = open_root(link, &block) {
-                return Ok(root);
-            }
-        }
-        Err(found.into())
+        Ok(self.node(&link.cid, None, open).await?.ok_or(ContentError::NoKey)?)
     }
 
     /// Returns the chunks of a file, in order, from the position of `tree` up to offset `end`. Reads ahead.
@@ -132,7 +120,7 @@ impl Source {
     ) -> impl Stream<Item = Result<Chunk, NodeError>> + Send + use<> {
         let source = self.clone();
         self.wanted(tree, end)
-            .map_ok(move |Wanted { entry, offset }| {
+            .map_ok(move |Placed { item: entry, offset }| {
                 let source = source.clone();
                 async move {
                     let memory = source.reserve_memory(entry.len).await;
@@ -148,19 +136,13 @@ impl Source {
         &self,
         tree: FileTree,
         end: u64,
-    ) -> impl Stream<Item = Result<Wanted, NodeError>> + Send + use<> {
+    ) -> impl Stream<Item = Result<Placed<Entry>, NodeError>> + Send + use<> {
         stream::try_unfold((self.clone(), tree), move |(source, mut tree)| async move {
             loop {
                 match tree.step()? {
-                    Step::Item(placed) if placed.offset >= end => return Ok(None),
-                    Step::Item(placed) => {
-                        let wanted = Wanted { entry: placed.item, offset: placed.offset };
-                        return Ok(Some((wanted, (source, tree))));
-                    }
-                    Step::Need { cid, len } => {
-                        source.node(&cid, len, |block| tree.feed(block)).await?;
-                    }
-                    Step::End => return Ok(None),
+                    Step::Item(chunk) if chunk.offset < end => return Ok(Some((chunk, (source, tree)))),
+                    Step::Need { cid, len } => source.node(&cid, Some(len), |block| tree.feed(block)).await?,
+                    Step::Item(_) | Step::End => return Ok(None),
                 }
             }
         })
@@ -171,7 +153,7 @@ impl Source {
         loop {
             match tree.step()? {
                 Step::Item(placed) => return Ok(Some(placed.item)),
-                Step::Need { cid, len } => self.node(&cid, len, |block| tree.feed(block)).await?,
+                Step::Need { cid, len } => self.node(&cid, Some(len), |block| tree.feed(block)).await?,
                 Step::End => return Ok(None),
             }
         }

@@ -4,19 +4,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::cid::Cid;
 
-/// Something that happened on this node, for `events`.
+/// Something that happened on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// A peer is connected.
+    /// A peer connected.
     PeerConnected {
         /// Its id.
         peer: String,
         /// Its address.
         addr: String,
     },
-    /// A peer is gone.
+    /// The last connection to a peer closed.
     PeerLost {
         /// Its id.
         peer: String,
@@ -28,7 +28,7 @@ pub enum Event {
     },
     /// Another machine runs with this node's identity.
     SameIdentity {
-        /// Where it was met.
+        /// Its address.
         addr: String,
     },
     /// A file was stored.
@@ -47,14 +47,14 @@ pub enum Event {
     Announced {
         /// The root.
         cid: Cid,
-        /// Peers that took the record.
+        /// Peers that accepted the record.
         peers: u32,
     },
-    /// A block was bad and is in quarantine.
+    /// A damaged block was moved to quarantine.
     BadBlock {
         /// The block.
         cid: Cid,
-        /// Where it came from: `disk` or a peer id.
+        /// `disk`, or the id of the peer that sent it.
         origin: String,
     },
     /// Collection removed blocks.
@@ -64,9 +64,9 @@ pub enum Event {
         /// Bytes freed.
         bytes: u64,
     },
-    /// The reader was too slow: this many events were skipped.
+    /// The subscriber was too slow and missed events.
     Skipped {
-        /// How many.
+        /// Number of missed events.
         count: u64,
     },
 }
