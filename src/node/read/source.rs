@@ -1,10 +1,13 @@
 //! Where the blocks of a read come from: the store, and in a node with a network the providers.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt, stream};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     content::{
@@ -82,24 +85,40 @@ impl Source {
         }
     }
 
-    /// Fetches a node block and passes it to `accept`; tries other copies if that finds it forged.
+    /// Fetches a block and passes it to `accept`. If that finds it forged, tries other copies; if none is accepted, returns the
+    /// first error, because a wrong key says more than a missing copy.
+    async fn accepted<T, F>(
+        &self,
+        cid: &Cid,
+        len: Option<u32>,
+        mut accept: impl FnMut(Vec<u8>) -> F,
+    ) -> Result<T, NodeError>
+    where
+        F: Future<Output = Result<Result<T, ContentError>, NodeError>>,
+    {
+        let found = match accept(self.block(cid, len).await?).await? {
+            Ok(accepted) => return Ok(accepted),
+            Err(error) => error,
+        };
+        let until = Instant::now() + OTHER_COPIES_TIMEOUT;
+        for _ in 1..MAX_COPIES {
+            let other = async { if self.reject(cid).await { self.block(cid, len).await.ok() } else { None } };
+            let Ok(Some(block)) = timeout_at(until, other).await else { break };
+            if let Ok(accepted) = accept(block).await? {
+                return Ok(accepted);
+            }
+        }
+        Err(found.into())
+    }
+
+    /// Fetches a node block that `accept` finds genuine.
     pub(super) async fn node<T>(
         &self,
         cid: &Cid,
         len: Option<u32>,
         mut accept: impl FnMut(&[u8]) -> Result<T, ContentError>,
     ) -> Result<T, NodeError> {
-        let found = match accept(&self.block(cid, len).await?) {
-            Ok(accepted) => return Ok(accepted),
-            Err(error) => error,
-        };
-        let mut others = OtherCopies::new(self, *cid, len);
-        while let Some(block) = others.next().await {
-            if let Ok(accepted) = accept(&block) {
-                return Ok(accepted);
-            }
-        }
-        Err(found.into())
+        self.accepted(cid, len, |block| ready(Ok(accept(&block)))).await
     }
 
     /// Fetches and opens a root block. A wrong link and a forged block cannot be told apart, so other copies are tried.
@@ -175,52 +194,12 @@ impl Source {
     }
 
     async fn chunk(&self, entry: &Entry) -> Result<Bytes, NodeError> {
-        let found = match open(entry, self.block(&entry.cid, Some(entry.len)).await?).await? {
-            Ok(bytes) => return Ok(bytes),
-            Err(error) => error,
-        };
-        let mut others = OtherCopies::new(self, entry.cid, Some(entry.len));
-        while let Some(block) = others.next().await {
-            if let Ok(bytes) = open(entry, block).await? {
-                return Ok(bytes);
-            }
-        }
-        Err(found.into())
+        self.accepted(&entry.cid, Some(entry.len), |block| open(entry.clone(), block)).await
     }
 }
 
 /// Decrypts a chunk on a thread that may compute.
-async fn open(entry: &Entry, block: Vec<u8>) -> Result<Result<Bytes, ContentError>, NodeError> {
-    let entry = entry.clone();
+async fn open(entry: Entry, block: Vec<u8>) -> Result<Result<Bytes, ContentError>, NodeError> {
     let opened = tokio::task::spawn_blocking(move || open_chunk(&entry, block)).await;
     Ok(opened.map_err(|_| NodeError::worker_failed())?.map(Bytes::from))
-}
-
-/// Other copies of a block that its key does not open. If there are none, the caller returns its first error: a wrong key says
-/// more than a missing copy.
-struct OtherCopies<'a> {
-    source: &'a Source,
-    cid: Cid,
-    len: Option<u32>,
-    tries: usize,
-    until: tokio::time::Instant,
-}
-
-impl<'a> OtherCopies<'a> {
-    fn new(source: &'a Source, cid: Cid, len: Option<u32>) -> Self {
-        let until = tokio::time::Instant::now() + OTHER_COPIES_TIMEOUT;
-        Self { source, cid, len, tries: MAX_COPIES - 1, until }
-    }
-
-    /// Rejects the last copy and fetches another one.
-    async fn next(&mut self) -> Option<Vec<u8>> {
-        self.tries = self.tries.checked_sub(1)?;
-        let other = async {
-            if !self.source.reject(&self.cid).await {
-                return None;
-            }
-            self.source.block(&self.cid, self.len).await.ok()
-        };
-        tokio::time::timeout_at(self.until, other).await.ok().flatten()
-    }
 }
