@@ -253,7 +253,7 @@ impl Node {
     /// `timeout` limits the time without progress, now and while reading; `None` means the setting of the node.
     ///
     /// # Errors
-    /// [`ErrorCode::NotFound`] if nobody has it, [`ErrorCode::Timeout`], [`ErrorCode::Denied`] if the key is missing,
+    /// [`ErrorCode::NotFound`] if no peer has it, [`ErrorCode::Timeout`], [`ErrorCode::Denied`] if the key is missing,
     /// [`ErrorCode::Integrity`] if the key or the block is wrong.
     pub async fn open(&self, reference: &Reference, timeout: Option<Duration>) -> Result<Opened, NodeError> {
         let found = self.find(reference).await?;
@@ -284,7 +284,7 @@ impl Node {
     /// the network.
     ///
     /// # Errors
-    /// [`ErrorCode::NotFound`] and [`ErrorCode::Timeout`] if nobody has it.
+    /// [`ErrorCode::NotFound`] and [`ErrorCode::Timeout`] if no peer has it.
     pub async fn info(&self, reference: &Reference, providers: bool) -> Result<FileInfo, NodeError> {
         self.services.files.info(self.find(reference).await?, providers).await
     }
@@ -328,7 +328,7 @@ impl Node {
     }
 
     /// Removes a file from this node and withdraws its announcement. Its blocks are freed when no other file uses them and the
-    /// grace period is over. Peers that cannot be told now are told when they connect, also after a restart.
+    /// grace period is over. Peers that cannot be reached now are notified when they connect, also after a restart.
     ///
     /// # Errors
     /// [`ErrorCode::NotFound`] if the file is not here, [`ErrorCode::BadRequest`] if several files have the name.
@@ -401,7 +401,7 @@ impl Node {
         self.services.repairs.verify(root).await
     }
 
-    /// Fetches the missing blocks of a file, or of all kept files, from peers. Always counts anew what is missing.
+    /// Fetches the missing blocks of a file, or of all kept files, from peers. Always scans for them again.
     ///
     /// # Errors
     /// [`ErrorCode::NotFound`] if the file is not kept here; [`ErrorCode::NoSpace`] and other errors of the store if a fetched

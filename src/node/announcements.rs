@@ -52,7 +52,7 @@ impl Announcements {
         })
     }
 
-    /// Waits for the announcement of a kept file, which it queues if nobody has. Returns the number of peers that took the
+    /// Waits for the announcement of a kept file, queueing it if necessary. Returns the number of peers that accepted the
     /// record.
     async fn announced(&self, cid: Cid) -> Result<u32, NodeError> {
         let net = &Network::require(self.network.as_ref())?.net;

@@ -1,5 +1,5 @@
-//! Which kept files lack blocks on this disk. Finding out takes a look at every block file, so the result is cached for a
-//! while, or until it is invalidated.
+//! The kept files that lack blocks on this disk. A scan checks every block file, so its result is cached for a while, or until
+//! it is invalidated.
 
 use std::{
     sync::{

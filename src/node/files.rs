@@ -1,4 +1,4 @@
-//! Single files: what is known of them, their entries and blocks, opening links, and removal.
+//! Single files: their descriptions, entries and blocks, opening links, and removal.
 
 use std::sync::Arc;
 
@@ -137,8 +137,8 @@ impl Files {
         if record.pinned {
             // The file is removed even if the withdrawal fails.
             match self.withdrawals.withdraw(cid).await {
-                Ok(Outcome { told, pending }) => {
-                    (report.withdrawn_from, report.withdrawal_pending) = (told, pending);
+                Ok(Outcome { notified, pending }) => {
+                    (report.withdrawn_from, report.withdrawal_pending) = (notified, pending);
                 }
                 Err(error) => tracing::warn!(%cid, "cannot withdraw the provider record: {error}"),
             }

@@ -77,7 +77,7 @@ fn daily<F: Future<Output = ()> + Send + 'static>(
         loop {
             let last = services.store.meta(mark).await.ok().flatten();
             let last = last.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
-            // Also bounds how often the job runs where the time of the last run cannot be stored.
+            // Also bounds how often the job runs if the time of the last run cannot be stored.
             let delay = DAILY_DELAY.mul_f64(0.5 + rand::random::<f64>() / 2.0);
             tokio::time::sleep(due_in(last, unix_s(), period).max(delay)).await;
             work(Arc::clone(&services)).await;

@@ -1,5 +1,5 @@
-//! The network side of a node: the swarm, the download scheduler and the server of blocks, and what is saved of them for
-//! the next start.
+//! The network of a node: the swarm, the download scheduler and the block server, and their state that is saved for the next
+//! start.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -86,7 +86,7 @@ impl Network {
 
     /// Returns the network of a node that has one.
     ///
-    /// Errors: [`ErrorCode::Unreachable`] where the node is offline.
+    /// Errors: [`ErrorCode::Unreachable`] if the node is offline.
     pub(super) fn require(network: Option<&Arc<Self>>) -> Result<&Self, NodeError> {
         network.map(Arc::as_ref).ok_or_else(|| {
             NodeError::new(ErrorCode::Unreachable, "this node was started without a network")
@@ -126,7 +126,7 @@ impl Network {
         };
         let version = snapshot.records_version;
         let saved = store.run(move |store| {
-            // A node that has met nobody yet keeps the peers of its last run.
+            // A node that has met no peers yet keeps those of its last run.
             if !snapshot.remembered.is_empty() {
                 let peers = serde_json::to_vec(&snapshot.remembered).unwrap_or_default();
                 if store.meta(META_PEERS)?.as_deref() != Some(&peers) {

@@ -33,7 +33,7 @@ pub struct NodeOptions {
     pub mdns: bool,
     /// Whether to relay connections to peers that cannot be dialled.
     pub relay_server: bool,
-    /// Failure domain, told to peers: machines of one region may fail together.
+    /// Failure domain, sent to peers: machines of one region may fail together.
     pub region: Option<String>,
     /// Maximum number of connections.
     pub max_connections: u32,

@@ -54,7 +54,7 @@ pub struct PutOptions {
     pub name: Option<String>,
     /// Store the file unencrypted, readable by everybody.
     pub public: bool,
-    /// Share equal blocks with other files. Without this, nobody can tell that two files are equal.
+    /// Share equal blocks with other files. Without this, equal files cannot be recognised as equal.
     pub dedup: bool,
     /// How the file is cut; `None` means the setting of the node.
     pub chunker: Option<Chunker>,

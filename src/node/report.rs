@@ -248,9 +248,9 @@ pub struct RemoveReport {
     pub cid: Cid,
     /// Its name.
     pub name: Option<String>,
-    /// Peers that were told to drop the provider record.
+    /// Peers that were asked to drop the provider record.
     pub withdrawn_from: u32,
-    /// Whether more peers have to be told, when they connect. Until then, and for at most 48 hours, they name this node as a
+    /// Whether more peers will be asked when they connect. Until then, and for at most 48 hours, they name this node as a
     /// provider.
     #[serde(default)]
     pub withdrawal_pending: bool,
@@ -370,10 +370,10 @@ pub struct PeerReport {
     pub agent: Option<String>,
     /// Whether it takes part in the DHT.
     pub dht: bool,
-    /// Its failure domain, if it has told.
+    /// Its failure domain, if it has sent one.
     #[serde(default)]
     pub region: Option<String>,
-    /// Free bytes for blocks, if it has told.
+    /// Its free bytes for blocks, if it has sent the number.
     #[serde(default)]
     pub free: Option<u64>,
     /// Bytes of blocks sent to it since this node started.

@@ -1,8 +1,8 @@
 //! Withdrawals that are still to be done.
 //!
 //! Other peers hold provider records that name this node. If a file is removed while they cannot be reached, the removal is
-//! noted durably, and they are told when they connect. Until then, or until the record expires, they send readers here in
-//! vain.
+//! noted durably, and they are notified when they connect. Until then, or until the record expires, they send readers here
+//! in vain.
 
 use std::{
     sync::{
@@ -54,16 +54,16 @@ struct Note {
 
 /// The state of a withdrawal when its caller gets the answer.
 pub(super) struct Outcome {
-    /// Peers that were told.
-    pub(super) told: u32,
-    /// Whether more peers have to be told.
+    /// Peers that were notified.
+    pub(super) notified: u32,
+    /// Whether more peers have to be notified.
     pub(super) pending: bool,
 }
 
 /// The result of one attempt.
 struct Attempt {
-    told: u32,
-    /// Whether a peer may hold the record and was not told.
+    notified: u32,
+    /// Whether a peer may hold the record and was not notified.
     missed: bool,
     /// Whether every announcement of the file has ended, so that none can arrive after the withdrawal.
     settled: bool,
@@ -99,7 +99,7 @@ impl Withdrawals {
         }
     }
 
-    /// Notes that a file is about to be removed. A node that has never had a peer has nobody to tell, and notes nothing.
+    /// Notes that a file is about to be removed. A node that has never had a peer has no peer to notify, and notes nothing.
     pub(super) async fn note(&self, cid: Cid) -> Result<(), NodeError> {
         let alone = self.no_bootstrap && !self.has_dht_peers();
         self.change_notes(move |store, notes| {
@@ -114,17 +114,17 @@ impl Withdrawals {
         .await
     }
 
-    /// Tells the peers that are connected. A node that has just started waits for one first.
+    /// Notifies the connected peers. A node that has just started waits for one first.
     pub(super) async fn withdraw(self: &Arc<Self>, cid: Cid) -> Result<Outcome, NodeError> {
-        let mut outcome = Outcome { told: 0, pending: self.noted().await?.contains(&cid) };
+        let mut outcome = Outcome { notified: 0, pending: self.noted().await?.contains(&cid) };
         if self.announcements.network.is_some() && outcome.pending {
             // A node that was started for this removal alone has no peers yet.
             let just_started = FIRST_ATTEMPT.saturating_sub(self.started.elapsed());
             if timeout(just_started, self.first_peer()).await.is_ok()
                 && let Ok(Ok(attempt)) = timeout(FIRST_ATTEMPT, self.begin(cid)).await
             {
-                let Attempt { told, missed, settled } = attempt?;
-                outcome = Outcome { told, pending: missed };
+                let Attempt { notified, missed, settled } = attempt?;
+                outcome = Outcome { notified, pending: missed };
                 if !settled {
                     self.unsettled.notify_one();
                 }
@@ -185,18 +185,18 @@ impl Withdrawals {
         receiver
     }
 
-    /// Tells the peers that hold the record. Forgets the note once all are told and no announcement can undo it. Takes half a
-    /// minute at most: the DHT is searched that long, then all peers are told at the same time.
+    /// Notifies the peers that hold the record. Drops the note once all are notified and no announcement can undo it. Takes
+    /// half a minute at most: the search of the DHT takes that long, then all peers are notified at the same time.
     async fn attempt(&self, cid: Cid) -> Result<Attempt, NodeError> {
         let network = Network::require(self.announcements.network.as_ref())?;
         if self.announcements.is_kept(cid).await? {
             // The file was stored again, and an earlier attempt may have withdrawn its new record.
             network.net.provide(cid).await;
             self.forget(cid).await?;
-            return Ok(Attempt { told: 0, missed: false, settled: true });
+            return Ok(Attempt { notified: 0, missed: false, settled: true });
         }
-        let Withdrawn { told, missed } = network.fetcher.transfers().withdraw(cid).await;
-        let missed = told == 0 || missed > 0;
+        let Withdrawn { told: notified, missed } = network.fetcher.transfers().withdraw(cid).await;
+        let missed = notified == 0 || missed > 0;
         let settled = network.net.is_settled(cid).await?;
         if settled && !missed {
             self.forget(cid).await?;
@@ -204,7 +204,7 @@ impl Withdrawals {
         if self.announcements.is_kept(cid).await? {
             network.net.provide(cid).await;
         }
-        Ok(Attempt { told, missed, settled })
+        Ok(Attempt { notified, missed, settled })
     }
 
     /// Returns when a DHT peer is connected.
