@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use self::{
-    sink::{Piece, Sink, Stopped},
+    sink::{CountedBytes, Sink, Stopped},
     source::Source,
 };
 use super::{
@@ -198,7 +198,10 @@ impl Opened {
         self.pieces(options).map(|piece| piece.map(Bytes::from_owner))
     }
 
-    fn pieces(self, options: ReadOptions) -> impl Stream<Item = Result<Piece, NodeError>> + Send + use<> {
+    fn pieces(
+        self,
+        options: ReadOptions,
+    ) -> impl Stream<Item = Result<CountedBytes, NodeError>> + Send + use<> {
         let (sender, receiver) = mpsc::channel(READY);
         let Self { tasks, root, source, .. } = self;
         let stop = tasks.stop.clone();

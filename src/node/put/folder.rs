@@ -22,14 +22,14 @@ use crate::{
 /// Maximum depth of nested folders: deeper than any path on Linux.
 const MAX_DEPTH: usize = 2048;
 
-enum Item {
+enum TreeItem {
     File(DirEntry),
     Dir(Folder),
 }
 
 #[derive(Default)]
 struct Folder {
-    items: BTreeMap<String, Item>,
+    items: BTreeMap<String, TreeItem>,
     mtime: Option<i64>,
     mode: Option<u32>,
 }
@@ -73,7 +73,7 @@ pub(super) fn store(
                 }
                 let (link, root_len, kind) = (done.link, done.root_len, EntryKind::File);
                 let entry = DirEntry { name: name.clone(), link, root_len, kind, size, mtime, mode };
-                if descend(&mut top, parents)?.items.insert(name.clone(), Item::File(entry)).is_some() {
+                if descend(&mut top, parents)?.items.insert(name.clone(), TreeItem::File(entry)).is_some() {
                     return Err(bad_path(&path, "it occurs twice"));
                 }
             }
@@ -85,7 +85,7 @@ pub(super) fn store(
 
 /// A folder whose node blocks are being written.
 struct Open {
-    items: btree_map::IntoIter<String, Item>,
+    items: btree_map::IntoIter<String, TreeItem>,
     encoder: DirEncoder,
     metadata: Metadata,
 }
@@ -93,9 +93,9 @@ struct Open {
 impl Drop for Folder {
     /// Without recursion: a thread's stack is too short for the deepest folders.
     fn drop(&mut self) {
-        let mut items: Vec<Item> = std::mem::take(&mut self.items).into_values().collect();
+        let mut items: Vec<TreeItem> = std::mem::take(&mut self.items).into_values().collect();
         while let Some(item) = items.pop() {
-            if let Item::Dir(mut folder) = item {
+            if let TreeItem::Dir(mut folder) = item {
                 items.extend(std::mem::take(&mut folder.items).into_values());
             }
         }
@@ -139,8 +139,8 @@ fn encode(sealer: &mut Sealer, top: Folder, name: Option<String>) -> Result<Fini
     let mut open = Open::new(sealer, top, name);
     loop {
         match open.items.next() {
-            Some((_, Item::File(entry))) => open.add(sealer, entry)?,
-            Some((name, Item::Dir(inner))) => {
+            Some((_, TreeItem::File(entry))) => open.add(sealer, entry)?,
+            Some((name, TreeItem::Dir(inner))) => {
                 above.push(std::mem::replace(&mut open, Open::new(sealer, inner, Some(name))));
             }
             None => {
@@ -157,10 +157,10 @@ fn encode(sealer: &mut Sealer, top: Folder, name: Option<String>) -> Result<Fini
 fn descend<'a>(top: &'a mut Folder, parts: &[String]) -> Result<&'a mut Folder, NodeError> {
     let mut folder = top;
     for part in parts {
-        let item = folder.items.entry(part.clone()).or_insert_with(|| Item::Dir(Folder::default()));
+        let item = folder.items.entry(part.clone()).or_insert_with(|| TreeItem::Dir(Folder::default()));
         match item {
-            Item::Dir(inner) => folder = inner,
-            Item::File(_) => return Err(bad_path(Path::new(part), "it is both a file and a folder")),
+            TreeItem::Dir(inner) => folder = inner,
+            TreeItem::File(_) => return Err(bad_path(Path::new(part), "it is both a file and a folder")),
         }
     }
     Ok(folder)

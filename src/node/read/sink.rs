@@ -11,13 +11,13 @@ use crate::node::error::NodeError;
 const SMALL: usize = 128 << 10;
 
 /// Plaintext on its way to the reader.
-pub(super) struct Piece {
+pub(super) struct CountedBytes {
     pub(super) bytes: Bytes,
     /// Counts the bytes as memory of the readers until the piece is dropped.
     _memory: Option<Arc<OwnedSemaphorePermit>>,
 }
 
-impl AsRef<[u8]> for Piece {
+impl AsRef<[u8]> for CountedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -25,7 +25,7 @@ impl AsRef<[u8]> for Piece {
 
 /// Sends plaintext to the reader.
 pub(super) struct Sink {
-    sender: mpsc::Sender<Result<Piece, NodeError>>,
+    sender: mpsc::Sender<Result<CountedBytes, NodeError>>,
     /// Bytes that are sent before the next piece.
     buffer: Vec<u8>,
 }
@@ -45,12 +45,12 @@ impl<E: Into<NodeError>> From<E> for Stopped {
 }
 
 impl Sink {
-    pub(super) fn new(sender: mpsc::Sender<Result<Piece, NodeError>>) -> Self {
+    pub(super) fn new(sender: mpsc::Sender<Result<CountedBytes, NodeError>>) -> Self {
         Self { sender, buffer: Vec::new() }
     }
 
     pub(super) async fn send(&mut self, bytes: Bytes) -> Result<(), Stopped> {
-        self.send_piece(Piece { bytes, _memory: None }).await
+        self.send_piece(CountedBytes { bytes, _memory: None }).await
     }
 
     /// Keeps bytes back until more are sent, so that they go out only if the bytes after them could be read.
@@ -63,11 +63,11 @@ impl Sink {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let piece = Piece { bytes: std::mem::take(&mut self.buffer).into(), _memory: None };
+        let piece = CountedBytes { bytes: std::mem::take(&mut self.buffer).into(), _memory: None };
         self.sender.send(Ok(piece)).await.map_err(|_| Stopped::NoReader)
     }
 
-    async fn send_piece(&mut self, piece: Piece) -> Result<(), Stopped> {
+    async fn send_piece(&mut self, piece: CountedBytes) -> Result<(), Stopped> {
         self.flush().await?;
         self.sender.send(Ok(piece)).await.map_err(|_| Stopped::NoReader)
     }
@@ -82,12 +82,12 @@ impl Sink {
     ) -> Result<(), Stopped> {
         let memory = memory.map(Arc::new);
         if !reserved {
-            return self.send_piece(Piece { bytes: part, _memory: memory }).await;
+            return self.send_piece(CountedBytes { bytes: part, _memory: memory }).await;
         }
         let pieces: Vec<Bytes> = part.chunks(SMALL).map(Bytes::copy_from_slice).collect();
         drop(part);
         for bytes in pieces {
-            self.send_piece(Piece { bytes, _memory: memory.clone() }).await?;
+            self.send_piece(CountedBytes { bytes, _memory: memory.clone() }).await?;
         }
         Ok(())
     }
