@@ -63,7 +63,7 @@ use self::{
     request_id::BrokenResponses,
     uploads::UploadRegistry,
 };
-use crate::node::{HttpDoor, Node, error::NodeError};
+use crate::node::{HttpEndpoint, Node, error::NodeError};
 
 /// Maximum size of a JSON body.
 const MAX_JSON_BYTES: usize = 64 << 10;
@@ -175,7 +175,7 @@ impl Api {
                 ServeOptions { max_connections: options.max_connections, ..ServeOptions::new(LOOPBACK) };
             serve(node, self.router(), &loopback).await?.addr
         };
-        node.set_http(HttpDoor { addr: served.addr, tls }, commands)?;
+        node.set_http(HttpEndpoint { addr: served.addr, tls }, commands)?;
         self.0.uploads.start();
         Ok(served)
     }

@@ -61,11 +61,11 @@ use tokio_util::{io::ReaderStream, sync::CancellationToken};
 
 pub use self::{
     error::{ErrorCode, NodeError, Reason},
-    listing::{ListOptions, Sort, Whole},
+    listing::{HealthFilter, ListOptions, Sort},
     lookup::Reference,
     options::NodeOptions,
     put::{MAX_NAME, PutOptions, check_name},
-    read::{ContentKind, Opened, ReadOptions},
+    read::{Opened, ReadOptions},
 };
 use self::{
     invite::Invite,
@@ -78,7 +78,7 @@ use self::{
     },
     services::Services,
 };
-pub(crate) use self::{put::UploadPermit as Place, services::HttpDoor};
+pub(crate) use self::{put::UploadPermit, services::HttpEndpoint};
 pub(crate) use crate::content::tar_time::{mtime as tar_mtime, set_mtime as set_tar_mtime};
 use crate::content::{cid::Cid, link::Link};
 
@@ -150,13 +150,13 @@ impl Node {
     }
 
     /// Sets where the HTTP API is served, for `status`, and where it takes calls of the command line, for the lock file.
-    pub(crate) fn set_http(&self, endpoint: HttpDoor, commands: SocketAddr) -> Result<(), NodeError> {
+    pub(crate) fn set_http(&self, endpoint: HttpEndpoint, commands: SocketAddr) -> Result<(), NodeError> {
         *self.services.http.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint);
         Ok(self.services.store.0.set_lock_note(&commands.to_string())?)
     }
 
     /// Returns where the HTTP API is served.
-    pub(crate) fn http(&self) -> Option<HttpDoor> {
+    pub(crate) fn http(&self) -> Option<HttpEndpoint> {
         self.services.http()
     }
 
@@ -221,31 +221,17 @@ impl Node {
         options: PutOptions,
         kind: FileKind,
     ) -> Result<PutReport, NodeError> {
-        self.services.tasks.check_running()?;
-        check_name(options.name.as_deref())?;
-        let permit = self.place().await?;
-        self.put_in(&permit, input, options, kind).await
+        self.upload_permit().await?.put(input, options, kind).await
     }
 
     /// Waits for a permit to store data that arrives over a connection.
-    pub(crate) async fn place(&self) -> Result<Place<'_>, NodeError> {
+    pub(crate) async fn upload_permit(&self) -> Result<UploadPermit<'_>, NodeError> {
         self.services.puts.permit(false).await
     }
 
     /// Waits for a permit to store data that is on this disk.
-    pub(crate) async fn local_place(&self) -> Result<Place<'_>, NodeError> {
+    pub(crate) async fn local_upload_permit(&self) -> Result<UploadPermit<'_>, NodeError> {
         self.services.puts.permit(true).await
-    }
-
-    /// [`Node::put_stream`] for a caller that has a permit.
-    pub(crate) async fn put_in(
-        &self,
-        permit: &Place<'_>,
-        input: impl Stream<Item = io::Result<Bytes>> + Send,
-        options: PutOptions,
-        kind: FileKind,
-    ) -> Result<PutReport, NodeError> {
-        self.services.puts.put(permit, input, options, kind).await
     }
 
     /// Opens a file for reading: finds its root block here or at a provider, and decrypts it.

@@ -28,8 +28,9 @@ use super::{
 use crate::{
     content::cid::Cid,
     node::{
-        ContentKind, Node, Opened, ReadOptions,
+        Node, Opened, ReadOptions,
         error::{ErrorCode, NodeError},
+        report::FileKind,
     },
 };
 
@@ -116,7 +117,7 @@ pub(super) async fn respond(
         .flatten()
         .and_then(|value| value.to_str().ok())
         // Only GET has ranges (RFC 9110, 14.2).
-        .filter(|_| opened.kind() == ContentKind::File && method == Method::GET)
+        .filter(|_| opened.kind() == FileKind::File && method == Method::GET)
         .and_then(|value| parse_range(value, size));
     let range = match range {
         Some(RequestedRange::Unsatisfiable) => {
@@ -135,7 +136,7 @@ pub(super) async fn respond(
         None => None,
     };
     let mut response = describe(Response::builder(), &opened, inline).header(header::ETAG, etag);
-    if opened.kind() == ContentKind::File {
+    if opened.kind() == FileKind::File {
         let len = range.as_ref().map_or(size, |range| range.end - range.start);
         response = response.header(header::CONTENT_LENGTH, len).header(header::ACCEPT_RANGES, "bytes");
     }
@@ -150,7 +151,7 @@ pub(super) async fn respond(
     } else {
         let (broken, id) = (Arc::clone(&responses.broken), id.clone());
         let total = range.as_ref().map_or(size, |range| range.end - range.start);
-        let total = Some(total).filter(|_| opened.kind() == ContentKind::File);
+        let total = Some(total).filter(|_| opened.kind() == FileKind::File);
         let progress = responses.events.transfer(Direction::Get, Some(opened.file_name()), total);
         // A slow provider is no error. A request with a range waits until it is known whether the range can be read.
         let patience = if headers.contains_key(header::RANGE) { Duration::MAX } else { FIRST_BYTES_TIMEOUT };
@@ -164,7 +165,7 @@ pub(super) async fn respond(
 
 /// Adds the headers that describe the content, and those that restrict what a browser may do with it.
 fn describe(response: Builder, opened: &Opened, inline: bool) -> Builder {
-    let is_file = opened.kind() == ContentKind::File;
+    let is_file = opened.kind() == FileKind::File;
     let inline_type = disposition::inline_type(opened.media_type()).filter(|_| inline && is_file);
     let how = if inline_type.is_some() { "inline" } else { "attachment" };
     let known = [

@@ -79,7 +79,7 @@ pub(super) async fn store(
                 let permit = put::upload_permit(&node, put::PERMIT_TIMEOUT).await?;
                 let errors = BodyErrors::default();
                 let bytes = errors.watch(part.map_err(std::io::Error::other));
-                let stored = node.put_in(&permit, bytes, PutOptions::named(key), FileKind::File);
+                let stored = permit.put(bytes, PutOptions::named(key), FileKind::File);
                 stored.await.map_err(|error| errors.problem(error))?;
                 // A second file must not be acknowledged without being stored.
                 while let Some(part) = form.next_part().await? {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     content::{link::LinkError, secret::Key},
     node::{
-        ListOptions, Node, Reference, Sort, Whole,
+        HealthFilter, ListOptions, Node, Reference, Sort,
         report::{
             BlockList, DirEntryInfo, EntryList, FileInfo, FileList, HealthReport, Placement, RemoveReport,
             RepairReport, VerifyReport,
@@ -63,15 +63,6 @@ enum SortKey {
     Created,
 }
 
-#[derive(Default, Clone, Copy, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-enum HealthFilter {
-    #[default]
-    All,
-    Ok,
-    Damaged,
-}
-
 #[derive(Default, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Order {
@@ -107,11 +98,7 @@ pub(super) async fn list(
         cursor: query.cursor,
         limit: page_size(query.limit)?,
         query: query.q,
-        health: match query.health {
-            HealthFilter::All => Whole::All,
-            HealthFilter::Ok => Whole::Ok,
-            HealthFilter::Damaged => Whole::Damaged,
-        },
+        health: query.health,
         sort,
         descending: query.order == Order::Desc,
     };

@@ -20,7 +20,7 @@ use super::{
     problem::Problem,
 };
 use crate::node::{
-    Node, Place, PutOptions, check_name,
+    Node, PutOptions, UploadPermit, check_name,
     report::{FileKind, PutReport},
 };
 
@@ -146,15 +146,15 @@ pub(super) async fn put(
     let progress = events.transfer(Direction::Put, options.name.clone(), len);
     let errors = BodyErrors::default();
     let bytes = progress.count(errors.watch(with_min_rate(request.into_body())));
-    let stored = node.put_in(&permit, bytes, options, kind).await;
+    let stored = permit.put(bytes, options, kind).await;
     let report = stored.map_err(|error| errors.problem(error))?;
     let location = format!("/api/v1/files/{}", report.cid);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(report)).into_response())
 }
 
 /// Waits for the permit to store the bytes that a client sends. Fails with 503 after `timeout`.
-pub(super) async fn upload_permit(node: &Node, timeout: Duration) -> Result<Place<'_>, Problem> {
-    match tokio::time::timeout(timeout, node.place()).await {
+pub(super) async fn upload_permit(node: &Node, timeout: Duration) -> Result<UploadPermit<'_>, Problem> {
+    match tokio::time::timeout(timeout, node.upload_permit()).await {
         Ok(permit) => Ok(permit?),
         Err(_) => Err(Problem::busy("the limit of concurrent uploads is reached")),
     }
@@ -189,7 +189,7 @@ async fn put_form(
         let progress = events.transfer(Direction::Put, options.name.clone(), None);
         let errors = BodyErrors::default();
         let bytes = progress.count(errors.watch(part.map_err(std::io::Error::other)));
-        let stored = node.put_in(&permit, bytes, options, kind).await;
+        let stored = permit.put(bytes, options, kind).await;
         files.push(stored.map_err(|error| errors.problem(error))?);
     }
     if files.is_empty() {
@@ -222,9 +222,9 @@ mod tests {
         };
         assert_eq!((taken.len(), refused.status()), (16, StatusCode::SERVICE_UNAVAILABLE));
         assert!(refused.headers().contains_key(header::RETRY_AFTER));
-        let local = node.local_place().await.expect("a permit");
+        let local = node.local_upload_permit().await.expect("a permit");
         let bytes = futures::stream::iter([Ok(Bytes::from_static(b"bytes"))]);
-        let report = node.put_in(&local, bytes, PutOptions::named(""), FileKind::File).await.expect("stored");
+        let report = local.put(bytes, PutOptions::named(""), FileKind::File).await.expect("stored");
         assert_eq!((report.size, report.name), (5, None));
         taken.pop();
         assert!(upload_permit(&node, Duration::ZERO).await.is_ok());

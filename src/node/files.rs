@@ -9,8 +9,8 @@ use super::{
     handles::Events,
     lookup::Found,
     network::Network,
-    read::{ContentKind, Opened, Reads},
-    report::{DirEntryInfo, EntryList, Event, FileInfo, RemoveReport},
+    read::{Opened, Reads},
+    report::{DirEntryInfo, EntryList, Event, FileInfo, FileKind, RemoveReport},
     withdrawals::{Outcome, Withdrawals},
 };
 use crate::{
@@ -40,7 +40,7 @@ impl Files {
         let mut info = match opened {
             Ok(mut opened) => {
                 let mut info = opened.describe();
-                if opened.kind() == ContentKind::Dir {
+                if opened.kind() == FileKind::Dir {
                     let listed = page(&mut opened, 0, MAX_ENTRIES).await?;
                     (info.entries, info.entries_next) = (Some(listed.entries), listed.next);
                 }
@@ -79,7 +79,7 @@ impl Files {
         limit: usize,
     ) -> Result<EntryList, NodeError> {
         let mut opened = self.reads.open(link, None).await?;
-        if opened.kind() != ContentKind::Dir {
+        if opened.kind() != FileKind::Dir {
             return Err(NodeError::new(ErrorCode::BadRequest, "a file has no entries")
                 .reason(Reason::NotAFolder)
                 .hint("read its content instead"));

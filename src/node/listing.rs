@@ -1,4 +1,4 @@
-//! Pages of what is here: of all files, in any order, and of one file's blocks.
+//! Pages of the files that are known here, in any order, and of the blocks of one file.
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
@@ -15,36 +15,36 @@ use crate::{
         cid::{Cid, Codec},
         node_block,
     },
-    store::{RootRecord, Store},
+    store::Store,
 };
 
-/// Which files, by what of them is on this disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Selects files by their blocks on this disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Whole {
+pub enum HealthFilter {
     /// All files.
     #[default]
     All,
-    /// Those that lack no block here; files that are only known have none to lack.
+    /// Files that lack no blocks here; a file that is not kept lacks none.
     Ok,
-    /// Kept files with blocks that are not here.
+    /// Kept files that lack blocks here.
     Damaged,
 }
 
-/// Which files [`Node::list`] lists.
+/// Options of [`Node::list`](super::Node::list).
 #[derive(Debug, Clone, Default)]
 pub struct ListOptions {
-    /// Goes on from here: [`FileList::next`] of the page before, with the same options.
+    /// [`FileList::next`] of the previous page with the same options; `None` means the first page.
     pub cursor: Option<String>,
-    /// Files at most.
+    /// Maximum number of files.
     pub limit: usize,
-    /// Only names that contain this, letter case aside.
+    /// Only names that contain this text, ignoring case.
     pub query: Option<String>,
-    /// Only files that are whole here, or that are not. Looks for every block of every file, by its name and length.
-    pub health: Whole,
+    /// Selects files by their blocks here. Anything but `All` checks every block file.
+    pub health: HealthFilter,
     /// The order.
     pub sort: Sort,
-    /// Whether the order is turned round.
+    /// Whether the order is reversed.
     pub descending: bool,
 }
 
@@ -58,7 +58,7 @@ impl Listing {
     pub(super) async fn files(&self, options: ListOptions) -> Result<FileList, NodeError> {
         let after = options.cursor.as_deref().map(parse_cursor).transpose()?;
         let summary = match options.health {
-            Whole::All => None,
+            HealthFilter::All => None,
             _ => Some(self.damage.summary().await?),
         };
         let kept = summary.as_ref().map(|summary| summary.kept);
@@ -77,14 +77,10 @@ impl Listing {
 fn parse_cursor(text: &str) -> Result<SortKey, NodeError> {
     let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok();
     bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(|| {
-        NodeError::new(ErrorCode::BadRequest, "this cursor is none that a list gave out")
+        NodeError::new(ErrorCode::BadRequest, "invalid cursor: it does not come from a list")
             .reason(Reason::CursorInvalid)
             .hint("pass `next` of the page before, or nothing for the first page")
     })
-}
-
-fn cursor(key: &SortKey) -> String {
-    BASE64URL_NOPAD.encode(&serde_json::to_vec(key).unwrap_or_default())
 }
 
 fn page(
@@ -93,9 +89,11 @@ fn page(
     after: Option<SortKey>,
     damaged: Option<&[Cid]>,
 ) -> Result<FileList, NodeError> {
-    // `damaged` is in the order of CIDs.
+    // `damaged` is sorted.
     let is_wanted = |cid: &Cid| {
-        damaged.is_none_or(|damaged| damaged.binary_search(cid).is_ok() == (options.health == Whole::Damaged))
+        damaged.is_none_or(|damaged| {
+            damaged.binary_search(cid).is_ok() == (options.health == HealthFilter::Damaged)
+        })
     };
     let query = Query {
         sort: options.sort,
@@ -106,22 +104,16 @@ fn page(
         filter: damaged.is_some().then_some(&is_wanted),
     };
     let page = Catalogue::new(store).page(&query)?;
-    let next = page.next.as_ref().map(cursor);
-    Ok(FileList { files: describe_all(store, page.records.iter())?, next, total: page.total, kept: None })
-}
-
-fn describe_all<'a>(
-    store: &Store,
-    records: impl Iterator<Item = &'a RootRecord> + Clone,
-) -> Result<Vec<FileInfo>, NodeError> {
-    let cids: Vec<Cid> = records.clone().map(|record| record.cid).collect();
-    let missing = store.missing(&cids)?;
-    Ok(records.zip(missing).map(|(record, missing)| FileInfo::of_record(record, missing)).collect())
+    let next = page.next.map(|key| BASE64URL_NOPAD.encode(&serde_json::to_vec(&key).unwrap_or_default()));
+    let cids: Vec<Cid> = page.records.iter().map(|record| record.cid).collect();
+    let files = page.records.iter().zip(store.missing(&cids)?);
+    let files = files.map(|(record, missing)| FileInfo::of_record(record, missing)).collect();
+    Ok(FileList { files, next, total: page.total, kept: None })
 }
 
 fn walk(store: &Store, root: Cid, cursor: u64, limit: usize) -> Result<BlockList, NodeError> {
     let block = store.get(&root)?.ok_or_else(|| {
-        NodeError::new(ErrorCode::NotFound, format!("the root {root} is not here"))
+        NodeError::new(ErrorCode::NotFound, format!("the root block {root} is not on this node"))
             .reason(Reason::RootNotHere)
             .hint("read the file once, or store it here, and its blocks are known")
     })?;
@@ -131,7 +123,7 @@ fn walk(store: &Store, root: Cid, cursor: u64, limit: usize) -> Result<BlockList
     if cursor == 0 {
         blocks.push(BlockInfo { cid: root, len, here: true, kind: BlockKind::Node, holders: None });
     }
-    // Node blocks that have been opened, and how far each has been read.
+    // Opened node blocks, each with the index of its next link.
     let mut open = vec![(node_block::visible(&block)?, 0)];
     while let Some((node, at)) = open.last_mut() {
         let (Some(cid), Some(len)) = (node.links.get(*at).copied(), node.lens.get(*at).copied()) else {

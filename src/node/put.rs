@@ -89,7 +89,38 @@ impl PutOptions {
 
 /// The right to store one file at a time. Ends when dropped.
 pub(crate) struct UploadPermit<'a> {
+    puts: &'a Arc<Puts>,
     _permit: SemaphorePermit<'a>,
+}
+
+impl UploadPermit<'_> {
+    /// Stores everything that `input` yields.
+    pub(crate) async fn put(
+        &self,
+        input: impl Stream<Item = io::Result<Bytes>> + Send,
+        mut options: PutOptions,
+        kind: FileKind,
+    ) -> Result<PutReport, NodeError> {
+        let puts = Arc::clone(self.puts);
+        puts.tasks.check_running()?;
+        check_name(options.name.as_deref())?;
+        // A file with an empty name could not be found by it.
+        options.name = options.name.filter(|name| !name.is_empty());
+        let (pipe, mut reader) = pipe::pipe();
+        let sealer = Arc::clone(&puts);
+        // Shutdown waits for both tasks: an upload that is cut off still releases its blocks.
+        let sealing = puts.tasks.tracker.spawn_blocking(move || sealer.seal(&mut reader, options, kind));
+        let tracker = puts.tasks.tracker.clone();
+        // A task of its own, so that a file that is stored is announced even if the uploader has gone away.
+        let stored = tracker.spawn(async move {
+            let report = sealing.await.map_err(|_| NodeError::worker_failed())??;
+            puts.announcements.announce(report.cid).await;
+            puts.events.emit(Event::Stored { cid: report.cid, size: report.size });
+            Ok(report)
+        });
+        pipe.fill(input).await;
+        stored.await.map_err(|_| NodeError::worker_failed())?
+    }
 }
 
 /// Stores files.
@@ -132,41 +163,10 @@ impl Puts {
     }
 
     /// Waits for a permit to store data that arrives over a connection, or (`local`) data that is on this disk.
-    pub(super) async fn permit(&self, local: bool) -> Result<UploadPermit<'_>, NodeError> {
+    pub(super) async fn permit(self: &Arc<Self>, local: bool) -> Result<UploadPermit<'_>, NodeError> {
         let permits = if local { &self.local_uploads } else { &self.uploads };
-        permits
-            .acquire()
-            .await
-            .map(|permit| UploadPermit { _permit: permit })
-            .map_err(|_| NodeError::shutting_down())
-    }
-
-    /// Stores everything that `input` yields. The caller holds a permit.
-    pub(super) async fn put(
-        self: &Arc<Self>,
-        _permit: &UploadPermit<'_>,
-        input: impl Stream<Item = io::Result<Bytes>> + Send,
-        mut options: PutOptions,
-        kind: FileKind,
-    ) -> Result<PutReport, NodeError> {
-        self.tasks.check_running()?;
-        check_name(options.name.as_deref())?;
-        // A file with an empty name could not be found by it.
-        options.name = options.name.filter(|name| !name.is_empty());
-        let (pipe, mut reader) = pipe::pipe();
-        let puts = Arc::clone(self);
-        // Shutdown waits for both tasks: an upload that is cut off still releases its blocks.
-        let sealing = self.tasks.tracker.spawn_blocking(move || puts.seal(&mut reader, options, kind));
-        let puts = Arc::clone(self);
-        // A task of its own, so that a file that is stored is announced even if the uploader has gone away.
-        let stored = self.tasks.tracker.spawn(async move {
-            let report = sealing.await.map_err(|_| NodeError::worker_failed())??;
-            puts.announcements.announce(report.cid).await;
-            puts.events.emit(Event::Stored { cid: report.cid, size: report.size });
-            Ok(report)
-        });
-        pipe.fill(input).await;
-        stored.await.map_err(|_| NodeError::worker_failed())?
+        let permit = permits.acquire().await.map_err(|_| NodeError::shutting_down())?;
+        Ok(UploadPermit { puts: self, _permit: permit })
     }
 
     /// Cuts, seals, writes and commits. Blocks.

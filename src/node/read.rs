@@ -33,15 +33,6 @@ use crate::content::{
 /// Pieces of plaintext that wait for a slow reader.
 const READY: usize = 2;
 
-/// The kind of an opened root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ContentKind {
-    /// A file: its content is its bytes.
-    File,
-    /// A folder: its content is a tar stream.
-    Dir,
-}
-
 /// Options of [`Opened::read`].
 #[derive(Debug, Clone, Default)]
 pub struct ReadOptions {
@@ -97,10 +88,10 @@ impl Opened {
     }
 
     /// Whether this is a file or a folder.
-    pub fn kind(&self) -> ContentKind {
+    pub fn kind(&self) -> FileKind {
         match self.root {
-            Root::File(_) => ContentKind::File,
-            Root::Dir(_) => ContentKind::Dir,
+            Root::File(_) => FileKind::File,
+            Root::Dir(_) => FileKind::Dir,
         }
     }
 
@@ -117,7 +108,7 @@ impl Opened {
     /// Returns a name to save the content under: the file's own or its CID, with `.tar` for a folder.
     pub fn file_name(&self) -> String {
         let name = self.metadata().name.clone().unwrap_or_else(|| self.link.cid.to_string());
-        if self.kind() == ContentKind::Dir { format!("{name}.tar") } else { name }
+        if self.kind() == FileKind::Dir { format!("{name}.tar") } else { name }
     }
 
     /// Returns the modification time in seconds since 1970, if known.
@@ -139,7 +130,6 @@ impl Opened {
 
     /// Describes the file by its root block.
     pub fn describe(&self) -> FileInfo {
-        let kind = if self.kind() == ContentKind::Dir { FileKind::Dir } else { FileKind::File };
         let metadata = self.metadata();
         FileInfo {
             name: metadata.name.clone(),
@@ -148,7 +138,7 @@ impl Opened {
             mtime: metadata.mtime,
             chunker: metadata.chunker.clone(),
             link: Some(self.link.to_string()),
-            ..FileInfo::bare(&self.link, kind)
+            ..FileInfo::bare(&self.link, self.kind())
         }
     }
 

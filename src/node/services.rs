@@ -40,7 +40,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Where the HTTP API is served.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct HttpDoor {
+pub(crate) struct HttpEndpoint {
     pub(crate) addr: SocketAddr,
     pub(crate) tls: bool,
 }
@@ -51,7 +51,7 @@ pub(super) struct Services {
     pub(super) peer: PeerId,
     pub(super) started: Instant,
     /// Address of the HTTP API, once it is served.
-    pub(super) http: Mutex<Option<HttpDoor>>,
+    pub(super) http: Mutex<Option<HttpEndpoint>>,
     pub(super) store: BlockingStore,
     /// `None` in a node that was started offline.
     pub(super) network: Option<Arc<Network>>,
@@ -71,7 +71,7 @@ pub(super) struct Services {
 }
 
 impl Services {
-    pub(super) fn http(&self) -> Option<HttpDoor> {
+    pub(super) fn http(&self) -> Option<HttpEndpoint> {
         *self.http.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

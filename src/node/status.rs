@@ -31,8 +31,8 @@ impl Services {
             uptime_s: self.started.elapsed().as_secs(),
             listen: net
                 .map_or_else(Vec::new, |net| net.listen_addrs().iter().map(ToString::to_string).collect()),
-            http: http.map(|door| door.addr.to_string()),
-            https: http.is_some_and(|door| door.tls),
+            http: http.map(|http| http.addr.to_string()),
+            https: http.is_some_and(|http| http.tls),
             data_dir: self.options.data_dir.display().to_string(),
             cluster: self.options.cluster.is_some(),
             same_identity: net.and_then(Net::twin).map(|addr| addr.to_string()),

@@ -54,9 +54,9 @@ impl<'a> SpooledFile<'a> {
     /// Stores the file in the node under `name`.
     pub(in super::super) async fn store(self, name: &str) -> Result<(), Problem> {
         let node = &self.uploads.node;
-        let permit = node.local_place().await?;
+        let permit = node.local_upload_permit().await?;
         let file = File::open(&self.path).await.map_err(|e| self.failed(&e))?;
-        node.put_in(&permit, ReaderStream::new(file), PutOptions::named(name), FileKind::File).await?;
+        permit.put(ReaderStream::new(file), PutOptions::named(name), FileKind::File).await?;
         Ok(())
     }
 

@@ -266,15 +266,15 @@ impl UploadRegistry {
             public: plan.public,
             ..PutOptions::default()
         };
-        let permit = self.node.local_place().await?;
+        let permit = self.node.local_upload_permit().await?;
         let report = if plan.length == 0 {
-            self.node.put_in(&permit, futures::stream::empty(), options, FileKind::File).await?
+            permit.put(futures::stream::empty(), options, FileKind::File).await?
         } else {
             let file = tokio::fs::File::open(&upload.part).await;
             let file = file.map_err(|e| NodeError::io(format_args!("read {}", upload.part.display()), &e))?;
             let kind = if plan.tree { FileKind::Dir } else { FileKind::File };
             let bytes = ReaderStream::with_capacity(file, READ_BYTES);
-            self.node.put_in(&permit, bytes, options, kind).await?
+            permit.put(bytes, options, kind).await?
         };
         drop(permit);
         // The file is safe. The record only tells the client its CID.
