@@ -111,7 +111,7 @@ pub(super) async fn respond(
         let known = [(header::ETAG, etag.as_str()), (header::CACHE_CONTROL, CACHE_CONTROL)];
         return Ok((StatusCode::NOT_MODIFIED, known).into_response());
     }
-    let size = opened.size();
+    let size = opened.metadata().size;
     let range = if_range_holds(headers, &etag)
         .then(|| headers.get(header::RANGE))
         .flatten()
@@ -166,10 +166,11 @@ pub(super) async fn respond(
 /// Adds the headers that describe the content, and those that restrict what a browser may do with it.
 fn describe(response: Builder, opened: &Opened, inline: bool) -> Builder {
     let is_file = opened.kind() == FileKind::File;
-    let inline_type = disposition::inline_type(opened.media_type()).filter(|_| inline && is_file);
+    let inline_type =
+        disposition::inline_type(opened.metadata().media_type.as_deref()).filter(|_| inline && is_file);
     let how = if inline_type.is_some() { "inline" } else { "attachment" };
     let known = [
-        (MTIME_HEADER, opened.mtime().map(|seconds| seconds.to_string())),
+        (MTIME_HEADER, opened.metadata().mtime.map(|seconds| seconds.to_string())),
         (MODE_HEADER, opened.mode().map(|mode| format!("{mode:o}"))),
     ];
     let known = known.into_iter().filter_map(|(name, value)| Some((name, value?)));
@@ -189,7 +190,7 @@ fn describe(response: Builder, opened: &Opened, inline: bool) -> Builder {
             header::CONTENT_TYPE,
             match inline_type {
                 Some(kind) => kind,
-                None if is_file => disposition::media_type(opened.media_type()),
+                None if is_file => disposition::media_type(opened.metadata().media_type.as_deref()),
                 None => HeaderValue::from_static("application/x-tar"),
             },
         )

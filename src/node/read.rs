@@ -95,25 +95,10 @@ impl Opened {
         }
     }
 
-    /// Returns the number of plaintext bytes, of all files for a folder.
-    pub fn size(&self) -> u64 {
-        self.metadata().size
-    }
-
-    /// Returns the media type, if known.
-    pub fn media_type(&self) -> Option<&str> {
-        self.metadata().media_type.as_deref()
-    }
-
     /// Returns a name to save the content under: the file's own or its CID, with `.tar` for a folder.
     pub fn file_name(&self) -> String {
         let name = self.metadata().name.clone().unwrap_or_else(|| self.link.cid.to_string());
         if self.kind() == FileKind::Dir { format!("{name}.tar") } else { name }
-    }
-
-    /// Returns the modification time in seconds since 1970, if known.
-    pub fn mtime(&self) -> Option<i64> {
-        self.metadata().mtime
     }
 
     /// Returns the Unix permission bits, if known.
@@ -121,7 +106,8 @@ impl Opened {
         self.metadata().mode.map(|mode| mode & 0o777)
     }
 
-    fn metadata(&self) -> &Metadata {
+    /// Returns the name, size, media type and times of the file. The size of a folder is that of all its files.
+    pub fn metadata(&self) -> &Metadata {
         match &self.root {
             Root::File(tree) => tree.metadata(),
             Root::Dir(tree) => tree.metadata(),
