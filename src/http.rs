@@ -11,7 +11,7 @@
 //! - handlers by path: `files`, `content`, `put`, `uploads`, `access`, `operations`, `event_log`, `metrics`, `diststore`;
 //!   `openapi`, `docs_page` and `ui` describe the API and serve the page;
 //! - `auth` and `serve` know no routes: another door takes the same tokens, limits and TLS with a router of its own;
-//! - `extract`, `body`, `request_id`, `problem`: requests in, errors out.
+//! - `extract`, `body`, `etag`, `request_id`, `problem`: requests in, errors out.
 //!
 //! Every route is declared with the `utoipa::path` of its handler, so `/api/openapi.json` lists all of them.
 
@@ -22,6 +22,7 @@ mod clock;
 mod content;
 mod diststore;
 mod docs_page;
+mod etag;
 mod event_log;
 mod extract;
 mod files;
@@ -182,7 +183,7 @@ impl Api {
 
     /// Makes a link that signs a browser in once. `None` if the API is not served.
     pub fn sign_in_link(&self) -> Option<String> {
-        access::sign_in_link(&self.0.node, &self.0.host_names, &self.0.auth, None).map(|link| link.url)
+        access::sign_in_link(&self.0.node, &self.0.host_names, &self.0.auth, None)
     }
 }
 
@@ -192,6 +193,7 @@ const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4
 /// All routes, with the middleware before them.
 fn routes(state: &ApiState) -> Router {
     let authenticate = || middleware::from_fn_with_state(state.clone(), auth::authenticate);
+    let require = |scope: Scope| middleware::from_fn_with_state(scope, auth::require);
     let read = OpenApiRouter::new()
         .routes(routes!(files::list))
         .routes(routes!(files::info))
@@ -221,7 +223,7 @@ fn routes(state: &ApiState) -> Router {
         .routes(routes!(operations::verify))
         .routes(routes!(operations::repair))
         .routes(routes!(operations::gc))
-        .route_layer(middleware::from_fn(auth::require_write));
+        .route_layer(require(Scope::Write));
     let admin = OpenApiRouter::new()
         .routes(routes!(operations::connect))
         .routes(routes!(operations::settings))
@@ -229,7 +231,7 @@ fn routes(state: &ApiState) -> Router {
         .routes(routes!(access::create_link))
         .routes(routes!(access::tokens, access::create_token))
         .routes(routes!(access::revoke_token))
-        .route_layer(middleware::from_fn(auth::require_admin));
+        .route_layer(require(Scope::Admin));
     let api = read.merge(write).merge(admin).fallback(problem::no_such_path).layer(authenticate());
     let session = OpenApiRouter::new().routes(routes!(access::sign_in, access::session, access::sign_out));
     let compatible_read = OpenApiRouter::new()
@@ -240,7 +242,7 @@ fn routes(state: &ApiState) -> Router {
         .routes(routes!(diststore::store))
         .layer(DefaultBodyLimit::disable())
         .routes(routes!(diststore::delete))
-        .route_layer(middleware::from_fn(auth::require_write))
+        .route_layer(require(Scope::Write))
         .merge(compatible_read)
         .layer(authenticate());
     let (router, mut document) = OpenApiRouter::with_openapi(openapi::Api::openapi())

@@ -20,7 +20,7 @@ const BY_SIZE: TableDefinition<(u64, &CidBytes), ()> = TableDefinition::new("roo
 const BY_CREATED: TableDefinition<(i64, &CidBytes), ()> = TableDefinition::new("roots_by_created");
 
 /// The order of files. Files that are equal in it are ordered by CID.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Sort {
     /// By CID.

@@ -17,6 +17,7 @@ use super::{
         host::{self, HostNames},
     },
     extract::{JsonBody, PathParam},
+    headers::header_value,
     problem::Problem,
     serve::ClientConnection,
 };
@@ -35,7 +36,7 @@ pub(super) enum SignIn {
 /// A browser session.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Session {
-    /// What it allows.
+    /// The scope of its requests.
     scope: Scope,
     /// The id of the token that it was made from. `null` for the node's own token and for a sign-in link of the node.
     token: Option<String>,
@@ -61,16 +62,12 @@ pub(super) async fn sign_in(
     }
     let caller = match credentials {
         SignIn::Code(code) => auth.sessions.redeem(&code).ok_or_else(|| {
-            Problem::unauthorized(
-                "this sign-in link was used already or has expired",
-                "make another link with POST /api/v1/signin",
-            )
+            let hint = "make another link with POST /api/v1/signin";
+            Problem::unauthorized("this sign-in link was used already or has expired", hint)
         }),
         SignIn::Token(token) => auth.tokens.caller(token.trim()).await.ok_or_else(|| {
-            Problem::unauthorized(
-                "this token is unknown or has expired",
-                "make another token with POST /api/v1/tokens",
-            )
+            let hint = "make another token with POST /api/v1/tokens";
+            Problem::unauthorized("this token is unknown or has expired", hint)
         }),
     }?;
     let (id, expires) = auth.sessions.start(&caller);
@@ -112,8 +109,7 @@ fn cookie(
     let tls = connection.is_some_and(|Extension(connection)| connection.tls());
     let (name, secure) = (auth.sessions.cookie_name(tls), if tls { "; Secure" } else { "" });
     let text = format!("{name}={id}; HttpOnly; SameSite=Strict; Path=/; Max-Age={max_age_s}{secure}");
-    let value = HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""));
-    [(header::SET_COOKIE, value), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))]
+    [(header::SET_COOKIE, header_value(&text)), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))]
 }
 
 /// A link that signs a browser in once.
@@ -129,7 +125,7 @@ pub(super) fn sign_in_link(
     names: &HostNames,
     auth: &Authenticator,
     maker: Option<&Caller>,
-) -> Option<SignInLink> {
+) -> Option<String> {
     let server = node.http()?;
     let scheme = if server.tls { "https" } else { "http" };
     let (ip, port) = (server.addr.ip(), server.addr.port());
@@ -138,7 +134,7 @@ pub(super) fn sign_in_link(
         _ if ip.is_unspecified() => format!("127.0.0.1:{port}"),
         _ => server.addr.to_string(),
     };
-    Some(SignInLink { url: format!("{scheme}://{host}/#signin={}", auth.sessions.new_code(maker)) })
+    Some(format!("{scheme}://{host}/#signin={}", auth.sessions.new_code(maker)))
 }
 
 /// Makes a link that signs a browser in once, within ten minutes.
@@ -149,15 +145,12 @@ pub(super) async fn create_link(
     State(auth): State<Arc<Authenticator>>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Response, Problem> {
-    let link = sign_in_link(&node, &names, &auth, Some(&caller)).ok_or_else(|| {
-        Problem::new(
-            StatusCode::CONFLICT,
-            ErrorCode::Unreachable,
-            "no running node serves the page of this data directory",
-            "start a node on this data directory",
-        )
+    let url = sign_in_link(&node, &names, &auth, Some(&caller)).ok_or_else(|| {
+        let detail = "no running node serves the page of this data directory";
+        let hint = "start a node on this data directory";
+        Problem::new(StatusCode::CONFLICT, ErrorCode::Unreachable, detail, hint)
     })?;
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(link)).into_response())
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(SignInLink { url })).into_response())
 }
 
 /// Lists the tokens, without their secrets.
@@ -195,7 +188,6 @@ pub(super) async fn revoke_token(
     PathParam(id): PathParam<String>,
 ) -> Result<StatusCode, Problem> {
     // A task of its own finishes even if the client disconnects.
-    let revoked = tokio::spawn(async move { auth.revoke(&id).await }).await;
-    revoked.map_err(|_| Problem::internal("a task of this node panicked"))??;
+    tokio::spawn(async move { auth.revoke(&id).await }).await??;
     Ok(StatusCode::NO_CONTENT)
 }

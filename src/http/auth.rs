@@ -40,7 +40,7 @@ pub const TOKEN_FILE: &str = "api.token";
 /// Long responses check again after this time whether their caller still has access: the clock may have been set.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// What a caller may do. Each scope includes the ones before it.
+/// The rights of a caller. Each scope includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
@@ -152,23 +152,19 @@ impl Authenticator {
         let caller = caller.ok_or_else(|| unauthorized("this session has ended"))?;
         if host::same_origin(method, headers) {
             if let Some(id) = &caller.token {
-                self.tokens.used(id);
+                self.tokens.used(id).await;
             }
             Ok(caller)
         } else {
-            Err(Problem::denied(
-                "this request comes from another site",
-                "use a browser session on the page of this node only, and a token in programs",
-            ))
+            let hint = "use a browser session on the page of this node only, and a token in programs";
+            Err(Problem::denied("this request comes from another site", hint))
         }
     }
 }
 
 fn unauthorized(detail: &str) -> Problem {
-    Problem::unauthorized(
-        detail,
-        "send `Authorization: Bearer …` with a token, or sign in with POST /api/v1/session",
-    )
+    let hint = "send `Authorization: Bearer …` with a token, or sign in with POST /api/v1/session";
+    Problem::unauthorized(detail, hint)
 }
 
 /// Reads the token of this data directory's API, or makes one (32 random bytes, mode 0600).
@@ -211,21 +207,12 @@ pub(super) async fn authenticate(
     }
 }
 
-/// Middleware that refuses callers without the scope `write`.
-pub(super) async fn require_write(request: Request, next: Next) -> Response {
-    require(Scope::Write, request, next).await
-}
-
-/// Middleware that refuses callers without the scope `admin`.
-pub(super) async fn require_admin(request: Request, next: Next) -> Response {
-    require(Scope::Admin, request, next).await
-}
-
-async fn require(scope: Scope, request: Request, next: Next) -> Response {
+/// Middleware that refuses callers without this scope.
+pub(super) async fn require(State(needed): State<Scope>, request: Request, next: Next) -> Response {
     match request.extensions().get::<Caller>() {
-        Some(caller) if caller.scope >= scope => next.run(request).await,
+        Some(caller) if caller.scope >= needed => next.run(request).await,
         Some(caller) => {
-            let (needed, given) = (scope.as_str(), caller.scope.as_str());
+            let (needed, given) = (needed.as_str(), caller.scope.as_str());
             let detail = format!("this needs the scope `{needed}`, and the token has the scope `{given}`");
             let hint = format!("use a token of the scope `{needed}`: POST /api/v1/tokens makes one");
             Problem::denied(detail, hint).into_response()
@@ -249,24 +236,24 @@ mod tests {
         let auth = Authenticator::load(&node).await.expect("loaded");
         let new = NewToken { name: "t".into(), scope: Scope::Read, ttl_s: None };
         let (info, secret) = auth.tokens.create(new).await.expect("made");
-        let shown = auth.tokens.caller(&secret).await.expect("known");
+        let authenticated = auth.tokens.caller(&secret).await.expect("known");
         let headers = |id: &str| {
             let cookie = format!("{}={id}", auth.sessions.cookie_name(false));
             HeaderMap::from_iter([(header::COOKIE, cookie.parse().expect("a value"))])
         };
-        let (early, _) = auth.sessions.start(&shown);
+        let (early, _) = auth.sessions.start(&authenticated);
         let opened = auth.caller(&Method::GET, &headers(&early)).await.expect("signed in");
         assert!(auth.access_ended(&opened).now_or_never().is_none(), "the session is valid");
 
         auth.revoke(&info.id).await.expect("revoked");
         // This caller was authenticated before the token was revoked, and its session starts after that.
-        let (late, _) = auth.sessions.start(&shown);
+        let (late, _) = auth.sessions.start(&authenticated);
         for id in [&early, &late] {
             let refused = auth.caller(&Method::GET, &headers(id)).await;
             assert!(refused.is_err(), "{refused:?}");
         }
         let session = Some(blake3::hash(late.as_bytes()));
-        for caller in [opened, Caller { session, ..shown }] {
+        for caller in [opened, Caller { session, ..authenticated }] {
             assert!(auth.access_ended(&caller).now_or_never().is_some(), "the session has ended");
         }
         node.shutdown().await;

@@ -129,10 +129,8 @@ pub(super) async fn skip(mut part: Field<'_>) -> Result<(), Problem> {
 }
 
 pub(super) fn invalid_form(e: &MultipartError) -> Problem {
-    Problem::bad_request(
-        format!("invalid form: {}", e.body_text()),
-        "send a complete multipart/form-data body (RFC 7578) in which each part has a name",
-    )
+    let hint = "send a complete multipart/form-data body (RFC 7578) in which each part has a name";
+    Problem::bad_request(format!("invalid form: {}", e.body_text()), hint)
 }
 
 /// Returns the last component of a path: some browsers send a path as the file name.

@@ -18,10 +18,11 @@ use utoipa::IntoParams;
 
 use self::range::{RequestedRange, parse_range};
 use super::{
+    etag,
     event_log::{Direction, EventLog},
     extract::{PathParam, QueryParams, boolean},
-    files,
-    headers::{KIND_HEADER, MODE_HEADER, MTIME_HEADER, TIMEOUT_HEADER},
+    files::FileRef,
+    headers::{KIND_HEADER, MODE_HEADER, MTIME_HEADER, TIMEOUT_HEADER, header_value},
     problem::Problem,
     request_id::{BrokenResponses, RequestId},
 };
@@ -50,8 +51,7 @@ pub(super) struct ContentQuery {
 
 /// Returns the content of a file, or the range that `Range` names; of a folder, a tar stream.
 #[utoipa::path(method(get, head), path = "/files/{reference}/content", tag = "files",
-    params(("reference" = String, Path, description = "CID, or name of a file on this node"), ContentQuery,
-        ("storgo-key" = Option<String>, Header, description = "Read key in base64url, if this node does not know it"),
+    params(FileRef, ContentQuery,
         ("storgo-timeout" = Option<f64>, Header, description = "Seconds without progress after which the read fails", minimum = 0),
         ("range" = Option<String>, Header, description = "A single byte range"),
         ("if-range" = Option<String>, Header, description = "Honor `Range` only if the ETag is this one"),
@@ -70,18 +70,17 @@ pub(super) async fn read(
     State(node): State<Node>,
     State(responses): State<ContentResponses>,
     Extension(id): Extension<RequestId>,
-    PathParam(text): PathParam<String>,
+    FileRef(reference): FileRef,
     QueryParams(query): QueryParams<ContentQuery>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     disposition::refuse_subresources(&headers)?;
-    let reference = files::reference(&text, &headers)?;
     let opened = node.open(&reference, timeout(&headers)?).await?;
     respond(&responses, &id, opened, query.inline, &method, &headers).await
 }
 
-/// What a response with content reports to: its progress, and its errors after the status has been sent.
+/// The receivers of the progress of responses with content, and of errors after the status has been sent.
 #[derive(Clone)]
 pub(super) struct ContentResponses {
     pub(super) events: Arc<EventLog>,
@@ -99,45 +98,40 @@ pub(super) async fn respond(
 ) -> Result<Response, Problem> {
     let etag = format!("\"{}\"", opened.cid());
     let mut if_match = headers.get_all(header::IF_MATCH).iter().peekable();
-    if if_match.peek().is_some() && !if_match.any(|value| matches_strongly(value, &etag)) {
-        return Err(Problem::new(
-            StatusCode::PRECONDITION_FAILED,
-            ErrorCode::BadRequest,
-            "the ETag of this file is not in If-Match",
-            "the ETag is the CID: send no If-Match, or request the file by its CID",
-        ));
+    if if_match.peek().is_some() && !if_match.any(|tags| etag::matches_strongly(tags, &etag)) {
+        let detail = "the ETag of this file is not in If-Match";
+        let hint = "the ETag is the CID: send no If-Match, or request the file by its CID";
+        return Err(Problem::new(StatusCode::PRECONDITION_FAILED, ErrorCode::BadRequest, detail, hint));
     }
-    if headers.get_all(header::IF_NONE_MATCH).iter().any(|value| matches_weakly(value, &etag)) {
+    if etag::is_known(headers, &etag) {
         let known = [(header::ETAG, etag.as_str()), (header::CACHE_CONTROL, CACHE_CONTROL)];
         return Ok((StatusCode::NOT_MODIFIED, known).into_response());
     }
-    let size = opened.metadata().size;
-    let range = if_range_holds(headers, &etag)
-        .then(|| headers.get(header::RANGE))
-        .flatten()
+    let (size, is_file) = (opened.metadata().size, opened.kind() == FileKind::File);
+    let if_range = headers.get(header::IF_RANGE);
+    let range = headers
+        .get(header::RANGE)
         .and_then(|value| value.to_str().ok())
         // Only GET has ranges (RFC 9110, 14.2).
-        .filter(|_| opened.kind() == FileKind::File && method == Method::GET)
+        .filter(|_| is_file && method == Method::GET)
+        .filter(|_| if_range.is_none_or(|value| value.as_bytes() == etag.as_bytes()))
         .and_then(|value| parse_range(value, size));
     let range = match range {
         Some(RequestedRange::Unsatisfiable) => {
-            let mut response = Problem::new(
-                StatusCode::RANGE_NOT_SATISFIABLE,
-                ErrorCode::BadRequest,
-                format!("the range begins after the end of the file, which has {size} bytes"),
-                "request a range that begins within the file; its first byte is byte 0",
-            )
-            .into_response();
-            let value = disposition::header_value(&format!("bytes */{size}"));
+            let detail = format!("the range begins after the end of the file, which has {size} bytes");
+            let hint = "request a range that begins within the file; its first byte is byte 0";
+            let status = StatusCode::RANGE_NOT_SATISFIABLE;
+            let mut response = Problem::new(status, ErrorCode::BadRequest, detail, hint).into_response();
+            let value = header_value(&format!("bytes */{size}"));
             response.headers_mut().insert(header::CONTENT_RANGE, value);
             return Ok(response);
         }
         Some(RequestedRange::Bytes(range)) => Some(range),
         None => None,
     };
+    let len = range.as_ref().map_or(size, |range| range.end - range.start);
     let mut response = describe(Response::builder(), &opened, inline).header(header::ETAG, etag);
-    if opened.kind() == FileKind::File {
-        let len = range.as_ref().map_or(size, |range| range.end - range.start);
+    if is_file {
         response = response.header(header::CONTENT_LENGTH, len).header(header::ACCEPT_RANGES, "bytes");
     }
     if let Some(range) = &range {
@@ -150,8 +144,7 @@ pub(super) async fn respond(
         Body::from_stream(stream::pending::<Result<Bytes, NodeError>>())
     } else {
         let (broken, id) = (Arc::clone(&responses.broken), id.clone());
-        let total = range.as_ref().map_or(size, |range| range.end - range.start);
-        let total = Some(total).filter(|_| opened.kind() == FileKind::File);
+        let total = is_file.then_some(len);
         let progress = responses.events.transfer(Direction::Get, Some(opened.file_name()), total);
         // A slow provider is no error. A request with a range waits until it is known whether the range can be read.
         let patience = if headers.contains_key(header::RANGE) { Duration::MAX } else { FIRST_BYTES_TIMEOUT };
@@ -169,6 +162,12 @@ fn describe(response: Builder, opened: &Opened, inline: bool) -> Builder {
     let inline_type =
         disposition::inline_type(opened.metadata().media_type.as_deref()).filter(|_| inline && is_file);
     let how = if inline_type.is_some() { "inline" } else { "attachment" };
+    let media_type = match inline_type {
+        Some(kind) => kind,
+        None if is_file => disposition::media_type(opened.metadata().media_type.as_deref()),
+        None => HeaderValue::from_static("application/x-tar"),
+    };
+    let disposition = disposition::disposition(how, &opened.file_name(), &opened.cid());
     let known = [
         (MTIME_HEADER, opened.metadata().mtime.map(|seconds| seconds.to_string())),
         (MODE_HEADER, opened.mode().map(|mode| format!("{mode:o}"))),
@@ -182,18 +181,8 @@ fn describe(response: Builder, opened: &Opened, inline: bool) -> Builder {
         .header(header::REFERRER_POLICY, "no-referrer")
         .header("cross-origin-resource-policy", "same-origin")
         .header(header::CACHE_CONTROL, CACHE_CONTROL)
-        .header(
-            header::CONTENT_DISPOSITION,
-            disposition::disposition(how, &opened.file_name(), &opened.cid()),
-        )
-        .header(
-            header::CONTENT_TYPE,
-            match inline_type {
-                Some(kind) => kind,
-                None if is_file => disposition::media_type(opened.metadata().media_type.as_deref()),
-                None => HeaderValue::from_static("application/x-tar"),
-            },
-        )
+        .header(header::CONTENT_DISPOSITION, disposition)
+        .header(header::CONTENT_TYPE, media_type)
 }
 
 /// Returns a block of this node, encrypted.
@@ -204,10 +193,8 @@ pub(super) async fn block(
     PathParam(text): PathParam<String>,
 ) -> Result<Response, Problem> {
     let cid: Cid = text.parse().map_err(|_| {
-        Problem::bad_request(
-            "invalid CID of a block",
-            "pass a CID such as bafyrcifi5zl5wmkkcjxqmxbyzhq5p2fyhlemoyq",
-        )
+        let hint = "pass a CID such as bafyrcifi5zl5wmkkcjxqmxbyzhq5p2fyhlemoyq";
+        Problem::bad_request("invalid CID of a block", hint)
     })?;
     let bytes = node.block(&cid).await?;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Bytes::from(bytes)).into_response())
@@ -219,25 +206,7 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     };
     let seconds = value.to_str().ok().and_then(|text| text.parse().ok());
     seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).map(Some).ok_or_else(|| {
-        Problem::bad_request(
-            "invalid Storgo-Timeout: expected a number of seconds",
-            "send a number such as 2.5",
-        )
+        let hint = "send a number such as 2.5";
+        Problem::bad_request("invalid Storgo-Timeout: expected a number of seconds", hint)
     })
-}
-
-/// Strong comparison (RFC 9110, 13.1.1).
-fn matches_strongly(value: &HeaderValue, etag: &str) -> bool {
-    value.to_str().is_ok_and(|text| text.split(',').map(str::trim).any(|one| one == "*" || one == etag))
-}
-
-/// Weak comparison (RFC 9110, 13.1.2).
-fn matches_weakly(value: &HeaderValue, etag: &str) -> bool {
-    let Ok(text) = value.to_str() else { return false };
-    text.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag)
-}
-
-/// Whether `Range` applies: without `If-Range`, or if it names this content (strong comparison).
-fn if_range_holds(headers: &HeaderMap, etag: &str) -> bool {
-    headers.get(header::IF_RANGE).is_none_or(|value| value.as_bytes() == etag.as_bytes())
 }

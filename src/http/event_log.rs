@@ -92,11 +92,11 @@ fn to_json(event: &impl Serialize) -> Arc<str> {
 }
 
 #[derive(Serialize)]
-struct TransferEvent<'a> {
-    r#type: &'static str,
+#[serde(tag = "type", rename = "transfer")]
+struct TransferEvent {
     id: String,
     what: Direction,
-    name: Option<&'a str>,
+    name: Option<String>,
     done: u64,
     total: Option<u64>,
     /// Bytes per second of this request.
@@ -171,23 +171,19 @@ impl EventLog {
     /// Starts to log the progress of a transfer. It ends when the returned value is dropped.
     pub(super) fn transfer(
         self: &Arc<Self>,
-        direction: Direction,
+        what: Direction,
         name: Option<String>,
         total: Option<u64>,
     ) -> Progress {
-        let now = Instant::now();
+        let event = TransferEvent { id: String::new(), what, name, done: 0, total, rate: 0, ended: false };
         Progress {
             log: Arc::clone(self),
             id: rand::random(),
-            direction,
-            name,
-            done: 0,
+            event,
             done_before: 0,
             is_part: false,
-            total,
-            started: now,
-            last_logged: now,
-            logged: false,
+            started: Instant::now(),
+            last_logged: None,
         }
     }
 }
@@ -196,32 +192,27 @@ impl EventLog {
 pub(super) struct Progress {
     log: Arc<EventLog>,
     id: u64,
-    direction: Direction,
-    name: Option<String>,
-    /// Bytes transferred.
-    done: u64,
+    event: TransferEvent,
     /// Bytes that earlier parts of the transfer had transferred.
     done_before: u64,
-    /// Whether this is a part of the transfer, which goes on unless `done` reaches `total`.
+    /// Whether this is a part of the transfer, which goes on unless all of it is done.
     is_part: bool,
-    total: Option<u64>,
     started: Instant,
-    last_logged: Instant,
-    logged: bool,
+    last_logged: Option<Instant>,
 }
 
 impl Progress {
     /// Makes this a part of the transfer `id`, of which earlier parts transferred `done` bytes.
     pub(super) fn part_of(mut self, id: u64, done: u64) -> Self {
-        (self.id, self.done, self.done_before, self.is_part) = (id, done, done, true);
+        (self.id, self.event.done, self.done_before, self.is_part) = (id, done, done, true);
         self
     }
 
     pub(super) fn add(&mut self, len_bytes: usize) {
-        self.done += len_bytes as u64;
-        if self.last_logged.elapsed() >= PROGRESS_INTERVAL {
-            (self.last_logged, self.logged) = (Instant::now(), true);
-            self.publish(false);
+        self.event.done += len_bytes as u64;
+        if self.last_logged.unwrap_or(self.started).elapsed() >= PROGRESS_INTERVAL {
+            self.last_logged = Some(Instant::now());
+            self.publish();
         }
     }
 
@@ -237,27 +228,20 @@ impl Progress {
         })
     }
 
-    fn publish(&self, ended: bool) {
+    fn publish(&mut self) {
         let micros = self.started.elapsed().as_micros().max(1);
-        let rate = u128::from(self.done - self.done_before) * 1_000_000 / micros;
-        let event = TransferEvent {
-            r#type: "transfer",
-            id: format!("{:016x}", self.id),
-            what: self.direction,
-            name: self.name.as_deref(),
-            done: self.done,
-            total: self.total,
-            rate: u64::try_from(rate).unwrap_or(u64::MAX),
-            ended,
-        };
-        self.log.append(&event, Some(self.id));
+        let rate = u128::from(self.event.done - self.done_before) * 1_000_000 / micros;
+        self.event.rate = u64::try_from(rate).unwrap_or(u64::MAX);
+        self.event.id = format!("{:016x}", self.id);
+        self.log.append(&self.event, Some(self.id));
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.logged {
-            self.publish(!self.is_part || self.total == Some(self.done));
+        if self.last_logged.is_some() {
+            self.event.ended = !self.is_part || self.event.total == Some(self.event.done);
+            self.publish();
         }
     }
 }

@@ -99,9 +99,9 @@ impl<T: DeserializeOwned + IntoParams, S: Send + Sync> FromRequestParts<S> for Q
         let detail = if let Some(param) = params.iter().find(|param| param.name == name) {
             invalid("query parameter", &name, &serde_json::to_value(&param.schema).unwrap_or_default())
         } else {
-            let names: Vec<_> = params.iter().map(|param| format!("`{}`", param.name)).collect();
+            let names: Vec<_> = params.iter().map(|param| param.name.as_str()).collect();
             let unknown = unknown("query parameter", &name).unwrap_or("unknown query parameter".into());
-            format!("{unknown}; this endpoint takes {}", list(&names, "and"))
+            format!("{unknown}; this endpoint takes `{}`", names.join("`, `"))
         };
         Err(Problem::bad_request(detail, SEE_DOCS))
     }
@@ -132,9 +132,8 @@ fn invalid(what: &str, name: &str, schema: &Value) -> String {
 
 fn allowed_values(schema: &Value) -> Option<String> {
     if let Some(values) = schema["enum"].as_array() {
-        let values: Vec<_> =
-            values.iter().filter_map(Value::as_str).map(|value| format!("`{value}`")).collect();
-        return Some(list(&values, "or"));
+        let values: Vec<_> = values.iter().filter_map(Value::as_str).collect();
+        return Some(format!("one of `{}`", values.join("`, `")));
     }
     let is = |kind: &str| {
         schema["type"] == kind
@@ -153,16 +152,6 @@ fn allowed_values(schema: &Value) -> Option<String> {
         Some(format!("a number{range}"))
     } else {
         schema["pattern"].as_str().map(|pattern| format!("text that matches {pattern}"))
-    }
-}
-
-fn list(items: &[String], conjunction: &str) -> String {
-    match items {
-        [first @ .., second_last, last] => {
-            let first: String = first.iter().map(|item| format!("{item}, ")).collect();
-            format!("{first}{second_last} {conjunction} {last}")
-        }
-        items => items.concat(),
     }
 }
 
@@ -249,13 +238,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_invalid_query_is_explained_without_its_values() {
-        let takes = "this endpoint takes `limit`, `order` and `all`";
+        let takes = "this endpoint takes `limit`, `order`, `all`";
         for (query, detail) in [
             (
                 "limit=KEY",
                 "invalid value of query parameter `limit`: expected an integer from 1 to 100".into(),
             ),
-            ("order=KEY", "invalid value of query parameter `order`: expected `asc` or `desc`".into()),
+            ("order=KEY", "invalid value of query parameter `order`: expected one of `asc`, `desc`".into()),
             ("all=KEY", "invalid value of query parameter `all`: expected `true` or `false`".into()),
             ("limit=1&foo=KEY", format!("unknown query parameter `foo`; {takes}")),
             ("KEY=1", format!("unknown query parameter; {takes}")),

@@ -2,10 +2,20 @@
 
 use std::time::Duration;
 
-use axum::{Extension, Json, extract::State, http::HeaderMap};
+use axum::{
+    Extension, Json,
+    extract::{FromRequestParts, State},
+    http::request::Parts,
+};
 use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, ToSchema,
+    openapi::{
+        ObjectBuilder, Required, Type,
+        path::{Parameter, ParameterBuilder, ParameterIn},
+    },
+};
 
 use super::{
     auth::{Caller, Scope},
@@ -18,8 +28,8 @@ use crate::{
     node::{
         HealthFilter, ListOptions, Node, Reference, Sort,
         report::{
-            BlockList, DirEntryInfo, EntryList, FileInfo, FileList, HealthReport, Placement, RemoveReport,
-            RepairReport, VerifyReport,
+            BlockList, EntryList, FileInfo, FileList, HealthReport, Placement, RemoveReport, RepairReport,
+            VerifyReport,
         },
     },
 };
@@ -42,25 +52,15 @@ pub(super) struct ListQuery {
     /// every block of every file.
     #[serde(default)]
     #[param(inline)]
-    health: HealthFilter,
-    /// What to sort by.
+    health: Whole,
+    /// The order of the files.
     #[serde(default)]
     #[param(inline)]
-    sort: SortKey,
+    sort: Sort,
     /// The direction of sorting.
     #[serde(default)]
     #[param(inline)]
     order: Order,
-}
-
-#[derive(Default, Clone, Copy, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-enum SortKey {
-    #[default]
-    Cid,
-    Name,
-    Size,
-    Created,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
@@ -88,18 +88,12 @@ pub(super) async fn list(
     Extension(caller): Extension<Caller>,
     QueryParams(query): QueryParams<ListQuery>,
 ) -> Result<Json<FileList>, Problem> {
-    let sort = match query.sort {
-        SortKey::Cid => Sort::Cid,
-        SortKey::Name => Sort::Name,
-        SortKey::Size => Sort::Size,
-        SortKey::Created => Sort::Created,
-    };
     let options = ListOptions {
         cursor: query.cursor,
         limit: page_size(query.limit)?,
         query: query.q,
         health: query.health,
-        sort,
+        sort: query.sort,
         descending: query.order == Order::Desc,
     };
     let mut list = node.list(options).await?;
@@ -107,10 +101,33 @@ pub(super) async fn list(
     Ok(Json(list))
 }
 
-/// The file that a path names, with the read key from the request's headers.
-pub(super) fn reference(text: &str, headers: &HeaderMap) -> Result<Reference, Problem> {
-    let key = headers.get(KEY_HEADER).map(|value| parse_key(value.as_bytes())).transpose()?;
-    Ok(Reference::new(text, key))
+/// The file that a path names as `{reference}`, with the read key from the headers.
+pub(super) struct FileRef(pub(super) Reference);
+
+impl<S: Send + Sync> FromRequestParts<S> for FileRef {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let PathParam(text) = PathParam::<String>::from_request_parts(parts, state).await?;
+        let key = parts.headers.get(KEY_HEADER).map(|value| parse_key(value.as_bytes())).transpose()?;
+        Ok(Self(Reference::new(&text, key)))
+    }
+}
+
+impl IntoParams for FileRef {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let param = |name: &str, place, required, description: &str| {
+            let text = ObjectBuilder::new().schema_type(Type::String);
+            let param = ParameterBuilder::new().name(name).parameter_in(place).required(required);
+            param.description(Some(description)).schema(Some(text)).build()
+        };
+        let (reference, key) =
+            ("CID, or name of a file on this node", "Read key in base64url, if this node does not know it");
+        vec![
+            param("reference", ParameterIn::Path, Required::True, reference),
+            param(KEY_HEADER, ParameterIn::Header, Required::False, key),
+        ]
+    }
 }
 
 fn parse_key(text: &[u8]) -> Result<Key, Problem> {
@@ -138,16 +155,15 @@ pub(super) struct InfoQuery {
 ///
 /// `link` needs the scope `write`. Of a folder, the first 10,000 entries are listed; if there are more, `entries_next` is
 /// the cursor for `GET /files/{reference}/entries`.
-#[utoipa::path(method(get, head), path = "/files/{reference}", tag = "files", params(("reference" = String, Path, description = "CID, or name of a file on this node"), InfoQuery, ("storgo-key" = Option<String>, Header, description = "Read key in base64url, if this node does not know it")),
+#[utoipa::path(method(get, head), path = "/files/{reference}", tag = "files", params(FileRef, InfoQuery),
     responses((status = 200, body = FileInfo), (status = 404), (status = 422), (status = 502), (status = 504)))]
 pub(super) async fn info(
     State(node): State<Node>,
-    PathParam(text): PathParam<String>,
+    FileRef(reference): FileRef,
     QueryParams(query): QueryParams<InfoQuery>,
     Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
 ) -> Result<Json<FileInfo>, Problem> {
-    let mut info = node.info(&reference(&text, &headers)?, query.providers).await?;
+    let mut info = node.info(&reference, query.providers).await?;
     hide_links(&caller, &mut info);
     Ok(Json(info))
 }
@@ -156,13 +172,7 @@ pub(super) async fn info(
 fn hide_links(caller: &Caller, info: &mut FileInfo) {
     if caller.scope < Scope::Write {
         info.link = None;
-        hide_entry_links(caller, info.entries.iter_mut().flatten());
-    }
-}
-
-fn hide_entry_links<'a>(caller: &Caller, entries: impl IntoIterator<Item = &'a mut DirEntryInfo>) {
-    if caller.scope < Scope::Write {
-        entries.into_iter().for_each(|entry| entry.link.clear());
+        info.entries.iter_mut().flatten().for_each(|entry| entry.link.clear());
     }
 }
 
@@ -178,20 +188,19 @@ pub(super) struct EntriesQuery {
 }
 
 /// Lists the entries of a folder by name, page by page. `link` is empty without the scope `write`.
-#[utoipa::path(get, path = "/files/{reference}/entries", tag = "files",
-    params(("reference" = String, Path, description = "CID, or name of a file on this node"), EntriesQuery,
-        ("storgo-key" = Option<String>, Header, description = "Read key in base64url, if this node does not know it")),
+#[utoipa::path(get, path = "/files/{reference}/entries", tag = "files", params(FileRef, EntriesQuery),
     responses((status = 200, body = EntryList), (status = 404), (status = 422), (status = 502), (status = 504)))]
 pub(super) async fn entries(
     State(node): State<Node>,
-    PathParam(text): PathParam<String>,
+    FileRef(reference): FileRef,
     QueryParams(query): QueryParams<EntriesQuery>,
     Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
 ) -> Result<Json<EntryList>, Problem> {
-    let (reference, limit) = (reference(&text, &headers)?, page_size(query.limit)?);
+    let limit = page_size(query.limit)?;
     let mut list = node.entries(&reference, query.cursor.unwrap_or(0), limit).await?;
-    hide_entry_links(&caller, &mut list.entries);
+    if caller.scope < Scope::Write {
+        list.entries.iter_mut().for_each(|entry| entry.link.clear());
+    }
     Ok(Json(list))
 }
 
@@ -220,16 +229,14 @@ pub(super) struct BlocksQuery {
 }
 
 /// Lists the blocks of a file in order, and whether this node has them.
-#[utoipa::path(get, path = "/files/{reference}/blocks", tag = "files",
-    params(("reference" = String, Path, description = "CID, or name of a file on this node"), BlocksQuery),
+#[utoipa::path(get, path = "/files/{reference}/blocks", tag = "files", params(FileRef, BlocksQuery),
     responses((status = 200, body = BlockList), (status = 404), (status = 422), (status = 502)))]
 pub(super) async fn blocks(
     State(node): State<Node>,
-    PathParam(text): PathParam<String>,
+    FileRef(reference): FileRef,
     QueryParams(query): QueryParams<BlocksQuery>,
-    headers: HeaderMap,
 ) -> Result<Json<BlockList>, Problem> {
-    let (reference, limit) = (reference(&text, &headers)?, page_size(query.limit)?);
+    let limit = page_size(query.limit)?;
     let cursor = query.cursor.unwrap_or(0);
     Ok(Json(if query.holders {
         node.block_holders(&reference, cursor, limit).await?
@@ -241,65 +248,58 @@ pub(super) async fn blocks(
 /// Reports which blocks of a file this node has, which nodes have the others, and how many nodes may be lost.
 ///
 /// Peers are asked during the request. Blocks are not read; `verify` does that.
-#[utoipa::path(get, path = "/files/{reference}/health", tag = "files", params(("reference" = String, Path, description = "CID, or name of a file on this node")),
+#[utoipa::path(get, path = "/files/{reference}/health", tag = "files", params(FileRef),
     responses((status = 200, body = HealthReport), (status = 404), (status = 422), (status = 502), (status = 504)))]
 pub(super) async fn health(
     State(node): State<Node>,
-    PathParam(text): PathParam<String>,
-    headers: HeaderMap,
+    FileRef(reference): FileRef,
 ) -> Result<Json<HealthReport>, Problem> {
-    Ok(Json(node.health(&reference(&text, &headers)?).await?))
+    Ok(Json(node.health(&reference).await?))
 }
 
 /// Fetches the missing blocks of a kept file from peers.
-#[utoipa::path(post, path = "/files/{reference}/repair", tag = "files", params(("reference" = String, Path, description = "CID, or name of a file on this node")),
+#[utoipa::path(post, path = "/files/{reference}/repair", tag = "files", params(FileRef),
     responses((status = 200, body = RepairReport), (status = 404), (status = 422), (status = 502), (status = 507)))]
 pub(super) async fn repair(
     State(node): State<Node>,
-    PathParam(text): PathParam<String>,
-    headers: HeaderMap,
+    FileRef(reference): FileRef,
 ) -> Result<Json<RepairReport>, Problem> {
-    Ok(Json(node.repair(Some(&reference(&text, &headers)?)).await?))
+    Ok(Json(node.repair(Some(&reference)).await?))
 }
 
 /// Reports whether a file has been announced to the network.
-#[utoipa::path(get, path = "/files/{reference}/placement", tag = "files", params(("reference" = String, Path, description = "CID, or name of a file on this node"), WaitQuery, ("storgo-key" = Option<String>, Header, description = "Read key in base64url, if this node does not know it")),
+#[utoipa::path(get, path = "/files/{reference}/placement", tag = "files", params(FileRef, WaitQuery),
     responses((status = 200, body = Placement), (status = 404), (status = 502)))]
 pub(super) async fn placement(
     State(node): State<Node>,
-    PathParam(text): PathParam<String>,
+    FileRef(reference): FileRef,
     QueryParams(query): QueryParams<WaitQuery>,
-    headers: HeaderMap,
 ) -> Result<Json<Placement>, Problem> {
     let wait = Duration::try_from_secs_f64(query.wait).map_err(|_| {
-        Problem::bad_request(
-            "invalid value of query parameter `wait`: expected a number of at least 0",
-            "pass a number of seconds up to 300",
-        )
+        let hint = "pass a number of seconds up to 300";
+        Problem::bad_request("invalid value of query parameter `wait`: expected a number of at least 0", hint)
     })?;
-    Ok(Json(node.placement(&reference(&text, &headers)?, wait.min(MAX_WAIT)).await?))
+    Ok(Json(node.placement(&reference, wait.min(MAX_WAIT)).await?))
 }
 
 /// Removes a file from this node. Blocks that no other file needs are collected later.
-#[utoipa::path(delete, path = "/files/{reference}", tag = "files", params(("reference" = String, Path, description = "CID, or name of a file on this node"), ("storgo-key" = Option<String>, Header, description = "Read key in base64url, if this node does not know it")),
+#[utoipa::path(delete, path = "/files/{reference}", tag = "files", params(FileRef),
     responses((status = 200, body = RemoveReport), (status = 404)))]
 pub(super) async fn remove(
     State(node): State<Node>,
-    PathParam(text): PathParam<String>,
-    headers: HeaderMap,
+    FileRef(reference): FileRef,
 ) -> Result<Json<RemoveReport>, Problem> {
-    Ok(Json(node.remove(&reference(&text, &headers)?).await?))
+    Ok(Json(node.remove(&reference).await?))
 }
 
 /// Reads and checks every block of a file. Damaged blocks are fetched from peers.
-#[utoipa::path(post, path = "/files/{reference}/verify", tag = "files", params(("reference" = String, Path, description = "CID, or name of a file on this node"), ("storgo-key" = Option<String>, Header, description = "Read key in base64url, if this node does not know it")),
+#[utoipa::path(post, path = "/files/{reference}/verify", tag = "files", params(FileRef),
     responses((status = 200, body = VerifyReport), (status = 404), (status = 422), (status = 502), (status = 504)))]
 pub(super) async fn verify(
     State(node): State<Node>,
-    PathParam(text): PathParam<String>,
-    headers: HeaderMap,
+    FileRef(reference): FileRef,
 ) -> Result<Json<VerifyReport>, Problem> {
-    Ok(Json(node.verify(Some(&reference(&text, &headers)?)).await?))
+    Ok(Json(node.verify(Some(&reference)).await?))
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -6,7 +6,7 @@ use utoipa::{
     openapi::{
         Components, Content, ContentBuilder, HeaderBuilder, KnownFormat, ObjectBuilder, Ref, RefOr, Required,
         ResponseBuilder, Type,
-        path::Operation,
+        path::{Operation, PathItem},
         schema::{Schema, SchemaFormat},
         security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme},
     },
@@ -66,20 +66,11 @@ pub(super) fn finish(openapi: &mut utoipa::openapi::OpenApi, cookie: &str) {
     let components = openapi.components.get_or_insert_with(Components::new);
     components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(session)));
     for (path, item) in &mut openapi.paths.paths {
-        let operations = [
-            &mut item.get,
-            &mut item.head,
-            &mut item.post,
-            &mut item.put,
-            &mut item.patch,
-            &mut item.delete,
-            &mut item.options,
-        ];
-        for operation in operations.into_iter().flatten() {
-            let open = !path.starts_with("/api/")
-                || path.starts_with("/api/openapi")
-                || path.starts_with("/api/docs");
-            finish_operation(operation, open && path != "/metrics");
+        let needs_token = path.starts_with("/api/") || path == "/metrics";
+        let open = ["/api/openapi", "/api/docs"].iter().any(|open| path.starts_with(open));
+        let PathItem { get, head, post, patch, delete, options, .. } = item;
+        for operation in [get, head, post, patch, delete, options].into_iter().flatten() {
+            finish_operation(operation, open || !needs_token);
         }
     }
 }
@@ -115,13 +106,9 @@ fn finish_operation(operation: &mut Operation, open: bool) {
             let reason = status.and_then(|status| status.canonical_reason()).unwrap_or_default();
             reason.clone_into(&mut response.description);
         }
-        let id = ObjectBuilder::new().schema_type(Type::String);
-        response.headers.insert(
-            REQUEST_ID_HEADER.into(),
-            RefOr::T(
-                HeaderBuilder::new().schema(Some(id)).description(Some("The id of this request")).build(),
-            ),
-        );
+        let id = HeaderBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String)));
+        let id = id.description(Some("The id of this request")).build();
+        response.headers.insert(REQUEST_ID_HEADER.into(), RefOr::T(id));
     }
 }
 

@@ -79,19 +79,15 @@ pub(super) async fn verify(
     State(lock): State<VerifyLock>,
 ) -> Result<Json<VerifyReport>, Problem> {
     let guard = lock.0.try_lock_owned().map_err(|_| {
-        Problem::new(
-            StatusCode::CONFLICT,
-            ErrorCode::Locked,
-            "another verification is running",
-            "try again when it has ended; it goes on even if its client has disconnected",
-        )
+        let hint = "try again when it has ended; it goes on even if its client has disconnected";
+        Problem::new(StatusCode::CONFLICT, ErrorCode::Locked, "another verification is running", hint)
     })?;
     // A task of its own finishes even if the client disconnects.
     let verified = tokio::spawn(async move {
         let _guard = guard;
         node.verify(None).await
     });
-    Ok(Json(verified.await.map_err(|_| Problem::internal("a task of this node panicked"))??))
+    Ok(Json(verified.await??))
 }
 
 /// Held while all blocks are verified: one verification runs at a time.
@@ -186,7 +182,7 @@ pub struct SettingInfo {
     pub key: String,
     /// The value. Lists are separated by commas; a secret is `set` or `not set`.
     pub value: String,
-    /// Where the value comes from.
+    /// The source of the value.
     pub origin: String,
 }
 

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
+    body::HttpBody,
     extract::{Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
@@ -74,29 +75,25 @@ const fn yes() -> bool {
 impl PutQuery {
     fn options(self) -> Result<(PutOptions, FileKind), Problem> {
         if self.copies.is_some() || self.erasure.is_some() {
-            return Err(Problem::bad_request(
-                "redundancy is not available yet: `copies` and `erasure` are not supported",
-                "leave them out, and store the file on each node that shall keep it",
-            ));
+            let detail = "redundancy is not available yet: `copies` and `erasure` are not supported";
+            let hint = "leave them out, and store the file on each node that shall keep it";
+            return Err(Problem::bad_request(detail, hint));
         }
         check_name(self.name.as_deref())?;
-        if self
-            .media_type
-            .as_deref()
-            .is_some_and(|kind| kind.len() > 255 || kind.chars().any(char::is_control))
-        {
+        let invalid = |kind: &str| kind.len() > 255 || kind.chars().any(char::is_control);
+        if self.media_type.as_deref().is_some_and(invalid) {
             let detail = "invalid media type: expected at most 255 bytes without control characters";
             return Err(Problem::bad_request(detail, "pass a media type such as text/plain"));
         }
-        let chunker = self.chunker.map(|text| text.parse()).transpose();
+        let chunker = self.chunker.map(|text| text.parse()).transpose().map_err(|_| {
+            let hint = "pass `fastcdc`, or `fixed:SIZE` with 4 KiB to 1984 KiB, such as fixed:1MiB";
+            Problem::bad_request("invalid value of query parameter `chunker`", hint)
+        })?;
         let options = PutOptions {
             name: self.name,
             public: self.public,
             dedup: self.dedup,
-            chunker: chunker.map_err(|_| {
-                let hint = "pass `fastcdc`, or `fixed:SIZE` with 4 KiB to 1984 KiB, such as fixed:1MiB";
-                Problem::bad_request("invalid value of query parameter `chunker`", hint)
-            })?,
+            chunker,
             media_type: self.media_type,
             mtime: self.mtime,
             mode: self.mode,
@@ -105,20 +102,15 @@ impl PutQuery {
     }
 }
 
-/// The stored files of a form.
-#[derive(Serialize, ToSchema)]
-pub(super) struct PutForm {
-    /// One report per file, in the order of the form.
-    files: Vec<PutReport>,
-}
-
 /// The stored file, or the stored files of a form.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-#[allow(dead_code, reason = "documents the response")]
 enum Put {
     One(PutReport),
-    Form(PutForm),
+    Form {
+        /// One report per file, in the order of the form.
+        files: Vec<PutReport>,
+    },
 }
 
 /// Stores the body as a file, or as a folder if it is a tar stream and `tree` is true.
@@ -142,14 +134,14 @@ pub(super) async fn put(
     // The command line of this machine has the scope `admin` and waits as long as it takes.
     let timeout = if caller.scope == Scope::Admin { Duration::MAX } else { PERMIT_TIMEOUT };
     let permit = upload_permit(&node, timeout).await?;
-    let len = request.headers().get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
+    let len = request.body().size_hint().exact();
     let progress = events.transfer(Direction::Put, options.name.clone(), len);
     let errors = BodyErrors::default();
     let bytes = progress.count(errors.watch(with_min_rate(request.into_body())));
     let stored = permit.put(bytes, options, kind).await;
     let report = stored.map_err(|error| errors.problem(error))?;
     let location = format!("/api/v1/files/{}", report.cid);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(report)).into_response())
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(Put::One(report))).into_response())
 }
 
 /// Waits for the permit to store the bytes that a client sends. Fails with 503 after `timeout`.
@@ -193,12 +185,10 @@ async fn put_form(
         files.push(stored.map_err(|error| errors.problem(error))?);
     }
     if files.is_empty() {
-        return Err(Problem::bad_request(
-            "the form has no file",
-            "send each file in a part with a file name",
-        ));
+        let hint = "send each file in a part with a file name";
+        return Err(Problem::bad_request("the form has no file", hint));
     }
-    Ok((StatusCode::CREATED, Json(PutForm { files })).into_response())
+    Ok((StatusCode::CREATED, Json(Put::Form { files })).into_response())
 }
 
 #[cfg(test)]
@@ -221,7 +211,7 @@ mod tests {
             }
         };
         assert_eq!((taken.len(), refused.status()), (16, StatusCode::SERVICE_UNAVAILABLE));
-        assert!(refused.headers().contains_key(header::RETRY_AFTER));
+        assert_eq!(refused.headers()[header::RETRY_AFTER], "10");
         let local = node.local_upload_permit().await.expect("a permit");
         let bytes = futures::stream::iter([Ok(Bytes::from_static(b"bytes"))]);
         let report = local.put(bytes, PutOptions::named(""), FileKind::File).await.expect("stored");

@@ -11,13 +11,17 @@ use std::{
 use axum::{
     body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderValue, StatusCode},
+    http::StatusCode,
     middleware::Next,
     response::Response,
 };
 use futures::stream;
 
-use super::{extract::PathParam, headers::REQUEST_ID_HEADER, problem::Problem};
+use super::{
+    extract::PathParam,
+    headers::{REQUEST_ID_HEADER, header_value},
+    problem::Problem,
+};
 
 /// Maximum number of failed responses that are remembered.
 const MAX_REMEMBERED: usize = 256;
@@ -31,9 +35,7 @@ pub(super) async fn add(mut request: Request, next: Next) -> Response {
     let id = format!("{:016x}", rand::random::<u64>());
     request.extensions_mut().insert(RequestId(id.clone()));
     let mut response = next.run(request).await;
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID_HEADER, value);
-    }
+    response.headers_mut().insert(REQUEST_ID_HEADER, header_value(&id));
     if response.status() == StatusCode::NOT_MODIFIED {
         // A body of unknown length: `Content-Length: 0` would claim that the content is empty (RFC 9110, 8.6).
         *response.body_mut() = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
@@ -68,9 +70,7 @@ pub(super) async fn error(
     PathParam(id): PathParam<String>,
 ) -> Problem {
     broken.get(&id).unwrap_or_else(|| {
-        Problem::not_found(
-            "no recent response with this request id broke off",
-            "pass the X-Request-Id of the response that broke off; the last 256 are remembered",
-        )
+        let hint = "pass the X-Request-Id of the response that broke off; the last 256 are remembered";
+        Problem::not_found("no recent response with this request id broke off", hint)
     })
 }

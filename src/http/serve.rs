@@ -64,7 +64,7 @@ pub enum Tls {
     SelfSigned,
 }
 
-/// Where and how to serve.
+/// Options of a server.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
     /// The address to listen on. Port 0 takes a free port.
@@ -216,7 +216,7 @@ async fn serve_requests(
         let (router, client, stop) = (router.clone(), ClientConnection::new(&connection), stop.clone());
         async move {
             let mut request =
-                request.map(|body| Body::new(DrainOnDrop::new(body, client.authenticated(), stop)));
+                request.map(|body| Body::new(DrainOnDrop::new(Body::new(body), client.clone(), stop)));
             request.extensions_mut().insert(client.clone());
             let response = router.oneshot(request).await?;
             // Keeps `client`, and so the connection, until the last frame has been sent.

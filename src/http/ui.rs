@@ -3,8 +3,6 @@
 //! No token is needed for them: they hold no secrets, and the page has to load before anybody can sign in. The page does
 //! everything through the API.
 
-use std::sync::LazyLock;
-
 use axum::{
     Router,
     body::Body,
@@ -13,9 +11,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use data_encoding::HEXLOWER;
 
-use super::problem;
+use super::{etag, headers::header_value, problem};
 
 /// The page may load its own files and call its own API. Inline scripts, inline styles and HTML made from text are
 /// forbidden.
@@ -23,9 +20,9 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
      media-src 'self' blob:; connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; \
      frame-ancestors 'none'; require-trusted-types-for 'script'";
 
-const HTML: &str = "text/html; charset=utf-8";
-const CSS: &str = "text/css; charset=utf-8";
-const JS: &str = "text/javascript; charset=utf-8";
+pub(super) const HTML: &str = "text/html; charset=utf-8";
+pub(super) const CSS: &str = "text/css; charset=utf-8";
+pub(super) const JS: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
 /// One file of the page.
@@ -56,48 +53,42 @@ static ASSETS: &[Asset] = assets! {
         "views/not-found.js" "views/overview.js" "views/peers.js" "views/settings.js" "views/signin.js";
 };
 
-/// The entity tag of each file, a hash of its bytes, in the order of [`ASSETS`].
-static TAGS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| {
-    let tag = |asset: &Asset| {
-        let hash = HEXLOWER.encode(&blake3::hash(asset.bytes).as_bytes()[..16]);
-        HeaderValue::from_str(&format!("\"{hash}\"")).unwrap_or(HeaderValue::from_static("\"\""))
-    };
-    ASSETS.iter().map(tag).collect()
-});
-
 /// `GET /` returns the page, `GET /ui/…` its scripts, style and icon.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new().route("/", get(index)).route("/ui/{*path}", get(file))
 }
 
 async fn index(headers: HeaderMap) -> Response {
-    answer("index.html", &headers).unwrap_or_else(|| StatusCode::NOT_FOUND.into_response())
+    file(Path("index.html".into()), headers).await
 }
 
+/// Paths are compared with the list as a whole, so no path can lead outside it.
 async fn file(Path(path): Path<String>, headers: HeaderMap) -> Response {
-    match answer(&path, &headers) {
-        Some(response) => response,
+    match ASSETS.iter().find(|asset| asset.path == path) {
+        Some(asset) => respond(&headers, asset.media_type, POLICY, asset.bytes),
         None => problem::no_such_path().await.into_response(),
     }
 }
 
-/// Returns the response for a file; `None` means there is no such file. Paths are compared with the list as a whole, so
-/// no path can lead outside it.
-fn answer(path: &str, headers: &HeaderMap) -> Option<Response> {
-    let at = ASSETS.iter().position(|asset| asset.path == path)?;
-    let (asset, tag) = (&ASSETS[at], &TAGS[at]);
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|value| lists(value, tag));
-    let mut response = if known {
+/// Returns an embedded file, or 304 if the browser has it.
+pub(super) fn respond(
+    request: &HeaderMap,
+    media_type: &'static str,
+    policy: &'static str,
+    bytes: &'static [u8],
+) -> Response {
+    let etag = format!("\"{}\"", &blake3::hash(bytes).to_hex()[..32]);
+    let mut response = if etag::is_known(request, &etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        ([(header::CONTENT_TYPE, asset.media_type)], Body::from(asset.bytes)).into_response()
+        ([(header::CONTENT_TYPE, media_type)], Body::from(bytes)).into_response()
     };
-    let out = response.headers_mut();
-    out.insert(header::ETAG, tag.clone());
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, header_value(&etag));
     // Browsers revalidate every time, so that the page of a new binary appears at once.
     for (name, value) in [
         (header::CACHE_CONTROL, "no-cache"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CONTENT_SECURITY_POLICY, policy),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_FRAME_OPTIONS, "DENY"),
@@ -108,17 +99,9 @@ fn answer(path: &str, headers: &HeaderMap) -> Option<Response> {
             "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
         ),
     ] {
-        out.insert(name, HeaderValue::from_static(value));
+        headers.insert(name, HeaderValue::from_static(value));
     }
-    Some(response)
-}
-
-/// Whether an `If-None-Match` contains this tag (weak comparison).
-fn lists(value: &HeaderValue, tag: &HeaderValue) -> bool {
-    let Ok(text) = value.to_str() else { return false };
-    text.split(',')
-        .map(str::trim)
-        .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one).as_bytes() == tag)
+    response
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use std::{
 
 use axum::{
     Json,
-    body::Body,
+    body::{Body, HttpBody},
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -30,7 +30,8 @@ use futures::StreamExt;
 use self::{
     part_file::{Checksum, PartError, Piece},
     tus_headers::{CID, EXPIRES, LENGTH, METADATA, OFFSET, PART_TYPE},
-    upload::{Upload, UploadPlan},
+    upload::{Upload, UploadPlan, UploadState},
+    upload_registry::permit,
 };
 pub(super) use self::{
     spooled_file::SpooledFile,
@@ -42,6 +43,7 @@ use super::{
     body::{base_name, with_min_rate},
     event_log::{Direction, EventLog},
     extract::PathParam,
+    headers::header_value,
     problem::Problem,
 };
 use crate::node::{check_name, error::ErrorCode};
@@ -50,12 +52,12 @@ use crate::node::{check_name, error::ErrorCode};
 #[utoipa::path(method(options), path = "/uploads", tag = "uploads",
     responses((status = 204, headers(("tus-version" = String), ("tus-extension" = String), ("tus-checksum-algorithm" = String)))))]
 pub(super) async fn discover() -> Response {
-    let mut response = StatusCode::NO_CONTENT.into_response();
-    let headers = response.headers_mut();
-    headers.insert("tus-version", HeaderValue::from_static(tus_headers::VERSION));
-    headers.insert("tus-extension", HeaderValue::from_static(tus_headers::EXTENSIONS));
-    headers.insert("tus-checksum-algorithm", HeaderValue::from_static("sha1,sha256"));
-    response
+    let headers = [
+        ("tus-version", tus_headers::VERSION),
+        ("tus-extension", tus_headers::EXTENSIONS),
+        ("tus-checksum-algorithm", "sha1,sha256"),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
 }
 
 /// Creates an upload. With `Content-Type: application/offset+octet-stream`, the body is its first part.
@@ -95,7 +97,7 @@ pub(super) async fn create(
     }
     let mut response = (StatusCode::CREATED, progress(&uploads, &upload)).into_response();
     let location = format!("/api/v1/uploads/{}", upload.id);
-    response.headers_mut().insert(header::LOCATION, tus_headers::value(&location));
+    response.headers_mut().insert(header::LOCATION, header_value(&location));
     Ok(response)
 }
 
@@ -138,7 +140,7 @@ pub(super) async fn offset(
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(LENGTH, HeaderValue::from(upload.plan.length));
     if let Some(metadata) = &upload.plan.metadata {
-        headers.insert(METADATA, tus_headers::value(metadata));
+        headers.insert(METADATA, header_value(metadata));
     }
     Ok(headers.into_response())
 }
@@ -164,20 +166,15 @@ pub(super) async fn patch(
 ) -> Result<Response, Problem> {
     let upload = uploads.find(&id)?;
     if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != PART_TYPE) {
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            ErrorCode::BadRequest,
-            "the Content-Type of the body is not that of a part of an upload",
-            format!("send `Content-Type: {PART_TYPE}`"),
-        ));
+        let detail = "the Content-Type of the body is not that of a part of an upload";
+        let hint = format!("send `Content-Type: {PART_TYPE}`");
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BadRequest, detail, hint));
     }
     let at = tus_headers::number(&headers, &OFFSET)?.ok_or_else(|| {
         Problem::bad_request("Upload-Offset is missing", "send the offset that a HEAD request returns")
     })?;
     let checksum = tus_headers::checksum(&headers)?;
-    let content_length: Option<u64> =
-        headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
-    if content_length.is_some_and(|len| len > upload.plan.length.saturating_sub(at)) {
+    if body.size_hint().lower() > upload.plan.length.saturating_sub(at) {
         return Err(PartError::TooLong.into());
     }
     receive(&uploads, &events, &upload, at, checksum, body).await?;
@@ -196,15 +193,12 @@ async fn receive(
     let lock = upload.lock().await?;
     let offset = upload.offset();
     if at != offset {
-        return Err(Problem::new(
-            StatusCode::CONFLICT,
-            ErrorCode::BadRequest,
-            format!("the part begins at {at}, but the upload has {offset} bytes"),
-            "continue from the offset that a HEAD request returns",
-        ));
+        let detail = format!("the part begins at {at}, but the upload has {offset} bytes");
+        let hint = "continue from the offset that a HEAD request returns";
+        return Err(Problem::new(StatusCode::CONFLICT, ErrorCode::BadRequest, detail, hint));
     }
     if at < upload.plan.length {
-        let _permit = uploads.write_permit().await?;
+        let _permit = permit(&uploads.writers, "parts of uploads").await?;
         let progress = events.transfer(Direction::Put, upload.plan.name.clone(), Some(upload.plan.length));
         let mut progress = progress.part_of(upload.transfer, at);
         let cancelled = lock.cancelled.clone();
@@ -228,10 +222,8 @@ async fn receive(
         drop(pieces);
         written.await.map_err(|_| Problem::internal("a thread of this node panicked"))??;
         if !complete {
-            return Err(Problem::bad_request(
-                "the part broke off",
-                "continue from the offset that a HEAD request returns: bytes that arrived are kept",
-            ));
+            let hint = "continue from the offset that a HEAD request returns: bytes that arrived are kept";
+            return Err(Problem::bad_request("the part broke off", hint));
         }
     } else {
         drop(lock);
@@ -252,13 +244,10 @@ pub(super) async fn terminate(
 ) -> Result<StatusCode, Problem> {
     let upload = uploads.find(&id)?;
     let _lock = upload.lock().await?;
-    if upload.is_storing() {
-        return Err(Problem::new(
-            StatusCode::LOCKED,
-            ErrorCode::Locked,
-            "this upload is complete and is being stored",
-            "wait until it is stored, and remove the file then",
-        ));
+    if upload.info(uploads.retention).state == UploadState::Storing {
+        let detail = "this upload is complete and is being stored";
+        let hint = "wait until it is stored, and remove the file then";
+        return Err(Problem::new(StatusCode::LOCKED, ErrorCode::Locked, detail, hint));
     }
     uploads.remove(&upload).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -278,18 +267,18 @@ pub(super) async fn one(
     PathParam(id): PathParam<String>,
 ) -> Result<Json<UploadInfo>, Problem> {
     let upload = uploads.find(&id)?;
-    Ok(Json(uploads.info(&upload)))
+    Ok(Json(upload.info(uploads.retention)))
 }
 
 /// The progress of an upload, as headers.
 fn progress(uploads: &UploadRegistry, upload: &Upload) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let info = uploads.info(upload);
+    let info = upload.info(uploads.retention);
     headers.insert(OFFSET, HeaderValue::from(info.offset));
     let expires = UNIX_EPOCH + Duration::from_secs(u64::try_from(info.expires_unix_s).unwrap_or_default());
-    headers.insert(EXPIRES, tus_headers::value(&httpdate::fmt_http_date(expires)));
+    headers.insert(EXPIRES, header_value(&httpdate::fmt_http_date(expires)));
     if let Some(cid) = info.cid {
-        headers.insert(CID, tus_headers::value(&cid.to_string()));
+        headers.insert(CID, header_value(&cid.to_string()));
     }
     headers
 }

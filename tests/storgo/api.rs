@@ -1,4 +1,4 @@
-//! Calls to the HTTP API of a real node, byte by byte: nothing between the test and the socket.
+//! Requests to the HTTP API of a real node, written to the socket byte by byte.
 
 use std::{
     io::{Read, Write},
@@ -9,14 +9,14 @@ use serde_json::Value;
 
 use super::binary::{DEADLINE, Live, Machine};
 
-/// The API of a node, and what is shown to it.
+/// The API of a node, with the token that requests carry.
 #[derive(Clone)]
 pub struct Api {
     pub addr: String,
     pub token: Option<String>,
 }
 
-/// What came back.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -26,19 +26,19 @@ pub struct Answer {
 }
 
 impl Api {
-    /// The API of this node, opened with its own token.
+    /// The API of this node, with the node's own token.
     pub fn of(machine: &Machine, node: &Live) -> Self {
         let token = std::fs::read_to_string(machine.data().join("api.token")).expect("a token");
         let addr = node.status["http"].as_str().expect("it serves").into();
         Self { addr, token: Some(token.trim().into()) }
     }
 
-    /// The same with another token.
+    /// The same API with another token.
     pub fn with(&self, token: &str) -> Self {
         Self { token: Some(token.into()), ..self.clone() }
     }
 
-    /// The same with no token.
+    /// The same API without a token.
     pub fn bare(&self) -> Self {
         Self { token: None, ..self.clone() }
     }
@@ -53,16 +53,16 @@ impl Api {
         self.ask("POST", path, &[("content-type", "application/json")], body.to_string().as_bytes())
     }
 
-    /// One call. A header named here replaces the one that would be sent.
+    /// Sends a request and reads its response. `headers` replace the default ones.
     #[track_caller]
     pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let mut stream = self.send(method, path, headers, body.len() as u64);
-        // A server that refuses a body may close before all of it is sent.
+        // A server that refuses a body may close the connection before all of it is sent.
         drop(stream.write_all(body));
         answer(stream, method == "HEAD")
     }
 
-    /// Opens a call and sends its head.
+    /// Sends the head of a request.
     #[track_caller]
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], len: u64) -> TcpStream {
         let mut stream = TcpStream::connect(&self.addr).expect("connected");
@@ -86,11 +86,11 @@ impl Api {
     }
 }
 
-/// Reads an answer to its end.
+/// Reads a response to its end.
 #[track_caller]
 pub fn answer(mut stream: impl Read, no_body: bool) -> Answer {
     let mut bytes = Vec::new();
-    // A connection that is closed hard may still have said why.
+    // A response may have arrived before the connection was reset.
     if let Err(e) = stream.read_to_end(&mut bytes) {
         assert!(!bytes.is_empty(), "no answer: {e}");
     }
@@ -135,7 +135,7 @@ impl Answer {
         self
     }
 
-    /// It is a problem document of this status and code, with what happened and a next step.
+    /// Asserts that this is a problem document with this status and code.
     #[track_caller]
     pub fn refuses(self, status: u16, code: &str) -> Self {
         let answer = self.is(status);

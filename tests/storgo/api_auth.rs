@@ -1,4 +1,4 @@
-//! Who gets in: tokens, scopes, sessions, origins.
+//! Access: tokens, scopes, sessions, origins.
 
 use serde_json::json;
 
@@ -14,7 +14,7 @@ fn token(api: &Api, scope: &str, ttl_s: Option<u64>) -> (String, String) {
     (text("id"), text("token"))
 }
 
-/// The session that an answer sets, as a browser sends it back.
+/// The session cookie that a response sets, as a browser sends it back.
 fn cookie(answer: &Answer) -> String {
     let set = answer.header("set-cookie").expect("a cookie");
     for part in ["HttpOnly", "SameSite=Strict", "Path=/"] {
@@ -35,7 +35,7 @@ fn a_token_allows_what_its_scope_allows_until_it_expires() {
     let write = admin.with(&token(&admin, "write", None).1);
 
     assert_eq!(read.get(&format!("{file}/content")).is(200).text(), "some bytes");
-    assert_eq!(read.get(&file).is(200).json()["link"], json!(null), "no link for who may only look");
+    assert_eq!(read.get(&file).is(200).json()["link"], json!(null), "links need the scope `write`");
     assert_eq!(read.get("/api/v1/files").is(200).json()["files"][0]["link"], json!(null));
     assert_eq!(write.get(&file).is(200).json()["link"], report["link"]);
     for (method, path) in
@@ -52,7 +52,7 @@ fn a_token_allows_what_its_scope_allows_until_it_expires() {
     }
     write.ask("POST", "/api/v1/files?name=b.txt", &[], b"more").is(201);
 
-    // Known by its hash alone, and never shown again.
+    // The node keeps only the hash of the secret.
     let listed = admin.get("/api/v1/tokens").is(200);
     assert!(!listed.text().contains(&secret) && listed.text().contains(&read_id), "{}", listed.text());
     assert!(
@@ -74,7 +74,7 @@ fn a_token_allows_what_its_scope_allows_until_it_expires() {
     admin.ask("GET", "/api/v1/status", &[("authorization", "Basic eDp5")], b"").refuses(401, "denied");
     let _ = node.stop();
 
-    // What was made lasts; what was revoked stays so.
+    // Tokens and revocations survive a restart.
     let node = machine.start::<&str>([]);
     let again = Api::of(&machine, &node);
     again.with(write.token.as_deref().expect("one")).get(&file).is(200);
@@ -84,7 +84,7 @@ fn a_token_allows_what_its_scope_allows_until_it_expires() {
 #[test]
 fn the_command_line_makes_lists_and_revokes_tokens() {
     let machine = Machine::new();
-    // Without a node that runs, too.
+    // Also without a running node.
     machine.run(["init"]).ok();
     let early = machine.run(["token", "create", "--name", "early"]).ok().one_line();
     let node = machine.start::<&str>([]);
@@ -126,7 +126,7 @@ fn a_sign_in_link_works_once_and_no_other_site_can_use_the_session() {
     ask("GET", "/api/v1/files", &[("sec-fetch-site", "same-origin")]).is(200);
     ask("POST", "/api/v1/gc", &[("origin", &ours)]).is(200);
     ask("POST", "/api/v1/gc", &[("sec-fetch-site", "same-origin")]).is(200);
-    // Another site, another port of this machine, a page without an origin, and no word about it at all.
+    // No origin, another site, another port of this machine, and a page with the origin `null`.
     ask("POST", "/api/v1/gc", &[]).refuses(403, "denied");
     for origin in ["http://evil.example", "http://127.0.0.1:1", "null"] {
         ask("POST", "/api/v1/gc", &[("origin", origin)]).refuses(403, "denied");
@@ -138,7 +138,7 @@ fn a_sign_in_link_works_once_and_no_other_site_can_use_the_session() {
         bare.ask("POST", "/api/v1/session", &headers, body.as_bytes()).refuses(403, "denied");
     }
     ask("GET", "/api/v1/files", &[("sec-fetch-site", "cross-site")]).refuses(403, "denied");
-    // A name that was pointed here.
+    // Another site's name that resolves to this node.
     ask("GET", "/api/v1/files", &[("host", "evil.example")]).refuses(421, "denied");
     ask("DELETE", "/api/v1/session", &[("origin", &ours)]).is(204);
     ask("GET", "/api/v1/session", &[]).refuses(401, "denied");

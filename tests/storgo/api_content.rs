@@ -47,7 +47,7 @@ fn ranges_and_conditional_requests_follow_the_rfc() {
     );
     assert_eq!(head.header("x-content-type-options"), Some("nosniff"));
 
-    for (asked, bytes, said) in [
+    for (asked, bytes, content_range) in [
         (format!("bytes={beyond}-{}", beyond + 3), "over", format!("bytes {beyond}-{}/{len}", beyond + 3)),
         ("bytes=-4".into(), "tail", format!("bytes {}-{}/{len}", len - 4, len - 1)),
         ("bytes=0-3".into(), "head", format!("bytes 0-3/{len}")),
@@ -60,7 +60,7 @@ fn ranges_and_conditional_requests_follow_the_rfc() {
         let part = range(&asked, &[]).is(206);
         assert_eq!(
             (part.text().as_str(), part.header("content-range")),
-            (bytes, Some(said.as_str())),
+            (bytes, Some(content_range.as_str())),
             "{asked}"
         );
     }
@@ -87,7 +87,7 @@ fn ranges_and_conditional_requests_follow_the_rfc() {
         assert!(unchanged.body.is_empty() && unchanged.header("etag") == Some(etag.as_str()), "{known}");
         let head = api.ask("HEAD", &content, &[("if-none-match", &known)], b"").is(304);
         for answer in [&unchanged, &head] {
-            assert_eq!(answer.header("content-length"), None, "that of the content is another: {answer:?}");
+            assert_eq!(answer.header("content-length"), None, "the content has another length: {answer:?}");
         }
         range("bytes=0-3", &[("if-none-match", &known)]).is(304);
         range("bytes=0-3", &[("if-match", &known)]).is(if known.starts_with("W/") { 412 } else { 206 });
@@ -147,11 +147,11 @@ fn a_browser_shows_safe_media_types_and_downloads_the_rest() {
     let odd = api.ask("POST", "/api/v1/files?name=a%22%0d%0ax:%20y%2f%c3%bc.txt", &[], b"x").is(201).json();
     let answer = api.get(&path(&odd, "/content")).is(200);
     assert_eq!(answer.header("x"), None);
-    let said = answer.header("content-disposition").expect("one");
+    let disposition = answer.header("content-disposition").expect("one");
     assert!(
-        said.contains("filename=\"a___x: y__.txt\"")
-            && said.ends_with("filename*=UTF-8''a%22%0D%0Ax%3A%20y_%C3%BC.txt"),
-        "{said}"
+        disposition.contains("filename=\"a___x: y__.txt\"")
+            && disposition.ends_with("filename*=UTF-8''a%22%0D%0Ax%3A%20y_%C3%BC.txt"),
+        "{disposition}"
     );
 }
 
@@ -264,7 +264,7 @@ fn settings_hide_secrets_and_invites_join_the_cluster() {
         all.as_array().and_then(|all| all.iter().find(|one| one["key"] == key)).expect("one").clone()
     };
     assert_eq!(of("cache.size"), json!({ "key": "cache.size", "value": "1 GiB", "origin": "--cache-size" }));
-    assert_eq!(of("cluster.key")["value"], "not set", "it stands in its own file");
+    assert_eq!(of("cluster.key")["value"], "not set", "the key is in a file of its own");
     let invite = api.ask("POST", "/api/v1/invite", &[], b"").is(200).json();
     let other = Machine::new();
     other.run(["join", invite["invite"].as_str().expect("a line")]).ok();
@@ -277,7 +277,7 @@ fn settings_hide_secrets_and_invites_join_the_cluster() {
     let open = Machine::new();
     let node = open.start::<&str>([]);
     Api::of(&open, &node).ask("POST", "/api/v1/invite", &[], b"").refuses(400, "bad_request");
-    // A link that is opened elsewhere is as good as the file.
+    // A link can be opened on the node that has the file.
     let report = open.provide("a.txt", b"read me");
     let api = Api::of(&open, &node);
     let opened = api.post("/api/v1/links/open", &json!({ "link": link(&report) })).is(200).json();
@@ -293,7 +293,7 @@ fn content_without_blocks_is_an_error_status() {
     let folder = machine.home().join("folder");
     std::fs::create_dir(&folder).and_then(|()| std::fs::write(folder.join("x"), "x")).expect("made");
     let folder = machine.run(["provide".as_ref(), folder.as_os_str(), "--json".as_ref()]).ok().json();
-    // Nobody knows how long a folder's tar will be.
+    // The length of a folder's tar is not known in advance.
     let head = api.ask("HEAD", &path(&folder, "/content"), &[], b"").is(200);
     assert_eq!((head.header("content-length"), head.header("storgo-kind")), (None, Some("dir")));
     let blocks = machine.data().join("blocks");
@@ -361,7 +361,7 @@ fn a_long_folder_is_listed_page_by_page() {
     for bad in ["limit=0", "limit=1001", "cursor=x", "cursor=-1"] {
         api.get(&path(&report, &format!("/entries?{bad}"))).refuses(400, "bad_request");
     }
-    // Whoever may only look is shown no link; a file has no entries.
+    // Links need the scope `write`. A file has no entries.
     let token = api.post("/api/v1/tokens", &json!({ "name": "r", "scope": "read" })).is(201).json();
     let read = api.with(token["token"].as_str().expect("a token"));
     assert_eq!(read.get(&path(&report, "/entries?limit=1")).is(200).json()["entries"][0]["link"], "");
@@ -377,20 +377,23 @@ fn every_endpoint_treats_names_alike() {
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);
     let put = |query: &str, bytes: &[u8]| api.ask("POST", &format!("/api/v1/files?{query}"), &[], bytes);
-    // An empty one is none.
+    // An empty name counts as none.
     let nameless = put("name=", b"nameless").is(201).json();
     assert_eq!(nameless["name"], Value::Null);
     assert_eq!(api.get(&path(&nameless, "")).is(200).json()["name"], Value::Null);
     for (name, kept) in [("..%2f..%2fetc%2fx", ".._.._etc_x"), ("a%5Cb", "a_b")] {
         let report = put(&format!("name={name}"), name.as_bytes()).is(201).json();
-        let said = api.get(&path(&report, "/content")).is(200);
-        let said = said.header("content-disposition").expect("one").to_owned();
-        assert!(said.contains(&format!("filename=\"{kept}\"")) && !said.contains("%2F"), "{said}");
+        let answer = api.get(&path(&report, "/content")).is(200);
+        let disposition = answer.header("content-disposition").expect("a header");
+        assert!(
+            disposition.contains(&format!("filename=\"{kept}\"")) && !disposition.contains("%2F"),
+            "{disposition}"
+        );
     }
     let report = put("name=..", b"up").is(201).json();
-    let said = api.get(&path(&report, "/content")).is(200);
+    let answer = api.get(&path(&report, "/content")).is(200);
     let cid = report["cid"].as_str().expect("a CID");
-    assert!(said.header("content-disposition").is_some_and(|said| said.contains(cid)), "{said:?}");
+    assert!(answer.header("content-disposition").is_some_and(|value| value.contains(cid)), "{answer:?}");
     put("name=a%00b", b"x").refuses(400, "bad_request");
     let form = "--B\r\ncontent-disposition: form-data; name=\"f\"; filename=\"a\0b\"\r\n\r\nx\r\n--B--\r\n";
     let kind = [("content-type", "multipart/form-data; boundary=B")];
@@ -415,7 +418,7 @@ fn an_invalid_field_or_parameter_is_named_and_its_value_is_not() {
     says(api.ask("POST", "/api/v1/files?copies=3", &[], b"x"), "redundancy is not available yet");
     says(api.ask("POST", "/api/v1/files?erasure=4%2B2", &[], b"x"), "redundancy is not available yet");
     assert!(!api.get("/api/v1/nothing").refuses(404, "not_found").text().contains("/api/v1/nothing"));
-    // What was pasted into the wrong place may be a secret.
+    // A secret may have been pasted into the wrong place.
     let link =
         "storgo://bafyrcifi5zl5wmkkcjxqmxbyzhq5p2fyhlemoyq#gVBoqPqLcFWlvd0UiNQN4g9FpbGTPY3lNtCmUb3vsBk";
     let key = link.split_once('#').expect("a key").1;
@@ -436,15 +439,15 @@ fn an_invalid_field_or_parameter_is_named_and_its_value_is_not() {
         assert!(!refused.text().contains(key), "{query}: {}", refused.text());
     }
     let unknown = api.get("/api/v1/files/x/entries?foo=1");
-    says(unknown, "unknown query parameter `foo`; this endpoint takes `cursor` and `limit`");
-    says(api.get("/api/v1/files?order=up"), "query parameter `order`: expected `asc` or `desc`");
+    says(unknown, "unknown query parameter `foo`; this endpoint takes `cursor`, `limit`");
+    says(api.get("/api/v1/files?order=up"), "query parameter `order`: expected one of `asc`, `desc`");
     says(api.ask("POST", "/api/v1/files?public=perhaps", &[], b"x"), "public");
     let cid = api.ask("POST", "/api/v1/files?public=1", &[], b"x").is(201).json()["cid"].clone();
     for inline in ["1", "true", "0", "false"] {
         api.get(&format!("/api/v1/files/{}/content?inline={inline}", cid.as_str().expect("one"))).is(200);
     }
     says(api.get(&format!("/api/v1/files/{}/content?inline=2", cid.as_str().expect("one"))), "inline");
-    // Who breaks off what it sends is told so, where it still listens.
+    // A client that closes only its sending side still gets the response.
     let mut half = api.send("POST", "/api/v1/files", &[], 1000);
     std::io::Write::write_all(&mut half, b"abc").expect("sent");
     half.shutdown(std::net::Shutdown::Write).expect("shut");

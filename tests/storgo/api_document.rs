@@ -49,7 +49,10 @@ fn the_page_of_the_document_loads_nothing_from_elsewhere() {
         [("/api/docs", "text/html"), ("/api/docs.js", "text/javascript"), ("/api/docs.css", "text/css")]
     {
         let answer = api.get(path).is(200);
-        assert!(answer.header("content-type").is_some_and(|said| said.starts_with(kind)), "{answer:?}");
+        assert!(
+            answer.header("content-type").is_some_and(|media_type| media_type.starts_with(kind)),
+            "{answer:?}"
+        );
         let policy = answer.header("content-security-policy").expect("a policy");
         assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
         assert!(!answer.text().contains("://"), "{path} is whole");

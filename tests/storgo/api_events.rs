@@ -1,4 +1,4 @@
-//! What happens, as server-sent events.
+//! Server-sent events.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -19,18 +19,18 @@ impl Events {
     fn open(api: &Api, last: Option<&str>) -> Self {
         let headers: Vec<_> = last.map(|last| ("last-event-id", last)).into_iter().collect();
         let mut events = Self(BufReader::new(api.send("GET", "/api/v1/events", &headers, 0)));
-        // The first comment says that it listens.
+        // The stream begins with a comment.
         while !events.line().starts_with(':') {}
         events
     }
 
     fn line(&mut self) -> String {
         let mut line = String::new();
-        assert!(self.0.read_line(&mut line).expect("read") > 0, "it ended");
+        assert!(self.0.read_line(&mut line).expect("read") > 0, "the stream ended");
         line.trim_end().to_owned()
     }
 
-    /// The next event of this type, with its id.
+    /// Returns the next event of this type, with its id.
     fn next(&mut self, kind: &str) -> (String, Value) {
         let (mut id, mut data) = (String::new(), Value::Null);
         loop {
@@ -73,8 +73,8 @@ fn a_client_that_reconnects_gets_the_events_it_missed() {
         assert_ne!(next, id);
     }
     let fourth = put("fourth");
-    assert_eq!(events.next("stored").1["cid"], fourth, "and then what happens");
-    // An id of another run: what is kept, and a word that it may not be all.
+    assert_eq!(events.next("stored").1["cid"], fourth, "live events follow the missed ones");
+    // After an id of another run: a `skipped` event, and all kept events.
     let mut events = Events::open(&api, Some("00000000-5"));
     events.next("skipped");
     assert_eq!(events.next("stored").1["cid"], first);
@@ -90,7 +90,7 @@ fn an_event_stream_ends_with_its_token() {
         let new = serde_json::json!({ "name": "t", "scope": "read", "ttl_s": ttl });
         api.post("/api/v1/tokens", &new).is(201).json()
     };
-    // Listens from the moment on when this returns.
+    // Returns when the stream has begun.
     let listen = |api: &Api| {
         let mut stream = api.send("GET", "/api/v1/events", &[], 0);
         let mut head = [0; 12];
@@ -103,7 +103,7 @@ fn an_event_stream_ends_with_its_token() {
     let (made, short) = (token(None), token(Some(10)));
     let (expired, revoked) = (listen(&of(&short)), listen(&of(&made)));
     api.ask("DELETE", &format!("/api/v1/tokens/{}", made["id"].as_str().expect("one")), &[], b"").is(204);
-    // Reading ends, and does not time out.
+    // The streams end; reading does not time out.
     for mut stream in [revoked, expired] {
         stream.read_to_end(&mut Vec::new()).expect("it ends");
     }
@@ -116,7 +116,7 @@ fn an_event_stream_ends_with_its_token() {
             Err(e) => break e.kind() != std::io::ErrorKind::WouldBlock,
         }
     };
-    assert!(!end, "others go on");
+    assert!(!end, "the stream of another token goes on");
 }
 
 /// Sends 8 MiB, slowly until the first progress event arrives. Returns that event.
@@ -161,14 +161,14 @@ fn the_parts_of_an_upload_are_one_transfer() {
         loop {
             let number = event["id"].clone();
             assert_eq!(*id.get_or_insert_with(|| number.clone()), number);
-            assert!(!before, "it ends once");
+            assert!(!before, "the transfer has ended already");
             before = event["ended"] == true;
             if event["done"] == whole && (before || at == 0) {
                 break;
             }
             event = events.next("transfer").1;
         }
-        assert_eq!(before, at > 0, "it ends with its last part");
+        assert_eq!(before, at > 0, "the transfer ends with its last part");
     }
 }
 

@@ -1,4 +1,4 @@
-//! How well a file is, as nodes say it of themselves when they are asked.
+//! Health of files, by the answers of the nodes that have them.
 
 use std::{fs, path::PathBuf};
 
@@ -13,7 +13,7 @@ use super::{
 struct Two {
     machines: [Machine; 2],
     nodes: [Live; 2],
-    /// The API of the first.
+    /// The API of the first node.
     api: Api,
 }
 
@@ -26,7 +26,7 @@ fn two() -> Two {
     Two { machines, nodes: [first, second], api }
 }
 
-/// Stores the same public file on a machine. It has the same blocks on each: where chunks begin depends on no secret.
+/// Stores a public file. It has the same blocks on each machine: its chunks depend on no secret.
 fn provide(machine: &Machine, bytes: &[u8]) -> String {
     let path = machine.file("the file", bytes);
     let path = path.to_str().expect("a name");
@@ -48,9 +48,9 @@ fn blocks(machine: &Machine) -> Vec<PathBuf> {
     found
 }
 
-/// The answer is on stdout, what it means for a script in the exit code and on stderr.
+/// Asserts that a command reports to stdout, and the damage with its exit code and on stderr.
 #[track_caller]
-fn told(machine: &Machine, verb: &[&str], words: &[&str]) {
+fn reports_damage(machine: &Machine, verb: &[&str], words: &[&str]) {
     let done = machine.run(verb).ends(7);
     assert!(!done.stdout.is_empty() && words.iter().all(|word| done.stderr.contains(word)), "{done:?}");
 }
@@ -85,7 +85,7 @@ fn health_follows_what_is_on_the_disks() {
         page["blocks"].as_array().expect("a list").iter().map(|block| &block["holders"]).collect();
     assert_eq!((counts, &page["next"]), (vec![&json!(2), &json!(2)], &json!("3")), "{page}");
 
-    // The other one has lost a block, and nobody has read that since: it is its disk that counts.
+    // The second node has lost a block that nobody has read since. Its disk counts.
     fs::remove_file(&blocks(&machines[1])[0]).expect("removed");
     let halved = health();
     assert_eq!((&halved["state"], &halved["copies"]), (&json!("at_risk"), &json!(1)), "{halved}");
@@ -97,19 +97,19 @@ fn health_follows_what_is_on_the_disks() {
     assert!(machines[1].run(["repair"]).ok().text().contains("1 block fetched"));
     assert_eq!(health()["state"], "ok");
 
-    // One block is gone, another is cut short: nobody has read them, and it is known.
+    // One block is missing, another is cut short. Neither has been read.
     assert_eq!((listed("damaged"), listed("ok")), (json!(0), json!(1)));
     let kept = api.get("/api/v1/files?health=damaged&limit=1").is(200).json()["kept"].clone();
     assert_eq!(kept, json!(1));
     let files = blocks(&machines[0]);
     fs::remove_file(&files[0]).expect("removed");
     fs::File::options().write(true).open(&files[1]).and_then(|file| file.set_len(9)).expect("cut");
-    eventually("the list tells", || (listed("damaged"), listed("ok")) == (json!(1), json!(0)));
+    eventually("the list shows the damage", || (listed("damaged"), listed("ok")) == (json!(1), json!(0)));
     let damaged = health();
     assert_eq!((&damaged["state"], &damaged["here"]), (&json!("damaged"), &json!(all - 2)), "{damaged}");
     assert_eq!(damaged["missing"].as_array().map(Vec::len), Some(2), "{damaged}");
-    told(&machines[0], &["health"], &["1 file without blocks here", "repair"]);
-    told(&machines[0], &["health", &cid], &["2 blocks are not here"]);
+    reports_damage(&machines[0], &["health"], &["1 file without blocks here", "repair"]);
+    reports_damage(&machines[0], &["health", &cid], &["2 blocks are not here"]);
 
     let repaired = api.ask("POST", &format!("/api/v1/files/{cid}/repair"), &[], b"").is(200).json();
     assert_eq!(repaired["missing"], json!([]), "{repaired}");
@@ -119,19 +119,19 @@ fn health_follows_what_is_on_the_disks() {
     assert!(text.contains("any 1 node may be lost") && text.contains("all of it"), "{text}");
     assert!(machines[0].run(["health"]).ok().text().contains("all its blocks"));
 
-    // The peer is gone, and so is a block.
+    // The second node has stopped, and a block is missing.
     let [_first, second] = nodes;
     second.stop();
-    eventually("it is gone", || api.get("/api/v1/status").json()["peers"] == 0);
+    eventually("the second node has left", || api.get("/api/v1/status").json()["peers"] == 0);
     fs::remove_file(&blocks(&machines[0])[0]).expect("removed");
     let lost = health();
     assert_eq!((&lost["state"], &lost["lost"]), (&json!("lost"), &json!(1)), "{lost}");
-    told(&machines[0], &["repair"], &["1 block is still missing"]);
-    told(&machines[0], &["health", &cid], &["1 block is nowhere"]);
+    reports_damage(&machines[0], &["repair"], &["1 block is still missing"]);
+    reports_damage(&machines[0], &["health", &cid], &["1 block is nowhere"]);
 }
 
 #[test]
-fn a_list_of_blocks_that_is_fetched_to_look_at_the_file_is_here_by_that() {
+fn health_fetches_missing_node_blocks() {
     let Two { machines, nodes: _nodes, api } = two();
     let bytes = noise(6, 3 << 20);
     let cid = provide(&machines[0], &bytes);
@@ -145,12 +145,16 @@ fn a_list_of_blocks_that_is_fetched_to_look_at_the_file_is_here_by_that() {
 }
 
 #[test]
-fn a_block_in_many_places_is_lost_once() {
+fn a_block_that_a_file_uses_often_is_lost_once() {
     let Two { machines, nodes: _nodes, api } = two();
     let cid = provide(&machines[0], &vec![0; 3 << 20]);
     let health = || api.get(&format!("/api/v1/files/{cid}/health")).is(200).json();
     let whole = health();
-    assert_eq!((&whole["blocks"], &whole["here"]), (&json!(2), &json!(2)), "the zeros, and the list of them");
+    assert_eq!(
+        (&whole["blocks"], &whole["here"]),
+        (&json!(2), &json!(2)),
+        "one block of zeros and the root block"
+    );
     fs::remove_file(&blocks(&machines[0])[0]).expect("removed");
     let lost = health();
     assert_eq!(
@@ -159,14 +163,14 @@ fn a_block_in_many_places_is_lost_once() {
         "{lost}"
     );
     assert_eq!(lost["missing"].as_array().map(Vec::len), Some(1), "{lost}");
-    told(&machines[0], &["health", &cid], &["1 block is nowhere"]);
+    reports_damage(&machines[0], &["health", &cid], &["1 block is nowhere"]);
     let page = api.get(&format!("/api/v1/files/{cid}/blocks?holders=true&limit=100")).is(200).json();
     let away = |block: &&Value| block["here"] == false && block["holders"] == 0;
     assert_eq!(page["blocks"].as_array().map(|all| all.iter().filter(away).count()), Some(12), "{page}");
 }
 
 #[test]
-fn what_could_not_be_kept_is_not_said_to_be_repaired() {
+fn a_block_that_does_not_fit_is_not_reported_as_repaired() {
     let machines = [Machine::new(), Machine::new()];
     let other = machines[1].start::<&str>([]);
     let node = machines[0].start(["--capacity", "4MiB"]);
@@ -179,8 +183,8 @@ fn what_could_not_be_kept_is_not_said_to_be_repaired() {
     };
     machines.iter().for_each(store);
     fs::remove_file(&blocks(&machines[0])[0]).expect("removed");
-    told(&machines[0], &["verify"], &["1 block without a good copy"]);
-    // What it left free is taken by the time somebody comes who has it.
+    reports_damage(&machines[0], &["verify"], &["1 block without a good copy"]);
+    // Another file takes the space before a node with the block connects.
     machines[0].run_with(["provide", "-", "--name", "another"], &noise(8, 3 << 19)).ok();
     machines[0].run(["peers", "--add", &other.addr()]).ok();
     for _ in 0..2 {
@@ -197,17 +201,17 @@ fn what_could_not_be_kept_is_not_said_to_be_repaired() {
 }
 
 #[test]
-fn what_is_nowhere_has_no_health_and_what_is_not_kept_no_repair() {
+fn health_needs_a_known_file_and_repair_a_kept_one() {
     let Two { machines, nodes: _nodes, api } = two();
     let cid = provide(&machines[1], &noise(4, 3 << 20));
-    // Not kept here, and known to be whole elsewhere.
+    // The file is not kept here, but complete on the second node.
     let health = api.get(&format!("/api/v1/files/{cid}/health")).is(200).json();
     assert_eq!(
         (&health["state"], &health["kept"], &health["copies"]),
         (&json!("at_risk"), &json!(false), &json!(1))
     );
     api.ask("POST", &format!("/api/v1/files/{cid}/repair"), &[], b"").refuses(404, "not_found");
-    // Its link is opened: then it is known, and no more kept than before.
+    // Opening its link makes it known, but not kept.
     api.post("/api/v1/links/open", &json!({ "link": format!("storgo://{cid}") })).is(200);
     let status = api.get("/api/v1/status").is(200).json();
     assert_eq!((&status["files"], &status["kept"]), (&json!(1), &json!(0)), "{status}");
@@ -219,7 +223,7 @@ fn what_is_nowhere_has_no_health_and_what_is_not_kept_no_repair() {
 }
 
 #[test]
-fn peers_say_what_room_they_have_and_what_moved_is_counted_for_each() {
+fn peers_report_their_free_space_and_transferred_bytes() {
     let Two { machines, nodes, api } = two();
     let bytes = noise(5, 3 << 20);
     let report = machines[1].provide("moved", &bytes);
@@ -231,5 +235,5 @@ fn peers_say_what_room_they_have_and_what_moved_is_counted_for_each() {
     assert!(peer["region"] == "the attic" && peer["sent_bytes"] == 0, "{peer}");
     assert!(peer["received_bytes"].as_u64().is_some_and(|got| got >= 3 << 20), "{peer}");
     assert!(machines[0].run(["peers"]).ok().text().contains("  the attic  "));
-    assert!(!machines[1].run(["peers"]).ok().text().contains("REGION"), "nobody has named one");
+    assert!(!machines[1].run(["peers"]).ok().text().contains("REGION"), "the first node has no region");
 }

@@ -14,14 +14,14 @@ use super::{
     binary::{ALONE, Live, Machine},
 };
 
-/// Peak memory of a node, KiB.
+/// Peak memory of a node in KiB.
 fn peak_kib(node: &Live) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.status["pid"])).expect("it runs");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
     peak.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number")
 }
 
-/// Lets this process hold so many sockets.
+/// Lets this process open this many sockets.
 fn need_descriptors(count: u64) {
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < count) {
@@ -59,7 +59,7 @@ fn ten_thousand_slow_clients_lock_nobody_out() {
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);
     let (mut slow, mut slowest) = (Vec::new(), Duration::ZERO);
-    // Half of a header; and, of nobody who is known, half of a body.
+    // Half of a header, or half of the body of a request without authentication.
     let head = "GET /api/v1/status HTTP/1.1\r\nhost: localhost\r\nx-slow: ";
     let body = "POST /api/v1/session HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
     for number in 0..10_000 {
@@ -72,7 +72,7 @@ fn ten_thousand_slow_clients_lock_nobody_out() {
             slowest = slowest.max(asked.elapsed());
         }
     }
-    println!("another is answered within {slowest:?}, memory at most {} KiB", peak_kib(&node));
+    println!("slowest response {slowest:?}, peak memory {} KiB", peak_kib(&node));
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
     assert!(peak_kib(&node) < 150 << 10, "{}", peak_kib(&node));
 }
@@ -128,7 +128,7 @@ fn slow_senders_do_not_delay_bytes_that_have_arrived() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);
-    // More than may store at a time.
+    // More than the limit of concurrent uploads.
     let slow: Vec<_> = (0..20)
         .map(|_| {
             let mut stream = api.send("POST", "/api/v1/files", &[], 100);
@@ -203,7 +203,7 @@ fn a_form_without_parts_is_refused_in_bounded_memory() {
     }
     let grown = peak_kib(&node) - before;
     assert!(grown < 32 << 10, "{grown} KiB");
-    // A long part that nobody wants is passed over.
+    // A long part without a file is skipped.
     let long =
         format!("--B\r\nContent-Disposition: form-data; name=\"note\"\r\n\r\n{}\r\n", &nothing[..1 << 20]);
     let file = "--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a\"\r\n\r\nbytes\r\n--B--\r\n";

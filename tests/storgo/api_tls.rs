@@ -51,13 +51,13 @@ fn a_node_with_a_self_signed_certificate_still_serves_its_commands() {
         assert_eq!(over_tls(&machine, &node, host).is(200).json()["peer"], node.status["peer"], "{host}");
     }
     assert_eq!(machine.status()["peer"], node.status["peer"]);
-    let said = machine.run(["status"]).ok().text();
+    let status = machine.run(["status"]).ok().text();
     assert!(
-        said.contains(&format!("https://{}", node.status["http"].as_str().expect("an address"))),
-        "{said}"
+        status.contains(&format!("https://{}", node.status["http"].as_str().expect("an address"))),
+        "{status}"
     );
     assert!(machine.run(["web"]).ok().one_line().starts_with("https://"));
-    // Who speaks no TLS gets no answer, and nothing of anybody's.
+    // A client without TLS gets no response.
     let mut plain = Api::of(&machine, &node).send("GET", "/api/v1/status", &[], 0);
     let mut bytes = Vec::new();
     drop(plain.read_to_end(&mut bytes));
@@ -68,11 +68,11 @@ fn a_node_with_a_self_signed_certificate_still_serves_its_commands() {
     assert_eq!(
         std::fs::read(machine.data().join("api-tls.pem")).expect("kept"),
         made,
-        "it keeps its certificate"
+        "the node keeps its certificate"
     );
     let _ = node.stop();
 
-    // The same file does as a certificate of somebody else's.
+    // The same file works as a certificate from elsewhere.
     let pem = machine.home().join("chain.pem");
     std::fs::write(&pem, &made).expect("written");
     let node = machine.start(["--tls-cert".as_ref(), pem.as_os_str(), "--tls-key".as_ref(), pem.as_os_str()]);

@@ -1,4 +1,4 @@
-//! Resumable uploads (tus 1.0): nothing that was acknowledged is sent twice.
+//! Resumable uploads (tus 1.0).
 
 use std::io::Write;
 
@@ -13,7 +13,7 @@ use super::{
 const TUS: (&str, &str) = ("tus-resumable", "1.0.0");
 const PART: (&str, &str) = ("content-type", "application/offset+octet-stream");
 
-/// Begins an upload; answers with its path.
+/// Creates an upload. Returns its path.
 fn begin(api: &Api, name: &str, len: u64) -> String {
     let (len, metadata) = (len.to_string(), format!("filename {}", BASE64.encode(name.as_bytes())));
     let headers = [TUS, ("upload-length", len.as_str()), ("upload-metadata", metadata.as_str())];
@@ -57,7 +57,7 @@ fn a_post_can_override_its_method() {
         Some("3")
     );
     assert_eq!(post(&path, "HEAD", &[], b"").is(200).header("upload-offset"), Some("3"));
-    // Nothing else is meant, and nowhere else.
+    // The header has no effect for other methods and paths.
     post(&path, "PUT", &[("upload-offset", "3")], b"def").refuses(405, "bad_request");
     post("/api/v1/peers", "DELETE", &[], b"").refuses(415, "bad_request");
     assert!(api.get(&path).is(200).json()["hint"].is_null());
@@ -91,24 +91,26 @@ fn acknowledged_bytes_survive_a_cut_connection_and_a_killed_node() {
         patch(&api, &path, 0, &bytes[..1 << 20], &[]).is(204).header("upload-offset"),
         Some("1048576")
     );
-    // A connection that is cut in the middle of a part: what has arrived is kept.
+    // The connection breaks in the middle of a part. Bytes that arrived are kept.
     let headers = [TUS, PART, ("upload-offset", "1048576")];
     let mut cut = api.send("PATCH", &path, &headers, 4 << 20);
     cut.write_all(&bytes[1 << 20..2 << 20]).expect("sent");
     drop(cut);
-    eventually("what came is counted", || api.get(&path).json()["offset"] == 2 << 20);
+    eventually("the bytes that arrived count", || api.get(&path).json()["offset"] == 2 << 20);
     assert_eq!(offset(&api, &path), 2 << 20);
-    // One that hangs: whoever comes back takes its place.
+    // A request stalls. The next request replaces it.
     let headers = [TUS, PART, ("upload-offset", "2097152")];
     let mut hangs = api.send("PATCH", &path, &headers, 3 << 20);
     hangs.write_all(&bytes[2 << 20..(2 << 20) + 1000]).expect("sent");
     hangs.set_nonblocking(true).expect("set");
-    eventually("it is sent away", || offset(&api, &path) >= 2 << 20 && hangs.peek(&mut [0]).is_ok());
+    eventually("the stalled request is refused", || {
+        offset(&api, &path) >= 2 << 20 && hangs.peek(&mut [0]).is_ok()
+    });
     hangs.set_nonblocking(false).expect("set");
     let at = offset(&api, &path);
     assert!((2 << 20..=(2 << 20) + 1000).contains(&at), "{at}");
     answer(hangs, false).refuses(400, "bad_request");
-    // The node dies.
+    // The node is killed.
     node.running.kill();
     node = machine.start::<&str>([]);
     api = Api::of(&machine, &node);
@@ -121,10 +123,10 @@ fn acknowledged_bytes_survive_a_cut_connection_and_a_killed_node() {
     assert!(api.get(&format!("/api/v1/files/{cid}/content")).is(200).body == bytes);
     let state = api.get("/api/v1/uploads").is(200).json()[0].clone();
     assert_eq!((&state["state"], &state["cid"]), (&"stored".into(), &cid.as_str().into()));
-    // It takes its place once, and it is known after the end, also of the node.
-    let left: Vec<_> =
-        std::fs::read_dir(machine.data().join("uploads")).expect("a folder").flatten().collect();
-    assert!(left.iter().all(|file| file.metadata().is_ok_and(|file| file.len() < 1000)), "{left:?}");
+    // The received bytes are removed. The record is kept, also after a restart.
+    let left = std::fs::read_dir(machine.data().join("uploads")).expect("a folder").flatten();
+    let left: Vec<_> = left.map(|file| file.path().extension().map(ToOwned::to_owned)).collect();
+    assert_eq!(left, [Some("json".into())]);
     let _ = node.stop();
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);
@@ -177,7 +179,7 @@ fn tus_headers_and_statuses_follow_the_protocol() {
         &[TUS, ("upload-length", "-1")],
         &[TUS, ("upload-length", "9999999999999999999999")],
         &[TUS, ("upload-length", "1"), ("upload-metadata", "filename !")],
-        // Not ASCII; and a name that no file can have.
+        // Not ASCII, and a name with a NUL character.
         &[TUS, ("upload-length", "1"), ("upload-metadata", "filename \u{fc}")],
         &[TUS, ("upload-length", "1"), ("upload-metadata", "filename YQBi")],
     ] {
@@ -186,7 +188,7 @@ fn tus_headers_and_statuses_follow_the_protocol() {
     for len in ["2000000", "1000000000000000"] {
         api.ask("POST", "/api/v1/uploads", &[TUS, ("upload-length", len)], b"").refuses(507, "no_space");
     }
-    // The first part with the creation; an upload of nothing; one that is given up.
+    // Creation with the first part, an empty upload, and one that is removed.
     let headers = [TUS, PART, ("upload-length", "5")];
     let begun = api.ask("POST", "/api/v1/uploads", &headers, b"hel").is(201);
     assert_eq!((begun.header("upload-offset"), begun.header("storgo-cid")), (Some("3"), None));
@@ -208,7 +210,7 @@ fn tus_headers_and_statuses_follow_the_protocol() {
     let _ = node.stop();
     let node = machine.start(["--capacity", "1 MiB"]);
     let mine = Api::of(&machine, &node).get("/api/v1/uploads").is(200).json();
-    assert_eq!(mine.as_array().map(Vec::len), Some(2), "what was given up is gone for good: {mine}");
+    assert_eq!(mine.as_array().map(Vec::len), Some(2), "removed uploads stay removed: {mine}");
 }
 
 #[test]
@@ -220,8 +222,8 @@ fn an_abandoned_upload_expires() {
     let api = Api::of(&machine, &node);
     let path = begin(&api, "old", 10);
     patch(&api, &path, 0, b"12345", &[]).is(204);
-    eventually("it expires", || api.get(&path).status == 404);
-    eventually("so does what came of it", || {
+    eventually("the upload expires", || api.get(&path).status == 404);
+    eventually("its bytes are removed", || {
         std::fs::read_dir(machine.data().join("uploads")).expect("a folder").count() == 0
     });
 }
@@ -236,27 +238,27 @@ fn refused_and_finished_uploads_leave_no_bytes() {
         let headers = [TUS, PART, ("upload-length", len.as_str()), ("upload-checksum", sum)];
         api.ask("POST", "/api/v1/uploads", &headers, bytes)
     };
-    // The answer to a refused first part names no upload.
+    // The response to a refused first part names no upload.
     let wrong = format!("sha1 {}", BASE64.encode(&[7; 20]));
     begin_with(5, &wrong, b"12345").refuses(460, "integrity");
     assert_eq!(api.get("/api/v1/uploads").is(200).json(), serde_json::json!([]));
-    // Room that is promised is taken.
+    // Unfinished uploads reserve their length.
     let first = begin(&api, "first", 3 << 20);
     let len = (2 << 20).to_string();
     let second = api.ask("POST", "/api/v1/uploads", &[TUS, ("upload-length", &len)], b"");
     assert!(second.refuses(507, "no_space").text().contains("storage.capacity"));
     api.ask("DELETE", &first, &[TUS], b"").is(204);
-    // A part that says it is too long is refused before its bytes are read.
+    // A part whose Content-Length is too long is refused before its bytes are read.
     let path = begin(&api, "a.bin", 5);
     let long = answer(api.send("PATCH", &path, &[TUS, PART, ("upload-offset", "0")], 1 << 40), false);
     long.refuses(413, "bad_request");
     patch(&api, &path, 0, b"12345", &[]).is(204);
     assert_eq!(offset(&api, &path), 5);
     let _ = node.stop();
-    std::fs::write(machine.data().join("uploads/0123.spooled"), b"left by a killed call").expect("written");
+    std::fs::write(machine.data().join("uploads/0123.spooled"), b"left by a killed node").expect("written");
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);
-    // What is stored takes no byte again.
+    // A stored upload takes no more bytes.
     assert_eq!(offset(&api, &path), 5);
     patch(&api, &path, 0, b"12345", &[]).refuses(409, "bad_request");
     let left = std::fs::read_dir(machine.data().join("uploads")).expect("a folder");
@@ -275,15 +277,15 @@ fn upload_metadata_is_returned_as_it_was_sent() {
     let headers = [TUS, ("upload-length", "5"), ("upload-metadata", words.as_str())];
     let begun = api.ask("POST", "/api/v1/uploads", &headers, b"").is(201);
     let path = begun.header("location").expect("a place").to_owned();
-    let said =
+    let metadata =
         |api: &Api| api.ask("HEAD", &path, &[TUS], b"").is(200).header("upload-metadata").map(str::to_owned);
-    assert_eq!(said(&api).as_deref(), Some(words.as_str()));
+    assert_eq!(metadata(&api).as_deref(), Some(words.as_str()));
     let nothing = api.ask("POST", "/api/v1/uploads", &[TUS, ("upload-length", "5")], b"").is(201);
     let nothing = api.ask("HEAD", nothing.header("location").expect("a place"), &[TUS], b"").is(200);
     assert_eq!(nothing.header("upload-metadata"), None);
     let _ = node.stop();
     let node = machine.start::<&str>([]);
-    assert_eq!(said(&Api::of(&machine, &node)).as_deref(), Some(words.as_str()));
+    assert_eq!(metadata(&Api::of(&machine, &node)).as_deref(), Some(words.as_str()));
 }
 
 #[test]

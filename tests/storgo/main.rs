@@ -3,10 +3,10 @@
 mod api;
 mod api_auth;
 mod api_content;
+mod api_diststore;
 mod api_document;
 mod api_events;
 mod api_health;
-mod api_legacy;
 mod api_limits;
 mod api_tls;
 mod api_tus;

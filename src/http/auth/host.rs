@@ -30,13 +30,9 @@ pub(in super::super) async fn check(
     if is_ours(&names, any_address, request.headers(), request.uri()) {
         return next.run(request).await;
     }
-    Problem::new(
-        StatusCode::MISDIRECTED_REQUEST,
-        ErrorCode::Denied,
-        "the Host of this request is not a name of this node",
-        "use 127.0.0.1, [::1] or localhost, or add the name to the setting http.hosts",
-    )
-    .into_response()
+    let detail = "the Host of this request is not a name of this node";
+    let hint = "use 127.0.0.1, [::1] or localhost, or add the name to the setting http.hosts";
+    Problem::new(StatusCode::MISDIRECTED_REQUEST, ErrorCode::Denied, detail, hint).into_response()
 }
 
 fn is_ours(names: &HostNames, any_address: bool, headers: &HeaderMap, uri: &Uri) -> bool {

@@ -120,14 +120,14 @@ impl Sessions {
 
     /// Returns the caller by the cookies of a request: `None` without a session cookie, an error if its session has ended.
     pub(super) fn caller(&self, headers: &HeaderMap) -> Option<Result<Caller, ()>> {
-        let mut shown = None;
+        let mut ended = None;
         for id in self.ids(headers) {
             match self.find(&blake3::hash(id.as_bytes())) {
                 Some(caller) => return Some(Ok(caller)),
-                None => shown = Some(Err(())),
+                None => ended = Some(Err(())),
             }
         }
-        shown
+        ended
     }
 
     pub(super) fn end(&self, session: &Hash) {

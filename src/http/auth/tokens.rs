@@ -32,7 +32,7 @@ pub struct TokenInfo {
     pub id: String,
     /// The name that its maker chose.
     pub name: String,
-    /// What it allows.
+    /// The scope of its requests.
     pub scope: Scope,
     /// When it was made, in seconds since 1970.
     pub created_unix_s: i64,
@@ -49,7 +49,7 @@ pub struct NewToken {
     /// A name for it: 1 to 100 bytes without control characters.
     #[schema(max_length = 100)]
     pub name: String,
-    /// What it allows.
+    /// The scope of its requests.
     #[schema(inline)]
     pub scope: Scope,
     /// Seconds until it expires. `null`: it does not expire.
@@ -63,23 +63,9 @@ struct TokenRecord {
     info: TokenInfo,
     /// BLAKE3 of the token, hex.
     hash: String,
-    #[serde(skip)]
-    parsed: Option<Hash>,
     /// The time of last use in the store.
     #[serde(skip)]
     stored_use: Option<i64>,
-}
-
-impl TokenRecord {
-    /// Records a use. Returns whether to write it to the store.
-    fn use_at(&mut self, now: i64) -> bool {
-        self.info.last_used_unix_s = Some(now);
-        let stale = self.stored_use.is_none_or(|stored| stored + LAST_USED_STEP_S <= now);
-        if stale {
-            self.stored_use = Some(now);
-        }
-        stale
-    }
 }
 
 pub(in super::super) struct Tokens {
@@ -100,7 +86,6 @@ impl Tokens {
             })?,
         };
         for record in &mut records {
-            record.parsed = Hash::from_hex(&record.hash).ok();
             record.stored_use = record.info.last_used_unix_s;
         }
         let own = blake3::hash(own.as_bytes());
@@ -113,32 +98,34 @@ impl Tokens {
         if hash == self.own {
             return Some(Caller { scope: Scope::Admin, expires: None, token: None, session: None });
         }
-        let now = unix_s();
-        let (caller, stale) = {
-            let mut records = self.lock();
+        let (id, scope, expires) = {
+            let records = self.lock();
             // `Hash` compares in constant time.
-            let record = records.iter_mut().find(|record| record.parsed == Some(hash))?;
-            if record.info.expires_unix_s.is_some_and(|expires| expires <= now) {
-                return None;
-            }
-            let stale = record.use_at(now);
-            let TokenInfo { id, scope, expires_unix_s, .. } = &record.info;
-            (
-                Caller { scope: *scope, expires: *expires_unix_s, token: Some(id.clone()), session: None },
-                stale,
-            )
+            let record =
+                records.iter().find(|record| Hash::from_hex(&record.hash).is_ok_and(|it| it == hash))?;
+            (record.info.id.clone(), record.info.scope, record.info.expires_unix_s)
         };
-        if stale && let Err(error) = self.save().await {
-            tracing::warn!("cannot store when a token was used: {error}");
+        if expires.is_some_and(|expires| expires <= unix_s()) {
+            return None;
         }
-        Some(caller)
+        self.used(&id).await;
+        Some(Caller { scope, expires, token: Some(id), session: None })
     }
 
-    /// Records the use of a session that was made from a token.
-    pub(super) fn used(&self, id: &str) {
-        // Written to the store with the next use of a token.
-        if let Some(record) = self.lock().iter_mut().find(|record| record.info.id == id) {
-            record.info.last_used_unix_s = Some(unix_s());
+    /// Records the use of a token, or of a session that was made from it.
+    pub(super) async fn used(&self, id: &str) {
+        let now = unix_s();
+        let use_now = |record: &mut TokenRecord| {
+            record.info.last_used_unix_s = Some(now);
+            let stale = record.stored_use.is_none_or(|stored| stored + LAST_USED_STEP_S <= now);
+            if stale {
+                record.stored_use = Some(now);
+            }
+            stale
+        };
+        let stale = self.lock().iter_mut().find(|record| record.info.id == id).is_some_and(use_now);
+        if stale && let Err(error) = self.save().await {
+            tracing::warn!("cannot store when a token was used: {error}");
         }
     }
 
@@ -150,24 +137,22 @@ impl Tokens {
     pub(in super::super) async fn create(&self, new: NewToken) -> Result<(TokenInfo, String), Problem> {
         let name = new.name.trim();
         if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
-            return Err(Problem::bad_request(
-                "invalid token name: expected 1 to 100 bytes without control characters",
-                "name the person or program that will use the token",
-            ));
+            let detail = "invalid token name: expected 1 to 100 bytes without control characters";
+            let hint = "name the person or program that will use the token";
+            return Err(Problem::bad_request(detail, hint));
         }
         let created = unix_s();
         let expires = match new.ttl_s {
             Some(ttl @ 1..=MAX_TTL_S) => Some(created.saturating_add_unsigned(ttl)),
             Some(_) => {
-                return Err(Problem::bad_request(
-                    format!("invalid lifetime: expected 1 to {MAX_TTL_S} seconds (100 years)"),
-                    "leave the lifetime out for a token that is valid until it is revoked",
-                ));
+                let detail = format!("invalid lifetime: expected 1 to {MAX_TTL_S} seconds (100 years)");
+                let hint = "leave the lifetime out for a token that is valid until it is revoked";
+                return Err(Problem::bad_request(detail, hint));
             }
             None => None,
         };
         let token = format!("storgo_{}", random_secret::<32>());
-        let hash = blake3::hash(token.as_bytes());
+        let hash = blake3::hash(token.as_bytes()).to_hex().to_string();
         let info = TokenInfo {
             id: format!("{:016x}", rand::random::<u64>()),
             name: name.to_owned(),
@@ -179,15 +164,11 @@ impl Tokens {
         {
             let mut records = self.lock();
             if records.len() >= MAX_TOKENS {
-                return Err(Problem::new(
-                    StatusCode::INSUFFICIENT_STORAGE,
-                    ErrorCode::NoSpace,
-                    format!("the limit of {MAX_TOKENS} tokens is reached"),
-                    "revoke unused tokens: GET /api/v1/tokens lists them",
-                ));
+                let detail = format!("the limit of {MAX_TOKENS} tokens is reached");
+                let hint = "revoke unused tokens: GET /api/v1/tokens lists them";
+                return Err(Problem::new(StatusCode::INSUFFICIENT_STORAGE, ErrorCode::NoSpace, detail, hint));
             }
-            let hex = hash.to_hex().to_string();
-            records.push(TokenRecord { info: info.clone(), hash: hex, parsed: Some(hash), stored_use: None });
+            records.push(TokenRecord { info: info.clone(), hash, stored_use: None });
         }
         if let Err(error) = self.save().await {
             self.lock().retain(|record| record.info.id != info.id);
@@ -209,10 +190,8 @@ impl Tokens {
             at.map(|at| records.remove(at))
         };
         let Some(record) = removed else {
-            return Err(Problem::not_found(
-                "no token has this id",
-                "list the tokens with GET /api/v1/tokens",
-            ));
+            let hint = "list the tokens with GET /api/v1/tokens";
+            return Err(Problem::not_found("no token has this id", hint));
         };
         if let Err(error) = self.write().await {
             self.lock().push(record);

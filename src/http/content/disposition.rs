@@ -1,8 +1,8 @@
-//! What a browser may do with content: download it, or show it if its media type is safe.
+//! Headers that make a browser download content, or show it if its media type is safe.
 
 use axum::http::{HeaderMap, HeaderValue};
 
-use super::super::problem::Problem;
+use super::super::{headers::header_value, problem::Problem};
 use crate::content::cid::Cid;
 
 /// Returns the media type that the uploader declared, or `application/octet-stream` if it is not valid.
@@ -45,10 +45,8 @@ pub(in super::super) fn refuse_subresources(headers: &HeaderMap) -> Result<(), P
         || dest.ends_with("worker")
         || dest.ends_with("worklet")
     {
-        return Err(Problem::denied(
-            "content is not served as a script, style or worker of a page",
-            "use it as an image, audio, video or download",
-        ));
+        let hint = "use it as an image, audio, video or download";
+        return Err(Problem::denied("content is not served as a script, style or worker of a page", hint));
     }
     Ok(())
 }
@@ -74,10 +72,6 @@ pub(in super::super) fn disposition(kind: &str, name: &str, cid: &Cid) -> Header
         out
     });
     header_value(&format!("{kind}; filename=\"{plain}\"; filename*=UTF-8''{full}"))
-}
-
-pub(super) fn header_value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 #[cfg(test)]
@@ -113,14 +107,14 @@ mod tests {
         ] {
             assert_eq!(inline_type(Some(harmful)), None, "{harmful}");
         }
-        for (said, shown) in [
+        for (declared, shown) in [
             ("image/png", "image/png"),
             ("video/mp4; codecs=x", "video/mp4"),
             ("text/javascript", "text/plain; charset=utf-8"),
             ("application/json", "text/plain; charset=utf-8"),
             ("application/pdf", "application/pdf"),
         ] {
-            assert_eq!(inline_type(Some(said)).expect("shown"), shown, "{said}");
+            assert_eq!(inline_type(Some(declared)).expect("shown"), shown, "{declared}");
         }
     }
 
@@ -158,8 +152,8 @@ mod tests {
         }
 
         #[test]
-        fn no_media_type_makes_a_browser_run_content(said in prop_oneof![".{0,60}", "[a-z]{1,6}/[a-z+;. =]{0,20}"]) {
-            if let Some(shown) = inline_type(Some(&said)) {
+        fn no_media_type_makes_a_browser_run_content(declared in prop_oneof![".{0,60}", "[a-z]{1,6}/[a-z+;. =]{0,20}"]) {
+            if let Some(shown) = inline_type(Some(&declared)) {
                 let shown = shown.to_str().expect("plain characters");
                 let run = ["html", "xml", "svg", "script"].iter().any(|bad| shown.contains(bad));
                 prop_assert!(!run || shown.starts_with("image/") || shown.starts_with("audio/") || shown.starts_with("video/"), "{}", shown);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// What a `Range` header requests.
+/// The request of a `Range` header.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RequestedRange {
     Bytes(Range<u64>),

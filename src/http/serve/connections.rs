@@ -2,10 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -41,15 +38,15 @@ struct Serving(Arc<Connection>);
 #[derive(Clone)]
 pub(in super::super) struct ClientConnection {
     connection: Arc<Connection>,
-    serving: Arc<Mutex<Option<Serving>>>,
-    authenticated: Arc<AtomicBool>,
+    /// Set once the client is authenticated.
+    serving: Arc<OnceLock<Serving>>,
 }
 
 impl ClientConnection {
     /// A request begins: its connection becomes the last of those that wait.
     pub(super) fn new(connection: &Arc<Connection>) -> Self {
         connection.wait_anew();
-        Self { connection: Arc::clone(connection), serving: Arc::default(), authenticated: Arc::default() }
+        Self { connection: Arc::clone(connection), serving: Arc::default() }
     }
 
     /// Whether the connection is over TLS.
@@ -62,18 +59,13 @@ impl ClientConnection {
         self.connection.connections.loopback
     }
 
-    /// Whether [`Self::set_authenticated`] was called. Outlives this value.
-    pub(super) fn authenticated(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.authenticated)
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.serving.get().is_some()
     }
 
     /// The client is known: the connection is not ended before the last frame of the response has been sent.
     pub(in super::super) fn set_authenticated(&self) {
-        self.authenticated.store(true, Ordering::Relaxed);
-        let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
-        if serving.is_none() {
-            *serving = Some(self.connection.serve());
-        }
+        self.serving.get_or_init(|| self.connection.serve());
     }
 }
 

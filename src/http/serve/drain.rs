@@ -5,19 +5,17 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes, HttpBody};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Frame, SizeHint};
 use tokio::{runtime::Handle, time::timeout};
 use tokio_util::sync::CancellationToken;
+
+use super::connections::ClientConnection;
 
 /// Time limit for the rest of an authenticated client's body.
 const AUTHENTICATED: Duration = Duration::from_secs(10);
@@ -28,26 +26,26 @@ const ANONYMOUS_BYTES: u64 = 16 << 20;
 const IDLE: Duration = Duration::from_secs(2);
 
 /// A body whose rest is read when it is dropped.
-pub(super) struct DrainOnDrop<B: Body<Data = Bytes> + Send + Unpin + 'static> {
-    body: Option<B>,
-    authenticated: Arc<AtomicBool>,
+pub(super) struct DrainOnDrop {
+    body: Option<Body>,
+    client: ClientConnection,
     stop: CancellationToken,
 }
 
-impl<B: Body<Data = Bytes> + Send + Unpin + 'static> DrainOnDrop<B> {
-    pub(super) fn new(body: B, authenticated: Arc<AtomicBool>, stop: CancellationToken) -> Self {
-        Self { body: Some(body), authenticated, stop }
+impl DrainOnDrop {
+    pub(super) fn new(body: Body, client: ClientConnection, stop: CancellationToken) -> Self {
+        Self { body: Some(body), client, stop }
     }
 }
 
-impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Body for DrainOnDrop<B> {
+impl HttpBody for DrainOnDrop {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = axum::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(body).poll_frame(cx));
         if !matches!(frame, Some(Ok(_))) {
@@ -57,28 +55,27 @@ impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Body for DrainOnDrop<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 
-impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Drop for DrainOnDrop<B> {
+impl Drop for DrainOnDrop {
     fn drop(&mut self) {
         let body = self.body.take().filter(|body| !body.is_end_stream());
         if let (Some(body), Ok(runtime)) = (body, Handle::try_current()) {
-            let authenticated = self.authenticated.load(Ordering::Relaxed);
-            let (time, bytes) =
-                if authenticated { (AUTHENTICATED, u64::MAX) } else { (ANONYMOUS, ANONYMOUS_BYTES) };
+            let known = self.client.is_authenticated();
+            let (time, bytes) = if known { (AUTHENTICATED, u64::MAX) } else { (ANONYMOUS, ANONYMOUS_BYTES) };
             let stop = self.stop.clone();
             runtime.spawn(async move { stop.run_until_cancelled(timeout(time, drain(body, bytes))).await });
         }
     }
 }
 
-async fn drain(mut body: impl Body<Data = Bytes> + Unpin, max_bytes: u64) {
+async fn drain(mut body: Body, max_bytes: u64) {
     let mut received = 0;
     while received <= max_bytes
         && let Ok(Some(Ok(frame))) = timeout(IDLE, body.frame()).await
@@ -89,19 +86,24 @@ async fn drain(mut body: impl Body<Data = Bytes> + Unpin, max_bytes: u64) {
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body as AnyBody;
+    use std::sync::Arc;
+
     use tokio::sync::mpsc;
     use tokio_stream::wrappers::ReceiverStream;
 
-    use super::*;
+    use super::{super::connections::Connections, *};
 
     type Pieces = mpsc::Sender<Result<Bytes, std::convert::Infallible>>;
 
-    fn body(authenticated: bool) -> (Pieces, DrainOnDrop<AnyBody>, CancellationToken) {
+    fn body(authenticated: bool) -> (Pieces, DrainOnDrop, CancellationToken) {
         let (pieces, receiver) = mpsc::channel(1);
-        let (authenticated, stop) = (Arc::new(AtomicBool::new(authenticated)), CancellationToken::new());
-        let body = AnyBody::from_stream(ReceiverStream::new(receiver));
-        (pieces, DrainOnDrop::new(body, authenticated, stop.clone()), stop)
+        let connection = Arc::new(Connections::new(1, false, true)).open().expect("admitted");
+        let (client, stop) = (ClientConnection::new(&connection), CancellationToken::new());
+        if authenticated {
+            client.set_authenticated();
+        }
+        let body = Body::from_stream(ReceiverStream::new(receiver));
+        (pieces, DrainOnDrop::new(body, client, stop.clone()), stop)
     }
 
     /// Sends pieces of 1 MiB. Returns how many of them were accepted.

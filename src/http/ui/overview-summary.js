@@ -1,4 +1,4 @@
-// What the overview says about the files of this node as a whole. It promises nothing that the node does not do.
+// The summary of all files of this node in the overview. It promises nothing that the node does not do.
 
 import { h } from './dom.js';
 import { bytes, displayName, number, plural } from './format.js';

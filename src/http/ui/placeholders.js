@@ -1,4 +1,4 @@
-// What a view shows in place of its content: loading, empty, or failed.
+// Placeholders for the content of a view: loading, empty, or failed.
 
 import { connection } from './connection.js';
 import { fill, h } from './dom.js';

@@ -1,4 +1,4 @@
-// What the browser remembers of unfinished uploads across a reload, in IndexedDB: which file belongs to which upload.
+// Unfinished uploads that the browser remembers across a reload, in IndexedDB: which file belongs to which upload.
 // A file handle is best, because the file stays where it is. Without one, a small file is stored itself; the user has to
 // choose a large file again.
 

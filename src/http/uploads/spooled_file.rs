@@ -11,7 +11,10 @@ use tokio::{
 };
 use tokio_util::io::ReaderStream;
 
-use super::{super::problem::Problem, upload_registry::UploadRegistry};
+use super::{
+    super::problem::Problem,
+    upload_registry::{UploadRegistry, permit},
+};
 use crate::node::{PutOptions, error::NodeError, report::FileKind};
 
 /// The quota is checked again after this number of bytes.
@@ -31,7 +34,7 @@ impl<'a> SpooledFile<'a> {
         uploads: &'a UploadRegistry,
         bytes: impl Stream<Item = Result<Bytes, Problem>>,
     ) -> Result<Self, Problem> {
-        let permit = uploads.spool_permit().await?;
+        let permit = permit(&uploads.spoolers, "forms whose file comes before its key").await?;
         let path = uploads.dir.join(format!("{:032x}.spooled", rand::random::<u128>()));
         let mut spooled = Self { uploads, path, len: 0, _permit: permit };
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&spooled.path).await;

@@ -53,13 +53,10 @@ pub(in super::super) async fn check_version(request: Request, next: Next) -> Res
     let mut response = if supported || exempt {
         next.run(request).await
     } else {
-        let mut response = Problem::new(
-            StatusCode::PRECONDITION_FAILED,
-            ErrorCode::BadRequest,
-            "Tus-Resumable is missing or names an unsupported version",
-            "send `Tus-Resumable: 1.0.0`",
-        )
-        .into_response();
+        let detail = "Tus-Resumable is missing or names an unsupported version";
+        let hint = "send `Tus-Resumable: 1.0.0`";
+        let mut response = Problem::new(StatusCode::PRECONDITION_FAILED, ErrorCode::BadRequest, detail, hint)
+            .into_response();
         response.headers_mut().insert("tus-version", HeaderValue::from_static(VERSION));
         response
     };
@@ -74,18 +71,14 @@ pub(super) fn number(headers: &HeaderMap, name: &HeaderName) -> Result<Option<u6
     // Larger numbers are beyond any disk, and could overflow sums.
     let number = text.and_then(|text| text.parse().ok()).filter(|number| *number < 1 << 60);
     number.map(Some).ok_or_else(|| {
-        Problem::bad_request(
-            format!("invalid {name}: expected a number of bytes"),
-            "send decimal digits only",
-        )
+        let hint = "send decimal digits only";
+        Problem::bad_request(format!("invalid {name}: expected a number of bytes"), hint)
     })
 }
 
 fn invalid_metadata() -> Problem {
-    Problem::bad_request(
-        "invalid Upload-Metadata",
-        "send `key base64value` pairs separated by commas: at most 8 KiB, unique keys, UTF-8 values",
-    )
+    let hint = "send `key base64value` pairs separated by commas: at most 8 KiB, unique keys, UTF-8 values";
+    Problem::bad_request("invalid Upload-Metadata", hint)
 }
 
 /// Returns `Upload-Metadata` as it was sent.
@@ -121,11 +114,6 @@ pub(super) fn checksum(headers: &HeaderMap) -> Result<Option<Checksum>, Problem>
         value.to_str().ok().and_then(|text| text.trim().split_once(' ')).ok_or_else(invalid)?;
     let sum = BASE64.decode(sum.trim().as_bytes()).map_err(|_| invalid())?;
     Checksum::new(algorithm, sum).map(Some).ok_or_else(invalid)
-}
-
-/// Makes a header value of ASCII text.
-pub(super) fn value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 #[cfg(test)]

@@ -38,8 +38,8 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum number of pieces between a request body and the disk.
 const MAX_QUEUED_PIECES: usize = 8;
 
-/// What the client announced when it created the upload.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The properties that the client announced when it created the upload.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct UploadPlan {
     pub(super) length: u64,
     pub(super) name: Option<String>,
@@ -106,7 +106,7 @@ pub(in super::super) struct UploadInfo {
     /// The cause of the error, if it is known more closely than by the code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<Reason>,
-    /// What to do about the error, for people.
+    /// The next step after the error, for people.
     pub(super) hint: Option<String>,
 }
 
@@ -192,10 +192,6 @@ impl Upload {
     /// Removes the record and the bytes.
     pub(super) fn remove_files(&self) -> io::Result<()> {
         remove(&self.record)?;
-        self.remove_part()
-    }
-
-    pub(super) fn remove_part(&self) -> io::Result<()> {
         remove(&self.part)
     }
 
@@ -210,14 +206,6 @@ impl Upload {
 
     fn progress(&self) -> MutexGuard<'_, (u64, i64)> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn is_storing(&self) -> bool {
-        matches!(*self.phase.borrow(), UploadPhase::Storing)
-    }
-
-    pub(super) fn is_stored(&self) -> bool {
-        matches!(*self.phase.borrow(), UploadPhase::Stored(_))
     }
 
     pub(super) fn info(&self, retention: Duration) -> UploadInfo {
@@ -269,12 +257,9 @@ impl Upload {
                 return Ok(WriteLock { _guard: guard, cancelled });
             }
         }
-        Err(Problem::new(
-            StatusCode::LOCKED,
-            ErrorCode::Locked,
-            "another request is still writing to this upload",
-            "try again in a moment",
-        ))
+        let detail = "another request is still writing to this upload";
+        let hint = "try again in a moment";
+        Err(Problem::new(StatusCode::LOCKED, ErrorCode::Locked, detail, hint))
     }
 
     /// Notes that the writer has brought bytes.
@@ -327,7 +312,8 @@ impl From<PartError> for Problem {
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Removes a file, if it exists.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
@@ -340,15 +326,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_writer_keeps_the_lock_while_bytes_arrive() {
-        let plan = UploadPlan {
-            length: 1,
-            name: None,
-            media_type: None,
-            mtime: None,
-            public: false,
-            tree: false,
-            metadata: None,
-        };
+        let plan = UploadPlan { length: 1, ..UploadPlan::default() };
         let upload = Upload::new(Path::new("nowhere"), "id".into(), plan);
         let writer = upload.lock().await.expect("free");
         let bytes_arrive = async {

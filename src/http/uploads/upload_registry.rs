@@ -24,7 +24,7 @@ use tokio_util::io::ReaderStream;
 
 use super::{
     super::{clock::unix_s, problem::Problem},
-    upload::{LOCK_TIMEOUT, Upload, UploadInfo, UploadPhase, UploadPlan, UploadState},
+    upload::{LOCK_TIMEOUT, Upload, UploadInfo, UploadPhase, UploadPlan, UploadState, remove},
 };
 use crate::{
     content::cid::Cid,
@@ -50,10 +50,12 @@ pub(in super::super) struct UploadRegistry {
     pub(super) node: Node,
     pub(super) dir: PathBuf,
     /// How long an upload is kept without new bytes.
-    retention: Duration,
+    pub(super) retention: Duration,
     uploads: Mutex<HashMap<String, Arc<Upload>>>,
-    writers: Semaphore,
-    spoolers: Semaphore,
+    /// Permits to write a part.
+    pub(super) writers: Semaphore,
+    /// Permits to write a file that has no name yet.
+    pub(super) spoolers: Semaphore,
     /// Bytes on disk that wait for their name.
     pub(super) spooled_bytes: AtomicU64,
 }
@@ -91,16 +93,6 @@ impl UploadRegistry {
         }))
     }
 
-    /// Waits for the permit to write a part.
-    pub(super) async fn write_permit(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        permit(&self.writers, "parts of uploads", MAX_WRITERS).await
-    }
-
-    /// Waits for the permit to write a file that has no name yet.
-    pub(super) async fn spool_permit(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        permit(&self.spoolers, "forms whose file comes before its key", MAX_SPOOLED).await
-    }
-
     /// Stores uploads that were complete when the node stopped, and removes expired ones from now on.
     pub(in super::super) fn start(self: &Arc<Self>) {
         for upload in self.lock().values() {
@@ -135,12 +127,8 @@ impl UploadRegistry {
         }
     }
 
-    pub(super) fn info(&self, upload: &Upload) -> UploadInfo {
-        upload.info(self.retention)
-    }
-
     pub(super) fn list(&self) -> Vec<UploadInfo> {
-        let mut all: Vec<_> = self.lock().values().map(|upload| self.info(upload)).collect();
+        let mut all: Vec<_> = self.lock().values().map(|upload| upload.info(self.retention)).collect();
         all.sort_by(|a, b| b.expires_unix_s.cmp(&a.expires_unix_s).then_with(|| a.id.cmp(&b.id)));
         all
     }
@@ -167,7 +155,7 @@ impl UploadRegistry {
     async fn check_and_save(&self, upload: &Arc<Upload>) -> Result<(), Problem> {
         self.check_space("this upload", 1).await?;
         let upload = Arc::clone(upload);
-        let saved = spawn_blocking(move || upload.save(0, None)).await.map_err(panicked)?;
+        let saved = spawn_blocking(move || upload.save(0, None)).await?;
         saved.map_err(|e| NodeError::io("save an upload", &e).into())
     }
 
@@ -178,7 +166,7 @@ impl UploadRegistry {
         let (mut unfinished, mut on_disk, mut as_blocks) = (0_usize, spooled, spooled);
         let mut stored: Vec<_> = Vec::new();
         for upload in self.lock().values() {
-            if upload.is_stored() {
+            if matches!(*upload.phase.borrow(), UploadPhase::Stored(_)) {
                 stored.push(Arc::clone(upload));
                 continue;
             }
@@ -194,7 +182,7 @@ impl UploadRegistry {
             return full(format!("the limit of {MAX_UPLOADS} unfinished uploads is reached"));
         }
         if stored.len() > MAX_UPLOADS {
-            stored.sort_by_key(|upload| self.info(upload).expires_unix_s);
+            stored.sort_by_key(|upload| upload.info(self.retention).expires_unix_s);
             for upload in &stored[..stored.len() - MAX_UPLOADS] {
                 self.remove(upload).await?;
             }
@@ -224,12 +212,8 @@ impl UploadRegistry {
                 UploadPhase::Failed(problem) => Err(problem.clone()),
                 _ => Ok(()),
             },
-            _ => Err(Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                ErrorCode::ShuttingDown,
-                "the node is stopping",
-                "start the node again: it stores this upload, which is complete",
-            )),
+            // The node stores the upload when it starts again.
+            _ => Err(NodeError::new(ErrorCode::ShuttingDown, "the node is stopping").into()),
         }
     }
 
@@ -280,7 +264,7 @@ impl UploadRegistry {
         // The file is safe. The record only tells the client its CID.
         let (upload, cid) = (Arc::clone(upload), report.cid);
         let saved = spawn_blocking(move || {
-            upload.save(upload.plan.length, Some(cid)).and_then(|()| upload.remove_part())
+            upload.save(upload.plan.length, Some(cid)).and_then(|()| remove(&upload.part))
         });
         if let Ok(Err(e)) = saved.await {
             tracing::warn!("cannot record that an upload is stored: {e}");
@@ -292,7 +276,7 @@ impl UploadRegistry {
     pub(super) async fn remove(&self, upload: &Arc<Upload>) -> Result<(), Problem> {
         self.lock().remove(&upload.id);
         let upload = Arc::clone(upload);
-        let removed = spawn_blocking(move || upload.remove_files()).await.map_err(panicked)?;
+        let removed = spawn_blocking(move || upload.remove_files()).await?;
         removed.map_err(|e| NodeError::io("remove an upload", &e).into())
     }
 
@@ -301,17 +285,10 @@ impl UploadRegistry {
     }
 }
 
-async fn permit<'a>(
-    permits: &'a Semaphore,
-    what: &str,
-    limit: usize,
-) -> Result<SemaphorePermit<'a>, Problem> {
+/// Waits for one of `permits`.
+pub(super) async fn permit<'a>(permits: &'a Semaphore, what: &str) -> Result<SemaphorePermit<'a>, Problem> {
     match timeout(LOCK_TIMEOUT, permits.acquire()).await {
         Ok(Ok(permit)) => Ok(permit),
-        _ => Err(Problem::busy(format!("the limit of {limit} concurrent {what} is reached"))),
+        _ => Err(Problem::busy(format!("the limit of concurrent {what} is reached"))),
     }
-}
-
-fn panicked(_: tokio::task::JoinError) -> Problem {
-    Problem::internal("a task of this node panicked")
 }
