@@ -1,41 +1,40 @@
-//! Where blocks rest: files on disk, and an index of them.
+//! Block storage: files on disk, and an index of them.
 //!
 //! ```text
 //! Upload::put ─ pin ─ write, fdatasync, rename ─┐                     ┌─ index.redb: blocks, roots, references
 //! Upload::commit ─ folders synced ──────────────┴─▶ one index writer ─┤  (group commit: one sync for many)
-//! get ─ index (a snapshot) ─ read ─ SHA-1 ─▶ bytes                    └─ read by everybody, never waiting
-//! collect ─ unreferenced, past grace, not pinned ─▶ row gone ─▶ file gone
+//! get ─ index (a snapshot) ─ read ─ SHA-1 ─▶ bytes                    └─ readers never wait
+//! collect ─ unreferenced, past grace, not pinned ─▶ row removed ─▶ file removed
 //! ```
-//! The order of things is what makes it safe: a block is durable before a row says that it is kept, and a row is gone
-//! before its file is. All calls block; callers run them on threads made for that.
+//! The order of these steps makes it safe: a block is durable before a row lists it, and its row is gone before its file
+//! is. All calls block; callers run them on threads made for that.
 //!
-//! One file per block (`disk`), but for small ones, which live in the index (and of these, what longer files cannot be
-//! read without is a file, too: so they outlive a lost index). Blocks are known by the SHA-1 digest in
-//! their CID.
+//! A block is one file (`disk`), unless it is short: short blocks live in the index. A short block without which longer
+//! files could not be read is a file, too, so that it outlives a lost index. Blocks are identified by the SHA-1 digest in
+//! their CID. The journal beside the index (`journal`) holds what must outlive it.
 
 mod cache;
 mod collect;
 mod direct;
 mod disk;
+mod disk_reserve;
 mod error;
 mod incomplete;
 mod index;
 mod index_file;
-mod kept;
+mod journal;
 mod layout;
-mod leftovers;
 mod lock;
-mod newest;
 mod observer;
+mod orphans;
 mod pins;
 mod private;
+mod quota;
 mod rebuild;
 mod record;
 mod relocate;
-mod room;
 mod roots;
 mod schema;
-mod spare;
 mod tables;
 mod upload;
 mod verify;
@@ -62,14 +61,16 @@ pub use verify::Verified;
 
 use crate::content::cid::Cid;
 use disk::Disk;
+use disk_reserve::DiskReserve;
 use index::Index;
+use journal::{Journal, META_BEHIND};
 use lock::Lock;
+use orphans::Unlisted;
 use pins::Pins;
 use schema::{Location, Row, unix_ms};
-use spare::Spare;
 use writer::Writer;
 
-/// Blocks up to this many bytes live in the index, but for those without which longer files could not be read.
+/// Blocks up to this many bytes live in the index, except those without which longer files could not be read.
 const INLINE_MAX: usize = 16 << 10;
 /// The name of the index in a data directory.
 const INDEX: &str = "index.redb";
@@ -79,11 +80,11 @@ const VERSION: u32 = 1;
 /// How a store is opened.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
-    /// The data directory. Made where it does not exist.
+    /// The data directory. It is made if it does not exist.
     pub dir: PathBuf,
-    /// How block files are laid out. That of a directory in use is changed by [`Store::rebuild`] alone.
+    /// How block files are laid out. Only [`Store::rebuild`] changes the layout of an existing directory.
     pub layout: Layout,
-    /// Hard limit in bytes for all blocks; none: the disk is the limit.
+    /// Hard limit in bytes for all blocks. `None`: the disk is the limit.
     pub capacity: Option<u64>,
     /// Bytes of evictable cache.
     pub cache_size: u64,
@@ -107,7 +108,7 @@ impl StoreOptions {
     }
 }
 
-/// A handle on an open store. The last one to go closes it.
+/// A handle to an open store. Dropping the last one closes the store.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -119,14 +120,13 @@ struct Inner {
     index: Arc<Index>,
     writer: Writer,
     pins: Pins,
-    leftovers: leftovers::Leftovers,
-    newest: newest::Newest,
-    kept: kept::Kept,
-    /// Bytes promised to blocks that are being written.
+    unlisted: Unlisted,
+    journal: Journal,
+    /// Quota reserved for blocks that the index does not list yet, in bytes.
     reserved: AtomicU64,
-    /// Held shared while promised bytes become rows: nobody is told that the store is full in between.
-    settling: RwLock<()>,
-    /// Held, one by the digest, while a stored block is compared with bytes at hand.
+    /// Held shared while reserved bytes become rows, and so count twice: nobody is refused in between.
+    listing: RwLock<()>,
+    /// Held, one by the digest, while a stored block is compared with other bytes: few at a time, to bound memory.
     comparing: [Mutex<()>; 4],
     touched: Mutex<cache::Touched>,
     /// Held while lists of incomplete roots are completed.
@@ -137,11 +137,11 @@ struct Inner {
 impl Store {
     /// Opens the store in a data directory, or makes one.
     ///
-    /// Takes time that does not depend on how much is stored; where a process was killed as it wrote, the folders that it
-    /// may have written to are looked through.
+    /// The time that this takes does not depend on how much is stored. If a process was killed while it wrote, the folders
+    /// that it may have written to are searched.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] where another process has it, [`StoreError::NewerVersion`], [`StoreError::OtherLayout`],
+    /// [`StoreError::Locked`] if another process has it, [`StoreError::NewerVersion`], [`StoreError::OtherLayout`],
     /// [`StoreError::HalfMoved`], [`StoreError::IndexLost`], [`StoreError::IndexCorrupt`], [`StoreError::Io`].
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
         let (lock, disk) = Self::enter(&options)?;
@@ -150,17 +150,20 @@ impl Store {
             return Err(StoreError::IndexLost);
         }
         let store = Self::open_index(options, INDEX, disk, lock)?;
-        store.compare_with_record()?;
-        store.try_to_restore_kept();
-        if !store.is_index_behind()
-            && let Err(error) = store.list_leftovers()
-        {
-            tracing::warn!("what killed uploads have left is not listed yet: {error}");
+        if store.is_index_behind() {
+            tracing::error!("{}", StoreError::IndexBehind);
+            match store.set_meta(META_BEHIND, &[1]) {
+                Err(error @ StoreError::NoSpace(_)) => tracing::warn!("{error}"),
+                noted => noted?,
+            }
+        } else if let Err(error) = store.list_orphans() {
+            tracing::warn!("block files of killed uploads are not listed yet: {error}");
         }
+        store.inner.journal.refresh();
         Ok(store)
     }
 
-    /// Says what is wrong with a data directory as far as can be seen from outside: nothing is opened, locked or changed.
+    /// Checks a data directory from outside: nothing is opened, locked or changed.
     ///
     /// # Errors
     /// [`StoreError::IndexLost`], [`StoreError::HalfMoved`], [`StoreError::Io`].
@@ -174,7 +177,7 @@ impl Store {
         Ok(())
     }
 
-    /// What comes before anything is looked at in a data directory.
+    /// Locks a data directory and checks its format.
     fn enter(options: &StoreOptions) -> Result<(Arc<Lock>, Disk), StoreError> {
         private::make_private_dir(&options.dir)?;
         let lock = Arc::new(Lock::take(&options.dir)?);
@@ -191,10 +194,8 @@ impl Store {
         lock: Arc<Lock>,
     ) -> Result<Self, StoreError> {
         let index = Arc::new(Index::open(&options.dir.join(name), &options.observers)?);
-        let writer = Writer::start(Arc::clone(&index), Spare::open(&options.dir))?;
-        let (leftovers, newest) =
-            (leftovers::Leftovers::new(&options.dir), newest::Newest::new(&options.dir));
-        let kept = kept::Kept::new(&options.dir);
+        let writer = Writer::start(Arc::clone(&index), DiskReserve::open(&options.dir))?;
+        let journal = Journal::open(&options.dir, Arc::clone(&index))?;
         let store = Self {
             inner: Arc::new(Inner {
                 options,
@@ -202,11 +203,10 @@ impl Store {
                 index,
                 writer,
                 pins: Pins::default(),
-                leftovers,
-                newest,
-                kept,
+                unlisted: Unlisted::default(),
+                journal,
                 reserved: AtomicU64::new(0),
-                settling: RwLock::default(),
+                listing: RwLock::default(),
                 comparing: Default::default(),
                 touched: Mutex::default(),
                 completing: Mutex::default(),
@@ -214,15 +214,26 @@ impl Store {
             }),
         };
         match store.finish_removals() {
-            // A full disk is no reason not to open: its files can be read, and removed.
-            Err(error @ StoreError::NoSpace(_)) => tracing::warn!("a removal waits for room: {error}"),
+            // A full disk must not prevent opening: files can still be read and removed.
+            Err(error @ StoreError::NoSpace(_)) => tracing::warn!("a removal waits for space: {error}"),
             finished => finished?,
         }
         store.try_to_complete_roots();
         Ok(store)
     }
 
-    /// Leaves a word in the lock file for those who look for the running node: where it serves its API.
+    /// Whether the index is older than the blocks, because an earlier one was put in its place. Then nothing is removed until
+    /// [`Store::rebuild`] has made a new one.
+    pub fn is_index_behind(&self) -> bool {
+        self.inner.journal.is_behind
+    }
+
+    /// Errors: [`StoreError::IndexBehind`] for an index that cannot know which blocks are needed.
+    fn check_not_behind(&self) -> Result<(), StoreError> {
+        if self.is_index_behind() { Err(StoreError::IndexBehind) } else { Ok(()) }
+    }
+
+    /// Writes the address of the HTTP API into the lock file, for other processes that look for the running node.
     ///
     /// # Errors
     /// [`StoreError::Io`].
@@ -230,10 +241,10 @@ impl Store {
         self.inner.lock.note(Some(http))
     }
 
-    /// The bytes of a block, checked against its CID; none where it is not here.
+    /// Returns the bytes of a block, checked against its CID; `None` means that it is not here.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where it was here and is damaged: it is set aside, and missing from now on.
+    /// [`StoreError::Corrupt`] if it was here and is damaged: it is moved to quarantine, and missing from now on.
     pub fn get(&self, cid: &Cid) -> Result<Option<Vec<u8>>, StoreError> {
         let digest = cid.digest();
         let Some(row) = self.inner.index.row(digest)? else {
@@ -255,7 +266,7 @@ impl Store {
                 Err(error) if bytes.is_none() => Err(error),
                 given_up => {
                     if let Err(error) = given_up {
-                        tracing::warn!(%cid, "a damaged block could not be set aside: {error}");
+                        tracing::warn!(%cid, "a damaged block could not be moved to quarantine: {error}");
                     }
                     Err(StoreError::Corrupt { cid: *cid })
                 }
@@ -271,8 +282,7 @@ impl Store {
         }
     }
 
-    /// A block that the index does not know, and that is there: fetched or stored just before a crash. It is worth
-    /// keeping, as cache.
+    /// Lists as cache a block file without a row: a block that was fetched or stored just before a crash.
     fn adopt_cached(&self, cid: &Cid) -> Result<Option<Vec<u8>>, StoreError> {
         let digest = *cid.digest();
         let Some(len) = self.inner.disk.len(&digest).and_then(|len| u32::try_from(len).ok()) else {
@@ -298,12 +308,12 @@ impl Store {
         Ok(self.inner.index.row(cid.digest())?.is_some_and(|row| row.location != Location::Missing))
     }
 
-    /// Drops a block whose bytes are wrong or gone, or keeps it as missing where files need it. Answers with its bytes
-    /// where they are right by now: an upload may have mended it since somebody looked.
+    /// Drops a block whose bytes are wrong or gone; if files need it, lists it as missing. Returns its bytes if they are right
+    /// by now: an upload may have replaced it meanwhile.
     fn give_up(&self, cid: &Cid) -> Result<Option<Vec<u8>>, StoreError> {
         let digest = *cid.digest();
         let doomed = self.inner.pins.doom([digest]);
-        // An upload has it in hand: that one compares the bytes, and mends them.
+        // If an upload has it in hand, that one compares the bytes and replaces them.
         let row = if doomed.digests.is_empty() { None } else { self.inner.index.row(&digest)? };
         let Some(row) = row.filter(|row| row.location != Location::Missing) else {
             return Ok(None);
@@ -312,32 +322,31 @@ impl Store {
         if bytes.as_ref().is_some_and(|bytes| cid.matches(bytes)) {
             return Ok(bytes);
         }
-        // A cached block is not synced, nor is all that a killed upload has left: after a crash it may be cut or empty, and
-        // that is no damage.
+        // A cached block is not synced, nor are orphans: after a crash it may be truncated or empty, which is no damage.
         let set_aside = bytes.is_some() && row.is_kept();
         match (row.location, bytes) {
-            (_, None) => tracing::warn!(%cid, "a block's file is gone"),
+            (_, None) => tracing::warn!(%cid, "the file of a block is gone"),
             _ if !set_aside => self.inner.disk.remove(&digest)?,
             (Location::Inline, Some(bytes)) => self.inner.disk.quarantine_bytes(&digest, &bytes)?,
             _ => self.inner.disk.quarantine(&digest)?,
         }
         if set_aside {
-            tracing::warn!(%cid, "a block is damaged and set aside");
+            tracing::warn!(%cid, "a damaged block was moved to quarantine");
         }
-        self.inner.writer.let_go(move |tables| {
+        self.inner.writer.free_space(move |tables| {
             tables.totals.usage.quarantined += u64::from(set_aside);
             tables.lose(&digest)
         })?;
         Ok(None)
     }
 
-    /// How much is stored.
+    /// Returns how much is stored.
     pub fn usage(&self) -> Usage {
         let pending_bytes = self.inner.reserved.load(std::sync::atomic::Ordering::Relaxed);
         Usage { pending_bytes, ..self.inner.index.usage() }
     }
 
-    /// Bytes free on the disk, for this user; none where the system does not say.
+    /// Returns the bytes that are free on the disk for this user; `None` means that the system does not say.
     pub fn disk_free(&self) -> Option<u64> {
         let stats = rustix::fs::statvfs(&self.inner.options.dir).ok()?;
         stats.f_bavail.checked_mul(stats.f_frsize)
@@ -364,7 +373,7 @@ impl Store {
         self.inner.index.records_read()
     }
 
-    /// A small named value.
+    /// Returns a small named value.
     ///
     /// # Errors
     /// [`StoreError::Index`].
@@ -381,13 +390,13 @@ impl Store {
         self.inner.writer.run(move |tables| tables.set_meta(&name, &value))
     }
 
-    /// [`Store::set_meta`] on a full disk, too, in the room set aside: for a note without which nothing can be let go.
+    /// As [`Store::set_meta`], but uses the disk reserve on a full disk: for values without which nothing can be removed.
     ///
     /// # Errors
     /// [`StoreError::Index`].
-    pub fn set_meta_to_let_go(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
+    pub fn set_meta_to_free_space(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
         let (name, value) = (name.to_owned(), value.to_owned());
-        self.inner.writer.let_go(move |tables| tables.set_meta(&name, &value))
+        self.inner.writer.free_space(move |tables| tables.set_meta(&name, &value))
     }
 
     /// Lists many roots at once, without blocks.
@@ -404,6 +413,19 @@ impl Store {
         if let Some(batch) = full {
             self.inner.writer.post(move |tables| tables.touch_cached(&batch));
         }
+    }
+}
+
+impl Inner {
+    /// Records in the journal that the index lists all block files, if it does.
+    fn end_writes(&self) {
+        self.journal.end_writes(|| self.unlisted.is_empty());
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.end_writes();
     }
 }
 

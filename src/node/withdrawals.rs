@@ -250,7 +250,7 @@ impl Withdrawals {
                     return Ok(());
                 }
                 let bytes = serde_json::to_vec(&notes).unwrap_or_default();
-                Ok(store.set_meta_to_let_go(META_WITHDRAWALS, &bytes)?)
+                Ok(store.set_meta_to_free_space(META_WITHDRAWALS, &bytes)?)
             })
             .await
     }

@@ -110,7 +110,7 @@ impl Store {
             let (arrival, folder) = self.place(cid, bytes, Durability::Synced, inline)?;
             if let Some(folder) = folder {
                 let synced = self.inner.disk.sync_folders(&HashSet::from([folder]));
-                synced.inspect_err(|_| self.inner.leftovers.sync_failed(&[digest]))?;
+                synced.inspect_err(|_| self.inner.unlisted.sync_failed(&[digest]))?;
             }
             self.inner.writer.run(move |tables| tables.arrive(&arrival, false, unix_ms()))?;
             return Ok(true);
@@ -118,7 +118,7 @@ impl Store {
         let (arrival, placed) = self.place(cid, bytes, Durability::New, inline)?;
         if placed.is_none() && arrival.inline.is_none() {
             // A file is there already. If an upload of this process wrote it, that upload lists it, too.
-            if self.inner.leftovers.is_fresh(&digest) {
+            if self.inner.unlisted.contains(&digest) {
                 return Ok(false);
             }
             let there = self.inner.disk.read(&digest, arrival.len)?;

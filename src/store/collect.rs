@@ -31,7 +31,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::IndexBehind`], [`StoreError::Io`], [`StoreError::Index`].
     pub fn collect(&self) -> Result<Collected, StoreError> {
-        self.inner.leftovers.rest();
+        self.inner.end_writes();
         self.list_lost()?;
         self.collect_after(self.inner.options.grace)
     }
@@ -118,7 +118,7 @@ impl Store {
         let digests = doomed.digests.clone();
         let removed = Arc::new(Mutex::new(Vec::new()));
         let out = Arc::clone(&removed);
-        self.inner.writer.let_go(move |tables| {
+        self.inner.writer.free_space(move |tables| {
             let mut rows = Vec::new();
             for digest in &digests {
                 if let Some(row) = tables.drop_unneeded(digest)? {

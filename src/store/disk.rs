@@ -48,8 +48,8 @@ impl Disk {
         let blocks = dir.join("blocks");
         let tmp = blocks.join(TMP);
         make_private_dir(&tmp)?;
-        let leftovers = fs::read_dir(&tmp).map_err(|e| StoreError::io("read the temporary folder", e))?;
-        for file in leftovers {
+        let temporary = fs::read_dir(&tmp).map_err(|e| StoreError::io("read the temporary folder", e))?;
+        for file in temporary {
             let removed = file.and_then(|file| fs::remove_file(file.path()));
             removed.map_err(|e| StoreError::io("remove a temporary file", e))?;
         }

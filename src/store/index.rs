@@ -255,14 +255,9 @@ impl Index {
         })
     }
 
-    /// Returns the numbers of lists whose roots were removed and whose references are not all dropped yet.
-    pub(super) fn dying(&self) -> Result<Vec<u64>, StoreError> {
-        self.file.read(|read| read.open_table(DYING)?.iter()?.map(|item| Ok(item?.0.value())).collect())
-    }
-
-    /// Whether references of this list are still to be dropped.
-    pub(super) fn is_dying(&self, number: u64) -> Result<bool, StoreError> {
-        self.file.read(|read| Ok(read.open_table(DYING)?.get(number)?.is_some()))
+    /// Returns the number of some list whose root was removed and whose references are not all dropped yet.
+    pub(super) fn dying(&self) -> Result<Option<u64>, StoreError> {
+        self.file.read(|read| Ok(read.open_table(DYING)?.first()?.map(|(number, _)| number.value())))
     }
 }
 

@@ -52,12 +52,8 @@ impl FromStr for Layout {
     type Err = LayoutError;
 
     fn from_str(text: &str) -> Result<Self, LayoutError> {
-        match text {
-            "sharded" => Ok(Self::Sharded),
-            "segments" => Ok(Self::Segments),
-            "flat" => Ok(Self::Flat),
-            _ => Err(LayoutError(text.into())),
-        }
+        let mut all = [Self::Sharded, Self::Segments, Self::Flat].into_iter();
+        all.find(|layout| layout.to_string() == text).ok_or_else(|| LayoutError(text.into()))
     }
 }
 

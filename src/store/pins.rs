@@ -1,8 +1,8 @@
 //! Blocks that must not be collected now, and blocks that are being collected.
 //!
-//! The race between an upload and the collector is decided under one lock: the collector dooms a block only while
-//! nobody has it pinned, and whoever pins a doomed block first waits until the collector is through with it. So an
-//! upload that looks for a block after pinning it sees it either safe or gone, never about to go.
+//! One lock decides the race between uploads and the collector: the collector dooms a block only while no upload has it
+//! pinned, and an upload that pins a doomed block waits until the collector is done with it. So an upload that looks for a
+//! block after pinning it sees it either safe or gone.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,12 +13,12 @@ use crate::content::hash::Digest;
 
 #[derive(Default)]
 pub(super) struct Pins {
-    state: Mutex<State>,
-    settled: Condvar,
+    state: Mutex<PinState>,
+    released: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct PinState {
     pinned: HashMap<Digest, u32>,
     doomed: HashSet<Digest>,
 }
@@ -28,7 +28,7 @@ impl Pins {
     pub(super) fn pin(&self, digest: Digest) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while state.doomed.contains(&digest) {
-            state = self.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.released.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         *state.pinned.entry(digest).or_default() += 1;
     }
@@ -45,15 +45,15 @@ impl Pins {
         }
     }
 
-    /// Whether somebody has it in hand at this moment.
+    /// Whether an upload has a block pinned at this moment.
     pub(super) fn is_pinned(&self, digest: &Digest) -> bool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).pinned.contains_key(digest)
     }
 
-    /// Dooms those of `candidates` that nobody has pinned or doomed, until the answer is dropped.
+    /// Dooms those of `candidates` that are neither pinned nor doomed, until the result is dropped.
     pub(super) fn doom(&self, candidates: impl IntoIterator<Item = Digest>) -> Doomed<'_> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { pinned, doomed } = &mut *state;
+        let PinState { pinned, doomed } = &mut *state;
         let candidates = candidates.into_iter();
         let digests =
             candidates.filter(|digest| !pinned.contains_key(digest) && doomed.insert(*digest)).collect();
@@ -61,7 +61,7 @@ impl Pins {
     }
 }
 
-/// Blocks on their way out.
+/// Blocks that are being removed.
 pub(super) struct Doomed<'a> {
     pins: &'a Pins,
     pub(super) digests: Vec<Digest>,
@@ -73,7 +73,7 @@ impl Drop for Doomed<'_> {
         for digest in &self.digests {
             state.doomed.remove(digest);
         }
-        self.pins.settled.notify_all();
+        self.pins.released.notify_all();
     }
 }
 
@@ -91,7 +91,7 @@ mod tests {
         let second = pins.doom([a]);
         assert!(second.digests.is_empty());
         drop(second);
-        assert!(pins.doom([a]).digests.is_empty(), "the first one is not through with it");
+        assert!(pins.doom([a]).digests.is_empty(), "the first one is not done with it");
         drop(first);
         pins.unpin([&b]);
         assert_eq!(pins.doom([a, b]).digests, [a, b]);

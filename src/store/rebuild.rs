@@ -19,8 +19,7 @@ use std::{
 use super::{
     INDEX, PutMode, RootKind, RootRecord, Store, StoreError, StoreOptions, disk,
     index::Index,
-    kept,
-    newest::{self, META_BEHIND},
+    journal::{self, META_BEHIND, Replayed},
     observer::Observers,
     private, relocate,
     schema::{Arrival, Location, Root, Row, TOTALS, unix_ms},
@@ -65,21 +64,21 @@ impl Store {
         // Left by an interrupted rebuild.
         remove(&dir.join(NEW_INDEX))?;
         let old = OldIndex::open(&dir.join(INDEX))?;
-        let newest = newest::on_record(&dir);
-        if old.is_behind(newest) {
+        let recorded = journal::replay(&dir);
+        if old.is_behind(recorded.epoch) {
             // It knows as little of newer blocks as an index that cannot be read.
             old.is_damaged.set(true);
         }
         let new = Self::open_index(options.clone(), NEW_INDEX, disk, Arc::clone(&lock))?;
-        let rebuild = Rebuild { new, old };
-        let found = Rebuilt { moved, ..rebuild.run(newest)? };
+        let rebuild = Rebuild { new, old, recorded };
+        let found = Rebuilt { moved, ..rebuild.run()? };
+        // The journal is written anew from the new index, also if the process ends here.
+        rebuild.new.inner.journal.invalidate()?;
         drop(rebuild);
-        // The record is made again from the new index, also if the process ends here.
-        kept::reopen(&dir)?;
         replace_index(&dir)?;
         let disk = disk::Disk::open(&dir, options.layout)?;
         let store = Self::open_index(options, INDEX, disk, lock)?;
-        store.try_to_restore_kept();
+        store.inner.journal.refresh();
         Ok((store, found))
     }
 }
@@ -88,18 +87,20 @@ impl Store {
 struct Rebuild {
     new: Store,
     old: OldIndex,
+    recorded: Replayed,
 }
 
 impl Rebuild {
-    fn run(&self, newest: u64) -> Result<Rebuilt, StoreError> {
+    fn run(&self) -> Result<Rebuilt, StoreError> {
         let blocks = self.take_small_blocks()? + self.take_block_files()?;
         let damaged = self.new.usage().quarantined;
         for (name, value) in self.old.meta() {
             self.new.set_meta(&name, &value)?;
         }
         // Numbers continue where the lost index stopped, so that an old index put in its place later is recognised.
+        let epoch = self.recorded.epoch;
         self.new.inner.writer.run(move |tables| {
-            tables.totals.next_number = tables.totals.next_number.max(newest);
+            tables.totals.next_number = tables.totals.next_number.max(epoch);
             Ok(())
         })?;
         let known = self.take_roots()?;
@@ -113,12 +114,14 @@ impl Rebuild {
         let upload = self.new.listing();
         let (mut taken, mut after) = (0, None);
         loop {
-            let page = self.old.blocks(after);
+            let page = self.old.read(|index| index.blocks(after, PAGE));
             let Some((last, _)) = page.last() else { break };
             after = Some(*last);
             for (digest, row) in page.into_iter().filter(|(_, row)| row.location == Location::Inline) {
                 let cid = Cid::new(row.codec, digest);
-                if let Some(bytes) = self.old.inline(&digest).filter(|bytes| cid.matches(bytes)) {
+                if let Some(bytes) =
+                    self.old.read(|index| index.inline(&digest)).filter(|bytes| cid.matches(bytes))
+                {
                     upload.put(&cid, &bytes, PutMode::Sealed)?;
                     taken += 1;
                 }
@@ -163,7 +166,7 @@ impl Rebuild {
     fn take_roots(&self) -> Result<u64, StoreError> {
         let (mut taken, mut after) = (0, None);
         loop {
-            let page = self.old.roots(after);
+            let page = self.old.read(|index| index.roots(after, PAGE));
             let Some(last) = page.last() else { return Ok(taken) };
             after = Some(last.record.cid);
             for Root { number, record } in page {
@@ -198,7 +201,7 @@ impl Rebuild {
             }
         }
         tops.retain(|(cid, _)| !listed.contains(cid) && !self.old.knew(cid.digest()));
-        let mut found = self.list_recorded()?;
+        let mut found = self.list_pinned()?;
         for (cid, kind) in tops {
             if self.new.root(&cid)?.is_none() {
                 self.list(nameless(cid, kind), None)?;
@@ -208,14 +211,14 @@ impl Rebuild {
         Ok(found)
     }
 
-    /// If the old index is damaged, lists the roots that were kept according to the record beside it: also those that are
-    /// part of a folder, and those whose root block cannot be read. Returns how many of them are new.
-    fn list_recorded(&self) -> Result<u64, StoreError> {
+    /// If the old index is damaged, lists the roots that are pinned in the journal: also those that are part of a folder,
+    /// and those whose root block cannot be read. Returns how many of them are new.
+    fn list_pinned(&self) -> Result<u64, StoreError> {
         let mut found = 0;
         if !self.old.is_damaged.get() {
             return Ok(found);
         }
-        for cid in kept::on_record(self.new.dir()) {
+        for &cid in &self.recorded.pinned {
             match self.new.root(&cid)? {
                 Some(listed) if listed.pinned => {}
                 // It was stored after this older index was made.
@@ -249,7 +252,7 @@ impl Rebuild {
         }
         let found: HashSet<Digest> = walked.blocks.iter().map(|block| block.digest).collect();
         for digest in number.map(|number| self.old.list(number)).unwrap_or_default() {
-            let row = match self.old.row(&digest) {
+            let row = match self.old.read(|index| index.row(&digest)) {
                 None => self.new.inner.index.row(&digest)?,
                 row => row,
             };
@@ -312,30 +315,14 @@ impl OldIndex {
         T::default()
     }
 
-    fn blocks(&self, after: Option<Digest>) -> Vec<(Digest, Row)> {
-        self.read(|index| index.blocks(after, PAGE))
-    }
-
-    fn inline(&self, digest: &Digest) -> Option<Vec<u8>> {
-        self.read(|index| index.inline(digest))
-    }
-
-    fn row(&self, digest: &Digest) -> Option<Row> {
-        self.read(|index| index.row(digest))
-    }
-
-    /// Whether it is older than the number on record.
-    fn is_behind(&self, newest: u64) -> bool {
-        self.read(|index| Ok(index.meta(META_BEHIND)?.is_some() || index.next_number()? < newest))
+    /// Whether it is older than the epoch in the journal.
+    fn is_behind(&self, epoch: u64) -> bool {
+        self.read(|index| Ok(index.meta(META_BEHIND)?.is_some() || index.next_number()? < epoch))
     }
 
     /// Whether it certainly knew this block.
     fn knew(&self, digest: &Digest) -> bool {
-        !self.is_damaged.get() && self.row(digest).is_some()
-    }
-
-    fn roots(&self, after: Option<Cid>) -> Vec<Root> {
-        self.read(|index| index.roots(after, PAGE))
+        !self.is_damaged.get() && self.read(|index| index.row(digest)).is_some()
     }
 
     /// Returns the blocks of a root, as far as its list can be read.

@@ -1,11 +1,11 @@
-//! Files and folders: list, look up, remove.
+//! Roots of files and folders: list, look up, remove.
 
 use super::{RootRecord, Store, StoreError, schema::unix_ms};
 use crate::content::cid::Cid;
 
 impl Store {
-    /// Lists a root that is only known, not kept: nothing is referenced. A root that is kept stays so; where its key and
-    /// name were lost with an index, it gets them.
+    /// Lists a root that is only known: it references no block. A root that is pinned stays so, and gets its key and name if
+    /// they were lost with an index.
     ///
     /// # Errors
     /// [`StoreError::Index`].
@@ -14,11 +14,11 @@ impl Store {
         if self.root(&record.cid)?.as_ref().is_some_and(is_known) {
             return Ok(());
         }
-        // An upload may list it before this does: what is kept is asked where it is written.
+        // An upload may list it in between: `learn_root` checks again, in the transaction.
         self.inner.writer.run(move |tables| tables.learn_root(&record, unix_ms()))
     }
 
-    /// What is kept of a root.
+    /// Returns the record of a root; `None` means that it is not listed.
     ///
     /// # Errors
     /// [`StoreError::Index`].
@@ -26,8 +26,8 @@ impl Store {
         Ok(self.inner.index.root(cid)?.map(|root| root.record))
     }
 
-    /// How many blocks of each of these roots are missing here, as far as is known: lost, or damaged and set aside, and not
-    /// mended since. Quick where nothing is missing.
+    /// Returns how many blocks of each of these roots are known to be missing: lost, or damaged and set aside, and not
+    /// replaced since. Quick when nothing is missing.
     ///
     /// # Errors
     /// [`StoreError::Index`].
@@ -38,7 +38,7 @@ impl Store {
         }
     }
 
-    /// Up to `limit` roots after `after`, by CID.
+    /// Returns up to `limit` roots after `after`, ordered by CID.
     ///
     /// # Errors
     /// [`StoreError::Index`].
@@ -46,8 +46,7 @@ impl Store {
         Ok(self.inner.index.roots(after, limit)?.into_iter().map(|root| root.record).collect())
     }
 
-    /// Takes a root off the list; answers whether it was there. Blocks that no other root needs are collected after
-    /// the grace period.
+    /// Removes a root; returns whether it was listed. Blocks that no other root needs are collected after the grace period.
     ///
     /// # Errors
     /// [`StoreError::Index`].
@@ -56,19 +55,17 @@ impl Store {
             return Ok(false);
         }
         let cid = *cid;
-        self.inner.writer.let_go(move |tables| tables.remove_root(&cid))?;
-        self.note_kept(&cid);
+        self.inner.writer.free_space(move |tables| tables.remove_root(&cid))?;
+        self.inner.journal.record_pin(&cid);
         self.finish_removals()?;
         Ok(true)
     }
 
-    /// Drops the references of removed roots, part by part. A crash on the way loses nothing: the rest is dropped when
-    /// the store is opened next.
+    /// Drops the references of removed roots, part by part. After a crash, the rest is dropped when the store is opened
+    /// next.
     pub(super) fn finish_removals(&self) -> Result<(), StoreError> {
-        for number in self.inner.index.dying()? {
-            while self.inner.index.is_dying(number)? {
-                self.inner.writer.let_go(move |tables| tables.drop_part(number, unix_ms()))?;
-            }
+        while let Some(number) = self.inner.index.dying()? {
+            self.inner.writer.free_space(move |tables| tables.drop_part(number, unix_ms()))?;
         }
         Ok(())
     }

@@ -196,8 +196,11 @@ impl Totals {
 /// Returns the time in milliseconds since 1970. A clock that is off only makes blocks wait longer or shorter for
 /// collection.
 pub(super) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    unix_ms_at(SystemTime::now())
+}
+
+pub(super) fn unix_ms_at(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

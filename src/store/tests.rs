@@ -17,18 +17,18 @@ use crate::content::cid::Codec;
 mod cached;
 #[path = "tests/incomplete.rs"]
 mod incomplete;
-#[path = "tests/kept.rs"]
-mod kept;
+#[path = "tests/journal.rs"]
+mod journal;
 #[path = "tests/mending.rs"]
 mod mending;
 #[path = "tests/old_index.rs"]
 mod old_index;
+#[path = "tests/orphans.rs"]
+mod orphans;
 #[path = "tests/short_blocks.rs"]
 mod short_blocks;
 #[path = "tests/syncs.rs"]
 mod syncs;
-#[path = "tests/unfinished.rs"]
-mod unfinished;
 
 /// Makes the n-th file operation of a kind fail.
 #[derive(Default)]
@@ -69,6 +69,20 @@ fn open(dir: &TempDir) -> Store {
     Store::open(options(dir)).expect("opens")
 }
 
+/// An empty store.
+fn opened() -> (TempDir, Store) {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    (dir, store)
+}
+
+/// Checks that the store returns these blocks.
+fn assert_here(store: &Store, blocks: &[(Cid, Vec<u8>)]) {
+    for (cid, bytes) in blocks {
+        assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
+    }
+}
+
 /// A block that is long enough for a file of its own, unless `len` says otherwise.
 fn block(n: u32, len: usize) -> (Cid, Vec<u8>) {
     let mut bytes = vec![0; len];
@@ -97,14 +111,29 @@ fn record(root: &Cid) -> RootRecord {
 
 fn store_all(store: &Store, blocks: &[(Cid, Vec<u8>)]) -> Vec<Put> {
     let upload = store.upload();
-    let puts =
-        blocks.iter().map(|(cid, bytes)| upload.put(cid, bytes, PutMode::Sealed).expect("put")).collect();
+    let puts = blocks.iter().map(|block| put(&upload, block)).collect();
     upload.commit(record(&blocks[0].0)).expect("committed");
     puts
 }
 
 fn file_of(store: &Store, cid: &Cid) -> PathBuf {
     store.inner.disk.path(cid.digest())
+}
+
+/// Damages a file.
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).expect("read");
+    bytes[10] ^= 1;
+    fs::write(path, bytes).expect("written");
+}
+
+fn put(upload: &Upload, (cid, bytes): &(Cid, Vec<u8>)) -> Put {
+    upload.put(cid, bytes, PutMode::Sealed).expect("put")
+}
+
+/// Checks that there is no room for a block.
+fn assert_no_space(upload: &Upload, (cid, bytes): &(Cid, Vec<u8>)) {
+    assert!(matches!(upload.put(cid, bytes, PutMode::Sealed), Err(StoreError::NoSpace(_))));
 }
 
 /// Waits until changes that nobody waits for are made.
@@ -120,9 +149,7 @@ fn what_was_committed_is_there_after_a_restart() {
     let blocks = [block(1, LONG), block(2, 10), block(3, 0), block(4, INLINE_MAX), block(5, INLINE_MAX + 1)];
     assert_eq!(store_all(&open(&dir), &blocks), [Put::New; 5]);
     let store = open(&dir);
-    for (cid, bytes) in &blocks {
-        assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
-    }
+    assert_here(&store, &blocks);
     assert_eq!(store.roots(None, 10).expect("listed"), [record(&blocks[0].0)]);
     assert_eq!((store.usage().blocks, store.usage().roots), (5, 1));
     assert_eq!(store_all(&store, &blocks), [Put::Known; 5]);
@@ -131,8 +158,7 @@ fn what_was_committed_is_there_after_a_restart() {
 
 #[test]
 fn files_that_are_only_known_are_counted_apart() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let counts = || (store.usage().roots, store.usage().known);
     let known = |n| RootRecord { pinned: false, ..record(&block(n, LONG).0) };
     store.add_root(known(1)).expect("learned");
@@ -151,11 +177,7 @@ fn files_that_are_only_known_are_counted_apart() {
 #[test]
 fn damage_is_seen_set_aside_and_mended() {
     let damages: [fn(&Path); 4] = [
-        |path| {
-            let mut bytes = fs::read(path).expect("read");
-            bytes[1000] ^= 1;
-            fs::write(path, bytes).expect("written");
-        },
+        flip,
         |path| {
             fs::File::options().write(true).open(path).and_then(|f| f.set_len(100)).expect("cut");
         },
@@ -163,8 +185,7 @@ fn damage_is_seen_set_aside_and_mended() {
         |path| fs::remove_file(path).expect("removed"),
     ];
     for (n, damage) in damages.into_iter().enumerate() {
-        let dir = TempDir::new().expect("a folder");
-        let store = open(&dir);
+        let (_dir, store) = opened();
         let blocks = [block(1, LONG), block(2, LONG)];
         store_all(&store, &blocks);
         let (cid, bytes) = &blocks[1];
@@ -186,8 +207,7 @@ fn damage_is_seen_set_aside_and_mended() {
 
 #[test]
 fn removed_files_are_collected_and_shared_blocks_stay() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let (a, b, shared) = (block(1, LONG), block(2, LONG), block(3, LONG));
     store_all(&store, &[a.clone(), shared.clone()]);
     store_all(&store, &[b.clone(), shared.clone()]);
@@ -203,8 +223,7 @@ fn removed_files_are_collected_and_shared_blocks_stay() {
 
 #[test]
 fn storing_a_file_twice_counts_once() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let a = [block(1, LONG)];
     store_all(&store, &a);
     store_all(&store, &a);
@@ -214,12 +233,11 @@ fn storing_a_file_twice_counts_once() {
 
 #[test]
 fn an_upload_in_flight_keeps_its_blocks() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let a = block(1, LONG);
     store_all(&store, std::slice::from_ref(&a));
     let upload = store.upload();
-    assert_eq!(upload.put(&a.0, &a.1, PutMode::Sealed).expect("put"), Put::Known);
+    assert_eq!(put(&upload, &a), Put::Known);
     store.remove_root(&a.0).expect("removed");
     assert_eq!(store.collect().expect("collected").blocks, 0);
     upload.commit(record(&a.0)).expect("committed");
@@ -230,14 +248,13 @@ fn an_upload_in_flight_keeps_its_blocks() {
 
 #[test]
 fn an_upload_that_was_given_up_is_found_by_the_next_and_collected_otherwise() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let a = block(1, LONG);
     let upload = store.upload();
-    assert_eq!(upload.put(&a.0, &a.1, PutMode::Sealed).expect("put"), Put::New);
+    assert_eq!(put(&upload, &a), Put::New);
     drop(upload);
     let upload = store.upload();
-    assert_eq!(upload.put(&a.0, &a.1, PutMode::Sealed).expect("put"), Put::Known);
+    assert_eq!(put(&upload, &a), Put::Known);
     drop(upload);
     assert_eq!(store.collect().expect("collected").blocks, 1);
     assert_eq!(store.sweep().expect("swept").blocks, 0);
@@ -250,12 +267,12 @@ fn what_is_asked_for_at_once_goes_before_its_grace_is_over_and_no_upload_in_flig
     let store = Store::open(StoreOptions { grace, ..options(&dir) }).expect("opened");
     let [kept, removed, given_up, left, flying] = [1, 2, 3, 4, 5].map(|n| block(n, LONG));
     store_all(&store, std::slice::from_ref(&kept));
-    store.upload().put(&given_up.0, &given_up.1, PutMode::Sealed).expect("put");
+    put(&store.upload(), &given_up);
     store_all(&store, std::slice::from_ref(&removed));
     store.remove_root(&removed.0).expect("removed");
     store.inner.disk.write(left.0.digest(), &left.1, disk::Durability::Synced).expect("written");
     let upload = store.upload();
-    upload.put(&flying.0, &flying.1, PutMode::Sealed).expect("put");
+    put(&upload, &flying);
     assert_eq!(store.collect().expect("collected").blocks + store.sweep().expect("swept").blocks, 0);
     assert_eq!(store.purge().expect("purged"), Collected { blocks: 3, bytes: 3 * LONG as u64 });
     upload.commit(record(&flying.0)).expect("committed");
@@ -266,8 +283,7 @@ fn what_is_asked_for_at_once_goes_before_its_grace_is_over_and_no_upload_in_flig
 
 #[test]
 fn block_files_that_a_killed_upload_left_are_adopted_or_swept() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let (a, b) = (block(1, LONG), block(2, LONG));
     for (cid, bytes) in [&a, &b] {
         store.inner.disk.write(cid.digest(), bytes, disk::Durability::Synced).expect("written");
@@ -279,8 +295,7 @@ fn block_files_that_a_killed_upload_left_are_adopted_or_swept() {
 
 #[test]
 fn colliding_public_blocks_are_refused_and_nothing_changes() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let a = include_bytes!("../../tests/vectors/shattered-a.bin");
     let b = include_bytes!("../../tests/vectors/shattered-b.bin");
     for tail in [0, LONG] {
@@ -319,16 +334,13 @@ fn the_cache_is_evictable_and_gives_way() {
     let more: Vec<_> = (20..24).map(|n| block(n, LONG)).collect();
     store_all(&store, &more);
     assert_eq!((store.usage().bytes, store.usage().cached_bytes), (5 * len, 0));
-    let upload = store.upload();
-    let (cid, bytes) = block(30, LONG);
-    assert!(matches!(upload.put(&cid, &bytes, PutMode::Sealed), Err(StoreError::NoSpace(_))));
+    assert_no_space(&store.upload(), &block(30, LONG));
     assert!(store.get(&kept.0).expect("read").is_some());
 }
 
 #[test]
 fn a_cached_block_that_a_crash_cut_short_just_counts_as_missing() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let (cid, bytes) = block(1, LONG);
     store.put_cached(&cid, &bytes).expect("cached");
     settle(&store);
@@ -346,8 +358,7 @@ fn a_cached_block_that_a_crash_cut_short_just_counts_as_missing() {
 #[test]
 fn every_failed_write_leaves_the_store_as_it_was() {
     for what in ["write", "sync", "folder"] {
-        let dir = TempDir::new().expect("a folder");
-        let store = open(&dir);
+        let (dir, store) = opened();
         let kept = block(0, LONG);
         store_all(&store, std::slice::from_ref(&kept));
         store.inner.disk.faults.plan(what, 0);
@@ -365,8 +376,7 @@ fn every_failed_write_leaves_the_store_as_it_was() {
 
 #[test]
 fn a_second_opener_is_told_who_has_it() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (dir, store) = opened();
     store.set_lock_note("127.0.0.1:1").expect("noted");
     let second = Store::open(options(&dir)).err().expect("refused");
     assert!(
@@ -404,16 +414,13 @@ fn a_lost_index_is_made_again_from_the_blocks() {
         }
         let (store, found) = Store::rebuild(options(&dir)).expect("rebuilt");
         assert_eq!(found.blocks, 2);
-        for (cid, bytes) in &blocks {
-            assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
-        }
+        assert_here(&store, &blocks);
     }
 }
 
 #[test]
 fn collecting_never_takes_what_an_upload_relies_on() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -430,9 +437,7 @@ fn collecting_never_takes_what_an_upload_relies_on() {
                         let own = block(100 + worker * 1000 + round, LONG);
                         let blocks = [own, block(7, LONG)];
                         store_all(store, &blocks);
-                        for (cid, bytes) in &blocks {
-                            assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
-                        }
+                        assert_here(store, &blocks);
                         store.remove_root(&blocks[0].0).expect("removed");
                     }
                 })

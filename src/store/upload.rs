@@ -1,4 +1,4 @@
-//! Storing blocks for one root: pinned while in flight, durable together.
+//! Storing blocks for one root: pinned while the upload runs, durable together.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,7 +12,7 @@ use std::{
 use super::{
     INLINE_MAX, RootRecord, Store, StoreError,
     disk::Durability,
-    room::Reservation,
+    quota::Reservation,
     schema::{Arrival, Location, Row, unix_ms},
 };
 use crate::content::{
@@ -42,62 +42,62 @@ pub enum Put {
     Known,
 }
 
-/// An upload in flight. Its blocks are safe from collection until it is dropped. Without a [commit](Upload::commit) they
-/// are unreferenced then, count as stored, and are found again by the next try; where it failed for want of room, what it
-/// wrote goes with it.
+/// An upload. Its blocks are not collected until it is dropped. Without a [commit](Upload::commit) they are listed without a
+/// root then: they count as stored, and the next try finds them. If the disk or the quota was full, what the upload wrote
+/// is removed.
 pub struct Upload {
     store: Store,
-    /// What it wrote goes where there is no room for all of it.
+    /// Whether what it wrote is removed if it gives up.
     takes_back: bool,
-    /// Syncs that had failed when this began.
-    failures: u64,
-    state: Mutex<State>,
-    /// Held by the thread that lists short blocks; the others that have too many of them wait for it.
+    /// Syncs that had failed when it began.
+    failed_syncs: u64,
+    state: Mutex<UploadState>,
+    /// Held by the thread that lists short blocks; others that have too many of them wait for it.
     flushing: Mutex<()>,
 }
 
 #[derive(Default)]
-struct State {
+struct UploadState {
     /// Every block of this upload, in order of arrival.
     blocks: Vec<Digest>,
     seen: HashSet<Digest>,
-    /// What was stored by this upload and is not listed yet, each with the bytes promised to it.
+    /// Blocks that this upload stored and that are not listed yet, each with the bytes reserved for it.
     waiting: HashMap<Digest, (Arrival, u64)>,
-    /// Bytes of the short blocks that wait.
+    /// Bytes of the short blocks among them.
     short_bytes: u64,
     folders: HashSet<PathBuf>,
-    /// Block files to sync before they get a row.
+    /// Block files to sync before they are listed.
     unsynced: Vec<Digest>,
-    /// Bytes written that no row counts yet.
+    /// Bytes reserved for all blocks that are not listed yet.
     reserved: u64,
-    /// Blocks that were not here before, or that another upload wrote which has not listed them either.
+    /// Blocks that were not here before, or that another upload wrote and has not listed either.
     own: Vec<Digest>,
-    /// Block files with a row whose bytes were wrong, and are not synced yet.
-    mended: Vec<Digest>,
-    /// What this upload wrote is to go with it: there was no room for something, or a sync has failed.
+    /// Listed block files whose bytes were wrong, and whose new bytes are not synced yet.
+    replaced: Vec<Digest>,
+    /// The disk or the quota was full, or a sync has failed.
     gives_up: bool,
 }
 
-impl State {
-    /// From now on the upload answers for the room, until rows count the bytes.
-    fn wait_for_row(&mut self, arrival: Arrival, room: Reservation<'_>) {
-        let room = room.hand_over();
-        self.reserved += room;
+impl UploadState {
+    /// Adds a block that is to be listed. The upload ends the reservation when the index counts the block.
+    fn wait_for_row(&mut self, arrival: Arrival, quota: Reservation<'_>) {
+        let bytes = quota.hand_over();
+        self.reserved += bytes;
         self.short_bytes += arrival.short_len();
         let digest = arrival.digest;
-        if let Some((old, promised)) = self.waiting.insert(digest, (arrival, room)) {
+        if let Some((old, old_bytes)) = self.waiting.insert(digest, (arrival, bytes)) {
             self.short_bytes -= old.short_len();
-            if let Some((_, room)) = self.waiting.get_mut(&digest) {
-                *room += promised;
+            if let Some((_, bytes)) = self.waiting.get_mut(&digest) {
+                *bytes += old_bytes;
             }
         }
     }
 
-    /// Answers with the bytes that were promised to it.
+    /// Removes a block that is listed. Returns the bytes that were reserved for it.
     fn has_row(&mut self, digest: &Digest) -> u64 {
-        let Some((arrival, promised)) = self.waiting.remove(digest) else { return 0 };
+        let Some((arrival, bytes)) = self.waiting.remove(digest) else { return 0 };
         self.short_bytes -= arrival.short_len();
-        promised
+        bytes
     }
 }
 
@@ -113,17 +113,16 @@ impl Store {
     }
 
     fn begin(&self, takes_back: bool) -> Upload {
-        let failures = self.inner.leftovers.failures();
         Upload {
             store: self.clone(),
             takes_back,
-            failures,
+            failed_syncs: self.inner.unlisted.failed_syncs(),
             state: Mutex::default(),
             flushing: Mutex::default(),
         }
     }
 
-    /// Puts a block where it belongs; answers with the folder of its file, where one was written. The row comes later.
+    /// Puts a block where it belongs. Returns the folder of its file, if one was written. The row comes later.
     pub(super) fn place(
         &self,
         cid: &Cid,
@@ -137,7 +136,7 @@ impl Store {
             arrival.inline = Some(bytes.into());
             return Ok((arrival, None));
         }
-        let folder = self.with_room(|| self.inner.disk.write(cid.digest(), bytes, durability))?;
+        let folder = self.with_space(|| self.inner.disk.write(cid.digest(), bytes, durability))?;
         Ok((arrival, folder))
     }
 }
@@ -145,7 +144,7 @@ impl Store {
 impl Upload {
     /// Stores a block, or finds that it is stored. Call it from several threads: that is how syncs overlap.
     ///
-    /// What is here already is compared: a damaged block is put right.
+    /// A block that is here already is compared: one that is damaged is replaced.
     ///
     /// # Errors
     /// [`StoreError::NoSpace`]; [`StoreError::Collision`]; [`StoreError::Io`].
@@ -153,8 +152,8 @@ impl Upload {
         self.noting(self.put_in(cid, bytes, mode, lives_in_index(cid, bytes)))
     }
 
-    /// As [`Upload::put`], for the end of a file whose other blocks are longer: it is a file as those are, however short,
-    /// so that they are not read without it should the index be lost.
+    /// As [`Upload::put`], for the end of a file whose other blocks are longer. It is a file as those are, however short,
+    /// so that they can be read should the index be lost.
     ///
     /// # Errors
     /// As [`Upload::put`].
@@ -162,7 +161,7 @@ impl Upload {
         self.noting(self.put_in(cid, bytes, mode, false))
     }
 
-    /// Notes where there was no room.
+    /// Makes the upload give up if the disk or the quota was full.
     fn noting<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if matches!(result, Err(StoreError::NoSpace(_))) {
             self.state().gives_up = true;
@@ -183,21 +182,22 @@ impl Upload {
             }
             state.waiting.get(&digest).map(|(arrival, _)| arrival.clone())
         };
-        // Asked after what waits: a block that has got its row in between is seen here.
+        // Read after `waiting`: a block that was listed in between is seen here.
         let row = self.store.inner.index.row(&digest)?;
         if self.is_here(cid, bytes, waiting.as_ref(), row, mode, inline)? {
             return Ok(Put::Known);
         }
-        // What a row counts has its room: it is pinned, and so is its row.
+        // Bytes that a row counts need no quota: the block is pinned, and so is its row.
         let counted = row.filter(|row| row.location != Location::Missing).map_or(0, |row| u64::from(row.len));
-        let room = self.store.reserve((bytes.len() as u64).saturating_sub(counted))?;
-        // A file without a row whose bytes are others is nobody's: it is written over.
+        let quota = self.store.reserve((bytes.len() as u64).saturating_sub(counted))?;
+        // A file without a row that has other bytes is damaged and unlisted: it is overwritten.
         let is_own = row.is_none();
         if is_own {
-            // Noted before it is there: what fails half-way is looked for, too.
+            // Before it is there, so that a part of it is found, too.
             self.state().own.push(digest);
             if !inline {
-                self.store.inner.leftovers.begin(digest)?;
+                self.store.inner.unlisted.insert(digest);
+                self.store.inner.journal.begin_writes()?;
             }
         }
         let (arrival, folder, synced) = self.write(cid, bytes, inline)?;
@@ -207,10 +207,10 @@ impl Upload {
                 state.unsynced.push(digest);
             }
             if folder.is_some() && !is_own {
-                state.mended.push(digest);
+                state.replaced.push(digest);
             }
             state.folders.extend(folder);
-            state.wait_for_row(arrival, room);
+            state.wait_for_row(arrival, quota);
             state.short_bytes >= FLUSH_BYTES
         };
         if too_many {
@@ -220,7 +220,7 @@ impl Upload {
         Ok(if known { Put::Known } else { Put::New })
     }
 
-    /// Puts a block in place. Answers with the folder of its file, and whether nothing but that is to be synced.
+    /// Writes a block. Returns the folder of its file, and whether nothing but that folder needs a sync.
     pub(super) fn write(
         &self,
         cid: &Cid,
@@ -228,9 +228,9 @@ impl Upload {
         inline: bool,
     ) -> Result<(Arrival, Option<PathBuf>, bool), StoreError> {
         let (inner, digest) = (&self.store.inner, cid.digest());
-        // Short ones are synced together at the end: a folder of many files has many of them. So they take no place from
-        // a file that is there: it may be another upload's, which has synced it and was acknowledged.
-        if bytes.len() <= INLINE_MAX && !inline && !inner.leftovers.is_unsound(digest) {
+        // Short ones are synced together at the end: a folder of many files has many of them. So they do not replace a file
+        // that is there: another upload may have synced it, and have been acknowledged.
+        if bytes.len() <= INLINE_MAX && !inline && !inner.unlisted.is_unsound(digest) {
             let (arrival, folder) = self.store.place(cid, bytes, Durability::New, inline)?;
             if folder.is_some() {
                 return Ok((arrival, folder, false));
@@ -242,7 +242,7 @@ impl Upload {
             }
         }
         let (arrival, folder) = self.store.place(cid, bytes, Durability::Synced, inline)?;
-        inner.leftovers.written_again([digest]);
+        inner.unlisted.written_again([digest]);
         Ok((arrival, folder, true))
     }
 
@@ -262,7 +262,7 @@ impl Upload {
         if let Some(old) = waiting.and_then(|arrival| arrival.inline.as_ref()) {
             return same(cid, old, bytes);
         }
-        if inner.leftovers.is_unsound(digest) {
+        if inner.unlisted.is_unsound(digest) {
             return Ok(false);
         }
         let lane = &inner.comparing[usize::from(digest[0]) % inner.comparing.len()];
@@ -287,26 +287,25 @@ impl Upload {
             return Ok(false);
         }
         if row.is_none() && waiting.is_none() {
-            // Left by an upload that was killed, or cache that a crash took off the list: nobody has synced that.
+            // A killed upload left it, or a crash took its row: it may never have been synced.
             if let Err(error) = inner.disk.sync(digest) {
                 self.state().own.push(*digest);
                 return Err(self.sync_failed(error));
             }
-            let room = self.store.reserve(u64::from(len))?;
+            let quota = self.store.reserve(u64::from(len))?;
             let mut state = self.state();
-            if inner.leftovers.is_fresh(digest) {
-                // Another upload has just written it. Whichever of the two ends last answers for it.
+            if inner.unlisted.contains(digest) {
+                // Another upload has just written it. The last one of the two that ends removes or lists it.
                 state.own.push(*digest);
             }
             state.folders.extend(inner.disk.path(digest).parent().map(PathBuf::from));
             let arrival = Arrival { digest: *digest, codec: cid.codec(), len, inline: None };
-            state.wait_for_row(arrival, room);
+            state.wait_for_row(arrival, quota);
         }
         Ok(row.is_none_or(|row| !row.cached))
     }
 
-    /// Has the index list the short blocks that wait, so that memory stays bounded. No root needs them yet: until one
-    /// does, it is this upload's pins that keep them.
+    /// Lists the short blocks, so that memory stays bounded. No root needs them yet: until then this upload's pins keep them.
     fn flush(&self) -> Result<(), StoreError> {
         let _turn = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         let short: Vec<Arrival> = {
@@ -330,8 +329,7 @@ impl Upload {
         let mut state = self.state();
         (state.own, state.gives_up) = (Vec::new(), false);
         drop(state);
-        self.store.note_kept(&root);
-        self.store.note_stored();
+        self.store.inner.journal.record_pin(&root);
         self.store.try_to_complete_roots();
         Ok(())
     }
@@ -340,7 +338,7 @@ impl Upload {
         self.sync_folders()?;
         let blocks = self.state().blocks.clone();
         let arrivals = self.arrivals();
-        // A list that lacked some blocks may be replaced by this: what it held is let go now, or later.
+        // An old list that lacked some blocks may be replaced by this: its references are dropped now, or later.
         if self.list(arrivals, Some((record, blocks)))?
             && let Err(error) = self.store.finish_removals()
         {
@@ -349,7 +347,7 @@ impl Upload {
         Ok(())
     }
 
-    /// Lists what was put, without a root: it is unreferenced until one needs it.
+    /// Lists the blocks without a root: they are unreferenced until one needs them.
     pub(super) fn keep(&self) -> Result<(), StoreError> {
         self.sync_folders()?;
         self.list(self.arrivals(), None)?;
@@ -357,36 +355,34 @@ impl Upload {
         Ok(())
     }
 
-    /// What waits for a row.
     fn arrivals(&self) -> Vec<Arrival> {
         self.state().waiting.values().map(|(arrival, _)| arrival.clone()).collect()
     }
 
-    /// Makes rows of what has arrived, durably, and lists a root; answers whether that takes the place of an old list.
+    /// Makes rows of arrivals, durably, and lists a root. Returns whether that takes the place of an old list.
     fn list(
         &self,
         arrivals: Vec<Arrival>,
         root: Option<(RootRecord, Vec<Digest>)>,
     ) -> Result<bool, StoreError> {
         let inner = &self.store.inner;
-        let _settling = inner.settling.read().unwrap_or_else(PoisonError::into_inner);
-        let (arrivals, is_all) = (Arc::<[Arrival]>::from(arrivals), root.is_some());
-        let listed = Arc::clone(&arrivals);
-        let replaces = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&replaces);
-        let root = root.map(Arc::new);
-        self.store.with_room(|| {
-            let (listed, root, told) = (Arc::clone(&listed), root.clone(), Arc::clone(&told));
+        let _listing = inner.listing.read().unwrap_or_else(PoisonError::into_inner);
+        let is_all = root.is_some();
+        let change = Arc::new((arrivals, root, AtomicBool::new(false)));
+        self.store.with_space(|| {
+            let change = Arc::clone(&change);
             inner.writer.run(move |tables| {
+                let (arrivals, root, replaces) = &*change;
                 let now = unix_ms();
-                listed.iter().try_for_each(|arrival| tables.arrive(arrival, false, now))?;
-                if let Some((record, blocks)) = root.as_deref() {
-                    told.store(tables.add_root(record, blocks, now)?, Ordering::Relaxed);
+                arrivals.iter().try_for_each(|arrival| tables.arrive(arrival, false, now))?;
+                if let Some((record, blocks)) = root {
+                    replaces.store(tables.add_root(record, blocks, now)?, Ordering::Relaxed);
                 }
                 Ok(())
             })
         })?;
-        inner.leftovers.settled(arrivals.iter().map(|arrival| &arrival.digest));
+        let (arrivals, _, replaces) = &*change;
+        inner.unlisted.remove(arrivals.iter().map(|arrival| &arrival.digest));
         let mut state = self.state();
         let counted: u64 = arrivals.iter().map(|arrival| state.has_row(&arrival.digest)).sum();
         let counted = if is_all { state.reserved } else { counted };
@@ -395,9 +391,9 @@ impl Upload {
         Ok(replaces.load(Ordering::Relaxed))
     }
 
-    /// Makes durable what was written. An error is told once, and to one alone: after it the page cache may hold for clean
-    /// what never reached the disk, and every later sync may say that all is well. So what is not listed then is unsound,
-    /// of this upload and of all others that are under way.
+    /// Makes the files of this upload durable. The system reports an error once, and to one caller alone: after it the page
+    /// cache may hold as clean what never reached the disk, and every later sync may succeed. So all block files that are
+    /// not listed are unsound then, of this upload and of all others.
     fn sync_folders(&self) -> Result<(), StoreError> {
         let inner = &self.store.inner;
         let mut state = self.state();
@@ -408,14 +404,14 @@ impl Upload {
                 state.unsynced.iter().try_for_each(|digest| inner.disk.sync(digest))
             });
         }
-        if synced.is_ok() && inner.leftovers.failures() != self.failures {
-            let source = std::io::Error::other("what was written may not have reached the disk");
+        if synced.is_ok() && inner.unlisted.failed_syncs() != self.failed_syncs {
+            let source = std::io::Error::other("bytes written before may not have reached the disk");
             synced = Err(StoreError::Io { what: "sync blocks".into(), source });
         }
         if synced.is_ok() {
             state.folders.clear();
             state.unsynced.clear();
-            state.mended.clear();
+            state.replaced.clear();
         }
         drop(state);
         synced.map_err(|error| self.sync_failed(error))
@@ -423,7 +419,7 @@ impl Upload {
 
     fn sync_failed(&self, error: StoreError) -> StoreError {
         let mut state = self.state();
-        self.store.inner.leftovers.sync_failed(&state.mended);
+        self.store.inner.unlisted.sync_failed(&state.replaced);
         state.gives_up = true;
         error
     }
@@ -433,7 +429,7 @@ impl Upload {
         self.state().short_bytes
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, UploadState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -464,8 +460,7 @@ impl Drop for Upload {
             let state = self.state();
             (state.gives_up, !state.waiting.is_empty())
         };
-        // Not committed: the blocks are listed as unreferenced, and wait out the grace period. The next upload takes what
-        // is listed for durable.
+        // Not committed: the blocks are listed without a root, and wait for the end of their grace period.
         if unlisted
             && !(gives_up && self.takes_back)
             && let Err(error) = self.noting(self.keep())
@@ -475,14 +470,15 @@ impl Drop for Upload {
         let state = std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
         self.store.inner.pins.unpin(&state.blocks);
         if state.gives_up && self.takes_back {
-            let unsound = self.store.inner.leftovers.failures() != self.failures;
-            let mended = if unsound { &*state.mended } else { &[] };
-            if let Err(error) = self.store.take_back(&state.own).and_then(|()| self.store.lose_again(mended))
+            let unsound = self.store.inner.unlisted.failed_syncs() != self.failed_syncs;
+            let replaced = if unsound { &*state.replaced } else { &[] };
+            if let Err(error) =
+                self.store.take_back(&state.own).and_then(|()| self.store.lose_again(replaced))
             {
                 tracing::warn!("blocks of an upload that gave up wait for the next start: {error}");
             }
         }
-        // As long as its files are there, they count.
+        // Its files count as long as they are there.
         self.store.inner.reserved.fetch_sub(state.reserved, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! The one writer of the index. Changes that arrive together share one transaction and one sync.
+//! The only writer of the index, a thread of its own. Changes that arrive together share one transaction and one sync.
 
 use std::{
     sync::{
@@ -11,25 +11,25 @@ use std::{
 
 use redb::Durability;
 
-use super::{StoreError, index::Index, spare::Spare, tables::Tables};
+use super::{StoreError, disk_reserve::DiskReserve, index::Index, tables::Tables};
 
-/// Changes that share a transaction, at most.
+/// Maximum number of changes in one transaction.
 const BATCH: usize = 256;
-/// Changes that nobody waits for are synced after this long.
+/// Longest time that changes nobody waits for stay without a sync.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
-/// A change. It may run more than once: where a batch fails, each change is tried again by itself.
+/// A change. It may run more than once: if a batch fails, each of its changes is tried again by itself.
 type Change = Box<dyn FnMut(&mut Tables<'_>) -> Result<(), StoreError> + Send>;
 
 struct Job {
     change: Change,
-    /// It makes room, and may use the room that is set aside for that.
-    lets_go: bool,
+    /// It frees space, and may use the disk reserve.
+    frees_space: bool,
     done: Option<SyncSender<Result<(), StoreError>>>,
 }
 
 impl Job {
-    fn answer(self, result: Result<(), StoreError>) {
+    fn finish(self, result: Result<(), StoreError>) {
         match (self.done, result) {
             (Some(done), result) => drop(done.send(result)),
             (None, Err(error)) => tracing::warn!("the index could not be updated: {error}"),
@@ -38,7 +38,7 @@ impl Job {
     }
 }
 
-/// Since when changes may be lost that nobody waited for.
+/// Since when changes that nobody waited for may be lost.
 type Lost = Arc<Mutex<Option<SystemTime>>>;
 
 pub(super) struct Writer {
@@ -48,23 +48,23 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(index: Arc<Index>, spare: Spare) -> Result<Self, StoreError> {
+    pub(super) fn start(index: Arc<Index>, reserve: DiskReserve) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(BATCH);
         let (lost, generation) = (Lost::default(), index.generation());
         let thread = std::thread::Builder::new().name("index".into()).spawn({
             let lost = Arc::clone(&lost);
-            move || Loop { index, spare, unsynced: None, generation, lost }.run(&queue)
+            move || Loop { index, reserve, unsynced: None, generation, lost }.run(&queue)
         });
         let thread = thread.map_err(|e| StoreError::io("start the index writer", e))?;
         Ok(Self { jobs: Some(jobs), lost, thread: Some(thread) })
     }
 
-    /// Since when changes were lost that nobody waited for, where some were: an error has cost them. Told once.
-    pub(super) fn lost_since(&self) -> Option<SystemTime> {
+    /// Takes the time since when changes that nobody waited for were lost in an I/O error. `None`: none were.
+    pub(super) fn take_lost_since(&self) -> Option<SystemTime> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Makes a change; returns when it is durable.
+    /// Makes a change, and returns when it is durable.
     pub(super) fn run(
         &self,
         change: impl FnMut(&mut Tables<'_>) -> Result<(), StoreError> + Send + 'static,
@@ -72,31 +72,31 @@ impl Writer {
         self.wait(Box::new(change), false)
     }
 
-    /// Makes a change that makes room, on a full disk too; returns when it is durable.
-    pub(super) fn let_go(
+    /// Makes a change that frees space, and returns when it is durable. On a full disk it uses the disk reserve.
+    pub(super) fn free_space(
         &self,
         change: impl FnMut(&mut Tables<'_>) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<(), StoreError> {
         self.wait(Box::new(change), true)
     }
 
-    fn wait(&self, change: Change, lets_go: bool) -> Result<(), StoreError> {
+    fn wait(&self, change: Change, frees_space: bool) -> Result<(), StoreError> {
         let (done, result) = sync_channel(1);
-        self.send(Job { change, lets_go, done: Some(done) });
+        self.send(Job { change, frees_space, done: Some(done) });
         result.recv().map_err(|_| StoreError::Index("its writer has ended".into()))?
     }
 
-    /// Makes a change some time soon. Where it fails, that is logged: for changes that may be lost.
+    /// Makes a change soon, without waiting for it. A failure is logged: only for changes that may be lost.
     pub(super) fn post(
         &self,
         change: impl FnMut(&mut Tables<'_>) -> Result<(), StoreError> + Send + 'static,
     ) {
-        self.send(Job { change: Box::new(change), lets_go: false, done: None });
+        self.send(Job { change: Box::new(change), frees_space: false, done: None });
     }
 
     fn send(&self, job: Job) {
         if let Some(jobs) = &self.jobs {
-            // A dead writer is told to the caller by its dropped answer.
+            // If the writer has ended, the caller learns it from the dropped `done`.
             drop(jobs.send(job));
         }
     }
@@ -114,10 +114,10 @@ impl Drop for Writer {
 /// The writer's thread.
 struct Loop {
     index: Arc<Index>,
-    spare: Spare,
-    /// Changes that nobody waits for are not synced one by one: since when there are some.
+    reserve: DiskReserve,
+    /// Since when there are changes without a sync: those that nobody waits for are not synced one by one.
     unsynced: Option<Instant>,
-    /// Of the file, when that was looked at last.
+    /// How often the file had been opened again when that was last checked.
     generation: u64,
     lost: Lost,
 }
@@ -152,10 +152,10 @@ impl Loop {
     }
 
     fn handle(&mut self, mut batch: Vec<Job>) {
-        if !self.spare.is_enough() {
-            // What room there is left is for making room.
-            for job in batch.extract_if(.., |job| !job.lets_go) {
-                job.answer(Err(StoreError::NoSpace("the disk is full".into())));
+        if !self.reserve.is_enough() {
+            // The space that is left is for changes that free more.
+            for job in batch.extract_if(.., |job| !job.frees_space) {
+                job.finish(Err(StoreError::NoSpace("the disk is full".into())));
             }
             if batch.is_empty() {
                 return;
@@ -175,12 +175,12 @@ impl Loop {
                 Err(error) => Err(error.again()),
                 Ok(()) => Ok(()),
             };
-            job.answer(result);
+            job.finish(result);
         }
         self.note_lost(before.or(self.unsynced));
     }
 
-    /// Makes durable what was changed without a sync.
+    /// Makes changes durable that were made without a sync.
     fn sync(&mut self) {
         let before = self.unsynced.take();
         if before.is_some()
@@ -191,8 +191,8 @@ impl Loop {
         self.note_lost(before);
     }
 
-    /// Notes that changes without a sync are gone, where the file was opened again since. `unsynced`: since when there
-    /// were some.
+    /// Notes that changes without a sync are lost if the file was opened again since. `unsynced`: since when there were
+    /// some.
     fn note_lost(&mut self, unsynced: Option<Instant>) {
         let generation = self.index.generation();
         if std::mem::replace(&mut self.generation, generation) == generation {
@@ -205,10 +205,10 @@ impl Loop {
         }
     }
 
-    /// Makes changes in one transaction. What stood in the way is tried to be got out of it, once: an I/O error by
-    /// opening the file again, a full disk by giving the spare room to changes that make more.
+    /// Makes changes in one transaction. It is tried once more after an I/O error (the file is opened again then), and on a
+    /// full disk after the disk reserve was released, if all the changes free space.
     fn apply(&mut self, jobs: &mut [Job], durability: Durability) -> Result<(), StoreError> {
-        let lets_go = !jobs.is_empty() && jobs.iter().all(|job| job.lets_go);
+        let frees_space = !jobs.is_empty() && jobs.iter().all(|job| job.frees_space);
         let mut once = || {
             self.index.write(durability, |tables| jobs.iter_mut().try_for_each(|job| (job.change)(tables)))
         };
@@ -216,10 +216,10 @@ impl Loop {
         if matches!(result, Err(StoreError::Io { .. })) {
             result = once();
         }
-        if matches!(result, Err(StoreError::NoSpace(_))) && lets_go && self.spare.release() {
+        if matches!(result, Err(StoreError::NoSpace(_))) && frees_space && self.reserve.release() {
             result = once();
         }
-        self.spare.note(result?);
+        self.reserve.index_grew(result?);
         Ok(())
     }
 }

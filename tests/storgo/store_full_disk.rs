@@ -228,7 +228,7 @@ fn a_note_that_lets_go_is_made_on_a_full_disk() {
     let _hog = Hog::new(&disk);
     let refused = (0..64).any(|n| open.set_meta(&format!("{n}"), &vec![n; 64 << 10]).is_err());
     assert!(refused, "4 MiB found room on a full disk");
-    open.set_meta_to_let_go("note", &[7; 8 << 10]).expect("made");
+    open.set_meta_to_free_space("note", &[7; 8 << 10]).expect("made");
     assert_eq!(open.meta("note").expect("read").as_deref(), Some(&[7; 8 << 10][..]));
 }
 

@@ -31,9 +31,7 @@ fn the_cache_gives_way_behind_what_an_upload_has_in_hand() {
     assert_eq!((store.usage().bytes, store.usage().cached_bytes), (10 * LONG as u64, LONG as u64));
     let left = others.iter().filter(|(cid, _)| store.has(cid).expect("asked"));
     assert_eq!(left.count(), 1, "no more goes than is needed");
-    for (cid, bytes) in &file {
-        assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
-    }
+    assert_here(&store, &file);
     assert_eq!(store.usage().pending_bytes, 0);
 }
 
@@ -44,11 +42,8 @@ fn a_cached_file_that_fills_the_quota_can_be_kept() {
     let file = blocks(0, 5);
     cache(&store, &file);
     let upload = store.upload();
-    for (cid, bytes) in &file {
-        assert_eq!(upload.put(cid, bytes, PutMode::Sealed).expect("its room is its own"), Put::Known);
-    }
-    let (cid, bytes) = block(9, 1);
-    assert!(matches!(upload.put(&cid, &bytes, PutMode::Sealed), Err(StoreError::NoSpace(_))));
+    assert!(file.iter().all(|block| put(&upload, block) == Put::Known), "its quota is its own");
+    assert_no_space(&upload, &block(9, 1));
     drop(upload);
     store_all(&store, &file);
     let usage = store.usage();
@@ -57,8 +52,7 @@ fn a_cached_file_that_fills_the_quota_can_be_kept() {
 
 #[test]
 fn a_file_without_a_row_that_a_power_cut_has_cut_is_cached_anew() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let (cid, bytes) = block(1, LONG);
     for left in [&bytes[..100], &[], &bytes] {
         let path = file_of(&store, &cid);

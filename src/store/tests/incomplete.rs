@@ -1,4 +1,4 @@
-//! Rebuilds where node blocks are missing: what is below them is not lost with them.
+//! Rebuilds with missing node blocks: the blocks below them are not lost.
 
 use super::*;
 use crate::content::{
@@ -43,13 +43,6 @@ fn folder_of(files: &[(&str, u32)]) -> Vec<(Cid, Vec<u8>)> {
     all
 }
 
-pub(super) fn flip(store: &Store, cid: &Cid) {
-    let path = file_of(store, cid);
-    let mut bytes = fs::read(&path).expect("read");
-    bytes[10] ^= 1;
-    fs::write(&path, bytes).expect("written");
-}
-
 /// Rebuilds the index of a store; with the old one, or after that was lost.
 pub(super) fn rebuild(dir: &TempDir, store: Store, lost: bool) -> Store {
     let index = store.dir().join(INDEX);
@@ -71,11 +64,11 @@ pub(super) fn removed(store: &Store) -> u64 {
 }
 
 #[test]
-fn what_an_old_index_lists_stays_a_files_where_a_node_block_is_damaged() {
+fn blocks_below_a_damaged_node_block_stay_if_the_old_index_lists_them() {
     let dir = TempDir::new().expect("a folder");
     let (store, blocks) = (open(&dir), folder());
     store_all(&store, &blocks);
-    flip(&store, &blocks[1].0);
+    flip(&file_of(&store, &blocks[1].0));
     let store = rebuild(&dir, store, false);
     assert_eq!(store.lacks(&blocks[0].0, 10).expect("looked"), [blocks[1].0]);
     assert_eq!((store.usage().blocks, store.usage().unreferenced, removed(&store)), (4, 0, 0));
@@ -87,12 +80,12 @@ fn what_an_old_index_lists_stays_a_files_where_a_node_block_is_damaged() {
 }
 
 #[test]
-fn what_may_be_below_a_missing_node_block_is_kept_until_that_is_known() {
+fn blocks_that_may_be_below_a_missing_node_block_stay_until_it_is_back() {
     let dir = TempDir::new().expect("a folder");
-    let (store, blocks, nobodys) = (open(&dir), folder(), block(99, LONG));
+    let (store, blocks, unneeded) = (open(&dir), folder(), block(99, LONG));
     store_all(&store, &blocks);
-    store.upload().put(&nobodys.0, &nobodys.1, PutMode::Sealed).expect("put");
-    flip(&store, &blocks[1].0);
+    put(&store.upload(), &unneeded);
+    flip(&file_of(&store, &blocks[1].0));
     fs::remove_file(file_of(&store, &blocks[4].0)).expect("removed");
     let mut store = rebuild(&dir, store, true);
     for _ in 0..2 {
@@ -103,8 +96,8 @@ fn what_may_be_below_a_missing_node_block_is_kept_until_that_is_known() {
     }
     store.put_cached(&blocks[1].0, &blocks[1].1).expect("mended");
     assert_eq!(store.lacks(&blocks[0].0, 10).expect("looked"), [blocks[4].0], "known by now");
-    assert_eq!((store.usage().incomplete, removed(&store)), (0, 1), "what turned out to be nobody's goes");
-    assert!(!store.has(&nobodys.0).expect("asked"));
+    assert_eq!((store.usage().incomplete, removed(&store)), (0, 1), "the block that no file needs");
+    assert!(!store.has(&unneeded.0).expect("asked"));
     store.put_cached(&blocks[4].0, &blocks[4].1).expect("mended");
     assert_whole(&store, &blocks);
     assert_eq!(removed(&store), 0);
@@ -113,12 +106,12 @@ fn what_may_be_below_a_missing_node_block_is_kept_until_that_is_known() {
 }
 
 #[test]
-fn a_torn_folder_is_completed_by_whatever_brings_its_node_block_back() {
+fn an_incomplete_folder_is_completed_when_its_node_block_comes_back() {
     let dir = TempDir::new().expect("a folder");
     let (store, blocks) = (open(&dir), folder_of(&[("a", 1), ("b", 2)]));
     store_all(&store, &blocks);
-    flip(&store, &blocks[1].0);
-    flip(&store, &blocks[5].0);
+    flip(&file_of(&store, &blocks[1].0));
+    flip(&file_of(&store, &blocks[5].0));
     let store = rebuild(&dir, store, true);
     assert_eq!((store.usage().incomplete, store.usage().unreferenced), (2, 6));
     // One of its files is stored by itself.
@@ -140,11 +133,11 @@ fn a_torn_folder_is_completed_by_whatever_brings_its_node_block_back() {
 }
 
 #[test]
-fn a_torn_folder_that_is_removed_holds_nothing() {
+fn an_incomplete_folder_that_is_removed_holds_no_blocks() {
     let dir = TempDir::new().expect("a folder");
     let (store, blocks) = (open(&dir), folder());
     store_all(&store, &blocks);
-    flip(&store, &blocks[1].0);
+    flip(&file_of(&store, &blocks[1].0));
     let store = rebuild(&dir, store, true);
     assert_eq!((store.usage().incomplete, removed(&store)), (1, 0));
     store.remove_root(&blocks[0].0).expect("removed");

@@ -2,12 +2,6 @@
 
 use super::*;
 
-fn flip(path: &Path) {
-    let mut bytes = fs::read(path).expect("read");
-    bytes[1000] ^= 1;
-    fs::write(path, bytes).expect("written");
-}
-
 #[test]
 fn storing_a_file_again_mends_its_damaged_blocks() {
     let damages: [fn(&Path); 5] = [
@@ -18,8 +12,7 @@ fn storing_a_file_again_mends_its_damaged_blocks() {
         |path| fs::remove_file(path).and_then(|()| fs::create_dir(path)).expect("a folder"),
     ];
     for damage in damages {
-        let dir = TempDir::new().expect("a folder");
-        let store = open(&dir);
+        let (_dir, store) = opened();
         let blocks = [block(1, LONG), block(2, LONG)];
         store_all(&store, &blocks);
         damage(&file_of(&store, &blocks[1].0));
@@ -33,8 +26,7 @@ fn storing_a_file_again_mends_its_damaged_blocks() {
 
 #[test]
 fn what_an_upload_has_in_hand_is_not_set_aside_under_it() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let (cid, bytes) = block(1, LONG);
     store_all(&store, &[(cid, bytes.clone())]);
     let upload = store.upload();
@@ -52,8 +44,7 @@ fn what_an_upload_has_in_hand_is_not_set_aside_under_it() {
 
 #[test]
 fn a_block_that_was_mended_since_somebody_read_it_is_not_set_aside() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let (cid, bytes) = block(1, LONG);
     store_all(&store, &[(cid, bytes.clone())]);
     assert!(store.give_up(&cid).expect("looked at again").as_ref() == Some(&bytes));
@@ -63,8 +54,7 @@ fn a_block_that_was_mended_since_somebody_read_it_is_not_set_aside() {
 
 #[test]
 fn blocks_of_an_upload_that_ended_early_are_listed_only_once_their_folders_are_synced() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let (cid, bytes) = block(1, LONG);
     for fails in [true, false] {
         let upload = store.upload();
@@ -79,8 +69,7 @@ fn blocks_of_an_upload_that_ended_early_are_listed_only_once_their_folders_are_s
 
 #[test]
 fn storing_a_root_again_completes_its_list_of_blocks() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let (root, lost, more) = (block(1, LONG), block(2, LONG), block(3, 100));
     store_all(&store, std::slice::from_ref(&root));
     store_all(&store, &[root.clone(), lost.clone(), more.clone()]);
@@ -100,13 +89,12 @@ fn storing_a_root_again_completes_its_list_of_blocks() {
 
 #[test]
 fn the_short_end_of_a_long_file_is_a_file() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (dir, store) = opened();
     let (root, end) = (block(1, LONG), block(2, 100));
-    for put in [Put::New, Put::Known] {
+    for expected in [Put::New, Put::Known] {
         let upload = store.upload();
-        upload.put(&root.0, &root.1, PutMode::Sealed).expect("put");
-        assert_eq!(upload.put_last(&end.0, &end.1, PutMode::Sealed).expect("put"), put);
+        put(&upload, &root);
+        assert_eq!(upload.put_last(&end.0, &end.1, PutMode::Sealed).expect("put"), expected);
         upload.commit(record(&root.0)).expect("committed");
     }
     drop(store);
@@ -118,8 +106,7 @@ fn the_short_end_of_a_long_file_is_a_file() {
 
 #[test]
 fn a_file_whose_key_was_lost_gets_it_back_and_stays_kept() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let blocks = [block(1, LONG), block(2, LONG)];
     store_all(&store, &blocks);
     let key = Some(crate::content::secret::Key::new([7; 32]));
@@ -136,8 +123,7 @@ fn a_file_whose_key_was_lost_gets_it_back_and_stays_kept() {
 
 #[test]
 fn a_file_that_is_stored_while_its_link_is_opened_stays_kept() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let blocks = [block(1, LONG), block(2, LONG)];
     // Its link was opened before, and is opened again: neither has found it kept.
     let opened = RootRecord { pinned: false, blocks: 0, name: None, ..record(&blocks[0].0) };
@@ -152,8 +138,7 @@ fn a_file_that_is_stored_while_its_link_is_opened_stays_kept() {
 
 #[test]
 fn a_missing_block_is_counted_once_however_often_it_is_read() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let blocks: Vec<_> = (0..4).map(|n| block(n, LONG)).collect();
     store_all(&store, &blocks);
     for (cid, _) in blocks[1..].iter().chain(&blocks[1..]) {

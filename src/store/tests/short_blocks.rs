@@ -8,12 +8,10 @@ const MANY: u32 = 1000;
 
 #[test]
 fn many_short_blocks_take_bounded_memory_and_are_safe_until_their_root_is_listed() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let upload = store.upload();
     for n in 0..MANY {
-        let (cid, bytes) = block(n, INLINE_MAX);
-        assert_eq!(upload.put(&cid, &bytes, PutMode::Sealed).expect("put"), Put::New);
+        assert_eq!(put(&upload, &block(n, INLINE_MAX)), Put::New);
         assert!(upload.held_bytes() < FLUSH_BYTES, "{} bytes after {n} blocks", upload.held_bytes());
     }
     assert!(store.usage().blocks > 0, "listed on the way");
@@ -23,10 +21,7 @@ fn many_short_blocks_take_bounded_memory_and_are_safe_until_their_root_is_listed
     drop(upload);
     assert_eq!(store.collect().expect("collected").blocks, 0);
     assert_eq!((store.usage().blocks, store.usage().unreferenced), (u64::from(MANY), 0));
-    for n in 0..MANY {
-        let (cid, bytes) = block(n, INLINE_MAX);
-        assert!(store.get(&cid).expect("read") == Some(bytes));
-    }
+    (0..MANY).for_each(|n| assert_here(&store, &[block(n, INLINE_MAX)]));
     store.remove_root(&block(0, INLINE_MAX).0).expect("removed");
     assert_eq!(store.collect().expect("collected").blocks, u64::from(MANY));
     assert_eq!(store.usage(), Usage::default());
@@ -34,8 +29,7 @@ fn many_short_blocks_take_bounded_memory_and_are_safe_until_their_root_is_listed
 
 #[test]
 fn many_short_blocks_of_an_upload_that_ends_early_are_known_to_the_next_and_collected_otherwise() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     for put in [Put::New, Put::Known] {
         let upload = store.upload();
         for n in 0..MANY {
@@ -58,25 +52,23 @@ fn a_quota_is_used_to_the_last_byte_and_no_further() {
             let upload = &upload;
             scope.spawn(move || {
                 for n in (worker..MANY).step_by(4) {
-                    let (cid, bytes) = block(n, INLINE_MAX);
-                    upload.put(&cid, &bytes, PutMode::Sealed).expect("there is room for it");
+                    put(upload, &block(n, INLINE_MAX));
                 }
             });
         }
     });
-    let (cid, bytes) = block(MANY, 1);
-    assert!(matches!(upload.put(&cid, &bytes, PutMode::Sealed), Err(StoreError::NoSpace(_))));
+    let one = block(MANY, 1);
+    assert_no_space(&upload, &one);
     upload.commit(record(&block(0, INLINE_MAX).0)).expect_err("a block of it could not be stored");
     assert_eq!(store.usage().bytes + store.usage().pending_bytes, capacity);
     drop(upload);
     assert_eq!(store.usage(), Usage::default(), "what it wrote went with it");
-    store_all(&store, &[(cid, bytes)]);
+    store_all(&store, &[one]);
 }
 
 #[test]
 fn a_collision_with_a_short_block_is_seen_wherever_that_is_by_then() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let a = include_bytes!("../../../tests/vectors/shattered-a.bin");
     let b = include_bytes!("../../../tests/vectors/shattered-b.bin");
     let cid = Cid::of(Codec::Raw, a);

@@ -9,7 +9,7 @@ fn number(store: &Store, cid: &Cid) -> u64 {
     fs::metadata(file_of(store, cid)).expect("a file").ino()
 }
 
-fn put(upload: &Upload, (cid, bytes): &(Cid, Vec<u8>)) -> Put {
+fn put_file(upload: &Upload, (cid, bytes): &(Cid, Vec<u8>)) -> Put {
     upload.put_last(cid, bytes, PutMode::Sealed).expect("put")
 }
 
@@ -20,21 +20,20 @@ fn refused(upload: &Upload, cid: &Cid) {
 #[test]
 fn after_a_failed_sync_nothing_is_taken_for_written_that_is_not_written_again() {
     for (what, len) in [("folder", LONG), ("short", 100)] {
-        let dir = TempDir::new().expect("a folder");
-        let store = open(&dir);
+        let (_dir, store) = opened();
         let [file, beside] = [block(1, len), block(2, len)];
         // One that is under way at the same time, and has found its block written by the first.
         let (first, second) = (store.upload(), store.upload());
-        assert_eq!(put(&first, &file), Put::New);
-        put(&second, &file);
-        put(&second, &beside);
+        assert_eq!(put_file(&first, &file), Put::New);
+        put_file(&second, &file);
+        put_file(&second, &beside);
         let lost = number(&store, &file.0);
         store.inner.disk.faults.plan_loss(what);
         refused(&first, &file.0);
         refused(&first, &file.0);
         // And one that begins after it, while the bytes can still be read.
         let third = store.upload();
-        assert_eq!(put(&third, &file), Put::New, "{what}");
+        assert_eq!(put_file(&third, &file), Put::New, "{what}");
         assert_ne!(number(&store, &file.0), lost, "{what}");
         drop(first);
         third.commit(record(&file.0)).expect("committed");
@@ -43,7 +42,7 @@ fn after_a_failed_sync_nothing_is_taken_for_written_that_is_not_written_again() 
         assert!(!file_of(&store, &beside.0).exists(), "it may never reach the disk");
         assert!(store.get(&file.0).expect("read").as_ref() == Some(&file.1));
         let again = store.upload();
-        assert_eq!((put(&again, &file), put(&again, &beside)), (Put::Known, Put::New));
+        assert_eq!((put_file(&again, &file), put_file(&again, &beside)), (Put::Known, Put::New));
         again.commit(record(&beside.0)).expect("committed");
         assert_eq!(store.usage().pending_bytes, 0);
     }
@@ -51,13 +50,12 @@ fn after_a_failed_sync_nothing_is_taken_for_written_that_is_not_written_again() 
 
 #[test]
 fn a_block_that_was_put_right_without_reaching_the_disk_is_missing_again() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let file = block(1, LONG);
     store_all(&store, std::slice::from_ref(&file));
     fs::write(file_of(&store, &file.0), b"damaged").expect("written");
     let upload = store.upload();
-    assert_eq!(put(&upload, &file), Put::New);
+    assert_eq!(put_file(&upload, &file), Put::New);
     store.inner.disk.faults.plan_loss("folder");
     refused(&upload, &file.0);
     drop(upload);
@@ -69,11 +67,10 @@ fn a_block_that_was_put_right_without_reaching_the_disk_is_missing_again() {
 
 #[test]
 fn an_unsynced_file_takes_no_place_from_one_that_was_acknowledged_meanwhile() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let file = block(1, 100);
     let (first, second) = (store.upload(), store.upload());
-    put(&first, &file);
+    put_file(&first, &file);
     first.commit(record(&file.0)).expect("committed");
     let synced = number(&store, &file.0);
     // It had looked before the first one wrote.

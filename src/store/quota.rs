@@ -1,4 +1,4 @@
-//! Room for blocks: bytes promised before they are written, so that `capacity` is a hard limit.
+//! Quota: bytes reserved for blocks before they are written, so that `storage.capacity` is a hard limit.
 
 use std::sync::{PoisonError, atomic::Ordering};
 
@@ -6,13 +6,13 @@ use rustix::fs::statvfs;
 
 use super::{Store, StoreError, Usage};
 
-/// Cache evicted at a time where the disk is full, in bytes: enough for the next blocks as well.
-const AT_A_TIME: u64 = 32 << 20;
-/// Bytes of the disk that the cache leaves free, and the part of a small disk: one in so many bytes.
-const LEFT_FREE: u64 = 64 << 20;
-const OF_DISK: u64 = 16;
+/// Bytes of cache that are evicted at a time when the disk is full: enough for the next blocks as well.
+const EVICT_BYTES: u64 = 32 << 20;
+/// Bytes of the disk that the cache leaves free. On a small disk, the size of the disk divided by the fraction.
+const CACHE_LEAVES_BYTES: u64 = 64 << 20;
+const CACHE_LEAVES_FRACTION: u64 = 16;
 
-/// Bytes promised to a block that is being written.
+/// Bytes reserved for a block. Dropping it ends the reservation.
 pub(super) struct Reservation<'a> {
     store: &'a Store,
     bytes: u64,
@@ -25,7 +25,7 @@ impl Drop for Reservation<'_> {
 }
 
 impl Reservation<'_> {
-    /// Leaves the promise to somebody who answers for it from now on.
+    /// Returns the number of bytes. The caller ends the reservation from now on.
     pub(super) fn hand_over(self) -> u64 {
         let bytes = self.bytes;
         std::mem::forget(self);
@@ -34,14 +34,13 @@ impl Reservation<'_> {
 }
 
 impl Store {
-    /// Promises room for a block, evicting cache where that helps.
+    /// Reserves quota for a block, evicting cache where that helps.
     pub(super) fn reserve(&self, bytes: u64) -> Result<Reservation<'_>, StoreError> {
         if bytes > 0
             && let Err(over) = self.try_reserve(bytes)
         {
             self.evict(over)?;
-            // Blocks that are being listed count twice for a moment, as rows and as promised.
-            let _settled = self.inner.settling.write().unwrap_or_else(PoisonError::into_inner);
+            let _none_is_listed = self.inner.listing.write().unwrap_or_else(PoisonError::into_inner);
             if self.try_reserve(bytes).is_err() {
                 let Usage { bytes: used, pending_bytes: pending, .. } = self.usage();
                 let capacity = self.inner.options.capacity.unwrap_or(u64::MAX);
@@ -54,8 +53,8 @@ impl Store {
         Ok(Reservation { store: self, bytes })
     }
 
-    /// Does what needs room on the disk. Where there is none, cache goes until there is, or until none is left.
-    pub(super) fn with_room<T>(
+    /// Runs an action that needs space on the disk. While the disk is full, evicts cache and tries again.
+    pub(super) fn with_space<T>(
         &self,
         mut act: impl FnMut() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -63,8 +62,8 @@ impl Store {
         while matches!(done, Err(StoreError::NoSpace(_))) {
             self.list_lost()?;
             let before = self.usage().cached_bytes;
-            self.evict(AT_A_TIME)?;
-            // Others may evict as well, and use up what came free: as long as there is some, it is tried again.
+            self.evict(EVICT_BYTES)?;
+            // Others may evict as well, and use what became free: it is tried again as long as cache is left.
             if before == 0 || self.usage().cached_bytes >= before {
                 break;
             }
@@ -73,27 +72,27 @@ impl Store {
         done
     }
 
-    /// Whether the cache may take so many bytes of the disk: it leaves some for what is to be kept.
+    /// Whether the cache may take `bytes` of the disk: it leaves some for files that are to be kept.
     pub(super) fn is_cache_welcome(&self, bytes: u64) -> bool {
-        // A disk that does not say is tried.
+        // If the system does not say how much is free, it is tried.
         statvfs(&self.inner.options.dir).map_or(true, |disk| {
-            let left = LEFT_FREE.min(disk.f_blocks.saturating_mul(disk.f_frsize) / OF_DISK);
+            let left =
+                CACHE_LEAVES_BYTES.min(disk.f_blocks.saturating_mul(disk.f_frsize) / CACHE_LEAVES_FRACTION);
             disk.f_bavail.saturating_mul(disk.f_frsize) >= left.saturating_add(bytes)
         })
     }
 
-    /// Promises room where there is some, and nothing where there is not: nobody else is refused for a block that is.
-    /// Answers then with how many bytes there are too few.
+    /// Errors: how many bytes are missing. Nothing is reserved then, so that no other block is refused for this one.
     fn try_reserve(&self, bytes: u64) -> Result<(), u64> {
         let (inner, mut over) = (&self.inner, 0);
-        let promised = inner.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |promised| {
-            let wanted = promised + bytes;
+        let reserved = inner.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |reserved| {
+            let wanted = reserved + bytes;
             over = inner
                 .options
                 .capacity
                 .map_or(0, |capacity| (inner.index.usage().bytes + wanted).saturating_sub(capacity));
             (over == 0).then_some(wanted)
         });
-        promised.map(drop).map_err(|_| over)
+        reserved.map(drop).map_err(|_| over)
     }
 }

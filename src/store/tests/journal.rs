@@ -1,18 +1,25 @@
-//! The record of files that are kept, and what it is worth when the index is lost.
+//! The journal: what it says when the index is lost.
+
+use std::collections::HashSet;
 
 use super::{
-    incomplete::{assert_whole, flip, folder, rebuild, removed},
-    unfinished::as_killed,
+    incomplete::{assert_whole, folder, rebuild, removed},
+    orphans::as_killed,
     *,
 };
-use crate::store::kept::on_record;
+use crate::store::journal::replay;
 
 fn roots(store: &Store) -> Vec<Cid> {
     store.roots(None, 100).expect("listed").into_iter().map(|record| record.cid).collect()
 }
 
-fn text(dir: &TempDir) -> String {
-    fs::read_to_string(dir.path().join("data/roots")).expect("a record")
+/// The pins in the journal of a data directory.
+fn pinned(dir: &TempDir) -> HashSet<Cid> {
+    replay(&dir.path().join("data")).pinned
+}
+
+fn journal(dir: &TempDir) -> PathBuf {
+    dir.path().join("data/journal")
 }
 
 #[test]
@@ -42,7 +49,7 @@ fn a_file_without_a_root_that_can_be_read_is_listed_and_loses_nothing() {
     let dir = TempDir::new().expect("a folder");
     let (store, blocks) = (open(&dir), folder());
     store_all(&store, &blocks[1..]);
-    flip(&store, &blocks[1].0);
+    flip(&file_of(&store, &blocks[1].0));
     let store = rebuild(&dir, store, true);
     assert_eq!(store.lacks(&blocks[1].0, 10).expect("looked"), [blocks[1].0]);
     assert_eq!((store.usage().incomplete, removed(&store)), (1, 0));
@@ -71,47 +78,62 @@ fn a_file_stored_since_an_older_index_is_kept_although_that_knew_its_link() {
 }
 
 #[test]
-fn the_record_says_what_is_kept_whatever_came_between() {
+fn pins_are_known_without_the_index_after_a_kill_a_torn_write_and_a_lost_journal() {
     let dir = TempDir::new().expect("a folder");
     let [a, b, c, d] = [1, 2, 3, 4].map(|n| block(n, LONG));
-    let is = |dir: &TempDir, expected: &[&Cid]| {
-        assert_eq!(on_record(&dir.path().join("data")), expected.iter().map(|cid| **cid).collect());
-    };
     let store = open(&dir);
     store_all(&store, std::slice::from_ref(&a));
+    let len_with_a = fs::metadata(journal(&dir)).expect("a journal").len();
     store_all(&store, std::slice::from_ref(&b));
-    store.add_root(record(&d.0)).expect("known");
+    store.add_root(record(&d.0)).expect("known, not pinned");
     store.remove_root(&a.0).expect("removed");
-    is(&dir, &[&b.0]);
-    // Killed between a change and its line, or with a part of a line.
-    for tail in ["", "+bafy", "\u{fffd}\n"] {
+    assert_eq!(pinned(&dir), HashSet::from([b.0]));
+    // Killed between a change of the index and its record, or with a part of that.
+    for torn in [0, 10, 31] {
         let killed = as_killed(&dir);
-        let path = killed.path().join("data/roots");
-        let lines = text(&killed);
-        let (before, _) = lines.split_once(&format!("+{}", b.0)).expect("stored after the other");
-        fs::write(&path, format!("{before}{tail}")).expect("written");
-        is(&killed, &[&a.0]);
+        let file = fs::File::options().write(true).open(journal(&killed)).expect("opened");
+        file.set_len(len_with_a + torn).expect("cut");
+        assert_eq!(pinned(&killed), HashSet::from([a.0]));
         let store = open(&killed);
-        is(&killed, &[&b.0]);
+        assert_eq!(pinned(&killed), HashSet::from([b.0]), "written anew from the index");
         store_all(&store, std::slice::from_ref(&c));
-        is(&killed, &[&b.0, &c.0]);
+        assert_eq!(pinned(&killed), HashSet::from([b.0, c.0]));
     }
-    assert!(text(&dir).starts_with(".\n\n"), "a power cut that takes the rest does not leave it closed");
     drop(store);
-    is(&dir, &[&b.0]);
-    assert!(text(&dir).ends_with(".\n"), "closed in order");
-    // One of an earlier version has none.
-    fs::remove_file(dir.path().join("data/roots")).expect("removed");
+    fs::remove_file(journal(&dir)).expect("removed");
     drop(open(&dir));
-    is(&dir, &[&b.0]);
+    assert_eq!(pinned(&dir), HashSet::from([b.0]));
+}
+
+#[test]
+fn a_journal_that_was_closed_is_left_as_it_is() {
+    let dir = TempDir::new().expect("a folder");
+    store_all(&open(&dir), &[block(1, LONG)]);
+    let closed = fs::read(journal(&dir)).expect("read");
+    drop(open(&dir));
+    assert!(fs::read(journal(&dir)).expect("read") == closed);
+    // With a damaged record, nobody knows what that said.
+    let mut damaged = closed.clone();
+    damaged[40] ^= 1;
+    fs::write(journal(&dir), &damaged).expect("written");
+    drop(open(&dir));
+    let written = fs::read(journal(&dir)).expect("read");
+    assert!(written.len() < closed.len() && pinned(&dir) == HashSet::from([block(1, LONG).0]));
+}
+
+#[test]
+fn the_journal_does_not_grow_with_what_has_come_and_gone() {
+    let dir = TempDir::new().expect("a folder");
+    let (kept, removed) = (block(1, LONG), block(2, LONG));
     let store = open(&dir);
+    store_all(&store, std::slice::from_ref(&kept));
     for _ in 0..2100 {
-        store.note_kept(&b.0);
-        store.note_kept(&a.0);
+        store.inner.journal.record_pin(&kept.0);
+        store.inner.journal.record_pin(&removed.0);
     }
-    is(&dir, &[&b.0]);
+    assert_eq!(pinned(&dir), HashSet::from([kept.0]));
     drop(store);
     drop(open(&dir));
-    is(&dir, &[&b.0]);
-    assert_eq!(text(&dir).lines().count(), 2, "it does not grow with what has come and gone");
+    assert_eq!(pinned(&dir), HashSet::from([kept.0]));
+    assert_eq!(fs::metadata(journal(&dir)).expect("a journal").len(), 3 * 32);
 }

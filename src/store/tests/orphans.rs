@@ -1,21 +1,12 @@
-//! Uploads that come to no end: what stays of them, what goes, and what counts.
+//! Uploads that end early: which of their blocks stay, which are removed, and which count.
 
 use super::*;
+use crate::store::journal::replay;
 
 fn limited(dir: &TempDir, blocks: usize) -> Store {
     let capacity = Some((blocks * LONG) as u64);
     let grace = Duration::from_secs(3600);
     Store::open(StoreOptions { capacity, grace, ..options(dir) }).expect("opens")
-}
-
-fn put(upload: &Upload, (cid, bytes): &(Cid, Vec<u8>)) -> Put {
-    upload.put(cid, bytes, PutMode::Sealed).expect("put")
-}
-
-/// Puts blocks that there is no room for.
-fn overflow(upload: &Upload) {
-    let (cid, bytes) = block(99, 10 * LONG);
-    assert!(matches!(upload.put(&cid, &bytes, PutMode::Sealed), Err(StoreError::NoSpace(_))));
 }
 
 /// All block files.
@@ -41,7 +32,7 @@ fn an_upload_for_which_there_is_no_room_takes_back_what_it_wrote_and_nothing_els
             assert_eq!(put(&upload, &block), Put::New);
         }
         assert_eq!(store.usage().pending_bytes, 2 * LONG as u64 + 100);
-        overflow(&upload);
+        assert_no_space(&upload, &block(99, 10 * LONG));
         drop(upload);
         assert_eq!((files(&store), store.usage().blocks, store.usage().pending_bytes), (1, 1, 0));
     }
@@ -59,12 +50,12 @@ fn of_two_uploads_of_the_same_bytes_one_that_fails_takes_nothing_from_the_other(
         let (first, second) = (store.upload(), store.upload());
         assert_eq!(put(&first, &shared), Put::New);
         put(&second, &shared);
-        overflow(&first);
+        assert_no_space(&first, &block(99, 10 * LONG));
         drop(first);
         assert!(file_of(&store, &shared.0).exists());
         assert!(store.usage().pending_bytes >= LONG as u64, "it counts for the one that is left");
         if both_fail {
-            overflow(&second);
+            assert_no_space(&second, &block(99, 10 * LONG));
             drop(second);
             assert_eq!((files(&store), store.usage()), (0, Usage::default()));
         } else {
@@ -91,13 +82,10 @@ fn uploads_that_fail_beside_others_that_do_not_never_take_a_block_from_them() {
                         for block in &blocks {
                             put(&upload, block);
                         }
-                        let (cid, bytes) = block(99, 70 * LONG);
-                        upload.put(&cid, &bytes, PutMode::Sealed).expect_err("no room");
+                        assert_no_space(&upload, &block(99, 70 * LONG));
                     } else {
                         store_all(store, &blocks);
-                        for (cid, bytes) in &blocks {
-                            assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
-                        }
+                        assert_here(store, &blocks);
                     }
                 }
             });
@@ -128,7 +116,7 @@ pub(super) fn as_killed(dir: &TempDir) -> TempDir {
         fs::create_dir_all(to).expect("made");
         let mut items: Vec<PathBuf> =
             fs::read_dir(from).expect("listed").map(|item| item.expect("read").path()).collect();
-        // The mark first: it is older than what it stands for.
+        // The journal first: it is older than what it stands for.
         items.sort_by_key(|path| path.is_dir());
         for path in items {
             let to = to.join(path.file_name().expect("a name"));
@@ -173,26 +161,47 @@ fn what_a_killed_upload_has_left_counts_from_the_next_start_on() {
     }
 }
 
+/// Whether a process that opens the directory now would look for orphans.
+fn looks_for_orphans(dir: &TempDir) -> bool {
+    replay(&dir.path().join("data")).writes_begun.is_some()
+}
+
 #[test]
-fn a_store_that_is_closed_in_order_leaves_no_mark() {
+fn no_process_looks_for_orphans_after_a_store_was_closed_in_order() {
     let dir = TempDir::new().expect("a folder");
-    let mark = dir.path().join("data/uploading");
     for n in 0..2 {
         let store = open(&dir);
         let upload = store.upload();
         put(&upload, &block(n, LONG));
-        assert!(mark.exists());
+        assert!(looks_for_orphans(&dir));
         drop(upload);
-        assert!(mark.exists(), "made once, and not for each upload");
+        assert!(looks_for_orphans(&dir), "recorded once, and not for each upload");
         drop(store);
-        assert!(!mark.exists());
+        assert!(!looks_for_orphans(&dir));
     }
 }
 
 #[test]
+fn orphans_of_an_earlier_kill_are_looked_for_until_they_are_listed() {
+    let (dir, store) = opened();
+    let upload = store.upload();
+    put(&upload, &block(1, LONG));
+    let killed = as_killed(&dir);
+    // Killed once more before it has listed them.
+    let again = as_killed(&killed);
+    assert!(looks_for_orphans(&again));
+    assert_eq!(open(&killed).usage().unreferenced, 1);
+    assert!(!looks_for_orphans(&killed));
+    // A damaged record may have been the one that says so.
+    let journal = again.path().join("data/journal");
+    let bytes = fs::read(&journal).expect("read").into_iter().map(|byte| byte ^ 1);
+    fs::write(&journal, bytes.collect::<Vec<u8>>()).expect("written");
+    assert_eq!(open(&again).usage().unreferenced, 1);
+}
+
+#[test]
 fn blocks_that_are_missing_are_known_by_file_until_they_are_mended() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let [a, b, shared] = [1, 2, 3].map(|n| block(n, LONG));
     store_all(&store, &[a.clone(), shared.clone()]);
     store_all(&store, &[b.clone(), shared.clone()]);
@@ -214,27 +223,24 @@ fn blocks_that_are_missing_are_known_by_file_until_they_are_mended() {
 }
 
 #[test]
-fn the_mark_goes_when_nothing_is_under_way_and_comes_back() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
-    let mark = store.dir().join("uploading");
+fn a_collection_records_that_no_upload_is_under_way() {
+    let (dir, store) = opened();
     for n in 0..2 {
         let upload = store.upload();
         let block = block(n, LONG);
         put(&upload, &block);
         store.collect().expect("collected");
-        assert!(mark.exists(), "an upload is under way");
+        assert!(looks_for_orphans(&dir), "an upload is under way");
         upload.commit(record(&block.0)).expect("committed");
         store.collect().expect("collected");
-        assert!(!mark.exists());
+        assert!(!looks_for_orphans(&dir));
     }
 }
 
 #[test]
 fn what_is_cached_takes_no_place_from_an_upload() {
     use std::os::unix::fs::MetadataExt;
-    let dir = TempDir::new().expect("a folder");
-    let store = open(&dir);
+    let (_dir, store) = opened();
     let block = block(1, LONG);
     let upload = store.upload();
     put(&upload, &block);
@@ -256,12 +262,12 @@ fn a_removal_that_was_broken_off_is_finished_at_the_next_start() {
     let root = blocks[0].0;
     let store = open(&dir);
     store_all(&store, &blocks);
-    store.inner.writer.let_go(move |tables| tables.remove_root(&root)).expect("removed");
-    let number = store.inner.index.dying().expect("read").pop().expect("it is to be dropped");
-    store.inner.writer.let_go(move |tables| tables.drop_part(number, unix_ms())).expect("dropped");
-    assert!(store.inner.index.is_dying(number).expect("read"), "there is more to drop");
+    store.inner.writer.free_space(move |tables| tables.remove_root(&root)).expect("removed");
+    let number = store.inner.index.dying().expect("read").expect("it is to be dropped");
+    store.inner.writer.free_space(move |tables| tables.drop_part(number, unix_ms())).expect("dropped");
+    assert_eq!(store.inner.index.dying().expect("read"), Some(number), "there is more to drop");
     drop(store);
     let store = open(&dir);
-    assert_eq!(store.inner.index.dying().expect("read"), Vec::<u64>::new());
+    assert_eq!(store.inner.index.dying().expect("read"), None);
     assert_eq!(store.collect().expect("collected").blocks, 3000);
 }
