@@ -124,7 +124,7 @@ struct Inner {
     journal: Journal,
     /// Quota reserved for blocks that the index does not list yet, in bytes.
     reserved: AtomicU64,
-    /// Held shared while reserved bytes become rows, and so count twice: nobody is refused in between.
+    /// Held shared while reserved bytes become rows, and so count twice: no block is refused in between.
     listing: RwLock<()>,
     /// Held, one by the digest, while a stored block is compared with other bytes: few at a time, to bound memory.
     comparing: [Mutex<()>; 4],
@@ -313,7 +313,7 @@ impl Store {
     fn give_up(&self, cid: &Cid) -> Result<Option<Vec<u8>>, StoreError> {
         let digest = *cid.digest();
         let doomed = self.inner.pins.doom([digest]);
-        // If an upload has it in hand, that one compares the bytes and replaces them.
+        // If an upload has it pinned, that one compares the bytes and replaces them.
         let row = if doomed.digests.is_empty() { None } else { self.inner.index.row(&digest)? };
         let Some(row) = row.filter(|row| row.location != Location::Missing) else {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! What can go wrong in the store.
+//! Errors of the store.
 
 use std::{io, path::PathBuf};
 
@@ -14,7 +14,7 @@ pub enum StoreError {
     Locked {
         /// The data directory.
         dir: PathBuf,
-        /// Who holds it, where it says so.
+        /// The process that holds it, if the lock file names it.
         pid: Option<u32>,
     },
     /// The data directory was written by a newer program.
@@ -27,7 +27,7 @@ pub enum StoreError {
         /// The newest format known.
         known: u32,
     },
-    /// The blocks are laid out in another way than the settings say.
+    /// The layout of the blocks differs from the settings.
     #[error(
         "the blocks in this data directory are laid out as {found}, and storage.layout says {asked}: set it to {found}, \
          or move them with `storgo-node verify --rebuild-index`"
@@ -38,7 +38,7 @@ pub enum StoreError {
         /// The layout in the settings.
         asked: Layout,
     },
-    /// Moving blocks to another layout has not come to its end.
+    /// A move of blocks to another layout was interrupted.
     #[error(
         "moving the blocks of this data directory to another layout was interrupted: finish it with `storgo-node verify \
          --rebuild-index`"
@@ -47,38 +47,38 @@ pub enum StoreError {
     /// The index cannot be read.
     #[error("index.redb is damaged ({0}): rebuild it with `storgo-node verify --rebuild-index`")]
     IndexCorrupt(String),
-    /// There are blocks and no index: a new one would call them the rest of interrupted uploads.
+    /// There are blocks, but no index: with a new one, all of them would be orphans.
     #[error(
         "index.redb is gone, and there are blocks: make it anew with `storgo-node verify --rebuild-index`"
     )]
     IndexLost,
-    /// The index is older than the blocks: newer ones would seem to be needed by nobody.
+    /// The index is older than the blocks: it does not know which files need newer blocks.
     #[error(
         "index.redb is older than the blocks, as if an earlier copy had been put in its place: nothing is removed until it \
          is made anew with `storgo-node verify --rebuild-index`"
     )]
     IndexBehind,
-    /// A block was damaged on disk; it is in quarantine now.
-    #[error("block {cid} was damaged on disk and is set aside")]
+    /// A block was damaged on disk. It is in quarantine now.
+    #[error("block {cid} was damaged on disk and moved to quarantine")]
     Corrupt {
         /// The block.
         cid: Cid,
     },
-    /// Two different blocks with one SHA-1.
+    /// Two different blocks have the same SHA-1.
     #[error("another block with the CID {cid} is stored already: this is a SHA-1 collision")]
     Collision {
-        /// The name of both.
+        /// The CID of both.
         cid: Cid,
     },
-    /// No room.
+    /// The disk or the quota is full.
     #[error("no space: {0}")]
     NoSpace(String),
-    /// The operating system said no.
+    /// The operating system reported an error.
     #[error("cannot {what}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The index failed.
@@ -87,7 +87,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// An error of the operating system; a full disk is told apart.
+    /// Converts an error of the operating system; a full disk has a variant of its own.
     pub(super) fn io(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();
         match source.kind() {
@@ -98,7 +98,7 @@ impl StoreError {
         }
     }
 
-    /// The same error once more, for each one who waits for it.
+    /// Copies the error for each caller that waits for the same change.
     pub(super) fn again(&self) -> Self {
         match self {
             Self::NoSpace(what) => Self::NoSpace(what.clone()),

@@ -60,6 +60,7 @@ struct Log {
     writes_begun: Option<u64>,
     /// An earlier process was killed, and its block files are not listed yet.
     has_orphans: bool,
+    /// `None` until this process syncs the file.
     synced: Option<Instant>,
 }
 

@@ -38,7 +38,7 @@ pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta
 /// Key of the [`Totals`] in [`META`].
 pub(super) const TOTALS: &str = "totals";
 
-/// Where the bytes of a block are.
+/// Location of the bytes of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Location {
     File,
@@ -47,7 +47,7 @@ pub(super) enum Location {
     Missing,
 }
 
-/// What the index knows of a block.
+/// A row of the index: one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) location: Location,

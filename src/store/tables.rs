@@ -35,7 +35,7 @@ pub(super) struct Tables<'t> {
     observers: &'t Observers,
 }
 
-/// What a walk from some block down has found.
+/// Result of a walk from some block down.
 #[derive(Default)]
 pub(super) struct Walked {
     /// All blocks, with their lengths where known.

@@ -144,7 +144,7 @@ fn settle(store: &Store) {
 const LONG: usize = 40_000;
 
 #[test]
-fn what_was_committed_is_there_after_a_restart() {
+fn committed_files_are_there_after_a_restart() {
     let dir = TempDir::new().expect("a folder");
     let blocks = [block(1, LONG), block(2, 10), block(3, 0), block(4, INLINE_MAX), block(5, INLINE_MAX + 1)];
     assert_eq!(store_all(&open(&dir), &blocks), [Put::New; 5]);
@@ -157,7 +157,7 @@ fn what_was_committed_is_there_after_a_restart() {
 }
 
 #[test]
-fn files_that_are_only_known_are_counted_apart() {
+fn files_that_are_only_known_are_counted_separately() {
     let (_dir, store) = opened();
     let counts = || (store.usage().roots, store.usage().known);
     let known = |n| RootRecord { pinned: false, ..record(&block(n, LONG).0) };
@@ -175,7 +175,7 @@ fn files_that_are_only_known_are_counted_apart() {
 }
 
 #[test]
-fn damage_is_seen_set_aside_and_mended() {
+fn damage_is_found_quarantined_and_repaired() {
     let damages: [fn(&Path); 4] = [
         flip,
         |path| {
@@ -197,11 +197,11 @@ fn damage_is_seen_set_aside_and_mended() {
         assert!(matches!(store.get(cid), Ok(None)), "never served again");
         assert_eq!(store.verify(None, &mut |_| true).expect("verified").missing, [*cid]);
         assert_eq!(store.usage().quarantined, u64::from(n < 3));
-        store.put_cached(cid, bytes).expect("mended");
+        store.put_cached(cid, bytes).expect("replaced");
         assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
         let verified = store.verify(Some(&blocks[0].0), &mut |_| true).expect("verified");
         assert_eq!((verified.checked, verified.missing.len()), (2, 0));
-        assert_eq!(store.usage().cached_bytes, 0, "a mended block is kept, not cached");
+        assert_eq!(store.usage().cached_bytes, 0, "a repaired block is kept, not cached");
     }
 }
 
@@ -232,7 +232,7 @@ fn storing_a_file_twice_counts_once() {
 }
 
 #[test]
-fn an_upload_in_flight_keeps_its_blocks() {
+fn blocks_of_a_running_upload_are_not_collected() {
     let (_dir, store) = opened();
     let a = block(1, LONG);
     store_all(&store, std::slice::from_ref(&a));
@@ -247,7 +247,7 @@ fn an_upload_in_flight_keeps_its_blocks() {
 }
 
 #[test]
-fn an_upload_that_was_given_up_is_found_by_the_next_and_collected_otherwise() {
+fn blocks_of_an_upload_without_commit_are_found_by_the_next_and_collected_otherwise() {
     let (_dir, store) = opened();
     let a = block(1, LONG);
     let upload = store.upload();
@@ -261,7 +261,7 @@ fn an_upload_that_was_given_up_is_found_by_the_next_and_collected_otherwise() {
 }
 
 #[test]
-fn what_is_asked_for_at_once_goes_before_its_grace_is_over_and_no_upload_in_flight_loses_a_block() {
+fn a_purge_ignores_the_grace_period_and_spares_running_uploads() {
     let dir = TempDir::new().expect("a folder");
     let grace = Duration::from_secs(3600);
     let store = Store::open(StoreOptions { grace, ..options(&dir) }).expect("opened");
@@ -317,7 +317,7 @@ fn colliding_public_blocks_are_refused_and_nothing_changes() {
 }
 
 #[test]
-fn the_cache_is_evictable_and_gives_way() {
+fn cached_blocks_are_evicted_for_other_blocks() {
     let dir = TempDir::new().expect("a folder");
     let len = LONG as u64;
     let limits = StoreOptions { cache_size: 3 * len, capacity: Some(5 * len), ..options(&dir) };
@@ -339,7 +339,7 @@ fn the_cache_is_evictable_and_gives_way() {
 }
 
 #[test]
-fn a_cached_block_that_a_crash_cut_short_just_counts_as_missing() {
+fn a_cached_block_that_a_crash_truncated_counts_as_missing() {
     let (_dir, store) = opened();
     let (cid, bytes) = block(1, LONG);
     store.put_cached(&cid, &bytes).expect("cached");
@@ -347,7 +347,7 @@ fn a_cached_block_that_a_crash_cut_short_just_counts_as_missing() {
     fs::write(file_of(&store, &cid), []).expect("emptied");
     assert!(matches!(store.get(&cid), Ok(None)));
     assert_eq!((store.usage().cached_bytes, store.usage().quarantined), (0, 0));
-    // A file that is stored for good does not rest on a cached copy.
+    // An upload does not rely on a cached copy.
     store.put_cached(&cid, &bytes).expect("cached");
     settle(&store);
     fs::write(file_of(&store, &cid), []).expect("emptied");
@@ -375,7 +375,7 @@ fn every_failed_write_leaves_the_store_as_it_was() {
 }
 
 #[test]
-fn a_second_opener_is_told_who_has_it() {
+fn a_second_process_learns_which_process_has_the_store() {
     let (dir, store) = opened();
     store.set_lock_note("127.0.0.1:1").expect("noted");
     let second = Store::open(options(&dir)).err().expect("refused");
@@ -399,7 +399,7 @@ fn a_newer_format_is_refused() {
 }
 
 #[test]
-fn a_lost_index_is_made_again_from_the_blocks() {
+fn a_lost_index_is_rebuilt_from_the_blocks() {
     let dir = TempDir::new().expect("a folder");
     let blocks = [block(1, LONG), block(2, LONG)];
     store_all(&open(&dir), &blocks);
@@ -419,7 +419,7 @@ fn a_lost_index_is_made_again_from_the_blocks() {
 }
 
 #[test]
-fn collecting_never_takes_what_an_upload_relies_on() {
+fn collecting_never_removes_blocks_that_an_upload_needs() {
     let (_dir, store) = opened();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {

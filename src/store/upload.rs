@@ -33,7 +33,7 @@ pub enum PutMode {
     Compare,
 }
 
-/// What a put found.
+/// Result of a put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
     /// The block was not here.
@@ -400,7 +400,7 @@ impl Upload {
         let mut synced = Ok(());
         if !state.folders.is_empty() {
             synced = inner.disk.sync_folders(&state.folders).and_then(|()| {
-                // Where that was a sync of the whole file system, this asks for errors and does nothing else.
+                // After a sync of the whole file system, this only reports errors.
                 state.unsynced.iter().try_for_each(|digest| inner.disk.sync(digest))
             });
         }

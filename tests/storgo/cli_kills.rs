@@ -1,4 +1,4 @@
-//! Ends of every kind, in the middle of work: what was acknowledged is there, what was finished is not done twice.
+//! Nodes that stop in the middle of work: acknowledged files are there, and finished work is not done twice.
 
 use std::{path::Path, time::Duration};
 
@@ -9,9 +9,9 @@ use super::{
 
 /// How long a node may take to end.
 const END: Duration = Duration::from_secs(5);
-/// What is so slow that a test can stop it half-way, and fast enough to be waited for.
+/// Rate at which a test can stop a transfer half-way, and still wait for its end.
 const SLOW: [&str; 2] = ["--upload-limit", "8 MiB"];
-/// More than a reader fetches ahead of what was taken from it: whatever the machine does, it is stopped half-way.
+/// Longer than what a reader fetches ahead, so that it is stopped half-way on any machine.
 const LONG: usize = 40 << 20;
 
 fn bytes_on_disk(machine: &Machine) -> u64 {
@@ -28,7 +28,7 @@ fn stored_len(machine: &Machine, name: &str) -> u64 {
 }
 
 #[test]
-fn when_the_provider_dies_the_reader_is_told_and_goes_on_from_there_later() {
+fn a_reader_whose_provider_dies_fails_and_resumes_later() {
     let (writer, reader) = (Machine::new(), Machine::new());
     let node = writer.start(SLOW);
     let bytes = noise(1, LONG);
@@ -52,7 +52,7 @@ fn when_the_provider_dies_the_reader_is_told_and_goes_on_from_there_later() {
 }
 
 #[test]
-fn when_the_readers_node_dies_no_finished_block_is_fetched_again() {
+fn after_the_death_of_the_readers_node_no_finished_block_is_fetched_again() {
     let (writer, reader) = (Machine::new(), Machine::new());
     let node = writer.start(SLOW);
     let bytes = noise(2, LONG);
@@ -70,13 +70,13 @@ fn when_the_readers_node_dies_no_finished_block_is_fetched_again() {
     let _here = reader.start(["--bootstrap", &node.addr()]);
     reader.run(["get", link(&report), "-o", "got"]).ok();
     assert!(reader.read("got") == bytes);
-    // Small blocks live in the index, whose last moments are not synced.
+    // Small blocks live in the index, and its last second may not be synced.
     let received = number(&reader, "received_bytes");
     assert!(received <= stored - kept + (64 << 10), "{received} bytes, {kept} of {stored} were here");
 }
 
 #[test]
-fn a_killed_provide_is_taken_up_where_it_was() {
+fn a_killed_provide_is_resumed_by_the_next() {
     let machine = Machine::new();
     for runs in [true, false] {
         let bytes = noise(if runs { 3 } else { 33 }, 12 << 20);
@@ -109,7 +109,7 @@ fn a_killed_provide_is_taken_up_where_it_was() {
 }
 
 #[test]
-fn a_node_ends_in_time_whatever_it_is_doing_and_keeps_what_it_acknowledged() {
+fn a_busy_node_stops_in_time_and_keeps_acknowledged_files() {
     let (writer, reader) = (Machine::new(), Machine::new());
     let node = writer.start(["--upload-limit", "2 MiB"]);
     let bytes = noise(4, LONG);
@@ -124,7 +124,7 @@ fn a_node_ends_in_time_whatever_it_is_doing_and_keeps_what_it_acknowledged() {
     provide.feed(&noise(5, 4 << 20));
     eventually("some blocks are written", || block_files(&writer).len() > before);
 
-    // The reader's node first: it is told to end in the middle of a read.
+    // The node of the reader stops first, in the middle of a read.
     let (code, took) = there.stop();
     assert!(code == Some(0) && took < END, "{code:?} after {took:?}");
     assert_eq!(get.finish().1.code, Some(5));
@@ -142,7 +142,7 @@ fn a_node_ends_in_time_whatever_it_is_doing_and_keeps_what_it_acknowledged() {
 }
 
 #[test]
-fn what_was_acknowledged_a_moment_before_a_kill_is_there() {
+fn a_file_acknowledged_just_before_a_kill_is_there() {
     let machine = Machine::new();
     for n in 0..5 {
         let node = machine.start::<&str>([]);
@@ -158,7 +158,7 @@ fn what_was_acknowledged_a_moment_before_a_kill_is_there() {
 }
 
 #[test]
-fn what_a_killed_get_left_behind_is_cleared_away_by_the_next_one() {
+fn partial_files_of_a_killed_get_are_removed_by_the_next_one() {
     let (writer, reader) = (Machine::new(), Machine::new());
     let node = writer.start(["--upload-limit", "200 KiB"]);
     let _reader = reader.start(["--bootstrap", &node.addr()]);
@@ -186,7 +186,7 @@ fn what_a_killed_get_left_behind_is_cleared_away_by_the_next_one() {
         age(&left[0]);
         let live = reader.spawn(["get", link(what), "-o", "live"]);
         eventually("only the new one is there", || parts().len() == 1 && parts() != left);
-        // However old it looks, and also for one that was only just made: somebody works on it.
+        // A file in use stays, however old it looks.
         let there = parts();
         reader.run_with(["provide", "-", "--name", "small", "--no-dedup"], b"small").ok();
         age(&there[0]);
@@ -198,7 +198,7 @@ fn what_a_killed_get_left_behind_is_cleared_away_by_the_next_one() {
 }
 
 #[test]
-fn what_a_killed_or_interrupted_upload_has_left_counts() {
+fn blocks_of_a_killed_or_interrupted_upload_count() {
     let machine = Machine::new();
     for end in [None, Some(rustix::process::Signal::INT)] {
         let bytes = noise(if end.is_some() { 77 } else { 78 }, 8 << 20);
@@ -215,7 +215,7 @@ fn what_a_killed_or_interrupted_upload_has_left_counts() {
         let counted = number(&machine, "stored_bytes");
         assert!(counted >= on_disk, "{counted} of {on_disk} bytes are counted");
         drop(node);
-        // And the next try sends them no second time.
+        // The next try does not write them again.
         let report = machine.run_with(["provide", "-", "--no-serve", "--json"], &bytes).ok().json();
         let (blocks, new) = (report["blocks"].as_u64(), report["new_blocks"].as_u64());
         assert!(new.expect("a number") + 3 <= blocks.expect("a number"), "{report}");

@@ -1,4 +1,4 @@
-//! Whatever happens to a block's file: no wrong byte is read, and a new copy mends it.
+//! Damage to block files: no wrong byte is read, and a new copy repairs it.
 
 use std::{
     fs,
@@ -61,7 +61,7 @@ fn block_files(below: &Path, into: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn no_damage_to_any_block_file_is_ever_read_as_its_bytes() {
+fn no_damaged_block_file_is_ever_read_as_its_bytes() {
     let mut rng = StdRng::seed_from_u64(7);
     for (layout, restart) in [(Layout::Sharded, false), (Layout::Flat, true), (Layout::Segments, false)] {
         let dir = TempDir::new().expect("a folder");
@@ -98,7 +98,7 @@ fn no_damage_to_any_block_file_is_ever_read_as_its_bytes() {
         }
         let verified = open.verify(None, &mut |_| true).expect("verified");
         assert_eq!((verified.bad.len(), verified.missing.len()), (0, damaged));
-        // Stored again, it is whole.
+        // Storing the files again repairs them.
         for n in 0..FILES {
             store(&open, &file(n)).expect("stored again");
             assert_readable(&open, &file(n));

@@ -1,4 +1,4 @@
-//! A file system without room: errors that say so, and nothing that was stored before is touched.
+//! Full file systems: errors say so, and stored files are not harmed.
 
 use std::{
     env, fs,
@@ -30,8 +30,8 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// None where this user may not mount and these tests have passed in a namespace where they may. There is no third
-    /// way: a full disk is shown, or the test fails.
+    /// Mounts a small file system. `None`: this user may not mount, and these tests passed in a namespace of their own. If
+    /// neither works, the test fails.
     fn new() -> Option<Self> {
         let dir = TempDir::new().expect("a folder");
         let user = fs::metadata(dir.path()).expect("made").uid();
@@ -49,7 +49,7 @@ impl SmallDisk {
                 Err(error) => refusals.push(error.to_string()),
             }
         }
-        assert!(env::var_os(IN_NAMESPACE).is_none(), "no mounting in a namespace of one's own: {refusals:?}");
+        assert!(env::var_os(IN_NAMESPACE).is_none(), "cannot mount in a namespace: {refusals:?}");
         let mut command = Command::new("unshare");
         command.args(["--map-root-user", "--mount"]).arg(env::current_exe().expect("this program"));
         let output = command.arg("store_full_disk::").env(IN_NAMESPACE, "1").output();
@@ -58,8 +58,7 @@ impl SmallDisk {
         {
             Ok(said) if said.contains("test result: ok.") && !said.contains("ok. 0 passed") => None,
             other => panic!(
-                "a full disk needs a small file system, and none can be had: {refusals:?}, {other:?}. Run this as a \
-                 user who may mount"
+                "cannot mount a small file system: {refusals:?}, {other:?}; run this test as a user who may mount"
             ),
         }
     }
@@ -84,7 +83,7 @@ fn short(n: u64) -> Vec<(Cid, Vec<u8>)> {
     (0..8).map(|part| block(1_000_000 + n * 8 + part, 15_000)).collect()
 }
 
-/// Stores files until one finds no room; answers with those that were acknowledged.
+/// Stores files until the disk is full. Returns the numbers of the acknowledged files.
 fn fill(disk: &Store, make: impl Fn(u64) -> Vec<(Cid, Vec<u8>)>) -> Vec<u64> {
     let mut stored = Vec::new();
     for n in 0..100_000 {
@@ -102,7 +101,7 @@ fn temporary_files(data: &Path) -> usize {
 }
 
 #[test]
-fn a_disk_full_of_long_blocks_refuses_more_keeps_the_rest_and_recovers_when_there_is_room() {
+fn a_disk_full_of_long_blocks_keeps_its_files_and_recovers_when_there_is_space() {
     let Some(disk) = SmallDisk::new() else { return };
     let open = Store::open(disk.options()).expect("opens");
     let stored = fill(&open, file);
@@ -112,10 +111,10 @@ fn a_disk_full_of_long_blocks_refuses_more_keeps_the_rest_and_recovers_when_ther
         assert_readable(&open, &file(*n));
     }
     for n in &stored[..4] {
-        assert!(open.remove_root(&file(*n)[0].0).expect("a full disk lets go"));
+        assert!(open.remove_root(&file(*n)[0].0).expect("removed on a full disk"));
     }
     assert!(open.collect().expect("collected").blocks > 0);
-    store(&open, &file(1_000_000)).expect("room again, without a restart");
+    store(&open, &file(1_000_000)).expect("there is space again, without a restart");
     drop(open);
     let open = Store::open(disk.options()).expect("opens again");
     for n in &stored[4..] {
@@ -127,7 +126,7 @@ fn a_disk_full_of_long_blocks_refuses_more_keeps_the_rest_and_recovers_when_ther
 }
 
 #[test]
-fn a_disk_full_of_short_blocks_fills_the_index_and_neither_blocks_nor_breaks_it() {
+fn a_disk_full_of_short_blocks_leaves_the_index_usable() {
     let Some(disk) = SmallDisk::new() else { return };
     let open = Store::open(disk.options()).expect("opens");
     let stored = fill(&open, short);
@@ -135,10 +134,10 @@ fn a_disk_full_of_short_blocks_fills_the_index_and_neither_blocks_nor_breaks_it(
     for n in &stored {
         assert_readable(&open, &short(*n));
     }
-    // The index gives its file's bytes back in steps only: how much has to go is not said, that it is not all is.
+    // The index gives space back in steps, so the test removes files until a new one fits: fewer than half of them.
     let mut left = stored.iter();
     let again = left.by_ref().any(|n| {
-        assert!(open.remove_root(&short(*n)[0].0).expect("a full disk lets go"));
+        assert!(open.remove_root(&short(*n)[0].0).expect("removed on a full disk"));
         assert!(open.collect().expect("collected").blocks > 0);
         match store(&open, &short(1_000_000)) {
             Ok(()) => true,
@@ -146,7 +145,7 @@ fn a_disk_full_of_short_blocks_fills_the_index_and_neither_blocks_nor_breaks_it(
             Err(error) => panic!("{error:?} instead of NoSpace"),
         }
     });
-    assert!(again, "room again, without a restart");
+    assert!(again, "there is space again, without a restart");
     let left: Vec<u64> = left.copied().collect();
     assert!(left.len() > stored.len() / 2, "{} of {} are left", left.len(), stored.len());
     drop(open);
@@ -158,7 +157,7 @@ fn a_disk_full_of_short_blocks_fills_the_index_and_neither_blocks_nor_breaks_it(
 }
 
 #[test]
-fn a_disk_that_others_fill_stops_uploads_and_nothing_else() {
+fn a_disk_filled_by_others_stops_uploads_only() {
     let Some(disk) = SmallDisk::new() else { return };
     let open = Store::open(disk.options()).expect("opens");
     store(&open, &file(1)).expect("stored");
@@ -173,14 +172,14 @@ fn a_disk_that_others_fill_stops_uploads_and_nothing_else() {
         assert!(matches!(error, StoreError::NoSpace(_)), "{error:?}");
     }
     assert_eq!(open.root(&cid).expect("asked").is_some(), committed.is_ok());
-    // The room that the index has already is taken; then uploads are refused.
+    // Uploads use the free space inside the index, then they are refused.
     let stored = fill(&open, short);
     assert_readable(&open, &file(1));
     for n in &stored {
         assert_readable(&open, &short(*n));
     }
-    // What makes room is done: the store has set some aside for that, and has it still after a restart.
-    assert!(open.remove_root(&file(2)[0].0).expect("a full disk lets go"));
+    // Removals work, with the disk reserve, also after a restart.
+    assert!(open.remove_root(&file(2)[0].0).expect("removed on a full disk"));
     assert!(open.collect().expect("collected").blocks > 0);
     drop(open);
     let hog = hog.again(&disk);
@@ -190,17 +189,17 @@ fn a_disk_that_others_fill_stops_uploads_and_nothing_else() {
         assert_readable(&open, &short(*n));
     }
     drop(hog);
-    store(&open, &file(3)).expect("room again, without a restart");
+    store(&open, &file(3)).expect("there is space again, without a restart");
     assert_readable(&open, &file(1));
     assert_readable(&open, &file(3));
     assert_eq!(open.verify(None, &mut |_| true).expect("verified").missing, []);
 }
 
 #[test]
-fn a_disk_full_of_cache_has_room_for_what_is_to_be_kept() {
+fn a_disk_full_of_cached_blocks_has_space_for_uploads() {
     let Some(disk) = SmallDisk::new() else { return };
     let open = Store::open(disk.options()).expect("opens");
-    // More than the disk holds: the cache takes what it may, and the oldest goes.
+    // More than the disk holds: the oldest blocks are evicted.
     for n in 0..300 {
         let (cid, bytes) = block(5_000 + n, 100_000);
         open.put_cached(&cid, &bytes).expect("kept, or not");
@@ -211,7 +210,7 @@ fn a_disk_full_of_cache_has_room_for_what_is_to_be_kept() {
     assert!(free >= 1 << 20, "some of the disk is left: {free}");
     let hog = Hog::new(&disk);
     for n in 0..20 {
-        store(&open, &file(n)).expect("cache goes for it");
+        store(&open, &file(n)).expect("cached blocks are evicted for it");
     }
     assert!(open.usage().cached_bytes < cached);
     for n in 0..20 {
@@ -222,18 +221,18 @@ fn a_disk_full_of_cache_has_room_for_what_is_to_be_kept() {
 }
 
 #[test]
-fn a_note_that_lets_go_is_made_on_a_full_disk() {
+fn a_value_needed_for_removals_is_stored_on_a_full_disk() {
     let Some(disk) = SmallDisk::new() else { return };
     let open = Store::open(disk.options()).expect("opens");
     let _hog = Hog::new(&disk);
     let refused = (0..64).any(|n| open.set_meta(&format!("{n}"), &vec![n; 64 << 10]).is_err());
-    assert!(refused, "4 MiB found room on a full disk");
+    assert!(refused, "4 MiB were stored on a full disk");
     open.set_meta_to_free_space("note", &[7; 8 << 10]).expect("made");
     assert_eq!(open.meta("note").expect("read").as_deref(), Some(&[7; 8 << 10][..]));
 }
 
 #[test]
-fn an_identity_that_found_no_room_leaves_no_part_of_it() {
+fn an_identity_that_does_not_fit_on_the_disk_leaves_no_partial_file() {
     let Some(disk) = SmallDisk::new() else { return };
     let hog = Hog::new(&disk);
     load_or_create(disk.dir.path()).expect_err("a full disk");
@@ -244,7 +243,7 @@ fn an_identity_that_found_no_room_leaves_no_part_of_it() {
 }
 
 #[test]
-fn a_full_disk_has_its_exit_code_from_one_end_to_the_other() {
+fn every_command_reports_a_full_disk_with_the_same_exit_code() {
     let Some(disk) = SmallDisk::new() else { return };
     let machine = Machine::new();
     let data = disk.data().into_os_string().into_string().expect("UTF-8");
@@ -259,7 +258,7 @@ fn a_full_disk_has_its_exit_code_from_one_end_to_the_other() {
     machine.file("big", &noise(2, 20 << 20));
     on_disk(&["provide", "small", "--no-serve"]).ok();
     on_disk(&["provide", "big", "--no-serve"]).fails(13, &["no space", "hint"]);
-    // By a node that runs, the same; and it goes on.
+    // The same through a running node, which goes on.
     let node = machine.start_on(&ALONE, ["--data-dir", &data]);
     on_disk(&["provide", "big"]).fails(13, &["no space", "hint"]);
     on_disk(&["--json", "provide", "big"]).fails(13, &["\"code\":\"no_space\""]);
@@ -267,7 +266,7 @@ fn a_full_disk_has_its_exit_code_from_one_end_to_the_other() {
     assert_eq!(on_disk(&["ls", "--json"]).ok().json().as_array().map(Vec::len), Some(1));
     drop(node);
 
-    // A reader whose place is full: nothing of it stays.
+    // A reader with a full disk leaves no partial file.
     machine.run(["provide", "big", "--no-serve"]).ok();
     let out = disk.dir.path().join("out").into_os_string().into_string().expect("UTF-8");
     machine.run(["get", "big", "-o", &out]).fails(13, &["cannot write", "free some space"]);
@@ -277,7 +276,7 @@ fn a_full_disk_has_its_exit_code_from_one_end_to_the_other() {
     machine.run(["key", "backup", &out]).fails(13, &["cannot write"]);
 }
 
-/// Somebody else's file, which leaves not a byte to anybody; removed when dropped.
+/// A file that fills the disk completely; removed when dropped.
 struct Hog {
     path: PathBuf,
 }
@@ -291,7 +290,7 @@ impl Hog {
         Self { path }
     }
 
-    /// Takes what has become free, too.
+    /// Fills the space that has become free, too.
     fn again(self, disk: &SmallDisk) -> Self {
         drop(self);
         Self::new(disk)

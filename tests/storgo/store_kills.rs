@@ -1,7 +1,7 @@
-//! `kill -9` at random moments of concurrent puts and removals: what was acknowledged is there, whole.
+//! `kill -9` at random moments of concurrent puts and removals: acknowledged files are there and whole.
 //!
-//! The store under test runs in a process of its own (this test binary once more), says on stdout what it does and
-//! what was acknowledged, and is killed. `STORGO_SOAK_KILLS` sets how often.
+//! The store under test runs in another process (this test binary again), which prints what it does and what was
+//! acknowledged, and is killed. `STORGO_SOAK_KILLS` sets how often.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,7 +42,7 @@ impl Drop for Victim {
     }
 }
 
-/// What is known of a file from what the killed process said.
+/// State of a file according to the output of the killed process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     /// Begun, never acknowledged.
@@ -59,7 +59,7 @@ fn victim() {
     let open = Store::open(options(Path::new(&dir))).expect("opens after a kill");
     let next = AtomicU64::new(first);
     let say = |word: &str, n: u64| {
-        // One write per line: a line is said as a whole or not at all.
+        // One write per line, so that no partial line is read.
         let line = format!("\n{word} {n}\n");
         std::io::stdout().write_all(line.as_bytes()).and_then(|()| std::io::stdout().flush()).expect("heard");
     };
@@ -91,7 +91,7 @@ fn victim() {
     });
 }
 
-/// Lets a victim work for a while, kills it, and notes what it said.
+/// Lets a victim work for a while, kills it, and reads its output.
 fn run_and_kill(dir: &Path, first: u64, lifetime: Duration, known: &mut BTreeMap<u64, Known>) {
     let mut command = Command::new(env::current_exe().expect("this program"));
     command.args(["store_kills::victim", "--exact", "--ignored", "--nocapture"]);
@@ -117,7 +117,7 @@ fn run_and_kill(dir: &Path, first: u64, lifetime: Duration, known: &mut BTreeMap
         };
         true
     };
-    // Its life begins with the first word: what comes before is the start of a process.
+    // Its lifetime begins with its first line, after the start of the process.
     let mut begun: Option<Instant> = None;
     loop {
         let left = begun.map_or(Duration::from_secs(60), |begun| lifetime.saturating_sub(begun.elapsed()));
@@ -154,14 +154,14 @@ fn check(dir: &Path, known: &mut BTreeMap<u64, Known>) {
         match state {
             Known::Stored => assert!(here, "file {n} was acknowledged and is gone"),
             Known::Removed => assert!(!here, "file {n} was removed and is back"),
-            // Whichever it is, it is now settled.
+            // Both are right, and final.
             Known::Perhaps => *state = if here { Known::Stored } else { Known::Removed },
         }
         if here {
             assert_readable(&open, &blocks);
         }
     }
-    // What only dead uploads and removed files had goes away, and takes nothing else along.
+    // Blocks of dead uploads and removed files are collected, and no others.
     open.collect().expect("collected");
     open.sweep().expect("swept");
     let stored = known.iter().filter(|(_, state)| **state == Known::Stored);

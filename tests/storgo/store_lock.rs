@@ -1,4 +1,4 @@
-//! One process per data directory: a second one is told who has it, and a killed one lets go.
+//! One process per data directory: a second one learns who has it, and a kill releases it.
 
 use std::{
     env,
@@ -25,7 +25,7 @@ impl Drop for Holder {
 }
 
 impl Holder {
-    /// Another process (this program once more) that has opened the store when this returns.
+    /// Starts another process (this program again) and returns when it has opened the store.
     fn start(data: &Path) -> Self {
         let mut command = Command::new(env::current_exe().expect("this program"));
         command.args(["store_lock::holder", "--exact", "--ignored", "--nocapture"]).env(DIR, data);
@@ -38,7 +38,7 @@ impl Holder {
 }
 
 #[test]
-#[ignore = "the process that holds the store of `a_second_process_is_told_who_has_the_store`"]
+#[ignore = "the process that holds the store of `a_second_process_learns_who_has_the_store`"]
 fn holder() {
     let Some(dir) = env::var_os(DIR) else { return };
     let open = Store::open(StoreOptions::new(dir)).expect("opens");
@@ -49,7 +49,7 @@ fn holder() {
     }
 }
 
-/// Runs the real binary; its exit code and what it said.
+/// Runs the real binary. Returns its exit code and output.
 fn storgo(data: &Path, args: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_storgo-node"));
     let output = command.arg("--data-dir").arg(data).args(args).output().expect("ran");
@@ -57,7 +57,7 @@ fn storgo(data: &Path, args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_second_process_is_told_who_has_the_store() {
+fn a_second_process_learns_who_has_the_store() {
     let dir = TempDir::new().expect("a folder");
     let data = dir.path().join("data");
     let holder = Holder::start(&data);
@@ -70,7 +70,7 @@ fn a_second_process_is_told_who_has_the_store() {
         assert_eq!(code, Some(11), "{args:?}: {said}");
         assert!(said.contains(&format!("process {pid}")), "{args:?}: {said}");
     }
-    // Killed, it lets go; what it had written of itself is in nobody's way.
+    // A kill releases the lock, and the note that is left does no harm.
     drop(holder);
     assert_eq!(read_lock(&data), None);
     let open = Store::open(StoreOptions::new(&data)).expect("opens");

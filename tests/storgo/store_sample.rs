@@ -1,4 +1,4 @@
-//! Files for the tests of the store: their bytes follow from their number.
+//! Files for the tests of the store. Their number determines their bytes.
 
 use storgo::{
     content::cid::{Cid, Codec},
@@ -8,7 +8,7 @@ use storgo::{
 /// Long enough for a file of its own.
 pub(crate) const LONG: usize = 40_000;
 
-/// A block of `len` bytes; others for another `seed`.
+/// A block of `len` bytes that depend on `seed`.
 pub(crate) fn block(seed: u64, len: usize) -> (Cid, Vec<u8>) {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
@@ -27,7 +27,7 @@ pub(crate) fn file(n: u64) -> Vec<(Cid, Vec<u8>)> {
     own.chain([block(u64::MAX - n % 4, LONG)]).collect()
 }
 
-/// What is listed for the root `cid`.
+/// The record of the root `cid`.
 pub(crate) fn record(cid: Cid) -> RootRecord {
     RootRecord {
         cid,
@@ -54,7 +54,7 @@ pub(crate) fn store(store: &Store, blocks: &[(Cid, Vec<u8>)]) -> Result<(), Stor
     upload.commit(record(blocks[0].0))
 }
 
-/// Fails where a block is not here with its own bytes.
+/// Checks that the store returns the bytes of all blocks.
 pub(crate) fn assert_readable(store: &Store, blocks: &[(Cid, Vec<u8>)]) {
     for (cid, bytes) in blocks {
         let read = store.get(cid).expect("readable");

@@ -66,7 +66,7 @@ impl Record {
     }
 }
 
-/// What the records of a journal add up to.
+/// The state that the records of a journal add up to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::store) struct Replayed {
     /// Roots that are pinned.

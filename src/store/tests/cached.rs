@@ -19,11 +19,11 @@ fn limited(dir: &TempDir, blocks: u64) -> Store {
 }
 
 #[test]
-fn the_cache_gives_way_behind_what_an_upload_has_in_hand() {
+fn cached_blocks_of_a_running_upload_are_evicted_last() {
     let dir = TempDir::new().expect("a folder");
     let store = limited(&dir, 10);
     let (mut file, others) = (blocks(0, 4), blocks(10, 6));
-    // The file's own blocks have not been used for longest.
+    // The blocks of the file are the least recently used.
     cache(&store, &file);
     cache(&store, &others);
     file.extend(blocks(20, 5));
@@ -51,7 +51,7 @@ fn a_cached_file_that_fills_the_quota_can_be_kept() {
 }
 
 #[test]
-fn a_file_without_a_row_that_a_power_cut_has_cut_is_cached_anew() {
+fn a_block_file_that_a_power_cut_truncated_is_cached_again() {
     let (_dir, store) = opened();
     let (cid, bytes) = block(1, LONG);
     for left in [&bytes[..100], &[], &bytes] {

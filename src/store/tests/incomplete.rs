@@ -72,7 +72,7 @@ fn blocks_below_a_damaged_node_block_stay_if_the_old_index_lists_them() {
     let store = rebuild(&dir, store, false);
     assert_eq!(store.lacks(&blocks[0].0, 10).expect("looked"), [blocks[1].0]);
     assert_eq!((store.usage().blocks, store.usage().unreferenced, removed(&store)), (4, 0, 0));
-    store.put_cached(&blocks[1].0, &blocks[1].1).expect("mended");
+    store.put_cached(&blocks[1].0, &blocks[1].1).expect("replaced");
     assert_whole(&store, &blocks);
     assert_eq!((store.usage().incomplete, removed(&store)), (0, 0));
     store.remove_root(&blocks[0].0).expect("removed");
@@ -94,11 +94,11 @@ fn blocks_that_may_be_below_a_missing_node_block_stay_until_it_is_back() {
         drop(store);
         store = open(&dir);
     }
-    store.put_cached(&blocks[1].0, &blocks[1].1).expect("mended");
+    store.put_cached(&blocks[1].0, &blocks[1].1).expect("replaced");
     assert_eq!(store.lacks(&blocks[0].0, 10).expect("looked"), [blocks[4].0], "known by now");
     assert_eq!((store.usage().incomplete, removed(&store)), (0, 1), "the block that no file needs");
     assert!(!store.has(&unneeded.0).expect("asked"));
-    store.put_cached(&blocks[4].0, &blocks[4].1).expect("mended");
+    store.put_cached(&blocks[4].0, &blocks[4].1).expect("replaced");
     assert_whole(&store, &blocks);
     assert_eq!(removed(&store), 0);
     store.remove_root(&blocks[0].0).expect("removed");
@@ -119,7 +119,7 @@ fn an_incomplete_folder_is_completed_when_its_node_block_comes_back() {
     assert_eq!((store.usage().incomplete, store.usage().unreferenced, removed(&store)), (1, 3, 0));
     store.remove_root(&blocks[1].0).expect("removed");
     assert_eq!(removed(&store), 0, "the folder needs it, too");
-    // The other came with an upload that ended early, and the process was killed before it completed the list.
+    // The root of the other came with an upload that ended early, in a process that was killed before it completed the list.
     let digest = *blocks[5].0.digest();
     let len = u32::try_from(blocks[5].1.len()).expect("short");
     store.inner.disk.write(&digest, &blocks[5].1, disk::Durability::Synced).expect("written");

@@ -45,7 +45,7 @@ fn a_file_that_was_stored_by_itself_and_in_a_folder_outlives_the_folder_without_
 }
 
 #[test]
-fn a_file_without_a_root_that_can_be_read_is_listed_and_loses_nothing() {
+fn a_file_with_a_damaged_root_is_listed_and_loses_no_block() {
     let dir = TempDir::new().expect("a folder");
     let (store, blocks) = (open(&dir), folder());
     store_all(&store, &blocks[1..]);
@@ -53,13 +53,13 @@ fn a_file_without_a_root_that_can_be_read_is_listed_and_loses_nothing() {
     let store = rebuild(&dir, store, true);
     assert_eq!(store.lacks(&blocks[1].0, 10).expect("looked"), [blocks[1].0]);
     assert_eq!((store.usage().incomplete, removed(&store)), (1, 0));
-    store.put_cached(&blocks[1].0, &blocks[1].1).expect("mended");
+    store.put_cached(&blocks[1].0, &blocks[1].1).expect("replaced");
     assert_whole(&store, &blocks[1..]);
     assert_eq!((store.usage().incomplete, removed(&store)), (0, 0));
 }
 
 #[test]
-fn a_file_stored_since_an_older_index_is_kept_although_that_knew_its_link() {
+fn a_file_stored_after_an_older_index_was_made_is_pinned_by_the_journal() {
     let dir = TempDir::new().expect("a folder");
     let (index, copy) = (dir.path().join("data/index.redb"), dir.path().join("copy"));
     let (store, blocks) = (open(&dir), folder());
@@ -112,7 +112,7 @@ fn a_journal_that_was_closed_is_left_as_it_is() {
     let closed = fs::read(journal(&dir)).expect("read");
     drop(open(&dir));
     assert!(fs::read(journal(&dir)).expect("read") == closed);
-    // With a damaged record, nobody knows what that said.
+    // The content of a damaged record is unknown.
     let mut damaged = closed.clone();
     damaged[40] ^= 1;
     fs::write(journal(&dir), &damaged).expect("written");
@@ -122,7 +122,7 @@ fn a_journal_that_was_closed_is_left_as_it_is() {
 }
 
 #[test]
-fn the_journal_does_not_grow_with_what_has_come_and_gone() {
+fn the_journal_does_not_grow_with_removed_files() {
     let dir = TempDir::new().expect("a folder");
     let (kept, removed) = (block(1, LONG), block(2, LONG));
     let store = open(&dir);

@@ -1,9 +1,9 @@
-//! Damage that is met while something is stored, and uploads that end early.
+//! Damage that is found while files are stored, and uploads that end early.
 
 use super::*;
 
 #[test]
-fn storing_a_file_again_mends_its_damaged_blocks() {
+fn storing_a_file_again_replaces_its_damaged_blocks() {
     let damages: [fn(&Path); 5] = [
         flip,
         |path| fs::write(path, vec![0; LONG]).expect("zeros"),
@@ -25,7 +25,7 @@ fn storing_a_file_again_mends_its_damaged_blocks() {
 }
 
 #[test]
-fn what_an_upload_has_in_hand_is_not_set_aside_under_it() {
+fn a_damaged_block_of_a_running_upload_is_not_quarantined() {
     let (_dir, store) = opened();
     let (cid, bytes) = block(1, LONG);
     store_all(&store, &[(cid, bytes.clone())]);
@@ -39,11 +39,11 @@ fn what_an_upload_has_in_hand_is_not_set_aside_under_it() {
     flip(&file_of(&store, &cid));
     drop(upload);
     assert!(matches!(store.get(&cid), Err(StoreError::Corrupt { .. })));
-    assert!(!store.has(&cid).expect("asked"), "nobody had it in hand");
+    assert!(!store.has(&cid).expect("asked"), "no upload had it pinned");
 }
 
 #[test]
-fn a_block_that_was_mended_since_somebody_read_it_is_not_set_aside() {
+fn a_block_that_was_replaced_since_it_was_read_is_not_quarantined() {
     let (_dir, store) = opened();
     let (cid, bytes) = block(1, LONG);
     store_all(&store, &[(cid, bytes.clone())]);
@@ -78,7 +78,7 @@ fn storing_a_root_again_completes_its_list_of_blocks() {
     for (cid, bytes) in [&root, &lost, &more] {
         assert!(store.get(cid).expect("read").as_ref() == Some(bytes));
     }
-    // A shorter list takes nothing away.
+    // A shorter list removes no block.
     store_all(&store, std::slice::from_ref(&root));
     assert_eq!(store.collect().expect("collected").blocks, 0);
     assert_eq!(store.verify(Some(&root.0), &mut |_| true).expect("verified").checked, 3);
@@ -125,7 +125,7 @@ fn a_file_whose_key_was_lost_gets_it_back_and_stays_kept() {
 fn a_file_that_is_stored_while_its_link_is_opened_stays_kept() {
     let (_dir, store) = opened();
     let blocks = [block(1, LONG), block(2, LONG)];
-    // Its link was opened before, and is opened again: neither has found it kept.
+    // Its link was opened twice: neither call found it pinned.
     let opened = RootRecord { pinned: false, blocks: 0, name: None, ..record(&blocks[0].0) };
     store.add_root(opened.clone()).expect("learned");
     assert_eq!(store.root(&blocks[0].0).expect("asked").as_ref(), Some(&opened));

@@ -13,7 +13,7 @@ fn set_back(dir: &TempDir, a: &(Cid, Vec<u8>), b: &(Cid, Vec<u8>)) {
 }
 
 #[test]
-fn an_older_index_is_known_as_such_and_removes_nothing_until_it_is_made_anew() {
+fn an_older_index_is_recognised_and_removes_nothing_until_it_is_rebuilt() {
     let dir = TempDir::new().expect("a folder");
     let [a, b, c] = [1, 2, 3].map(|n| block(n, LONG));
     set_back(&dir, &a, &b);
@@ -25,7 +25,7 @@ fn an_older_index_is_known_as_such_and_removes_nothing_until_it_is_made_anew() {
         }
         assert!(file_of(&store, &b.0).exists());
         assert!(store.get(&a.0).expect("read").as_ref() == Some(&a.1));
-        // It comes as far as the one that is lost, and knows no more of what that knew.
+        // It reaches the epoch of the lost index, and still does not know the newer blocks.
         store_all(&store, &[c.clone(), block(4, LONG)]);
     }
     let (store, _) = Store::rebuild(options(&dir)).expect("rebuilt");
@@ -41,7 +41,7 @@ fn an_older_index_is_known_as_such_and_removes_nothing_until_it_is_made_anew() {
 }
 
 #[test]
-fn an_index_of_the_time_before_a_rebuild_is_old() {
+fn an_index_from_before_a_rebuild_is_recognised_as_older() {
     let dir = TempDir::new().expect("a folder");
     let (a, b) = (block(1, LONG), block(2, LONG));
     set_back(&dir, &a, &b);
@@ -51,7 +51,7 @@ fn an_index_of_the_time_before_a_rebuild_is_old() {
 }
 
 #[test]
-fn a_restart_or_a_kill_makes_no_index_old() {
+fn no_index_counts_as_older_after_a_restart_or_a_kill() {
     let dir = TempDir::new().expect("a folder");
     for n in 0..3 {
         let store = open(&dir);

@@ -20,7 +20,7 @@ fn files(store: &Store) -> usize {
 }
 
 #[test]
-fn an_upload_for_which_there_is_no_room_takes_back_what_it_wrote_and_nothing_else() {
+fn an_upload_without_enough_quota_removes_its_own_blocks_only() {
     let dir = TempDir::new().expect("a folder");
     let store = limited(&dir, 4);
     let kept = block(0, LONG);
@@ -42,7 +42,7 @@ fn an_upload_for_which_there_is_no_room_takes_back_what_it_wrote_and_nothing_els
 }
 
 #[test]
-fn of_two_uploads_of_the_same_bytes_one_that_fails_takes_nothing_from_the_other() {
+fn an_upload_that_fails_removes_no_block_that_another_upload_shares() {
     for both_fail in [false, true] {
         let dir = TempDir::new().expect("a folder");
         let store = limited(&dir, 5);
@@ -68,7 +68,7 @@ fn of_two_uploads_of_the_same_bytes_one_that_fails_takes_nothing_from_the_other(
 }
 
 #[test]
-fn uploads_that_fail_beside_others_that_do_not_never_take_a_block_from_them() {
+fn concurrent_uploads_that_fail_never_remove_blocks_of_those_that_succeed() {
     let dir = TempDir::new().expect("a folder");
     let store = limited(&dir, 60);
     std::thread::scope(|scope| {
@@ -93,12 +93,12 @@ fn uploads_that_fail_beside_others_that_do_not_never_take_a_block_from_them() {
     });
     let verified = store.verify(None, &mut |_| true).expect("verified");
     assert!(verified.bad.is_empty() && verified.missing.is_empty(), "{verified:?}");
-    assert_eq!(files(&store), 40, "what nobody has committed is gone, all else is there");
+    assert_eq!(files(&store), 40, "only committed blocks are left");
     assert_eq!(store.usage().pending_bytes, 0);
 }
 
 #[test]
-fn an_upload_that_was_cut_off_counts_and_is_found_by_the_next() {
+fn blocks_of_an_upload_that_ended_early_count_and_are_found_by_the_next() {
     let dir = TempDir::new().expect("a folder");
     let store = limited(&dir, 3);
     let (a, b) = (block(1, LONG), block(2, LONG));
@@ -110,7 +110,7 @@ fn an_upload_that_was_cut_off_counts_and_is_found_by_the_next() {
     assert_eq!(store_all(&store, &[a, b, block(3, LONG)]), [Put::Known, Put::Known, Put::New]);
 }
 
-/// What a kill at this moment would leave, under another name.
+/// Returns a copy of the data directory, as a kill at this moment would leave it.
 pub(super) fn as_killed(dir: &TempDir) -> TempDir {
     fn copy(from: &Path, to: &Path) {
         fs::create_dir_all(to).expect("made");
@@ -133,7 +133,7 @@ pub(super) fn as_killed(dir: &TempDir) -> TempDir {
 }
 
 #[test]
-fn what_a_killed_upload_has_left_counts_from_the_next_start_on() {
+fn blocks_of_a_killed_upload_count_from_the_next_start_on() {
     for layout in [Layout::Sharded, Layout::Segments, Layout::Flat] {
         let dir = TempDir::new().expect("a folder");
         let with = |dir: &TempDir| StoreOptions {
@@ -200,7 +200,7 @@ fn orphans_of_an_earlier_kill_are_looked_for_until_they_are_listed() {
 }
 
 #[test]
-fn blocks_that_are_missing_are_known_by_file_until_they_are_mended() {
+fn missing_blocks_are_counted_for_each_file_until_they_are_replaced() {
     let (_dir, store) = opened();
     let [a, b, shared] = [1, 2, 3].map(|n| block(n, LONG));
     store_all(&store, &[a.clone(), shared.clone()]);
@@ -212,9 +212,9 @@ fn blocks_that_are_missing_are_known_by_file_until_they_are_mended() {
         store.verify(None, &mut |_| true).expect("verified");
         assert_eq!((store.missing(&both).expect("asked"), store.usage().missing), (counts.to_vec(), 1));
         drop(store.upload());
-        store.put_cached(&lost.0, &lost.1).expect("mended");
+        store.put_cached(&lost.0, &lost.1).expect("replaced");
     }
-    // Removed with its file, a block is missed by nobody.
+    // A missing block whose file is removed does not count.
     fs::remove_file(file_of(&store, &b.0)).expect("removed");
     assert!(store.get(&b.0).expect("read").is_none());
     assert_eq!(store.usage().missing, 1);
@@ -238,7 +238,7 @@ fn a_collection_records_that_no_upload_is_under_way() {
 }
 
 #[test]
-fn what_is_cached_takes_no_place_from_an_upload() {
+fn a_cached_block_does_not_replace_the_file_of_an_upload() {
     use std::os::unix::fs::MetadataExt;
     let (_dir, store) = opened();
     let block = block(1, LONG);
@@ -255,7 +255,7 @@ fn what_is_cached_takes_no_place_from_an_upload() {
 }
 
 #[test]
-fn a_removal_that_was_broken_off_is_finished_at_the_next_start() {
+fn an_interrupted_removal_is_finished_at_the_next_start() {
     let dir = TempDir::new().expect("a folder");
     // More than two parts of a list.
     let blocks: Vec<_> = (0..3000).map(|n| block(n, 20)).collect();

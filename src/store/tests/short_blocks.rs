@@ -28,7 +28,7 @@ fn many_short_blocks_take_bounded_memory_and_are_safe_until_their_root_is_listed
 }
 
 #[test]
-fn many_short_blocks_of_an_upload_that_ends_early_are_known_to_the_next_and_collected_otherwise() {
+fn short_blocks_of_an_upload_that_ends_early_are_found_by_the_next_and_collected_otherwise() {
     let (_dir, store) = opened();
     for put in [Put::New, Put::Known] {
         let upload = store.upload();
@@ -67,7 +67,7 @@ fn a_quota_is_used_to_the_last_byte_and_no_further() {
 }
 
 #[test]
-fn a_collision_with_a_short_block_is_seen_wherever_that_is_by_then() {
+fn a_collision_with_a_short_block_is_seen_in_memory_and_in_the_index() {
     let (_dir, store) = opened();
     let a = include_bytes!("../../../tests/vectors/shattered-a.bin");
     let b = include_bytes!("../../../tests/vectors/shattered-b.bin");

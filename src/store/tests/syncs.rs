@@ -18,11 +18,11 @@ fn refused(upload: &Upload, cid: &Cid) {
 }
 
 #[test]
-fn after_a_failed_sync_nothing_is_taken_for_written_that_is_not_written_again() {
+fn after_a_failed_sync_unlisted_blocks_are_written_again() {
     for (what, len) in [("folder", LONG), ("short", 100)] {
         let (_dir, store) = opened();
         let [file, beside] = [block(1, len), block(2, len)];
-        // One that is under way at the same time, and has found its block written by the first.
+        // The second upload runs at the same time, and finds the block that the first wrote.
         let (first, second) = (store.upload(), store.upload());
         assert_eq!(put_file(&first, &file), Put::New);
         put_file(&second, &file);
@@ -31,7 +31,7 @@ fn after_a_failed_sync_nothing_is_taken_for_written_that_is_not_written_again() 
         store.inner.disk.faults.plan_loss(what);
         refused(&first, &file.0);
         refused(&first, &file.0);
-        // And one that begins after it, while the bytes can still be read.
+        // A third begins later, while the bytes can still be read.
         let third = store.upload();
         assert_eq!(put_file(&third, &file), Put::New, "{what}");
         assert_ne!(number(&store, &file.0), lost, "{what}");
@@ -49,7 +49,7 @@ fn after_a_failed_sync_nothing_is_taken_for_written_that_is_not_written_again() 
 }
 
 #[test]
-fn a_block_that_was_put_right_without_reaching_the_disk_is_missing_again() {
+fn a_replaced_block_that_did_not_reach_the_disk_is_missing_again() {
     let (_dir, store) = opened();
     let file = block(1, LONG);
     store_all(&store, std::slice::from_ref(&file));
@@ -66,17 +66,17 @@ fn a_block_that_was_put_right_without_reaching_the_disk_is_missing_again() {
 }
 
 #[test]
-fn an_unsynced_file_takes_no_place_from_one_that_was_acknowledged_meanwhile() {
+fn an_unsynced_file_does_not_replace_an_acknowledged_one() {
     let (_dir, store) = opened();
     let file = block(1, 100);
     let (first, second) = (store.upload(), store.upload());
     put_file(&first, &file);
     first.commit(record(&file.0)).expect("committed");
     let synced = number(&store, &file.0);
-    // It had looked before the first one wrote.
+    // As if it had checked before the first one wrote.
     let (_, folder, is_synced) = second.write(&file.0, &file.1, false).expect("written");
     assert_eq!((number(&store, &file.0), folder.is_some(), is_synced), (synced, true, false));
-    // What is there, and wrong, is nobody's.
+    // A file with wrong bytes is replaced.
     fs::write(file_of(&store, &file.0), b"cut").expect("written");
     let (_, _, is_synced) = second.write(&file.0, &file.1, false).expect("written");
     assert!(is_synced && fs::read(file_of(&store, &file.0)).expect("read") == file.1);
