@@ -109,6 +109,10 @@ impl SessionState {
         lock(&self.providers)
     }
 
+    fn queue(&self) -> MutexGuard<'_, FairQueue> {
+        lock(&self.queue)
+    }
+
     fn add(&self, peer: PeerId, announced: bool) {
         if self.providers().add(peer, announced) {
             self.changed.notify_waiters();
@@ -267,7 +271,7 @@ impl Session {
             if answers.is_empty() && self.is_exhausted(&cid) {
                 return Err(self.damage_error(cid, bad_copies).unwrap_or(FetchError::NotFound { cid }));
             }
-            let next_check = in_flight.iter().map(|request| request.detector.next_check()).min();
+            let next_check = in_flight.iter().map(|request| request.detector.next_check).min();
             let next_retry = state.providers().next_retry(now);
             let deadline = self.deadline(&cid);
             let wake = [next_check, next_retry].into_iter().flatten().fold(deadline, Instant::min);

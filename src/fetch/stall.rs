@@ -18,7 +18,7 @@ pub(super) struct StallDetector {
     received_before: u64,
     /// Bytes received from the provider at the last check.
     received: u64,
-    next_check: Instant,
+    pub(super) next_check: Instant,
 }
 
 /// Result of a check.
@@ -38,10 +38,6 @@ impl StallDetector {
     pub(super) fn new(len: u64, queued_bytes: u64, received: u64, now: Instant) -> Self {
         let next_check = now + CHECK_INTERVAL;
         Self { len, queued_bytes, since: now, received_before: received, received, next_check }
-    }
-
-    pub(super) fn next_check(&self) -> Instant {
-        self.next_check
     }
 
     /// Checks the progress. A block that waits behind others on a slow link does not count as stalled.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use libp2p::PeerId;
 
-use super::{SessionState, lock};
+use super::SessionState;
 use crate::fetch::providers::{Assignment, BlockRequest};
 
 /// A block's place in the fair queue.
@@ -15,12 +15,12 @@ pub(super) struct QueueSlot {
 
 impl QueueSlot {
     pub(super) fn new(state: &Arc<SessionState>) -> Self {
-        Self { state: Arc::clone(state), number: lock(&state.queue).enter() }
+        Self { state: Arc::clone(state), number: state.queue().enter() }
     }
 
     /// Returns a provider for this block, or `None` while earlier blocks go first or no provider is free.
     pub(super) fn assign(&self, request: &BlockRequest, now: Instant) -> Option<Assignment> {
-        let (mut queue, mut providers) = (lock(&self.state.queue), self.state.providers());
+        let (mut queue, mut providers) = (self.state.queue(), self.state.providers());
         loop {
             let pick = |request: &BlockRequest| providers.pick(request, None, now);
             let (assignment, others) = queue.assign(self.number, request.clone(), pick);
@@ -36,7 +36,7 @@ impl QueueSlot {
 
     /// Notes that the request was sent. The next block may ask the same provider.
     pub(super) fn sent(&self) {
-        let mut queue = lock(&self.state.queue);
+        let mut queue = self.state.queue();
         queue.sent(self.number);
         if !queue.is_empty() {
             self.state.changed.notify_waiters();
@@ -45,7 +45,7 @@ impl QueueSlot {
 
     /// Lets later blocks go first, until [`QueueSlot::assign`] is called.
     pub(super) fn step_aside(&self) {
-        let mut queue = lock(&self.state.queue);
+        let mut queue = self.state.queue();
         if let Some((request, assignment)) = queue.leave(self.number) {
             self.state.providers().answered(&assignment.peer, request.len, 0, Instant::now());
         }
