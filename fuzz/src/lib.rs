@@ -4,7 +4,7 @@
 //! `fuzz_targets/` runs these functions under libFuzzer, and `tests/storgo/fuzz_bodies.rs` under proptest.
 
 use storgo::{
-    config::{Settings, Sources, TABLE, parse_bytes, parse_duration},
+    config::{ByteSize, Settings, Sources, TABLE, parse_duration},
     content::{
         ContentError, MAX_CHUNK,
         chunk::{Chunker, FIXED},
@@ -193,7 +193,7 @@ pub fn setting(data: &[u8]) -> bool {
     else {
         return false;
     };
-    drop((parse_bytes(text), parse_duration(text)));
+    drop((text.parse::<ByteSize>(), parse_duration(text)));
     if let Ok(chunker) = text.parse::<Chunker>() {
         assert_eq!(chunker.to_string().parse(), Ok(chunker));
         assert!(!matches!(chunker, Chunker::Fixed(size) if !FIXED.contains(&size)));

@@ -52,7 +52,7 @@ pub(super) struct ListQuery {
     /// every block of every file.
     #[serde(default)]
     #[param(inline)]
-    health: Whole,
+    health: HealthFilter,
     /// The order of the files.
     #[serde(default)]
     #[param(inline)]
