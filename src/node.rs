@@ -80,7 +80,10 @@ use self::{
 };
 pub(crate) use self::{put::UploadPermit, services::HttpEndpoint};
 pub(crate) use crate::content::tar_time::{mtime as tar_mtime, set_mtime as set_tar_mtime};
-use crate::content::{cid::Cid, link::Link};
+use crate::{
+    content::{cid::Cid, link::Link},
+    store::Store,
+};
 
 /// How long shutdown waits for tasks to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -336,7 +339,7 @@ impl Node {
     /// # Errors
     /// Those of the store.
     pub async fn collect(&self) -> Result<GcReport, NodeError> {
-        self.services.collector.collect().await
+        self.services.collector.collect(Store::collect).await
     }
 
     /// Removes all unreferenced blocks, regardless of the grace period, and the blocks of interrupted uploads.
@@ -344,7 +347,7 @@ impl Node {
     /// # Errors
     /// Those of the store.
     pub async fn purge(&self) -> Result<GcReport, NodeError> {
-        self.services.collector.purge().await
+        self.services.collector.collect(Store::purge).await
     }
 }
 

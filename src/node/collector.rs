@@ -14,17 +14,8 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// Removes unreferenced blocks whose grace period is over.
-    pub(super) async fn collect(&self) -> Result<GcReport, NodeError> {
-        self.remove(Store::collect).await
-    }
-
-    /// Removes all unreferenced blocks, and the blocks of interrupted uploads.
-    pub(super) async fn purge(&self) -> Result<GcReport, NodeError> {
-        self.remove(Store::purge).await
-    }
-
-    async fn remove(
+    /// Removes unreferenced blocks: [`Store::collect`] or [`Store::purge`].
+    pub(super) async fn collect(
         &self,
         remove: fn(&Store) -> Result<Collected, StoreError>,
     ) -> Result<GcReport, NodeError> {

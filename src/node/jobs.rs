@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{clock::unix_s, services::Services};
+use crate::store::Store;
 
 /// How often unreferenced blocks are collected.
 const COLLECT_EVERY: Duration = Duration::from_secs(600);
@@ -29,7 +30,7 @@ pub(super) fn start(services: &Arc<Services>) {
     once(services, |node| async move { node.withdrawals.keep_retrying().await });
     once(services, |node| async move { node.forward_network_events().await });
     every(services, COLLECT_EVERY, |node| async move {
-        if let Err(error) = node.collector.collect().await {
+        if let Err(error) = node.collector.collect(Store::collect).await {
             tracing::warn!("cannot collect unreferenced blocks: {error}");
         }
     });

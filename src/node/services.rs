@@ -26,7 +26,7 @@ use super::{
     withdrawals::Withdrawals,
 };
 use libp2p::PeerId;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 use crate::{
     catalogue,
@@ -113,9 +113,14 @@ impl Services {
         let started = Instant::now();
         let damage = DamageCache::new(store.clone());
         let announcements = Announcements { store: store.clone(), network: network.clone() };
-        let no_bootstrap = options.bootstrap.is_empty();
-        let withdrawals =
-            Arc::new(Withdrawals::new(announcements.clone(), tasks.clone(), no_bootstrap, started));
+        let withdrawals = Arc::new(Withdrawals {
+            announcements: announcements.clone(),
+            tasks: tasks.clone(),
+            no_bootstrap: options.bootstrap.is_empty(),
+            started,
+            changing: tokio::sync::Mutex::default(),
+            unsettled: Notify::new(),
+        });
         let reads = Reads {
             store: store.clone(),
             network: network.clone(),

@@ -71,34 +71,18 @@ struct Attempt {
 
 /// Withdraws the provider records of removed files.
 pub(super) struct Withdrawals {
-    announcements: Announcements,
-    tasks: Tasks,
+    pub(super) announcements: Announcements,
+    pub(super) tasks: Tasks,
     /// Whether no bootstrap address is configured.
-    no_bootstrap: bool,
-    started: Instant,
-    /// Held while the notes are changed: each change reads what the one before has written.
-    changing: Mutex<()>,
+    pub(super) no_bootstrap: bool,
+    pub(super) started: Instant,
+    /// Held while the notes are changed, because each change reads the result of the one before.
+    pub(super) changing: Mutex<()>,
     /// Wakes [`Withdrawals::keep_retrying`] for a withdrawal that is not settled.
-    unsettled: Notify,
+    pub(super) unsettled: Notify,
 }
 
 impl Withdrawals {
-    pub(super) fn new(
-        announcements: Announcements,
-        tasks: Tasks,
-        no_bootstrap: bool,
-        started: Instant,
-    ) -> Self {
-        Self {
-            announcements,
-            tasks,
-            no_bootstrap,
-            started,
-            changing: Mutex::default(),
-            unsettled: Notify::new(),
-        }
-    }
-
     /// Notes that a file is about to be removed. A node that has never had a peer has no peer to notify, and notes nothing.
     pub(super) async fn note(&self, cid: Cid) -> Result<(), NodeError> {
         let alone = self.no_bootstrap && !self.has_dht_peers();
