@@ -446,9 +446,9 @@ impl Node {
     pub async fn invite(&self) -> Result<String, NodeError> {
         let options = &self.services.options;
         let Some(key) = &options.cluster else {
-            return Err(NodeError::new(ErrorCode::BadRequest, "this node is in no cluster")
-                .reason(Reason::NoCluster)
-                .hint("make one with `storgo-node init --cluster`, then start the node again"));
+            return Err(
+                NodeError::new(ErrorCode::BadRequest, "this node is in no cluster").reason(Reason::NoCluster)
+            );
         };
         let mut addrs: Vec<String> = options.external.iter().map(ToString::to_string).collect();
         addrs.extend(self.status().await?.listen);

@@ -1,4 +1,5 @@
-//! The errors that a user can meet, each with a stable code, an exit code and an HTTP status.
+//! The errors of a node: each has a stable code and, if it is known, the cause. Doors map both to statuses, exit codes and
+//! hints in their own words.
 
 use std::{fmt, io};
 
@@ -11,32 +12,32 @@ use crate::{
     store::StoreError,
 };
 
-/// What went wrong, as every door names it. The names are part of the API.
+/// The kind of an error. The names are part of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorCode {
-    /// Nothing more is known than the message.
+    /// None of the other codes: the message says more.
     Other,
-    /// The request itself is wrong: a bad link, name, range or option.
+    /// The request is invalid: a bad link, name, range or option.
     BadRequest,
-    /// Some of it was done, some was not.
+    /// A part of the request was done.
     Partial,
-    /// No such file, block or provider.
+    /// There is no such file, block or provider.
     NotFound,
-    /// No storgo node (or no other peer) can be reached.
+    /// No node or no peer can be reached.
     Unreachable,
-    /// The caller may not do this, or lacks the key.
+    /// The caller lacks a permission or the read key.
     Denied,
-    /// Bytes were not what their name or key says, and no good copy was found.
+    /// Data does not match its CID or key, and no good copy was found.
     Integrity,
-    /// Two different blocks with one CID (possible in public mode only).
+    /// Two different blocks have one CID, which is possible for public files only.
     Collision,
-    /// Stored, but below the redundancy that was asked for.
+    /// The file is stored with less than the requested redundancy.
     BelowTarget,
-    /// Not done in the time given.
+    /// The time limit is over.
     Timeout,
-    /// Another process holds the data directory.
+    /// Another process uses the data directory.
     Locked,
     /// The disk or the quota is full.
     NoSpace,
@@ -45,68 +46,12 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// The name in JSON and in problem documents.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Other => "other",
-            Self::BadRequest => "bad_request",
-            Self::Partial => "partial",
-            Self::NotFound => "not_found",
-            Self::Unreachable => "unreachable",
-            Self::Denied => "denied",
-            Self::Integrity => "integrity",
-            Self::Collision => "collision",
-            Self::BelowTarget => "below_target",
-            Self::Timeout => "timeout",
-            Self::Locked => "locked",
-            Self::NoSpace => "no_space",
-            Self::ShuttingDown => "shutting_down",
-        }
-    }
-
-    /// What an error of the operating system comes to: denied, no room, or nothing in particular.
-    pub fn of_io(error: &std::io::Error) -> Self {
-        use std::io::ErrorKind;
-
+    /// Returns the code of an error of the operating system.
+    pub fn of_io(error: &io::Error) -> Self {
         match error.kind() {
-            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Self::Denied,
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::NoSpace,
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Denied,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
             _ => Self::Other,
-        }
-    }
-
-    /// The exit code of the command line (DESIGN 6).
-    pub const fn exit_code(self) -> u8 {
-        match self {
-            Self::Other | Self::Collision => 1,
-            Self::BadRequest => 2,
-            Self::Partial => 3,
-            Self::NotFound => 4,
-            Self::Unreachable | Self::ShuttingDown => 5,
-            Self::Denied => 6,
-            Self::Integrity => 7,
-            Self::BelowTarget => 8,
-            Self::Timeout => 9,
-            Self::Locked => 11,
-            Self::NoSpace => 13,
-        }
-    }
-
-    /// The HTTP status that carries this code.
-    pub const fn http_status(self) -> u16 {
-        match self {
-            Self::Other => 500,
-            Self::BadRequest => 400,
-            Self::Partial => 207,
-            Self::NotFound => 404,
-            Self::Unreachable => 502,
-            Self::Denied => 403,
-            Self::Integrity => 422,
-            Self::Collision | Self::Locked => 409,
-            Self::BelowTarget => 202,
-            Self::Timeout => 504,
-            Self::NoSpace => 507,
-            Self::ShuttingDown => 503,
         }
     }
 }
@@ -202,7 +147,7 @@ pub enum Reason {
     CursorInvalid,
     /// The request needs a folder and names a file.
     NotAFolder,
-    /// The file has more blocks than one request may look at.
+    /// The file has more blocks than one request may check.
     TooManyBlocks,
     /// This node belongs to no cluster.
     NoCluster,
@@ -210,70 +155,50 @@ pub enum Reason {
     WorkerFailed,
 }
 
-/// An error at the edge of the node: what happened and what to do next.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+/// An error of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error, utoipa::ToSchema)]
+#[error("{message}")]
 pub struct NodeError {
     /// The stable code.
     pub code: ErrorCode,
-    /// The cause, where it is known more closely than by the code.
+    /// The cause, if it is known more closely than by the code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    /// One sentence: what happened.
+    /// What happened, for people.
     pub message: String,
-    /// One sentence: what the user can do next; empty where nothing useful can be said.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub hint: String,
 }
 
 impl NodeError {
-    /// An error of this code and message.
+    /// An error without a closer cause.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, reason: None, message: message.into(), hint: String::new() }
+        Self { code, reason: None, message: message.into() }
     }
 
-    /// An error of the operating system, about what was tried.
-    pub(crate) fn io(what: impl fmt::Display, error: &std::io::Error) -> Self {
-        Self::new(ErrorCode::of_io(error), format!("cannot {what}: {error}")).explained()
-    }
-
-    /// The next step that every error of its code has.
-    fn explained(self) -> Self {
-        match self.code {
-            ErrorCode::Denied => self
-                .reason(Reason::PermissionDenied)
-                .hint("check to whom it belongs and what its permissions are"),
-            ErrorCode::NoSpace => self.reason(Reason::DiskFull).hint("free some space on that disk"),
-            _ => self,
-        }
-    }
-
-    /// The same error with its cause.
+    /// Adds the cause.
     #[must_use]
     pub const fn reason(mut self, reason: Reason) -> Self {
         self.reason = Some(reason);
         self
     }
 
-    /// The same error with a next step.
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = hint.into();
-        self
+    /// An error of the operating system in the attempt to do `what`.
+    pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
+        Self::of_io(error, format!("cannot {what}: {error}"))
     }
-}
 
-impl fmt::Display for NodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+    fn of_io(error: &io::Error, message: String) -> Self {
+        let code = ErrorCode::of_io(error);
+        let reason = match code {
+            ErrorCode::Denied => Some(Reason::PermissionDenied),
+            ErrorCode::NoSpace => Some(Reason::DiskFull),
+            _ => None,
+        };
+        Self { code, reason, message }
     }
-}
 
-impl std::error::Error for NodeError {}
-
-impl NodeError {
     /// The node is stopping.
     pub(super) fn shutting_down() -> Self {
         Self::new(ErrorCode::ShuttingDown, "the node is stopping")
-            .hint("start it again and repeat the request")
     }
 
     /// This node does not keep the file.
@@ -283,105 +208,72 @@ impl NodeError {
 
     /// A thread of this node panicked, which is a bug.
     pub(super) fn worker_failed() -> Self {
-        Self::new(ErrorCode::Other, "a thread of this node panicked")
-            .reason(Reason::WorkerFailed)
-            .hint("the node's log says where; please report it")
+        Self::new(ErrorCode::Other, "a thread of this node panicked").reason(Reason::WorkerFailed)
     }
 }
 
 impl From<ContentError> for NodeError {
     fn from(error: ContentError) -> Self {
-        let message = error.to_string();
-        match error {
-            ContentError::Collision => Self::new(ErrorCode::Collision, message)
-                .reason(Reason::CraftedData)
-                .hint("this data was crafted to share its SHA-1 with other data; store it without --public"),
-            ContentError::NoKey => Self::new(ErrorCode::Denied, message)
-                .reason(Reason::KeyMissing)
-                .hint("ask for the whole link: the part behind # is the read key"),
-            ContentError::WrongKey { .. } => Self::new(ErrorCode::Integrity, message)
-                .reason(Reason::KeyWrong)
-                .hint("check that the link is complete; if it is, this is not the file that it was made for"),
-            // Only what is to be written can be: readers call it malformed.
-            ContentError::TooLarge(_) => Self::new(ErrorCode::BadRequest, message),
-            _ => Self::new(ErrorCode::Integrity, message),
-        }
+        let (code, reason) = match error {
+            ContentError::Collision => (ErrorCode::Collision, Some(Reason::CraftedData)),
+            ContentError::NoKey => (ErrorCode::Denied, Some(Reason::KeyMissing)),
+            ContentError::WrongKey { .. } => (ErrorCode::Integrity, Some(Reason::KeyWrong)),
+            // Only data that is being stored is too large: a stored block that is too large is malformed.
+            ContentError::TooLarge(_) => (ErrorCode::BadRequest, None),
+            _ => (ErrorCode::Integrity, None),
+        };
+        Self { code, reason, message: error.to_string() }
     }
 }
 
 impl From<StoreError> for NodeError {
     fn from(error: StoreError) -> Self {
         let message = error.to_string();
-        match error {
-            StoreError::Locked { .. } => Self::new(ErrorCode::Locked, message)
-                .reason(Reason::DirectoryInUse)
-                .hint("one process per data directory: stop the other one, or use another --data-dir"),
-            StoreError::NoSpace { .. } => {
-                Self::new(ErrorCode::NoSpace, message).reason(Reason::StorageFull).hint(
-                    "free some space, raise storage.capacity, or remove files and run `storgo-node gc --now`",
-                )
-            }
-            StoreError::Corrupt { .. } => {
-                Self::new(ErrorCode::Integrity, message).reason(Reason::BlockDamaged)
-            }
-            StoreError::IndexBehind => Self::new(ErrorCode::Integrity, message).reason(Reason::IndexBehind),
-            StoreError::IndexLost => Self::new(ErrorCode::Other, message).reason(Reason::IndexLost),
-            StoreError::IndexCorrupt(_) => Self::new(ErrorCode::Other, message).reason(Reason::IndexDamaged),
-            StoreError::NewerVersion { .. } => {
-                Self::new(ErrorCode::Other, message).reason(Reason::DirectoryTooNew)
-            }
-            StoreError::OtherLayout { .. } => {
-                Self::new(ErrorCode::Other, message).reason(Reason::LayoutDiffers)
-            }
-            StoreError::HalfMoved => {
-                Self::new(ErrorCode::Other, message).reason(Reason::LayoutMoveInterrupted)
-            }
-            StoreError::Collision { .. } => Self::new(ErrorCode::Collision, message)
-                .reason(Reason::CraftedData)
-                .hint("two different blocks share one SHA-1; store this file without --public"),
-            StoreError::Io { source, .. } => Self::new(ErrorCode::of_io(&source), message).explained(),
-            _ => Self::new(ErrorCode::Other, message),
-        }
+        let (code, reason) = match error {
+            StoreError::Locked { .. } => (ErrorCode::Locked, Reason::DirectoryInUse),
+            StoreError::NoSpace { .. } => (ErrorCode::NoSpace, Reason::StorageFull),
+            StoreError::Corrupt { .. } => (ErrorCode::Integrity, Reason::BlockDamaged),
+            StoreError::IndexBehind => (ErrorCode::Integrity, Reason::IndexBehind),
+            StoreError::IndexLost => (ErrorCode::Other, Reason::IndexLost),
+            StoreError::IndexCorrupt(_) => (ErrorCode::Other, Reason::IndexDamaged),
+            StoreError::NewerVersion { .. } => (ErrorCode::Other, Reason::DirectoryTooNew),
+            StoreError::OtherLayout { .. } => (ErrorCode::Other, Reason::LayoutDiffers),
+            StoreError::HalfMoved => (ErrorCode::Other, Reason::LayoutMoveInterrupted),
+            StoreError::Collision { .. } => (ErrorCode::Collision, Reason::CraftedData),
+            StoreError::Io { source, .. } => return Self::of_io(&source, message),
+            _ => return Self::new(ErrorCode::Other, message),
+        };
+        Self::new(code, message).reason(reason)
     }
 }
 
 impl From<FetchError> for NodeError {
     fn from(error: FetchError) -> Self {
         let message = error.to_string();
-        match error {
-            FetchError::NotFound { .. } => Self::new(ErrorCode::NotFound, message).reason(Reason::NoProvider)
-                .hint("check that a node that has it is running and that this node knows a peer (`storgo-node peers`)"),
-            FetchError::Timeout { .. } => Self::new(ErrorCode::Timeout, message).reason(Reason::Stalled)
-                .hint("what has arrived is kept: the same command goes on from there"),
-            FetchError::NoPeers { .. } => Self::new(ErrorCode::Unreachable, message).reason(Reason::NoPeers)
-                .hint("name a peer with --bootstrap or `storgo-node peers --add`, or let this node find them by --mdns true"),
-            FetchError::Corrupt { .. } => Self::new(ErrorCode::Integrity, message).reason(Reason::NoGoodCopy)
-                .hint("`storgo-node verify` where the file is kept says what is damaged; another copy of the file brings it back"),
-            FetchError::Store(error) => error.into(),
-            FetchError::Worker => Self::new(ErrorCode::Other, message).reason(Reason::WorkerFailed),
-        }
+        let (code, reason) = match error {
+            FetchError::NotFound { .. } => (ErrorCode::NotFound, Reason::NoProvider),
+            FetchError::Timeout { .. } => (ErrorCode::Timeout, Reason::Stalled),
+            FetchError::NoPeers { .. } => (ErrorCode::Unreachable, Reason::NoPeers),
+            FetchError::Corrupt { .. } => (ErrorCode::Integrity, Reason::NoGoodCopy),
+            FetchError::Worker => (ErrorCode::Other, Reason::WorkerFailed),
+            FetchError::Store(error) => return error.into(),
+        };
+        Self::new(code, message).reason(reason)
     }
 }
 
 impl From<NetError> for NodeError {
     fn from(error: NetError) -> Self {
-        let message = error.to_string();
-        match error {
-            NetError::Listen { kind: io::ErrorKind::AddrInUse, .. } => Self::new(ErrorCode::Other, message)
-                .reason(Reason::PortInUse)
-                .hint("another program has this port; choose others with `--listen`, for example /ip4/0.0.0.0/tcp/0"),
+        let (code, reason) = match error {
+            NetError::Listen { kind: io::ErrorKind::AddrInUse, .. } => (ErrorCode::Other, Reason::PortInUse),
             NetError::Listen { kind: io::ErrorKind::PermissionDenied, .. } => {
-                Self::new(ErrorCode::Denied, message)
-                    .reason(Reason::PortDenied)
-                    .hint("this user may not listen at that port: choose one from 1024 on with `--listen`")
+                (ErrorCode::Denied, Reason::PortDenied)
             }
-            NetError::Listen { .. } => Self::new(ErrorCode::Other, message).reason(Reason::AddressUnavailable).hint(
-                "a node listens at addresses that its machine has; /ip4/0.0.0.0/tcp/3000 stands for all of them",
-            ),
-            NetError::Closed => Self::shutting_down(),
-            NetError::NotProvided(_) => Self::new(ErrorCode::NotFound, message).reason(Reason::NotAnnounced)
-                .hint("it has been removed; store it again to have it announced"),
-            _ => Self::new(ErrorCode::Unreachable, message).reason(Reason::PeerUnreachable),
-        }
+            NetError::Listen { .. } => (ErrorCode::Other, Reason::AddressUnavailable),
+            NetError::NotProvided(_) => (ErrorCode::NotFound, Reason::NotAnnounced),
+            NetError::Closed => return Self::shutting_down(),
+            _ => (ErrorCode::Unreachable, Reason::PeerUnreachable),
+        };
+        Self::new(code, error.to_string()).reason(reason)
     }
 }

@@ -80,9 +80,9 @@ impl Files {
     ) -> Result<EntryList, NodeError> {
         let mut opened = self.reads.open(link, None).await?;
         if opened.kind() != FileKind::Dir {
-            return Err(NodeError::new(ErrorCode::BadRequest, "a file has no entries")
-                .reason(Reason::NotAFolder)
-                .hint("read its content instead"));
+            return Err(
+                NodeError::new(ErrorCode::BadRequest, "a file has no entries").reason(Reason::NotAFolder)
+            );
         }
         page(&mut opened, cursor, limit).await
     }

@@ -183,16 +183,13 @@ fn not_found(root: &Cid, holders: &[Holder]) -> NodeError {
     let silent = holders.iter().filter(|holder| holder.blocks.is_none()).count();
     if silent > 0 {
         let message = format!("{root} is not on this node, and {silent} of its providers did not answer");
-        NodeError::new(ErrorCode::Timeout, message)
-            .reason(Reason::ProvidersSilent)
-            .hint("try again when they are online")
+        NodeError::new(ErrorCode::Timeout, message).reason(Reason::ProvidersSilent)
     } else {
         NodeError::new(
             ErrorCode::NotFound,
             format!("{root} is not on this node or on any peer that was asked"),
         )
         .reason(Reason::NoProvider)
-        .hint("connect a node that has it, or check the link")
     }
 }
 
@@ -203,5 +200,4 @@ fn fetch_too_slow(root: &Cid) -> NodeError {
         format!("the list of blocks of {root} did not arrive within {limit} s"),
     )
     .reason(Reason::FetchTooSlow)
-    .hint("try again: the part that has arrived is stored, and the rest takes less time")
 }

@@ -1,4 +1,4 @@
-//! Who this node is: `identity.key`, and what follows from it.
+//! The identity of a node: the key pair in `identity.key` and the secret derived from it.
 
 use std::{fs, path::Path};
 
@@ -11,27 +11,25 @@ pub use crate::store::write_new as write_secret;
 /// Name of the identity file inside the data directory.
 pub const IDENTITY_FILE: &str = "identity.key";
 
-/// Reads the node's Ed25519 identity, or makes one on the first start.
+/// Reads the Ed25519 key pair of the node, or creates it on the first start.
 ///
-/// The file holds libp2p's protobuf encoding of the key pair, mode 0600.
+/// The file contains libp2p's protobuf encoding of the key pair, and has mode 0600.
 ///
 /// # Errors
-/// [`ErrorCode::Denied`], [`ErrorCode::NoSpace`] or [`ErrorCode::Other`] where the file cannot be read or written;
-/// [`ErrorCode::Other`] where it cannot be understood. A damaged file is never replaced:
-/// a node that silently became somebody else could no longer delete what it stored.
+/// [`ErrorCode::Denied`], [`ErrorCode::NoSpace`] or [`ErrorCode::Other`] if the file cannot be read or written, or is damaged.
+/// A damaged file is never replaced: with another identity, the node could no longer delete what it has stored.
 pub fn load_or_create(data_dir: &Path) -> Result<Keypair, NodeError> {
     let path = data_dir.join(IDENTITY_FILE);
     match fs::read(&path) {
         Ok(bytes) => decode(&bytes).ok_or_else(|| {
-            let what = if bytes.is_empty() { "it is empty" } else { "it holds no Ed25519 key" };
-            NodeError::new(ErrorCode::Other, format!("{} is damaged: {what}", path.display())).reason(Reason::IdentityDamaged).hint(
-                "move it away, then bring back its backup with `storgo-node key restore`, or start as a new node",
-            )
+            let what = if bytes.is_empty() { "it is empty" } else { "it contains no Ed25519 key" };
+            NodeError::new(ErrorCode::Other, format!("{} is damaged: {what}", path.display()))
+                .reason(Reason::IdentityDamaged)
         }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let keypair = Keypair::generate_ed25519();
             let bytes = keypair.to_protobuf_encoding().map_err(|e| {
-                NodeError::new(ErrorCode::Other, format!("the new identity cannot be encoded: {e}"))
+                NodeError::new(ErrorCode::Other, format!("cannot encode the new identity: {e}"))
             })?;
             write_secret(&path, &bytes)
                 .map_err(|e| NodeError::io(format_args!("write {}", path.display()), &e))?;
@@ -41,22 +39,22 @@ pub fn load_or_create(data_dir: &Path) -> Result<Keypair, NodeError> {
     }
 }
 
-/// A key pair as its file and a backup hold it; none where that is no Ed25519 key.
+/// Decodes a key pair from the identity file or a backup; `None` if it is not an Ed25519 key.
 pub(crate) fn decode(bytes: &[u8]) -> Option<Keypair> {
     let keypair = Keypair::from_protobuf_encoding(bytes).ok()?;
     keypair.clone().try_into_ed25519().ok()?;
     Some(keypair)
 }
 
-/// The convergence secret of a node that belongs to no cluster: nobody else's blocks deduplicate against its own.
+/// Derives the convergence secret of a node without a cluster. Blocks of other nodes never equal its own.
+///
+/// # Errors
+/// [`ErrorCode::Other`] if the key is not an Ed25519 key.
 pub fn own_secret(keypair: &Keypair) -> Result<ConvergenceSecret, NodeError> {
-    let ed25519 = keypair.clone().try_into_ed25519().map_err(|_| {
+    let ed25519 = keypair.clone().try_into_ed25519().ok();
+    let secret = ed25519.and_then(|ed25519| <[u8; 32]>::try_from(ed25519.secret().as_ref()).ok());
+    let secret = secret.ok_or_else(|| {
         NodeError::new(ErrorCode::Other, "the identity is not an Ed25519 key").reason(Reason::IdentityDamaged)
     })?;
-    let secret: [u8; 32] = ed25519
-        .secret()
-        .as_ref()
-        .try_into()
-        .map_err(|_| NodeError::new(ErrorCode::Other, "odd key length"))?;
     Ok(ConvergenceSecret::new(Key::new(secret).derive("storgo v1 node convergence secret")))
 }

@@ -79,7 +79,6 @@ fn parse_cursor(text: &str) -> Result<SortKey, NodeError> {
     bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(|| {
         NodeError::new(ErrorCode::BadRequest, "invalid cursor: it does not come from a list")
             .reason(Reason::CursorInvalid)
-            .hint("pass `next` of the page before, or nothing for the first page")
     })
 }
 
@@ -115,7 +114,6 @@ fn walk(store: &Store, root: Cid, cursor: u64, limit: usize) -> Result<BlockList
     let block = store.get(&root)?.ok_or_else(|| {
         NodeError::new(ErrorCode::NotFound, format!("the root block {root} is not on this node"))
             .reason(Reason::RootNotHere)
-            .hint("read the file once, or store it here, and its blocks are known")
     })?;
     let mut blocks = Vec::new();
     let mut number = 0;

@@ -61,9 +61,7 @@ impl Found {
         let mut list: Vec<String> = all.iter().take(MAX_LISTED).map(one).collect();
         list.extend((all.len() > MAX_LISTED).then(|| "and more".into()));
         let message = format!("{} files are named {name:?}: {}", all.len(), list.join(", "));
-        Err(NodeError::new(ErrorCode::BadRequest, message)
-            .reason(Reason::NameAmbiguous)
-            .hint("name one of them by its CID"))
+        Err(NodeError::new(ErrorCode::BadRequest, message).reason(Reason::NameAmbiguous))
     }
 
     /// Returns the root of a file that this node keeps.
@@ -93,8 +91,7 @@ pub(super) async fn find(store: &BlockingStore, reference: &Reference) -> Result
             }
             Err(error) if text.starts_with("storgo:") => {
                 Err(NodeError::new(ErrorCode::BadRequest, format!("invalid link: {error}"))
-                    .reason(Reason::LinkInvalid)
-                    .hint("a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #"))
+                    .reason(Reason::LinkInvalid))
             }
             Err(_) => {
                 let mut named = Catalogue::new(store).named(&text)?.into_iter();
@@ -108,17 +105,14 @@ pub(super) async fn find(store: &BlockingStore, reference: &Reference) -> Result
 
 fn unknown_name(text: &str) -> NodeError {
     // The text may be a link of an unknown kind with a key in it, so it is not repeated.
-    let (message, reason, hint) = if text.contains("://") || text.contains('#') {
-        let hint = "a link looks like storgo://<cid>#<key>";
-        ("no file here has this name, and it is not a valid link".into(), Reason::LinkInvalid, hint)
+    let (message, reason) = if text.contains("://") || text.contains('#') {
+        ("no file here has this name, and it is not a valid link".into(), Reason::LinkInvalid)
     } else if looks_like_a_cid(text) {
-        let hint = "if it is a CID, it is mistyped or cut off: copy it once more";
-        (format!("no file here is named {text:?}"), Reason::CidInvalid, hint)
+        (format!("no file here is named {text:?}, which is not a valid CID either"), Reason::CidInvalid)
     } else {
-        let hint = "`storgo-node ls` lists the files here; a file elsewhere is read by its link";
-        (format!("no file here is named {text:?}"), Reason::NameUnknown, hint)
+        (format!("no file here is named {text:?}"), Reason::NameUnknown)
     };
-    NodeError::new(ErrorCode::NotFound, message).reason(reason).hint(hint)
+    NodeError::new(ErrorCode::NotFound, message).reason(reason)
 }
 
 /// Whether an invalid CID was perhaps meant as one. CIDs of storgo begin with `bafy` or `bafk`.

@@ -91,7 +91,6 @@ impl Network {
         network.map(Arc::as_ref).ok_or_else(|| {
             NodeError::new(ErrorCode::Unreachable, "this node was started without a network")
                 .reason(Reason::Offline)
-                .hint("start a node with `storgo-node run`")
         })
     }
 

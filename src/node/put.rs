@@ -241,14 +241,11 @@ pub fn check_name(name: Option<&str>) -> Result<(), NodeError> {
     let name = name.unwrap_or_default();
     if name.len() > MAX_NAME {
         let message = format!("name too long: {} bytes, expected at most {MAX_NAME}", name.len());
-        return Err(NodeError::new(ErrorCode::BadRequest, message)
-            .reason(Reason::NameTooLong)
-            .hint("choose a shorter name"));
+        return Err(NodeError::new(ErrorCode::BadRequest, message).reason(Reason::NameTooLong));
     }
     if name.contains('\0') {
         return Err(NodeError::new(ErrorCode::BadRequest, "invalid name: it contains a NUL character")
-            .reason(Reason::NameHasNul)
-            .hint("choose another name"));
+            .reason(Reason::NameHasNul));
     }
     Ok(())
 }

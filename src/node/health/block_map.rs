@@ -88,9 +88,7 @@ impl DagWalk {
             return Ok(());
         }
         let message = format!("the file has more than {MAX_BLOCKS} blocks");
-        Err(NodeError::new(ErrorCode::Other, message)
-            .reason(Reason::TooManyBlocks)
-            .hint("`storgo-node verify` checks the blocks that are here"))
+        Err(NodeError::new(ErrorCode::Other, message).reason(Reason::TooManyBlocks))
     }
 
     /// Repeats the node block at position `first`, with all blocks below it, at the current position. They have all been
