@@ -1,7 +1,7 @@
 //! Reads a link from a node at a known address to stdout: `cargo run --example fetch -- MULTIADDR LINK`.
 
 use futures::TryStreamExt;
-use storgo::node::{Node, NodeOptions, ReadOptions, Reference};
+use storgo::node::{Node, NodeOptions, Reference};
 use tokio::io::AsyncWriteExt;
 
 #[tokio::main]
@@ -12,7 +12,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let node = Node::start(NodeOptions::new(&data_dir)).await?;
     node.connect(addr.parse()?).await?;
     let opened = node.open(&Reference::from(link.as_str()), None).await?;
-    let mut pieces = std::pin::pin!(opened.read(ReadOptions::default()));
+    let mut pieces = std::pin::pin!(opened.read(None));
     let mut out = tokio::io::stdout();
     while let Some(piece) = pieces.try_next().await? {
         out.write_all(&piece).await?;

@@ -65,7 +65,7 @@ pub use self::{
     lookup::Reference,
     options::NodeOptions,
     put::{MAX_NAME, PutOptions, check_name},
-    read::{Opened, ReadOptions},
+    read::Opened,
 };
 use self::{
     invite::Invite,
@@ -129,7 +129,7 @@ impl Node {
 
     /// Returns the data directory.
     pub fn data_dir(&self) -> &Path {
-        &self.services.options.data_dir
+        &self.services.options.store.dir
     }
 
     /// Returns the peer id of this node.

@@ -11,7 +11,7 @@ use libp2p::{Multiaddr, multiaddr::Protocol};
 use super::{Stop, args::Common, error::CliError, output, run};
 use crate::{
     http::{Api, ApiOptions, ServeOptions},
-    node::{ErrorCode, Node, NodeOptions, PutOptions, ReadOptions, Reference},
+    node::{ErrorCode, Node, NodeOptions, PutOptions, Reference},
 };
 
 /// Preferred ports of the three nodes.
@@ -103,7 +103,7 @@ async fn show(dir: &Scratch, printer: Printer, nodes: &mut Vec<Node>) -> Result<
     ));
     let started = Instant::now();
     let opened = nodes[0].open(&reference, Some(TIMEOUT)).await?;
-    let mut pieces = std::pin::pin!(opened.read(ReadOptions::default()));
+    let mut pieces = std::pin::pin!(opened.read(None));
     let mut got = Vec::with_capacity(LEN);
     while let Some(piece) = pieces.try_next().await? {
         got.extend_from_slice(&piece);

@@ -172,10 +172,14 @@ async fn rebuild_index(context: &Context) -> Result<(), CliError> {
         return Err(CliError::new(ErrorCode::Locked, message).hint("stop it first: it uses the index"));
     }
     let options = node_options(&context.settings, &context.data_dir)?;
-    let layout = options.layout;
+    let layout = options.store.layout;
     let observers = catalogue::observers();
-    let store =
-        StoreOptions { layout, grace: options.grace, observers, ..StoreOptions::new(&context.data_dir) };
+    let store = StoreOptions {
+        layout,
+        grace: options.store.grace,
+        observers,
+        ..StoreOptions::new(&context.data_dir)
+    };
     let spinner = output::spinner(context, "rebuilding");
     let rebuilt = tokio::task::spawn_blocking(move || Store::rebuild(store).map(|(_, found)| found)).await;
     spinner.finish_and_clear();

@@ -15,6 +15,7 @@ use crate::{
     content::secret::{ClusterKey, Key},
     http::{ApiOptions, ServeOptions, SettingInfo, Tls},
     node::NodeOptions,
+    store::StoreOptions,
 };
 
 /// Name of the file in the data directory that holds the cluster key.
@@ -39,10 +40,13 @@ pub(super) fn node_options(settings: &Settings, data_dir: &Path) -> Result<NodeO
         relay_server: settings.is_on("relay.server"),
         region: settings.get("region").map(Into::into),
         max_connections: settings.parsed("max.connections").unwrap_or(base.max_connections),
-        layout: settings.parsed("storage.layout").unwrap_or_default(),
-        capacity: bytes("storage.capacity"),
-        cache_size: bytes("cache.size").unwrap_or(base.cache_size),
-        grace: time("gc.grace").unwrap_or(base.grace),
+        store: StoreOptions {
+            layout: settings.parsed("storage.layout").unwrap_or_default(),
+            capacity: bytes("storage.capacity"),
+            cache_size: bytes("cache.size").unwrap_or(base.store.cache_size),
+            grace: time("gc.grace").unwrap_or(base.store.grace),
+            ..base.store
+        },
         scrub_rate: bytes("scrub.rate").unwrap_or(base.scrub_rate),
         upload_limit: bytes("upload.limit"),
         chunker: settings.parsed("chunker").unwrap_or_default(),

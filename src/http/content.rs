@@ -29,7 +29,7 @@ use super::{
 use crate::{
     content::cid::Cid,
     node::{
-        Node, Opened, ReadOptions,
+        Node, Opened,
         error::{ErrorCode, NodeError},
         report::FileKind,
     },
@@ -148,7 +148,7 @@ pub(super) async fn respond(
         let progress = responses.events.transfer(Direction::Get, Some(opened.file_name()), total);
         // A slow provider is no error. A request with a range waits until it is known whether the range can be read.
         let patience = if headers.contains_key(header::RANGE) { Duration::MAX } else { FIRST_BYTES_TIMEOUT };
-        let mut bytes = Box::pin(opened.read_counted(ReadOptions { range }));
+        let mut bytes = Box::pin(opened.read_counted(range));
         let first = tokio::time::timeout(patience, bytes.try_next()).await.unwrap_or(Ok(None))?;
         let rest = bytes.inspect_err(move |error| broken.add(&id, error.clone().into()));
         Body::from_stream(progress.count(stream::iter(first.map(Ok)).chain(rest)))

@@ -69,7 +69,7 @@ impl Network {
         let serve_options = ServeOptions {
             limit: options.upload_limit.map(|rate| Arc::new(Limiter::new(rate))),
             region: options.region.clone(),
-            capacity: options.capacity,
+            capacity: options.store.capacity,
         };
         tasks.tracker.spawn(transfer::serve(
             net.clone(),

@@ -5,11 +5,12 @@ use std::{path::PathBuf, time::Duration};
 use libp2p::Multiaddr;
 
 use crate::{
+    catalogue,
     content::{chunk::Chunker, secret::ClusterKey},
-    store::Layout,
+    store::StoreOptions,
 };
 
-/// Options of [`Node::start`](super::Node::start). All but `data_dir` have defaults for a machine at home.
+/// Options of [`Node::start`](super::Node::start). All but the data directory have defaults for a machine at home.
 ///
 /// ```
 /// use storgo::node::NodeOptions;
@@ -19,8 +20,8 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
-    /// Folder of the identity, the blocks and the index. Created if it does not exist.
-    pub data_dir: PathBuf,
+    /// The data directory, which also contains the identity, and the limits of the store.
+    pub store: StoreOptions,
     /// Addresses to listen on. Port 0 means any free port.
     pub listen: Vec<Multiaddr>,
     /// Further addresses at which peers reach this node, for example behind a port forwarding.
@@ -37,14 +38,6 @@ pub struct NodeOptions {
     pub region: Option<String>,
     /// Maximum number of connections.
     pub max_connections: u32,
-    /// How block files are laid out in folders.
-    pub layout: Layout,
-    /// Quota for blocks in bytes; `None` means the size of the disk.
-    pub capacity: Option<u64>,
-    /// Maximum size of the evictable cache in bytes.
-    pub cache_size: u64,
-    /// Grace period: how long an unreferenced block is kept.
-    pub grace: Duration,
     /// Bytes per second that scrubbing may read; 0 turns it off.
     pub scrub_rate: u64,
     /// Bytes per second sent to all peers together; `None` means no limit.
@@ -61,7 +54,7 @@ impl NodeOptions {
     /// Default options with a data directory.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
-            data_dir: data_dir.into(),
+            store: StoreOptions { observers: catalogue::observers(), ..StoreOptions::new(data_dir) },
             listen: Vec::new(),
             external: Vec::new(),
             bootstrap: Vec::new(),
@@ -70,10 +63,6 @@ impl NodeOptions {
             relay_server: false,
             region: None,
             max_connections: 512,
-            layout: Layout::default(),
-            capacity: None,
-            cache_size: 10 << 30,
-            grace: Duration::from_secs(60 * 60),
             scrub_rate: 4 << 20,
             upload_limit: None,
             chunker: Chunker::default(),

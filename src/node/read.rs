@@ -33,13 +33,6 @@ use crate::content::{
 /// Pieces of plaintext that wait for a slow reader.
 const READY: usize = 2;
 
-/// Options of [`Opened::read`].
-#[derive(Debug, Clone, Default)]
-pub struct ReadOptions {
-    /// Bytes `start..end` of a file, cut to its size; `None` means the whole file. Ignored for folders.
-    pub range: Option<Range<u64>>,
-}
-
 /// Opens files for reading.
 #[derive(Clone)]
 pub(super) struct Reads {
@@ -157,26 +150,30 @@ impl Opened {
         Ok(entries)
     }
 
-    /// Returns the content, in order and checked. An error ends the stream; bytes that fail a check are never yielded.
+    /// Returns the content, in order and checked: the bytes `range` of a file, cut to its size, or all. A folder is always a
+    /// whole tar stream. An error ends the stream; bytes that fail a check are never yielded.
     ///
     /// Reading stops when the stream is dropped.
-    pub fn read(self, options: ReadOptions) -> impl Stream<Item = Result<Bytes, NodeError>> + Send + use<> {
+    pub fn read(
+        self,
+        range: Option<Range<u64>>,
+    ) -> impl Stream<Item = Result<Bytes, NodeError>> + Send + use<> {
         // The caller may keep the bytes, so their memory is no longer counted.
-        self.pieces(options).map(|piece| piece.map(|piece| piece.bytes))
+        self.pieces(range).map(|piece| piece.map(|piece| piece.bytes))
     }
 
     /// [`Opened::read`] for a caller that drops the bytes as it sends them. Until then they count as memory of the readers,
     /// which is bounded for all readers together.
     pub(crate) fn read_counted(
         self,
-        options: ReadOptions,
+        range: Option<Range<u64>>,
     ) -> impl Stream<Item = Result<Bytes, NodeError>> + Send + use<> {
-        self.pieces(options).map(|piece| piece.map(Bytes::from_owner))
+        self.pieces(range).map(|piece| piece.map(Bytes::from_owner))
     }
 
     fn pieces(
         self,
-        options: ReadOptions,
+        range: Option<Range<u64>>,
     ) -> impl Stream<Item = Result<CountedBytes, NodeError>> + Send + use<> {
         let (sender, receiver) = mpsc::channel(READY);
         let Self { tasks, root, source, .. } = self;
@@ -187,7 +184,7 @@ impl Opened {
                 match root {
                     Root::File(tree) => {
                         let size = tree.metadata().size;
-                        let range = options.range.unwrap_or(0..size);
+                        let range = range.unwrap_or(0..size);
                         file::send(&source, tree, range.start..range.end.min(size), &mut sink).await
                     }
                     Root::Dir(tree) => archive::send(&source, tree, &mut sink).await,

@@ -28,10 +28,7 @@ use super::{
 use libp2p::PeerId;
 use tokio::sync::{Notify, broadcast};
 
-use crate::{
-    catalogue,
-    store::{Store, StoreError, StoreOptions},
-};
+use crate::store::{Store, StoreError, StoreOptions};
 
 /// Events that a slow subscriber may be behind.
 const EVENT_BACKLOG: usize = 1024;
@@ -84,14 +81,7 @@ impl Services {
 
     /// Opens the data directory, joins the network and builds the services.
     pub(super) async fn start(options: NodeOptions) -> Result<Services, NodeError> {
-        let store_options = StoreOptions {
-            layout: options.layout,
-            capacity: options.capacity,
-            cache_size: options.cache_size,
-            grace: options.grace,
-            observers: catalogue::observers(),
-            ..StoreOptions::new(&options.data_dir)
-        };
+        let store_options = options.store.clone();
         let opened = tokio::task::spawn_blocking(move || -> Result<_, NodeError> {
             let store = open(&store_options)?;
             let keypair = identity::load_or_create(store.dir())?;

@@ -1,6 +1,6 @@
 //! Folders nested as deep as a path allows need no deep stack.
 
-use storgo::node::{ErrorCode, Node, PutOptions, ReadOptions, Reference, report::FileKind};
+use storgo::node::{ErrorCode, Node, PutOptions, Reference, report::FileKind};
 use tokio_stream::StreamExt;
 use tokio_util::io::ReaderStream;
 
@@ -18,7 +18,7 @@ fn tower(folders: usize) -> Vec<u8> {
 
 async fn read(node: &Node, link: &str) -> Vec<u8> {
     let opened = node.open(&Reference::from(link), None).await.expect("opened");
-    let mut pieces = std::pin::pin!(opened.read(ReadOptions::default()));
+    let mut pieces = std::pin::pin!(opened.read(None));
     let mut bytes = Vec::new();
     while let Some(piece) = pieces.next().await {
         bytes.extend_from_slice(&piece.expect("read"));

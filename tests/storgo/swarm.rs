@@ -10,7 +10,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt};
 use libp2p::Multiaddr;
 use storgo::node::{
-    ErrorCode, Node, NodeError, NodeOptions, PutOptions, ReadOptions, Reference,
+    ErrorCode, Node, NodeError, NodeOptions, PutOptions, Reference,
     report::{Event, FileKind, PutReport},
 };
 use tempfile::TempDir;
@@ -38,13 +38,9 @@ pub fn tcp() -> Multiaddr {
 
 pub async fn start_with(change: impl FnOnce(&mut NodeOptions)) -> TestNode {
     let dir = TempDir::new().expect("a folder");
-    let mut options = NodeOptions {
-        listen: vec![tcp()],
-        mdns: false,
-        timeout: DEADLINE,
-        grace: Duration::ZERO,
-        ..NodeOptions::new(dir.path())
-    };
+    let mut options =
+        NodeOptions { listen: vec![tcp()], mdns: false, timeout: DEADLINE, ..NodeOptions::new(dir.path()) };
+    options.store.grace = Duration::ZERO;
     change(&mut options);
     TestNode { node: Node::start(options).await.expect("starts"), dir }
 }
@@ -74,7 +70,7 @@ pub async fn put(node: &Node, bytes: &[u8]) -> PutReport {
 
 pub async fn get(node: &Node, link: &str) -> Result<Vec<u8>, NodeError> {
     let opened = node.open(&Reference::from(link), Some(DEADLINE)).await?;
-    let pieces: Vec<_> = opened.read(ReadOptions::default()).try_collect().await?;
+    let pieces: Vec<_> = opened.read(None).try_collect().await?;
     Ok(pieces.concat())
 }
 
@@ -89,8 +85,7 @@ async fn a_file_stored_on_one_node_is_read_on_another_that_never_heard_of_it() {
     let reader = start_knowing(&hub).await;
     assert!(get(&reader, &report.link).await.expect("read") == bytes);
     let range = reader.open(&report.link.as_str().into(), None).await.expect("opened");
-    let part: Vec<_> =
-        range.read(ReadOptions { range: Some(3_000_000..3_000_100) }).try_collect().await.expect("read");
+    let part: Vec<_> = range.read(Some(3_000_000..3_000_100)).try_collect().await.expect("read");
     assert!(part.concat() == bytes[3_000_000..3_000_100]);
 }
 
@@ -269,7 +264,7 @@ async fn a_provider_that_dies_is_replaced_and_when_all_are_gone_the_reader_is_to
         reader.connect(addr_of(other).await).await.expect("connected");
     }
     let opened = reader.open(&report.link.as_str().into(), Some(DEADLINE)).await.expect("opened");
-    let mut stream = std::pin::pin!(opened.read(ReadOptions::default()));
+    let mut stream = std::pin::pin!(opened.read(None));
     let mut got = Vec::new();
     while let Some(piece) = stream.try_next().await.expect("read") {
         if got.is_empty() {
@@ -283,7 +278,7 @@ async fn a_provider_that_dies_is_replaced_and_when_all_are_gone_the_reader_is_to
     let report = put(&b, &other).await;
     let opened =
         reader.open(&report.link.as_str().into(), Some(Duration::from_secs(2))).await.expect("opened");
-    let mut stream = std::pin::pin!(opened.read(ReadOptions::default()));
+    let mut stream = std::pin::pin!(opened.read(None));
     stream.try_next().await.expect("read").expect("some bytes");
     b.shutdown().await;
     let started = std::time::Instant::now();
@@ -305,7 +300,7 @@ async fn what_was_fetched_once_is_not_fetched_again() {
     let bytes = noise(8, 8 << 20);
     let report = put(&writer, &bytes).await;
     let opened = reader.open(&report.link.as_str().into(), None).await.expect("opened");
-    let mut stream = Box::pin(opened.read(ReadOptions::default()));
+    let mut stream = Box::pin(opened.read(None));
     for _ in 0..3 {
         stream.try_next().await.expect("read").expect("a piece");
     }
