@@ -24,7 +24,6 @@ use crate::{
 
 /// How long a command waits for a process that holds the data directory and does not serve the API yet.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often it looks at the lock.
 const LOCK_POLL: Duration = Duration::from_millis(25);
 
 /// A client, and the node behind it if that runs in this process.

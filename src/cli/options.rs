@@ -22,8 +22,8 @@ use crate::{
 pub(super) const CLUSTER_FILE: &str = "cluster.key";
 
 pub(super) fn any_ports() -> Vec<Multiaddr> {
-    let parse = |text: &str| text.parse().expect("a constant multiaddr");
-    vec![parse("/ip4/0.0.0.0/tcp/0"), parse("/ip4/0.0.0.0/udp/0/quic-v1")]
+    let addrs = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
+    addrs.map(|addr| addr.parse().expect("a multiaddr")).into()
 }
 
 pub(super) fn node_options(settings: &Settings, data_dir: &Path) -> Result<NodeOptions, CliError> {

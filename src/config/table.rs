@@ -1,6 +1,9 @@
 //! All settings.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
@@ -98,18 +101,17 @@ fn to_multiaddr(value: &str) -> Option<Multiaddr> {
 pub(crate) fn check_peer_address(value: &str) -> Result<(), String> {
     let addr = multiaddr(value)?;
     for part in &addr {
-        match part {
+        let ip = match part {
             Protocol::Tcp(0) | Protocol::Udp(0) => return Err("port 0 cannot be dialled".into()),
-            Protocol::Ip4(ip) if ip.is_unspecified() => return Err(unspecified(&ip)),
-            Protocol::Ip6(ip) if ip.is_unspecified() => return Err(unspecified(&ip)),
-            _ => {}
+            Protocol::Ip4(ip) => IpAddr::from(ip),
+            Protocol::Ip6(ip) => ip.into(),
+            _ => continue,
+        };
+        if ip.is_unspecified() {
+            return Err(format!("{ip} means every address of a machine and cannot be dialled"));
         }
     }
     transport(&addr)
-}
-
-fn unspecified(ip: &dyn std::fmt::Display) -> String {
-    format!("{ip} means every address of a machine and cannot be dialled")
 }
 
 /// Checks an address to listen on: an IP address and a port, or a relay.
@@ -125,31 +127,20 @@ fn listen_address(value: &str) -> Result<(), String> {
 
 /// Checks that an address uses TCP or QUIC, directly or through a relay.
 fn transport(addr: &Multiaddr) -> Result<(), String> {
+    use Protocol::{Dns, Dns4, Dns6, Dnsaddr, Ip4, Ip6};
+
     let parts: Vec<Protocol<'_>> = addr.iter().collect();
-    let host = matches!(
-        parts.first(),
-        Some(
-            Protocol::Ip4(_)
-                | Protocol::Ip6(_)
-                | Protocol::Dns(_)
-                | Protocol::Dns4(_)
-                | Protocol::Dns6(_)
-                | Protocol::Dnsaddr(_)
-        )
-    );
+    let host = matches!(parts.first(), Some(Ip4(_) | Ip6(_) | Dns(_) | Dns4(_) | Dns6(_) | Dnsaddr(_)));
     let rest = match (host, parts.get(1), parts.get(2)) {
         (true, Some(Protocol::Tcp(_)), _) => 2,
         (true, Some(Protocol::Udp(_)), Some(Protocol::QuicV1)) => 3,
         // `dnsaddr` names complete addresses; a relay may be named by its peer id alone.
-        (true, None | Some(Protocol::P2p(_)), _) if matches!(parts[0], Protocol::Dnsaddr(_)) => 1,
+        (true, None | Some(Protocol::P2p(_)), _) if matches!(parts[0], Dnsaddr(_)) => 1,
         (false, Some(Protocol::P2pCircuit), _) if matches!(parts[0], Protocol::P2p(_)) => 1,
         _ => return Err("it has no tcp or quic-v1 port of a host".into()),
     };
     match parts[rest..].iter().find(|part| !matches!(part, Protocol::P2p(_) | Protocol::P2pCircuit)) {
-        Some(part) => Err(format!(
-            "{} is not supported, only tcp and quic-v1 are",
-            part.to_string().trim_start_matches('/')
-        )),
+        Some(part) => Err(format!("{} is not supported, only tcp and quic-v1 are", &part.to_string()[1..])),
         None => Ok(()),
     }
 }
