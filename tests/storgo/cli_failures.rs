@@ -227,7 +227,8 @@ fn a_variable_that_is_not_utf8_is_an_error_only_if_it_is_a_setting() {
     super::binary::Done::of(command).ok();
     assert!(machine.home().join(odd).join("identity.key").exists());
     let mut command = machine.command();
-    command.args(["--json", "key", "backup"]).arg(odd).env("STORGO_DATA_DIR", machine.home().join(odd));
+    let file = std::ffi::OsStr::from_bytes(b"\xff.json");
+    command.args(["--json", "key", "backup"]).arg(file).env("STORGO_DATA_DIR", machine.home().join(odd));
     assert!(super::binary::Done::of(command).ok().json()["file"].is_string());
 }
 
