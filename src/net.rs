@@ -5,8 +5,8 @@
 //!      ◀── replies, events, streams ──┘      behaviour: Kademlia, Identify, Ping, mDNS, relay, streams, limits
 //! ```
 //! Bulk bytes never pass through the task: a stream is handed to its opener or to the server of its protocol, which
-//! `protocols` lists. `provider_records` holds what peers announce, `announce` paces our own announcements, and `transport` is where TCP and
-//! QUIC demand the cluster's key before any other protocol.
+//! `protocols` lists. `provider_records` holds the records of peers and `announce` schedules the own ones. `transport`
+//! demands the cluster's key on TCP and QUIC before any protocol starts.
 
 mod address_book;
 mod address_ranking;
@@ -16,11 +16,11 @@ mod dial_backoff;
 mod dial_failure;
 mod discovery;
 mod identify_limit;
-mod keep;
 mod map_dial;
 mod mux;
 mod peer_check;
 mod proof;
+mod protected_peers;
 mod protocols;
 mod provider_records;
 mod quic_fallback;
@@ -53,7 +53,7 @@ const COMMANDS: usize = 256;
 /// Maximum events buffered for a slow subscriber.
 const EVENTS: usize = 1024;
 /// Attempts to open one stream.
-const OPEN_TRIES: usize = 3;
+const OPEN_ATTEMPTS: usize = 3;
 
 /// Options of [`Net::start`].
 #[derive(Debug, Clone)]
@@ -142,7 +142,7 @@ pub enum NetError {
     Listen {
         /// The address.
         addr: Multiaddr,
-        /// The kind of the system's error: doors decide by this one.
+        /// The kind of the system's error.
         kind: io::ErrorKind,
         /// The system's message, for display.
         reason: String,
@@ -175,7 +175,7 @@ pub enum NetEvent {
     Connected {
         /// Its id.
         peer: PeerId,
-        /// Where it is.
+        /// Its address.
         addr: Multiaddr,
     },
     /// The last connection to a peer was closed.
@@ -194,7 +194,7 @@ pub enum NetEvent {
         addr: Multiaddr,
     },
     /// Another machine uses this node's identity.
-    SameIdentity {
+    DuplicateIdentity {
         /// Its address.
         addr: Multiaddr,
     },
@@ -247,11 +247,11 @@ impl PeerInfo {
 struct Shared {
     peers: HashMap<PeerId, Peer>,
     listen: Vec<Multiaddr>,
-    twin: Option<Multiaddr>,
+    duplicate_identity: Option<Multiaddr>,
     announced: u64,
     queued: u64,
     /// Address of the last dialled node of another cluster.
-    outside: Option<Multiaddr>,
+    other_cluster: Option<Multiaddr>,
 }
 
 #[derive(Default)]
@@ -273,10 +273,10 @@ pub struct Net {
 }
 
 impl Net {
-    /// Starts the swarm and accepts streams of these protocols. Returns when it listens on every address asked for.
+    /// Starts the swarm and accepts streams of these protocols. Returns when it listens on all requested addresses.
     ///
     /// # Errors
-    /// [`NetError::Listen`] names the address, for example of a port that is taken; [`NetError::Setup`].
+    /// [`NetError::Listen`], for example if a port is in use; [`NetError::Setup`].
     pub async fn start(options: NetOptions, protocols: Protocols) -> Result<Self, NetError> {
         let local = options.keypair.public().to_peer_id();
         let (commands, queue) = mpsc::channel(COMMANDS);
@@ -295,21 +295,21 @@ impl Net {
     /// Returns the addresses at which this node can be dialled, including `/p2p/…`.
     pub fn listen_addrs(&self) -> Vec<Multiaddr> {
         let with_id = |addr: &Multiaddr| addr.clone().with_p2p(self.local).unwrap_or_else(|addr| addr);
-        self.look(|shared| shared.listen.iter().map(with_id).collect())
+        self.read_shared(|shared| shared.listen.iter().map(with_id).collect())
     }
 
-    fn look<T>(&self, read: impl FnOnce(&Shared) -> T) -> T {
+    fn read_shared<T>(&self, read: impl FnOnce(&Shared) -> T) -> T {
         read(&self.shared.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns the connected peers.
     pub fn connected(&self) -> Vec<PeerId> {
-        self.look(|shared| shared.peers.keys().copied().collect())
+        self.read_shared(|shared| shared.peers.keys().copied().collect())
     }
 
     /// Returns the connected peers with their details.
     pub fn peers(&self) -> Vec<PeerInfo> {
-        self.look(|shared| {
+        self.read_shared(|shared| {
             let describe = |(peer, state): (&PeerId, &Peer)| PeerInfo {
                 peer: *peer,
                 addrs: state.connections.values().cloned().collect(),
@@ -322,18 +322,18 @@ impl Net {
     }
 
     /// Returns the address of another machine that uses this node's identity, if one was detected.
-    pub fn twin(&self) -> Option<Multiaddr> {
-        self.look(|shared| shared.twin.clone())
+    pub fn duplicate_identity(&self) -> Option<Multiaddr> {
+        self.read_shared(|shared| shared.duplicate_identity.clone())
     }
 
     /// Returns the address of the last dialled node that belongs to another cluster.
-    pub fn outside(&self) -> Option<Multiaddr> {
-        self.look(|shared| shared.outside.clone())
+    pub fn other_cluster(&self) -> Option<Multiaddr> {
+        self.read_shared(|shared| shared.other_cluster.clone())
     }
 
     /// Returns the number of announcements since start, and of roots queued for one.
     pub fn announcements(&self) -> (u64, u64) {
-        self.look(|shared| (shared.announced, shared.queued))
+        self.read_shared(|shared| (shared.announced, shared.queued))
     }
 
     /// Subscribes to events from now on.
@@ -341,13 +341,14 @@ impl Net {
         self.events.subscribe()
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, NetError> {
+    /// Sends a command and waits for the reply.
+    async fn call<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, NetError> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| NetError::Closed)?;
         answer.await.map_err(|_| NetError::Closed)
     }
 
-    async fn tell(&self, command: Command) {
+    async fn send(&self, command: Command) {
         // After shutdown there is nothing to do.
         drop(self.commands.send(command).await);
     }
@@ -357,7 +358,7 @@ impl Net {
     /// # Errors
     /// [`NetError::Dial`], [`NetError::Closed`].
     pub async fn connect(&self, addr: Multiaddr) -> Result<PeerId, NetError> {
-        self.ask(|reply| Command::Connect { addr, reply }).await?
+        self.call(|reply| Command::Connect { addr, reply }).await?
     }
 
     /// Opens a stream of a protocol to a peer. Connects first if needed, at addresses known here or in the DHT.
@@ -367,46 +368,46 @@ impl Net {
     /// # Errors
     /// [`NetError::Dial`], [`NetError::NoAddress`], [`NetError::UnsupportedProtocol`], [`NetError::Stream`].
     pub async fn open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Stream, NetError> {
-        let mut tries = OPEN_TRIES;
+        let mut attempts = OPEN_ATTEMPTS;
         loop {
-            tries -= 1;
+            attempts -= 1;
             let protocol = protocol.clone();
-            match self.ask(|reply| Command::Open { peer, open: OpenStream { protocol, reply } }).await {
-                // A connection can close between two steps of an open; the next try dials again.
+            match self.call(|reply| Command::Open { peer, open: OpenStream { protocol, reply } }).await {
+                // The connection can close while the stream opens. The next attempt dials again.
                 Ok(Err(NetError::Stream(_))) | Err(NetError::Closed)
-                    if tries > 0 && !self.commands.is_closed() => {}
+                    if attempts > 0 && !self.commands.is_closed() => {}
                 Ok(opened) => return opened,
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Who announces a root: as they are found, until the question ends or the receiver is dropped.
+    /// Returns the providers of a root as they are found, until the query ends or the receiver is dropped.
     pub async fn find_providers(&self, root: Cid) -> mpsc::Receiver<PeerId> {
         let (found, providers) = mpsc::channel(256);
-        self.tell(Command::Providers { root, found }).await;
+        self.send(Command::Providers { root, found }).await;
         providers
     }
 
     /// Announces a root, now and again before the announcement expires.
     pub async fn provide(&self, root: Cid) {
-        self.tell(Command::Provide { root }).await;
+        self.send(Command::Provide { root }).await;
     }
 
-    /// Ends the announcement of a root; returns when none is on its way any more. Peers that have the record keep it
-    /// until they are told: see `transfer`.
+    /// Ends the announcement of a root. Returns when none is in flight. Peers that have the record keep it until it is
+    /// withdrawn (see `transfer`) or expires.
     pub async fn unprovide(&self, root: Cid) {
-        // After shutdown nothing is on its way either.
-        drop(self.ask(|done| Command::Unprovide { root, done }).await);
+        // After shutdown nothing is in flight either.
+        drop(self.call(|done| Command::Unprovide { root, done }).await);
     }
 
-    /// Waits until a root that is [provided](Net::provide) has been announced; answers to how many peers the record
-    /// was sent, which is an estimate: nobody answers to one.
+    /// Waits until a [provided](Net::provide) root has been announced. Returns the estimated number of peers that got the
+    /// record.
     ///
     /// # Errors
-    /// [`NetError::NotProvided`], also where it is not any more; [`NetError::Closed`].
+    /// [`NetError::NotProvided`], also if the announcement ends meanwhile; [`NetError::Closed`].
     pub async fn announced(&self, root: Cid) -> Result<u32, NetError> {
-        self.ask(|reply| Command::Announced { root, reply }).await?.ok_or(NetError::NotProvided(root))
+        self.call(|reply| Command::Announced { root, reply }).await?.ok_or(NetError::NotProvided(root))
     }
 
     /// Returns whether all announcements of a root have ended, some seconds after [`Net::unprovide`]. A record that is
@@ -415,20 +416,20 @@ impl Net {
     /// # Errors
     /// [`NetError::Closed`].
     pub async fn is_settled(&self, root: Cid) -> Result<bool, NetError> {
-        self.ask(|reply| Command::Settled { root, reply }).await
+        self.call(|reply| Command::Settled { root, reply }).await
     }
 
-    /// Returns the peers whose ids are closest to a root: they hold its provider records.
+    /// Returns the peers with the ids closest to a root, which hold its provider records.
     ///
     /// # Errors
     /// [`NetError::Closed`].
     pub async fn closest_peers(&self, root: Cid) -> Result<Vec<PeerId>, NetError> {
-        self.ask(|reply| Command::Closest { root, reply }).await
+        self.call(|reply| Command::Closest { root, reply }).await
     }
 
     /// Drops the provider record of `peer` for `root`, at the request of that peer.
     pub async fn drop_provider(&self, root: Cid, peer: PeerId) {
-        self.tell(Command::DropProvider { root, peer }).await;
+        self.send(Command::DropProvider { root, peer }).await;
     }
 
     /// Returns the state to save for the next start.
@@ -439,17 +440,17 @@ impl Net {
         self.snapshot_since(None).await
     }
 
-    /// What to keep for the next start; without the records where their version is still `seen`.
+    /// Returns the state to save for the next start. The records are left out if their version is still `seen`.
     ///
     /// # Errors
     /// [`NetError::Closed`].
     pub async fn snapshot_since(&self, seen: Option<u64>) -> Result<Snapshot, NetError> {
-        self.ask(|reply| Command::Snapshot { seen, reply }).await
+        self.call(|reply| Command::Snapshot { seen, reply }).await
     }
 
     /// Closes all connections and ends the task.
     pub async fn shutdown(&self) {
-        self.tell(Command::Shutdown).await;
+        self.send(Command::Shutdown).await;
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
             drop(task.await);

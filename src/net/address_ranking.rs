@@ -1,48 +1,49 @@
-//! From how far away an address can be reached, and which few of a peer's addresses are told on.
+//! Ranks addresses by how widely they can be reached, and selects the few of a peer that are shared with other peers.
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-/// Addresses of a peer that are told on: an answer of the DHT names up to forty peers, and must fit into a message.
-pub(super) const TOLD: usize = 4;
-/// Longest address that is told on, in bytes.
-pub(super) const LONGEST: usize = 128;
+/// Maximum addresses of a peer to share: a DHT answer names up to forty peers and must fit into one message.
+pub(super) const MAX_SHARED: usize = 4;
+/// Maximum length of a shared address in bytes.
+pub(super) const MAX_ADDR_LEN: usize = 128;
 
-/// The addresses of a peer to tell on, out of those that are `said`: first where it was `met`, then by how far they can
-/// be reached from. Of several that are as good, those stay that were told before, and then those that were said first.
-pub(super) fn choose(
-    said: &[Multiaddr],
-    told: &[Multiaddr],
-    met: impl Fn(&Multiaddr) -> bool,
+/// Selects the addresses of a peer to share, from those that it `reported`: first `confirmed` ones, then the most widely
+/// reachable. Of equally good ones, those in `previous` come first, then those reported first.
+pub(super) fn select(
+    reported: &[Multiaddr],
+    previous: &[Multiaddr],
+    confirmed: impl Fn(&Multiaddr) -> bool,
 ) -> Vec<Multiaddr> {
-    let short = said.iter().map(bare).filter(|addr| addr.len() <= LONGEST && !addr.is_empty());
+    let short =
+        reported.iter().map(without_peer_id).filter(|addr| addr.len() <= MAX_ADDR_LEN && !addr.is_empty());
     let (mut relayed, mut direct): (Vec<_>, Vec<_>) = short.partition(is_relayed);
-    // Who cannot be called is reached through a relay alone: one such address has its place.
-    relayed.sort_by_key(|addr| !told.contains(addr));
+    // A peer behind a NAT can be reached only through a relay, so one relayed address always has a place.
+    relayed.sort_by_key(|addr| !previous.contains(addr));
     relayed.truncate(1);
-    direct.sort_by_cached_key(|addr| (!met(addr), farness(addr), !told.contains(addr)));
-    let mut chosen: Vec<Multiaddr> = Vec::new();
+    direct.sort_by_cached_key(|addr| (!confirmed(addr), rank(addr), !previous.contains(addr)));
+    let mut selected: Vec<Multiaddr> = Vec::new();
     for addr in direct {
-        if chosen.len() + relayed.len() < TOLD && !chosen.contains(&addr) {
-            chosen.push(addr);
+        if selected.len() + relayed.len() < MAX_SHARED && !selected.contains(&addr) {
+            selected.push(addr);
         }
     }
-    chosen.append(&mut relayed);
-    // Copied, so that they do not hold the message that they came in.
-    chosen.iter().filter_map(|addr| Multiaddr::try_from(addr.to_vec()).ok()).collect()
+    selected.append(&mut relayed);
+    // Copied, so that they do not keep the received message in memory.
+    selected.iter().filter_map(|addr| Multiaddr::try_from(addr.to_vec()).ok()).collect()
 }
 
-/// The order of addresses: from everywhere first, and of one reach TCP before QUIC.
-pub(super) fn farness(addr: &Multiaddr) -> (u8, u8) {
+/// Returns the sort key of an address: the most widely reachable first, then TCP before QUIC.
+pub(super) fn rank(addr: &Multiaddr) -> (u8, u8) {
     let transport = match addr.iter().nth(1) {
         Some(Protocol::Tcp(_)) => 0,
         Some(Protocol::Udp(_)) => 1,
         _ => 2,
     };
-    (remoteness(addr), transport)
+    (scope(addr), transport)
 }
 
-/// How far away an address can be reached from: the smallest is the farthest.
-pub(super) fn remoteness(addr: &Multiaddr) -> u8 {
+/// Returns from where an address can be reached: 0 from everywhere, 1 from its network, 2 from its own machine.
+pub(super) fn scope(addr: &Multiaddr) -> u8 {
     let loopback = match addr.iter().next() {
         Some(Protocol::Ip4(ip)) => ip.is_loopback(),
         Some(Protocol::Ip6(ip)) => ip.is_loopback(),
@@ -51,18 +52,18 @@ pub(super) fn remoteness(addr: &Multiaddr) -> u8 {
     if is_public(addr) { 0 } else { 1 + u8::from(loopback) }
 }
 
-/// Whether an address means the same everywhere.
+/// Returns whether an address means the same host everywhere.
 pub(super) fn is_public(addr: &Multiaddr) -> bool {
     let public = match addr.iter().next() {
         Some(Protocol::Ip4(ip)) => {
             let [a, b, ..] = ip.octets();
-            let behind_a_carrier = a == 100 && (64..128).contains(&b);
+            let carrier_nat = a == 100 && (64..128).contains(&b);
             !(ip.is_private()
                 || ip.is_loopback()
                 || ip.is_link_local()
                 || ip.is_unspecified()
                 || ip.is_broadcast()
-                || behind_a_carrier)
+                || carrier_nat)
         }
         Some(Protocol::Ip6(ip)) => {
             !(ip.is_loopback() || ip.is_unspecified() || ip.is_unique_local() || ip.is_unicast_link_local())
@@ -73,13 +74,13 @@ pub(super) fn is_public(addr: &Multiaddr) -> bool {
     public && !is_relayed(addr)
 }
 
-/// Whether an address can be called by who has no IPv6.
+/// Returns whether a host without IPv6 can dial an address.
 pub(super) fn is_for_ipv4(addr: &Multiaddr) -> bool {
     !matches!(addr.iter().next(), Some(Protocol::Ip6(_) | Protocol::Dns6(_)))
 }
 
-/// An address without the peer's id at its end: one form for both.
-pub(super) fn bare(addr: &Multiaddr) -> Multiaddr {
+/// Returns an address without the peer id at its end.
+pub(super) fn without_peer_id(addr: &Multiaddr) -> Multiaddr {
     let mut addr = addr.clone();
     if matches!(addr.iter().last(), Some(Protocol::P2p(_))) {
         addr.pop();
@@ -87,7 +88,7 @@ pub(super) fn bare(addr: &Multiaddr) -> Multiaddr {
     addr
 }
 
-/// Whether an address leads through a relay.
+/// Returns whether an address leads through a relay.
 pub(super) fn is_relayed(addr: &Multiaddr) -> bool {
     addr.iter().any(|part| part == Protocol::P2pCircuit)
 }
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_a_home_is_not_public_and_one_through_a_relay_is_not_either() {
+    fn private_and_relayed_addresses_are_not_public() {
         for private in ["10.0.0.1", "192.168.1.2", "172.16.0.1", "100.64.0.1", "127.0.0.1", "169.254.1.1"] {
             assert!(!is_public(&addr(&format!("/ip4/{private}/tcp/1"))), "{private}");
         }
@@ -115,29 +116,28 @@ mod tests {
         }
         let relay = addr("/ip4/198.51.100.1/tcp/1").with_p2p(PeerId::random()).expect("no id yet");
         assert!(!is_public(&relay.with(Protocol::P2pCircuit)));
-        assert!(remoteness(&addr("/ip4/10.0.0.1/tcp/1")) < remoteness(&addr("/ip4/127.0.0.1/tcp/1")));
+        assert!(scope(&addr("/ip4/10.0.0.1/tcp/1")) < scope(&addr("/ip4/127.0.0.1/tcp/1")));
     }
 
     #[test]
-    fn of_many_addresses_those_are_told_by_which_most_others_reach_the_peer() {
+    fn the_most_widely_reachable_addresses_are_selected_and_the_selection_is_stable() {
         let private: Vec<Multiaddr> = (1..10).map(|n| addr(&format!("/ip4/172.17.{n}.1/tcp/3000"))).collect();
         let [public, quic, name] =
             ["/ip4/198.51.100.1/tcp/1", "/ip4/198.51.100.1/udp/1/quic-v1", "/dns/a.org/tcp/1"].map(addr);
         let relayed =
             public.clone().with_p2p(PeerId::random()).expect("no id yet").with(Protocol::P2pCircuit);
-        let long = addr(&format!("/dns4/{}/tcp/1", "x".repeat(LONGEST)));
-        let mut said =
+        let long = addr(&format!("/dns4/{}/tcp/1", "x".repeat(MAX_ADDR_LEN)));
+        let mut reported =
             [vec![addr("/ip4/127.0.0.1/tcp/1"), long], private.clone(), vec![quic.clone()]].concat();
-        let nobody = |_: &Multiaddr| false;
-        assert_eq!(choose(&said, &[], nobody), [std::slice::from_ref(&quic), &private[..3]].concat());
-        // What was told stays, in whatever order it is said the next time.
-        let told = choose(&said, &[], nobody);
-        said.reverse();
-        assert_eq!(choose(&said, &told, nobody).iter().filter(|addr| told.contains(addr)).count(), TOLD);
-        // Where it was met is certain.
-        assert_eq!(choose(&said, &[], |addr| *addr == private[7])[..2], [private[7].clone(), quic.clone()]);
-        said.extend([relayed.clone(), name.clone(), public.clone(), public.clone()]);
-        assert_eq!(choose(&said, &told, nobody), [name, public, quic, relayed]);
-        assert_eq!(choose(&[], &told, nobody), []);
+        let none = |_: &Multiaddr| false;
+        let selected = select(&reported, &[], none);
+        assert_eq!(selected, [std::slice::from_ref(&quic), &private[..3]].concat());
+        reported.reverse();
+        assert_eq!(select(&reported, &selected, none), selected, "reported in another order");
+        let confirmed = |addr: &Multiaddr| *addr == private[7];
+        assert_eq!(select(&reported, &[], confirmed)[..2], [private[7].clone(), quic.clone()]);
+        reported.extend([relayed.clone(), name.clone(), public.clone(), public.clone()]);
+        assert_eq!(select(&reported, &selected, none), [name, public, quic, relayed]);
+        assert_eq!(select(&[], &selected, none), []);
     }
 }

@@ -1,7 +1,7 @@
-//! Announcing roots: a few at a time, again before they expire, and again when nobody took them.
+//! Announces roots: a few at a time, again before the records expire, and again after a failure.
 //!
-//! A root is `ready` (its turn comes in order), in flight, or scheduled for `later`. Roots that nobody took are scheduled
-//! like others, and noted in `unheard` besides, so that the first peer to appear gets them at once.
+//! A root is queued in `ready`, in flight, or scheduled in `later`. A root whose announcement reached no peer is scheduled
+//! like others and also listed in `undelivered`, so that it is announced as soon as a peer connects.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -13,122 +13,121 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::content::cid::Cid;
 
-/// Announcements on their way at a time.
+/// Maximum announcements in flight.
 const IN_FLIGHT: usize = 12;
-/// An announcement that failed is tried again after this long.
+/// Time after which a failed announcement is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// What was sent has arrived after this long, or never will: Kademlia gives a message ten seconds to leave.
+/// Time within which a sent record arrives, or never does: Kademlia sends a message within ten seconds.
 const ARRIVAL: Duration = Duration::from_secs(20);
 
-/// What is announced, and when it is next.
+/// The roots to announce, and when.
 pub(super) struct Announcer {
-    /// How long after an announcement the next one is made.
-    again: Duration,
-    roots: HashMap<Cid, Root>,
-    /// May name a root that is not [`Turn::Ready`] any more: such an entry is passed over.
+    /// Interval between two announcements of a root.
+    interval: Duration,
+    roots: HashMap<Cid, Announcement>,
+    /// May list a root that is no longer [`AnnounceState::Ready`]. Such an entry is skipped.
     ready: VecDeque<Cid>,
     ready_count: usize,
     later: BTreeSet<(Instant, Cid)>,
-    /// Announced while nobody was there to take the record.
-    unheard: HashSet<Cid>,
+    /// Roots whose last announcement reached no peer.
+    undelivered: HashSet<Cid>,
     in_flight: HashMap<QueryId, Cid>,
-    /// Roots that are not provided any more and whose last announcement may not have arrived yet, and until when.
-    arriving: HashMap<Cid, Instant>,
+    /// Roots that are no longer provided, and until when their last announcement may still arrive.
+    settling: HashMap<Cid, Instant>,
 }
 
 #[derive(Default)]
-struct Root {
-    turn: Turn,
-    /// When it was last announced.
+struct Announcement {
+    state: AnnounceState,
+    /// When it was last sent.
     sent: Option<Instant>,
-    /// Peers that took the record the last time.
+    /// Number of peers that got the record the last time.
     peers: Option<u32>,
     waiting: Vec<oneshot::Sender<Option<u32>>>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    /// It is being announced.
+enum AnnounceState {
     #[default]
-    None,
+    InFlight,
     Ready,
     Later(Instant),
 }
 
 impl Announcer {
-    pub(super) fn new(again: Duration) -> Self {
+    pub(super) fn new(interval: Duration) -> Self {
         Self {
-            again,
+            interval,
             roots: HashMap::new(),
             ready: VecDeque::new(),
             ready_count: 0,
             later: BTreeSet::new(),
-            unheard: HashSet::new(),
+            undelivered: HashSet::new(),
             in_flight: HashMap::new(),
-            arriving: HashMap::new(),
+            settling: HashMap::new(),
         }
     }
 
-    /// Adds a root; announces it as soon as possible, also where it was announced before.
+    /// Adds a root and announces it as soon as possible, even if it was announced before.
     pub(super) fn add(&mut self, cid: Cid) {
         self.roots.entry(cid).or_default();
-        self.turn(cid, Turn::Ready);
+        self.set_state(cid, AnnounceState::Ready);
     }
 
-    fn turn(&mut self, cid: Cid, turn: Turn) {
+    fn set_state(&mut self, cid: Cid, state: AnnounceState) {
         let Some(root) = self.roots.get_mut(&cid) else {
             return;
         };
-        let old = std::mem::replace(&mut root.turn, turn);
-        if old == turn {
+        let old = std::mem::replace(&mut root.state, state);
+        if old == state {
             return;
         }
         match old {
-            Turn::None => {}
-            Turn::Ready => self.ready_count -= 1,
-            Turn::Later(at) => drop(self.later.remove(&(at, cid))),
+            AnnounceState::InFlight => {}
+            AnnounceState::Ready => self.ready_count -= 1,
+            AnnounceState::Later(at) => drop(self.later.remove(&(at, cid))),
         }
-        match turn {
-            Turn::None => {}
-            Turn::Ready => {
+        match state {
+            AnnounceState::InFlight => {}
+            AnnounceState::Ready => {
                 self.ready_count += 1;
                 self.ready.push_back(cid);
             }
-            Turn::Later(at) => drop(self.later.insert((at, cid))),
+            AnnounceState::Later(at) => drop(self.later.insert((at, cid))),
         }
     }
 
-    /// Ends the announcement of a root; answers with the query that is announcing it right now.
+    /// Removes a root. Returns the query that is announcing it, if one is in flight.
     pub(super) fn remove(&mut self, cid: &Cid) -> Option<QueryId> {
-        self.turn(*cid, Turn::None);
-        self.unheard.remove(cid);
+        self.set_state(*cid, AnnounceState::InFlight);
+        self.undelivered.remove(cid);
         let mut root = self.roots.remove(cid);
         for reply in root.iter_mut().flat_map(|root| root.waiting.drain(..)) {
             let _ = reply.send(None);
         }
-        let flying = self.in_flight.iter().find(|(_, flying)| *flying == cid).map(|(query, _)| *query);
+        let query = self.in_flight.iter().find(|(_, root)| *root == cid).map(|(query, _)| *query);
         let now = Instant::now();
         let sent = root.and_then(|root| root.sent).filter(|sent| *sent + ARRIVAL > now);
-        if flying.is_some() || sent.is_some() {
-            self.arriving.retain(|_, until| *until > now);
-            self.arriving.insert(*cid, now + ARRIVAL);
+        if query.is_some() || sent.is_some() {
+            self.settling.retain(|_, until| *until > now);
+            self.settling.insert(*cid, now + ARRIVAL);
         }
-        flying
+        query
     }
 
-    /// Whether no announcement of a root can arrive any more. Nobody answers to one: what was sent may come later than
-    /// what is said by another stream.
+    /// Returns whether no announcement of a root can arrive any more. Records are not acknowledged, so one may arrive
+    /// after a later message on another stream.
     pub(super) fn is_settled(&self, cid: &Cid, now: Instant) -> bool {
-        !self.roots.contains_key(cid) && self.arriving.get(cid).is_none_or(|until| *until <= now)
+        !self.roots.contains_key(cid) && self.settling.get(cid).is_none_or(|until| *until <= now)
     }
 
-    /// Answers when the root has been announced to somebody; with none as soon as it is not to be announced.
+    /// Replies with the number of peers when the root has been announced, or `None` when it is not provided.
     pub(super) fn wait(&mut self, cid: &Cid, reply: oneshot::Sender<Option<u32>>) {
         match self.roots.get_mut(cid) {
-            Some(Root { peers: Some(peers), .. }) => drop(reply.send(Some(*peers))),
+            Some(Announcement { peers: Some(peers), .. }) => drop(reply.send(Some(*peers))),
             Some(root) => {
-                // Whoever asks again and again, and gives up in between, leaves nothing behind.
+                // Callers that gave up are dropped.
                 root.waiting.retain(|waiting| !waiting.is_closed());
                 root.waiting.push(reply);
             }
@@ -136,7 +135,7 @@ impl Announcer {
         }
     }
 
-    /// When something is next to be done.
+    /// Returns when the next announcement is due.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
         if self.in_flight.len() >= IN_FLIGHT {
             return None;
@@ -144,115 +143,115 @@ impl Announcer {
         if self.ready_count > 0 { Some(now) } else { self.later.first().map(|(at, _)| *at) }
     }
 
-    /// The next root to announce now.
+    /// Returns the next root to announce now.
     pub(super) fn next(&mut self, now: Instant) -> Option<Cid> {
         if self.in_flight.len() >= IN_FLIGHT {
             return None;
         }
         while let Some((_, cid)) = self.later.first().copied().filter(|(at, _)| *at <= now) {
-            self.turn(cid, Turn::Ready);
+            self.set_state(cid, AnnounceState::Ready);
         }
         while let Some(cid) = self.ready.pop_front() {
-            if self.roots.get(&cid).is_some_and(|root| root.turn == Turn::Ready) {
-                self.turn(cid, Turn::None);
+            if self.roots.get(&cid).is_some_and(|root| root.state == AnnounceState::Ready) {
+                self.set_state(cid, AnnounceState::InFlight);
                 return Some(cid);
             }
         }
         None
     }
 
-    pub(super) fn begun(&mut self, query: QueryId, cid: Cid) {
+    pub(super) fn started(&mut self, query: QueryId, cid: Cid) {
         self.in_flight.insert(query, cid);
     }
 
-    /// An announcement could not even begin.
+    /// Notes that an announcement could not start.
     pub(super) fn failed(&mut self, cid: Cid) {
-        self.turn(cid, Turn::Later(Instant::now() + RETRY));
+        self.set_state(cid, AnnounceState::Later(Instant::now() + RETRY));
     }
 
-    /// An announcement has ended; answers which, where it was one of ours and the root is still provided.
+    /// Notes that a query has ended. Returns its root if it was an announcement and the root is still provided.
     pub(super) fn ended(&mut self, query: QueryId, peers: u32) -> Option<Cid> {
         let cid = self.in_flight.remove(&query)?;
         let root = self.roots.get_mut(&cid)?;
         if peers == 0 {
-            self.unheard.insert(cid);
-            if root.turn == Turn::None {
+            self.undelivered.insert(cid);
+            if root.state == AnnounceState::InFlight {
                 self.failed(cid);
             }
             return Some(cid);
         }
-        self.unheard.remove(&cid);
+        self.undelivered.remove(&cid);
         root.sent = Some(Instant::now());
         let first = root.peers.replace(peers).is_none();
         root.waiting.drain(..).for_each(|reply| {
             let _ = reply.send(Some(peers));
         });
-        if root.turn == Turn::None {
-            // The first time anywhere within the period, then always after the same time: what was announced in one go
-            // at start is spread evenly ever after.
-            let pause = if first { self.again.mul_f64(rand::random()) } else { self.again };
-            self.turn(cid, Turn::Later(Instant::now() + pause));
+        if root.state == AnnounceState::InFlight {
+            // The first interval is random and later ones are whole: announcements made together at start are spread
+            // evenly from then on.
+            let pause = if first { self.interval.mul_f64(rand::random()) } else { self.interval };
+            self.set_state(cid, AnnounceState::Later(Instant::now() + pause));
         }
         Some(cid)
     }
 
-    /// Somebody is there now: what nobody took is announced again.
-    pub(super) fn peers_came(&mut self) {
-        for cid in std::mem::take(&mut self.unheard) {
-            self.turn(cid, Turn::Ready);
+    /// Announces again what reached no peer, because a peer has connected.
+    pub(super) fn peer_connected(&mut self) {
+        for cid in std::mem::take(&mut self.undelivered) {
+            self.set_state(cid, AnnounceState::Ready);
         }
     }
 
-    /// The swarm has grown so much that records may belong to other peers now: everything is announced again.
+    /// Announces everything again, because the swarm has grown and records may belong to other peers now.
     pub(super) fn swarm_grew(&mut self) {
         let announced: Vec<Cid> =
             self.roots.iter().filter(|(_, root)| root.peers.is_some()).map(|(cid, _)| *cid).collect();
         for cid in announced {
-            self.turn(cid, Turn::Ready);
+            self.set_state(cid, AnnounceState::Ready);
         }
     }
 
-    /// Roots that wait to be announced for the first time, or again.
+    /// Returns the number of roots that wait for an announcement or are in flight.
     pub(super) fn queued(&self) -> u64 {
-        (self.ready_count + self.in_flight.len() + self.unheard.len()) as u64
+        (self.ready_count + self.in_flight.len() + self.undelivered.len()) as u64
     }
 }
 
-/// A swarm that has grown by this factor has few peers left that were closest to a record before: of twenty, five.
+/// Growth after which records are announced again: few of the peers closest to a record are still so, five of twenty.
 const GROWTH: usize = 4;
-/// A swarm that comes up all at once is told when nobody has come for this long, or after `LONGEST_GROWTH`.
+/// Time without a new peer after which a growing swarm is announced to, and the longest time it may grow before.
 const QUIET: Duration = Duration::from_secs(2);
 const LONGEST_GROWTH: Duration = Duration::from_secs(20);
 
-/// A swarm that has shrunk for this long has shrunk: what is announced meanwhile is announced to it as it is.
+/// Time after which a smaller swarm counts as the one that the records were announced to.
 const SHRUNK: Duration = Duration::from_secs(60);
 
-/// When the swarm has grown so much that everything is to be announced again.
+/// Detects that the swarm has grown so much that everything is to be announced again.
 #[derive(Default)]
 pub(super) struct Growth {
-    /// Peers of the DHT when everything was last announced, or fewer that are left of them.
-    told: usize,
+    /// DHT peers at the last announcement of everything, or fewer if the swarm has shrunk since.
+    announced_to: usize,
     since: Option<Instant>,
     due: Option<Instant>,
-    /// How many there were since when: each fewer than the one before, which is counted for another minute.
+    /// Numbers of DHT peers in descending order, and since when. One counts until the next is `SHRUNK` old.
     counts: VecDeque<(Instant, usize)>,
 }
 
 impl Growth {
-    /// A peer has come, and now there are `peers`.
-    pub(super) fn peer_came(&mut self, peers: usize, now: Instant) {
+    /// Notes that a peer has joined, which makes `peers`.
+    pub(super) fn peer_joined(&mut self, peers: usize, now: Instant) {
         self.count(peers, now);
-        if self.told == 0 {
-            self.told = peers;
+        if self.announced_to == 0 {
+            self.announced_to = peers;
         }
-        if peers >= self.told.saturating_mul(GROWTH) {
+        if peers >= self.announced_to.saturating_mul(GROWTH) {
             let since = *self.since.get_or_insert(now);
             self.due = Some((now + QUIET).min(since + LONGEST_GROWTH));
         }
     }
 
-    /// A peer has gone, and now there are `peers`.
-    pub(super) fn peer_went(&mut self, peers: usize, now: Instant) {
+    /// Notes that a peer has left, which leaves `peers`.
+    pub(super) fn peer_left(&mut self, peers: usize, now: Instant) {
         self.count(peers, now);
     }
 
@@ -261,7 +260,7 @@ impl Growth {
             self.counts.pop_front();
         }
         if let Some((_, most)) = self.counts.front() {
-            self.told = self.told.min(*most);
+            self.announced_to = self.announced_to.min(*most);
         }
         let mut since = now;
         while let Some((earlier, _)) = self.counts.back().filter(|(_, count)| *count <= peers) {
@@ -271,16 +270,16 @@ impl Growth {
         self.counts.push_back((since, peers));
     }
 
-    /// When everything is to be announced again, as far as is known.
+    /// Returns when everything is to be announced again.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Whether it is time to announce everything again, to `peers`.
+    /// Returns whether to announce everything again now, to `peers`.
     pub(super) fn is_due(&mut self, peers: usize, now: Instant) -> bool {
         let due = self.due.is_some_and(|at| at <= now);
         if due {
-            (self.told, self.since, self.due) = (peers.max(self.told), None, None);
+            (self.announced_to, self.since, self.due) = (peers.max(self.announced_to), None, None);
         }
         due
     }
@@ -293,13 +292,13 @@ mod tests {
     use super::*;
     use crate::content::cid::Codec;
 
-    const AGAIN: Duration = Duration::from_secs(12 * 3600);
+    const INTERVAL: Duration = Duration::from_secs(12 * 3600);
 
     fn root(n: u32) -> Cid {
         Cid::of(Codec::DagCbor, &n.to_be_bytes())
     }
 
-    /// Kademlia alone makes query ids.
+    /// Query ids, which only Kademlia makes.
     fn queries() -> impl Iterator<Item = QueryId> {
         let local = PeerId::random();
         let mut kad = kad::Behaviour::new(local, kad::store::MemoryStore::new(local));
@@ -307,133 +306,133 @@ mod tests {
     }
 
     #[test]
-    fn a_few_fly_at_a_time_and_each_has_its_turn_once() {
-        let (mut announcer, mut queries) = (Announcer::new(AGAIN), queries());
+    fn a_few_roots_are_in_flight_at_a_time_and_each_is_announced_once() {
+        let (mut announcer, mut queries) = (Announcer::new(INTERVAL), queries());
         (0..100).for_each(|n| announcer.add(root(n)));
         (0..100).for_each(|n| announcer.add(root(n)));
         assert_eq!(announcer.queued(), 100);
         let mut seen = Vec::new();
         while let Some(cid) = announcer.next(Instant::now()) {
             seen.push(cid);
-            announcer.begun(queries.next().expect("endless"), cid);
+            announcer.started(queries.next().expect("endless"), cid);
             if announcer.in_flight.len() == IN_FLIGHT {
                 assert_eq!(
                     (announcer.next(Instant::now()), announcer.next_due(Instant::now())),
                     (None, None)
                 );
-                let flying = *announcer.in_flight.keys().next().expect("twelve");
-                announcer.ended(flying, 3);
+                let query = *announcer.in_flight.keys().next().expect("twelve");
+                announcer.ended(query, 3);
             }
         }
         assert_eq!(seen, (0..100).map(root).collect::<Vec<_>>());
     }
 
     #[test]
-    fn what_nobody_took_is_tried_again_after_a_while_and_at_once_when_somebody_comes() {
-        let (mut announcer, mut queries) = (Announcer::new(AGAIN), queries());
+    fn an_announcement_without_peers_is_retried_later_and_at_once_when_a_peer_connects() {
+        let (mut announcer, mut queries) = (Announcer::new(INTERVAL), queries());
         announcer.add(root(1));
-        let (told, mut answer) = oneshot::channel();
-        announcer.wait(&root(1), told);
-        for came in [false, true] {
-            let cid = announcer.next(Instant::now() + RETRY).expect("its turn");
+        let (reply, mut answer) = oneshot::channel();
+        announcer.wait(&root(1), reply);
+        for connected in [false, true] {
+            let cid = announcer.next(Instant::now() + RETRY).expect("due");
             let query = queries.next().expect("endless");
-            announcer.begun(query, cid);
+            announcer.started(query, cid);
             assert_eq!(announcer.ended(query, 0), Some(cid));
             assert_eq!(announcer.next(Instant::now()), None);
             assert_eq!(announcer.queued(), 1);
-            if came {
-                announcer.peers_came();
+            if connected {
+                announcer.peer_connected();
             }
         }
-        let cid = announcer.next(Instant::now()).expect("its turn");
+        let cid = announcer.next(Instant::now()).expect("due");
         let query = queries.next().expect("endless");
-        announcer.begun(query, cid);
+        announcer.started(query, cid);
         assert!(answer.try_recv().is_err());
         announcer.ended(query, 2);
         assert_eq!((answer.try_recv(), announcer.queued()), (Ok(Some(2)), 0));
     }
 
     #[test]
-    fn republication_is_spread_over_the_whole_period_and_then_keeps_its_pace() {
-        let (mut announcer, mut queries) = (Announcer::new(AGAIN), queries());
+    fn republication_is_spread_over_the_first_interval_and_then_regular() {
+        let (mut announcer, mut queries) = (Announcer::new(INTERVAL), queries());
         (0..1000).for_each(|n| announcer.add(root(n)));
         let started = Instant::now();
         let mut round = |announcer: &mut Announcer, now| {
             while let Some(cid) = announcer.next(now) {
                 let query = queries.next().expect("endless");
-                announcer.begun(query, cid);
+                announcer.started(query, cid);
                 announcer.ended(query, 1);
             }
         };
         round(&mut announcer, started);
-        let in_first_half = announcer.later.iter().filter(|(at, _)| *at < started + AGAIN / 2).count();
+        let in_first_half = announcer.later.iter().filter(|(at, _)| *at < started + INTERVAL / 2).count();
         assert!((400..600).contains(&in_first_half), "{in_first_half}");
         let again = Instant::now();
-        round(&mut announcer, started + AGAIN / 2);
+        round(&mut announcer, started + INTERVAL / 2);
         assert_eq!(announcer.later.len(), 1000);
-        let after_the_whole_period = announcer.later.iter().filter(|(at, _)| *at >= again + AGAIN).count();
-        assert_eq!(after_the_whole_period, in_first_half);
+        let after_a_whole_interval = announcer.later.iter().filter(|(at, _)| *at >= again + INTERVAL).count();
+        assert_eq!(after_a_whole_interval, in_first_half);
     }
 
     #[test]
-    fn a_growing_swarm_is_told_once_it_is_quiet_and_not_at_each_newcomer() {
+    fn a_growing_swarm_is_announced_to_when_it_is_quiet_and_not_for_each_peer() {
         let start = Instant::now();
-        let (mut growth, mut told) = (Growth::default(), Vec::new());
+        let (mut growth, mut announced) = (Growth::default(), Vec::new());
         for peers in 1..=200 {
             let now = start + QUIET / 10 * u32::try_from(peers).expect("small");
-            growth.peer_came(peers, now);
+            growth.peer_joined(peers, now);
             if growth.is_due(peers, now) {
-                told.push(peers);
+                announced.push(peers);
             }
         }
-        assert!((1..=3).contains(&told.len()), "{told:?}");
-        let last = *told.last().expect("one at least");
+        assert!((1..=3).contains(&announced.len()), "{announced:?}");
+        let last = *announced.last().expect("one at least");
         let end = start + LONGEST_GROWTH * 100;
-        growth.peer_came(last * GROWTH, end);
-        assert!(growth.next_due().is_some_and(|at| at == end + QUIET));
+        growth.peer_joined(last * GROWTH, end);
+        assert_eq!(growth.next_due(), Some(end + QUIET));
         assert!(!growth.is_due(last * GROWTH, end) && growth.is_due(last * GROWTH, end + QUIET));
-        growth.peer_came(last * GROWTH + 1, end);
+        growth.peer_joined(last * GROWTH + 1, end);
         assert_eq!(growth.next_due(), None);
     }
 
     #[test]
-    fn a_swarm_that_was_small_for_a_while_has_grown_when_the_others_are_back() {
+    fn a_swarm_that_was_small_for_a_while_has_grown_when_the_peers_are_back() {
         let start = Instant::now();
         for (apart, announced) in [(SHRUNK / 2, false), (SHRUNK, true)] {
-            let mut growth = Growth { told: 100, ..Growth::default() };
-            (3..100).rev().for_each(|peers| growth.peer_went(peers, start));
-            // What is announced now, three peers are told of.
-            (4..=100).for_each(|peers| growth.peer_came(peers, start + apart));
+            let mut growth = Growth { announced_to: 100, ..Growth::default() };
+            (3..100).rev().for_each(|peers| growth.peer_left(peers, start));
+            // Records announced now reach three peers.
+            (4..=100).for_each(|peers| growth.peer_joined(peers, start + apart));
             assert_eq!(growth.is_due(100, start + apart + QUIET), announced, "{apart:?}");
         }
-        // One that shrinks slowly is counted by what it was a while ago.
-        let mut growth = Growth { told: 100, ..Growth::default() };
+        // A swarm that shrinks slowly counts with its size of a minute ago.
+        let mut growth = Growth { announced_to: 100, ..Growth::default() };
         (0..100)
-            .for_each(|n| growth.peer_went(99 - n, start + SHRUNK / 4 * u32::try_from(n).expect("small")));
-        assert!(growth.told <= 10, "{}", growth.told);
+            .for_each(|n| growth.peer_left(99 - n, start + SHRUNK / 4 * u32::try_from(n).expect("small")));
+        assert_eq!(growth.announced_to, 4);
     }
 
     #[test]
-    fn a_removed_root_is_not_announced_and_names_the_query_to_stop() {
-        let (mut announcer, mut queries) = (Announcer::new(AGAIN), queries());
+    fn a_removed_root_is_not_announced_and_its_query_is_returned() {
+        let (mut announcer, mut queries) = (Announcer::new(INTERVAL), queries());
         announcer.add(root(1));
         announcer.add(root(2));
         let query = queries.next().expect("endless");
-        let flying = announcer.next(Instant::now()).expect("its turn");
-        announcer.begun(query, flying);
-        let (told, mut answer) = oneshot::channel();
-        announcer.wait(&root(2), told);
+        let in_flight = announcer.next(Instant::now()).expect("due");
+        announcer.started(query, in_flight);
+        let (reply, mut answer) = oneshot::channel();
+        announcer.wait(&root(2), reply);
         assert_eq!(announcer.remove(&root(2)), None);
-        assert_eq!(answer.try_recv(), Ok(None), "who waits for it is told");
-        let (told, mut answer) = oneshot::channel();
-        announcer.wait(&root(2), told);
-        assert_eq!(answer.try_recv(), Ok(None), "and who asks later");
-        assert_eq!(announcer.remove(&flying), Some(query));
+        assert_eq!(answer.try_recv(), Ok(None), "a caller that waits gets a reply");
+        let (reply, mut answer) = oneshot::channel();
+        announcer.wait(&root(2), reply);
+        assert_eq!(answer.try_recv(), Ok(None), "and a later caller too");
+        assert_eq!(announcer.remove(&in_flight), Some(query));
         assert_eq!(announcer.ended(query, 1), None);
         assert_eq!((announcer.next(Instant::now()), announcer.queued()), (None, 0));
-        // What was being sent may still arrive; what never was cannot.
+        // A record that was being sent may still arrive.
         let now = Instant::now();
-        assert!(announcer.is_settled(&root(2), now) && !announcer.is_settled(&flying, now));
-        assert!(announcer.is_settled(&flying, now + ARRIVAL));
+        assert!(announcer.is_settled(&root(2), now) && !announcer.is_settled(&in_flight, now));
+        assert!(announcer.is_settled(&in_flight, now + ARRIVAL));
     }
 }

@@ -1,4 +1,4 @@
-//! Everything that the swarm does, side by side.
+//! The behaviours of the swarm.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use libp2p::{
 use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
 
 use super::{
-    NetOptions, address_ranking::bare, dial_backoff::DialBackoff, protocols::Protocols,
+    NetOptions, address_ranking::without_peer_id, dial_backoff::DialBackoff, protocols::Protocols,
     provider_records::ProviderRecords, streams::Streams,
 };
 use crate::content::secret::MembershipKey;
 
-/// Longest message of the DHT: an answer names up to forty peers, and some nodes tell all their addresses.
+/// Maximum DHT message length in bytes: an answer names up to forty peers, some with all their addresses.
 const MAX_MESSAGE: usize = 64 << 10;
-/// How long one question to the DHT may take.
+/// Maximum duration of a DHT query.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
-    // First: it may refuse a connection before anything else sees it.
+    // First, so that a refused connection reaches no other behaviour.
     limits: connection_limits::Behaviour,
     pub(super) dial_backoff: DialBackoff,
     pub(super) streams: Streams,
@@ -38,14 +38,13 @@ pub(super) struct Behaviour {
     autonat_server: autonat::v2::server::Behaviour,
 }
 
-/// The name of the DHT protocol: a cluster has one of its own, so that a stranger's node is never asked.
+/// Returns the name of the DHT protocol. Each cluster has its own, so that nodes outside are never queried.
 pub(super) fn kad_protocol(membership: Option<&MembershipKey>) -> StreamProtocol {
     match membership {
         None => StreamProtocol::new("/storgo/kad/1.0.0"),
         Some(key) => {
             let tag = data_encoding::HEXLOWER.encode(&key.derive("storgo v1 kad protocol").as_bytes()[..8]);
-            StreamProtocol::try_from_owned(format!("/storgo/kad/1.0.0/{tag}"))
-                .expect("it begins with a slash")
+            StreamProtocol::try_from_owned(format!("/storgo/kad/1.0.0/{tag}")).expect("starts with a slash")
         }
     }
 }
@@ -58,17 +57,17 @@ impl Behaviour {
         protocols: Protocols,
     ) -> Self {
         let local = keypair.public().to_peer_id();
-        // Whoever calls us leaves room for those whom we call.
-        let callers = options.max_connections - options.max_connections / 4;
+        // The rest is reserved for outgoing connections.
+        let incoming = options.max_connections - options.max_connections / 4;
         let limits = ConnectionLimits::default()
             .with_max_established(Some(options.max_connections))
-            .with_max_established_incoming(Some(callers))
+            .with_max_established_incoming(Some(incoming))
             .with_max_established_per_peer(Some(4))
             .with_max_pending_incoming(Some(options.max_connections))
             .with_max_pending_outgoing(Some(options.max_connections));
         let identify = identify::Config::new("/storgo/1.0.0".into(), keypair.public())
             .with_agent_version(concat!("storgo/", env!("CARGO_PKG_VERSION")).into())
-            // A place at a relay comes late: peers are told of it.
+            // A relayed address becomes known only after peers have identified this node.
             .with_push_listen_addr_updates(true);
         Self {
             limits: connection_limits::Behaviour::new(limits),
@@ -77,7 +76,7 @@ impl Behaviour {
             kad: kademlia(options, local),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
-            mdns: multicast(options, local),
+            mdns: mdns_behaviour(options, local),
             relay_client,
             relay_server: options
                 .relay_server
@@ -96,7 +95,7 @@ fn kademlia(options: &NetOptions, local: PeerId) -> kad::Behaviour<ProviderRecor
         .set_query_timeout(QUERY_TIMEOUT)
         .set_max_packet_size(MAX_MESSAGE)
         .set_provider_record_ttl(Some(options.record_ttl))
-        // Announcements are spread over time by `announce`, a few at once.
+        // `announce` schedules announcements.
         .set_provider_publication_interval(None)
         .set_publication_interval(None)
         .set_replication_interval(None)
@@ -104,35 +103,35 @@ fn kademlia(options: &NetOptions, local: PeerId) -> kad::Behaviour<ProviderRecor
     let mut records = ProviderRecords::new(local);
     records.restore(&options.records, std::time::Instant::now());
     let mut kad = kad::Behaviour::with_config(local, records, config);
-    // A node in a private network never gets an address confirmed, and serves its own swarm all the same.
+    // By default, a node without a confirmed public address does not serve, which would leave a private network without a
+    // DHT.
     kad.set_mode(Some(kad::Mode::Server));
     kad
 }
 
-/// Sets where a peer is, for our own dials and for whoever asks for peers: by itself, Kademlia adds each address to those
-/// that it has, without limit.
+/// Replaces the addresses of a peer in the routing table. Kademlia itself only adds addresses, without limit.
 pub(super) fn set_addresses(kad: &mut kad::Behaviour<ProviderRecords>, peer: PeerId, addrs: &[Multiaddr]) {
     let known = addresses(kad, peer);
     if known.is_empty() {
-        // It may wait for a place, and what is known of those who wait cannot be seen.
+        // The peer may be pending for a full bucket, and addresses of pending peers cannot be read.
         kad.remove_peer(&peer);
     }
     for addr in addrs {
         kad.add_address(&peer, addr.clone());
     }
-    for old in known.iter().filter(|old| !addrs.contains(&bare(old))) {
+    for old in known.iter().filter(|old| !addrs.contains(&without_peer_id(old))) {
         kad.remove_address(&peer, old);
     }
 }
 
-/// Where Kademlia says that a peer is.
+/// Returns the addresses of a peer in the routing table.
 pub(super) fn addresses(kad: &mut kad::Behaviour<ProviderRecords>, peer: PeerId) -> Vec<Multiaddr> {
     let Some(bucket) = kad.kbucket(peer) else { return Vec::new() };
     let entry = bucket.iter().find(|entry| *entry.node.key.preimage() == peer);
     entry.map(|entry| entry.node.value.iter().cloned().collect()).unwrap_or_default()
 }
 
-/// A relay for files, not for a chat.
+/// Limits for relayed file transfers; the defaults of libp2p are for short messages.
 fn relay_config(options: &NetOptions) -> relay::Config {
     relay::Config {
         max_circuits: 64,
@@ -142,15 +141,15 @@ fn relay_config(options: &NetOptions) -> relay::Config {
     }
 }
 
-/// A machine without a multicast interface is no error: it finds its peers another way.
-fn multicast(options: &NetOptions, local: PeerId) -> Toggle<mdns::tokio::Behaviour> {
+/// Returns mDNS if it is enabled and the machine has a multicast interface.
+fn mdns_behaviour(options: &NetOptions, local: PeerId) -> Toggle<mdns::tokio::Behaviour> {
     if !options.mdns {
         return None.into();
     }
     match mdns::tokio::Behaviour::new(mdns::Config::default(), local) {
         Ok(behaviour) => Some(behaviour).into(),
         Err(e) => {
-            tracing::warn!("peers on the local network cannot be found by mDNS: {e}");
+            tracing::warn!("mDNS is not available, peers on the local network are not discovered: {e}");
             None.into()
         }
     }
@@ -162,7 +161,7 @@ mod tests {
     use crate::content::secret::{ClusterKey, Key};
 
     #[test]
-    fn a_clusters_dht_is_named_as_the_golden_vectors_say() {
+    fn the_dht_protocol_of_a_cluster_matches_the_golden_vectors() {
         let vectors = include_str!("../../tests/vectors/keys.json");
         let vectors: serde_json::Value = serde_json::from_str(vectors).expect("JSON");
         let mut checked = 0;
@@ -178,19 +177,19 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_says_again_takes_the_place_of_what_it_said_before() {
+    fn new_addresses_of_a_peer_replace_the_old_ones() {
         let options = NetOptions::new(Keypair::generate_ed25519());
         let mut kad = kademlia(&options, options.keypair.public().to_peer_id());
-        // So many that some of them wait for a place.
+        // So many that some of them are pending.
         let peers: Vec<PeerId> = (0..60).map(|_| PeerId::random()).collect();
         for round in 0..50 {
             for peer in &peers {
-                let said: Vec<Multiaddr> = (0..4)
+                let reported: Vec<Multiaddr> = (0..4)
                     .map(|n| format!("/ip4/192.0.2.{n}/tcp/{}", 1000 + round).parse().expect("a multiaddr"))
                     .collect();
-                set_addresses(&mut kad, *peer, &said);
-                let known: Vec<Multiaddr> = addresses(&mut kad, *peer).iter().map(bare).collect();
-                assert!(known.is_empty() || known == said, "{known:?}");
+                set_addresses(&mut kad, *peer, &reported);
+                let known: Vec<Multiaddr> = addresses(&mut kad, *peer).iter().map(without_peer_id).collect();
+                assert!(known.is_empty() || known == reported, "{known:?}");
             }
         }
         assert!(peers.iter().any(|peer| !addresses(&mut kad, *peer).is_empty()));

@@ -1,9 +1,9 @@
-//! Peers that could not be reached a moment ago.
+//! Dial backoff: peers that could not be reached recently are not dialled again at once.
 //!
-//! The DHT goes on naming a peer that has left, and each question to it would dial that peer again and wait for the end
-//! of it. So a failure is remembered: until it is time for another try, the DHT's dials to that peer fail at once. Whoever
-//! wants a stream to it is refused for some seconds after a try alone, since the peer may be back. It is forgotten when the peer is connected, or when another address of it becomes known. Dials that
-//! this program makes of its own accord (bootstrap addresses, the way back into the swarm, a user's) are never refused.
+//! The DHT goes on naming a peer that has left, and each query would dial it again and wait for the failure. So until a
+//! pause is over, the DHT's dials to that peer fail at once. Streams to it are refused only for some seconds after a
+//! failure, because the peer may be back. A connection to the peer or a new address of it ends the pause. Dials to bootstrap
+//! addresses, to remembered peers and on behalf of the user are never refused.
 
 use std::{
     collections::HashMap,
@@ -22,69 +22,70 @@ use libp2p::{
 };
 use tokio::time::Instant;
 
-use super::address_ranking::bare;
+use super::address_ranking::without_peer_id;
 
-/// First and longest pause between two tries.
+/// First and longest pause between two dials to a peer.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(600));
-/// How long nobody is made to wait for another try.
-const AT_ONCE: Duration = Duration::from_secs(10);
-/// Peers remembered at most.
+/// Time after a failed dial for which streams to the peer are refused.
+const REFUSE: Duration = Duration::from_secs(10);
+/// Maximum peers remembered.
 const PEERS: usize = 4096;
 
-/// The memory, and the behaviour that acts on it.
+/// Peers that could not be reached, and the behaviour that refuses dials to them.
 #[derive(Default)]
 pub(super) struct DialBackoff {
-    peers: HashMap<PeerId, Entry>,
-    /// The dial that is made now whatever is remembered.
+    peers: HashMap<PeerId, Backoff>,
+    /// The dial that is allowed in spite of a pause.
     allowed: Option<ConnectionId>,
 }
 
-struct Entry {
-    /// The end of the last try.
-    last: Instant,
+struct Backoff {
+    /// When the last dial failed.
+    failed_at: Instant,
     until: Instant,
+    /// The pause after the next failure.
     pause: Duration,
-    /// Where it was tried; none where it was only slow to answer.
+    /// The addresses that failed. `None` means that the peer was only slow to answer.
     tried: Option<Vec<Multiaddr>>,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("the peer could not be reached a moment ago")]
-struct TriedJustNow;
+struct Refused;
 
 impl DialBackoff {
-    /// A peer could not be reached at these addresses.
+    /// Notes that a peer could not be reached at these addresses.
     pub(super) fn failed<'a>(
         &mut self,
         peer: PeerId,
         tried: impl IntoIterator<Item = &'a Multiaddr>,
         now: Instant,
     ) {
-        let tried = tried.into_iter().map(bare).collect();
-        self.note(peer, Some(tried), now);
+        let tried = tried.into_iter().map(without_peer_id).collect();
+        self.add(peer, Some(tried), now);
     }
 
-    /// A peer takes so long to answer that the DHT does without it. It may still be there.
+    /// Notes that a peer takes too long to answer for the DHT. It may still be there.
     pub(super) fn slow(&mut self, peer: PeerId, now: Instant) {
         if !self.is_failed(&peer, now) {
-            self.note(peer, None, now);
+            self.add(peer, None, now);
         }
     }
 
-    fn note(&mut self, peer: PeerId, tried: Option<Vec<Multiaddr>>, now: Instant) {
+    fn add(&mut self, peer: PeerId, tried: Option<Vec<Multiaddr>>, now: Instant) {
         if self.peers.len() >= PEERS && !self.peers.contains_key(&peer) {
             self.peers.retain(|_, entry| entry.until > now);
             if self.peers.len() >= PEERS {
                 return;
             }
         }
-        let new = Entry { last: now, until: now, pause: PAUSE.0, tried: None };
+        let new = Backoff { failed_at: now, until: now, pause: PAUSE.0, tried: None };
         let entry = self.peers.entry(peer).or_insert(new);
         if entry.until + PAUSE.1 <= now {
-            // Long ago.
+            // The last failure was long ago.
             entry.pause = PAUSE.0;
         }
-        entry.last = now;
+        entry.failed_at = now;
         // Several dials that end at once are one failure.
         if entry.until <= now {
             entry.until = now + entry.pause;
@@ -93,20 +94,20 @@ impl DialBackoff {
         entry.tried = tried.or(entry.tried.take());
     }
 
-    /// Whether it is known that a peer cannot be reached now.
+    /// Returns whether a dial to the peer failed and its pause is not over.
     pub(super) fn is_failed(&self, peer: &PeerId, now: Instant) -> bool {
         self.peers.get(peer).is_some_and(|entry| entry.until > now && entry.tried.is_some())
     }
 
-    /// Whether a peer was tried in vain a few seconds ago.
-    pub(super) fn was_just_tried(&self, peer: &PeerId, now: Instant) -> bool {
-        self.is_failed(peer, now) && self.peers.get(peer).is_some_and(|entry| entry.last + AT_ONCE > now)
+    /// Returns whether a dial to the peer failed a few seconds ago.
+    pub(super) fn just_failed(&self, peer: &PeerId, now: Instant) -> bool {
+        self.is_failed(peer, now) && self.peers.get(peer).is_some_and(|entry| entry.failed_at + REFUSE > now)
     }
 
-    /// An address of a peer has become known: where it was not tried, the peer is worth a try.
-    pub(super) fn heard(&mut self, peer: &PeerId, addr: &Multiaddr) {
-        let addr = bare(addr);
-        let untried = |entry: &Entry| entry.tried.as_ref().is_none_or(|tried| !tried.contains(&addr));
+    /// Ends the pause of a peer if this address of it was not tried.
+    pub(super) fn add_address(&mut self, peer: &PeerId, addr: &Multiaddr) {
+        let addr = without_peer_id(addr);
+        let untried = |entry: &Backoff| entry.tried.as_ref().is_none_or(|tried| !tried.contains(&addr));
         if self.peers.get(peer).is_some_and(untried) {
             self.peers.remove(peer);
         }
@@ -116,12 +117,12 @@ impl DialBackoff {
         self.peers.remove(peer);
     }
 
-    /// What was noted while this machine had no network says nothing of the peers.
-    pub(super) fn forget_all(&mut self) {
+    /// Ends all pauses: dials failed because this machine had no network.
+    pub(super) fn clear(&mut self) {
         self.peers.clear();
     }
 
-    /// Lets one dial pass whatever is remembered; none: no more.
+    /// Allows one dial in spite of a pause. `None` allows no dial.
     pub(super) fn allow(&mut self, dial: Option<ConnectionId>) {
         self.allowed = dial;
     }
@@ -139,9 +140,9 @@ impl NetworkBehaviour for DialBackoff {
         _: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
         let now = Instant::now();
-        let noted = peer.and_then(|peer| self.peers.get(&peer)).is_some_and(|entry| entry.until > now);
-        if noted && self.allowed != Some(id) {
-            return Err(ConnectionDenied::new(TriedJustNow));
+        let paused = peer.and_then(|peer| self.peers.get(&peer)).is_some_and(|entry| entry.until > now);
+        if paused && self.allowed != Some(id) {
+            return Err(ConnectionDenied::new(Refused));
         }
         Ok(Vec::new())
     }
@@ -186,46 +187,46 @@ mod tests {
         format!("/ip4/192.0.2.1/tcp/{port}").parse().expect("a multiaddr")
     }
 
-    fn is_refused(memory: &mut DialBackoff, peer: PeerId, id: ConnectionId) -> bool {
-        memory.handle_pending_outbound_connection(id, Some(peer), &[], Endpoint::Dialer).is_err()
+    fn is_refused(backoff: &mut DialBackoff, peer: PeerId, id: ConnectionId) -> bool {
+        backoff.handle_pending_outbound_connection(id, Some(peer), &[], Endpoint::Dialer).is_err()
     }
 
     #[test]
-    fn who_could_not_be_reached_is_left_alone_for_longer_and_longer() {
-        let (mut memory, peer, mut now) = (DialBackoff::default(), PeerId::random(), Instant::now());
+    fn the_pause_doubles_with_each_failure_up_to_its_maximum() {
+        let (mut backoff, peer, mut now) = (DialBackoff::default(), PeerId::random(), Instant::now());
         for round in 0..10 {
-            memory.failed(peer, &[addr(1)], now);
-            memory.failed(peer, &[addr(1)], now);
+            backoff.failed(peer, &[addr(1)], now);
+            backoff.failed(peer, &[addr(1)], now);
             let pause = (PAUSE.0 * 2_u32.pow(round)).min(PAUSE.1);
-            assert!(memory.is_failed(&peer, now + pause - Duration::from_millis(1)), "round {round}");
-            assert!(memory.was_just_tried(&peer, now) && !memory.was_just_tried(&peer, now + AT_ONCE));
+            assert!(backoff.is_failed(&peer, now + pause - Duration::from_millis(1)), "round {round}");
+            assert!(backoff.just_failed(&peer, now) && !backoff.just_failed(&peer, now + REFUSE));
             now += pause;
-            assert!(!memory.is_failed(&peer, now), "round {round}");
+            assert!(!backoff.is_failed(&peer, now), "round {round}");
         }
         now += PAUSE.1;
-        memory.failed(peer, &[addr(1)], now);
-        assert!(!memory.is_failed(&peer, now + PAUSE.0), "what was long ago counts no more");
+        backoff.failed(peer, &[addr(1)], now);
+        assert!(!backoff.is_failed(&peer, now + PAUSE.0), "the pause starts again after a long time");
     }
 
     #[test]
-    fn a_connection_or_another_address_is_a_new_beginning() {
-        let (mut memory, peer, now) = (DialBackoff::default(), PeerId::random(), Instant::now());
-        let (id, own) = (ConnectionId::new_unchecked(1), ConnectionId::new_unchecked(2));
-        memory.failed(peer, &[addr(1).with_p2p(peer).expect("no id yet")], now);
-        memory.heard(&peer, &addr(1));
-        assert!(memory.is_failed(&peer, now) && is_refused(&mut memory, peer, id));
-        assert!(!is_refused(&mut memory, PeerId::random(), id));
-        memory.allow(Some(own));
-        assert!(is_refused(&mut memory, peer, id) && !is_refused(&mut memory, peer, own));
-        memory.heard(&peer, &addr(2));
-        assert!(!memory.is_failed(&peer, now) && !is_refused(&mut memory, peer, id));
-        memory.failed(peer, &[addr(1)], now);
-        memory.connected(&peer);
-        assert!(!is_refused(&mut memory, peer, id));
-        // Of one that is only slow, nobody says that it cannot be reached.
-        memory.slow(peer, now);
-        assert!(is_refused(&mut memory, peer, id) && !memory.is_failed(&peer, now));
-        memory.forget_all();
-        assert!(!is_refused(&mut memory, peer, id));
+    fn a_connection_or_a_new_address_ends_the_pause() {
+        let (mut backoff, peer, now) = (DialBackoff::default(), PeerId::random(), Instant::now());
+        let (id, allowed) = (ConnectionId::new_unchecked(1), ConnectionId::new_unchecked(2));
+        backoff.failed(peer, &[addr(1).with_p2p(peer).expect("no id yet")], now);
+        backoff.add_address(&peer, &addr(1));
+        assert!(backoff.is_failed(&peer, now) && is_refused(&mut backoff, peer, id));
+        assert!(!is_refused(&mut backoff, PeerId::random(), id));
+        backoff.allow(Some(allowed));
+        assert!(is_refused(&mut backoff, peer, id) && !is_refused(&mut backoff, peer, allowed));
+        backoff.add_address(&peer, &addr(2));
+        assert!(!backoff.is_failed(&peer, now) && !is_refused(&mut backoff, peer, id));
+        backoff.failed(peer, &[addr(1)], now);
+        backoff.connected(&peer);
+        assert!(!is_refused(&mut backoff, peer, id));
+        // A slow peer is refused to the DHT and does not count as failed.
+        backoff.slow(peer, now);
+        assert!(is_refused(&mut backoff, peer, id) && !backoff.is_failed(&peer, now));
+        backoff.clear();
+        assert!(!is_refused(&mut backoff, peer, id));
     }
 }

@@ -17,16 +17,16 @@ pub(super) struct IdentifyLimit(HashMap<PeerId, Instant>);
 impl IdentifyLimit {
     /// Returns whether to process an update of this peer, and counts it if so.
     pub(super) fn is_due(&mut self, peer: PeerId, now: Instant) -> bool {
-        let rested = self.0.entry(peer).or_insert(now);
-        if *rested + EACH > now + EACH * IN_A_ROW {
+        let available = self.0.entry(peer).or_insert(now);
+        if *available + EACH > now + EACH * IN_A_ROW {
             return false;
         }
-        *rested = (*rested).max(now) + EACH;
+        *available = (*available).max(now) + EACH;
         true
     }
 
     /// Forgets a peer that has disconnected.
-    pub(super) fn gone(&mut self, peer: &PeerId) {
+    pub(super) fn remove(&mut self, peer: &PeerId) {
         self.0.remove(peer);
     }
 }
@@ -37,12 +37,12 @@ mod tests {
 
     #[test]
     fn a_peer_that_sends_many_updates_is_limited_to_a_burst_and_then_one_per_interval() {
-        let (mut limit, loud, start) = (IdentifyLimit::default(), PeerId::random(), Instant::now());
+        let (mut limit, peer, start) = (IdentifyLimit::default(), PeerId::random(), Instant::now());
         let accepted =
             |limit: &mut IdentifyLimit, peer, now| (0..1000).filter(|_| limit.is_due(peer, now)).count();
-        assert_eq!(accepted(&mut limit, loud, start), 24);
-        assert_eq!(accepted(&mut limit, loud, start + EACH), 1);
+        assert_eq!(accepted(&mut limit, peer, start), 24);
+        assert_eq!(accepted(&mut limit, peer, start + EACH), 1);
         assert_eq!(accepted(&mut limit, PeerId::random(), start), 24);
-        assert_eq!(accepted(&mut limit, loud, start + EACH * 100), 24);
+        assert_eq!(accepted(&mut limit, peer, start + EACH * 100), 24);
     }
 }

@@ -1,7 +1,7 @@
-//! Yamux over a connection, set for bulk.
+//! Yamux with long frames, for bulk data.
 //!
-//! libp2p's own adapter sends frames of 16 KiB, each one copied and each one a wake-up, and has no setting for it. This
-//! one drives the `yamux` crate directly, with long frames.
+//! The adapter of libp2p copies and wakes up for each frame of 16 KiB and has no setting for it. This one drives the
+//! `yamux` crate directly.
 
 use std::{
     collections::VecDeque,
@@ -21,20 +21,20 @@ use libp2p::{
 };
 use yamux::{Config, Connection, ConnectionError, Mode, Stream};
 
-/// Bytes of a frame at most. A block travels in two of them.
+/// Maximum frame length in bytes. A block takes two frames.
 const FRAME: usize = 1 << 20;
-/// Streams of a connection at most, theirs and ours.
+/// Maximum streams of a connection in both directions.
 const STREAMS: usize = 256;
-/// Bytes that a peer may have on the way to us, over all streams of a connection.
+/// Maximum bytes in flight from the peer over all streams of a connection.
 const WINDOW: usize = STREAMS * (256 << 10);
-/// Streams that a peer may open before anybody here asks for them.
+/// Maximum incoming streams that wait to be accepted.
 const WAITING: usize = 64;
 
 /// Upgrades a connection to Yamux.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Bulk;
+pub(super) struct BulkYamux;
 
-impl Bulk {
+impl BulkYamux {
     fn mux<C: AsyncRead + AsyncWrite + Send + Unpin + 'static>(socket: C, mode: Mode) -> Mux<C> {
         let mut config = Config::default();
         config.set_max_num_streams(STREAMS);
@@ -44,7 +44,7 @@ impl Bulk {
     }
 }
 
-impl UpgradeInfo for Bulk {
+impl UpgradeInfo for BulkYamux {
     type Info = &'static str;
     type InfoIter = iter::Once<Self::Info>;
 
@@ -53,7 +53,7 @@ impl UpgradeInfo for Bulk {
     }
 }
 
-impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> InboundConnectionUpgrade<C> for Bulk {
+impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> InboundConnectionUpgrade<C> for BulkYamux {
     type Output = Mux<C>;
     type Error = Infallible;
     type Future = future::Ready<Result<Self::Output, Infallible>>;
@@ -63,7 +63,7 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> InboundConnectionUpgrad
     }
 }
 
-impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgrade<C> for Bulk {
+impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgrade<C> for BulkYamux {
     type Output = Mux<C>;
     type Error = Infallible;
     type Future = future::Ready<Result<Self::Output, Infallible>>;
@@ -73,11 +73,10 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgra
     }
 }
 
-/// A connection that carries many streams.
+/// A multiplexed connection.
 pub(super) struct Mux<C> {
     connection: Connection<C>,
-    /// Streams that arrived while nobody asked: all traffic of the connection moves only when the next inbound stream
-    /// is looked for.
+    /// Streams that arrived while none was to be accepted: polling for the next one drives the whole connection.
     waiting: VecDeque<Stream>,
     waker: Option<Waker>,
 }
@@ -116,7 +115,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Mux<C> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<StreamMuxerEvent, Closed>> {
         let stream = ready!(self.poll_next(cx))?;
-        // A peer that opens streams faster than they are taken loses the newest: it sees a reset.
+        // Above the maximum, the newest stream is reset.
         if self.waiting.len() < WAITING {
             self.waiting.push_back(stream);
             if let Some(waker) = self.waker.take() {
@@ -128,7 +127,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Mux<C> {
     }
 }
 
-/// The connection is of no more use.
+/// The connection has failed.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(super) struct Closed(ConnectionError);

@@ -1,16 +1,15 @@
-//! The proof of membership on QUIC.
+//! Proof of membership on QUIC.
 //!
-//! On TCP the cluster's key is part of the Noise prologue: with another key the handshake fails. QUIC has TLS and no
-//! prologue, so right after the handshake, before the connection is handed to anything that would answer, both sides
-//! prove that they have the key:
+//! On TCP the cluster's key is part of the Noise prologue: with another key the handshake fails. TLS in QUIC has no
+//! prologue. So right after the handshake and before any protocol starts, both sides prove that they have the key:
 //!
 //! ```text
 //! dialer   ─ 32 random bytes ─▶ listener
 //! dialer   ◀─ 32 random bytes ‖ MAC("listener") ─ listener
 //! dialer   ─ MAC("dialer") ─▶ listener        MAC = BLAKE3 keyed, over role ‖ both peer ids ‖ both random values
 //! ```
-//! TLS has proven the peer ids by then. A proof names them both and the two random values of this very connection, so
-//! one that was made for another connection, or for another pair of peers, is worth nothing here.
+//! TLS has proven the peer ids by then. A proof covers both peer ids and both random values of this connection, so it is
+//! not valid on another connection or for other peers.
 
 use std::{io, time::Duration};
 
@@ -25,7 +24,7 @@ use libp2p::{
 
 use crate::content::secret::{Key, MembershipKey};
 
-/// How long a peer has to prove itself.
+/// Time within which a peer must prove its membership.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why a peer is not known to be a member of this cluster.
@@ -39,7 +38,7 @@ pub(super) enum ProofError {
     Wrong,
 }
 
-/// Runs the proof on a fresh connection.
+/// Runs the proof on a new connection. Without a key there is none.
 pub(super) async fn run(
     key: Option<MembershipKey>,
     local: PeerId,
@@ -50,7 +49,7 @@ pub(super) async fn run(
         return Ok((remote, muxer));
     };
     let key = key.derive("storgo v1 quic proof");
-    let proof = prove(&key, local, remote, &mut muxer, begins(&endpoint));
+    let proof = prove(&key, local, remote, &mut muxer, is_dialer(&endpoint));
     match tokio::time::timeout(DEADLINE, proof).await {
         Ok(Ok(())) => Ok((remote, muxer)),
         Ok(Err(error)) => Err(error),
@@ -58,8 +57,8 @@ pub(super) async fn run(
     }
 }
 
-/// Whether this side begins. In a hole punch both sides dial, and one of them does so as the listener.
-fn begins(endpoint: &ConnectedPoint) -> bool {
+/// Returns whether this side takes the role of the dialer. In a hole punch both sides dial, one of them as the listener.
+fn is_dialer(endpoint: &ConnectedPoint) -> bool {
     match endpoint {
         ConnectedPoint::Dialer { role_override, .. } => role_override.is_dialer(),
         ConnectedPoint::Listener { .. } => false,
@@ -77,20 +76,24 @@ async fn prove(
     // The muxer must be polled for the stream to move.
     let exchange = async {
         if dialer {
-            let ours: [u8; 32] = rand::random();
-            stream.write_all(&ours).await?;
+            let local_random: [u8; 32] = rand::random();
+            stream.write_all(&local_random).await?;
             stream.flush().await?;
-            let (theirs, shown) = (read(&mut stream).await?, read(&mut stream).await?);
-            check(shown, mac(key, b"listener", local, remote, &ours, &theirs))?;
-            stream.write_all(mac(key, b"dialer", local, remote, &ours, &theirs).as_bytes()).await?;
+            let (remote_random, proof) = (read(&mut stream).await?, read(&mut stream).await?);
+            check(proof, mac(key, b"listener", local, remote, &local_random, &remote_random))?;
+            stream
+                .write_all(mac(key, b"dialer", local, remote, &local_random, &remote_random).as_bytes())
+                .await?;
         } else {
-            let theirs = read(&mut stream).await?;
-            let ours: [u8; 32] = rand::random();
-            stream.write_all(&ours).await?;
-            stream.write_all(mac(key, b"listener", remote, local, &theirs, &ours).as_bytes()).await?;
+            let remote_random = read(&mut stream).await?;
+            let local_random: [u8; 32] = rand::random();
+            stream.write_all(&local_random).await?;
+            stream
+                .write_all(mac(key, b"listener", remote, local, &remote_random, &local_random).as_bytes())
+                .await?;
             stream.flush().await?;
-            let shown = read(&mut stream).await?;
-            check(shown, mac(key, b"dialer", remote, local, &theirs, &ours))?;
+            let proof = read(&mut stream).await?;
+            check(proof, mac(key, b"dialer", remote, local, &remote_random, &local_random))?;
         }
         stream.close().await
     };
@@ -138,7 +141,7 @@ fn mac(
     second: &[u8; 32],
 ) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new_keyed(key.as_bytes());
-    // Lengths first: no two different inputs run together into one.
+    // Each part is preceded by its length, so that different inputs have different encodings.
     for part in [role, &dialer.to_bytes(), &listener.to_bytes(), first, second] {
         hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
     }
@@ -146,8 +149,8 @@ fn mac(
 }
 
 /// Compares in constant time, as BLAKE3's hash type does.
-fn check(shown: [u8; 32], made: blake3::Hash) -> io::Result<()> {
-    if blake3::Hash::from_bytes(shown) == made {
+fn check(proof: [u8; 32], expected: blake3::Hash) -> io::Result<()> {
+    if blake3::Hash::from_bytes(proof) == expected {
         Ok(())
     } else {
         Err(io::Error::new(io::ErrorKind::PermissionDenied, ProofError::Wrong))
@@ -164,22 +167,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn in_a_hole_punch_one_of_two_dialers_begins() {
+    fn in_a_hole_punch_one_of_the_two_dialers_has_the_role_of_the_listener() {
         let dialing_as = |role_override| ConnectedPoint::Dialer {
             address: Multiaddr::empty(),
             role_override,
             port_use: PortUse::Reuse,
         };
-        assert!(begins(&dialing_as(Endpoint::Dialer)));
-        assert!(!begins(&dialing_as(Endpoint::Listener)));
+        assert!(is_dialer(&dialing_as(Endpoint::Dialer)));
+        assert!(!is_dialer(&dialing_as(Endpoint::Listener)));
     }
 
     #[test]
-    fn a_proof_is_for_one_connection_and_one_role_alone() {
+    fn a_proof_is_valid_for_one_connection_and_one_role() {
         let key = Key::new([1; 32]);
         let (a, b) = (PeerId::random(), PeerId::random());
-        let made = mac(&key, b"dialer", a, b, &[1; 32], &[2; 32]);
-        assert!(check(*made.as_bytes(), made).is_ok());
+        let proof = mac(&key, b"dialer", a, b, &[1; 32], &[2; 32]);
+        assert!(check(*proof.as_bytes(), proof).is_ok());
         for other in [
             mac(&key, b"listener", a, b, &[1; 32], &[2; 32]),
             mac(&key, b"dialer", b, a, &[1; 32], &[2; 32]),
@@ -187,7 +190,7 @@ mod tests {
             mac(&key, b"dialer", a, b, &[1; 32], &[3; 32]),
             mac(&Key::new([2; 32]), b"dialer", a, b, &[1; 32], &[2; 32]),
         ] {
-            assert!(check(*made.as_bytes(), other).is_err());
+            assert!(check(*proof.as_bytes(), other).is_err());
         }
     }
 }

@@ -1,14 +1,14 @@
 //! The provider records that this node holds for the DHT.
 //!
-//! Own records are without limit: a node may announce as many files as it has. Records of others are bounded per key,
-//! per peer and in all, and expire. Values are not taken: storgo's DHT says who has a file, and nothing else.
+//! Own records are unlimited: a node may announce all its files. Records of other peers are limited for each key, for each
+//! peer and in all, and expire. DHT values are refused.
 //!
-//! Whoever asks is told where a provider is, or it could not reach one that it never met. Those addresses are the
-//! provider's choice, so few and short ones are kept, once for each provider and not once for each record.
+//! Answers name a provider's addresses, so that a peer can reach a provider that it never met. The provider chooses them,
+//! so only a few short ones are stored, once for each provider and not for each record.
 
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet, hash_set},
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,64 +25,64 @@ use serde::{Deserialize, Serialize};
 use super::address_ranking;
 use crate::content::cid::Cid;
 
-/// Providers of one key that are kept.
+/// Maximum providers of one key.
 const PER_KEY: usize = 64;
-/// Records of one peer that are kept.
+/// Maximum records of one peer.
 const PER_PEER: usize = 200_000;
-/// Records of others that are kept in all. Some 150 bytes each.
+/// Maximum records of other peers. One takes about 150 bytes.
 const TOTAL: usize = 500_000;
-/// Where they are full, this part of them is dropped at most to make room: of the peer that has most.
-const ROOM: usize = 100;
-/// Longest key that is taken, in bytes: a multihash of ours is 22 long.
+/// Divisor of the maximum: at most this part is dropped at once to make room.
+const MAKE_ROOM_PART: usize = 100;
+/// Maximum key length in bytes. A multihash of storgo has 22.
 const MAX_KEY: usize = 64;
-/// Bytes of addresses that are kept in all. Beyond it, a provider is found only by way of the routing table.
+/// Maximum bytes of addresses. Above it, a provider is found only through the routing table.
 const ADDRESS_BYTES: usize = 4 << 20;
 
 /// The store.
 pub(super) struct ProviderRecords {
     local: PeerId,
-    /// Keys alone: all of them have the same provider, and none expires.
+    /// Keys only: they have the same provider and do not expire.
     own: HashSet<Box<[u8]>>,
-    others: HashMap<RecordKey, Vec<Held>>,
-    providers: HashMap<Arc<PeerId>, Provider>,
+    others: HashMap<RecordKey, Vec<StoredRecord>>,
+    providers: HashMap<Arc<PeerId>, ProviderInfo>,
     total: usize,
-    /// Records of others that are kept in all.
-    most: usize,
+    /// Maximum of `total`.
+    max_total: usize,
     address_bytes: usize,
-    /// Grows with each change of what others have here.
+    /// Grows with each change of the records of other peers.
     version: u64,
 }
 
 /// A record of another peer.
-struct Held {
+struct StoredRecord {
     provider: Arc<PeerId>,
     expires: Option<Instant>,
 }
 
-/// What is kept of a peer that has records here.
+/// A peer that has records here.
 #[derive(Default)]
-struct Provider {
+struct ProviderInfo {
     records: usize,
-    /// As it said last.
+    /// The addresses that it reported last.
     addresses: Vec<Multiaddr>,
 }
 
-/// A record as it is saved: its key, its provider, and the seconds that are left to it.
+/// A saved record: its key, its provider, and the seconds until it expires.
 #[derive(Serialize, Deserialize)]
 struct Saved(#[serde(with = "serde_bytes")] Vec<u8>, #[serde(with = "serde_bytes")] Vec<u8>, u64);
 
-/// A provider as it is saved: its id, and where it is.
+/// A saved provider: its id and its addresses.
 #[derive(Serialize, Deserialize)]
 struct SavedProvider(#[serde(with = "serde_bytes")] Vec<u8>, Vec<Multiaddr>);
 
-/// All that is saved.
+/// A snapshot.
 #[derive(Serialize, Deserialize)]
 struct SavedRecords {
     records: Vec<Saved>,
     providers: Vec<SavedProvider>,
 }
 
-impl Held {
+impl StoredRecord {
     fn is_expired(&self, now: Instant) -> bool {
         self.expires.is_some_and(|at| at <= now)
     }
@@ -96,18 +96,19 @@ impl ProviderRecords {
             others: HashMap::new(),
             providers: HashMap::new(),
             total: 0,
-            most: TOTAL,
+            max_total: TOTAL,
             address_bytes: 0,
             version: 0,
         }
     }
 
-    /// Another number after each change of what others have here.
+    /// Returns a number that changes with each change of the records of other peers.
     pub(super) fn version(&self) -> u64 {
         self.version
     }
 
-    fn forget(&mut self, peer: &PeerId) {
+    /// Updates the counts after a record of this peer was removed.
+    fn record_removed(&mut self, peer: &PeerId) {
         self.version += 1;
         self.total = self.total.saturating_sub(1);
         if let Some(provider) = self.providers.get_mut(peer) {
@@ -119,67 +120,67 @@ impl ProviderRecords {
         }
     }
 
-    /// Notes where a provider, if this peer is one, says that it is; what does not fit is left out.
-    pub(super) fn note_addresses(&mut self, peer: &PeerId, said: &[Multiaddr]) {
+    /// Sets the addresses that a peer reports of itself, if it is a provider. Addresses above the limit are left out.
+    pub(super) fn set_addresses(&mut self, peer: &PeerId, reported: &[Multiaddr]) {
         let Some(provider) = self.providers.get_mut(peer) else { return };
-        let mut kept = address_ranking::choose(said, &provider.addresses, |_| false);
-        if kept.is_empty() || kept == provider.addresses {
+        let mut addresses = address_ranking::select(reported, &provider.addresses, |_| false);
+        if addresses.is_empty() || addresses == provider.addresses {
             return;
         }
         self.address_bytes -= len(&provider.addresses);
-        if self.address_bytes + len(&kept) > ADDRESS_BYTES {
-            kept = Vec::new();
+        if self.address_bytes + len(&addresses) > ADDRESS_BYTES {
+            addresses = Vec::new();
         }
-        self.address_bytes += len(&kept);
-        provider.addresses = kept;
+        self.address_bytes += len(&addresses);
+        provider.addresses = addresses;
         self.version += 1;
     }
 
-    /// Drops some records of whoever has most here, for one that has so `few`; answers whether there is room now.
-    fn make_room(&mut self, few: usize) -> bool {
+    /// Drops some records of the peer with the most, for a peer with `count` records. Returns whether there is room.
+    fn make_room(&mut self, count: usize) -> bool {
         let by_records = self.providers.iter().max_by_key(|(_, provider)| provider.records);
-        let Some((greatest, records)) = by_records.map(|(peer, known)| (Arc::clone(peer), known.records))
+        let Some((largest, records)) = by_records.map(|(peer, known)| (Arc::clone(peer), known.records))
         else {
             return false;
         };
-        if records <= few + 1 {
+        if records <= count + 1 {
             return false;
         }
-        // All records are looked through for it, so that many are dropped at once.
-        let mut left = ((records - few) / 2).clamp(1, self.most.div_ceil(ROOM));
+        // Many are dropped at once, because this visits all records.
+        let mut left = ((records - count) / 2).clamp(1, self.max_total.div_ceil(MAKE_ROOM_PART));
         let mut dropped = 0;
         self.others.retain(|_, records| {
             records.retain(|held| {
-                let goes = left > 0 && held.provider == greatest;
-                left -= usize::from(goes);
-                dropped += usize::from(goes);
-                !goes
+                let drop = left > 0 && held.provider == largest;
+                left -= usize::from(drop);
+                dropped += usize::from(drop);
+                !drop
             });
             !records.is_empty()
         });
-        (0..dropped).for_each(|_| self.forget(&greatest));
+        (0..dropped).for_each(|_| self.record_removed(&largest));
         dropped > 0
     }
 
-    /// Drops what has expired.
+    /// Drops expired records.
     pub(super) fn expire(&mut self, now: Instant) {
-        let mut gone = Vec::new();
+        let mut expired = Vec::new();
         self.others.retain(|_, records| {
             records.retain(|held| {
                 let live = !held.is_expired(now);
                 if !live {
-                    gone.push(Arc::clone(&held.provider));
+                    expired.push(Arc::clone(&held.provider));
                 }
                 live
             });
             !records.is_empty()
         });
-        for peer in gone {
-            self.forget(&peer);
+        for peer in expired {
+            self.record_removed(&peer);
         }
     }
 
-    /// Records of others, to be read again by [`ProviderRecords::restore`] after a restart.
+    /// Encodes the records of other peers for [`ProviderRecords::restore`] after a restart.
     pub(super) fn snapshot(&self, now: Instant) -> Vec<u8> {
         let records: Vec<Saved> = self
             .others
@@ -197,15 +198,12 @@ impl ProviderRecords {
         serde_ipld_dagcbor::to_vec(&saved).unwrap_or_default()
     }
 
-    /// Takes a snapshot back. Time that passed while the node was down does not count: a record that is out of date
-    /// costs a reader one question.
+    /// Restores a snapshot, unless it is damaged. The time for which the node was down does not count: an outdated record
+    /// costs a reader one request.
     pub(super) fn restore(&mut self, snapshot: &[u8], now: Instant) {
-        let SavedRecords { records, providers } =
-            serde_ipld_dagcbor::from_slice(snapshot).unwrap_or_else(|_| SavedRecords {
-                // As it was before addresses were kept.
-                records: serde_ipld_dagcbor::from_slice(snapshot).unwrap_or_default(),
-                providers: Vec::new(),
-            });
+        let Ok(SavedRecords { records, providers }) = serde_ipld_dagcbor::from_slice(snapshot) else {
+            return;
+        };
         for Saved(key, peer, left) in records {
             let Ok(provider) = PeerId::from_bytes(&peer) else {
                 continue;
@@ -217,13 +215,13 @@ impl ProviderRecords {
         }
         for SavedProvider(peer, addresses) in providers {
             if let Ok(peer) = PeerId::from_bytes(&peer) {
-                self.note_addresses(&peer, &addresses);
+                self.set_addresses(&peer, &addresses);
             }
         }
     }
 }
 
-/// Bytes of all these addresses.
+/// Returns the total length of addresses in bytes.
 fn len(addresses: &[Multiaddr]) -> usize {
     addresses.iter().map(Multiaddr::len).sum()
 }
@@ -233,7 +231,7 @@ pub(super) fn key(root: &Cid) -> RecordKey {
     RecordKey::new(&root.multihash())
 }
 
-/// A record of this node.
+/// Returns a record of this node.
 fn own(key: &[u8], local: PeerId) -> ProviderRecord {
     ProviderRecord {
         key: RecordKey::from(key.to_vec()),
@@ -243,23 +241,9 @@ fn own(key: &[u8], local: PeerId) -> ProviderRecord {
     }
 }
 
-/// The records of this node, each made when it is asked for.
-pub(super) struct Provided<'a> {
-    keys: hash_set::Iter<'a, Box<[u8]>>,
-    local: PeerId,
-}
-
-impl<'a> Iterator for Provided<'a> {
-    type Item = Cow<'a, ProviderRecord>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.keys.next().map(|key| Cow::Owned(own(key, self.local)))
-    }
-}
-
 impl RecordStore for ProviderRecords {
     type RecordsIter<'a> = std::iter::Empty<Cow<'a, Record>>;
-    type ProvidedIter<'a> = Provided<'a>;
+    type ProvidedIter<'a> = Box<dyn Iterator<Item = Cow<'a, ProviderRecord>> + 'a>;
 
     fn get(&self, _: &RecordKey) -> Option<Cow<'_, Record>> {
         None
@@ -285,30 +269,33 @@ impl RecordStore for ProviderRecords {
             return Err(Error::ValueTooLarge);
         }
         if let Some(held) = self.others.get_mut(&key)
-            && let Some(place) = held.iter().position(|held| *held.provider == provider)
+            && let Some(at) = held.iter().position(|held| *held.provider == provider)
         {
-            // Kademlia names the first few of a key: those that were announced last.
-            held[..=place].rotate_right(1);
+            // Kademlia answers with the first few providers: those that announced last.
+            held[..=at].rotate_right(1);
             held[0].expires = expires;
             self.version += 1;
-            self.note_addresses(&provider, &addresses);
+            self.set_addresses(&provider, &addresses);
             return Ok(());
         }
         let of_key = self.others.get(&key).map_or(0, Vec::len);
         let of_peer = self.providers.get(&provider).map_or(0, |known| known.records);
-        if of_key >= PER_KEY || of_peer >= PER_PEER || (self.total >= self.most && !self.make_room(of_peer)) {
+        if of_key >= PER_KEY
+            || of_peer >= PER_PEER
+            || (self.total >= self.max_total && !self.make_room(of_peer))
+        {
             return Err(Error::MaxProvidedKeys);
         }
         let known = self.providers.get_key_value(&provider).map(|(peer, _)| Arc::clone(peer));
         let peer = known.unwrap_or_else(|| Arc::new(provider));
         self.providers.entry(Arc::clone(&peer)).or_default().records += 1;
-        self.note_addresses(&provider, &addresses);
+        self.set_addresses(&provider, &addresses);
         self.total += 1;
         self.version += 1;
         let held = self.others.entry(RecordKey::from(key.to_vec())).or_default();
-        // Most keys have one provider for ever: room for more is made when they come.
+        // Most keys never get a second provider.
         held.reserve_exact(1);
-        held.push(Held { provider: peer, expires });
+        held.push(StoredRecord { provider: peer, expires });
         Ok(())
     }
 
@@ -329,7 +316,7 @@ impl RecordStore for ProviderRecords {
     }
 
     fn provided(&self) -> Self::ProvidedIter<'_> {
-        Provided { keys: self.own.iter(), local: self.local }
+        Box::new(self.own.iter().map(|key| Cow::Owned(own(key, self.local))))
     }
 
     fn remove_provider(&mut self, key: &RecordKey, peer: &PeerId) {
@@ -346,7 +333,7 @@ impl RecordStore for ProviderRecords {
         if records.is_empty() {
             self.others.remove(key);
         }
-        (0..removed).for_each(|_| self.forget(peer));
+        (0..removed).for_each(|_| self.record_removed(peer));
     }
 }
 

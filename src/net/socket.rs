@@ -1,4 +1,4 @@
-//! Reading from sockets, many bytes at a time.
+//! Buffered reads from sockets.
 
 use std::{
     io,
@@ -8,14 +8,14 @@ use std::{
 
 use libp2p::futures::{AsyncRead, AsyncWrite};
 
-/// Bytes that are read at a time at first, and at most. Noise asks for 8 KiB, which would be a system call each.
-const AT_ONCE: (usize, usize) = (1 << 10, 32 << 10);
+/// First and largest buffer size in bytes. Unbuffered, each read of Noise (8 KiB) would be a system call.
+const BUFFER: (usize, usize) = (1 << 10, 32 << 10);
 
-/// A socket whose buffer grows with what comes: callers who have said nothing yet take no room.
+/// A socket with a read buffer that grows when it was filled. Before the first byte it takes no memory.
 pub(super) struct Buffered<S> {
     socket: S,
     buffer: Vec<u8>,
-    /// What is in the buffer and was not read yet.
+    /// Range of unread bytes in the buffer.
     start: usize,
     end: usize,
 }
@@ -31,11 +31,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Buffered<S> {
         let this = &mut *self;
         if this.start == this.end {
             let len = this.buffer.len();
-            if into.len() >= len.max(AT_ONCE.0) {
+            if into.len() >= len.max(BUFFER.0) {
                 return Pin::new(&mut this.socket).poll_read(cx, into);
             }
             if len == 0 {
-                this.buffer = vec![0; AT_ONCE.0];
+                this.buffer = vec![0; BUFFER.0];
             }
             let read = ready!(Pin::new(&mut this.socket).poll_read(cx, &mut this.buffer))?;
             (this.start, this.end) = (0, read);
@@ -43,9 +43,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Buffered<S> {
         let len = into.len().min(this.end - this.start);
         into[..len].copy_from_slice(&this.buffer[this.start..this.start + len]);
         this.start += len;
-        // More was there than it could hold.
-        if this.start == this.end && this.end == this.buffer.len() && this.end < AT_ONCE.1 {
-            this.buffer = vec![0; (2 * this.end).clamp(AT_ONCE.0, AT_ONCE.1)];
+        // The buffer was filled.
+        if this.start == this.end && this.end == this.buffer.len() && this.end < BUFFER.1 {
+            this.buffer = vec![0; (2 * this.end).clamp(BUFFER.0, BUFFER.1)];
             (this.start, this.end) = (0, 0);
         }
         Poll::Ready(Ok(len))
@@ -81,23 +81,23 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_sent_is_read_in_any_portions_and_the_buffer_grows_with_it() {
+    async fn bytes_are_read_in_any_portions_and_the_buffer_grows_with_them() {
         let bytes: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[1]).collect();
         for portion in [1, 7, 900, 5000, 40_000] {
             let mut socket = Buffered::new(Cursor::new(bytes.clone()));
-            assert_eq!(socket.buffer.capacity(), 0, "nothing was read yet");
-            let (mut read, mut piece) = (Vec::new(), vec![0; portion]);
+            assert_eq!(socket.buffer.capacity(), 0, "no memory before the first read");
+            let (mut read, mut part) = (Vec::new(), vec![0; portion]);
             loop {
-                let len = socket.read(&mut piece).await.expect("read");
+                let len = socket.read(&mut part).await.expect("read");
                 if len == 0 {
                     break;
                 }
-                read.extend_from_slice(&piece[..len]);
+                read.extend_from_slice(&part[..len]);
                 assert!(
-                    socket.buffer.len() <= AT_ONCE.1 && socket.buffer.len() <= 2 * (read.len() + AT_ONCE.0)
+                    socket.buffer.len() <= BUFFER.1 && socket.buffer.len() <= 2 * (read.len() + BUFFER.0)
                 );
             }
-            assert!(read == bytes, "{portion}");
+            assert!(read == bytes, "in portions of {portion}");
         }
     }
 }

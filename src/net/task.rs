@@ -36,9 +36,9 @@ use super::{
     announce::{Announcer, Growth},
     behaviour::{Behaviour, kad_protocol},
     dial_failure::root_cause,
-    discovery::{Bootstrap, Rejoin, Shunned},
+    discovery::{Bootstrap, ReconnectSchedule},
     identify_limit::IdentifyLimit,
-    keep::{Change, Kept},
+    protected_peers::{Change, ProtectedPeers},
     protocols::Protocols,
     provider_records::key,
     streams::OpenStream,
@@ -46,16 +46,16 @@ use super::{
 };
 use crate::content::cid::Cid;
 
-/// How long listening may take to begin.
+/// Time within which a listener must start.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
-/// How often expired records are dropped.
+/// Interval at which expired provider records are dropped.
 const EXPIRY: Duration = Duration::from_secs(600);
-/// Peers that are remembered for the next start.
+/// Maximum peers remembered for the next start.
 const REMEMBERED: usize = 256;
 
 type Dialed = oneshot::Sender<Result<PeerId, NetError>>;
 
-/// What the handles ask of the task.
+/// Commands of the handles to the task.
 pub(super) enum Command {
     Connect { addr: Multiaddr, reply: Dialed },
     Open { peer: PeerId, open: OpenStream },
@@ -79,23 +79,22 @@ pub(super) struct Task {
     in_cluster: bool,
     announcer: Announcer,
     bootstrap: Bootstrap,
-    rejoin: Rejoin,
-    shunned: Shunned,
+    reconnect: ReconnectSchedule,
     address_book: AddressBook,
-    /// Connected peers that speak our DHT protocol.
+    /// Connected peers that support this DHT's protocol.
     dht_peers: HashSet<PeerId>,
     identify_limit: IdentifyLimit,
-    kept: Kept,
+    protected: ProtectedPeers,
     growth: Growth,
     dialing: HashMap<ConnectionId, Vec<Dialed>>,
     dials: Dials,
     relays: Relays,
     duplicate_identity: DuplicateIdentity,
     opening: HashMap<PeerId, Opening>,
-    /// Who waits for the end of the last announcement of a root that is no longer provided.
-    leaving: HashMap<kad::QueryId, Vec<oneshot::Sender<()>>>,
+    /// Callers that wait for the end of the last announcement of a root that is no longer provided.
+    unproviding: HashMap<kad::QueryId, Vec<oneshot::Sender<()>>>,
     queries: HashMap<kad::QueryId, Query>,
-    waiting: VecDeque<Query>,
+    queued_queries: VecDeque<Query>,
     next_expiry: Instant,
 }
 
@@ -108,14 +107,17 @@ pub(super) async fn start(
 ) -> Result<Task, NetError> {
     let local = options.keypair.public().to_peer_id();
     let (relay_transport, relay_client) = relay::client::new(local);
-    let self_calls = Arc::<AtomicU64>::default();
-    let counted = Arc::clone(&self_calls);
-    let transport =
-        transport::build(&options.keypair, options.membership.as_ref(), relay_transport, counted)?;
+    let self_dials = Arc::<AtomicU64>::default();
+    let transport = transport::build(
+        &options.keypair,
+        options.membership.as_ref(),
+        relay_transport,
+        Arc::clone(&self_dials),
+    )?;
     let behaviour = Behaviour::new(&options, &options.keypair, relay_client, protocols);
     let config = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(options.idle_timeout)
-        // One protocol is offered at a time: a question goes out with its offer, and not a round trip later.
+        // The first bytes of a stream go out with the offered protocol, not a round trip later.
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
     let mut task = Task {
         swarm: Swarm::new(transport, behaviour, local, config),
@@ -126,32 +128,31 @@ pub(super) async fn start(
         in_cluster: options.membership.is_some(),
         announcer: Announcer::new(options.republish),
         bootstrap: Bootstrap::new(options.bootstrap),
-        rejoin: Rejoin::new(Instant::now()),
-        shunned: Shunned::default(),
+        reconnect: ReconnectSchedule::new(Instant::now()),
         address_book: AddressBook::default(),
         dht_peers: HashSet::new(),
         identify_limit: IdentifyLimit::default(),
-        kept: Kept::new(local, options.max_connections as usize / 4),
+        protected: ProtectedPeers::new(local, options.max_connections as usize / 4),
         growth: Growth::default(),
         dialing: HashMap::new(),
         dials: Dials::default(),
         relays: Relays::default(),
-        duplicate_identity: DuplicateIdentity::new(self_calls),
+        duplicate_identity: DuplicateIdentity::new(self_dials),
         opening: HashMap::new(),
-        leaving: HashMap::new(),
+        unproviding: HashMap::new(),
         queries: HashMap::new(),
-        waiting: VecDeque::new(),
+        queued_queries: VecDeque::new(),
         next_expiry: Instant::now() + EXPIRY,
     };
     task.listen(options.listen).await?;
     for addr in options.external {
-        task.on_given(&addr);
+        task.on_external_addr(&addr);
         task.swarm.add_external_address(addr);
     }
-    // The last one noted is the first one tried.
+    // The peer added last is dialled first.
     for RememberedPeer { peer, addrs } in options.remembered.iter().take(REMEMBERED).rev() {
         if *peer != local {
-            task.address_book.says(*peer, addrs);
+            task.address_book.set_listen(*peer, addrs);
         }
     }
     Ok(task)
@@ -208,8 +209,8 @@ impl Task {
                 self.announcer_due(),
                 self.growth.next_due(),
                 self.bootstrap.next_due(),
-                self.rejoin_due(),
-                self.slow_due(),
+                self.reconnect_due(),
+                self.slow_dial_due(),
                 self.relays.next_due(),
                 self.duplicate_identity.next_due(),
             ];
@@ -227,34 +228,34 @@ impl Task {
     }
 
     fn announcer_due(&self) -> Option<Instant> {
-        // With nobody to tell, announcing waits for the first peer.
+        // Without a peer, announcements wait for the first one.
         if self.dht_peers.is_empty() { None } else { self.announcer.next_due(Instant::now()) }
     }
 
-    fn rejoin_due(&self) -> Option<Instant> {
-        let alone = self.dht_peers.is_empty() && self.address_book.ours().next().is_some();
-        alone.then(|| self.rejoin.next_due())
+    fn reconnect_due(&self) -> Option<Instant> {
+        let alone = self.dht_peers.is_empty() && self.address_book.dht_peers().next().is_some();
+        alone.then(|| self.reconnect.next_due())
     }
 
     fn on_time(&mut self) {
         let now = Instant::now();
         for opts in self.bootstrap.due(now) {
             let (id, peer) = (opts.connection_id(), opts.get_peer_id());
-            match self.dial_anyway(opts) {
-                Ok(()) => self.dials.begun(id, peer, true, now),
-                Err(error) => self.bootstrap_failed(id, &error),
+            match self.dial_in_backoff(opts) {
+                Ok(()) => self.dials.started(id, peer, true, now),
+                Err(error) => self.on_bootstrap_failed(id, &error),
             }
         }
-        if self.rejoin_due().is_some_and(|at| at <= now) {
-            let known: Vec<PeerId> = self.address_book.ours().map(|(peer, _)| peer).collect();
-            for peer in self.rejoin.due(now, &known) {
+        if self.reconnect_due().is_some_and(|at| at <= now) {
+            let known: Vec<PeerId> = self.address_book.dht_peers().map(|(peer, _)| peer).collect();
+            for peer in self.reconnect.due(now, &known) {
                 self.dial(peer);
             }
         }
-        self.go_on_without_the_slow(now);
-        self.ask_relays(now);
-        if let Some(addr) = self.duplicate_identity.met(now) {
-            self.on_twin(addr);
+        self.end_slow_dials(now);
+        self.reserve(now);
+        if let Some(addr) = self.duplicate_identity.detect(now) {
+            self.on_duplicate_identity(addr);
         }
         if self.growth.is_due(self.dht_peers.len(), now) {
             self.announcer.swarm_grew();
@@ -262,7 +263,7 @@ impl Task {
         if !self.dht_peers.is_empty() {
             while let Some(cid) = self.announcer.next(now) {
                 match self.swarm.behaviour_mut().kad.start_providing(key(&cid)) {
-                    Ok(query) => self.announcer.begun(query, cid),
+                    Ok(query) => self.announcer.started(query, cid),
                     Err(error) => {
                         tracing::warn!(%cid, "cannot announce: {error}");
                         self.announcer.failed(cid);
@@ -276,11 +277,11 @@ impl Task {
         }
     }
 
-    fn share(&self, change: impl FnOnce(&mut Shared)) {
+    fn update_shared(&self, change: impl FnOnce(&mut Shared)) {
         change(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn look<T>(&self, read: impl FnOnce(&Shared) -> T) -> T {
+    fn read_shared<T>(&self, read: impl FnOnce(&Shared) -> T) -> T {
         read(&self.shared.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -302,7 +303,7 @@ impl Task {
             Command::Settled { root, reply } => {
                 let _ = reply.send(self.announcer.is_settled(&root, Instant::now()));
             }
-            Command::Closest { root, reply } => self.ask(Query::Closest { root, reply }),
+            Command::Closest { root, reply } => self.query(Query::Closest { root, reply }),
             Command::DropProvider { root, peer } => {
                 let records = self.swarm.behaviour_mut().kad.store_mut();
                 kad::store::RecordStore::remove_provider(records, &key(&root), &peer);
@@ -312,35 +313,34 @@ impl Task {
         }
     }
 
-    /// Ends the announcement of a root; says so when no announcement of it is on its way any more, because one that is
-    /// would undo a withdrawal.
+    /// Ends the announcement of a root, and replies when no announcement is in flight: it would undo a withdrawal.
     fn unprovide(&mut self, root: Cid, done: oneshot::Sender<()>) {
-        let flying = self.announcer.remove(&root);
+        let in_flight = self.announcer.remove(&root);
         let kad = &mut self.swarm.behaviour_mut().kad;
         kad.stop_providing(&key(&root));
-        if let Some(id) = flying
+        if let Some(id) = in_flight
             && let Some(mut query) = kad.query_mut(&id)
         {
             query.finish();
-            self.leaving.entry(id).or_default().push(done);
+            self.unproviding.entry(id).or_default().push(done);
         } else {
             let _ = done.send(());
         }
         self.count_announcements(0);
     }
 
-    fn keep(&mut self, Change { keep, let_go }: Change) {
+    fn apply(&mut self, Change { protect, unprotect }: Change) {
         let streams = &mut self.swarm.behaviour_mut().streams;
-        if let Some(peer) = keep {
+        if let Some(peer) = protect {
             streams.set_protected(peer, true);
         }
-        if let Some(peer) = let_go {
+        if let Some(peer) = unprotect {
             streams.set_protected(peer, false);
         }
     }
 
     fn snapshot(&mut self, seen: Option<u64>) -> Snapshot {
-        let remembered = self.address_book.ours().take(REMEMBERED);
+        let remembered = self.address_book.dht_peers().take(REMEMBERED);
         let records = self.swarm.behaviour_mut().kad.store_mut();
         let changed = seen != Some(records.version());
         Snapshot {
@@ -352,15 +352,15 @@ impl Task {
 
     fn count_announcements(&self, more: u64) {
         let queued = self.announcer.queued();
-        self.share(|shared| {
+        self.update_shared(|shared| {
             shared.announced += more;
             shared.queued = queued;
         });
     }
 }
 
-/// Returns why a plain bind to an address fails. Listeners share ports on purpose (hole punching needs it), so two nodes
-/// could listen on one port and each get half of the connections; and the transports hide the kind of the system's error.
+/// Returns why a plain bind to an address fails. libp2p's listeners share ports, which hole punching needs, so two nodes
+/// could listen on one port and each get half of the connections. Its transports also hide the kind of a system error.
 fn bind_failure(addr: &Multiaddr) -> Option<io::ErrorKind> {
     use libp2p::multiaddr::Protocol;
 

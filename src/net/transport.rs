@@ -1,4 +1,4 @@
-//! How bytes get from node to node: TCP with Noise and Yamux, QUIC, relays, DNS names; memory for tests.
+//! The transports: TCP with Noise and Yamux, QUIC, relays, DNS names; memory for tests.
 
 use std::{
     io,
@@ -18,7 +18,9 @@ use libp2p::{
     noise, quic, relay, tcp,
 };
 
-use super::{NetError, mux::Bulk, peer_check::check_peer, proof, quic_fallback::Refusals, socket::Buffered};
+use super::{
+    NetError, mux::BulkYamux, peer_check::check_peer, proof, quic_fallback::Refusals, socket::Buffered,
+};
 use crate::content::secret::MembershipKey;
 
 /// Maximum time to set up a connection.
@@ -44,7 +46,7 @@ pub(super) fn build(
         .map(|socket, _| Buffered::new(socket))
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
-        .multiplex(Bulk)
+        .multiplex(BulkYamux)
         .timeout(SETUP)
         .map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)));
     let membership = membership.cloned();
@@ -68,18 +70,18 @@ fn noise_config(keypair: &Keypair, membership: Option<&MembershipKey>) -> Result
     })
 }
 
-/// DNS names by the system's resolver; where its configuration is missing or useless, by the hosts file alone.
+/// Adds DNS names, resolved by the system's configuration. If that is missing or invalid, only the hosts file is used.
 fn with_names<T>(inner: T) -> Result<dns::tokio::Transport<T>, NetError>
 where
     T: Transport + Send + Unpin + 'static,
     T::Dial: Send,
     T::Error: Send,
 {
-    // Tried on a transport that costs nothing: where it fails, the one given is gone.
+    // A failure would consume `inner`, so the configuration is tried on another transport.
     match dns::tokio::Transport::system(MemoryTransport::new()) {
         Ok(_) => dns::tokio::Transport::system(inner).map_err(|e| NetError::Setup(format!("DNS: {e}"))),
         Err(error) => {
-            tracing::info!("names are looked up in the hosts file alone: {error}");
+            tracing::info!("no DNS configuration, names are looked up in the hosts file only: {error}");
             let (config, options) = (dns::ResolverConfig::default(), dns::ResolverOpts::default());
             Ok(dns::tokio::Transport::custom(inner, config, options))
         }

@@ -1,21 +1,21 @@
-//! Machines of their own networks, and cables between them: network namespaces and veth pairs.
+//! Network namespaces and veth pairs: machines on networks of their own, and cables between them.
 //!
-//! The namespaces live as long as the processes that hold them, and those end with the test, however it ends.
+//! A namespace lives as long as the process that holds it, which ends with the test.
 
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
 };
 
-/// A network of its own. Gone when dropped.
+/// A network namespace, until it is dropped.
 pub struct Island {
     holder: Child,
-    /// Made by somebody who is not root: whoever enters has to become root there.
+    /// Whether it has a user namespace, because the user is not root. Processes in it become root there.
     user: bool,
 }
 
 impl Island {
-    /// A namespace; where that needs it, with one of users around it.
+    /// Makes a namespace. A user who is not root also needs a user namespace.
     fn new() -> Self {
         let root = rustix::process::geteuid().is_root();
         let mut command = Command::new("unshare");
@@ -26,7 +26,7 @@ impl Island {
     }
 
     fn hold(mut command: Command, user: bool) -> Self {
-        // Its stdin is a pipe that ends with the test: so does it.
+        // The holder ends with the test, because its stdin does.
         command.args(["--net", "sh", "-c", "echo made && exec cat"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut holder = command.spawn().expect("this test needs `unshare` (util-linux)");
@@ -41,7 +41,7 @@ impl Island {
         Self { holder, user }
     }
 
-    /// A command that runs in here, with the environment and the folder of the one given.
+    /// Returns a command that runs `inner` in this namespace, with its environment and working directory.
     pub fn enter(&self, inner: &Command) -> Command {
         let mut command = Command::new("nsenter");
         command.env_clear().arg("--net").arg("--target").arg(self.holder.id().to_string());
@@ -56,7 +56,7 @@ impl Island {
         command
     }
 
-    /// A second namespace, with the same owner.
+    /// Makes a second namespace with the same owner.
     fn neighbour(&self) -> Self {
         let mut command = self.enter(&Command::new("unshare"));
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -79,40 +79,40 @@ impl Drop for Island {
     }
 }
 
-/// A house with a cable to a relay, and that is all.
+/// Three networks around a relay.
 pub struct Star {
-    /// At 203.0.113.1 for all the others.
-    pub middle: Island,
-    /// At 10.1.0.2 and 10.2.0.2, addresses that mean nothing elsewhere.
-    pub houses: [Island; 2],
-    /// At 203.0.113.2.
+    /// Has the address 203.0.113.1 for all others.
+    pub relay: Island,
+    /// Have the private addresses 10.1.0.2 and 10.2.0.2.
+    pub homes: [Island; 2],
+    /// Has the address 203.0.113.2.
     pub public: Island,
 }
 
-/// Three networks around a fourth: each of them reaches the one in the middle, and no other.
+/// Makes a star: each network reaches only the relay.
 pub fn star() -> Star {
-    let middle = Island::new();
-    middle.ip("link set lo up");
+    let relay = Island::new();
+    relay.ip("link set lo up");
     let leaf = |cable: &str, ends: [&str; 2]| {
-        let leaf = middle.neighbour();
-        middle.ip(&format!("link add {cable} type veth peer name cable netns {}", leaf.holder.id()));
-        middle.ip(&format!("addr add {}/24 dev {cable}", ends[0]));
-        middle.ip(&format!("link set {cable} up"));
+        let leaf = relay.neighbour();
+        relay.ip(&format!("link add {cable} type veth peer name cable netns {}", leaf.holder.id()));
+        relay.ip(&format!("addr add {}/24 dev {cable}", ends[0]));
+        relay.ip(&format!("link set {cable} up"));
         leaf.ip("link set lo up");
         leaf.ip(&format!("addr add {}/24 dev cable", ends[1]));
         leaf.ip("link set cable up");
         leaf
     };
     let public = leaf("public", ["203.0.113.1", "203.0.113.2"]);
-    let houses = [1, 2].map(|n| {
-        let house = leaf(&format!("house{n}"), [&format!("10.{n}.0.1"), &format!("10.{n}.0.2")]);
-        house.ip(&format!("route add 203.0.113.1 via 10.{n}.0.1"));
-        house
+    let homes = [1, 2].map(|n| {
+        let home = leaf(&format!("home{n}"), [&format!("10.{n}.0.1"), &format!("10.{n}.0.2")]);
+        home.ip(&format!("route add 203.0.113.1 via 10.{n}.0.1"));
+        home
     });
-    Star { middle, houses, public }
+    Star { relay, homes, public }
 }
 
-/// Two networks that reach each other and nothing else.
+/// Makes two networks that reach only each other.
 pub fn joined_by_a_cable() -> [Island; 2] {
     let first = Island::new();
     let second = first.neighbour();

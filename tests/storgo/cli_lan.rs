@@ -1,4 +1,6 @@
-//! Two machines on one network without any addresses of each other.
+//! Two machines on one network without any addresses of each other, and ports that need privileges.
+
+use std::process::Command;
 
 use super::{
     binary::{Done, Live, Machine, eventually, link},
@@ -36,4 +38,20 @@ fn two_nodes_on_one_network_find_each_other_without_any_address() {
     let report = run(&left, &writer, &["provide", "file", "--json"]).ok().json();
     run(&right, &reader, &["get", link(&report), "-o", "got"]).ok();
     assert!(reader.read("got") == bytes);
+}
+
+#[test]
+fn a_port_that_needs_privileges_is_denied_to_a_user_without_them() {
+    let [island, _] = joined_by_a_cable();
+    let machine = Machine::new();
+    let storgo = machine.command();
+    for addr in ["/ip4/0.0.0.0/tcp/80", "/ip4/0.0.0.0/udp/80/quic-v1"] {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-net_bind_service", "--inh-caps", "-net_bind_service"]);
+        command.arg(storgo.get_program()).args(storgo.get_args()).args(["run", "--listen", addr]);
+        command.envs(storgo.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.current_dir(storgo.get_current_dir().expect("a folder"));
+        Done::of(island.enter(&command)).fails(6, &[addr]);
+    }
 }

@@ -29,9 +29,9 @@ fn has_a_place(island: &Island, machine: &Machine) -> bool {
 #[test]
 fn a_file_is_read_from_one_nat_to_another_through_a_relay() {
     let star = star();
-    let [left, right] = &star.houses;
+    let [left, right] = &star.homes;
     let [relay, public, writer, reader] = [(); 4].map(|()| Machine::new());
-    let _relaying = start(&star.middle, &relay, &["--relay-server", "true"]);
+    let _relaying = start(&star.relay, &relay, &["--relay-server", "true"]);
     let _calling = start(&star.public, &public, &["--bootstrap", RELAY]);
     let writing = start(left, &writer, &["--bootstrap", RELAY]);
     eventually("the relay gives a place", || has_a_place(left, &writer));

@@ -208,7 +208,7 @@ fn two_machines_with_one_identity_are_reported() {
     let addr = one.bare_addr();
     let two = second.start(["--bootstrap", &addr]);
     assert_eq!(two.status["peer"], one.status["peer"]);
-    two.running.notes("another machine runs with this node's identity");
+    two.running.notes("has the identity of this node");
     let done = second.run(["doctor"]).ends(1);
     let line = done.text().lines().find(|line| line.contains("identity ")).map(str::to_owned);
     assert!(line.is_some_and(|line| line.starts_with("FAIL") && line.contains(&addr)), "{}", done.text());

@@ -1,4 +1,4 @@
-//! Strangers and members.
+//! Access to the files of a cluster, and dials by name and with a wrong peer id.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use storgo::{
 
 use super::swarm::{get, noise, put, start_with};
 
-/// The key of a new cluster.
+/// Returns the key of a new cluster.
 pub(super) fn random_key() -> ClusterKey {
     ClusterKey::new(Key::new(rand::random()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_is_refused_on_tcp_and_on_quic_and_a_member_is_not() {
+async fn a_node_outside_the_cluster_cannot_read_and_a_member_can() {
     let key = random_key();
     for listen in
         ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip6/::1/tcp/0", "/ip6/::1/udp/0/quic-v1"]
@@ -31,28 +31,28 @@ async fn a_stranger_is_refused_on_tcp_and_on_quic_and_a_member_is_not() {
         let bytes = noise(1, 100_000);
         let report = put(&inside, &bytes).await;
 
-        for stranger_key in [None, Some(random_key())] {
-            let stranger = start_with(|options| options.cluster = stranger_key).await;
-            // On QUIC, one who knows of no proof believes to be connected until it is hung up on.
-            if let Err(error) = stranger.connect(addr.clone()).await {
+        for other_key in [None, Some(random_key())] {
+            let outsider = start_with(|options| options.cluster = other_key).await;
+            // On QUIC, a node that knows of no proof is connected until the member closes the connection.
+            if let Err(error) = outsider.connect(addr.clone()).await {
                 assert_eq!(error.code, ErrorCode::Unreachable, "{addr}: {error}");
             }
             let reference = Reference::from(report.link.as_str());
             let error =
-                stranger.open(&reference, Some(Duration::from_secs(2))).await.map(drop).expect_err("refused");
-            let outside =
+                outsider.open(&reference, Some(Duration::from_secs(2))).await.map(drop).expect_err("refused");
+            let expected =
                 matches!(error.code, ErrorCode::Unreachable | ErrorCode::Timeout | ErrorCode::NotFound);
-            assert!(outside, "{addr}: {error}");
+            assert!(expected, "{addr}: {error}");
             assert_eq!(inside.status().await.expect("status").peers, 0, "{addr}");
         }
         let member = start_with(|options| options.cluster = Some(key.clone())).await;
-        member.connect(addr.clone()).await.expect("welcome");
+        member.connect(addr.clone()).await.expect("connected");
         assert!(get(&member, &report.link).await.expect("read") == bytes, "{addr}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_is_as_good_as_an_address() {
+async fn a_node_can_be_dialled_by_a_dns_name() {
     let node = start_with(|_| {}).await;
     let listen = node.status().await.expect("status").listen[0].clone();
     let named = listen.replace("/ip4/127.0.0.1", "/dns4/localhost");
@@ -64,7 +64,7 @@ async fn a_name_is_as_good_as_an_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_with_another_peers_id_says_who_is_there() {
+async fn a_dial_with_a_wrong_peer_id_reports_the_actual_peer() {
     let node = start_with(|_| {}).await;
     let listen = node.status().await.expect("status").listen[0].clone();
     let wrong = listen.replace(&node.peer_id().to_string(), &libp2p::PeerId::random().to_string());

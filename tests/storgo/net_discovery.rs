@@ -1,4 +1,4 @@
-//! How nodes find each other and what they hold, and find back after something was lost.
+//! Discovery of peers and providers, and recovery after peers or connections were lost.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ async fn start_at(keypair: &Keypair, addr: &Multiaddr) -> Member {
     .await
 }
 
-/// Waits for an event that comes after `events` was made.
+/// Waits for an event.
 async fn until(events: &mut Receiver<NetEvent>, wanted: impl Fn(&NetEvent) -> bool) {
     loop {
         match events.recv().await {
@@ -35,13 +35,13 @@ fn is_lost(event: &NetEvent) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_third_node_finds_a_provider_that_it_was_never_told_of() {
+async fn a_third_node_finds_a_provider_through_the_dht() {
     for listen in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
         let on_it = || vec![listen.parse().expect("a multiaddr")];
         let hub = start(|options| options.listen = on_it()).await;
-        // Without the peer's id, as a person would type it.
+        // Without the peer id, as a user types it.
         let full = hub.net.listen_addrs().remove(0).to_string();
-        let addr: Multiaddr = full.split("/p2p/").next().expect("the front").parse().expect("a multiaddr");
+        let addr: Multiaddr = full.split("/p2p/").next().expect("split").parse().expect("a multiaddr");
         let join = |options: &mut storgo::net::NetOptions| {
             options.listen = on_it();
             options.bootstrap = vec![addr.clone()];
@@ -57,7 +57,7 @@ async fn a_third_node_finds_a_provider_that_it_was_never_told_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restarted_node_finds_back_through_the_peers_it_remembers() {
+async fn a_restarted_node_rejoins_through_remembered_peers() {
     let hub = start(|options| options.listen = vec![tcp()]).await;
     let member = start(|options| options.bootstrap = hub.net.listen_addrs()).await;
     within("joined", joined(&member.net)).await;
@@ -69,7 +69,7 @@ async fn a_restarted_node_finds_back_through_the_peers_it_remembers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn peers_that_are_down_at_the_start_are_still_remembered_and_found_when_they_are_back() {
+async fn remembered_peers_that_are_down_at_start_are_dialled_until_they_are_back() {
     let keypair = Keypair::generate_ed25519();
     let hub = start_at(&keypair, &tcp()).await;
     let addr = hub.net.listen_addrs().remove(0);
@@ -81,13 +81,13 @@ async fn peers_that_are_down_at_the_start_are_still_remembered_and_found_when_th
     member.net.shutdown().await;
 
     let again = start(|options| options.remembered.clone_from(&remembered)).await;
-    // Another run in which nobody was there must not cost what is known.
+    // A run without any peer does not lose the remembered ones.
     assert_eq!(again.net.snapshot().await.expect("a snapshot").remembered, remembered);
     let mut events = again.net.events();
     let back = start_at(&keypair, &addr).await;
     within("joined", joined(&again.net)).await;
 
-    // And once more, after it was connected.
+    // Once more, after a connection.
     back.net.shutdown().await;
     within("lost", until(&mut events, is_lost)).await;
     let _back = start_at(&keypair, &addr).await;
@@ -95,14 +95,14 @@ async fn peers_that_are_down_at_the_start_are_still_remembered_and_found_when_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_announcement_that_nobody_took_is_made_when_a_peer_comes_or_comes_back() {
+async fn an_announcement_without_peers_is_made_when_a_peer_connects_or_reconnects() {
     let keypair = Keypair::generate_ed25519();
     let hub = start_at(&keypair, &tcp()).await;
     let addr = hub.net.listen_addrs().remove(0);
     hub.net.shutdown().await;
     let alone = start(|options| options.bootstrap = vec![addr.clone()]).await;
     alone.net.provide(root(1)).await;
-    // An answered question: what was said before it has been heard.
+    // The reply shows that the command before was handled.
     alone.net.snapshot().await.expect("a snapshot");
     assert_eq!(alone.net.announcements(), (0, 1));
     let hub = start_at(&keypair, &addr).await;
@@ -118,7 +118,7 @@ async fn an_announcement_that_nobody_took_is_made_when_a_peer_comes_or_comes_bac
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_unprovide_nothing_of_the_root_is_on_its_way() {
+async fn after_unprovide_no_announcement_is_in_flight() {
     let hub = start(|_| {}).await;
     let provider = start(|options| options.bootstrap = hub.net.listen_addrs()).await;
     within("joined", joined(&provider.net)).await;
@@ -127,11 +127,11 @@ async fn after_unprovide_nothing_of_the_root_is_on_its_way() {
         within("ended", provider.net.unprovide(root(n))).await;
         assert_eq!(provider.net.announcements().1, 0, "{n}");
     }
-    assert!(within("told", provider.net.announced(root(1))).await.is_err(), "it is not provided");
+    assert!(within("not provided", provider.net.announced(root(1))).await.is_err(), "it is not provided");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_whose_bootstrap_address_is_its_own_is_no_second_machine() {
+async fn a_node_that_dials_itself_reports_no_duplicate_identity() {
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
     let addr: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("a multiaddr");
@@ -141,29 +141,29 @@ async fn a_node_whose_bootstrap_address_is_its_own_is_no_second_machine() {
     })
     .await;
     let mut events = node.net.events();
-    let warned = until(&mut events, |event| matches!(event, NetEvent::SameIdentity { .. }));
-    // Longer than it is waited for the other end of such a call.
+    let warned = until(&mut events, |event| matches!(event, NetEvent::DuplicateIdentity { .. }));
+    // Longer than the detection takes.
     tokio::time::timeout(Duration::from_secs(5), warned).await.expect_err("it is the same machine");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_refuses_on_one_transport_is_not_waited_for_on_the_other() {
+async fn a_host_that_refuses_tcp_ends_the_dial_over_quic_early() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
-    // On QUIC somebody is there who never answers.
+    // A UDP socket that never answers.
     let _silent = std::net::UdpSocket::bind(("127.0.0.1", port)).expect("free as well");
     drop(listener);
     let gone = Keypair::generate_ed25519().public().to_peer_id();
-    let ways = [format!("/ip4/127.0.0.1/tcp/{port}"), format!("/ip4/127.0.0.1/udp/{port}/quic-v1")];
-    let addrs = ways.iter().map(|way| way.parse().expect("a multiaddr")).collect();
+    let known = [format!("/ip4/127.0.0.1/tcp/{port}"), format!("/ip4/127.0.0.1/udp/{port}/quic-v1")];
+    let addrs = known.iter().map(|addr| addr.parse().expect("a multiaddr")).collect();
     let node = start(|options| options.remembered = vec![RememberedPeer { peer: gone, addrs }]).await;
-    let asked = Instant::now();
+    let start = Instant::now();
     within("refused", node.net.open(gone, PROTOCOL)).await.expect_err("nobody is there");
-    // A handshake on QUIC may take five seconds.
-    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    // The handshake timeout of QUIC is five seconds.
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
 }
 
-/// A record as a snapshot has it: key, provider, seconds.
+/// A record in a snapshot: key, provider, seconds.
 #[derive(serde::Deserialize)]
 struct Saved(serde::de::IgnoredAny, serde_bytes::ByteBuf, serde::de::IgnoredAny);
 
@@ -172,7 +172,7 @@ struct SavedRecords {
     records: Vec<Saved>,
 }
 
-/// Whether the hub itself holds a record of this provider: a provider that is asked names itself, whatever others know.
+/// Returns whether the hub holds a record of this provider. A query would also ask the provider, which names itself.
 async fn holds(hub: &Member, provider: PeerId) -> bool {
     let saved = hub.net.snapshot().await.expect("a snapshot").records;
     let saved: SavedRecords = serde_ipld_dagcbor::from_slice(&saved).expect("CBOR");
@@ -180,7 +180,7 @@ async fn holds(hub: &Member, provider: PeerId) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_outlives_its_time_where_it_is_announced_again_and_ends_where_it_is_not() {
+async fn a_record_expires_unless_it_is_announced_again() {
     const TTL: Duration = Duration::from_secs(3);
     let hub = start(|options| options.record_ttl = TTL).await;
     let keeper = start(|options| {
@@ -197,7 +197,7 @@ async fn a_record_outlives_its_time_where_it_is_announced_again_and_ends_where_i
         within("announced", provider.net.announced(root(1))).await.expect("announced");
     }
     within("both are known", async { while !holds(&hub, gone_id).await {} }).await;
-    // It ends without a word to anybody, and so does its record.
+    // It ends without a withdrawal, so its record expires.
     gone.net.shutdown().await;
     let outlived = async {
         loop {
@@ -213,19 +213,20 @@ async fn a_record_outlives_its_time_where_it_is_announced_again_and_ends_where_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_leads_to_somebody_else_costs_itself_and_not_the_call() {
-    let bare = |addr: &Multiaddr| addr.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect();
+async fn an_address_of_another_peer_does_not_fail_the_whole_dial() {
+    let without_id =
+        |addr: &Multiaddr| addr.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect();
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
     let own: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("a multiaddr");
     let third = start(|options| options.listen = vec![tcp()]).await;
     let peer = start(|options| options.listen = vec![tcp()]).await;
-    // As a machine in another home says it, where the same addresses mean others: here this very node, and a third.
-    let [elsewhere, at] = [&third, &peer].map(|member| bare(&member.net.listen_addrs()[0]));
-    let told = RememberedPeer { peer: peer.net.peer_id(), addrs: vec![own.clone(), elsewhere, at] };
+    // A peer in another network reports addresses that lead to this node and to a third one here.
+    let [elsewhere, at] = [&third, &peer].map(|member| without_id(&member.net.listen_addrs()[0]));
+    let remembered = RememberedPeer { peer: peer.net.peer_id(), addrs: vec![own.clone(), elsewhere, at] };
     let node = start(|options| {
         options.listen = vec![own];
-        options.remembered = vec![told];
+        options.remembered = vec![remembered];
     })
     .await;
     within("opened", node.net.open(peer.net.peer_id(), PROTOCOL)).await.expect("opened");

@@ -1,4 +1,4 @@
-//! Who may speak to a cluster, seen from the swarm alone.
+//! The cluster gate, tested on the swarm alone.
 
 use libp2p::{
     Multiaddr,
@@ -20,7 +20,7 @@ fn any_cluster() -> MembershipKey {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_stranger_gets_a_connection_and_a_member_gets_a_stream() {
+async fn a_node_without_the_key_gets_no_connection_and_a_member_gets_a_stream() {
     let key = any_cluster();
     for listen in LISTEN {
         let mut inside = start(|options| {
@@ -29,22 +29,22 @@ async fn no_stranger_gets_a_connection_and_a_member_gets_a_stream() {
         })
         .await;
         let (addr, peer) = (inside.net.listen_addrs().remove(0), inside.net.peer_id());
-        let mut seen = inside.net.events();
+        let mut events = inside.net.events();
         for membership in [None, Some(any_cluster())] {
-            let stranger = start(|options| options.membership = membership).await;
-            // On QUIC, a stranger who knows of no proof believes to be connected until it is hung up on.
-            drop(within("refused", stranger.net.connect(addr.clone())).await);
-            if let Ok(mut stream) = within("refused", stranger.net.open(peer, PROTOCOL)).await {
-                let heard = within("hung up on", stream.read(&mut [0])).await;
-                assert!(!matches!(heard, Ok(1..)), "{listen}: {heard:?}");
+            let outsider = start(|options| options.membership = membership).await;
+            // On QUIC, a node that knows of no proof is connected until the member closes the connection.
+            drop(within("refused", outsider.net.connect(addr.clone())).await);
+            if let Ok(mut stream) = within("refused", outsider.net.open(peer, PROTOCOL)).await {
+                let read = within("closed", stream.read(&mut [0])).await;
+                assert!(!matches!(read, Ok(1..)), "{listen}: {read:?}");
             }
             assert!(matches!(inside.streams.try_recv(), Err(mpsc::error::TryRecvError::Empty)), "{listen}");
-            stranger.net.shutdown().await;
+            outsider.net.shutdown().await;
         }
-        assert!(matches!(seen.try_recv(), Err(TryRecvError::Empty)), "{listen}: nobody was let in");
+        assert!(matches!(events.try_recv(), Err(TryRecvError::Empty)), "{listen}: no connection");
 
         let member = start(|options| options.membership = Some(key.clone())).await;
-        assert_eq!(within("welcome", member.net.connect(addr)).await.expect("welcome"), peer, "{listen}");
+        assert_eq!(within("connected", member.net.connect(addr)).await.expect("connected"), peer, "{listen}");
         let mut stream = within("opened", member.net.open(peer, PROTOCOL)).await.expect("opened");
         stream.write_all(b"x").await.expect("written");
         stream.flush().await.expect("flushed");
@@ -78,7 +78,7 @@ async fn a_member_does_not_connect_to_a_node_without_its_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_hung_up_on_by_a_cluster_is_told_where_on_either_transport() {
+async fn a_node_outside_reports_the_address_of_the_cluster_on_every_transport() {
     for listen in LISTEN {
         let inside = start(|options| {
             options.listen = vec![listen.parse().expect("a multiaddr")];
@@ -87,14 +87,14 @@ async fn who_is_hung_up_on_by_a_cluster_is_told_where_on_either_transport() {
         .await;
         let addr = inside.net.listen_addrs().remove(0);
         let outside = start(|options| options.bootstrap = vec![addr.clone()]).await;
-        let told = async {
+        let reported = async {
             loop {
-                match outside.net.outside() {
-                    Some(told) => return told,
+                match outside.net.other_cluster() {
+                    Some(reported) => return reported,
                     None => tokio::task::yield_now().await,
                 }
             }
         };
-        assert_eq!(within("told", told).await, addr, "{listen}");
+        assert_eq!(within("reported", reported).await, addr, "{listen}");
     }
 }

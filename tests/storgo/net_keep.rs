@@ -1,4 +1,4 @@
-//! Whose connections stay, and who finds room.
+//! Idle connections and the connection limits.
 
 use std::time::Duration;
 
@@ -24,14 +24,14 @@ async fn lost(events: &mut Receiver<NetEvent>) -> PeerId {
     }
 }
 
-/// A node with this identity that calls the server.
-async fn call(server: &Net, keypair: Keypair) -> Member {
+/// Starts a node with this identity that dials the server.
+async fn dial(server: &Net, keypair: Keypair) -> Member {
     let client = start(|options| options.keypair = keypair).await;
     drop(client.net.connect(server.listen_addrs().remove(0)).await);
     client
 }
 
-/// Both ends of a stream. A connection that is being closed at this very moment loses it: then again.
+/// Returns both ends of a stream. Tries again if the connection closes meanwhile.
 async fn open_stream(client: &Net, server: &mut Member) -> (Stream, Stream) {
     loop {
         let Ok(mut stream) = client.open(server.net.peer_id(), PROTOCOL).await else { continue };
@@ -46,7 +46,7 @@ async fn open_stream(client: &Net, server: &mut Member) -> (Stream, Stream) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_connections_are_closed_but_for_the_nearest_and_those_in_use() {
+async fn idle_connections_are_closed_except_to_the_nearest_peers() {
     let mut server = start(|options| {
         options.max_connections = 40;
         options.idle_timeout = Duration::from_millis(500);
@@ -56,32 +56,32 @@ async fn idle_connections_are_closed_but_for_the_nearest_and_those_in_use() {
     let far = |peer: PeerId| -> KBucketDistance { local.distance(&KBucketKey::from(peer)) };
     let mut keys: Vec<Keypair> = (0..13).map(|_| Keypair::generate_ed25519()).collect();
     keys.sort_by_key(|key| far(key.public().to_peer_id()));
-    // A quarter of forty is kept. The farthest come first, and make room for the others.
+    // A quarter of forty is protected. The farthest peers connect first and lose their protection to the others.
     let nearest: Vec<PeerId> = keys[..10].iter().map(|key| key.public().to_peer_id()).collect();
     let mut events = server.net.events();
     let mut clients = Vec::new();
     for key in keys.into_iter().rev() {
-        clients.push(call(&server.net, key).await);
+        clients.push(dial(&server.net, key).await);
     }
-    // Whoever is let go may come again: nobody else may be lost.
-    let mut gone = Vec::new();
-    while gone.len() < 3 {
+    // A peer that was disconnected may connect again. No other may be lost.
+    let mut unprotected = Vec::new();
+    while unprotected.len() < 3 {
         let peer = within("closed", lost(&mut events)).await;
         assert!(!nearest.contains(&peer));
-        if !gone.contains(&peer) {
-            gone.push(peer);
+        if !unprotected.contains(&peer) {
+            unprotected.push(peer);
         }
     }
-    // It stays as long as it does something, while another one comes and goes.
+    // A connection with an open stream stays, while another one is closed.
     let busy = &clients[0].net;
     let (stream, held) = within("accepted", open_stream(busy, &mut server)).await;
     let mut keys = std::iter::repeat_with(Keypair::generate_ed25519);
     let far_away = |key: &Keypair| far(key.public().to_peer_id()) > far(nearest[9]);
-    let passer = call(&server.net, keys.find(far_away).expect("endless")).await;
+    let idle = dial(&server.net, keys.find(far_away).expect("endless")).await;
     loop {
         let peer = within("closed", lost(&mut events)).await;
         assert!(!nearest.contains(&peer) && peer != busy.peer_id());
-        if peer == passer.net.peer_id() {
+        if peer == idle.net.peer_id() {
             break;
         }
     }
@@ -92,13 +92,13 @@ async fn idle_connections_are_closed_but_for_the_nearest_and_those_in_use() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_leave_room_for_calls() {
+async fn incoming_connections_leave_room_for_outgoing_ones() {
     let server = start(|options| options.max_connections = 8).await;
     let others = [start(|_| {}).await, start(|_| {}).await];
     let mut events = server.net.events();
-    let mut callers = Vec::new();
+    let mut clients = Vec::new();
     for _ in 0..12 {
-        callers.push(call(&server.net, Keypair::generate_ed25519()).await);
+        clients.push(dial(&server.net, Keypair::generate_ed25519()).await);
     }
     let mut connected = 0;
     while connected < 6 {
@@ -107,7 +107,7 @@ async fn callers_leave_room_for_calls() {
     }
     for other in &others {
         let addr = other.net.listen_addrs().remove(0);
-        assert_eq!(within("called", server.net.connect(addr)).await.expect("room"), other.net.peer_id());
+        assert_eq!(within("connected", server.net.connect(addr)).await.expect("room"), other.net.peer_id());
     }
     assert_eq!(server.net.connected().len(), 8);
 }

@@ -1,4 +1,4 @@
-//! Connections and streams to peers, by all kinds of addresses and by none.
+//! Connections and streams to peers, with all kinds of addresses and with a peer id alone.
 
 use libp2p::{
     PeerId, StreamProtocol,
@@ -12,7 +12,7 @@ use super::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_kind_of_address_leads_to_the_peer() {
+async fn every_kind_of_address_can_be_dialled() {
     for (listen, transport) in [
         ("/ip4/127.0.0.1/tcp/0", "tcp"),
         ("/ip4/127.0.0.1/udp/0/quic-v1", "quic"),
@@ -21,9 +21,9 @@ async fn every_kind_of_address_leads_to_the_peer() {
     ] {
         let server = start(|options| options.listen = vec![listen.parse().expect("a multiaddr")]).await;
         let full = server.net.listen_addrs().remove(0).to_string();
-        let bare = full.split("/p2p/").next().expect("the front").to_owned();
-        let named = bare.replace("/ip4/127.0.0.1/", "/dns4/localhost/");
-        for addr in [full, bare, named] {
+        let without_id = full.split("/p2p/").next().expect("split").to_owned();
+        let named = without_id.replace("/ip4/127.0.0.1/", "/dns4/localhost/");
+        for addr in [full, without_id, named] {
             let client = start(|_| {}).await;
             let peer = within(&addr, client.net.connect(addr.parse().expect("a multiaddr"))).await;
             assert_eq!(peer.expect("connected"), server.net.peer_id(), "{addr}");
@@ -38,7 +38,7 @@ async fn every_kind_of_address_leads_to_the_peer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_one_was_never_told_of_is_found_by_its_id() {
+async fn a_peer_is_found_by_its_id_in_the_dht() {
     let hub = start(|options| options.listen = vec![tcp()]).await;
     let addr = hub.net.listen_addrs().remove(0);
     let mut wanted = start(|options| {
@@ -56,10 +56,10 @@ async fn a_peer_that_one_was_never_told_of_is_found_by_its_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_opened_says_why() {
+async fn a_failed_dial_or_stream_reports_the_reason() {
     let (node, other) = (start(|options| options.listen = vec![tcp()]).await, start(|_| {}).await);
-    let myself = within("ourselves", node.net.open(node.net.peer_id(), PROTOCOL)).await;
-    assert!(matches!(&myself, Err(NetError::Dial(why)) if why.contains("this node itself")), "{myself:?}");
+    let itself = within("itself", node.net.open(node.net.peer_id(), PROTOCOL)).await;
+    assert!(matches!(&itself, Err(NetError::Dial(why)) if why.contains("this node itself")), "{itself:?}");
 
     let nobody = PeerId::random();
     let unknown = within("unknown", node.net.open(nobody, PROTOCOL)).await;

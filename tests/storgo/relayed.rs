@@ -1,4 +1,4 @@
-//! Nodes that nobody can call, since they listen nowhere: found and read through a relay.
+//! Nodes that listen nowhere are found and read through a relay.
 
 use libp2p::Multiaddr;
 use storgo::net::NetOptions;
@@ -19,23 +19,23 @@ async fn relay(change: impl FnOnce(&mut NetOptions)) -> (Member, Multiaddr) {
     (relay, addr)
 }
 
-/// A node that calls and cannot be called; ready when it has a place at the relay.
-async fn uncallable(relay: &Multiaddr) -> TestNode {
+/// A node that cannot be dialled, with a reservation at the relay.
+async fn start_behind(relay: &Multiaddr) -> TestNode {
     let node = start_with(|options| {
         options.listen = Vec::new();
         options.bootstrap = vec![relay.clone()];
     })
     .await;
-    let placed = async {
+    let reserved = async {
         while !node.status().await.expect("status").listen.iter().any(|addr| addr.contains("p2p-circuit")) {
             tokio::task::yield_now().await;
         }
     };
-    within("a place at the relay", placed).await;
+    within("reserved", reserved).await;
     node
 }
 
-/// Whether all ways from one node to the other lead through a relay; none where there is no way.
+/// Returns whether all connections to the other node are relayed. `None` means that there is none.
 async fn is_relayed(from: &TestNode, to: &TestNode) -> Option<bool> {
     let peers = from.peers().await.expect("peers");
     peers.iter().find(|peer| peer.peer == to.peer_id().to_string()).map(|peer| peer.relayed)
@@ -50,18 +50,18 @@ async fn provided(node: &TestNode, len: usize) -> (String, Vec<u8>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_longer_than_a_circuit_comes_through_circuit_by_circuit() {
+async fn a_file_longer_than_the_limit_of_a_circuit_is_read_over_several_circuits() {
     let (_relay, addr) = relay(|options| options.circuit_bytes = 4 << 20).await;
-    let (writer, reader) = (uncallable(&addr).await, uncallable(&addr).await);
+    let (writer, reader) = (start_behind(&addr).await, start_behind(&addr).await);
     let (link, bytes) = provided(&writer, 10 << 20).await;
     assert!(get(&reader, &link).await.expect("read") == bytes);
     assert_eq!(is_relayed(&reader, &writer).await, Some(true));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_one_of_two_can_be_called_they_meet_without_the_relay() {
+async fn two_nodes_connect_directly_if_one_of_them_can_be_dialled() {
     let (_relay, addr) = relay(|_| {}).await;
-    let writer = uncallable(&addr).await;
+    let writer = start_behind(&addr).await;
     let (link, bytes) = provided(&writer, 3 << 20).await;
     let reader = start_with(|options| options.bootstrap = vec![addr.clone()]).await;
     assert!(get(&reader, &link).await.expect("read") == bytes);
@@ -70,6 +70,6 @@ async fn where_one_of_two_can_be_called_they_meet_without_the_relay() {
             tokio::task::yield_now().await;
         }
     };
-    within("met", direct).await;
+    within("direct", direct).await;
     assert!(get(&reader, &link).await.expect("read") == bytes);
 }

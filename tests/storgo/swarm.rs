@@ -1,4 +1,4 @@
-//! Nodes in this process, over loopback.
+//! Nodes in the test process, over loopback.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use storgo::node::{
 };
 use tempfile::TempDir;
 
-/// How long anything may take before a test gives up.
+/// Maximum duration of one step of a test.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A node and its data directory.
@@ -75,7 +75,7 @@ pub async fn get(node: &Node, link: &str) -> Result<Vec<u8>, NodeError> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_stored_on_one_node_is_read_on_another_that_never_heard_of_it() {
+async fn a_file_stored_on_one_node_is_read_on_another_through_the_dht() {
     let hub = start_with(|_| {}).await;
     let writer = start_knowing(&hub).await;
     let bytes = noise(1, 10 << 20);
@@ -90,7 +90,7 @@ async fn a_file_stored_on_one_node_is_read_on_another_that_never_heard_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sizes_at_every_edge_come_back() {
+async fn files_of_boundary_sizes_are_read_back() {
     let (writer, reader) = (start_with(|_| {}).await, start_with(|_| {}).await);
     reader.connect(addr_of(&writer).await).await.expect("connected");
     let edges = [256 << 10, 1 << 20, (2 << 20) - (64 << 10)];
@@ -110,7 +110,7 @@ async fn sizes_at_every_edge_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn storing_the_same_again_stores_nothing_new_and_strangers_share_nothing() {
+async fn equal_chunks_are_stored_once_on_a_node_and_not_shared_between_nodes() {
     let (a, b) = (start_with(|_| {}).await, start_with(|_| {}).await);
     let bytes = noise(2, 5 << 20);
     let first = put(&a, &bytes).await;
@@ -129,7 +129,7 @@ async fn storing_the_same_again_stores_nothing_new_and_strangers_share_nothing()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn colliding_files_come_back_right_sealed_and_are_refused_in_public() {
+async fn colliding_files_are_read_back_when_sealed_and_refused_when_public() {
     let node = start_with(|_| {}).await;
     let a = include_bytes!("../vectors/shattered-a.bin");
     let b = include_bytes!("../vectors/shattered-b.bin");
@@ -146,7 +146,7 @@ async fn colliding_files_come_back_right_sealed_and_are_refused_in_public() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_whose_uploader_goes_away_at_its_very_end_is_known_like_any_other() {
+async fn a_file_is_stored_even_if_its_uploader_disconnects_at_the_end() {
     let hub = start_with(|_| {}).await;
     let writer = start_knowing(&hub).await;
     let mut events = writer.subscribe();
@@ -157,7 +157,7 @@ async fn a_file_whose_uploader_goes_away_at_its_very_end_is_known_like_any_other
         Poll::Ready(None)
     }));
     let mut put = Box::pin(writer.put_stream(input, PutOptions::named("left"), FileKind::File));
-    // Its end has been passed on, and nobody waits for the answer.
+    // The end of the file has been read, and nobody waits for the answer.
     std::future::poll_fn(|cx| match put.as_mut().poll(cx) {
         Poll::Pending if !ended.load(Ordering::Relaxed) => Poll::Pending,
         _ => Poll::Ready(()),
@@ -171,13 +171,13 @@ async fn a_file_whose_uploader_goes_away_at_its_very_end_is_known_like_any_other
             }
         }
     };
-    let cid = tokio::time::timeout(DEADLINE, stored).await.expect("it is said to be stored");
+    let cid = tokio::time::timeout(DEADLINE, stored).await.expect("a stored event");
     let placement = writer.placement(&cid.as_str().into(), DEADLINE).await.expect("placed");
     assert!(placement.done && placement.announced_to > 0, "{placement:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_block_is_fetched_from_another_provider_or_named() {
+async fn a_damaged_block_is_fetched_from_a_provider_or_reported() {
     let key = crate::cluster::random_key();
     let writer = start_with(|options| options.cluster = Some(key.clone())).await;
     let addr = addr_of(&writer).await;
@@ -191,12 +191,12 @@ async fn a_damaged_block_is_fetched_from_another_provider_or_named() {
     assert_eq!(put(&second, &bytes).await.cid, report.cid, "one cluster, one CID");
     second.connect(addr_of(&writer).await).await.expect("connected");
     let damaged = damage_a_block(&writer);
-    assert!(get(&writer, &report.link).await.expect("mended from the other node") == bytes);
+    assert!(get(&writer, &report.link).await.expect("repaired from the other node") == bytes);
     let verified = writer.verify(None).await.expect("verified");
     assert!(verified.bad.is_empty() && verified.missing.is_empty(), "{verified:?}");
     assert_eq!(writer.status().await.expect("status").quarantined, 1);
 
-    // Alone, there is nobody to mend it.
+    // Without a provider, it cannot be repaired.
     let alone = start_with(|options| options.timeout = Duration::from_secs(1)).await;
     let report = put(&alone, &bytes).await;
     let damaged_alone = damage_a_block(&alone);
@@ -207,7 +207,7 @@ async fn a_damaged_block_is_fetched_from_another_provider_or_named() {
     assert!(error.message.contains(&verified.bad[0].to_string()), "{error}");
 }
 
-/// Flips a bit of the longest block file; answers with its name.
+/// Flips a bit of the longest block file. Returns the file name.
 pub fn damage_a_block(node: &TestNode) -> String {
     let longest = block_files(node).into_iter().max_by_key(|file| file.metadata().expect("there").len());
     let file = longest.expect("a block file");
@@ -230,7 +230,7 @@ pub fn block_files(node: &TestNode) -> Vec<std::path::PathBuf> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_an_upload_is_no_file() {
+async fn a_broken_upload_is_not_listed() {
     let node = start_with(|_| {}).await;
     let broken = futures::stream::iter([
         Ok(bytes::Bytes::from(noise(5, 3 << 20))),
@@ -249,7 +249,7 @@ async fn half_an_upload_is_no_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_provider_that_dies_is_replaced_and_when_all_are_gone_the_reader_is_told_in_time() {
+async fn a_lost_provider_is_replaced_and_without_any_the_read_times_out() {
     let key = crate::cluster::random_key();
     let member = |options: &mut NodeOptions| {
         options.cluster = Some(key.clone());
@@ -285,7 +285,7 @@ async fn a_provider_that_dies_is_replaced_and_when_all_are_gone_the_reader_is_to
     let error = loop {
         match stream.try_next().await {
             Ok(Some(_)) => {}
-            Ok(None) => panic!("the end cannot be reached"),
+            Ok(None) => panic!("the file cannot be complete"),
             Err(error) => break error,
         }
     };
@@ -294,7 +294,7 @@ async fn a_provider_that_dies_is_replaced_and_when_all_are_gone_the_reader_is_to
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_fetched_once_is_not_fetched_again() {
+async fn fetched_blocks_are_not_fetched_again() {
     let writer = start_with(|_| {}).await;
     let reader = start_knowing(&writer).await;
     let bytes = noise(8, 8 << 20);
@@ -313,7 +313,7 @@ async fn what_was_fetched_once_is_not_fetched_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removed_file_is_withdrawn_and_its_blocks_go() {
+async fn a_removed_file_is_withdrawn_and_its_blocks_are_collected() {
     let hub = start_with(|_| {}).await;
     let writer = start_knowing(&hub).await;
     let report = put(&writer, &noise(9, 2 << 20)).await;
@@ -331,7 +331,7 @@ async fn a_removed_file_is_withdrawn_and_its_blocks_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restarted_node_finds_its_files_and_its_peers_again() {
+async fn a_restarted_node_has_its_files_and_rejoins_through_remembered_peers() {
     let hub = start_with(|_| {}).await;
     let writer = start_knowing(&hub).await;
     let bytes = noise(10, 1 << 20);
@@ -345,10 +345,10 @@ async fn a_restarted_node_finds_its_files_and_its_peers_again() {
     let again = reopen(options).await;
     assert!(get(&again, &report.link).await.expect("read") == bytes);
     let placement = again.placement(&report.link.as_str().into(), DEADLINE).await.expect("placed");
-    assert!(placement.announced_to >= 1, "the remembered hub took it");
+    assert!(placement.announced_to >= 1, "announced to the remembered hub");
 }
 
-/// Starts a node on a directory whose last holder is just letting go.
+/// Starts a node on a directory that another node is about to release.
 pub async fn reopen(options: NodeOptions) -> Node {
     tokio::time::timeout(DEADLINE, async {
         loop {

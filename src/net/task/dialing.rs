@@ -1,4 +1,4 @@
-//! Ways to a peer: by an address, by what is known of it, and by asking the DHT where it is.
+//! Dials: to an address, to the known addresses of a peer, and to those that the DHT knows.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,41 +14,41 @@ use tokio::time::Instant;
 use super::{Dialed, Task, query::Query};
 use crate::net::{
     NetError,
-    address_ranking::bare,
+    address_ranking::without_peer_id,
     dial_failure::{SELF_DIAL, dial_error, is_other_cluster},
     discovery::{dial_opts, peer_of},
     streams::OpenStream,
 };
 
-/// Streams that wait for a connection to a peer.
+/// Streams that wait for a connection to one peer.
 #[derive(Default)]
 pub(super) struct Opening {
     pub(super) streams: Vec<OpenStream>,
-    /// The DHT has been asked where the peer is, which could not be reached at these addresses.
-    asked: Option<Vec<Multiaddr>>,
+    /// The addresses that had failed when the DHT was queried for others. `None` means that it was not queried.
+    queried: Option<Vec<Multiaddr>>,
 }
 
-/// How long a question to the DHT waits for a peer that is being dialled.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a question that comes later waits for the same peer.
-const LESS_PATIENCE: Duration = Duration::from_millis(500);
+/// Time for which a DHT query waits for a dial.
+const WAIT: Duration = Duration::from_secs(2);
+/// Time for which a later query waits for the same dial.
+const LATER_WAIT: Duration = Duration::from_millis(500);
 
-/// Dials to known peers that have not ended.
+/// Dials in progress to peers with a known id.
 #[derive(Default)]
-pub(super) struct Dials(HashMap<ConnectionId, Pending>);
+pub(super) struct Dials(HashMap<ConnectionId, Dial>);
 
-struct Pending {
+struct Dial {
     peer: PeerId,
-    /// When the DHT is to go on without it.
+    /// When DHT queries stop waiting for it.
     due: Instant,
-    /// Somebody besides the DHT wants it to succeed.
+    /// Whether anything else waits for it.
     awaited: bool,
 }
 
 impl Dials {
-    pub(super) fn begun(&mut self, id: ConnectionId, peer: Option<PeerId>, awaited: bool, now: Instant) {
+    pub(super) fn started(&mut self, id: ConnectionId, peer: Option<PeerId>, awaited: bool, now: Instant) {
         if let Some(peer) = peer {
-            self.0.insert(id, Pending { peer, due: now + PATIENCE, awaited });
+            self.0.insert(id, Dial { peer, due: now + WAIT, awaited });
         }
     }
 
@@ -60,17 +60,16 @@ impl Dials {
         self.0.values().map(|dial| dial.due).min()
     }
 
-    /// Whether a dial to this peer is on its way, and whether one is that somebody besides the DHT wants.
-    fn to(&self, peer: &PeerId) -> (bool, bool) {
-        let mut dials = self.0.values().filter(|dial| dial.peer == *peer).peekable();
-        (dials.peek().is_some(), dials.any(|dial| dial.awaited))
+    fn to<'a>(&'a self, peer: &PeerId) -> impl Iterator<Item = &'a Dial> {
+        let peer = *peer;
+        self.0.values().filter(move |dial| dial.peer == peer)
     }
 
-    /// Dials for which the DHT has waited long enough. Those that go on are due again soon, for questions to come.
+    /// Returns the dials for which DHT queries have waited long enough. They are due again soon, for later queries.
     fn slow(&mut self, now: Instant) -> Vec<(ConnectionId, PeerId)> {
         let mut slow = Vec::new();
         for (id, dial) in self.0.iter_mut().filter(|(_, dial)| dial.due <= now) {
-            dial.due = now + LESS_PATIENCE;
+            dial.due = now + LATER_WAIT;
             slow.push((*id, dial.peer));
         }
         slow
@@ -85,12 +84,12 @@ impl Task {
         }
         let opts = dial_opts(addr);
         let (id, peer) = (opts.connection_id(), opts.get_peer_id());
-        match self.dial_anyway(opts) {
+        match self.dial_in_backoff(opts) {
             Ok(()) => {
-                self.dials.begun(id, peer, true, Instant::now());
+                self.dials.started(id, peer, true, Instant::now());
                 self.dialing.entry(id).or_default().push(reply);
             }
-            Err(error) => drop(reply.send(Err(self.why_not(peer, &error)))),
+            Err(error) => drop(reply.send(Err(self.describe(peer, &error)))),
         }
     }
 
@@ -103,7 +102,7 @@ impl Task {
             self.swarm.behaviour_mut().streams.open(peer, open);
             return;
         }
-        if self.swarm.behaviour().dial_backoff.was_just_tried(&peer, Instant::now()) {
+        if self.swarm.behaviour().dial_backoff.just_failed(&peer, Instant::now()) {
             drop(open.reply.send(Err(NetError::Dial("the peer could not be reached a moment ago".into()))));
             return;
         }
@@ -114,18 +113,18 @@ impl Task {
         }
     }
 
-    /// Dials a peer by the addresses known here; without any, asks the DHT.
+    /// Dials a peer at its known addresses. Without any, queries the DHT.
     pub(super) fn dial(&mut self, peer: PeerId) {
-        self.dial_besides(peer, &[], PeerCondition::DisconnectedAndNotDialing);
+        self.dial_untried(peer, &[], PeerCondition::DisconnectedAndNotDialing);
     }
 
-    /// Dials a peer by the addresses known here but those that were `tried`.
-    fn dial_besides(&mut self, peer: PeerId, tried: &[Multiaddr], condition: PeerCondition) {
+    /// Dials a peer at its known addresses, except those that were `tried`.
+    fn dial_untried(&mut self, peer: PeerId, tried: &[Multiaddr], condition: PeerCondition) {
         if self.swarm.is_connected(&peer) || peer == *self.swarm.local_peer_id() {
             return;
         }
-        let tried: Vec<Multiaddr> = tried.iter().map(bare).collect();
-        let mut addrs = self.address_book.of(&peer);
+        let tried: Vec<Multiaddr> = tried.iter().map(without_peer_id).collect();
+        let mut addrs = self.address_book.addrs(&peer);
         addrs.retain(|addr| !tried.contains(addr));
         let opts = DialOpts::peer_id(peer)
             .condition(condition)
@@ -133,167 +132,167 @@ impl Task {
             .extend_addresses_through_behaviour()
             .build();
         let id = opts.connection_id();
-        match self.dial_anyway(opts) {
-            Ok(()) => self.dials.begun(id, Some(peer), true, Instant::now()),
-            // Already on its way: its end is ours too.
+        match self.dial_in_backoff(opts) {
+            Ok(()) => self.dials.started(id, Some(peer), true, Instant::now()),
+            // A dial in progress serves this caller too.
             Err(DialError::DialPeerConditionFalse(_)) => {}
             Err(DialError::NoAddresses) => drop(self.look_up(peer, Vec::new(), &NetError::NoAddress(peer))),
             Err(error) => drop(self.look_up(peer, Vec::new(), &dial_error(&error))),
         }
     }
 
-    /// Dials, also a peer that could not be reached a moment ago.
-    pub(super) fn dial_anyway(&mut self, opts: DialOpts) -> Result<(), DialError> {
+    /// Dials even if the backoff of the peer is not over.
+    pub(super) fn dial_in_backoff(&mut self, opts: DialOpts) -> Result<(), DialError> {
         self.swarm.behaviour_mut().dial_backoff.allow(Some(opts.connection_id()));
-        let begun = self.swarm.dial(opts);
+        let started = self.swarm.dial(opts);
         self.swarm.behaviour_mut().dial_backoff.allow(None);
-        begun
+        started
     }
 
-    /// Somebody says where a peer is.
-    pub(super) fn heard(&mut self, peer: PeerId, addr: &Multiaddr) {
-        self.address_book.heard(peer, addr);
-        self.swarm.behaviour_mut().dial_backoff.heard(&peer, addr);
+    /// Adds an address of a peer that another peer or the local network reports.
+    pub(super) fn add_reported_address(&mut self, peer: PeerId, addr: &Multiaddr) {
+        self.address_book.add_reported(peer, addr);
+        self.swarm.behaviour_mut().dial_backoff.add_address(&peer, addr);
     }
 
-    /// When a question to the DHT has waited long enough for a peer that is being dialled.
-    pub(super) fn slow_due(&self) -> Option<Instant> {
-        // With nobody else there, these dials are all there is to hope for.
+    /// Returns when DHT queries stop waiting for the next dial.
+    pub(super) fn slow_dial_due(&self) -> Option<Instant> {
+        // Without another peer, the query depends on these dials.
         if self.dht_peers.is_empty() || self.queries.is_empty() {
             return None;
         }
         self.dials.next_due()
     }
 
-    /// Lets the DHT go on without peers that are slow to answer. A dial that somebody else waits for goes on as well.
-    pub(super) fn go_on_without_the_slow(&mut self, now: Instant) {
-        if self.slow_due().is_none_or(|due| due > now) {
+    /// Ends slow dials for the DHT. A dial that anything else waits for continues.
+    pub(super) fn end_slow_dials(&mut self, now: Instant) {
+        if self.slow_dial_due().is_none_or(|due| due > now) {
             return;
         }
         for (id, peer) in self.dials.slow(now) {
             if self.swarm.is_connected(&peer) {
                 continue;
             }
-            let awaited = self.opening.contains_key(&peer) || self.dials.to(&peer).1;
+            let awaited = self.opening.contains_key(&peer) || self.dials.to(&peer).any(|dial| dial.awaited);
             let behaviour = self.swarm.behaviour_mut();
             behaviour.dial_backoff.slow(peer, now);
             if awaited {
-                // For the DHT alone, this dial has failed.
+                // Only the DHT sees a failure.
                 let failed =
                     DialFailure { peer_id: Some(peer), error: &DialError::Aborted, connection_id: id };
                 behaviour.kad.on_swarm_event(FromSwarm::DialFailure(failed));
             } else {
                 self.dials.ended(id);
-                // Whoever is not connected has only dials to end.
+                // The peer is not connected, so this ends its dials.
                 let _ = self.swarm.disconnect_peer_id(peer);
             }
         }
     }
 
-    /// Where a peer could not be dialled: asks the DHT once where it is, and gives up the second time. Answers whether it
-    /// is being looked for.
-    fn look_up(&mut self, peer: PeerId, tried: Vec<Multiaddr>, why: &NetError) -> bool {
+    /// Handles a peer that cannot be dialled: queries the DHT for its addresses, and gives up the second time. Returns
+    /// whether the peer may still be reached.
+    fn look_up(&mut self, peer: PeerId, tried: Vec<Multiaddr>, error: &NetError) -> bool {
         let Some(opening) = self.opening.get_mut(&peer) else {
             return false;
         };
-        if self.dials.to(&peer).0 {
-            // Another dial to it may still succeed.
+        if self.dials.to(&peer).next().is_some() {
+            // Another dial may still succeed.
             return true;
         }
-        if opening.asked.is_some() || self.dht_peers.is_empty() {
-            self.give_up(peer, why);
+        if opening.queried.is_some() || self.dht_peers.is_empty() {
+            self.give_up(peer, error);
             return false;
         }
-        opening.asked = Some(tried);
-        self.ask(Query::Address { peer });
+        opening.queried = Some(tried);
+        self.query(Query::Address { peer });
         true
     }
 
-    /// The DHT has said what it knows of a peer: where that is nothing new, there is nothing to try.
-    pub(super) fn dial_elsewhere(&mut self, peer: PeerId) {
-        let tried = self.opening.get(&peer).and_then(|opening| opening.asked.clone());
+    /// Handles the end of a query for the addresses of a peer: dials the new ones, or gives up.
+    pub(super) fn on_addresses_found(&mut self, peer: PeerId) {
+        let tried = self.opening.get(&peer).and_then(|opening| opening.queried.clone());
         match tried {
-            Some(tried) if !tried.is_empty() && !self.address_book.knows_besides(&peer, &tried) => {
+            Some(tried) if !tried.is_empty() && !self.address_book.has_untried(&peer, &tried) => {
                 self.swarm.behaviour_mut().dial_backoff.failed(peer, &tried, Instant::now());
-                self.give_up(peer, &NetError::Dial("it does not answer where it was last".into()));
+                self.give_up(peer, &NetError::Dial("the peer does not answer at its known addresses".into()));
             }
-            // Also where it is being dialled: that may be where it was before.
-            _ => self.dial_besides(peer, &tried.unwrap_or_default(), PeerCondition::Disconnected),
+            // A dial in progress may be to an old address, so it is no reason to wait.
+            _ => self.dial_untried(peer, &tried.unwrap_or_default(), PeerCondition::Disconnected),
         }
     }
 
-    pub(super) fn give_up(&mut self, peer: PeerId, why: &NetError) {
+    pub(super) fn give_up(&mut self, peer: PeerId, error: &NetError) {
         for open in self.opening.remove(&peer).unwrap_or_default().streams {
-            drop(open.reply.send(Err(why.clone())));
+            drop(open.reply.send(Err(error.clone())));
         }
     }
 
     pub(super) fn on_dial_failed(&mut self, id: ConnectionId, peer: Option<PeerId>, error: &DialError) {
         self.dials.ended(id);
         if let DialError::LocalPeerId { address } = error {
-            self.duplicate_identity.made(address.clone(), Instant::now());
+            self.duplicate_identity.outgoing(address.clone(), Instant::now());
         }
-        self.bootstrap_failed(id, error);
+        self.on_bootstrap_failed(id, error);
         if let DialError::Transport(tried) = error
             && let Some((addr, _)) = tried.iter().find(|(_, e)| is_other_cluster(e))
         {
-            self.share(|shared| shared.outside = Some(addr.clone()));
+            self.update_shared(|shared| shared.other_cluster = Some(addr.clone()));
         }
-        let why = self.why_not(peer, error);
+        let described = self.describe(peer, error);
         for reply in self.dialing.remove(&id).into_iter().flatten() {
-            drop(reply.send(Err(why.clone())));
+            drop(reply.send(Err(described.clone())));
         }
         if let Some(peer) = peer.filter(|peer| !self.swarm.is_connected(peer)) {
-            self.shunned.add(peer);
-            self.cannot_reach(peer, error);
+            self.on_unreachable(peer, error);
         }
     }
 
-    /// Why a call at an address that was named failed.
-    fn why_not(&self, peer: Option<PeerId>, error: &DialError) -> NetError {
-        if self.was_for_us(peer, error) { NetError::Dial(SELF_DIAL.into()) } else { dial_error(error) }
+    /// Describes a failed dial to an address that the user named.
+    fn describe(&self, peer: Option<PeerId>, error: &DialError) -> NetError {
+        if self.is_self_dial(peer, error) { NetError::Dial(SELF_DIAL.into()) } else { dial_error(error) }
     }
 
-    /// A call for ourselves by name ends in a handshake that says nothing of that; one to where we listen is never made.
-    fn was_for_us(&self, peer: Option<PeerId>, error: &DialError) -> bool {
+    /// Returns whether a failed dial was to this node. A handshake with its own peer id fails for another reason, and its
+    /// listen addresses are not dialled.
+    fn is_self_dial(&self, peer: Option<PeerId>, error: &DialError) -> bool {
         peer.is_some_and(|peer| peer == *self.swarm.local_peer_id())
             || matches!(error, DialError::LocalPeerId { .. } | DialError::NoAddresses)
     }
 
-    /// Where it was a bootstrap address that failed: says so, now and then.
-    pub(super) fn bootstrap_failed(&mut self, id: ConnectionId, error: &DialError) {
+    /// Warns now and then about a bootstrap address that cannot be reached.
+    pub(super) fn on_bootstrap_failed(&mut self, id: ConnectionId, error: &DialError) {
         let Some(addr) = self.bootstrap.failed(id, error).cloned() else {
             return;
         };
-        if self.was_for_us(peer_of(&addr), error) {
-            tracing::warn!(target: "storgo::bootstrap", "bootstrap address {addr} is this node itself, and leads to nobody else");
+        if self.is_self_dial(peer_of(&addr), error) {
+            tracing::warn!(target: "storgo::bootstrap", "bootstrap address {addr} is this node itself");
             return;
         }
-        let why = dial_error(error);
-        tracing::warn!(target: "storgo::bootstrap", "bootstrap address {addr} does not answer, and is tried on: {why}");
+        let error = dial_error(error);
+        tracing::warn!(target: "storgo::bootstrap", "bootstrap address {addr} cannot be reached, retrying: {error}");
     }
 
-    /// A bootstrap peer may have gone. Where it had not even said who it is, that is a failure, and said now and then.
-    pub(super) fn bootstrap_lost(&mut self, peer: &PeerId) {
+    /// Handles a lost peer that may be at a bootstrap address. Warns now and then if it closed the connection at once.
+    pub(super) fn on_bootstrap_lost(&mut self, peer: &PeerId) {
         if let Some(addr) = self.bootstrap.lost(peer, self.dht_peers.len(), Instant::now()) {
             tracing::warn!(
                 target: "storgo::bootstrap",
-                "bootstrap address {addr} hangs up at once, and is tried on: that node is full, or belongs to another cluster"
+                "bootstrap address {addr} closes the connection at once, retrying: that node is full or belongs to another cluster"
             );
         }
     }
 
-    fn cannot_reach(&mut self, peer: PeerId, error: &DialError) {
+    fn on_unreachable(&mut self, peer: PeerId, error: &DialError) {
         let mut tried: Vec<Multiaddr> = match error {
             DialError::Transport(tried) => tried.iter().map(|(addr, _)| addr.clone()).collect(),
             _ => Vec::new(),
         };
-        let before = self.opening.get(&peer).and_then(|opening| opening.asked.clone());
+        let before = self.opening.get(&peer).and_then(|opening| opening.queried.clone());
         tried.extend(before.into_iter().flatten());
-        // As long as it is looked for, the DHT may dial it where it is now.
+        // While the peer may be reached, the DHT may dial it.
         if !self.look_up(peer, tried.clone(), &dial_error(error)) && !tried.is_empty() {
             self.swarm.behaviour_mut().dial_backoff.failed(peer, &tried, Instant::now());
-            // Nor is it named to others who ask.
+            // DHT answers no longer name it.
             self.swarm.behaviour_mut().kad.remove_peer(&peer);
         }
     }

@@ -1,7 +1,7 @@
-//! Another machine that runs with our identity: each of the two hides the other from the swarm.
+//! Detects another machine with the identity of this node. The two hide each other from the swarm.
 //!
-//! A call whose other end has our own peer id is either one to ourselves (a bootstrap address that is our own), and then
-//! both of its ends are here, or one to or from such a machine.
+//! A connection between equal peer ids is either one of this node with itself, for example at its own bootstrap address,
+//! and then both ends are seen here, or one with such a machine.
 
 use std::{
     sync::{
@@ -14,64 +14,61 @@ use std::{
 use libp2p::Multiaddr;
 use tokio::time::Instant;
 
-/// How long the other end of a call to ourselves may take to show.
+/// Time within which both ends of a connection of this node with itself are seen.
 const PAIR: Duration = Duration::from_secs(3);
 
-/// Calls in which both ends have our identity.
+/// Connections between equal peer ids.
 #[derive(Default)]
 pub(super) struct DuplicateIdentity {
-    /// Calls for others that reached ourselves, and how many of them have been seen.
-    self_calls: Arc<AtomicU64>,
-    seen: u64,
-    made: Option<Multiaddr>,
-    taken: Option<Multiaddr>,
-    /// When a caller was last refused, whoever it was.
-    refused: Option<Instant>,
+    /// Dials to other peers that this node itself answered, and how many of them were handled.
+    self_dials: Arc<AtomicU64>,
+    handled: u64,
+    outgoing: Option<Multiaddr>,
+    incoming: Option<Multiaddr>,
+    /// When any incoming connection last failed.
+    incoming_failed: Option<Instant>,
     due: Option<Instant>,
-    /// Once is enough.
-    told: bool,
+    reported: bool,
 }
 
 impl DuplicateIdentity {
-    pub(super) fn new(self_calls: Arc<AtomicU64>) -> Self {
-        Self { self_calls, ..Self::default() }
+    pub(super) fn new(self_dials: Arc<AtomicU64>) -> Self {
+        Self { self_dials, ..Self::default() }
     }
 
-    /// We have called, and it was us who answered.
-    pub(super) fn made(&mut self, addr: Multiaddr, now: Instant) {
-        self.made = Some(addr);
+    /// Notes that a dial reached a node with this identity.
+    pub(super) fn outgoing(&mut self, addr: Multiaddr, now: Instant) {
+        self.outgoing = Some(addr);
         self.due.get_or_insert(now + PAIR);
     }
 
-    /// A caller was refused; `ours`: because it was us.
-    pub(super) fn refused(&mut self, addr: Multiaddr, ours: bool, now: Instant) {
-        self.refused = Some(now);
-        if ours {
-            self.taken = Some(addr);
+    /// Notes that an incoming connection failed, and whether because the peer has this identity.
+    pub(super) fn incoming_failed(&mut self, addr: Multiaddr, same_identity: bool, now: Instant) {
+        self.incoming_failed = Some(now);
+        if same_identity {
+            self.incoming = Some(addr);
             self.due.get_or_insert(now + PAIR);
         }
     }
 
-    /// When it is known what a call was.
+    /// Returns when the noted connections are to be judged.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Where another machine with our identity was met; said once.
-    pub(super) fn met(&mut self, now: Instant) -> Option<Multiaddr> {
+    /// Returns the address of another machine with this identity, once.
+    pub(super) fn detect(&mut self, now: Instant) -> Option<Multiaddr> {
         self.due.take_if(|due| *due <= now)?;
-        // One who hangs up early is seen here as any caller who was refused.
-        let refused = self.refused.is_some_and(|at| at + 2 * PAIR > now);
-        let calls = self.self_calls.load(Ordering::Relaxed);
-        let called_for_others = std::mem::replace(&mut self.seen, calls) != calls;
-        let met = match (self.made.take(), self.taken.take()) {
-            (Some(called), None) if !refused => Some(called),
-            (None, Some(caller)) if !called_for_others => Some(caller),
-            _ => None,
+        // If the dialling end closes first, the other end sees a failure of any kind.
+        let failed = self.incoming_failed.is_some_and(|at| at + 2 * PAIR > now);
+        let dials = self.self_dials.load(Ordering::Relaxed);
+        let dialled_itself = std::mem::replace(&mut self.handled, dials) != dials;
+        let other = match (self.outgoing.take(), self.incoming.take()) {
+            (Some(addr), None) if !failed => addr,
+            (None, Some(addr)) if !dialled_itself => addr,
+            _ => return None,
         };
-        let news = met.filter(|_| !self.told)?;
-        self.told = true;
-        Some(news)
+        (!std::mem::replace(&mut self.reported, true)).then_some(other)
     }
 }
 
@@ -84,29 +81,32 @@ mod tests {
     }
 
     #[test]
-    fn a_call_to_ourselves_has_two_ends_here_and_any_other_one_is_told_once() {
+    fn a_connection_with_itself_is_ignored_and_another_machine_is_reported_once() {
         let now = Instant::now();
-        for ours in [true, false] {
-            let mut twins = DuplicateIdentity::default();
-            twins.refused(addr(2), ours, now);
-            twins.made(addr(1), now);
-            assert_eq!((twins.met(now), twins.met(now + PAIR), twins.next_due()), (None, None, None));
+        for same_identity in [true, false] {
+            let mut identity = DuplicateIdentity::default();
+            identity.incoming_failed(addr(2), same_identity, now);
+            identity.outgoing(addr(1), now);
+            assert_eq!(
+                (identity.detect(now), identity.detect(now + PAIR), identity.next_due()),
+                (None, None, None)
+            );
         }
-        // Whoever was called for another peer: its own address was told of that one.
-        let mut twins = DuplicateIdentity::default();
-        twins.self_calls.fetch_add(1, Ordering::Relaxed);
-        twins.refused(addr(2), true, now);
-        assert_eq!(twins.met(now + PAIR), None);
-        for called in [true, false] {
-            let mut twins = DuplicateIdentity::default();
-            for met in [Some(addr(1)), None] {
-                if called {
-                    twins.made(addr(1), now);
+        // This node dialled itself at an address that was reported of another peer.
+        let mut identity = DuplicateIdentity::default();
+        identity.self_dials.fetch_add(1, Ordering::Relaxed);
+        identity.incoming_failed(addr(2), true, now);
+        assert_eq!(identity.detect(now + PAIR), None);
+        for outgoing in [true, false] {
+            let mut identity = DuplicateIdentity::default();
+            for detected in [Some(addr(1)), None] {
+                if outgoing {
+                    identity.outgoing(addr(1), now);
                 } else {
-                    twins.refused(addr(1), true, now);
+                    identity.incoming_failed(addr(1), true, now);
                 }
-                assert_eq!(twins.next_due(), Some(now + PAIR));
-                assert_eq!(twins.met(now + PAIR), met);
+                assert_eq!(identity.next_due(), Some(now + PAIR));
+                assert_eq!(identity.detect(now + PAIR), detected);
             }
         }
     }

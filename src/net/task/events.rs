@@ -1,4 +1,4 @@
-//! What the swarm reports: listeners, connections, and what the behaviours say.
+//! Events of the swarm: listeners, connections, and reports of the behaviours.
 
 use libp2p::{
     Multiaddr, PeerId,
@@ -13,37 +13,33 @@ use tokio::time::Instant;
 use super::Task;
 use crate::net::{
     NetEvent,
-    address_ranking::{self, bare, is_relayed},
+    address_ranking::{self, is_relayed, without_peer_id},
     behaviour::{BehaviourEvent, addresses, set_addresses},
-    discovery::Led,
+    discovery::BootstrapMatch,
 };
 
 impl Task {
     pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::NewListenAddr { address, .. } => {
-                // A private address is what private peers need: it is said to whoever asks the DHT for us.
+                // Also a private address, which peers in the same network need.
                 self.swarm.add_external_address(address.clone());
-                self.check_from_outside(&address);
-                self.share(|shared| shared.listen.push(address.clone()));
+                self.probe(&address);
+                self.update_shared(|shared| shared.listen.push(address.clone()));
                 self.emit(NetEvent::Listening { addr: address });
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
-                self.swarm.remove_external_address(&address);
-                self.relays.expired(&address);
-                self.share(|shared| shared.listen.retain(|known| *known != address));
+                self.on_listen_addr_expired(&address);
             }
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
-                let at_a_relay = self.relays.closed(listener_id);
+                let is_reservation = self.relays.closed(listener_id);
                 if let Err(error) = reason
-                    && !at_a_relay
+                    && !is_reservation
                 {
                     tracing::warn!(?addresses, "no longer listening: {error}");
                 }
-                for address in addresses {
-                    self.swarm.remove_external_address(&address);
-                    self.relays.expired(&address);
-                    self.share(|shared| shared.listen.retain(|known| *known != address));
+                for address in &addresses {
+                    self.on_listen_addr_expired(address);
                 }
             }
             SwarmEvent::ConnectionEstablished {
@@ -52,43 +48,48 @@ impl Task {
                 self.on_connected(peer_id, connection_id, &endpoint, num_established.get() == 1);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, endpoint, num_established, .. } => {
-                self.on_hung_up(&peer_id, &endpoint);
+                self.detect_other_cluster(&peer_id, &endpoint);
                 self.on_closed(peer_id, connection_id, num_established == 0);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error, .. } => {
                 self.on_dial_failed(connection_id, peer_id, &error);
             }
             SwarmEvent::IncomingConnectionError { error, send_back_addr, .. } => {
-                let ours = matches!(error, ListenError::LocalPeerId { .. });
-                self.duplicate_identity.refused(send_back_addr, ours, Instant::now());
-                tracing::debug!("a caller was refused: {error}");
+                let same_identity = matches!(error, ListenError::LocalPeerId { .. });
+                self.duplicate_identity.incoming_failed(send_back_addr, same_identity, Instant::now());
+                tracing::debug!("an incoming connection failed: {error}");
             }
             SwarmEvent::ExternalAddrExpired { address } => self.relays.expired(&address),
-            // Of a connected peer, it is what that says itself, and is heeded as such.
+            // A connected peer reports its addresses by Identify, which is handled there.
             SwarmEvent::NewExternalAddrOfPeer { peer_id, address } if !self.swarm.is_connected(&peer_id) => {
-                self.heard(peer_id, &address);
+                self.add_reported_address(peer_id, &address);
             }
             SwarmEvent::Dialing { peer_id, connection_id } => {
-                self.dials.begun(connection_id, peer_id, false, Instant::now());
+                self.dials.started(connection_id, peer_id, false, Instant::now());
             }
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             _ => {}
         }
     }
 
-    /// Another machine has our identity.
-    pub(super) fn on_twin(&mut self, addr: Multiaddr) {
+    fn on_listen_addr_expired(&mut self, addr: &Multiaddr) {
+        self.swarm.remove_external_address(addr);
+        self.relays.expired(addr);
+        self.update_shared(|shared| shared.listen.retain(|known| known != addr));
+    }
+
+    pub(super) fn on_duplicate_identity(&mut self, addr: Multiaddr) {
         tracing::warn!(
-            "another machine runs with this node's identity, met at {addr}: the two hide each other from the swarm; stop one \
-             of them, and give it an identity of its own (move its identity.key away)"
+            "another machine at {addr} has the identity of this node, and each hides the other from the swarm; stop one of \
+             them and move its identity.key away, so that it gets a new identity"
         );
-        self.share(|shared| shared.twin = Some(addr.clone()));
-        self.emit(NetEvent::SameIdentity { addr });
+        self.update_shared(|shared| shared.duplicate_identity = Some(addr.clone()));
+        self.emit(NetEvent::DuplicateIdentity { addr });
     }
 
     fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, first: bool) {
         let addr = match endpoint {
-            // Through a relay, a caller's own address is its name alone: where it comes from is the relay.
+            // The remote address of a relayed incoming connection is only a peer id; the local one names the relay.
             ConnectedPoint::Listener { local_addr, .. } if is_relayed(local_addr) => {
                 local_addr.clone().with_p2p(peer).unwrap_or_else(|addr| addr)
             }
@@ -98,19 +99,18 @@ impl Task {
         self.swarm.behaviour_mut().dial_backoff.connected(&peer);
         match endpoint {
             _ if endpoint.is_relayed() => {}
-            ConnectedPoint::Dialer { .. } => self.address_book.reached(peer, &addr),
-            ConnectedPoint::Listener { .. } => self.relays.called(peer, id),
+            ConnectedPoint::Dialer { .. } => self.address_book.set_reached(peer, &addr),
+            ConnectedPoint::Listener { .. } => self.relays.connected(peer, id),
         }
         match self.bootstrap.connected(id, peer, Instant::now()) {
-            Led::Elsewhere => {}
-            Led::ToPeer => {
-                let change = self.kept.bootstrap(peer);
-                self.keep(change);
+            BootstrapMatch::None => {}
+            BootstrapMatch::New => {
+                let change = self.protected.add_bootstrap(peer);
+                self.apply(change);
             }
-            // Several addresses, one peer: a connection is enough.
-            Led::ToTheSame => drop(self.swarm.close_connection(id)),
+            BootstrapMatch::Duplicate => drop(self.swarm.close_connection(id)),
         }
-        self.share(|shared| {
+        self.update_shared(|shared| {
             let state = shared.peers.entry(peer).or_default();
             state.connections.insert(id, addr.clone());
         });
@@ -128,21 +128,22 @@ impl Task {
         }
     }
 
-    /// A node of a cluster demands its proof of whoever calls by QUIC: one that knows of none is connected until then.
-    fn on_hung_up(&self, peer: &PeerId, endpoint: &ConnectedPoint) {
+    /// Notes that a node of a cluster closed the connection. Over QUIC it demands a proof that a node outside a cluster
+    /// does not know of, so this node was connected until then.
+    fn detect_other_cluster(&self, peer: &PeerId, endpoint: &ConnectedPoint) {
         let ConnectedPoint::Dialer { address, .. } = endpoint else { return };
         let quic = address.iter().any(|part| part == Protocol::QuicV1) && !endpoint.is_relayed();
-        self.share(|shared| {
-            let unknown = shared.peers.get(peer).is_some_and(|state| state.agent.is_none());
-            if quic && unknown && !self.in_cluster {
-                shared.outside = Some(address.clone());
+        self.update_shared(|shared| {
+            let unidentified = shared.peers.get(peer).is_some_and(|state| state.agent.is_none());
+            if quic && unidentified && !self.in_cluster {
+                shared.other_cluster = Some(address.clone());
             }
         });
     }
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId, last: bool) {
-        self.relays.hung_up(&peer, id);
-        self.share(|shared| {
+        self.relays.disconnected(&peer, id);
+        self.update_shared(|shared| {
             if let Some(state) = shared.peers.get_mut(&peer) {
                 state.connections.remove(&id);
             }
@@ -151,28 +152,28 @@ impl Task {
             }
         });
         if last {
-            self.relays.gone(&peer);
+            self.relays.remove(&peer);
             if self.dht_peers.remove(&peer) {
-                self.growth.peer_went(self.dht_peers.len(), Instant::now());
+                self.growth.peer_left(self.dht_peers.len(), Instant::now());
                 if self.dht_peers.is_empty() {
-                    self.rejoin.reset();
+                    self.reconnect.reset();
                 }
             }
-            self.identify_limit.gone(&peer);
-            self.bootstrap_lost(&peer);
-            self.no_longer_kept(peer);
+            self.identify_limit.remove(&peer);
+            self.on_bootstrap_lost(&peer);
+            self.unprotect(peer);
             self.emit(NetEvent::Lost { peer });
         }
     }
 
-    /// A peer has gone: where its connection was one that stays, another one takes its place.
-    fn no_longer_kept(&mut self, peer: PeerId) {
-        let room = self.kept.gone(peer);
+    /// Ends the protection of a disconnected peer, and protects another DHT peer instead.
+    fn unprotect(&mut self, peer: PeerId) {
+        let room = self.protected.remove(peer);
         self.swarm.behaviour_mut().streams.set_protected(peer, false);
         if room {
             for peer in self.dht_peers.clone() {
-                let change = self.kept.dht_peer(peer);
-                self.keep(change);
+                let change = self.protected.add_dht_peer(peer);
+                self.apply(change);
             }
         }
     }
@@ -182,22 +183,23 @@ impl Task {
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.on_identified(peer_id, &info);
             }
-            BehaviourEvent::Ping(ping::Event { peer, result: Ok(rtt), .. }) => self.share(|shared| {
+            BehaviourEvent::Ping(ping::Event { peer, result: Ok(rtt), .. }) => self.update_shared(|shared| {
                 if let Some(state) = shared.peers.get_mut(&peer) {
                     state.rtt = Some(rtt);
                 }
             }),
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+                let now = Instant::now();
                 for (peer, addr) in found {
-                    if !self.shunned.contains(&peer) {
-                        self.heard(peer, &addr);
+                    if !self.swarm.behaviour().dial_backoff.is_failed(&peer, now) {
+                        self.add_reported_address(peer, &addr);
                         self.dial(peer);
                     }
                 }
             }
-            BehaviourEvent::AutonatClient(test) => self.on_tested(&test),
+            BehaviourEvent::AutonatClient(probe) => self.on_probed(&probe),
             BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, stats, step }) => {
-                self.on_answer(id, result, stats.num_successes(), step.last);
+                self.on_query_progress(id, result, stats.num_successes(), step.last);
             }
             _ => {}
         }
@@ -205,13 +207,13 @@ impl Task {
 
     fn on_identified(&mut self, peer: PeerId, info: &identify::Info) {
         let dht = info.protocols.contains(&self.kad_protocol);
-        self.share(|shared| {
+        self.update_shared(|shared| {
             if let Some(state) = shared.peers.get_mut(&peer) {
                 state.agent = Some(info.agent_version.chars().take(64).collect());
                 state.dht = dht;
             }
         });
-        // What a peer says can arrive after it has gone.
+        // The message can arrive after the peer has disconnected.
         if !self.swarm.is_connected(&peer) {
             return;
         }
@@ -219,45 +221,45 @@ impl Task {
         if !dht || !self.identify_limit.is_due(peer, Instant::now()) {
             return;
         }
-        self.address_book.says(peer, &info.listen_addrs);
-        self.route(peer);
-        self.swarm.behaviour_mut().kad.store_mut().note_addresses(&peer, &info.listen_addrs);
+        self.address_book.set_listen(peer, &info.listen_addrs);
+        self.update_routing_table(peer);
+        self.swarm.behaviour_mut().kad.store_mut().set_addresses(&peer, &info.listen_addrs);
         if info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
-            self.on_relay_offered(peer);
+            self.on_relay_found(peer);
         }
-        self.meet_directly(peer);
-        let change = self.kept.dht_peer(peer);
-        self.keep(change);
+        self.dial_directly(peer);
+        let change = self.protected.add_dht_peer(peer);
+        self.apply(change);
         if self.dht_peers.is_empty() {
-            // What was noted while this machine had no network says nothing of the peers.
-            self.swarm.behaviour_mut().dial_backoff.forget_all();
+            // Dials may have failed because this machine had no network.
+            self.swarm.behaviour_mut().dial_backoff.clear();
         }
         if self.dht_peers.insert(peer) {
-            self.announcer.peers_came();
-            self.growth.peer_came(self.dht_peers.len(), Instant::now());
+            self.announcer.peer_connected();
+            self.growth.peer_joined(self.dht_peers.len(), Instant::now());
         }
         self.emit(NetEvent::DhtPeer { peer });
     }
 
-    /// Tells the DHT where a peer is: at a few of its addresses, those first where it is known to be.
-    fn route(&mut self, peer: PeerId) {
-        let (reached, said) = self.address_book.own(&peer);
-        // A caller's own port is of no use to anybody, but its host is one of those that it says.
-        let hosts: Vec<Multiaddr> = self.look(|shared| {
+    /// Puts a few addresses of a peer into the routing table, confirmed ones first.
+    fn update_routing_table(&mut self, peer: PeerId) {
+        let (reached, reported) = self.address_book.first_hand(&peer);
+        // The source port of an incoming connection is useless, but its IP address confirms a reported address.
+        let hosts: Vec<Multiaddr> = self.read_shared(|shared| {
             let connections =
                 shared.peers.get(&peer).into_iter().flat_map(|state| state.connections.values());
             connections.filter(|addr| !is_relayed(addr)).filter_map(host).collect()
         });
-        let met = |addr: &Multiaddr| {
+        let confirmed = |addr: &Multiaddr| {
             reached.as_ref() == Some(addr) || host(addr).is_some_and(|host| hosts.contains(&host))
         };
         let kad = &mut self.swarm.behaviour_mut().kad;
-        let told: Vec<Multiaddr> = addresses(kad, peer).iter().map(bare).collect();
-        set_addresses(kad, peer, &address_ranking::choose(&said, &told, met));
+        let previous: Vec<Multiaddr> = addresses(kad, peer).iter().map(without_peer_id).collect();
+        set_addresses(kad, peer, &address_ranking::select(&reported, &previous, confirmed));
     }
 }
 
-/// The host of an address, where it has one.
+/// Returns the IP address at the start of an address.
 fn host(addr: &Multiaddr) -> Option<Multiaddr> {
     let first = addr.iter().next().filter(|part| matches!(part, Protocol::Ip4(_) | Protocol::Ip6(_)))?;
     Some(Multiaddr::empty().with(first))

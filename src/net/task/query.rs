@@ -1,4 +1,4 @@
-//! Questions to the DHT: a bounded number at a time, the others in their turn.
+//! DHT queries: a bounded number at a time, the others in a queue.
 
 use libp2p::{PeerId, kad};
 use tokio::sync::{mpsc, oneshot};
@@ -6,18 +6,18 @@ use tokio::sync::{mpsc, oneshot};
 use super::Task;
 use crate::{
     content::cid::Cid,
-    net::{NetError, NetEvent, address_ranking::TOLD, provider_records::key},
+    net::{NetError, NetEvent, address_ranking::MAX_SHARED, provider_records::key},
 };
 
-/// Questions to the DHT at a time; more wait.
+/// Maximum queries at a time.
 const QUERIES: usize = 32;
-/// Questions that may wait; more are answered with nothing.
+/// Maximum queued queries. Above it, a query gets no answer.
 const WAITING_QUERIES: usize = 4096;
 
-/// Addresses taken of a peer that nobody looks for, from one answer.
-const HEARSAY: usize = 2;
+/// Maximum addresses used from one answer of a peer that the query does not look for.
+const OTHER_ADDRS: usize = 2;
 
-/// A question to the DHT.
+/// A DHT query.
 pub(super) enum Query {
     Providers {
         root: Cid,
@@ -27,14 +27,14 @@ pub(super) enum Query {
         root: Cid,
         reply: oneshot::Sender<Vec<PeerId>>,
     },
-    /// Where is this peer? Streams are waiting for it.
+    /// Addresses of a peer for which streams wait.
     Address {
         peer: PeerId,
     },
 }
 
 impl Query {
-    /// Nobody waits for the answer any more.
+    /// Returns whether the caller has given up.
     fn is_abandoned(&self) -> bool {
         match self {
             Self::Providers { found, .. } => found.is_closed(),
@@ -45,22 +45,22 @@ impl Query {
 }
 
 impl Task {
-    /// Answers with the records held here at once, and asks the DHT for more.
+    /// Sends the providers in records of this node at once, and queries the DHT for more.
     pub(super) fn find_providers(&mut self, root: Cid, found: mpsc::Sender<PeerId>) {
         let known =
             kad::store::RecordStore::providers(self.swarm.behaviour_mut().kad.store_mut(), &key(&root));
         let local = *self.swarm.local_peer_id();
         for record in known.into_iter().filter(|record| record.provider != local) {
-            self.address_book.recorded(record.provider, &record.addresses);
+            self.address_book.set_recorded(record.provider, &record.addresses);
             for addr in &record.addresses {
-                self.swarm.behaviour_mut().dial_backoff.heard(&record.provider, addr);
+                self.swarm.behaviour_mut().dial_backoff.add_address(&record.provider, addr);
             }
             let _ = found.try_send(record.provider);
         }
-        self.ask(Query::Providers { root, found });
+        self.query(Query::Providers { root, found });
     }
 
-    pub(super) fn ask(&mut self, query: Query) {
+    pub(super) fn query(&mut self, query: Query) {
         let kad = &mut self.swarm.behaviour_mut().kad;
         if self.queries.len() < QUERIES {
             let id = match &query {
@@ -76,25 +76,25 @@ impl Task {
                 abandoned.finish();
             }
         }
-        if self.waiting.len() < WAITING_QUERIES {
-            self.waiting.push_back(query);
+        if self.queued_queries.len() < WAITING_QUERIES {
+            self.queued_queries.push_back(query);
         } else if let Query::Address { peer } = query {
             self.give_up(peer, &NetError::NoAddress(peer));
         }
     }
 
-    /// A question has ended: the next one that somebody still wants answered has its turn.
-    fn ask_next(&mut self) {
+    /// Starts the next queued query whose caller has not given up.
+    fn query_next(&mut self) {
         while self.queries.len() < QUERIES
-            && let Some(query) = self.waiting.pop_front()
+            && let Some(query) = self.queued_queries.pop_front()
         {
             if !query.is_abandoned() {
-                self.ask(query);
+                self.query(query);
             }
         }
     }
 
-    pub(super) fn on_answer(
+    pub(super) fn on_query_progress(
         &mut self,
         id: kad::QueryId,
         result: kad::QueryResult,
@@ -103,26 +103,26 @@ impl Task {
     ) {
         match result {
             kad::QueryResult::StartProviding(result) => {
-                // Each peer that took the record was first asked for its neighbours: two successes for one peer. More were
-                // asked than took it, so this is an estimate; Kademlia does not tell the two apart. One that ran out of
-                // time has sent nothing to anybody.
+                // Kademlia counts two successes for a peer that got the record: one for its neighbours, one for the record.
+                // More peers are asked for neighbours than get the record, so this is an estimate. A query that timed out
+                // has sent no record.
                 let peers = if result.is_ok() { (successes / 2).min(20) } else { 0 };
                 let announced = self.announcer.ended(id, peers);
                 self.count_announcements(u64::from(announced.is_some() && peers > 0));
                 if let Some(cid) = announced {
                     self.emit(NetEvent::Announced { cid, peers });
                 }
-                for done in self.leaving.remove(&id).into_iter().flatten() {
+                for done in self.unproviding.remove(&id).into_iter().flatten() {
                     let _ = done.send(());
                 }
             }
             kad::QueryResult::GetProviders(Ok(kad::GetProvidersOk::FoundProviders { providers, .. })) => {
                 let local = *self.swarm.local_peer_id();
                 if let Some(Query::Providers { found, .. }) = self.queries.get(&id) {
-                    let gone = providers.into_iter().filter(|peer| *peer != local).any(|peer| {
+                    let closed = providers.into_iter().filter(|peer| *peer != local).any(|peer| {
                         matches!(found.try_send(peer), Err(mpsc::error::TrySendError::Closed(_)))
                     });
-                    if gone && let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&id) {
+                    if closed && let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&id) {
                         query.finish();
                     }
                 }
@@ -137,26 +137,26 @@ impl Task {
                     _ => None,
                 };
                 for peer in &peers {
-                    // The best is said first; who answers cannot push out everything that others have said.
-                    let most = if wanted == Some(peer.peer_id) { TOLD } else { HEARSAY };
-                    for addr in peer.addrs.iter().take(most).rev() {
-                        self.heard(peer.peer_id, addr);
+                    // The best address comes first. The limit keeps one answer from replacing all earlier reports.
+                    let max = if wanted == Some(peer.peer_id) { MAX_SHARED } else { OTHER_ADDRS };
+                    for addr in peer.addrs.iter().take(max).rev() {
+                        self.add_reported_address(peer.peer_id, addr);
                     }
                 }
                 match self.queries.remove(&id) {
                     Some(Query::Closest { reply, .. }) => {
                         drop(reply.send(peers.into_iter().map(|peer| peer.peer_id).collect()));
                     }
-                    Some(Query::Address { peer }) => self.dial_elsewhere(peer),
+                    Some(Query::Address { peer }) => self.on_addresses_found(peer),
                     _ => {}
                 }
             }
             _ => {}
         }
         if last {
-            // Dropping the question tells the asker that the answer is complete.
+            // Dropping the query closes the channel to the caller.
             self.queries.remove(&id);
-            self.ask_next();
+            self.query_next();
         }
     }
 }

@@ -1,9 +1,9 @@
-//! A way in for a node that cannot be called: places at relays, as long as nobody has confirmed a public address of it.
+//! Relay reservations for a node without a confirmed public address.
 //!
-//! Peers that relay say so. Where `AutoNAT` has confirmed no public address after a while, two of them are asked for a
-//! place, and the addresses through them are told to the swarm like any other. Through a relay two nodes only meet: as
-//! soon as one of them reaches the other without it, new streams go that way, and the relayed connection ends when
-//! nothing runs on it any more.
+//! Peers that relay report it by Identify. If `AutoNAT` has confirmed no public address after a while, two of them are
+//! asked for a reservation, and the relayed addresses are reported to peers like others. Two nodes use a relayed
+//! connection until one of them reaches the other directly. New streams then use the direct connection, and the relayed
+//! one is closed when idle.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,166 +22,168 @@ use libp2p::{
 use tokio::time::Instant;
 
 use super::Task;
-use crate::net::address_ranking::{is_for_ipv4, is_public, is_relayed, remoteness};
+use crate::net::address_ranking::{is_for_ipv4, is_public, is_relayed, scope};
 
-/// Relays at which a node has a place.
-const PLACES: usize = 2;
-/// How long `AutoNAT` has to confirm a public address before a relay is asked: it looks every five seconds.
-const PROOF: Duration = Duration::from_secs(8);
-/// A relay that gave no place, or took it back, is asked again after this long.
-const AGAIN: Duration = Duration::from_secs(60);
-/// Peers that relay and are remembered.
-const OFFERS: usize = 64;
+/// Maximum reservations.
+const RESERVATIONS: usize = 2;
+/// Time for `AutoNAT`, which probes every five seconds, to confirm a public address before a relay is asked.
+const CONFIRM: Duration = Duration::from_secs(8);
+/// Time after which a relay that refused or ended a reservation is asked again.
+const RETRY: Duration = Duration::from_secs(60);
+/// Maximum relays remembered.
+const RELAYS: usize = 64;
 
-/// Who relays, and where we have a place.
+/// Known relays, and the reservations of this node.
 #[derive(Default)]
 pub(super) struct Relays {
     /// Connected peers that relay, and when they may be asked.
-    offers: HashMap<PeerId, Instant>,
-    places: HashMap<ListenerId, PeerId>,
-    /// Addresses at which we can be called from anywhere that has IPv4: one of IPv6 alone leaves out whoever has none.
+    available: HashMap<PeerId, Instant>,
+    reservations: HashMap<ListenerId, PeerId>,
+    /// Confirmed public addresses that hosts without IPv6 can dial.
     public: HashSet<Multiaddr>,
-    /// Connections by which peers have called us without a relay.
-    callers: HashMap<PeerId, HashSet<ConnectionId>>,
+    /// Direct incoming connections.
+    incoming: HashMap<PeerId, HashSet<ConnectionId>>,
 }
 
 impl Relays {
-    /// A connected peer relays. `at_once`: nobody could confirm an address of ours, because there is none.
-    fn offered(&mut self, peer: PeerId, at_once: bool, now: Instant) {
-        if self.offers.len() < OFFERS {
-            self.offers.entry(peer).or_insert(if at_once { now } else { now + PROOF });
+    /// Adds a connected relay. `at_once` means that there is no address that could be confirmed.
+    fn add(&mut self, peer: PeerId, at_once: bool, now: Instant) {
+        if self.available.len() < RELAYS {
+            self.available.entry(peer).or_insert(if at_once { now } else { now + CONFIRM });
         }
     }
 
-    pub(super) fn gone(&mut self, peer: &PeerId) {
-        self.offers.remove(peer);
+    pub(super) fn remove(&mut self, peer: &PeerId) {
+        self.available.remove(peer);
     }
 
-    /// An address was confirmed, or given by the user; answers with the places that are of no more use.
+    /// Adds a confirmed address of this node. Returns the reservations that are no longer needed.
     pub(super) fn confirmed(&mut self, addr: &Multiaddr) -> Vec<ListenerId> {
         if !is_public(addr) || !is_for_ipv4(addr) {
             return Vec::new();
         }
         self.public.insert(addr.clone());
-        self.places.drain().map(|(id, _)| id).collect()
+        self.reservations.drain().map(|(id, _)| id).collect()
     }
 
-    /// A peer has called us without a relay.
-    pub(super) fn called(&mut self, peer: PeerId, id: ConnectionId) {
-        self.callers.entry(peer).or_default().insert(id);
+    /// Notes a direct incoming connection.
+    pub(super) fn connected(&mut self, peer: PeerId, id: ConnectionId) {
+        self.incoming.entry(peer).or_default().insert(id);
     }
 
-    pub(super) fn hung_up(&mut self, peer: &PeerId, id: ConnectionId) {
-        if let Some(calls) = self.callers.get_mut(peer) {
-            calls.remove(&id);
-            if calls.is_empty() {
-                self.callers.remove(peer);
+    pub(super) fn disconnected(&mut self, peer: &PeerId, id: ConnectionId) {
+        if let Some(connections) = self.incoming.get_mut(peer) {
+            connections.remove(&id);
+            if connections.is_empty() {
+                self.incoming.remove(peer);
             }
         }
     }
 
-    /// A peer says that it has reached us at an address. It must have called for that, and its call is still there: one
-    /// that comes through a relay alone could say so of any address, and cost us the relay.
+    /// Adds an address that a peer confirms. The peer must have a direct incoming connection: a relayed peer could confirm
+    /// any address and so end the reservations.
     fn confirmed_by(&mut self, peer: &PeerId, addr: &Multiaddr) -> Vec<ListenerId> {
-        if self.callers.contains_key(peer) { self.confirmed(addr) } else { Vec::new() }
+        if self.incoming.contains_key(peer) { self.confirmed(addr) } else { Vec::new() }
     }
 
     pub(super) fn expired(&mut self, addr: &Multiaddr) {
         self.public.remove(addr);
     }
 
-    /// A listener has ended; answers whether it was a place at a relay.
+    /// Removes a listener that has ended. Returns whether it was a reservation.
     pub(super) fn closed(&mut self, id: ListenerId) -> bool {
-        self.places.remove(&id).is_some()
+        self.reservations.remove(&id).is_some()
     }
 
-    fn free(&self) -> impl Iterator<Item = (&PeerId, &Instant)> {
-        let needed = self.public.is_empty() && self.places.len() < PLACES;
-        self.offers.iter().filter(move |(peer, _)| needed && !self.places.values().any(|used| used == *peer))
+    fn candidates(&self) -> impl Iterator<Item = (&PeerId, &Instant)> {
+        let needed = self.public.is_empty() && self.reservations.len() < RESERVATIONS;
+        self.available
+            .iter()
+            .filter(move |(peer, _)| needed && !self.reservations.values().any(|relay| relay == *peer))
     }
 
-    /// When a relay is next to be asked.
+    /// Returns when the next relay is to be asked.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.free().map(|(_, at)| *at).min()
+        self.candidates().map(|(_, at)| *at).min()
     }
 
-    /// Whom to ask now.
+    /// Returns a relay to ask now.
     fn due(&mut self, now: Instant) -> Option<PeerId> {
-        let (peer, _) = self.free().find(|(_, at)| **at <= now)?;
+        let (peer, _) = self.candidates().find(|(_, at)| **at <= now)?;
         let peer = *peer;
-        self.offers.insert(peer, now + AGAIN);
+        self.available.insert(peer, now + RETRY);
         Some(peer)
     }
 }
 
 impl Task {
-    /// A peer of our DHT relays for others.
-    pub(super) fn on_relay_offered(&mut self, peer: PeerId) {
-        let unlistening = self.look(|shared| shared.listen.is_empty());
+    /// Handles a DHT peer that relays.
+    pub(super) fn on_relay_found(&mut self, peer: PeerId) {
+        let no_listener = self.read_shared(|shared| shared.listen.is_empty());
         if !self.is_only_relayed(&peer) {
-            self.relays.offered(peer, unlistening, Instant::now());
+            self.relays.add(peer, no_listener, Instant::now());
         }
     }
 
-    /// Asks for a place where that is due.
-    pub(super) fn ask_relays(&mut self, now: Instant) {
+    /// Asks relays for the reservations that are due.
+    pub(super) fn reserve(&mut self, now: Instant) {
         while let Some(peer) = self.relays.due(now) {
-            let known = self.address_book.of(&peer);
-            let best = known.iter().filter(|addr| !is_relayed(addr)).min_by_key(|addr| remoteness(addr));
+            let known = self.address_book.addrs(&peer);
+            let best = known.iter().filter(|addr| !is_relayed(addr)).min_by_key(|addr| scope(addr));
             let Some(addr) = best.cloned().and_then(|addr| addr.with_p2p(peer).ok()) else { continue };
             match self.swarm.listen_on(addr.with(Protocol::P2pCircuit)) {
-                Ok(id) => drop(self.relays.places.insert(id, peer)),
-                Err(error) => tracing::debug!(%peer, "no place at a relay: {error}"),
+                Ok(id) => drop(self.relays.reservations.insert(id, peer)),
+                Err(error) => tracing::debug!(%peer, "no reservation at a relay: {error}"),
             }
         }
     }
 
-    /// The user says that we can be called at this address.
-    pub(super) fn on_given(&mut self, addr: &Multiaddr) {
-        let places = self.relays.confirmed(addr);
-        self.give_back(places);
+    /// Handles a public address from the configuration.
+    pub(super) fn on_external_addr(&mut self, addr: &Multiaddr) {
+        let reservations = self.relays.confirmed(addr);
+        self.end_reservations(reservations);
     }
 
-    /// A peer was asked whether it reaches us at an address.
-    pub(super) fn on_tested(&mut self, test: &autonat::v2::client::Event) {
+    /// Handles the result of an `AutoNAT` probe.
+    pub(super) fn on_probed(&mut self, test: &autonat::v2::client::Event) {
         if test.result.is_ok() {
-            let places = self.relays.confirmed_by(&test.server, &test.tested_addr);
-            self.give_back(places);
+            let reservations = self.relays.confirmed_by(&test.server, &test.tested_addr);
+            self.end_reservations(reservations);
         }
     }
 
-    fn give_back(&mut self, places: Vec<ListenerId>) {
-        for place in places {
-            self.swarm.remove_listener(place);
+    fn end_reservations(&mut self, reservations: Vec<ListenerId>) {
+        for id in reservations {
+            self.swarm.remove_listener(id);
         }
     }
 
-    /// A public address of this machine: others are to try whether they reach it.
-    pub(super) fn check_from_outside(&mut self, addr: &Multiaddr) {
+    /// Has `AutoNAT` probe a public listen address.
+    pub(super) fn probe(&mut self, addr: &Multiaddr) {
         if is_public(addr) {
             let candidate = FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr });
             self.swarm.behaviour_mut().autonat_client.on_swarm_event(candidate);
         }
     }
 
-    /// Whether a peer is connected through relays alone.
+    /// Returns whether all connections to a peer are relayed.
     pub(super) fn is_only_relayed(&self, peer: &PeerId) -> bool {
-        self.look(|shared| {
+        self.read_shared(|shared| {
             let connections = shared.peers.get(peer).map(|state| &state.connections);
             connections.is_some_and(|all| !all.is_empty() && all.values().all(is_relayed))
         })
     }
 
-    /// Tries to reach a peer, which is connected through a relay, without it.
-    pub(super) fn meet_directly(&mut self, peer: PeerId) {
-        let mut addrs = self.address_book.of(&peer);
+    /// Dials a relayed peer directly.
+    pub(super) fn dial_directly(&mut self, peer: PeerId) {
+        let mut addrs = self.address_book.addrs(&peer);
         addrs.retain(|addr| !is_relayed(addr));
         if addrs.is_empty() || !self.is_only_relayed(&peer) {
             return;
         }
         let opts = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addrs).build();
-        if let Err(error) = self.dial_anyway(opts) {
-            tracing::debug!(%peer, "it stays behind its relay: {error}");
+        if let Err(error) = self.dial_in_backoff(opts) {
+            tracing::debug!(%peer, "a relayed peer cannot be dialled directly: {error}");
         }
     }
 }
@@ -195,34 +197,34 @@ mod tests {
     }
 
     #[test]
-    fn relays_are_asked_when_nobody_has_confirmed_an_address_and_not_after() {
+    fn relays_are_asked_only_while_no_public_address_is_confirmed() {
         let (mut relays, now) = (Relays::default(), Instant::now());
         let peers: Vec<PeerId> = (0..4).map(|_| PeerId::random()).collect();
         for peer in &peers {
-            relays.offered(*peer, false, now);
+            relays.add(*peer, false, now);
         }
-        assert_eq!((relays.due(now), relays.next_due()), (None, Some(now + PROOF)));
-        for _ in 0..PLACES {
-            let peer = relays.due(now + PROOF).expect("it is time");
-            relays.places.insert(ListenerId::next(), peer);
+        assert_eq!((relays.due(now), relays.next_due()), (None, Some(now + CONFIRM)));
+        for _ in 0..RESERVATIONS {
+            let peer = relays.due(now + CONFIRM).expect("due");
+            relays.reservations.insert(ListenerId::next(), peer);
         }
-        assert_eq!((relays.due(now + PROOF), relays.next_due()), (None, None));
-        // Who takes a place back is not asked again at once; another one is.
-        let (id, lost) = relays.places.iter().map(|(id, peer)| (*id, *peer)).next().expect("two");
+        assert_eq!((relays.due(now + CONFIRM), relays.next_due()), (None, None));
+        // A relay that ended a reservation is not asked again at once; another one is.
+        let (id, lost) = relays.reservations.iter().map(|(id, peer)| (*id, *peer)).next().expect("two");
         assert!(relays.closed(id) && !relays.closed(id));
-        let other = relays.due(now + PROOF).expect("there are four");
+        let other = relays.due(now + CONFIRM).expect("there are four");
         assert_ne!(other, lost);
-        for no_help in ["/ip4/10.0.0.1/tcp/1", "/ip6/2001:db8::1/tcp/1"] {
-            assert!(relays.confirmed(&addr(no_help)).is_empty() && relays.next_due().is_some(), "{no_help}");
+        for useless in ["/ip4/10.0.0.1/tcp/1", "/ip6/2001:db8::1/tcp/1"] {
+            assert!(relays.confirmed(&addr(useless)).is_empty() && relays.next_due().is_some(), "{useless}");
         }
-        // Nor is the word of one that has not called, or not without a relay.
-        let (server, call) = (PeerId::random(), ConnectionId::new_unchecked(1));
+        // A peer without a direct incoming connection cannot confirm an address.
+        let (server, connection) = (PeerId::random(), ConnectionId::new_unchecked(1));
         let public = addr("/ip4/198.51.100.1/tcp/1");
         assert!(relays.confirmed_by(&server, &public).is_empty() && relays.next_due().is_some());
-        relays.called(server, call);
-        relays.hung_up(&server, call);
-        assert!(relays.confirmed_by(&server, &public).is_empty() && relays.callers.is_empty());
-        relays.called(server, call);
+        relays.connected(server, connection);
+        relays.disconnected(&server, connection);
+        assert!(relays.confirmed_by(&server, &public).is_empty() && relays.incoming.is_empty());
+        relays.connected(server, connection);
         assert_eq!(relays.confirmed_by(&server, &public).len(), 1);
         assert_eq!(relays.next_due(), None);
         relays.expired(&addr("/ip4/198.51.100.1/tcp/1"));
