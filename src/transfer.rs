@@ -1,66 +1,66 @@
-//! Moving blocks: `/storgo/transfer/1.0.0` over raw streams.
+//! The transfer protocol `/storgo/transfer/1.0.0`, client and server: moves blocks and withdraws provider records.
 //!
 //! ```text
-//! asker                                       answerer
-//! Transfers::get ─▶ lane ── Get ────────────▶ server: reads always, queues what is asked (bounded)
-//!                   lane ◀─ Block + bytes ─── loads ahead from the store, writes in order
+//! client                                                     server
+//! Transfers::request ─▶ RequestStream ── Get ────────────▶ reads always, queues requests (bounded)
+//!                       RequestStream ◀─ Block + bytes ─── loads ahead from the store, writes in order
 //! ```
-//! Requests on a stream are answered in order and completely, so an asker knows what comes next, byte by byte: whatever
-//! else comes is a violation. A peer that breaks the protocol is dropped, not argued with. The messages are in
-//! [`crate::wire`], the rules in `docs/transfer.md`.
+//! A server answers the requests of a stream in order and completely, so the client knows which bytes come next. Anything
+//! else is a violation, which ends the stream. [`crate::wire`] has the messages and `docs/transfer.md` the rules.
 //!
-//! Nothing waits for ever: a stream on which nothing moves while something should is closed. Nothing grows with what a
-//! peer sends: a frame is bounded before it is read, a block is read only when it was asked for, and the server holds a
-//! fixed number of bytes for each peer and for all of them together.
+//! A stream on which nothing moves while something should is closed. Memory does not grow with what a peer sends: the
+//! length of a frame is limited before it is read, a block is read only if it was requested, and the server has a memory
+//! limit for each peer and for all.
 
-mod answers;
 mod client;
 mod counters;
 mod frames;
-mod lane;
-mod limit;
+mod lookup;
 mod pace;
+mod rate_limit;
+mod request_stream;
 mod server;
 
 use std::io;
 
-pub use client::{Failure, Holding, PeerStatus, Transfers, Withdrawn};
-pub use counters::{Counters, Moved};
-pub use limit::Limiter;
+pub use client::{Holding, PeerStatus, Transfers, Withdrawn};
+pub use counters::{BlockBytes, Counters};
+pub use rate_limit::RateLimiter;
+pub use request_stream::Failure;
 pub use server::{ServeOptions, serve};
 
 use libp2p::StreamProtocol;
 
 use crate::wire::WireError;
 
-/// The protocol of all streams here.
+/// The name of the protocol.
 pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/storgo/transfer/1.0.0");
 
-/// Why a stream cannot go on.
+/// Why a stream has failed.
 #[derive(Debug, thiserror::Error)]
 enum TransferError {
-    /// The stream broke, or the peer ended it.
+    /// The stream broke, or the peer closed it.
     #[error("the stream broke: {0}")]
     Lost(#[from] io::Error),
-    /// Nothing moved for too long.
-    #[error("the peer moves nothing")]
+    /// No byte moved for too long.
+    #[error("the peer has stalled")]
     Stalled,
-    /// The peer sent bytes that are no message.
+    /// The peer sent bytes that are not a message.
     #[error("the peer breaks the protocol: {0}")]
     Wire(#[from] WireError),
-    /// The peer sent what it may not send.
+    /// The peer sent a message that is not allowed here.
     #[error("the peer breaks the protocol: {0}")]
     Violation(&'static str),
-    /// The peer does not do what it was asked, or we do not.
+    /// The peer or this node refused the request.
     #[error("refused: {0}")]
     Refused(String),
-    /// The peer has no time.
+    /// The peer has too many requests.
     #[error("the peer is busy")]
     Busy,
 }
 
 impl TransferError {
-    /// Whether no honest peer does this: there is no point in asking again.
+    /// Returns whether the peer breaks the protocol, so that another request is pointless.
     fn is_hostile(&self) -> bool {
         matches!(self, Self::Wire(_) | Self::Violation(_))
     }

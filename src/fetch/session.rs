@@ -260,7 +260,7 @@ impl Session {
                 _ => None,
             };
             if let Some(Assignment { peer, queued_bytes }) = assignment {
-                let received = self.inner.fetcher.transfers.moved(&peer);
+                let received = self.inner.fetcher.transfers.received(&peer);
                 let detector = StallDetector::new(expected, queued_bytes, received, now);
                 in_flight.push(InFlight { peer, detector, stalled: false, half_of_rest: None });
                 answers.push(self.request(peer, cid, len, slot));
@@ -306,7 +306,7 @@ impl Session {
         let state = &self.inner.state;
         let mut moving = false;
         for InFlight { peer, detector, stalled, half_of_rest } in &mut *in_flight {
-            match detector.check(self.inner.fetcher.transfers.moved(peer), now) {
+            match detector.check(self.inner.fetcher.transfers.received(peer), now) {
                 Delivery::NotDue => {}
                 Delivery::Stalled => {
                     *stalled = true;
@@ -337,7 +337,7 @@ impl Session {
         let requested = u64::from(len.unwrap_or(ASSUMED_LEN));
         // Dropped when the request ends, and also when the caller is dropped.
         let mut outstanding = OutstandingBytes { state, peer, requested, received: 0 };
-        let sent = self.inner.fetcher.transfers.ask(peer, cid, len).await;
+        let sent = self.inner.fetcher.transfers.request(peer, cid, len).await;
         slot.sent();
         let answer = match sent {
             Some(answer) => answer.await.unwrap_or(Err(Failure::Lost)),

@@ -17,7 +17,7 @@ use crate::{
     content::cid::Cid,
     fetch::Fetcher,
     net::{Net, NetOptions, Protocols, RememberedPeer},
-    transfer::{self, Counters, Limiter, ServeOptions, Transfers},
+    transfer::{self, Counters, RateLimiter, ServeOptions, Transfers},
 };
 
 /// Store keys of the remembered peers and of the provider records of other nodes.
@@ -67,7 +67,7 @@ impl Network {
         let store = &store.0;
         let counters = Arc::new(Counters::default());
         let serve_options = ServeOptions {
-            limit: options.upload_limit.map(|rate| Arc::new(Limiter::new(rate))),
+            limit: options.upload_limit.map(|rate| Arc::new(RateLimiter::new(rate))),
             region: options.region.clone(),
             capacity: options.store.capacity,
         };

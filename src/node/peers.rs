@@ -46,7 +46,7 @@ impl Peers {
         statuses.extend(stale.into_iter().zip(answers.into_iter().map(|answer| (now, answer))));
         let report = |peer: &PeerInfo| {
             let status = statuses.get(&peer.peer).and_then(|(_, status)| status.clone());
-            let moved = network.counters.of(&peer.peer);
+            let moved = network.counters.for_peer(&peer.peer);
             PeerReport {
                 peer: peer.peer.to_string(),
                 addrs: peer.addrs.iter().map(ToString::to_string).collect(),

@@ -179,7 +179,7 @@ impl Withdrawals {
             self.forget(cid).await?;
             return Ok(Attempt { notified: 0, missed: false, settled: true });
         }
-        let Withdrawn { told: notified, missed } = network.fetcher.transfers().withdraw(cid).await;
+        let Withdrawn { dropped: notified, missed } = network.fetcher.transfers().withdraw(cid).await;
         let missed = notified == 0 || missed > 0;
         let settled = network.net.is_settled(cid).await?;
         if settled && !missed {

@@ -1,4 +1,4 @@
-//! What has moved since start, in all and for each peer.
+//! Bytes of blocks sent and received since start, in all and for each peer.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use std::{
 
 use libp2p::PeerId;
 
-/// Peers that are counted apart at a time.
+/// Maximum peers with their own counts.
 const PEERS: usize = 4096;
 
 /// Bytes of blocks since start.
@@ -20,12 +20,12 @@ pub struct Counters {
     pub sent: AtomicU64,
     /// Received from peers.
     pub received: AtomicU64,
-    peers: Mutex<HashMap<PeerId, Moved>>,
+    peers: Mutex<HashMap<PeerId, BlockBytes>>,
 }
 
-/// Bytes of blocks that one peer took and gave.
+/// Bytes of blocks exchanged with one peer.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Moved {
+pub struct BlockBytes {
     /// Sent to it.
     pub sent: u64,
     /// Received from it.
@@ -33,27 +33,27 @@ pub struct Moved {
 }
 
 impl Counters {
-    /// What moved to and from one peer.
-    pub fn of(&self, peer: &PeerId) -> Moved {
+    /// Returns the bytes exchanged with one peer.
+    pub fn for_peer(&self, peer: &PeerId) -> BlockBytes {
         let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         peers.get(peer).copied().unwrap_or_default()
     }
 
-    pub(super) fn note_sent(&self, peer: PeerId, bytes: u64) {
+    pub(super) fn add_sent(&self, peer: PeerId, bytes: u64) {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
-        self.note(peer, |moved| moved.sent += bytes);
+        self.add(peer, |count| count.sent += bytes);
     }
 
-    pub(super) fn note_received(&self, peer: PeerId, bytes: u64) {
+    pub(super) fn add_received(&self, peer: PeerId, bytes: u64) {
         self.received.fetch_add(bytes, Ordering::Relaxed);
-        self.note(peer, |moved| moved.received += bytes);
+        self.add(peer, |count| count.received += bytes);
     }
 
-    fn note(&self, peer: PeerId, add: impl FnOnce(&mut Moved)) {
+    fn add(&self, peer: PeerId, add: impl FnOnce(&mut BlockBytes)) {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if peers.len() >= PEERS && !peers.contains_key(&peer) {
-            // Whoever moved least is missed least.
-            let least = peers.iter().min_by_key(|(_, moved)| moved.sent + moved.received);
+            // The peer with the fewest bytes is dropped.
+            let least = peers.iter().min_by_key(|(_, count)| count.sent + count.received);
             if let Some(least) = least.map(|(peer, _)| *peer) {
                 peers.remove(&least);
             }

@@ -1,4 +1,4 @@
-//! Frames on a stream, each read and each write with a deadline.
+//! Frames on a stream. Each read and each write has a deadline.
 
 use std::{
     io,
@@ -18,34 +18,34 @@ use tokio::time::timeout;
 use super::TransferError;
 use crate::wire::{Message, PREFIX_LEN, body_len};
 
-/// A stream on which nothing moves for this long in the middle of something is closed.
+/// Time without a byte in the middle of a message after which a stream has stalled.
 pub(super) const STALL: Duration = Duration::from_secs(30);
 
-/// Small, so that hardly any of a block is copied twice: a longer read goes past the buffer.
+/// Read buffer length. Small, because longer reads bypass it, so that little of a block is copied twice.
 const BUFFER_LEN: usize = 1 << 10;
 
 /// The reading half of a stream.
 pub(super) struct FrameReader<R> {
     inner: BufReader<R>,
-    moved: Arc<AtomicU64>,
+    received: Arc<AtomicU64>,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(super) fn new(inner: R) -> Self {
-        Self { inner: BufReader::with_capacity(BUFFER_LEN, inner), moved: Arc::default() }
+        Self { inner: BufReader::with_capacity(BUFFER_LEN, inner), received: Arc::default() }
     }
 
-    /// Bytes that have arrived so far, also of what is not complete.
-    pub(super) fn moved(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.moved)
+    /// Returns the count of received bytes, including incomplete messages.
+    pub(super) fn received(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.received)
     }
 
-    /// Waits until there is something to read, or the stream has ended: then answers `false`. May be dropped meanwhile.
+    /// Waits for bytes to read. Returns `false` at the end of the stream. Cancel safe.
     pub(super) async fn readable(&mut self) -> Result<bool, TransferError> {
         Ok(!self.inner.fill_buf().await?.is_empty())
     }
 
-    /// The next message, refused above `limit` bytes before anything is allocated.
+    /// Reads the next message. Errors: more than `limit` bytes, before any memory is allocated.
     pub(super) async fn message<M: Message>(&mut self, limit: usize) -> Result<M, TransferError> {
         let mut prefix = [0; PREFIX_LEN];
         self.fill(&mut prefix).await?;
@@ -54,14 +54,14 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(M::decode(&body)?)
     }
 
-    /// Exactly `len` raw bytes. The caller has bounded `len`.
+    /// Reads `len` raw bytes. The caller limits `len`.
     pub(super) async fn bytes(&mut self, len: usize) -> Result<Vec<u8>, TransferError> {
         let mut bytes = vec![0; len];
         self.fill(&mut bytes).await?;
         Ok(bytes)
     }
 
-    /// Reads `len` bytes and forgets them.
+    /// Reads and drops `len` bytes.
     pub(super) async fn skip(&mut self, mut len: u64) -> Result<(), TransferError> {
         let mut scratch = [0; 4096];
         while len > 0 {
@@ -78,7 +78,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             match timeout(STALL, read).await.map_err(|_| TransferError::Stalled)?? {
                 0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 count => {
-                    self.moved.fetch_add(count as u64, Ordering::Relaxed);
+                    self.received.fetch_add(count as u64, Ordering::Relaxed);
                     space = &mut space[count..];
                 }
             }
@@ -87,7 +87,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 }
 
-/// Writes all of `bytes`, as long as the other side takes some.
+/// Writes all of `bytes`. Errors: no byte is accepted for [`STALL`].
 pub(super) async fn write_all<W: AsyncWrite + Unpin>(
     writer: &mut W,
     mut bytes: &[u8],
@@ -101,7 +101,7 @@ pub(super) async fn write_all<W: AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// Pushes out what was written.
+/// Flushes written bytes.
 pub(super) async fn flush<W: AsyncWrite + Unpin>(writer: &mut W) -> Result<(), TransferError> {
     Ok(timeout(STALL, writer.flush()).await.map_err(|_| TransferError::Stalled)??)
 }

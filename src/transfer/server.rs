@@ -1,9 +1,8 @@
-//! The answering side: streams in, blocks out.
+//! The server: answers requests for blocks.
 //!
-//! Each stream is one task with two halves. The reading half always reads, so that a peer can never be stuck on us; what
-//! is asked waits in a bounded queue. The writing half answers in order and loads a little ahead. Bytes on their way
-//! from disk to peers are counted, over all peers and for each: that bounds memory, whatever the peers do. Who takes them
-//! slowly while others wait for memory is let go (`pace`).
+//! Each stream is one task with two halves. The reading half always reads, so that a peer never blocks on a write, and
+//! queues requests up to a limit. The writing half answers in order and loads a few blocks ahead. Memory for blocks is
+//! limited for each peer and for all. While requests wait for memory, slow streams are ended (`pace`).
 
 use std::{
     collections::HashMap,
@@ -27,11 +26,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Counters, Limiter, TransferError,
-    answers::{self, Have},
+    Counters, RateLimiter, TransferError,
     frames::{FrameReader, STALL, flush, write_all},
-    limit::PIECE,
-    pace::{Hold, PacedWriter, Paces, Watched},
+    lookup,
+    pace::{HeldBlock, MonitoredStream, PaceMonitor, PacedWriter},
+    rate_limit::PIECE,
 };
 use crate::{
     content::cid::Cid,
@@ -40,50 +39,50 @@ use crate::{
     wire::{MAX_BLOCK, MAX_REQUEST, Message, Request, Response, WireError},
 };
 
-/// Blocks that may be asked for and not answered on one stream.
+/// Maximum unanswered block requests on one stream.
 const MAX_QUEUED: usize = 4096;
-/// Requests that may be asked and not answered on one stream.
+/// Maximum unanswered messages on one stream.
 const MAX_REQUESTS: usize = 1024;
-/// Blocks of one stream that are loaded or being sent.
+/// Maximum blocks of one stream in memory.
 const READ_AHEAD: usize = 3;
-/// A stream on which nothing is asked for this long is closed.
+/// Time without a request after which a stream is closed.
 const IDLE: Duration = Duration::from_secs(300);
-/// A peer that takes longer than this for one block is dropped: it would hold our memory for ever.
+/// Time within which a peer must receive a block, which takes memory until then.
 const BLOCK_DEADLINE: Duration = Duration::from_secs(600);
-/// What a block may take of the memory, as the semaphores count.
+/// Memory reserved for one block, in permits.
 const BLOCK: usize = MAX_BLOCK as usize;
-/// What a stream too many hears.
+/// Time after which a peer with too many streams may ask again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What the server may do.
+/// Options of the server.
 #[derive(Clone, Default)]
 pub struct ServeOptions {
-    /// The most to send, all peers together.
-    pub limit: Option<Arc<Limiter>>,
+    /// Limit on bytes sent to all peers.
+    pub limit: Option<Arc<RateLimiter>>,
     /// Failure domain to report.
     pub region: Option<String>,
-    /// Capacity to report, in bytes; none: the disk is the limit.
+    /// Capacity to report, in bytes. `None` means that the disk is the limit.
     pub capacity: Option<u64>,
 }
 
-/// How much peers may take of this node.
+/// Limits for peers.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    /// Streams that one peer may have open.
+pub(super) struct Limits {
+    /// Maximum streams of one peer.
     pub(super) streams_per_peer: usize,
-    /// Bytes of blocks in memory on their way out, for all peers together.
+    /// Maximum bytes of blocks in memory for all peers.
     pub(super) memory: usize,
-    /// The same, for one peer.
+    /// Maximum bytes of blocks in memory for one peer.
     pub(super) memory_per_peer: usize,
 }
 
-impl Default for Bounds {
+impl Default for Limits {
     fn default() -> Self {
         Self { streams_per_peer: 32, memory: 32 << 20, memory_per_peer: 12 << 20 }
     }
 }
 
-/// Serves the blocks of a store on every stream that comes in, until `stop`.
+/// Serves the blocks of a store on all incoming streams, until `stop`.
 pub async fn serve(
     net: Net,
     mut incoming: IncomingStreams,
@@ -92,7 +91,7 @@ pub async fn serve(
     counters: Arc<Counters>,
     stop: CancellationToken,
 ) {
-    let server = Server::new(Some(net), store, options, Bounds::default(), counters);
+    let server = Server::new(Some(net), store, options, Limits::default(), counters);
     server.run(stream::poll_fn(move |cx| incoming.poll_recv(cx)), stop).await;
 }
 
@@ -103,68 +102,68 @@ pub(super) struct Server {
 }
 
 struct Inner {
-    /// Where provider records are; none in a test of the protocol alone.
+    /// The network with the provider records. `None` in a test of the protocol alone.
     net: Option<Net>,
     store: Store,
     options: ServeOptions,
-    bounds: Bounds,
+    limits: Limits,
     counters: Arc<Counters>,
     memory: Arc<Semaphore>,
-    paces: Paces,
-    /// Walks over whole roots, which are the dearest question.
+    pace: PaceMonitor,
+    /// Permits for walks over whole roots, the most expensive requests.
     walks: Semaphore,
-    peers: Mutex<HashMap<PeerId, Guest>>,
+    peers: Mutex<HashMap<PeerId, PeerUsage>>,
 }
 
-/// What a peer has of us.
-struct Guest {
+/// The streams and the memory of one peer.
+struct PeerUsage {
     streams: usize,
     memory: Arc<Semaphore>,
 }
 
-/// A stream that a peer has open; gives its place back when dropped.
-struct Seat<'a> {
+/// A stream of a peer, counted until it is dropped.
+struct ServedStream<'a> {
     inner: &'a Inner,
     peer: PeerId,
     memory: Arc<Semaphore>,
-    watched: Watched<'a>,
-    /// One stream more than the peer may have.
+    monitored: MonitoredStream<'a>,
+    /// Whether the peer has too many streams, so that requests are answered with `Busy`.
     excess: bool,
 }
 
-impl Drop for Seat<'_> {
+impl Drop for ServedStream<'_> {
     fn drop(&mut self) {
         let mut peers = self.inner.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(guest) = peers.get_mut(&self.peer) {
-            guest.streams -= 1;
-            if guest.streams == 0 {
+        if let Some(usage) = peers.get_mut(&self.peer) {
+            usage.streams -= 1;
+            if usage.streams == 0 {
                 peers.remove(&self.peer);
             }
         }
     }
 }
 
-/// An answer that is ready to go out, and the memory that it takes.
-enum Ready {
-    Short(Response),
-    Block { cid: Cid, bytes: Vec<u8>, memory: ([OwnedSemaphorePermit; 2], Hold) },
+/// An answer to send, and the memory that it takes.
+enum Answer {
+    Message(Response),
+    Block { cid: Cid, bytes: Vec<u8>, memory: ([OwnedSemaphorePermit; 2], HeldBlock) },
 }
 
 impl Server {
-    /// A server of this store's blocks.
+    /// Creates a server for the blocks of a store.
     pub(super) fn new(
         net: Option<Net>,
         store: Store,
         options: ServeOptions,
-        bounds: Bounds,
+        limits: Limits,
         counters: Arc<Counters>,
     ) -> Self {
-        let memory = Arc::new(Semaphore::new(bounds.memory.max(BLOCK)));
-        let (walks, peers, paces) = (Semaphore::new(2), Mutex::default(), Paces::default());
-        Self { inner: Arc::new(Inner { net, store, options, bounds, counters, memory, paces, walks, peers }) }
+        let memory = Arc::new(Semaphore::new(limits.memory.max(BLOCK)));
+        let (walks, peers, pace) = (Semaphore::new(2), Mutex::default(), PaceMonitor::default());
+        Self { inner: Arc::new(Inner { net, store, options, limits, counters, memory, pace, walks, peers }) }
     }
 
-    /// Answers on all streams that come in, until they end or `stop` is cancelled: then all streams are dropped.
+    /// Serves all incoming streams until `incoming` ends or `stop` is cancelled, which drops the streams.
     pub(super) async fn run<S>(&self, incoming: impl Stream<Item = (PeerId, S)>, stop: CancellationToken)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -187,50 +186,50 @@ impl Server {
     }
 
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, peer: PeerId, stream: S) {
-        let Some(seat) = self.inner.seat(peer) else { return };
-        let pace = Arc::clone(&seat.watched.pace);
+        let Some(served) = self.inner.add_stream(peer) else { return };
+        let pace = Arc::clone(&served.monitored.pace);
         let done = tokio::select! {
-            done = self.inner.converse(&seat, stream) => done,
+            done = self.inner.answer_all(&served, stream) => done,
             () = pace.ended() => Err(TransferError::Stalled),
         };
         match done {
             Ok(()) => {}
             Err(error) if error.is_hostile() => {
-                tracing::info!(%peer, "a transfer stream was dropped: {error}");
+                tracing::info!(%peer, "transfer stream dropped: {error}");
             }
-            Err(error) => tracing::debug!(%peer, "a transfer stream ended: {error}"),
+            Err(error) => tracing::debug!(%peer, "transfer stream failed: {error}"),
         }
     }
 }
 
 impl Inner {
-    /// A place for one more stream of this peer; none when it has far too many already.
-    fn seat(&self, peer: PeerId) -> Option<Seat<'_>> {
+    /// Counts one more stream of a peer. `None` means that it has more than twice the maximum.
+    fn add_stream(&self, peer: PeerId) -> Option<ServedStream<'_>> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let most = self.bounds.memory_per_peer.max(BLOCK);
-        let guest =
-            peers.entry(peer).or_insert_with(|| Guest { streams: 0, memory: Arc::new(Semaphore::new(most)) });
-        if guest.streams >= 2 * self.bounds.streams_per_peer {
+        let max = self.limits.memory_per_peer.max(BLOCK);
+        let new = || PeerUsage { streams: 0, memory: Arc::new(Semaphore::new(max)) };
+        let usage = peers.entry(peer).or_insert_with(new);
+        if usage.streams >= 2 * self.limits.streams_per_peer {
             return None;
         }
-        guest.streams += 1;
-        let excess = guest.streams > self.bounds.streams_per_peer;
-        let memory = Arc::clone(&guest.memory);
-        Some(Seat { inner: self, peer, memory, watched: self.paces.watch(), excess })
+        usage.streams += 1;
+        let excess = usage.streams > self.limits.streams_per_peer;
+        let memory = Arc::clone(&usage.memory);
+        Some(ServedStream { inner: self, peer, memory, monitored: self.pace.add(), excess })
     }
 
-    async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        seat: &Seat<'_>,
+        served: &ServedStream<'_>,
         stream: S,
     ) -> Result<(), TransferError> {
         let (reader, writer) = stream.split();
-        let mut writer = PacedWriter::new(writer, Arc::clone(&seat.watched.pace));
+        let mut writer = PacedWriter::new(writer, Arc::clone(&served.monitored.pace));
         let mut reader = FrameReader::new(reader);
         let (queue, requests) = mpsc::channel(MAX_REQUESTS);
         let queued = AtomicUsize::new(0);
         let reading = async {
-            // Moved in, so that the queue ends with the requests.
+            // Moved in, so that it closes with this half.
             let queue = queue;
             while wait_for_request(&mut reader, &queued).await? {
                 let request = read_request(&mut reader).await?;
@@ -241,15 +240,15 @@ impl Inner {
                 if queued.fetch_add(cost, Ordering::Relaxed) + cost > MAX_QUEUED
                     || queue.try_send(request).is_err()
                 {
-                    return Err(TransferError::Violation("more requests at once than are allowed"));
+                    return Err(TransferError::Violation("too many unanswered requests"));
                 }
             }
             Ok(())
         };
         let writing = async {
-            let mut answers = std::pin::pin!(self.answers(seat, requests).buffered(READ_AHEAD));
+            let mut answers = std::pin::pin!(self.answers(served, requests).buffered(READ_AHEAD));
             loop {
-                // What is written goes out when there is nothing more to write at once.
+                // Flushed when the next answer is not ready.
                 let next = if let Some(next) = answers.next().now_or_never() {
                     next
                 } else {
@@ -257,26 +256,26 @@ impl Inner {
                     answers.next().await
                 };
                 let Some(answer) = next else { break };
-                self.send(seat.peer, &mut writer, answer?).await?;
+                self.send(served.peer, &mut writer, answer?).await?;
                 queued.fetch_sub(1, Ordering::Relaxed);
-                if seat.excess {
+                if served.excess {
                     break;
                 }
             }
             Ok(timeout(STALL, writer.close()).await.map_err(|_| TransferError::Stalled)??)
         };
-        if seat.excess {
+        if served.excess {
             return tokio::select! { done = writing => done, Err(error) = reading => Err(error) };
         }
         try_join(reading, writing).await.map(drop)
     }
 
-    /// One future per answer, in the order of the requests.
+    /// Returns a future for each answer, in the order of the requests.
     fn answers<'a>(
         &'a self,
-        seat: &'a Seat<'_>,
+        served: &'a ServedStream<'_>,
         requests: mpsc::Receiver<Result<Request, String>>,
-    ) -> impl Stream<Item = impl Future<Output = Result<Ready, TransferError>> + 'a> + 'a {
+    ) -> impl Stream<Item = impl Future<Output = Result<Answer, TransferError>> + 'a> + 'a {
         let requests =
             stream::unfold(requests, |mut requests| async { Some((requests.recv().await?, requests)) });
         requests
@@ -284,45 +283,45 @@ impl Inner {
                 Ok(Request::Get { cids }) => stream::iter(cids).map(Ok).left_stream(),
                 other => stream::iter([Err(other)]).right_stream(),
             })
-            .map(move |question| async move {
-                match question {
-                    _ if seat.excess => Ok(Ready::Short(busy())),
-                    Ok(cid) => self.load(seat, cid).await,
-                    Err(other) => self.answer(seat, other).await.map(Ready::Short),
+            .map(move |request| async move {
+                match request {
+                    _ if served.excess => Ok(Answer::Message(busy())),
+                    Ok(cid) => self.load(served, cid).await,
+                    Err(other) => self.answer(served, other).await.map(Answer::Message),
                 }
             })
     }
 
-    /// A block from the store, with the memory it takes accounted for.
-    async fn load(&self, seat: &Seat<'_>, cid: Cid) -> Result<Ready, TransferError> {
-        let closed = |_| TransferError::Refused("the node stops".into());
-        // The peer's own share first, so that one peer waits for itself and not the others for it.
-        let mut own = Arc::clone(&seat.memory).acquire_many_owned(MAX_BLOCK).await.map_err(closed)?;
-        // Before it is ours: memory can be granted while this stream is busy with an earlier answer.
-        let hold = seat.watched.pace.hold();
+    /// Loads a block, with permits for its memory.
+    async fn load(&self, served: &ServedStream<'_>, cid: Cid) -> Result<Answer, TransferError> {
+        let closed = |_| TransferError::Refused("the node is shutting down".into());
+        // The limit of the peer comes first, so that others do not wait for it.
+        let mut own = Arc::clone(&served.memory).acquire_many_owned(MAX_BLOCK).await.map_err(closed)?;
+        // Held from here on: memory can be granted while this stream sends an earlier answer.
+        let hold = served.monitored.pace.hold();
         let all = Arc::clone(&self.memory).acquire_many_owned(MAX_BLOCK);
-        let mut all = self.paces.make_room(all).await.map_err(closed)?;
+        let mut all = self.pace.wait_for(all).await.map_err(closed)?;
         let store = self.store.clone();
         let found = tokio::task::spawn_blocking(move || store.get(&cid)).await;
         let bytes = match found {
             Ok(Ok(Some(bytes))) if bytes.len() <= BLOCK => bytes,
-            Ok(Ok(_)) => return Ok(Ready::Short(Response::Missing { cid })),
+            Ok(Ok(_)) => return Ok(Answer::Message(Response::Missing { cid })),
             Ok(Err(error)) => {
                 tracing::warn!(%cid, "a block cannot be served: {error}");
-                return Ok(Ready::Short(Response::Missing { cid }));
+                return Ok(Answer::Message(Response::Missing { cid }));
             }
             Err(error) => return Err(TransferError::Refused(error.to_string())),
         };
-        // Small blocks give back what they do not need, but never count as nothing.
-        let spare = BLOCK - bytes.len().max(1);
-        drop([own.split(spare), all.split(spare)]);
-        Ok(Ready::Block { cid, bytes, memory: ([own, all], hold) })
+        // A small block returns the rest, but keeps at least one permit.
+        let unused = BLOCK - bytes.len().max(1);
+        drop([own.split(unused), all.split(unused)]);
+        Ok(Answer::Block { cid, bytes, memory: ([own, all], hold) })
     }
 
-    /// The answer to anything but a `Get`.
+    /// Returns the answer to a request other than `Get`.
     async fn answer(
         &self,
-        seat: &Seat<'_>,
+        served: &ServedStream<'_>,
         request: Result<Request, String>,
     ) -> Result<Response, TransferError> {
         let refuse = |reason: &str| Response::Refused { reason: reason.into() };
@@ -332,26 +331,25 @@ impl Inner {
         };
         Ok(match request {
             Request::Have { root } => {
-                let _turn = self.walks.acquire().await.map_err(|_| TransferError::Busy)?;
+                let _permit = self.walks.acquire().await.map_err(|_| TransferError::Busy)?;
                 let store = self.store.clone();
-                let have = tokio::task::spawn_blocking(move || answers::have(&store, &root)).await;
-                match have {
-                    Ok(Ok(Have { blocks, bitmap })) => Response::Have { blocks, bitmap: bitmap.into() },
-                    Ok(Err(reason)) => refuse(&reason),
-                    Err(error) => refuse(&error.to_string()),
-                }
+                let have = tokio::task::spawn_blocking(move || lookup::have(&store, &root)).await;
+                let have = have.unwrap_or_else(|error| Err(error.to_string()));
+                have.unwrap_or_else(|reason| refuse(&reason))
             }
             Request::Status {} => {
-                answers::status(&self.store, self.options.region.as_deref(), self.options.capacity)
+                lookup::status(&self.store, self.options.region.as_deref(), self.options.capacity)
             }
             Request::Withdraw { root } => {
                 if let Some(net) = &self.net {
-                    net.drop_provider(root, seat.peer).await;
+                    net.drop_provider(root, served.peer).await;
                 }
                 Response::Withdrawn {}
             }
-            Request::Put { .. } | Request::Release { .. } => refuse("this node stores nothing for strangers"),
-            Request::Get { .. } => unreachable!("a Get is answered block by block"),
+            Request::Put { .. } | Request::Release { .. } => {
+                refuse("this node does not store blocks for other nodes")
+            }
+            Request::Get { .. } => unreachable!("answered block by block"),
         })
     }
 
@@ -359,12 +357,12 @@ impl Inner {
         &self,
         peer: PeerId,
         writer: &mut W,
-        answer: Ready,
+        answer: Answer,
     ) -> Result<(), TransferError> {
-        // Given back when the bytes are on their way.
+        // The memory is released after sending.
         let (cid, bytes, _memory) = match answer {
-            Ready::Short(response) => return write_all(writer, &response.encode()?).await,
-            Ready::Block { cid, bytes, memory } => (cid, bytes, memory),
+            Answer::Message(response) => return write_all(writer, &response.encode()?).await,
+            Answer::Block { cid, bytes, memory } => (cid, bytes, memory),
         };
         let len = u32::try_from(bytes.len()).expect("at most 2 MiB");
         let sending = async {
@@ -373,14 +371,14 @@ impl Inner {
                 return write_all(writer, &bytes).await;
             };
             for piece in bytes.chunks(PIECE) {
-                limit.pass(piece.len()).await;
+                limit.acquire(piece.len()).await;
                 write_all(writer, piece).await?;
                 flush(writer).await?;
             }
             Ok(())
         };
         timeout(BLOCK_DEADLINE, sending).await.map_err(|_| TransferError::Stalled)??;
-        self.counters.note_sent(peer, u64::from(len));
+        self.counters.add_sent(peer, u64::from(len));
         Ok(())
     }
 }
@@ -389,7 +387,7 @@ fn busy() -> Response {
     Response::Busy { retry_after_ms: u32::try_from(RETRY_AFTER.as_millis()).expect("a second") }
 }
 
-/// Waits for the peer to say something; `false` when it has ended the stream.
+/// Waits for a request. Returns `false` if the peer has closed the stream or is idle.
 async fn wait_for_request<R: AsyncRead + Unpin>(
     reader: &mut FrameReader<R>,
     queued: &AtomicUsize,
@@ -397,22 +395,22 @@ async fn wait_for_request<R: AsyncRead + Unpin>(
     loop {
         match timeout(IDLE, reader.readable()).await {
             Ok(readable) => return readable,
-            // It is still being answered.
+            // Answers are still being sent.
             Err(_) if queued.load(Ordering::Relaxed) > 0 => {}
             Err(_) => return Ok(false),
         }
     }
 }
 
-/// The next request, or why it cannot be done.
+/// Reads the next request. The inner error is the reason to refuse it.
 async fn read_request<R: AsyncRead + Unpin>(
     reader: &mut FrameReader<R>,
 ) -> Result<Result<Request, String>, TransferError> {
-    // As a whole, not byte by byte: memory for a message is held until it is complete.
+    // One deadline for the whole message, which takes memory until it is complete.
     let message = timeout(STALL, reader.message(MAX_REQUEST)).await.map_err(|_| TransferError::Stalled)?;
     let request = match message {
         Ok(request) => request,
-        // A newer peer may ask for more than we can do, and goes on with what we can.
+        // A newer peer may send requests that this version does not know.
         Err(TransferError::Wire(error @ WireError::UnknownKind(_))) => return Ok(Err(error.to_string())),
         Err(error) => return Err(error),
     };

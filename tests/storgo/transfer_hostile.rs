@@ -1,4 +1,4 @@
-//! Peers that lie, stall or flood: each costs one try, and the bytes come from others.
+//! Hostile peers: each costs one request, and the bytes come from honest ones.
 
 use std::{
     sync::{
@@ -15,7 +15,7 @@ use storgo::{
     fetch::{FetchError, Fetcher},
     net::{IncomingStreams, Net, NetOptions, Protocols},
     store::{Store, StoreOptions},
-    transfer::{self, Counters, Limiter, ServeOptions, Transfers},
+    transfer::{self, Counters, RateLimiter, ServeOptions, Transfers},
     wire::{Message, PREFIX_LEN, Request, Response},
 };
 use tempfile::TempDir;
@@ -26,7 +26,7 @@ use super::swarm::{noise, tcp};
 
 pub const BLOCK_LEN: usize = 256 << 10;
 
-/// A peer with a store: it serves, and it can fetch.
+/// A peer that serves and fetches.
 pub struct Peer {
     pub net: Net,
     pub store: Store,
@@ -49,7 +49,7 @@ impl Peer {
         let store = Store::open(StoreOptions::new(dir.path())).expect("a store");
         let (net, incoming) = start_net().await;
         let counters = Arc::new(Counters::default());
-        let limit = bytes_per_s.map(|rate| Arc::new(Limiter::new(rate)));
+        let limit = bytes_per_s.map(|rate| Arc::new(RateLimiter::new(rate)));
         let options = ServeOptions { limit, ..ServeOptions::default() };
         let stop = CancellationToken::new();
         let serving =
@@ -65,12 +65,12 @@ impl Peer {
         }
     }
 
-    pub async fn knows(&self, other: &Net) {
+    pub async fn connect(&self, other: &Net) {
         self.net.connect(other.listen_addrs().remove(0)).await.expect("connected");
     }
 }
 
-/// Blocks that are the same every time.
+/// Returns blocks that are the same in every run.
 pub fn blocks(seed: u32, count: u32) -> Vec<Vec<u8>> {
     (0..count).map(|n| noise(seed * 1000 + n, BLOCK_LEN)).collect()
 }
@@ -79,57 +79,57 @@ pub fn root() -> Cid {
     Cid::of(Codec::DagCbor, b"a root")
 }
 
-/// What a hostile peer does with a stream after it was asked for these blocks.
-type Deed = fn(&[Cid]) -> Script;
+/// Returns what a hostile peer sends after a request for these blocks.
+type Attack = fn(&[Cid]) -> Script;
 
 struct Script {
     bytes: Vec<u8>,
-    /// Sent again and again, until nobody takes it.
+    /// Whether to repeat the bytes until the stream ends.
     endlessly: bool,
 }
 
-/// A peer that does one bad thing to everybody who asks.
+/// A peer that answers every request with the same attack.
 pub struct Hostile {
     pub net: Net,
-    /// How often it was asked.
-    asked: watch::Sender<u32>,
-    /// It answers once this is cancelled.
+    /// Number of requests.
+    requests: watch::Sender<u32>,
+    /// It answers when this is cancelled.
     may_answer: CancellationToken,
-    /// Bytes that others took from it.
-    taken: Arc<AtomicU32>,
+    /// Bytes that it has sent.
+    sent: Arc<AtomicU32>,
     _answering: AbortOnDropHandle<()>,
 }
 
 impl Hostile {
-    async fn start(deed: Deed) -> Self {
+    async fn start(attack: Attack) -> Self {
         let (net, mut incoming) = start_net().await;
-        let (asked, taken) = (watch::Sender::new(0), Arc::new(AtomicU32::new(0)));
+        let (requests, sent) = (watch::Sender::new(0), Arc::new(AtomicU32::new(0)));
         let may_answer = CancellationToken::new();
-        let (asked_now, taken_now, start_now) = (asked.clone(), Arc::clone(&taken), may_answer.clone());
+        let (counter, bytes, start) = (requests.clone(), Arc::clone(&sent), may_answer.clone());
         let answering = async move {
             while let Some((_, stream)) = incoming.recv().await {
-                let (asked, taken, start) = (asked_now.clone(), Arc::clone(&taken_now), start_now.clone());
-                tokio::spawn(async move { answer(stream, deed, &asked, &taken, &start).await });
+                let (requests, sent, start) = (counter.clone(), Arc::clone(&bytes), start.clone());
+                tokio::spawn(async move { answer(stream, attack, &requests, &sent, &start).await });
             }
         };
         let answering = AbortOnDropHandle::new(tokio::spawn(answering));
-        Self { net, asked, may_answer, taken, _answering: answering }
+        Self { net, requests, may_answer, sent, _answering: answering }
     }
 }
 
-/// A peer that takes every question and answers none.
+/// A peer that accepts requests and answers none.
 pub async fn silent() -> Hostile {
     let peer = Hostile::start(nothing).await;
     peer.may_answer.cancel();
     peer
 }
 
-/// Ends when the other side has had enough.
+/// Answers until the stream ends.
 async fn answer(
     mut stream: Stream,
-    deed: Deed,
-    asked: &watch::Sender<u32>,
-    taken: &AtomicU32,
+    attack: Attack,
+    requests: &watch::Sender<u32>,
+    sent: &AtomicU32,
     may_answer: &CancellationToken,
 ) -> Option<()> {
     loop {
@@ -140,13 +140,13 @@ async fn answer(
         let Ok(Request::Get { cids }) = Request::decode(&body) else {
             return None;
         };
-        asked.send_modify(|count| *count += 1);
+        requests.send_modify(|count| *count += 1);
         may_answer.cancelled().await;
-        let script = deed(&cids);
+        let script = attack(&cids);
         loop {
             for part in script.bytes.chunks(64 << 10) {
                 stream.write_all(part).await.ok()?;
-                taken.fetch_add(u32::try_from(part.len()).expect("64 KiB"), Ordering::Relaxed);
+                sent.fetch_add(u32::try_from(part.len()).expect("64 KiB"), Ordering::Relaxed);
             }
             stream.flush().await.ok()?;
             if !script.endlessly {
@@ -186,7 +186,7 @@ fn another_block(_: &[Cid]) -> Script {
 }
 
 fn endless(cids: &[Cid]) -> Script {
-    // A good start, and then bytes without end.
+    // A valid start, then endless bytes.
     Script { bytes: [header(cids[0], BLOCK_LEN), vec![7; 4 * BLOCK_LEN]].concat(), endlessly: true }
 }
 
@@ -214,13 +214,13 @@ fn nested(_: &[Cid]) -> Script {
     once(frame(&vec![0x81; 1_000_000]))
 }
 
-/// Reads blocks that an honest and a hostile peer are asked for; answers what it took from the hostile one.
-async fn survives(what: &str, deed: Deed) {
+/// Reads blocks from an honest peer beside a hostile one.
+async fn read_beside(what: &str, attack: Attack) {
     let (honest, reader) = (Peer::start(None).await, Peer::start(None).await);
-    let hostile = Hostile::start(deed).await;
+    let hostile = Hostile::start(attack).await;
     let blocks = blocks(1, 24);
     honest.keep(&blocks);
-    reader.knows(&hostile.net).await;
+    reader.connect(&hostile.net).await;
     let session = reader.fetcher.session(root(), Duration::from_secs(20));
     let wanted = blocks.iter().map(|block| {
         let (session, block) = (session.clone(), block.clone());
@@ -230,23 +230,22 @@ async fn survives(what: &str, deed: Deed) {
             assert_eq!(got.expect("the block"), block);
         }
     });
-    // A peer that has served a block is preferred to an untried one, so the honest peer connects only after the
-    // hostile one was asked.
+    // A peer that has served a block is preferred, so the honest peer connects after the request to the hostile one.
     let honest_joins = async {
-        let mut asked = hostile.asked.subscribe();
-        let was_asked = timeout(Duration::from_secs(20), asked.wait_for(|count| *count > 0)).await;
-        assert!(matches!(was_asked, Ok(Ok(_))), "{what}: the hostile peer was not asked within 20 s");
-        reader.knows(&honest.net).await;
+        let mut requests = hostile.requests.subscribe();
+        let requested = timeout(Duration::from_secs(20), requests.wait_for(|count| *count > 0)).await;
+        assert!(matches!(requested, Ok(Ok(_))), "{what}: the hostile peer got no request within 20 s");
+        reader.connect(&honest.net).await;
         hostile.may_answer.cancel();
         Instant::now()
     };
     let (_, start) = futures::join!(futures::future::join_all(wanted), honest_joins);
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(4), "{what}: it cost {took:?}");
-    // What the network's own windows hold, and no more.
-    let taken = hostile.taken.load(Ordering::Relaxed);
-    assert!(taken < 40 << 20, "{what}: {taken} bytes were taken");
-    // Who broke the rules is not asked again in this session.
+    assert!(took < Duration::from_secs(4), "{what}: it took {took:?}");
+    // Bounded by the buffers of the network.
+    let sent = hostile.sent.load(Ordering::Relaxed);
+    assert!(sent < 40 << 20, "{what}: {sent} bytes were sent");
+    // The session does not depend on the hostile peer any more.
     let late = noise(9999, BLOCK_LEN);
     honest.keep(std::slice::from_ref(&late));
     let got = session.block(&Cid::of(Codec::Raw, &late), None).await;
@@ -254,38 +253,38 @@ async fn survives(what: &str, deed: Deed) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_sends_other_bytes_than_asked_for_is_dropped_and_others_serve() {
-    survives("wrong bytes", wrong_bytes).await;
-    survives("too long", too_long).await;
-    survives("too short", too_short).await;
-    survives("another block", another_block).await;
+async fn blocks_are_read_beside_a_peer_that_sends_wrong_bytes() {
+    read_beside("wrong bytes", wrong_bytes).await;
+    read_beside("too long", too_long).await;
+    read_beside("too short", too_short).await;
+    read_beside("another block", another_block).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_sends_without_end_is_dropped_and_others_serve() {
-    survives("endless", endless).await;
-    survives("endless answers", endless_answers).await;
+async fn blocks_are_read_beside_a_peer_that_sends_without_end() {
+    read_beside("endless", endless).await;
+    read_beside("endless answers", endless_answers).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_sends_nothing_is_passed_over_and_others_serve() {
-    survives("nothing", nothing).await;
-    survives("half a block", half_a_block).await;
+async fn blocks_are_read_beside_a_peer_that_stalls() {
+    read_beside("nothing", nothing).await;
+    read_beside("half a block", half_a_block).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_sends_nonsense_is_dropped_and_others_serve() {
-    survives("malformed", malformed).await;
-    survives("oversized", oversized).await;
-    survives("a million nested arrays", nested).await;
+async fn blocks_are_read_beside_a_peer_that_sends_malformed_messages() {
+    read_beside("malformed", malformed).await;
+    read_beside("oversized", oversized).await;
+    read_beside("a million nested arrays", nested).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_liars_alone_there_is_an_error_and_no_hang() {
-    for deed in [wrong_bytes, malformed] as [Deed; 2] {
-        let (hostile, reader) = (Hostile::start(deed).await, Peer::start(None).await);
+async fn a_read_from_hostile_peers_alone_fails_in_time() {
+    for attack in [wrong_bytes, malformed] as [Attack; 2] {
+        let (hostile, reader) = (Hostile::start(attack).await, Peer::start(None).await);
         hostile.may_answer.cancel();
-        reader.knows(&hostile.net).await;
+        reader.connect(&hostile.net).await;
         let session = reader.fetcher.session(root(), Duration::from_secs(3));
         let block = noise(1, BLOCK_LEN);
         let start = Instant::now();
@@ -300,6 +299,6 @@ async fn with_liars_alone_there_is_an_error_and_no_hang() {
             got.map(|block| block.len())
         );
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-        assert_eq!(reader.store.usage().blocks, 0, "nothing bad is kept");
+        assert_eq!(reader.store.usage().blocks, 0, "no bad block is stored");
     }
 }

@@ -1,4 +1,4 @@
-//! Several providers at once: together as fast as they are, and whoever is left carries on.
+//! Reads from several providers, some of which are slow, silent or lost.
 
 use std::{
     sync::atomic::Ordering,
@@ -16,7 +16,7 @@ use super::{
     transfer_hostile::{BLOCK_LEN, Peer, blocks, root},
 };
 
-/// Reads blocks in order, as a reader of a file does; answers the longest wait between two of them.
+/// Reads blocks in order, like a file. Returns the longest wait between two of them.
 async fn read(
     session: &Session,
     blocks: &[Vec<u8>],
@@ -54,30 +54,30 @@ async fn three_providers_share_the_work_evenly() {
     for _ in 0..3 {
         let provider = Peer::start(Some(RATE)).await;
         provider.keep(&blocks);
-        reader.knows(&provider.net).await;
+        reader.connect(&provider.net).await;
         providers.push(provider);
     }
     let session = reader.fetcher.session(root(), Duration::from_secs(20));
     read(&session, &blocks, |_| {}).await.expect("all blocks");
-    // How fast they are together is for the bench to measure: here nobody is idle while the others work.
+    // No provider is idle. The benchmark measures their rate.
     let sent = providers.iter().map(|provider| provider.counters.sent.load(Ordering::Relaxed));
     let sent: Vec<u64> = sent.collect();
     assert!(sent.iter().all(|sent| *sent > all / 5), "{sent:?} of {all}");
-    // Hardly anything comes twice.
+    // Few bytes are sent twice.
     let doubled = sent.iter().sum::<u64>().saturating_sub(all);
     assert!(doubled < 4 << 20, "{doubled} bytes came twice");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_slow_links_hardly_anything_is_sent_twice() {
-    // Several seconds for each block in the queue: old, and no reason to ask somebody else as well.
+async fn on_slow_links_few_blocks_are_sent_twice() {
+    // A queued block takes several seconds, which is no reason to request it from another provider.
     let blocks = blocks(7, 24);
     let reader = Peer::start(None).await;
     let mut providers = Vec::new();
     for _ in 0..3 {
         let provider = Peer::start(Some(BLOCK_LEN as u64)).await;
         provider.keep(&blocks);
-        reader.knows(&provider.net).await;
+        reader.connect(&provider.net).await;
         providers.push(provider);
     }
     let session = reader.fetcher.session(root(), Duration::from_secs(60));
@@ -94,14 +94,14 @@ async fn a_provider_that_dies_in_the_middle_costs_less_than_two_seconds() {
     let (first, second) = (Peer::start(Some(8 << 20)).await, Peer::start(Some(8 << 20)).await);
     for provider in [&first, &second] {
         provider.keep(&blocks);
-        reader.knows(&provider.net).await;
+        reader.connect(&provider.net).await;
     }
     let session = reader.fetcher.session(root(), Duration::from_secs(20));
     let mut first = Some(first);
     let longest = read(&session, &blocks, |count| {
         if count == 20 {
-            // Its tasks and sockets end here and now, without a word.
-            let dead = first.take().expect("it lives until now");
+            // Ends its tasks and sockets.
+            let dead = first.take().expect("alive");
             tokio::spawn(async move { dead.net.shutdown().await });
         }
     });
@@ -110,18 +110,18 @@ async fn a_provider_that_dies_in_the_middle_costs_less_than_two_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_all_are_lost_the_reader_is_told_in_time_and_keeps_what_it_has() {
+async fn when_all_providers_are_lost_the_read_times_out_and_keeps_its_blocks() {
     let blocks = blocks(4, 40);
     let (provider, reader) = (Peer::start(Some(4 << 20)).await, Peer::start(None).await);
     provider.keep(&blocks);
-    reader.knows(&provider.net).await;
+    reader.connect(&provider.net).await;
     let session = reader.fetcher.session(root(), Duration::from_secs(2));
     let (mut provider, mut arrived, mut lost_at) = (Some(provider), 0, Instant::now());
     let read = read(&session, &blocks, |count| {
         arrived = count;
         if count == 10 {
             lost_at = Instant::now();
-            let dead = provider.take().expect("it lives until now");
+            let dead = provider.take().expect("alive");
             tokio::spawn(async move { dead.net.shutdown().await });
         }
     });
@@ -141,7 +141,7 @@ async fn the_one_peer_of_many_that_has_a_file_is_found_at_once() {
     let mut peers = Vec::new();
     for n in 0..20 {
         let peer = Peer::start(None).await;
-        reader.knows(&peer.net).await;
+        reader.connect(&peer.net).await;
         if n == 13 {
             peer.keep(std::slice::from_ref(&block));
         }
@@ -157,15 +157,15 @@ async fn the_one_peer_of_many_that_has_a_file_is_found_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_block_does_not_wait_behind_silent_peers() {
-    // Peers that are connected and answer nothing at all, not even that they lack it.
+    // Peers that are connected and send no answer at all.
     let (reader, provider) = (Peer::start(None).await, Peer::start(None).await);
     let mut silent = Vec::new();
     for _ in 0..4 {
         let peer = super::transfer_hostile::silent().await;
-        reader.knows(&peer.net).await;
+        reader.connect(&peer.net).await;
         silent.push(peer);
     }
-    reader.knows(&provider.net).await;
+    reader.connect(&provider.net).await;
     let block = noise(78, 1000);
     let root = Cid::of(Codec::Raw, &block);
     provider.keep(std::slice::from_ref(&block));
@@ -178,20 +178,20 @@ async fn a_small_block_does_not_wait_behind_silent_peers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_of_silent_peers_stops_no_reader() {
-    // Machines that sleep: their connections stand, and nothing comes.
+async fn many_silent_peers_do_not_stop_a_reader() {
+    // Like suspended machines: connected and silent.
     let (reader, provider) = (Peer::start(None).await, Peer::start(None).await);
     let mut silent = Vec::new();
     for _ in 0..24 {
         let peer = super::transfer_hostile::silent().await;
-        reader.knows(&peer.net).await;
+        reader.connect(&peer.net).await;
         silent.push(peer);
     }
-    reader.knows(&provider.net).await;
+    reader.connect(&provider.net).await;
     let blocks = blocks(79, 48);
     provider.keep(&blocks);
     let first = Cid::of(Codec::Raw, &blocks[0]);
-    // Less than a silent peer is given until its stream is ended.
+    // Less than the stall deadline of a stream.
     let session = reader.fetcher.session(first, Duration::from_secs(12));
     let longest = read(&session, &blocks, |_| {}).await.expect("all blocks");
     println!("longest wait among 24 silent peers: {longest:?}");
@@ -204,7 +204,7 @@ async fn one_provider_at_full_speed() {
     let blocks: Vec<Vec<u8>> = (0..512).map(|n| noise(n, 1 << 20)).collect();
     let (provider, reader) = (Peer::start(None).await, Peer::start(None).await);
     provider.keep(&blocks);
-    reader.knows(&provider.net).await;
+    reader.connect(&provider.net).await;
     let session = reader.fetcher.session(root(), Duration::from_secs(20));
     let start = Instant::now();
     read(&session, &blocks, |_| {}).await.expect("all blocks");

@@ -1,5 +1,5 @@
-//! What readers may rely on: blocks in their order, bytes that count on slow links, room beside readers that pause, and
-//! wrong links that harm nobody.
+//! Guarantees for readers: order of blocks, progress on slow links, memory beside paused readers, and harmless wrong
+//! links.
 
 use std::time::Duration;
 
@@ -26,11 +26,11 @@ async fn get(session: &Session, block: &[u8]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn blocks_arrive_in_the_order_in_which_they_are_wanted() {
+async fn blocks_arrive_in_the_order_of_the_requests() {
     let blocks = blocks(21, 30);
     let (provider, reader) = (Peer::start(Some(2 << 20)).await, Peer::start(None).await);
     provider.keep(&blocks);
-    reader.knows(&provider.net).await;
+    reader.connect(&provider.net).await;
     let session = reader.fetcher.session(root(), Duration::from_secs(20));
     let arriving = stream::iter(0..blocks.len()).map(|n| {
         let (session, blocks) = (&session, &blocks);
@@ -40,21 +40,21 @@ async fn blocks_arrive_in_the_order_in_which_they_are_wanted() {
         }
     });
     let order: Vec<usize> = arriving.buffer_unordered(READ_AHEAD).collect().await;
-    // Two neighbours may change places between the stream and this line; nobody overtakes a crowd.
+    // Neighbours may change places between the stream and this line.
     let moved = (0..).zip(&order).map(|(at, n): (usize, _)| at.abs_diff(*n)).max();
     assert!(moved.is_some_and(|moved| moved <= 3), "{order:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_that_is_here_and_whose_reader_pauses_stops_none_behind_it() {
+async fn a_paused_reader_of_a_local_block_does_not_stop_later_blocks() {
     let blocks = blocks(23, 2);
     let (provider, reader) = (Peer::start(None).await, Peer::start(None).await);
     provider.keep(&blocks);
     reader.keep(&blocks[..1]);
-    reader.knows(&provider.net).await;
+    reader.connect(&provider.net).await;
     let session = reader.fetcher.session(root(), Duration::from_secs(2));
     let mut paused = std::pin::pin!(get(&session, &blocks[0]));
-    // Polled once, as by a stream whose reader then looks away.
+    // Polled once, like a stream whose reader pauses.
     let early = futures::poll!(&mut paused);
     get(&session, &blocks[1]).await;
     if early.is_pending() {
@@ -63,17 +63,17 @@ async fn a_block_that_is_here_and_whose_reader_pauses_stops_none_behind_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_link_on_which_one_block_takes_longer_than_the_timeout_is_slow_and_not_dead() {
+async fn a_block_may_take_longer_than_the_timeout_while_bytes_arrive() {
     let blocks = blocks(22, 2);
     let (provider, reader) = (Peer::start(Some(64 << 10)).await, Peer::start(None).await);
     provider.keep(&blocks);
-    reader.knows(&provider.net).await;
+    reader.connect(&provider.net).await;
     let session = reader.fetcher.session(root(), Duration::from_secs(3));
     get(&session, &blocks[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_that_pause_stop_nobody() {
+async fn paused_readers_do_not_stop_others() {
     let peer = Peer::start(None).await;
     let pausing: Vec<Session> =
         (0..4).map(|_| peer.fetcher.session(root(), Duration::from_secs(5))).collect();
@@ -93,11 +93,11 @@ async fn readers_that_pause_stop_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_link_costs_no_file_its_blocks_and_a_forged_block_is_fetched_elsewhere() {
+async fn a_rejected_block_is_removed_only_if_no_file_has_it_and_fetched_from_another_peer() {
     let blocks = blocks(23, 3);
     let (provider, reader) = (Peer::start(None).await, Peer::start(None).await);
     provider.keep(&blocks);
-    reader.knows(&provider.net).await;
+    reader.connect(&provider.net).await;
     let keep = |block: &[u8]| {
         let upload = reader.store.upload();
         upload.put(&name(block), block, PutMode::Sealed).expect("stored");
@@ -112,12 +112,12 @@ async fn a_wrong_link_costs_no_file_its_blocks_and_a_forged_block_is_fetched_els
 
     get(&session, &blocks[1]).await;
     keep(&blocks[1]);
-    assert!(!session.reject(&name(&blocks[1])).await && has(&blocks[1]), "a file needs it by now");
+    assert!(!session.reject(&name(&blocks[1])).await && has(&blocks[1]), "a file has it by now");
 
     get(&session, &blocks[2]).await;
     assert!(session.reject(&name(&blocks[2])).await && !has(&blocks[2]));
     let other = Peer::start(None).await;
     other.keep(&blocks[2..]);
-    reader.knows(&other.net).await;
+    reader.connect(&other.net).await;
     get(&session, &blocks[2]).await;
 }
