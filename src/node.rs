@@ -1,4 +1,4 @@
-//! The node: the one composition of content, store and network.
+//! The node: content, store and network put together.
 //!
 //! [`Node`] is a cheap handle to a running node, and a facade: each of its methods belongs to a service in a file of its own,
 //! which has only the handles that it needs. Doors (command line, HTTP, a program that embeds storgo) call [`Node`] and nothing
@@ -18,7 +18,8 @@
 //! | `health`, `repair`, `scrub`, `damage_cache` | find and fetch damaged and missing blocks |
 //! | `announcements`, `withdrawals` | tell the DHT which files are here |
 //! | `collector` | removes blocks that no file needs |
-//! | `jobs` | runs the periodic work of the services |
+//! | `network`, `peers` | run the swarm, and report on connected peers |
+//! | `services`, `jobs` | build the services, and run their periodic work |
 
 mod announcements;
 mod clock;
@@ -152,13 +153,13 @@ impl Node {
         self.services.tasks.tracker.spawn(task);
     }
 
-    /// Sets where the HTTP API is served, for `status`, and where it takes calls of the command line, for the lock file.
+    /// Sets the address of the HTTP API, for `status`, and the one for calls of the command line, for the lock file.
     pub(crate) fn set_http(&self, endpoint: HttpEndpoint, commands: SocketAddr) -> Result<(), NodeError> {
         *self.services.http.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint);
         Ok(self.services.store.0.set_lock_note(&commands.to_string())?)
     }
 
-    /// Returns where the HTTP API is served.
+    /// Returns the address of the HTTP API, once it is served.
     pub(crate) fn http(&self) -> Option<HttpEndpoint> {
         self.services.http()
     }

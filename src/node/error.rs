@@ -164,7 +164,7 @@ pub struct NodeError {
     /// The cause, if it is known more closely than by the code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    /// What happened, for people.
+    /// The message for people: what happened and why.
     pub message: String,
 }
 

@@ -35,7 +35,7 @@ const EVENT_BACKLOG: usize = 1024;
 /// How long opening waits for the lock of the data directory: a process that only asks who holds the lock holds it briefly.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Where the HTTP API is served.
+/// The address of the HTTP API.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HttpEndpoint {
     pub(crate) addr: SocketAddr,

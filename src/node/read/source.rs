@@ -1,4 +1,4 @@
-//! Where the blocks of a read come from: the store, and in a node with a network the providers.
+//! The source of the blocks of a read: the store and, in a node with a network, the providers.
 
 use std::{future::ready, sync::Arc, time::Duration};
 
