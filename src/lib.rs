@@ -32,7 +32,7 @@
 //!
 //! | addition | place |
 //! |---|---|
-//! | protocol between peers | a module above `net` like `transfer`: messages in `wire`, handler registered with `net` |
+//! | protocol between peers | a module above `net` like `transfer`: messages in `wire`, added to [`net::Protocols`] by `node` |
 //! | door (another API for users) | a module beside `http`: calls `Node`, maps error codes to its own words |
 //! | HTTP endpoint | `http`, with the work in `node` |
 //! | command | `cli`, as a client of the HTTP API |
