@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     http::TOKEN_FILE,
-    node::{ErrorCode, identity::IDENTITY_FILE},
+    node::{ErrorCode, NodeError, identity::IDENTITY_FILE},
     store::{Store, StoreError, read_lock},
 };
 
@@ -127,8 +127,14 @@ fn write_test_file(dir: &std::path::Path) -> std::io::Result<()> {
 fn blocks(context: &Context) -> Check {
     match Store::inspect(&context.data_dir) {
         Ok(()) => Check::ok("store", "the index is present and all blocks have one layout"),
-        Err(error) => Check::fail("store", error.to_string()),
+        Err(error) => store_failed("store", error),
     }
+}
+
+/// A failed check of the store, with the next step.
+fn store_failed(name: &'static str, error: StoreError) -> Check {
+    let CliError { message, hint, .. } = NodeError::from(error).into();
+    Check::fail(name, if hint.is_empty() { message } else { format!("{message}; {hint}") })
 }
 
 fn secrets(context: &Context) -> Check {
@@ -221,7 +227,7 @@ async fn node(context: &Context) -> Vec<Check> {
         checks.push(Check::fail("identity", message));
     }
     if status.index_behind {
-        checks.push(Check::fail("index", StoreError::IndexBehind.to_string()));
+        checks.push(store_failed("index", StoreError::IndexBehind));
     }
     if status.missing > 0 {
         let message = format!(

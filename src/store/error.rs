@@ -18,9 +18,7 @@ pub enum StoreError {
         pid: Option<u32>,
     },
     /// The data directory was written by a newer program.
-    #[error(
-        "the data directory has format {found}, this program knows {known} at most: use a newer storgo-node"
-    )]
+    #[error("the data directory has format {found}; this program supports formats up to {known}")]
     NewerVersion {
         /// The format on disk.
         found: u32,
@@ -28,10 +26,7 @@ pub enum StoreError {
         known: u32,
     },
     /// The layout of the blocks differs from the settings.
-    #[error(
-        "the blocks in this data directory are laid out as {found}, and storage.layout says {asked}: set it to {found}, \
-         or move them with `storgo-node verify --rebuild-index`"
-    )]
+    #[error("the blocks in this data directory are laid out as {found}, but storage.layout says {asked}")]
     OtherLayout {
         /// The layout of the blocks.
         found: Layout,
@@ -39,24 +34,16 @@ pub enum StoreError {
         asked: Layout,
     },
     /// A move of blocks to another layout was interrupted.
-    #[error(
-        "moving the blocks of this data directory to another layout was interrupted: finish it with `storgo-node verify \
-         --rebuild-index`"
-    )]
+    #[error("moving the blocks of this data directory to another layout was interrupted")]
     HalfMoved,
     /// The index cannot be read.
-    #[error("index.redb is damaged ({0}): rebuild it with `storgo-node verify --rebuild-index`")]
+    #[error("index.redb is damaged: {0}")]
     IndexCorrupt(String),
     /// There are blocks, but no index: with a new one, all of them would be orphans.
-    #[error(
-        "index.redb is gone, and there are blocks: make it anew with `storgo-node verify --rebuild-index`"
-    )]
+    #[error("index.redb is gone, but there are blocks")]
     IndexLost,
     /// The index is older than the blocks: it does not know which files need newer blocks.
-    #[error(
-        "index.redb is older than the blocks, as if an earlier copy had been put in its place: nothing is removed until it \
-         is made anew with `storgo-node verify --rebuild-index`"
-    )]
+    #[error("index.redb is older than the blocks, so nothing is removed until it is rebuilt")]
     IndexBehind,
     /// A block was damaged on disk. It is in quarantine now.
     #[error("block {cid} was damaged on disk and moved to quarantine")]
