@@ -1,6 +1,6 @@
 //! The files that this node lists: pages in any order, and search by name.
 //!
-//! [`sort_index`] keeps tables of names, sizes and times inside the store's index, in the same transactions as the roots.
+//! `sort_index` keeps tables of names, sizes and times inside the store's index, in the same transactions as the roots.
 //! A page reads the records that it shows, and no others. A search reads all names, and the records that match.
 
 mod sort_index;

@@ -1,4 +1,4 @@
-//! The HTTP API: parses requests, calls [`Node`], and responds. DESIGN 6 fixes the contract.
+//! The HTTP API: parses requests, calls [`Node`], and responds. `docs/api.md` describes it.
 //!
 //! ```text
 //! socket ─ serve (limits, TLS) ─ request id ─ Host ─ auth (token or session, scope) ─ handler ─▶ Node
@@ -7,7 +7,7 @@
 //! The command line is a client of this API: over TCP if a node runs, else by calling the [`Router`] directly.
 //!
 //! From top to bottom:
-//! - this file: routes, and the state of the handlers ([`ApiState`]); a handler takes only the parts that it needs;
+//! - this file: routes, and the state of the handlers (`ApiState`); a handler takes only the parts that it needs;
 //! - handlers by path: `files`, `content`, `put`, `uploads`, `access`, `operations`, `event_log`, `metrics`, `diststore`;
 //!   `openapi`, `docs_page` and `ui` describe the API and serve the page;
 //! - `auth` and `serve` know no routes: another door takes the same tokens, limits and TLS with a router of its own;

@@ -75,7 +75,7 @@ const INLINE_MAX: usize = 16 << 10;
 /// The name of the index in a data directory.
 const INDEX: &str = "index.redb";
 /// The format of a data directory that this program writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -141,7 +141,7 @@ impl Store {
     /// that it may have written to are searched.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] if another process has it, [`StoreError::NewerVersion`], [`StoreError::OtherLayout`],
+    /// [`StoreError::Locked`] if another process has it, [`StoreError::OtherVersion`], [`StoreError::OtherLayout`],
     /// [`StoreError::HalfMoved`], [`StoreError::IndexLost`], [`StoreError::IndexCorrupt`], [`StoreError::Io`].
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
         let (lock, disk) = Self::enter(&options)?;
@@ -433,8 +433,8 @@ fn check_version(dir: &Path) -> Result<(), StoreError> {
     let path = dir.join("version");
     match std::fs::read_to_string(&path) {
         Ok(text) => match text.trim().parse::<u32>() {
-            Ok(found) if found <= VERSION => Ok(()),
-            Ok(found) => Err(StoreError::NewerVersion { found, known: VERSION }),
+            Ok(VERSION) => Ok(()),
+            Ok(found) => Err(StoreError::OtherVersion { found, known: VERSION }),
             Err(_) => Err(StoreError::Io {
                 what: format!("read {}", path.display()),
                 source: std::io::Error::other("it holds no version number"),

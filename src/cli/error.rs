@@ -91,7 +91,7 @@ impl From<NodeError> for CliError {
     }
 }
 
-/// The members of a problem document (RFC 9457) that the command line uses. Its hint speaks of HTTP requests.
+/// The members of a problem document (RFC 9457) that the command line uses.
 #[derive(Deserialize)]
 pub(super) struct Problem {
     detail: String,
@@ -99,12 +99,17 @@ pub(super) struct Problem {
     /// A newer node may send a reason that this version does not know.
     #[serde(default)]
     reason: serde_json::Value,
+    #[serde(default)]
+    hint: String,
 }
 
 impl From<Problem> for CliError {
-    fn from(Problem { detail, code, reason }: Problem) -> Self {
+    fn from(Problem { detail, code, reason, hint }: Problem) -> Self {
         let reason = Reason::deserialize(reason).ok();
-        Self { code, message: detail, hint: next_step(code, reason).into(), reason }
+        // Only problems of the API itself have no reason. A hint that names a request does not help a user of commands.
+        let is_for_users = reason.is_none() && !hint.contains("/api/");
+        let hint = if is_for_users { hint } else { next_step(code, reason).into() };
+        Self { code, message: detail, hint, reason }
     }
 }
 
@@ -117,7 +122,9 @@ fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
             "the data was crafted to share its SHA-1 with other data; store it without --public"
         }
         Some(Reason::DirectoryInUse) => "stop the other process, or use another --data-dir",
-        Some(Reason::DirectoryTooNew) => "install a newer storgo-node",
+        Some(Reason::DirectoryVersion) => {
+            "use the version of storgo-node that wrote it, or another --data-dir"
+        }
         Some(Reason::LayoutDiffers | Reason::LayoutMoveInterrupted) => {
             "`storgo-node verify --rebuild-index` moves all blocks to the layout in storage.layout"
         }
@@ -248,6 +255,8 @@ mod tests {
         assert!(known.hint.contains("verify --rebuild-index"), "{}", known.hint);
         let unknown = parse(r#"{"detail":"d","code":"locked","reason":"from_the_future"}"#);
         assert_eq!((unknown.exit_code(), unknown.reason, unknown.message.as_str()), (11, None, "d"));
+        let limit = parse(r#"{"detail":"d","code":"no_space","hint":"revoke unused tokens"}"#);
+        assert_eq!(limit.hint, "revoke unused tokens");
     }
 
     #[test]

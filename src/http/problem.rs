@@ -83,7 +83,12 @@ impl Problem {
 impl From<NodeError> for Problem {
     fn from(error: NodeError) -> Self {
         let hint = hint(error.code, error.reason);
-        Self { reason: error.reason, ..Self::new(status(error.code), error.code, error.message, hint) }
+        let status = match error.reason {
+            // Of the node's own files: no other token helps.
+            Some(Reason::PermissionDenied) => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => status(error.code),
+        };
+        Self { reason: error.reason, ..Self::new(status, error.code, error.message, hint) }
     }
 }
 

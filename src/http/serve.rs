@@ -121,7 +121,7 @@ impl Served {
     }
 }
 
-/// Serves `router` until `node` stops. Handlers find a [`ClientConnection`] in the extensions of each request.
+/// Serves `router` until `node` stops. Handlers find a `ClientConnection` in the extensions of each request.
 ///
 /// # Errors
 /// Those of [`ServeOptions::check`]; others if the address cannot be bound or the certificate cannot be made.

@@ -191,6 +191,8 @@ async fn receive(
     body: Body,
 ) -> Result<(), Problem> {
     let lock = upload.lock().await?;
+    // It may have been removed while this request waited.
+    uploads.find(&upload.id)?;
     let offset = upload.offset();
     if at != offset {
         let detail = format!("the part begins at {at}, but the upload has {offset} bytes");

@@ -69,8 +69,8 @@ pub enum Reason {
     CraftedData,
     /// Another process uses the data directory.
     DirectoryInUse,
-    /// A newer version of storgo wrote the data directory.
-    DirectoryTooNew,
+    /// Another version of storgo wrote the data directory.
+    DirectoryVersion,
     /// The blocks on disk have another layout than `storage.layout` asks for.
     LayoutDiffers,
     /// Moving the blocks to another layout was interrupted.
@@ -236,7 +236,7 @@ impl From<StoreError> for NodeError {
             StoreError::IndexBehind => (ErrorCode::Integrity, Reason::IndexBehind),
             StoreError::IndexLost => (ErrorCode::Other, Reason::IndexLost),
             StoreError::IndexCorrupt(_) => (ErrorCode::Other, Reason::IndexDamaged),
-            StoreError::NewerVersion { .. } => (ErrorCode::Other, Reason::DirectoryTooNew),
+            StoreError::OtherVersion { .. } => (ErrorCode::Other, Reason::DirectoryVersion),
             StoreError::OtherLayout { .. } => (ErrorCode::Other, Reason::LayoutDiffers),
             StoreError::HalfMoved => (ErrorCode::Other, Reason::LayoutMoveInterrupted),
             StoreError::Collision { .. } => (ErrorCode::Collision, Reason::CraftedData),

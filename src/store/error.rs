@@ -17,12 +17,12 @@ pub enum StoreError {
         /// The process that holds it, if the lock file names it.
         pid: Option<u32>,
     },
-    /// The data directory was written by a newer program.
-    #[error("the data directory has format {found}; this program supports formats up to {known}")]
-    NewerVersion {
+    /// The data directory was written by another version of storgo.
+    #[error("the data directory has format {found}; this program supports format {known}")]
+    OtherVersion {
         /// The format on disk.
         found: u32,
-        /// The newest format known.
+        /// The format of this program.
         known: u32,
     },
     /// The layout of the blocks differs from the settings.

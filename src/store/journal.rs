@@ -129,7 +129,7 @@ impl Journal {
         records.push(Record::Closed);
         let bytes: Vec<u8> = records.iter().flat_map(|record| record.encode()).collect();
         private::replace(&self.path, &bytes).map_err(failed)?;
-        (log.file, log.len) = (None, bytes.len() as u64);
+        (log.file, log.len, log.synced) = (None, bytes.len() as u64, None);
         Ok(())
     }
 
@@ -192,7 +192,9 @@ impl Journal {
     pub(super) fn invalidate(&self) -> Result<(), StoreError> {
         let mut log = self.log();
         log.is_complete = false;
-        log.append(&self.path, &[Record::Epoch(self.index.next_number()?)])?;
+        // A record that changes nothing. The epoch of the new index would make the old one look older than the journal,
+        // if this process ends before the new index is in its place.
+        log.append(&self.path, &[Record::Epoch(0)])?;
         log.sync()
     }
 
@@ -219,8 +221,9 @@ impl Log {
     fn append(&mut self, path: &Path, records: &[Record]) -> Result<(), StoreError> {
         let bytes: Vec<u8> = records.iter().flat_map(|record| record.encode()).collect();
         if self.file.is_none() {
-            self.file = Some(private::open(path).map_err(failed)?);
+            let file = private::open(path).map_err(failed)?;
             private::sync_folder(path).map_err(failed)?;
+            self.file = Some(file);
         }
         let Some(file) = &self.file else { return Ok(()) };
         // At the end of the last whole record: what a failed or torn write left there is overwritten.

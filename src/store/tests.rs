@@ -391,11 +391,14 @@ fn a_second_process_learns_which_process_has_the_store() {
 }
 
 #[test]
-fn a_newer_format_is_refused() {
+fn another_format_is_refused() {
     let dir = TempDir::new().expect("a folder");
     drop(open(&dir));
-    fs::write(dir.path().join("data/version"), "2\n").expect("written");
-    assert!(matches!(Store::open(options(&dir)), Err(StoreError::NewerVersion { found: 2, .. })));
+    for other in [1, 3] {
+        fs::write(dir.path().join("data/version"), format!("{other}\n")).expect("written");
+        let refused = Store::open(options(&dir));
+        assert!(matches!(refused, Err(StoreError::OtherVersion { found, known: 2 }) if found == other));
+    }
 }
 
 #[test]

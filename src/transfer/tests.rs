@@ -379,7 +379,8 @@ async fn sent_bytes_obey_the_rate_limit() {
     let (a, b) = futures::join!(get(&mut a, vec![block]), get(&mut b, vec![block]));
     assert_eq!(a.0.len() + b.0.len(), 2);
     let took = start.elapsed().as_secs_f64();
-    assert!((0.45..1.0).contains(&took), "2 MiB at 4 MiB/s took {took} s");
+    // No upper bound: other load slows the test down.
+    assert!(took >= 0.45, "2 MiB at 4 MiB/s took {took} s");
 }
 
 /// Returns the error of a client whose peer answers one request for `abc` with these bytes and then sends nothing.

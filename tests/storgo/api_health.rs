@@ -109,7 +109,7 @@ fn health_follows_what_is_on_the_disks() {
     assert_eq!((&damaged["state"], &damaged["here"]), (&json!("damaged"), &json!(all - 2)), "{damaged}");
     assert_eq!(damaged["missing"].as_array().map(Vec::len), Some(2), "{damaged}");
     reports_damage(&machines[0], &["health"], &["1 file without blocks here", "repair"]);
-    reports_damage(&machines[0], &["health", &cid], &["2 blocks are not here"]);
+    reports_damage(&machines[0], &["health", &cid], &["2 blocks are not on this node"]);
 
     let repaired = api.ask("POST", &format!("/api/v1/files/{cid}/repair"), &[], b"").is(200).json();
     assert_eq!(repaired["missing"], json!([]), "{repaired}");
@@ -127,7 +127,7 @@ fn health_follows_what_is_on_the_disks() {
     let lost = health();
     assert_eq!((&lost["state"], &lost["lost"]), (&json!("lost"), &json!(1)), "{lost}");
     reports_damage(&machines[0], &["repair"], &["1 block is still missing"]);
-    reports_damage(&machines[0], &["health", &cid], &["1 block is nowhere"]);
+    reports_damage(&machines[0], &["health", &cid], &["1 block is on no node that answered"]);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn a_block_that_a_file_uses_often_is_lost_once() {
         "{lost}"
     );
     assert_eq!(lost["missing"].as_array().map(Vec::len), Some(1), "{lost}");
-    reports_damage(&machines[0], &["health", &cid], &["1 block is nowhere"]);
+    reports_damage(&machines[0], &["health", &cid], &["1 block is on no node that answered"]);
     let page = api.get(&format!("/api/v1/files/{cid}/blocks?holders=true&limit=100")).is(200).json();
     let away = |block: &&Value| block["here"] == false && block["holders"] == 0;
     assert_eq!(page["blocks"].as_array().map(|all| all.iter().filter(away).count()), Some(12), "{page}");
@@ -183,7 +183,7 @@ fn a_block_that_does_not_fit_is_not_reported_as_repaired() {
     };
     machines.iter().for_each(store);
     fs::remove_file(&blocks(&machines[0])[0]).expect("removed");
-    reports_damage(&machines[0], &["verify"], &["1 block without a good copy"]);
+    reports_damage(&machines[0], &["verify"], &["no good copy here of 1 block"]);
     // Another file takes the space before a node with the block connects.
     machines[0].run_with(["provide", "-", "--name", "another"], &noise(8, 3 << 19)).ok();
     machines[0].run(["peers", "--add", &other.addr()]).ok();

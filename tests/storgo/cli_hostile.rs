@@ -172,7 +172,7 @@ fn invalid_and_taken_addresses_are_refused_with_a_hint() {
 }
 
 #[test]
-fn a_data_directory_of_a_newer_version_is_not_changed() {
+fn a_data_directory_of_another_version_is_not_changed() {
     let machine = Machine::new();
     machine.run_with(["provide", "-", "--name", "x", "--no-serve"], b"x").ok();
     let version = machine.data().join("version");
@@ -180,7 +180,7 @@ fn a_data_directory_of_a_newer_version_is_not_changed() {
     fs::write(&version, b"99\n").expect("written");
     let index = fs::read(machine.data().join("index.redb")).expect("read");
     for verb in [&["ls"][..], &["run", ALONE[0], ALONE[1]], &["get", "x", "-o", "-"], &["gc"]] {
-        machine.run(verb).fails(1, &["format 99", "newer storgo-node"]);
+        machine.run(verb).fails(1, &["format 99", "the version of storgo-node that wrote it"]);
     }
     machine.run(["verify", "--rebuild-index"]).fails(1, &["format 99"]);
     assert!(fs::read(machine.data().join("index.redb")).expect("read") == index);

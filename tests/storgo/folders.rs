@@ -1,6 +1,6 @@
 //! Folders nested as deep as a path allows need no deep stack.
 
-use storgo::node::{ErrorCode, Node, PutOptions, Reference, report::FileKind};
+use storgo::node::{ErrorCode, Node, PutOptions, Reason, Reference, report::FileKind};
 use tokio_stream::StreamExt;
 use tokio_util::io::ReaderStream;
 
@@ -48,4 +48,18 @@ async fn the_deepest_path_is_stored_and_comes_back_and_a_deeper_one_is_refused()
     broken.truncate(broken.len() - 1024);
     broken.extend_from_slice(&[0xff; 512]);
     assert_eq!(put(&broken).await.expect_err("broken").code, ErrorCode::BadRequest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_too_long_is_an_error_of_the_input() {
+    let node = start_with(|options| options.offline = true).await;
+    let mut archive = tar::Builder::new(Vec::new());
+    let path = format!("folder/{}", "n".repeat(256));
+    archive.append_data(&mut tar::Header::new_gnu(), path, &b""[..]).expect("appended");
+    let bytes = archive.into_inner().expect("written");
+    let stream = ReaderStream::new(&bytes[..]);
+    let error =
+        node.put_stream(stream, PutOptions::named("long"), FileKind::Dir).await.expect_err("too long");
+    assert_eq!((error.code, error.reason), (ErrorCode::BadRequest, Some(Reason::PathInvalid)));
+    assert!(error.message.contains("longer than 255 bytes"), "{}", error.message);
 }

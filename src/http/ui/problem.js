@@ -20,8 +20,8 @@ const BY_REASON = {
     message: 'No connected node has this file.',
     hint: 'Connect a node that has it, then try again.',
   },
-  index_behind: { hint: 'Run storgo-node rebuild on the node.' },
-  index_lost: { hint: 'Run storgo-node rebuild on the node.' },
+  index_behind: { hint: 'Stop the node and run storgo-node verify --rebuild-index there.' },
+  index_lost: { hint: 'Stop the node and run storgo-node verify --rebuild-index there.' },
   worker_failed: { message: 'The node failed to process this.', hint: 'See the node’s log, and report the problem.' },
 };
 
@@ -33,7 +33,7 @@ const BY_CODE = {
   collision: { hint: 'Store the file encrypted: uncheck “Public”.' },
   timeout: { hint: 'Try again. What has already arrived is kept.' },
   locked: { hint: 'Try again in a moment.' },
-  no_space: { hint: 'Delete files, or raise storage.capacity.' },
+  no_space: { hint: 'Free some disk space, delete files, or raise storage.capacity.' },
   shutting_down: { hint: 'Start the node again.' },
   offline: {
     message: 'The node does not answer.',

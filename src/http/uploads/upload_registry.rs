@@ -115,11 +115,12 @@ impl UploadRegistry {
 
     async fn remove_expired(&self) {
         let now = unix_s();
-        let is_expired = |upload: &&Arc<Upload>| {
+        let is_expired = |_: &String, upload: &mut Arc<Upload>| {
             let info = upload.info(self.retention);
             info.expires_unix_s <= now && info.state != UploadState::Storing && !upload.is_locked()
         };
-        let expired: Vec<_> = self.lock().values().filter(is_expired).cloned().collect();
+        // Taken out in one step: a request that locks an upload afterwards does not find it any more.
+        let expired: Vec<_> = self.lock().extract_if(is_expired).map(|(_, upload)| upload).collect();
         for upload in expired {
             if let Err(problem) = self.remove(&upload).await {
                 tracing::warn!("cannot remove an expired upload: {}", problem.detail);

@@ -10,7 +10,7 @@ use std::{
     path::{Component, Path},
 };
 
-use super::sealer::Sealer;
+use super::{MAX_NAME, sealer::Sealer};
 use crate::{
     content::{
         encoder::{DirEncoder, DirEntry, EntryKind, Finished, Metadata},
@@ -173,6 +173,9 @@ fn components(path: &Path) -> Result<Vec<String>, NodeError> {
         match part {
             Component::CurDir => {}
             Component::Normal(name) => match name.to_str() {
+                Some(name) if name.len() > MAX_NAME => {
+                    return Err(bad_path(path, &format!("a name in it is longer than {MAX_NAME} bytes")));
+                }
                 Some(name) => parts.push(name.to_owned()),
                 None => return Err(bad_path(path, "its name is not valid UTF-8")),
             },

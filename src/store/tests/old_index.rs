@@ -62,3 +62,18 @@ fn no_index_counts_as_older_after_a_restart_or_a_kill() {
         assert_eq!(epoch, store.inner.index.next_number().expect("read"));
     }
 }
+
+#[test]
+fn a_rebuild_that_is_killed_before_its_end_leaves_the_old_index_valid() {
+    let dir = TempDir::new().expect("a folder");
+    store_all(&open(&dir), &[block(1, LONG), block(2, LONG)]);
+    let (lock, disk) = Store::enter(&options(&dir)).expect("entered");
+    let new = Store::open_index(options(&dir), "index.redb.new", disk, lock).expect("opened");
+    let numbered = new.inner.writer.run(|tables| {
+        tables.totals.next_number = 100;
+        Ok(())
+    });
+    numbered.and_then(|()| new.inner.journal.invalidate()).expect("written");
+    drop(new);
+    assert!(!open(&dir).is_index_behind());
+}
