@@ -108,7 +108,7 @@ fn health_follows_what_is_on_the_disks() {
     let damaged = health();
     assert_eq!((&damaged["state"], &damaged["here"]), (&json!("damaged"), &json!(all - 2)), "{damaged}");
     assert_eq!(damaged["missing"].as_array().map(Vec::len), Some(2), "{damaged}");
-    reports_damage(&machines[0], &["health"], &["1 file without blocks here", "repair"]);
+    reports_damage(&machines[0], &["health"], &["1 file with missing blocks", "repair"]);
     reports_damage(&machines[0], &["health", &cid], &["2 blocks are not on this node"]);
 
     let repaired = api.ask("POST", &format!("/api/v1/files/{cid}/repair"), &[], b"").is(200).json();
@@ -215,7 +215,7 @@ fn health_needs_a_known_file_and_repair_a_kept_one() {
     api.post("/api/v1/links/open", &json!({ "link": format!("storgo://{cid}") })).is(200);
     let status = api.get("/api/v1/status").is(200).json();
     assert_eq!((&status["files"], &status["kept"]), (&json!(1), &json!(0)), "{status}");
-    assert!(machines[0].run(["status"]).ok().text().contains("0 kept, 1 only known by link"));
+    assert!(machines[0].run(["status"]).ok().text().contains("0 kept, 1 known by link only"));
     machines[1].run(["rm", &cid]).ok();
     let nowhere = "bafyrcifi5zl5wmkkcjxqmxbyzhq5p2fyhlemoyq";
     api.get(&format!("/api/v1/files/{nowhere}/health")).refuses(404, "not_found");

@@ -91,7 +91,7 @@ fn the_demo_serves_until_ctrl_c_and_removes_its_files() {
     stream.read_to_string(&mut answer).expect("answered");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("ready"), "{answer}");
     // The command that it suggests works.
-    let tried = demo.says("Try it: ");
+    let tried = demo.says("try it: ");
     let words = tried.split_whitespace().skip_while(|word| *word != "--data-dir");
     let peers = machine.run(words).ok().text();
     assert_eq!(peers.lines().filter(|line| line.contains("12D3Koo")).count(), 2, "{peers}");

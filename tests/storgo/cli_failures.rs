@@ -33,7 +33,7 @@ fn a_damaged_block_on_the_only_provider_is_named_and_quarantined() {
     let bytes = noise(1, 4 << 20);
     let report = writer.provide("file", &bytes);
     damage_a_block(&writer);
-    let done = reader.run(["get", link(&report), "-o", "got"]).fails(7, &["no good copy of block"]);
+    let done = reader.run(["get", link(&report), "-o", "got"]).fails(7, &["no intact copy of block"]);
     assert!(!reader.home().join("got").exists());
     let block = named_block(&done.stderr);
 

@@ -204,7 +204,7 @@ fn colours_appear_on_terminals_without_no_color() {
         assert_eq!((code, is_coloured(&screen)), (Some(2), !plain), "{screen:?}");
         let get = machine_command(&machine, &["get", cid, "--bootstrap", &nowhere], plain);
         let mut terminal = Terminal::new(get, 200);
-        terminal.shows("does not answer");
+        terminal.shows("cannot be reached");
         terminal.signal(Signal::INT);
         let (code, screen) = terminal.end();
         assert_eq!((code, is_coloured(&screen)), (Some(130), !plain), "{screen:?}");

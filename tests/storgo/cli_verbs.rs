@@ -290,7 +290,7 @@ fn a_bootstrap_address_that_does_not_answer_is_named() {
         let machine = Machine::new();
         let running = machine.spawn(verb.iter().copied().chain(["--bootstrap", &nowhere]));
         let word = running.notes(&nowhere);
-        assert!(word.contains("WARN") && word.contains("does not answer"), "{word}");
+        assert!(word.contains("WARN") && word.contains("cannot be reached"), "{word}");
         assert!(word.to_lowercase().contains("refused"), "{word}");
     }
 }
