@@ -33,7 +33,7 @@
 //! | addition | place |
 //! |---|---|
 //! | protocol between peers | a module above `net` like `transfer`: messages in `wire`, added to [`net::Protocols`] by `node` |
-//! | door (another API for users) | a module beside `http`: calls `Node`, maps error codes to its own words |
+//! | door (another API for users) | a module above `http` that calls `Node`, maps error codes to its own words, and is served by [`http::serve`]; `cli/run.rs` starts it |
 //! | HTTP endpoint | `http`, with the work in `node` |
 //! | command | `cli`, as a client of the HTTP API |
 //! | setting | `config/table.rs` |

@@ -120,7 +120,7 @@ pub(super) enum Command {
     },
     /// Read a file or folder.
     Get {
-        /// A link (in quotes, or the shell cuts it at #), a CID, or a name; the newest file of that name is read.
+        /// A link (quote it if your shell treats # specially), a CID, or a name; the newest file of that name is read.
         reference: String,
         #[command(flatten)]
         options: GetOptions,

@@ -50,7 +50,7 @@ impl Endpoint {
         let (id, key) = if is_link(reference.trim()) {
             let link: Link = lower_case_scheme(reference.trim()).parse().map_err(|e| {
                 CliError::bad_request(format!("invalid link: {e}"))
-                    .hint("a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #")
+                    .hint("a link looks like storgo://<cid>#<key>; quote it if your shell treats # specially")
             })?;
             let key = link.key.map(|key| data_encoding::BASE64URL_NOPAD.encode(key.as_bytes()));
             (link.cid.to_string(), key)

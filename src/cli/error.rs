@@ -171,7 +171,7 @@ fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         }
         Some(Reason::CidInvalid) => "is the CID mistyped or cut off? `storgo-node ls` lists the files here",
         Some(Reason::LinkInvalid) => {
-            "a link looks like storgo://<cid>#<key>; quote it, or the shell cuts it at the #"
+            "a link looks like storgo://<cid>#<key>; quote it if your shell treats # specially"
         }
         Some(Reason::NameAmbiguous) => "name the file by its CID",
         Some(Reason::NameTooLong | Reason::NameHasNul) => "choose another name with --name",

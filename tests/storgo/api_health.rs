@@ -116,8 +116,8 @@ fn health_follows_what_is_on_the_disks() {
     assert_eq!(repaired["repaired"].as_array().map(Vec::len), Some(2), "{repaired}");
     assert_eq!((&health()["state"], listed("damaged")), (&json!("ok"), json!(0)));
     let text = machines[0].run(["health", &cid]).ok().text();
-    assert!(text.contains("any 1 node may be lost") && text.contains("all of it"), "{text}");
-    assert!(machines[0].run(["health"]).ok().text().contains("all its blocks"));
+    assert!(text.contains("survives the loss of any 1 node") && text.contains("(all blocks)"), "{text}");
+    assert!(machines[0].run(["health"]).ok().text().contains("all kept files are complete"));
 
     // The second node has stopped, and a block is missing.
     let [_first, second] = nodes;

@@ -17,7 +17,6 @@ const LAYERS: &[&[&str]] = &[
     &["transfer"],
     &["fetch"],
     &["catalogue"],
-    &["redundancy"],
     &["node"],
     &["http"],
     // Only `cli` uses these.
