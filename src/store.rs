@@ -146,7 +146,7 @@ impl Store {
     pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
         let (lock, disk) = Self::enter(&options)?;
         relocate::check(&options.dir, &disk, options.layout)?;
-        if !options.dir.join(INDEX).exists() && disk.first_layout()?.is_some() {
+        if !has_index(&options.dir) && disk.first_layout()?.is_some() {
             return Err(StoreError::IndexLost);
         }
         let store = Self::open_index(options, INDEX, disk, lock)?;
@@ -171,7 +171,7 @@ impl Store {
         if relocate::is_half_moved(dir) {
             return Err(StoreError::HalfMoved);
         }
-        if !dir.join(INDEX).exists() && Disk::look(dir).first_layout()?.is_some() {
+        if !has_index(dir) && Disk::look(dir).first_layout()?.is_some() {
             return Err(StoreError::IndexLost);
         }
         Ok(())
@@ -427,6 +427,11 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.end_writes();
     }
+}
+
+/// Whether there is an index. redb would make a new one of an empty file.
+fn has_index(dir: &Path) -> bool {
+    std::fs::metadata(dir.join(INDEX)).is_ok_and(|meta| meta.len() > 0)
 }
 
 fn check_version(dir: &Path) -> Result<(), StoreError> {

@@ -94,7 +94,8 @@ impl Journal {
         let log = Log {
             file: None,
             len: len.unwrap_or(0),
-            is_complete,
+            // An older journal was put in the place of the newest one.
+            is_complete: is_complete && epoch >= next_number,
             writes_begun,
             has_orphans: writes_begun.is_some(),
             synced: None,

@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{
-    INDEX, PutMode, RootKind, RootRecord, Store, StoreError, StoreOptions, disk,
+    INDEX, PutMode, RootKind, RootRecord, Store, StoreError, StoreOptions, disk, has_index,
     index::Index,
     journal::{self, META_BEHIND, Replayed},
     observer::Observers,
@@ -63,7 +63,7 @@ impl Store {
         let moved = relocate::settle(&dir, &disk, options.layout)?;
         // Left by an interrupted rebuild.
         remove(&dir.join(NEW_INDEX))?;
-        let old = OldIndex::open(&dir.join(INDEX))?;
+        let old = OldIndex::open(&dir)?;
         let recorded = journal::replay(&dir);
         if old.is_behind(recorded.epoch) {
             // It knows as little of newer blocks as an index that cannot be read.
@@ -291,12 +291,12 @@ struct OldIndex {
 }
 
 impl OldIndex {
-    fn open(path: &Path) -> Result<Self, StoreError> {
+    fn open(dir: &Path) -> Result<Self, StoreError> {
         let with = |index: Option<Index>| Self { is_damaged: Cell::new(index.is_none()), index };
-        if !path.exists() {
+        if !has_index(dir) {
             return Ok(with(None));
         }
-        let opened = catch_unwind(|| Index::open(path, &Observers::new()));
+        let opened = catch_unwind(|| Index::open(&dir.join(INDEX), &Observers::new()));
         match opened.unwrap_or_else(|_| Err(StoreError::IndexCorrupt("redb panicked".into()))) {
             Ok(index) => Ok(with(Some(index))),
             Err(StoreError::IndexCorrupt(_) | StoreError::Index(_)) => Ok(with(None)),

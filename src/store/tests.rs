@@ -407,13 +407,19 @@ fn a_lost_index_is_rebuilt_from_the_blocks() {
     let blocks = [block(1, LONG), block(2, LONG)];
     store_all(&open(&dir), &blocks);
     let index = dir.path().join("data/index.redb");
-    for gone in [false, true] {
-        if gone {
-            fs::remove_file(&index).expect("removed");
-            assert!(matches!(Store::open(options(&dir)), Err(StoreError::IndexLost)));
-        } else {
-            fs::write(&index, vec![7; 10_000]).expect("overwritten");
-            assert!(matches!(Store::open(options(&dir)), Err(StoreError::IndexCorrupt(_))));
+    for state in ["garbage", "gone", "empty", "empty, and the journal gone"] {
+        match state {
+            "garbage" => fs::write(&index, vec![7; 10_000]).expect("overwritten"),
+            "gone" => fs::remove_file(&index).expect("removed"),
+            _ => fs::write(&index, b"").expect("emptied"),
+        }
+        if state.ends_with("journal gone") {
+            fs::remove_file(dir.path().join("data/journal")).expect("removed");
+        }
+        match Store::open(options(&dir)).err() {
+            Some(StoreError::IndexCorrupt(_)) if state == "garbage" => {}
+            Some(StoreError::IndexLost) if state != "garbage" => {}
+            other => panic!("{state}: {other:?}"),
         }
         let (store, found) = Store::rebuild(options(&dir)).expect("rebuilt");
         assert_eq!(found.blocks, 2);

@@ -170,12 +170,12 @@ impl Upload {
     pub(super) fn load(dir: &Path, id: String) -> io::Result<Self> {
         let record: UploadRecord = serde_json::from_slice(&fs::read(dir.join(format!("{id}.json")))?)?;
         let mut upload = Self::new(dir, id, record.plan);
-        let offset = match record.cid {
-            Some(cid) => {
-                upload.phase.send_replace(UploadPhase::Stored(cid));
-                upload.plan.length
-            }
-            None => record.offset.min(fs::metadata(&upload.part).map_or(0, |file| file.len())),
+        let offset = if let Some(cid) = record.cid {
+            upload.phase.send_replace(UploadPhase::Stored(cid));
+            upload.plan.length
+        } else {
+            let on_disk = fs::metadata(&upload.part).map_or(0, |file| file.len());
+            record.offset.min(on_disk).min(upload.plan.length)
         };
         upload.progress = Mutex::new((offset, record.written_unix_s));
         Ok(upload)

@@ -119,6 +119,12 @@ fn a_journal_that_was_closed_is_left_as_it_is() {
     drop(open(&dir));
     let written = fs::read(journal(&dir)).expect("read");
     assert!(written.len() < closed.len() && pinned(&dir) == HashSet::from([block(1, LONG).0]));
+    // An older one lacks later pins.
+    let older = written;
+    store_all(&open(&dir), &[block(2, LONG)]);
+    fs::write(journal(&dir), &older).expect("written");
+    drop(open(&dir));
+    assert_eq!(pinned(&dir), HashSet::from([1, 2].map(|n| block(n, LONG).0)));
 }
 
 #[test]
