@@ -10,7 +10,7 @@
 //! - this file: routes, and the state of the handlers (`ApiState`); a handler takes only the parts that it needs;
 //! - handlers by path: `files`, `content`, `put`, `uploads`, `access`, `operations`, `event_log`, `metrics`, `diststore`;
 //!   `openapi`, `docs_page` and `ui` describe the API and serve the page;
-//! - `auth` and `serve` know no routes: [`serve`] gives the router of another door the same limits and TLS;
+//! - `auth` and `serve` know no routes: [`serve()`] gives the router of another door the same limits and TLS;
 //! - `extract`, `body`, `etag`, `request_id`, `problem`: requests in, errors out.
 //!
 //! Every route is declared with the `utoipa::path` of its handler, so `/api/openapi.json` lists all of them.
