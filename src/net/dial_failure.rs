@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, iter};
 
-use libp2p::{Multiaddr, dns, multiaddr::Protocol, swarm::DialError};
+use libp2p::{Multiaddr, dns, multiaddr::Protocol, noise, swarm::DialError};
 
 use super::{NetError, proof::ProofError};
 
@@ -29,10 +29,12 @@ pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
 
 /// Returns whether a handshake failed because the two nodes do not have the same cluster key.
 pub(super) fn is_other_cluster(error: &(dyn Error + 'static)) -> bool {
-    // TCP: the key is part of the Noise prologue, so the peer's handshake message cannot be decrypted.
-    // QUIC: the proof is missing or wrong.
-    causes(error)
-        .any(|cause| matches!(cause.downcast_ref(), Some(snow::Error::Decrypt)) || cause.is::<ProofError>())
+    causes(error).any(|cause| match cause.downcast_ref() {
+        // TCP: the key is part of the Noise prologue, so the peer's handshake message cannot be decrypted.
+        Some(noise::Error::Io(e)) => e.kind() == io::ErrorKind::InvalidData,
+        // QUIC: the proof is missing or wrong.
+        _ => cause.is::<ProofError>(),
+    })
 }
 
 fn is_unknown_name(error: &(dyn Error + 'static)) -> bool {
