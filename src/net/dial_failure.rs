@@ -27,7 +27,8 @@ pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     causes(error).last().unwrap_or(error).to_string()
 }
 
-/// Returns whether a handshake failed because the two nodes do not have the same cluster key.
+/// Returns whether a handshake failed as it does between nodes with different cluster keys. Over TCP, another garbled
+/// handshake looks the same.
 pub(super) fn is_other_cluster(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| match cause.downcast_ref() {
         // TCP: the key is part of the Noise prologue, so the peer's handshake message cannot be decrypted.
