@@ -27,12 +27,14 @@ pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     causes(error).last().unwrap_or(error).to_string()
 }
 
-/// Returns whether a handshake failed as it does between nodes with different cluster keys. Over TCP, another garbled
-/// handshake looks the same.
+/// Returns whether a handshake failed as it does between nodes with different cluster keys.
 pub(super) fn is_other_cluster(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| match cause.downcast_ref() {
-        // TCP: the key is part of the Noise prologue, so the peer's handshake message cannot be decrypted.
-        Some(noise::Error::Io(e)) => e.kind() == io::ErrorKind::InvalidData,
+        // TCP: the key is part of the Noise prologue, so the peer's handshake message cannot be decrypted. The error is
+        // transparent, so `causes` skips what is inside.
+        Some(noise::Error::Io(e)) => {
+            e.get_ref().and_then(|inner| inner.downcast_ref()) == Some(&snow::Error::Decrypt)
+        }
         // QUIC: the proof is missing or wrong.
         _ => cause.is::<ProofError>(),
     })

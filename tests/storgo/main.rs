@@ -36,6 +36,7 @@ mod docs;
 mod examples;
 mod folders;
 mod fuzz_bodies;
+mod hostile;
 mod layering;
 mod net;
 mod net_discovery;

@@ -8,7 +8,11 @@ use storgo::{
     content::secret::MembershipKey,
     net::{NetError, NetEvent},
 };
-use tokio::sync::{broadcast::error::TryRecvError, mpsc};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    sync::{broadcast::error::TryRecvError, mpsc},
+};
 
 use super::net::{PROTOCOL, start, within};
 
@@ -96,5 +100,25 @@ async fn a_node_outside_reports_the_address_of_the_cluster_on_every_transport() 
             }
         };
         assert_eq!(within("reported", reported).await, addr, "{listen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_server_at_a_dialled_address_is_not_called_another_cluster() {
+    let server = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let port = server.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((mut caller, _)) = server.accept().await {
+            let _ = caller.read(&mut [0; 1024]).await;
+            let _ = caller.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+        }
+    });
+    for membership in [None, Some(any_cluster())] {
+        let node = start(|options| options.membership = membership).await;
+        let addr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("a multiaddr");
+        let refused = within("refused", node.net.connect(addr)).await;
+        let Err(NetError::Dial(why)) = refused else { panic!("{refused:?}") };
+        assert!(!why.contains("cluster"), "{why}");
+        assert_eq!(node.net.other_cluster(), None);
     }
 }
