@@ -13,7 +13,7 @@ use crate::{
     content::cid::Cid,
     store::{Observers, RootRecord, Store, StoreError},
 };
-use sort_index::{CidBytes, SortIndex, names};
+use sort_index::{CidBytes, SortIndex, lower_name, name_key, names};
 
 /// Names read at a time in a search.
 const SEARCH_PAGE: usize = 4096;
@@ -96,13 +96,13 @@ impl<'a> Catalogue<'a> {
     /// # Errors
     /// Those of the store.
     pub fn named(&self, name: &str) -> Result<Vec<RootRecord>, StoreError> {
-        let lower = name.to_lowercase();
+        let key = name_key(name);
         let mut found: Vec<RootRecord> = Vec::new();
         // Before all CIDs of the name. Names that differ by letter case alone share a key.
-        let mut after = (lower.clone(), [0; Cid::LEN]);
+        let mut after = (key.clone(), [0; Cid::LEN]);
         loop {
             let page = self.store.snapshot(|all| names(all, Some(&after), LOOKUP_PAGE))?;
-            let same = page.iter().take_while(|(name, _)| *name == lower).count();
+            let same = page.iter().take_while(|(other, _)| *other == key).count();
             for (_, cid) in &page[..same] {
                 found.extend(self.record(cid)?.filter(|record| record.name.as_deref() == Some(name)));
             }
@@ -123,15 +123,15 @@ impl<'a> Catalogue<'a> {
             let page = self.store.snapshot(|all| names(all, after.as_ref(), SEARCH_PAGE))?;
             let Some(last) = page.last().cloned() else { return Ok(best) };
             after = Some(last);
-            for (name, cid) in page {
+            for (key, cid) in page {
                 let accepts =
                     |filter: &dyn Fn(&Cid) -> bool| Cid::from_bytes(&cid).is_ok_and(|cid| filter(&cid));
-                if !name.contains(&part) || !query.filter.is_none_or(accepts) {
+                if !lower_name(&key).contains(&part) || !query.filter.is_none_or(accepts) {
                     continue;
                 }
                 let key = match query.sort {
                     Sort::Cid => Some(SortKey { number: 0, text: String::new(), cid }),
-                    Sort::Name => Some(SortKey { number: 0, text: name, cid }),
+                    Sort::Name => Some(SortKey { number: 0, text: key, cid }),
                     Sort::Size | Sort::Created => {
                         self.record(&cid)?.map(|record| SortKey::of(&record, query.sort))
                     }

@@ -1,6 +1,6 @@
 //! Tables that list each root under its name, its size and its time.
 
-use std::ops::Bound;
+use std::{iter, ops::Bound};
 
 use redb::{TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -12,8 +12,8 @@ use crate::{
 
 pub(super) type CidBytes = [u8; Cid::LEN];
 
-/// (name in lower case, CID); the name of a root without one is empty.
-const BY_NAME: TableDefinition<(&str, &CidBytes), ()> = TableDefinition::new("roots_by_name");
+/// ([`name_key`], CID); the name of a root without one is empty.
+const BY_NAME: TableDefinition<(&str, &CidBytes), ()> = TableDefinition::new("roots_by_natural_name");
 /// (plaintext bytes, CID).
 const BY_SIZE: TableDefinition<(u64, &CidBytes), ()> = TableDefinition::new("roots_by_size");
 /// (microseconds since 1970, CID).
@@ -26,7 +26,7 @@ pub enum Sort {
     /// By CID.
     #[default]
     Cid,
-    /// By name, ignoring letter case.
+    /// By name, ignoring letter case; numbers in names are compared by their value.
     Name,
     /// By plaintext bytes.
     Size,
@@ -39,7 +39,7 @@ pub enum Sort {
 pub struct SortKey {
     /// Its size or time, in an order by one of them.
     pub number: i128,
-    /// Its name in lower case, in an order by name.
+    /// The [`name_key`] of its name, in an order by name.
     pub text: String,
     /// Its CID.
     pub cid: CidBytes,
@@ -59,7 +59,39 @@ impl SortKey {
 }
 
 fn sort_name(record: &RootRecord) -> String {
-    record.name.as_deref().unwrap_or_default().to_lowercase()
+    name_key(record.name.as_deref().unwrap_or_default())
+}
+
+/// Returns the text by which a name is ordered: `photo 2` comes before `photo 12`, and letter case is ignored. A name with
+/// digits is kept in lower case at its end, after NUL, for searches.
+pub(super) fn name_key(name: &str) -> String {
+    let lower = name.to_lowercase();
+    if !lower.contains(|c: char| c.is_ascii_digit()) {
+        return lower;
+    }
+    let mut key = String::with_capacity(2 * lower.len() + 4);
+    let mut rest = lower.as_str();
+    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
+        let (before, number) = rest.split_at(start);
+        let end = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
+        let digits = number[..end].trim_start_matches('0');
+        key.push_str(before);
+        // The count of digits comes first, so that a number with fewer of them is the smaller one: a 9 for every nine, then
+        // the rest.
+        key.extend(iter::repeat_n('9', digits.len() / 9));
+        key.push_str(&(digits.len() % 9).to_string());
+        key.push_str(digits);
+        rest = &number[end..];
+    }
+    key.push_str(rest);
+    key.push('\0');
+    key.push_str(&lower);
+    key
+}
+
+/// Returns the name in lower case of a [`name_key`].
+pub(super) fn lower_name(key: &str) -> &str {
+    key.rsplit('\0').next().unwrap_or_default()
 }
 
 /// Keeps the tables in step with the roots.
@@ -137,7 +169,7 @@ pub(super) fn page(
     cids.iter().filter_map(|cid| snapshot.root(cid).transpose()).collect()
 }
 
-/// Returns up to `limit` names behind `after`, in lower case, each with its CID. Reads no records.
+/// Returns up to `limit` [`name_key`]s behind `after`, each with its CID. Reads no records.
 pub(super) fn names(
     snapshot: &Snapshot<'_>,
     after: Option<&(String, CidBytes)>,

@@ -106,3 +106,41 @@ fn a_name_is_found_by_its_exact_spelling_without_reading_other_records() {
     }
     assert_eq!(catalogue.named("another 4999").expect("found").len(), 1);
 }
+
+#[test]
+fn numbers_in_names_are_ordered_by_their_value() {
+    let dir = tempfile::TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let ordered = [
+        "",
+        "a.txt",
+        "IMG 0.jpg",
+        "img 001.jpg",
+        "img 1.jpg",
+        "IMG 2.jpg",
+        "img 2b.jpg",
+        "img 12.jpg",
+        "img 99999999.jpg",
+        "img 100000000.jpg",
+        "img 123456789012345678901234567890.jpg",
+        "img a.jpg",
+        "v1.2",
+        "v1.10",
+        "v2",
+    ];
+    let files =
+        (0..).zip(ordered).map(|(number, name)| file(number, (!name.is_empty()).then(|| name.into())));
+    store.add_roots(files.collect());
+    let catalogue = Catalogue::new(&store);
+    let names = |query: &Query<'_>| -> Vec<String> {
+        let page = catalogue.page(query).expect("a page");
+        page.records.into_iter().map(|record| record.name.unwrap_or_default()).collect()
+    };
+    let query = Query { sort: Sort::Name, limit: 100, ..Query::default() };
+    assert_eq!(names(&query), ordered);
+    // A search sees the name alone, not the text by which it is ordered.
+    assert_eq!(names(&Query { name: "G 2".into(), ..query }), ["IMG 2.jpg", "img 2b.jpg"]);
+    let query = Query { sort: Sort::Name, limit: 100, name: "12".into(), ..Query::default() };
+    assert_eq!(names(&query), ["img 12.jpg", "img 123456789012345678901234567890.jpg"]);
+    assert_eq!(catalogue.named("img 001.jpg").expect("found").len(), 1);
+}
