@@ -70,7 +70,7 @@ pub(super) async fn sign_in(
             Problem::unauthorized("this token is unknown or has expired", hint)
         }),
     }?;
-    let (id, expires) = auth.sessions.start(&caller);
+    let (id, expires) = auth.start_session(&caller).await;
     let session =
         Session { scope: caller.scope, token: caller.token, expires_unix_s: Some(expires), csrf: None };
     Ok((cookie(&auth, &id, SESSION_TTL_S, connection), Json(session)).into_response())
@@ -96,7 +96,7 @@ pub(super) async fn sign_out(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let caller = auth.caller(&method, &headers).await?;
-    auth.sign_out(&caller);
+    auth.sign_out(&caller).await?;
     Ok((StatusCode::NO_CONTENT, cookie(&auth, "", 0, connection)).into_response())
 }
 

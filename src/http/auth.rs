@@ -5,7 +5,7 @@
 //! Authorization: Bearer …  ─▶ tokens ──┐
 //! Cookie: storgo_session_… ─▶ sessions ┴▶ Caller (scope) ─▶ the handler, or 401 / 403
 //! ```
-//! Only hashes of secrets are kept. Hashes are compared in constant time.
+//! Only hashes of secrets are kept, in the index, which is readable by its owner alone. Hashes are compared in constant time.
 
 pub(super) mod host;
 mod sessions;
@@ -36,6 +36,9 @@ pub use tokens::TokenInfo;
 
 /// Name of the token file in the data directory.
 pub const TOKEN_FILE: &str = "api.token";
+
+/// The name under which the store keeps the sessions.
+const META_SESSIONS: &str = "api-sessions";
 
 /// Long responses check again after this time whether their caller still has access: the clock may have been set.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(60 * 60);
@@ -81,6 +84,11 @@ pub(super) struct Authenticator {
     pub(super) sessions: Sessions,
     /// Notified when a token or a session has ended before its time.
     ended: watch::Sender<()>,
+    node: Node,
+    /// Hash of the node's own token.
+    own: blake3::Hash,
+    /// Held while sessions are stored, so that they are written in order.
+    saving: tokio::sync::Mutex<()>,
 }
 
 impl Authenticator {
@@ -88,7 +96,29 @@ impl Authenticator {
         let own = load_or_create_token(node.data_dir())?;
         let tokens = Tokens::load(node.clone(), &own).await?;
         let sessions = Sessions::new(&node.peer_id().to_string());
-        Ok(Self { tokens, sessions, ended: watch::Sender::new(()) })
+        let own = blake3::hash(own.as_bytes());
+        let stored = node.meta(META_SESSIONS).await?.unwrap_or_default();
+        if !stored.is_empty()
+            && let Err(error) = sessions.restore(&stored, &own)
+        {
+            tracing::warn!("cannot read the stored sessions, so browsers have to sign in again: {error}");
+        }
+        let (ended, saving) = (watch::Sender::new(()), tokio::sync::Mutex::default());
+        Ok(Self { tokens, sessions, ended, node: node.clone(), own, saving })
+    }
+
+    /// Starts a session. Returns its secret id and when it expires, in seconds since 1970.
+    pub(super) async fn start_session(&self, caller: &Caller) -> (String, i64) {
+        let started = self.sessions.start(caller);
+        if let Err(error) = self.save_sessions().await {
+            tracing::warn!("cannot store a session, so it ends with this node: {error}");
+        }
+        started
+    }
+
+    async fn save_sessions(&self) -> Result<(), NodeError> {
+        let _order = self.saving.lock().await;
+        self.node.set_meta(META_SESSIONS, self.sessions.to_bytes(&self.own)).await
     }
 
     /// Revokes a token, and ends the sessions that were made from it.
@@ -97,6 +127,10 @@ impl Authenticator {
         // A session that is being made from this token right now opens nothing either: see `has_token`.
         self.sessions.end_of_token(id);
         self.ended.send_replace(());
+        if let Err(error) = self.save_sessions().await {
+            // Without their token, the stored sessions open nothing.
+            tracing::warn!("cannot store that the sessions of a token have ended: {error}");
+        }
         Ok(())
     }
 
@@ -106,11 +140,16 @@ impl Authenticator {
     }
 
     /// Ends the session of a caller, if there is one.
-    pub(super) fn sign_out(&self, caller: &Caller) {
+    ///
+    /// # Errors
+    /// The end could not be stored, so the session would come back with the next start of the node.
+    pub(super) async fn sign_out(&self, caller: &Caller) -> Result<(), NodeError> {
         if let Some(session) = &caller.session {
             self.sessions.end(session);
             self.ended.send_replace(());
+            self.save_sessions().await?;
         }
+        Ok(())
     }
 
     /// Returns when the token or session of a caller has ended.

@@ -1,6 +1,6 @@
 //! Access: tokens, scopes, sessions, origins.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     api::{Answer, Api},
@@ -101,6 +101,45 @@ fn the_command_line_makes_lists_and_revokes_tokens() {
     machine.run(["token", "create", "--scope", "all"]).fails(2, &["read, write, admin"]);
     machine.run(["token", "create", "--ttl", "soon"]).fails(2, &["--ttl"]);
     machine.run(["token", "create", "--ttl", "0s"]).fails(2, &["1 to 3153600000 seconds"]);
+}
+
+#[test]
+fn a_session_survives_a_restart_and_only_its_hash_is_stored() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let sign_in = |api: &Api, body: Value| cookie(&api.bare().post("/api/v1/session", &body).is(200));
+    let ask = |api: &Api, cookie: &str, method: &str| {
+        let ours = format!("http://{}", api.addr);
+        api.bare().ask(method, "/api/v1/session", &[("cookie", cookie), ("origin", &ours)], b"")
+    };
+    let (id, secret) = token(&api, "read", None);
+    let of_token = sign_in(&api, json!({ "token": secret }));
+    let of_node = sign_in(&api, json!({ "token": api.token.as_deref() }));
+    let ended = sign_in(&api, json!({ "token": secret }));
+    ask(&api, &ended, "DELETE").is(204);
+    let index = std::fs::read(machine.data().join("index.redb")).expect("the index");
+    for cookie in [&of_token, &of_node, &ended] {
+        let id = cookie.split_once('=').expect("a cookie").1.as_bytes();
+        assert!(!index.windows(id.len()).any(|bytes| bytes == id), "the id of a session is on the disk");
+    }
+    node.running.kill();
+
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    assert_eq!(ask(&api, &of_token, "GET").is(200).json()["token"], json!(id));
+    assert_eq!(ask(&api, &of_node, "GET").is(200).json()["scope"], "admin");
+    ask(&api, &ended, "GET").refuses(401, "denied");
+    api.ask("DELETE", &format!("/api/v1/tokens/{id}"), &[], b"").is(204);
+    node.running.kill();
+
+    // A new token of the node ends the sessions that were made from the old one.
+    std::fs::remove_file(machine.data().join("api.token")).expect("removed");
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    for cookie in [&of_token, &of_node] {
+        ask(&api, cookie, "GET").refuses(401, "denied");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Browser sessions, and the one-time codes that start them. Both are in memory: a restart signs everybody out.
+//! Browser sessions, and the one-time codes that start them. Sessions are stored and survive a restart; codes are in memory.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -7,6 +7,7 @@ use std::{
 
 use axum::http::{HeaderMap, header};
 use blake3::Hash;
+use serde::{Deserialize, Serialize};
 
 use super::{super::clock::unix_s, Caller, Scope, tokens::random_secret};
 
@@ -55,6 +56,25 @@ impl Credentials {
     }
 }
 
+/// A session as it is stored. The id itself is not.
+#[derive(Serialize, Deserialize)]
+struct SessionRecord {
+    /// BLAKE3 of the session id, hex.
+    hash: String,
+    scope: Scope,
+    expires: i64,
+    /// See [`Caller::token`].
+    token: Option<String>,
+}
+
+/// All sessions as they are stored.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    /// BLAKE3 of the node's own token, hex. The sessions that were made from it end when it is replaced.
+    own: String,
+    sessions: Vec<SessionRecord>,
+}
+
 /// A one-time sign-in code.
 struct Code {
     hash: Hash,
@@ -68,6 +88,34 @@ impl Sessions {
     pub(super) fn new(node: &str) -> Self {
         let tag = &blake3::hash(node.as_bytes()).to_hex()[..8];
         Self { credentials: Mutex::default(), cookie: format!("{COOKIE_PREFIX}_{tag}") }
+    }
+
+    /// Returns what [`Sessions::restore`] takes. `own` is the hash of the node's own token.
+    pub(super) fn to_bytes(&self, own: &Hash) -> Vec<u8> {
+        let record = |(hash, caller): &(Hash, Caller)| SessionRecord {
+            hash: hash.to_hex().to_string(),
+            scope: caller.scope,
+            expires: caller.expires.unwrap_or_default(),
+            token: caller.token.clone(),
+        };
+        let sessions = self.with(|all| all.sessions.iter().map(record).collect());
+        serde_json::to_vec(&Stored { own: own.to_hex().to_string(), sessions }).unwrap_or_default()
+    }
+
+    /// Restores the sessions of an earlier run. Expired ones, and those of another `own` token, have ended.
+    ///
+    /// # Errors
+    /// The bytes do not come from [`Sessions::to_bytes`].
+    pub(super) fn restore(&self, bytes: &[u8], own: &Hash) -> Result<(), serde_json::Error> {
+        let stored: Stored = serde_json::from_slice(bytes)?;
+        let same_own = stored.own == own.to_hex().as_str();
+        let session = |SessionRecord { hash, scope, expires, token }: SessionRecord| {
+            let hash = Hash::from_hex(hash).ok()?;
+            Some((hash, Caller { scope, expires: Some(expires), token, session: Some(hash) }))
+        };
+        let sessions = stored.sessions.into_iter().filter(|record| same_own || record.token.is_some());
+        self.with(|all| all.sessions = sessions.filter_map(session).take(MAX_SESSIONS).collect());
+        Ok(())
     }
 
     /// Returns the name of the cookie. With TLS, its prefix makes browsers accept it from this host only.
@@ -219,6 +267,36 @@ mod tests {
         assert!(opens(&sessions, &id) && opens(&sessions, &by_code));
         sessions.end_of_token("t");
         assert!(!opens(&sessions, &id) && !opens(&sessions, &by_code) && sessions.redeem(&code).is_none());
+    }
+
+    #[test]
+    fn sessions_are_restored_from_their_hashes_until_they_expire() {
+        let (own, sessions) = (blake3::hash(b"own token"), Sessions::new("a node"));
+        let (id, expires) = sessions.start(&caller(Some("t"), None));
+        let (of_node, _) = sessions.start(&caller(None, None));
+        let (brief, soon) = sessions.start(&caller(None, Some(unix_s() + 60)));
+        let bytes = String::from_utf8(sessions.to_bytes(&own)).expect("JSON");
+        for secret in [&id, &of_node, &brief] {
+            assert!(!bytes.contains(secret.as_str()), "an id is stored");
+        }
+        // One of them expires meanwhile.
+        let bytes = bytes.replace(&soon.to_string(), "1");
+        let restored = |own: &[u8]| {
+            let later = Sessions::new("a node");
+            later.restore(bytes.as_bytes(), &blake3::hash(own)).expect("restored");
+            later
+        };
+        let later = restored(b"own token");
+        let found = later.find(&blake3::hash(id.as_bytes())).expect("it is there");
+        assert_eq!(
+            (found.expires, found.scope, found.token.as_deref()),
+            (Some(expires), Scope::Read, Some("t"))
+        );
+        assert!(opens(&later, &of_node) && !opens(&later, &brief));
+        // A new `api.token` ends the sessions that were made from the old one.
+        let later = restored(b"another token");
+        assert!(opens(&later, &id) && !opens(&later, &of_node));
+        assert!(Sessions::new("a node").restore(b"not JSON", &own).is_err());
     }
 
     #[test]
