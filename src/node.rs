@@ -247,7 +247,7 @@ impl Node {
     /// [`ErrorCode::Integrity`] if the key or the block is wrong.
     pub async fn open(&self, reference: &Reference, timeout: Option<Duration>) -> Result<Opened, NodeError> {
         let found = self.find(reference).await?;
-        self.services.reads.open(&found.link, timeout).await
+        self.services.files.open(&found, timeout).await
     }
 
     /// Opens a link and remembers its key, so that the file can be read here by its CID alone. The file is not fetched, kept or
@@ -289,7 +289,7 @@ impl Node {
         cursor: u64,
         limit: usize,
     ) -> Result<EntryList, NodeError> {
-        self.services.files.entries(&self.find(reference).await?.link, cursor, limit).await
+        self.services.files.entries(&self.find(reference).await?, cursor, limit).await
     }
 
     /// Lists a page of the files known here.
@@ -378,7 +378,7 @@ impl Node {
         limit: usize,
     ) -> Result<BlockList, NodeError> {
         let found = self.find(reference).await?;
-        self.services.health.block_holders(found.link.cid, cursor, limit).await
+        self.services.health.block_holders(&found, cursor, limit).await
     }
 
     /// Reads and hashes the blocks of a file, or all blocks. Moves damaged blocks to quarantine, and fetches damaged and missing
@@ -402,7 +402,11 @@ impl Node {
     }
 
     async fn find(&self, reference: &Reference) -> Result<Found, NodeError> {
-        lookup::find(&self.services.store, reference).await
+        let found = lookup::find(&self.services.store, reference).await?;
+        match reference.path.as_str() {
+            "" => Ok(found),
+            path => self.services.files.entry(found, path).await,
+        }
     }
 
     async fn kept_root(&self, reference: Option<&Reference>) -> Result<Option<Cid>, NodeError> {

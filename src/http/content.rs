@@ -47,6 +47,8 @@ pub(super) struct ContentQuery {
     /// Let a browser show the content instead of downloading it, if the media type is safe to show.
     #[serde(default, deserialize_with = "boolean")]
     inline: bool,
+    /// Path of an entry inside this folder: names separated by slashes.
+    path: Option<String>,
 }
 
 /// Returns the content of a file, or the range that `Range` names; of a folder, a tar stream.
@@ -76,7 +78,7 @@ pub(super) async fn read(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     disposition::refuse_subresources(&headers)?;
-    let opened = node.open(&reference, timeout(&headers)?).await?;
+    let opened = node.open(&reference.at(query.path), timeout(&headers)?).await?;
     respond(&responses, &id, opened, query.inline, &method, &headers).await
 }
 

@@ -40,6 +40,11 @@ impl<T: DeserializeOwned + PartialSchema, S: Send + Sync> FromRequest<S> for Jso
     }
 }
 
+/// No query parameters: for an endpoint where an ignored one could do harm.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoParams {}
+
 fn rejected_body<T: PartialSchema>(rejection: &JsonRejection) -> Problem {
     let problem =
         |status, detail: &str, hint: &'static str| Problem::new(status, ErrorCode::BadRequest, detail, hint);
@@ -101,7 +106,10 @@ impl<T: DeserializeOwned + IntoParams, S: Send + Sync> FromRequestParts<S> for Q
         } else {
             let names: Vec<_> = params.iter().map(|param| param.name.as_str()).collect();
             let unknown = unknown("query parameter", &name).unwrap_or("unknown query parameter".into());
-            format!("{unknown}; this endpoint takes `{}`", names.join("`, `"))
+            match names.as_slice() {
+                [] => format!("{unknown}; this endpoint takes none"),
+                names => format!("{unknown}; this endpoint takes `{}`", names.join("`, `")),
+            }
         };
         Err(Problem::bad_request(detail, SEE_DOCS))
     }

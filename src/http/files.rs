@@ -19,7 +19,7 @@ use utoipa::{
 
 use super::{
     auth::{Caller, Scope},
-    extract::{JsonBody, PathParam, QueryParams, boolean},
+    extract::{JsonBody, NoParams, PathParam, QueryParams, boolean},
     headers::KEY_HEADER,
     problem::Problem,
 };
@@ -149,6 +149,8 @@ pub(super) struct InfoQuery {
     /// Also search for the peers that provide the file.
     #[serde(default, deserialize_with = "boolean")]
     providers: bool,
+    /// Path of an entry inside this folder: names separated by slashes.
+    path: Option<String>,
 }
 
 /// Describes a file or folder.
@@ -163,7 +165,7 @@ pub(super) async fn info(
     QueryParams(query): QueryParams<InfoQuery>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<FileInfo>, Problem> {
-    let mut info = node.info(&reference, query.providers).await?;
+    let mut info = node.info(&reference.at(query.path), query.providers).await?;
     hide_links(&caller, &mut info);
     Ok(Json(info))
 }
@@ -180,6 +182,8 @@ fn hide_links(caller: &Caller, info: &mut FileInfo) {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EntriesQuery {
+    /// Path of an entry inside this folder: names separated by slashes.
+    path: Option<String>,
     /// The `entries_next` of the folder, or the `next` of the previous page.
     cursor: Option<u64>,
     /// Maximum number of entries on the page. Default: 100.
@@ -197,7 +201,7 @@ pub(super) async fn entries(
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<EntryList>, Problem> {
     let limit = page_size(query.limit)?;
-    let mut list = node.entries(&reference, query.cursor.unwrap_or(0), limit).await?;
+    let mut list = node.entries(&reference.at(query.path), query.cursor.unwrap_or(0), limit).await?;
     if caller.scope < Scope::Write {
         list.entries.iter_mut().for_each(|entry| entry.link.clear());
     }
@@ -218,6 +222,8 @@ pub(super) struct WaitQuery {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct BlocksQuery {
+    /// Path of an entry inside this folder: names separated by slashes.
+    path: Option<String>,
     /// The `next` of the previous page.
     cursor: Option<u64>,
     /// Maximum number of blocks on the page. Default: 100.
@@ -238,6 +244,7 @@ pub(super) async fn blocks(
 ) -> Result<Json<BlockList>, Problem> {
     let limit = page_size(query.limit)?;
     let cursor = query.cursor.unwrap_or(0);
+    let reference = reference.at(query.path);
     Ok(Json(if query.holders {
         node.block_holders(&reference, cursor, limit).await?
     } else {
@@ -245,16 +252,25 @@ pub(super) async fn blocks(
     }))
 }
 
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct HealthQuery {
+    /// Path of an entry inside this folder: names separated by slashes.
+    path: Option<String>,
+}
+
 /// Reports which blocks of a file this node has, which nodes have the others, and how many nodes may be lost.
 ///
 /// Peers are asked during the request. Blocks are not read; `verify` does that.
-#[utoipa::path(get, path = "/files/{reference}/health", tag = "files", params(FileRef),
+#[utoipa::path(get, path = "/files/{reference}/health", tag = "files", params(FileRef, HealthQuery),
     responses((status = 200, body = HealthReport), (status = 404), (status = 422), (status = 502), (status = 504)))]
 pub(super) async fn health(
     State(node): State<Node>,
     FileRef(reference): FileRef,
+    QueryParams(query): QueryParams<HealthQuery>,
 ) -> Result<Json<HealthReport>, Problem> {
-    Ok(Json(node.health(&reference).await?))
+    Ok(Json(node.health(&reference.at(query.path)).await?))
 }
 
 /// Fetches the missing blocks of a kept file from peers.
@@ -263,6 +279,7 @@ pub(super) async fn health(
 pub(super) async fn repair(
     State(node): State<Node>,
     FileRef(reference): FileRef,
+    QueryParams(NoParams {}): QueryParams<NoParams>,
 ) -> Result<Json<RepairReport>, Problem> {
     Ok(Json(node.repair(Some(&reference)).await?))
 }
@@ -288,6 +305,7 @@ pub(super) async fn placement(
 pub(super) async fn remove(
     State(node): State<Node>,
     FileRef(reference): FileRef,
+    QueryParams(NoParams {}): QueryParams<NoParams>,
 ) -> Result<Json<RemoveReport>, Problem> {
     Ok(Json(node.remove(&reference).await?))
 }
@@ -298,6 +316,7 @@ pub(super) async fn remove(
 pub(super) async fn verify(
     State(node): State<Node>,
     FileRef(reference): FileRef,
+    QueryParams(NoParams {}): QueryParams<NoParams>,
 ) -> Result<Json<VerifyReport>, Problem> {
     Ok(Json(node.verify(Some(&reference)).await?))
 }

@@ -147,6 +147,7 @@ const fn hint(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         Some(Reason::InputFailed) => "send the complete body again",
         Some(Reason::CursorInvalid) => "pass `next` of the previous page, or no cursor for the first page",
         Some(Reason::NotAFolder) => "request the file itself with GET /api/v1/files/{cid}",
+        Some(Reason::EntryUnknown) => "list the entries with GET /api/v1/files/{cid}/entries",
         Some(Reason::NoCluster) => "start the node with the key of a cluster",
         Some(Reason::WorkerFailed) => "read the log of the node, and report this bug",
         _ => hint_of_code(code),

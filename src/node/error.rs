@@ -147,6 +147,8 @@ pub enum Reason {
     CursorInvalid,
     /// The request needs a folder and names a file.
     NotAFolder,
+    /// The folder has no entry of this name.
+    EntryUnknown,
     /// The file has more blocks than one request may check.
     TooManyBlocks,
     /// This node belongs to no cluster.

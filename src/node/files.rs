@@ -1,13 +1,13 @@
 //! Single files: their descriptions, entries and blocks, opening links, and removal.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     clock::unix_micros,
     damage_cache::DamageCache,
     error::{ErrorCode, NodeError, Reason},
     handles::Events,
-    lookup::Found,
+    lookup::{FolderEntry, Found},
     network::Network,
     read::{Opened, Reads},
     report::{DirEntryInfo, EntryList, Event, FileInfo, FileKind, RemoveReport},
@@ -32,9 +32,10 @@ pub(super) struct Files {
 impl Files {
     /// Describes a file, from its root block if that can be opened, else from its record.
     pub(super) async fn info(&self, found: Found, providers: bool) -> Result<FileInfo, NodeError> {
-        let Found { link, record, namesakes } = found;
+        let opened = self.open(&found, None).await;
+        let is_kept = found.is_kept();
+        let Found { link, record, namesakes, entry } = found;
         let kept = record.as_ref().filter(|record| record.pinned);
-        let opened = self.reads.open(&link, None).await;
         // Counted after opening, which may find the root block damaged.
         let missing = self.missing(&link.cid).await?;
         let mut info = match opened {
@@ -63,6 +64,12 @@ impl Files {
                 ..FileInfo::of_record(&record, missing)
             };
         }
+        if let Some(FolderEntry { entry, folder_name, folder_record, .. }) = entry {
+            info.pinned = is_kept;
+            info.mtime = entry.mtime;
+            info.created = folder_record.map(|record| record.created / 1_000_000);
+            info.folder_name = folder_name;
+        }
         info.older = (!namesakes.is_empty()).then_some(namesakes.len() as u64);
         if providers {
             let found = Network::require(self.reads.network.as_ref())?.find_providers(link.cid).await;
@@ -71,14 +78,45 @@ impl Files {
         Ok(info)
     }
 
+    /// Finds and decrypts the root block of a file or of an entry of a folder.
+    pub(super) async fn open(&self, found: &Found, timeout: Option<Duration>) -> Result<Opened, NodeError> {
+        let opened = self.reads.open_below(found.announced(), &found.link, timeout).await?;
+        Ok(match &found.entry {
+            Some(FolderEntry { entry, .. }) => opened.named(&entry.name),
+            None => opened,
+        })
+    }
+
+    /// Follows `path` into the folder `found`.
+    pub(super) async fn entry(&self, found: Found, path: &str) -> Result<Found, NodeError> {
+        let folder = found.link.cid;
+        let mut opened = self.reads.open(&found.link, None).await?;
+        let folder_name = opened.name().map(String::from);
+        let names: Vec<String> = path.split('/').filter(|name| !name.is_empty()).map(String::from).collect();
+        for (depth, name) in names.iter().enumerate() {
+            let entry = opened.entry(name).await?.ok_or_else(|| {
+                let message = format!("the folder has no entry {name:?}");
+                NodeError::new(ErrorCode::NotFound, message).reason(Reason::EntryUnknown)
+            })?;
+            if depth + 1 < names.len() {
+                opened = self.reads.open_below(folder, &entry.link, None).await?;
+                continue;
+            }
+            let link = entry.link.clone();
+            let entry = FolderEntry { entry, folder, folder_name, folder_record: found.record };
+            return Ok(Found { link, record: None, namesakes: Vec::new(), entry: Some(entry) });
+        }
+        Ok(found)
+    }
+
     /// Lists `limit` entries of a folder after the first `cursor`, which are not read.
     pub(super) async fn entries(
         &self,
-        link: &Link,
+        found: &Found,
         cursor: u64,
         limit: usize,
     ) -> Result<EntryList, NodeError> {
-        let mut opened = self.reads.open(link, None).await?;
+        let mut opened = self.open(found, None).await?;
         if opened.kind() != FileKind::Dir {
             return Err(
                 NodeError::new(ErrorCode::BadRequest, "a file has no entries").reason(Reason::NotAFolder)

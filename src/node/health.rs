@@ -45,9 +45,10 @@ pub(super) struct HealthCheck {
 
 impl HealthCheck {
     /// Reports on a file.
-    pub(super) async fn report(&self, Found { link, record, .. }: Found) -> Result<HealthReport, NodeError> {
-        let kept = record.as_ref().is_some_and(|record| record.pinned);
-        let (map, holders) = self.survey(link.cid).await?;
+    pub(super) async fn report(&self, found: Found) -> Result<HealthReport, NodeError> {
+        let kept = found.is_kept();
+        let (map, holders) = self.survey(&found).await?;
+        let Found { link, record, entry, .. } = found;
         let blocks = map.blocks().count() as u64;
         if !kept && !map.blocks().any(|(.., holders)| holders > 0) {
             return Err(not_found(&link.cid, &holders));
@@ -66,7 +67,7 @@ impl HealthCheck {
         };
         Ok(HealthReport {
             cid: link.cid,
-            name: record.and_then(|record| record.name),
+            name: entry.map(|entry| entry.entry.name).or(record.and_then(|record| record.name)),
             state,
             kept,
             blocks,
@@ -83,11 +84,11 @@ impl HealthCheck {
     /// Lists blocks of a file with the number of nodes that have each: `limit` of them, after the first `cursor`.
     pub(super) async fn block_holders(
         &self,
-        root: Cid,
+        found: &Found,
         cursor: u64,
         limit: usize,
     ) -> Result<BlockList, NodeError> {
-        let (map, _) = self.survey(root).await?;
+        let (map, _) = self.survey(found).await?;
         let skipped = usize::try_from(cursor).unwrap_or(usize::MAX);
         let info = |position: &Position| {
             let (here, holders) = map.availability(position);
@@ -99,14 +100,15 @@ impl HealthCheck {
         Ok(BlockList { blocks, next: (read < map.positions.len() as u64).then(|| read.to_string()) })
     }
 
-    /// Maps the blocks of a root, and asks its providers and the connected peers which of them they have.
-    async fn survey(&self, root: Cid) -> Result<(BlockMap, Vec<Holder>), NodeError> {
+    /// Maps the blocks of a file, and asks its providers and the connected peers which of them they have.
+    async fn survey(&self, found: &Found) -> Result<(BlockMap, Vec<Holder>), NodeError> {
+        let root = found.link.cid;
         let mut map = self.map(root).await?;
         let all = map.blocks().count() as u64;
         let mut holders = Vec::new();
         if let Some(network) = &self.network {
             let connected = network.net.connected();
-            let providers = network.find_providers(root).await;
+            let providers = network.find_providers(found.announced()).await;
             let others = connected.iter().filter(|peer| !providers.contains(peer)).take(MAX_CONNECTED);
             let asked: Vec<PeerId> = providers.iter().chain(others).copied().take(MAX_PEERS).collect();
             let transfers = network.fetcher.transfers();

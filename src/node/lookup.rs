@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     catalogue::Catalogue,
-    content::{cid::Cid, link::Link, secret::Key},
+    content::{cid::Cid, encoder::DirEntry, link::Link, secret::Key},
     store::RootRecord,
 };
 
@@ -15,18 +15,26 @@ use crate::{
 pub struct Reference {
     text: String,
     key: Option<Key>,
+    /// A path inside the folder; empty for the file or folder itself.
+    pub(super) path: String,
 }
 
 impl Reference {
     /// A reference as the user typed it. `key` takes precedence over the key in a link.
     pub fn new(text: impl Into<String>, key: Option<Key>) -> Self {
-        Self { text: text.into(), key }
+        Self { text: text.into(), key, path: String::new() }
+    }
+
+    /// Names the entry at `path` inside this folder: names separated by slashes. `None` names the folder itself.
+    #[must_use]
+    pub fn at(self, path: Option<String>) -> Self {
+        Self { path: path.unwrap_or_default(), ..self }
     }
 }
 
 impl From<&Link> for Reference {
     fn from(link: &Link) -> Self {
-        Self { text: link.cid.to_string(), key: link.key.clone() }
+        Self::new(link.cid.to_string(), link.key.clone())
     }
 }
 
@@ -44,6 +52,18 @@ pub(super) struct Found {
     pub(super) record: Option<RootRecord>,
     /// Older files of the same name, if the reference was a name.
     pub(super) namesakes: Vec<RootRecord>,
+    /// The entry of a folder that the reference leads to.
+    pub(super) entry: Option<FolderEntry>,
+}
+
+/// An entry, and the folder where its path begins.
+pub(super) struct FolderEntry {
+    pub(super) entry: DirEntry,
+    /// CID of the folder. Nodes announce this one, not its entries.
+    pub(super) folder: Cid,
+    pub(super) folder_name: Option<String>,
+    /// The folder's record in the store. An entry is kept with its folder.
+    pub(super) folder_record: Option<RootRecord>,
 }
 
 /// Maximum number of files that an error about an ambiguous name lists.
@@ -64,6 +84,17 @@ impl Found {
         Err(NodeError::new(ErrorCode::BadRequest, message).reason(Reason::NameAmbiguous))
     }
 
+    /// Returns the root that nodes announce: the CID, or that of the folder where the path begins.
+    pub(super) fn announced(&self) -> Cid {
+        self.entry.as_ref().map_or(self.link.cid, |entry| entry.folder)
+    }
+
+    /// Whether this node keeps the file, or the folder that it is an entry of.
+    pub(super) fn is_kept(&self) -> bool {
+        let record = self.entry.as_ref().map_or(&self.record, |entry| &entry.folder_record);
+        record.as_ref().is_some_and(|record| record.pinned)
+    }
+
     /// Returns the root of a file that this node keeps.
     pub(super) fn kept(&self) -> Result<Cid, NodeError> {
         if self.record.as_ref().is_some_and(|record| record.pinned) {
@@ -81,13 +112,13 @@ fn rfc3339(micros: i64) -> String {
 
 /// Resolves a reference. The file of a CID or link need not be known here; the file of a name must be.
 pub(super) async fn find(store: &BlockingStore, reference: &Reference) -> Result<Found, NodeError> {
-    let Reference { text, key } = reference.clone();
+    let Reference { text, key, .. } = reference.clone();
     store
         .run(move |store| match text.parse::<Link>() {
             Ok(link) => {
                 let record = store.root(&link.cid)?;
                 let key = key.or(link.key).or_else(|| record.as_ref().and_then(|r| r.key.clone()));
-                Ok(Found { link: Link { cid: link.cid, key }, record, namesakes: Vec::new() })
+                Ok(Found { link: Link { cid: link.cid, key }, record, namesakes: Vec::new(), entry: None })
             }
             Err(error) if text.starts_with("storgo:") => {
                 Err(NodeError::new(ErrorCode::BadRequest, format!("invalid link: {error}"))
@@ -97,7 +128,7 @@ pub(super) async fn find(store: &BlockingStore, reference: &Reference) -> Result
                 let mut named = Catalogue::new(store).named(&text)?.into_iter();
                 let record = named.next().ok_or_else(|| unknown_name(&text))?;
                 let link = Link { cid: record.cid, key: record.key.clone() };
-                Ok(Found { link, record: Some(record), namesakes: named.collect() })
+                Ok(Found { link, record: Some(record), namesakes: named.collect(), entry: None })
             }
         })
         .await

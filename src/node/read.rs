@@ -5,7 +5,7 @@ mod file;
 mod sink;
 mod source;
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{cmp::Ordering, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -46,10 +46,20 @@ pub(super) struct Reads {
 impl Reads {
     /// Finds and decrypts the root block of a link.
     pub(super) async fn open(&self, link: &Link, timeout: Option<Duration>) -> Result<Opened, NodeError> {
+        self.open_below(link.cid, link, timeout).await
+    }
+
+    /// [`Reads::open`] for an entry of a folder. Its blocks come from the nodes that announce `root`.
+    pub(super) async fn open_below(
+        &self,
+        root: Cid,
+        link: &Link,
+        timeout: Option<Duration>,
+    ) -> Result<Opened, NodeError> {
         self.tasks.check_running()?;
-        let source = self.source(link.cid, timeout.unwrap_or(self.timeout));
+        let source = self.source(root, timeout.unwrap_or(self.timeout));
         let root = source.root(link).await?;
-        Ok(Opened { tasks: self.tasks.clone(), link: link.clone(), root, source })
+        Ok(Opened { tasks: self.tasks.clone(), link: link.clone(), root, source, name: None })
     }
 
     /// Describes a file by the visible part of its encrypted root block.
@@ -72,9 +82,16 @@ pub struct Opened {
     link: Link,
     root: Root,
     source: Source,
+    /// The name in the folder, of an entry.
+    name: Option<String>,
 }
 
 impl Opened {
+    /// Gives it the name of its folder entry.
+    pub(super) fn named(self, name: &str) -> Self {
+        Self { name: Some(name.into()), ..self }
+    }
+
     /// Returns the root CID.
     pub fn cid(&self) -> Cid {
         self.link.cid
@@ -90,8 +107,13 @@ impl Opened {
 
     /// Returns a name to save the content under: the file's own or its CID, with `.tar` for a folder.
     pub fn file_name(&self) -> String {
-        let name = self.metadata().name.clone().unwrap_or_else(|| self.link.cid.to_string());
+        let name = self.name().map_or_else(|| self.link.cid.to_string(), String::from);
         if self.kind() == FileKind::Dir { format!("{name}.tar") } else { name }
+    }
+
+    /// Returns the name in the folder that it was opened from, or else its own.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref().or(self.metadata().name.as_deref())
     }
 
     /// Returns the Unix permission bits, if known.
@@ -111,7 +133,7 @@ impl Opened {
     pub fn describe(&self) -> FileInfo {
         let metadata = self.metadata();
         FileInfo {
-            name: metadata.name.clone(),
+            name: self.name().map(String::from),
             size: metadata.size,
             media_type: metadata.media_type.clone(),
             mtime: metadata.mtime,
@@ -148,6 +170,25 @@ impl Opened {
             }
         }
         Ok(entries)
+    }
+
+    /// Returns the entry of this name; `None` if the folder has none, and for a file.
+    ///
+    /// # Errors
+    /// Those of [`Opened::read`].
+    pub(super) async fn entry(&mut self, name: &str) -> Result<Option<DirEntry>, NodeError> {
+        let Root::Dir(tree) = &mut self.root else {
+            return Ok(None);
+        };
+        while let Some(entry) = self.source.next_entry(tree).await? {
+            // In byte order.
+            match entry.name.as_str().cmp(name) {
+                Ordering::Less => {}
+                Ordering::Equal => return Ok(Some(entry)),
+                Ordering::Greater => break,
+            }
+        }
+        Ok(None)
     }
 
     /// Returns the content, in order and checked: the bytes `range` of a file, cut to its size, or all. A folder is always a

@@ -90,6 +90,9 @@ pub struct FileInfo {
     /// Number of older files here of the same name, if the file was looked up by name and there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub older: Option<u64>,
+    /// Name of the folder where the path begins, of an entry of a folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder_name: Option<String>,
     /// File or folder.
     pub kind: FileKind,
     /// Plaintext bytes.
@@ -153,6 +156,7 @@ impl FileInfo {
             link: None,
             name: None,
             older: None,
+            folder_name: None,
             kind,
             size: 0,
             media_type: None,

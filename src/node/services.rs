@@ -55,7 +55,6 @@ pub(super) struct Services {
     pub(super) events: Events,
     pub(super) tasks: Tasks,
     pub(super) puts: Arc<Puts>,
-    pub(super) reads: Reads,
     pub(super) files: Files,
     pub(super) listing: Listing,
     pub(super) health: HealthCheck,
@@ -129,7 +128,7 @@ impl Services {
         Ok(Self {
             puts: Arc::new(puts),
             files: Files {
-                reads: reads.clone(),
+                reads,
                 withdrawals: Arc::clone(&withdrawals),
                 damage: damage.clone(),
                 events: events.clone(),
@@ -147,7 +146,6 @@ impl Services {
             network,
             events,
             tasks,
-            reads,
             repairs,
             announcements,
             withdrawals,

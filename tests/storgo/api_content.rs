@@ -456,3 +456,51 @@ fn an_invalid_field_or_parameter_is_named_and_its_value_is_not() {
     let open = "--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a\"\r\n\r\nbytes";
     api.ask("POST", "/api/v1/files", &kind, open.as_bytes()).is(400);
 }
+
+#[test]
+fn an_entry_of_a_folder_is_read_by_its_path_without_its_link() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let folder = machine.home().join("album");
+    std::fs::create_dir_all(folder.join("day 1/50% & more"))
+        .and_then(|()| std::fs::write(folder.join("day 1/50% & more/a+b.txt"), "hello"))
+        .expect("made");
+    let report = machine.run(["provide".as_ref(), folder.as_os_str(), "--json".as_ref()]).ok().json();
+    let token = api.post("/api/v1/tokens", &json!({ "name": "r", "scope": "read" })).is(201).json();
+    let read = api.with(token["token"].as_str().expect("a token"));
+    let file = "?path=day%201/50%25%20%26%20more/a%2Bb.txt";
+    let info = read.get(&path(&report, file)).is(200).json();
+    for (field, value) in [
+        ("name", json!("a+b.txt")),
+        ("folder_name", json!("album")),
+        ("kind", json!("file")),
+        ("size", json!(5)),
+        ("media_type", json!("text/plain")),
+        ("pinned", json!(true)),
+        ("link", json!(null)),
+    ] {
+        assert_eq!(info[field], value, "{field}");
+    }
+    assert_eq!(read.get(&path(&report, &format!("/content{file}"))).is(200).body, b"hello");
+    let health = read.get(&path(&report, &format!("/health{file}"))).is(200).json();
+    assert_eq!((&health["kept"], &health["state"]), (&json!(true), &json!("at_risk")));
+    let blocks = read.get(&path(&report, &format!("/blocks{file}"))).is(200).json();
+    assert_eq!(blocks["blocks"][0]["cid"], info["cid"]);
+    let inner = read.get(&path(&report, "?path=/day%201/")).is(200).json();
+    assert_eq!((&inner["kind"], &inner["entries"][0]["name"]), (&json!("dir"), &json!("50% & more")));
+    let list = read.get(&path(&report, "/entries?path=day%201")).is(200).json();
+    assert_eq!(list["entries"].as_array().map(Vec::len), Some(1));
+    // The folder itself.
+    assert_eq!(read.get(&path(&report, "?path=")).is(200).json()["name"], "album");
+    for wrong in ["?path=day%202", "?path=day", "?path=..", "?path=day%201/50%25%20%26%20more/a%2Bb.txt/x"] {
+        let refused = read.get(&path(&report, wrong));
+        assert_eq!(refused.refuses(404, "not_found").json()["reason"], "entry_unknown", "{wrong}");
+    }
+    // Nothing was added to the list, and an entry cannot be removed: that would remove the whole folder.
+    assert_eq!(api.get("/api/v1/files").is(200).json()["total"], 1);
+    let refused = api.ask("DELETE", &path(&report, file), &[], b"");
+    let detail = refused.refuses(400, "bad_request").json()["detail"].clone();
+    assert_eq!(detail, "unknown query parameter `path`; this endpoint takes none");
+    assert_eq!(api.get("/api/v1/files").is(200).json()["total"], 1);
+}
