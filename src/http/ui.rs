@@ -43,8 +43,8 @@ static ASSETS: &[Asset] = assets! {
     HTML: "index.html";
     CSS: "style.css";
     SVG: "icon.svg";
-    JS: "activity-log.js" "add-files.js" "api.js" "block-grid.js" "charts.js" "connection.js" "dialog.js"
-        "dom.js" "download.js" "drag-and-drop.js" "event-text.js" "events.js" "file-cards.js"
+    JS: "activity-log.js" "add-files.js" "api.js" "base.js" "block-grid.js" "charts.js" "connection.js" "dialog.js"
+        "dom.js" "download.js" "drag-and-drop.js" "event-text.js" "events.js" "file-address.js" "file-cards.js"
         "file-names.js" "file-source.js" "file-table.js" "format.js" "health.js" "icons.js" "main.js"
         "node-status.js" "open-link.js" "overview-summary.js" "peers.js" "placeholders.js" "preview.js"
         "problem.js" "remove-file.js" "router.js" "session.js" "share.js" "speed.js" "tar.js" "toasts.js"

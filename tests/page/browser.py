@@ -45,8 +45,8 @@ class Window:
             viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce", accept_downloads=True
         )
         if SOURCE:
-            self.context.route(re.compile(r"^http://[^/]+/(ui/|api/docs\.(js|css))"), self._from_source)
-            self.context.route(re.compile(r"^http://[^/]+/$"), self._index_from_source)
+            self.context.route(re.compile(r"^http://[^/]+/(.+/)?(ui/|api/docs\.(js|css))"), self._from_source)
+            self.context.route(re.compile(r"^http://[^/]+/([^/]+/)?$"), self._index_from_source)
         self.page = self.context.new_page()
         self.page.set_default_timeout(DEADLINE_S * 1000)
         self.errors = []
@@ -62,7 +62,7 @@ class Window:
 
     def _from_source(self, route):
         """Answers with the file in the source tree instead of the one in the binary."""
-        path = urllib.parse.urlparse(route.request.url).path
+        path = re.search(r"/(ui|api)/.*", urllib.parse.urlparse(route.request.url).path)[0]
         name = path.removeprefix("/ui/")
         file = SOURCE / "ui" / name if name != path else SOURCE / "docs_page" / path.replace("/api/docs", "page")
         route.fulfill(path=file, content_type={".js": "text/javascript", ".css": "text/css"}.get(file.suffix, "image/svg+xml"))

@@ -99,20 +99,27 @@ class Node:
 
     def clear(self):
         """Deletes all uploads, files and tokens."""
-        for upload in self.uploads():
+        wait(f"{self.folder.name} is empty", self._clear)
+
+    def _clear(self):
+        """Deletes what there is. Returns whether there was nothing: a part of an upload may still be written, and an upload
+        may become a file."""
+        uploads = self.uploads()
+        for upload in uploads:
             self._delete(f"/uploads/{upload['id']}")
-        while files := self.call("GET", "/files?limit=200")[1]["files"]:
-            for file in files:
-                self._delete(f"/files/{file['cid']}")
+        files = self.call("GET", "/files?limit=200")[1]["files"]
+        for file in files:
+            self._delete(f"/files/{file['cid']}")
         for token in self.call("GET", "/tokens")[1]:
             self._delete(f"/tokens/{token['id']}")
+        return not uploads and not files
 
     def _delete(self, path):
         try:
             self.call("DELETE", path)
         except urllib.error.HTTPError as error:
-            # The page may have deleted it meanwhile.
-            if error.code not in (404, 410):
+            # It was deleted meanwhile, or is still being written.
+            if error.code not in (404, 410, 423):
                 raise
 
     def sign_in_link(self):

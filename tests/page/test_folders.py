@@ -20,15 +20,73 @@ class Folders(PageTest):
         cid = self.stored(window, "album")
         window.go(f"file/{cid}")
         page.get_by_role("heading", name="album", exact=True).wait_for()
-        page.get_by_role("button", name="first.txt").wait_for()
+        page.get_by_role("link", name="first.txt").wait_for()
         with page.expect_download() as download:
             page.get_by_role("link", name="Download as tar").click()
         with tarfile.open(download.value.path()) as tar:
             files = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
         self.assertEqual(sorted(files.values()), [b"one", b"two"])
         self.assertTrue(any(name.endswith(f"inner/{long_name}") for name in files), files.keys())
-        page.get_by_role("button", name="first.txt").click()
+        page.get_by_role("link", name="first.txt").click()
         page.get_by_role("heading", name="first.txt").wait_for()
+
+    def test_entries_are_links_that_leave_the_list_as_it_is(self):
+        self.write("album/12.txt", "twelve")
+        self.write("album/2.txt", "two")
+        self.write("album/day 1?/50% & more.txt", "inside")
+        cid = self.node.provide(self.work / "album")["cid"]
+        token = self.node.create_token("reader", "read")
+        # The first may read only.
+        for signed_in in (token, None):
+            with self.subTest(scope="read" if signed_in else "admin"):
+                window = self.window(sign_in=not signed_in, expected=["401"] if signed_in else [])
+                page = window.page
+                if signed_in:
+                    self.sign_in(window, signed_in)
+                window.go(f"file/{cid}")
+                entries = page.get_by_role("list", name="Entries").get_by_role("link")
+                entries.first.wait_for()
+                self.assertEqual(entries.all_inner_texts(), ["2.txt", "12.txt", "day 1?"])
+                # A real address: it opens in a new tab and can be copied.
+                with window.context.expect_page() as opened:
+                    entries.nth(0).click(modifiers=["ControlOrMeta"])
+                opened.value.get_by_role("heading", name="2.txt", level=1).wait_for()
+                opened.value.close()
+                entries.nth(2).click()
+                page.get_by_role("heading", name="day 1?", level=1).wait_for()
+                page.get_by_role("link", name="50% & more.txt").click()
+                page.get_by_role("heading", name="50% & more.txt", level=1).wait_for()
+                # Kept with its folder: it is shown without a click, and cannot be deleted by itself.
+                self.assertEqual(page.get_by_label("Text of 50% & more.txt").inner_text(), "inside")
+                self.assertEqual(page.get_by_text("Not on this node").count(), 0)
+                self.assertEqual(page.get_by_role("button", name=re.compile("Delete|Remove")).count(), 0)
+                page.get_by_text("Only this node has it").wait_for()
+                self.assertEqual(window.axe(), [])
+                with page.expect_download() as download:
+                    page.get_by_role("link", name="Download").click()
+                self.assertEqual(download.value.suggested_filename, "50% & more.txt")
+                self.assertEqual(download.value.path().read_bytes(), b"inside")
+                page.reload()
+                crumbs = page.get_by_role("navigation", name="Breadcrumbs").get_by_role("link")
+                crumbs.nth(2).wait_for()
+                self.assertEqual(crumbs.all_inner_texts(), ["Files", "album", "day 1?"])
+                crumbs.nth(1).click()
+                page.get_by_role("heading", name="album", level=1).wait_for()
+                self.assertIn(f"#/file/{cid}", page.url)
+                crumbs.nth(0).click()
+                page.get_by_role("heading", name="Files", level=1).wait_for()
+                window.settle()
+                self.assertEqual(page.locator("table.files tbody th a").all_inner_texts(), ["album"])
+        self.assertEqual(self.node.call("GET", "/files")[1]["total"], 1)
+
+    def test_an_address_of_no_entry_leads_back_to_the_folder(self):
+        self.write("album/first.txt", "one")
+        cid = self.node.provide(self.work / "album")["cid"]
+        window = self.window(expected=["404"])
+        window.go(f"file/{cid}/second.txt")
+        window.page.get_by_role("alert").get_by_text("The folder has no entry of this name").wait_for()
+        window.page.get_by_role("link", name="Folder").click()
+        window.page.get_by_role("heading", name="album", level=1).wait_for()
 
     def test_a_large_folder_is_shown_page_by_page(self):
         for number in range(3):
@@ -49,7 +107,7 @@ class Folders(PageTest):
         more = page.get_by_role("button", name="Show more", exact=True)
         more.focus()
         page.keyboard.press("Enter")
-        page.get_by_role("button", name="picture 1.txt").wait_for()
+        page.get_by_role("link", name="picture 1.txt").wait_for()
         self.assertEqual(page.evaluate("document.activeElement.textContent"), "Show more")
         page.keyboard.press("Enter")
         page.get_by_text("3 entries").wait_for()

@@ -17,6 +17,12 @@ def a_data_block(node):
 
 
 class Health(PageTest):
+    def test_an_empty_node_is_not_praised(self):
+        window = self.window()
+        page = window.page
+        page.locator(".summary.plain").get_by_text("No files yet").wait_for()
+        self.assertEqual(page.locator(".card").filter(has_text="At risk").locator("p").all_inner_texts(), ["No files are stored on this node"])
+
     def test_a_missing_block_is_shown_and_repaired_from_a_peer(self):
         path = self.write("shared.bin", pattern(3 * MIB))
         node = self.new_node("damaged")
@@ -28,6 +34,7 @@ class Health(PageTest):
         page = window.page
         window.go(f"file/{cid}")
         page.get_by_text("Survives the loss of any node").wait_for()
+        page.locator("summary").filter(has_text="Blocks").click()
         page.get_by_text(re.compile(r"Other nodes have \d+ of them, checked just now")).wait_for()
         self.assertEqual(page.locator(".grid i:not(.shared)").count(), 0)
         a_data_block(node).unlink()
@@ -118,6 +125,7 @@ class Health(PageTest):
         asked = []
         page.on("request", lambda request: "cursor=1000" in request.url and "holders" not in request.url and asked.append(1))
         window.go(f"file/{cid}")
+        page.locator("summary").filter(has_text="Blocks").click()
         more = page.get_by_role("button", name="Show more blocks")
         more.focus()
         page.keyboard.press("Enter")

@@ -3,6 +3,7 @@
 import signal
 
 from base import PageTest
+from proxy import PrefixProxy
 
 LOOKS = {"wide": {}, "narrow": {"width": 360, "height": 740}, "dark": {"scheme": "dark"}}
 
@@ -72,7 +73,9 @@ class Views(PageTest):
 
     def test_every_view_is_accessible_wide_narrow_and_dark(self):
         cid = self.store(self.window(), "an example.txt", "text/plain", b"Hello.\n" * 40)
-        views = {"overview": "", "files": "files", "file": f"file/{cid}", "peers": "peers", "activity": "activity", "settings": "settings", "not found": "what/is/this"}
+        self.write("a folder/inside.txt", "Hello.")
+        folder = self.node.provide(self.work / "a folder")["cid"]
+        views = {"overview": "", "files": "files", "file": f"file/{cid}", "folder": f"file/{folder}", "entry": f"file/{folder}/inside.txt", "peers": "peers", "activity": "activity", "settings": "settings", "not found": "what/is/this"}
         for look, options in LOOKS.items():
             window = self.window(**options)
             for name, view in views.items():
@@ -102,15 +105,39 @@ class Views(PageTest):
 
     def test_a_node_that_stopped_is_shown_as_offline_until_it_is_back(self):
         node = self.new_node("restarted")
-        window = self.window(node, expected=["ERR_", "401"])
+        window = self.window(node, expected=["ERR_"])
         window.go("files")
         window.page.get_by_text("No files yet").wait_for()
         node.kill()
         window.page.get_by_text("The node does not answer").first.wait_for()
         node.start()
         window.page.locator("#banner").wait_for(state="hidden")
-        # Sessions end with the node.
-        window.page.get_by_role("heading", name="Sign in", level=1).wait_for()
+        # Nobody has to sign in again.
+        node.provide(self.write("later.txt", "after the restart"))
+        window.page.get_by_role("link", name="later.txt", exact=True).wait_for()
+
+    def test_the_page_works_below_a_path_prefix(self):
+        proxy = PrefixProxy(self.node, "/cellar/")
+        self.addCleanup(proxy.stop)
+        window = self.window(sign_in=False, expected=["401"])
+        page = window.page
+        page.goto(proxy.url)
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        self.sign_in(window, self.node.token)
+        window.go("files")
+        picture = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8cfc0000003010100c9fe92ef0000000049454e44ae426082")
+        cid = self.store(window, "pixel.png", "image/png", picture)
+        window.go(f"file/{cid}")
+        window.wait("the picture is drawn", lambda: page.locator(".preview img").evaluate("img => img.naturalWidth") == 1)
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download").click()
+        self.assertEqual(download.value.path().read_bytes(), picture)
+        window.go("settings")
+        with window.context.expect_page() as opened:
+            page.get_by_role("link", name="API documentation").click()
+        opened.value.get_by_role("heading", name="uploads", exact=True).wait_for()
+        self.assertEqual([url for url in asked if not url.startswith((proxy.url, "blob:"))], [])
 
     def test_a_node_that_hangs_is_shown_as_offline(self):
         node = self.new_node("hanging")

@@ -65,12 +65,14 @@ const call = (method, path, operation, doc) => {
   return details;
 };
 
+// Relative, so that it is found below a path prefix, too.
+const address = new URL("openapi.json", import.meta.url);
 const intro = document.getElementById("intro");
 try {
-  const answer = await fetch("/api/openapi.json");
+  const answer = await fetch(address);
   const doc = await answer.json();
   intro.replaceChildren(...prose(doc.info.description), ` Version ${doc.info.version}. `);
-  intro.append(make("a", { href: "/api/openapi.json", textContent: "OpenAPI document" }));
+  intro.append(make("a", { href: address, textContent: "OpenAPI document" }));
   const calls = document.getElementById("calls");
   for (const tag of doc.tags) {
     const found = Object.entries(doc.paths).flatMap(([path, item]) => Object.entries(item)

@@ -1,8 +1,10 @@
 // The activity since this tab was opened: events of the node, and failed calls of this page.
 
+import { storageName } from './base.js';
+
 const MAX_ENTRIES = 500;
 const MAX_SAVED = 200;
-const STORAGE_KEY = 'storgo-activity';
+const STORAGE_KEY = storageName('storgo-activity');
 
 class ActivityLog extends EventTarget {
   /** Newest first: {at (ms), serial, type, …}. */

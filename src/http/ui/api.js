@@ -1,9 +1,10 @@
 // Calls of the node's HTTP API. Every failure is a `Problem`.
 
+import { BASE } from './base.js';
 import { connection } from './connection.js';
 import { Problem, offlineProblem } from './problem.js';
 
-export const API = '/api/v1';
+export const API = `${BASE}api/v1`;
 
 /** A running node answers within this time unless it has to ask peers or read blocks. */
 const QUICK_TIMEOUT_MS = 15000;

@@ -1,15 +1,16 @@
 // The blocks of a file as a grid. Filled squares are on this node, hollow ones are not. Round ones are node blocks, which
 // list other blocks. An outline marks blocks that other nodes have, too.
 
-import { get, query } from './api.js';
+import { get } from './api.js';
 import { fill, h, setText } from './dom.js';
+import { apiPath } from './file-address.js';
 import { bytes, number, plural, shortId } from './format.js';
 import { loading, showProblem } from './placeholders.js';
 
 const PAGE_SIZE = 1000;
 
 /** The grid of a file: {element, refresh()}. Pages load on demand; `refresh` reloads those that are shown. */
-export function blockGrid(cid, signal) {
+export function blockGrid(file, signal) {
   const cells = h('div', { class: 'grid', role: 'img', 'aria-label': 'Blocks' });
   const summary = h('p', { class: 'hint', role: 'status', tabindex: '-1' });
   const othersText = h('p', { class: 'hint', role: 'status' });
@@ -24,7 +25,7 @@ export function blockGrid(cid, signal) {
   let refreshQueued = false;
 
   const fetchBlocks = (cursor, holders) =>
-    get(`/files/${cid}/blocks${query({ cursor, limit: PAGE_SIZE, holders })}`, signal);
+    get(apiPath(file, '/blocks', { cursor, limit: PAGE_SIZE, holders }), signal);
   /** Runs changes one after the other, because each of them builds on `pages`. */
   const enqueue = (change) => {
     queue = queue.then(() => signal.aborted || change());

@@ -1,5 +1,7 @@
 // Whether the node answers. While it does not, this asks again with growing pauses.
 
+import { BASE } from './base.js';
+
 /** A node that does not answer within this time hangs, and is asked again. */
 const PROBE_TIMEOUT_MS = 10000;
 
@@ -31,7 +33,7 @@ class Connection extends EventTarget {
     this.#timer = null;
     this.#delay = Math.min(this.#delay * 1.6, 15000);
     try {
-      await fetch('/livez', { cache: 'no-store', signal: AbortSignal.timeout(PROBE_TIMEOUT_MS) });
+      await fetch(`${BASE}livez`, { cache: 'no-store', signal: AbortSignal.timeout(PROBE_TIMEOUT_MS) });
       this.seen();
     } catch {
       this.lost();

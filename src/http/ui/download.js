@@ -3,6 +3,7 @@
 import { activityLog } from './activity-log.js';
 import { API, request } from './api.js';
 import { h } from './dom.js';
+import { apiPath } from './file-address.js';
 import { displayName } from './format.js';
 import { reportProblem, showBusyToast } from './toasts.js';
 
@@ -11,15 +12,13 @@ const BUSY_AFTER_MS = 700;
 /** How long the node may look for a provider of the first byte. */
 const FIRST_BYTE_TIMEOUT_S = 20;
 
-const contentPath = (cid) => `/files/${cid}/content`;
-
 /** Asks the node for the first byte of a file. Resolves to the Problem, or to null if the file can be read. */
-export async function checkReadable({ cid, size, kind }, signal) {
+export async function checkReadable(file, signal) {
   const headers = { 'storgo-timeout': String(FIRST_BYTE_TIMEOUT_S) };
   // An empty file has no first byte.
-  if (size || kind === 'dir') headers.range = 'bytes=0-0';
+  if (file.size || file.kind === 'dir') headers.range = 'bytes=0-0';
   try {
-    const response = await request('GET', contentPath(cid), { headers, signal });
+    const response = await request('GET', apiPath(file, '/content'), { headers, signal });
     await response.body?.cancel();
     return null;
   } catch (problem) {
@@ -36,7 +35,7 @@ export const logReadFailure = (info, { message, hint }) =>
 /** A link that downloads a file. */
 export function downloadLink(info, props, ...children) {
   const name = info.name?.trim() ? info.name : info.cid;
-  const link = h('a', { ...props, href: API + contentPath(info.cid), download: name, on: { click } }, ...children);
+  const link = h('a', { ...props, href: API + apiPath(info, '/content'), download: name, on: { click } }, ...children);
   let checked = false;
   let checking = false;
 

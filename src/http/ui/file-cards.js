@@ -1,14 +1,13 @@
 // Cards of the file view: link, details, and the entries of a folder.
 
-import { get, query } from './api.js';
-import { fill, h, setText } from './dom.js';
+import { get } from './api.js';
+import { fill, h, renderList, setText } from './dom.js';
+import { apiPath, entryAddress, viewHref } from './file-address.js';
 import { bytes, date, displayName, escapeInvisible, number, plural } from './format.js';
 import { icon } from './icons.js';
-import { openLink } from './open-link.js';
 import { showProblem } from './placeholders.js';
 import { session } from './session.js';
 import { copyField, qrCode } from './share.js';
-import { reportProblem } from './toasts.js';
 
 /** A folder with more entries is shown as a scrolling list, so that the cards below it are not pushed away. */
 const MAX_UNSCROLLED = 12;
@@ -24,9 +23,12 @@ export function linkCard(info) {
     card.append(h('p', { class: 'hint' }, reason));
     return card;
   }
+  const what = info.kind === 'dir' ? 'folder' : 'file';
   const hint = info.sealed
-    ? 'Anyone with the link can read the file.'
-    : 'This file is public: anyone who finds it can read it, even without the link.';
+    ? `Anyone with the link can read this ${what}${info.folder ? ', but nothing else in the folder around it' : ''}.`
+    : `This ${what} is public: anyone who finds it can read it, even without the link.`;
+  const reach =
+    info.folder && 'Nodes announce only the outermost folder, so a reader must be connected to a node that has it.';
   const code = h(
     'details',
     {
@@ -36,7 +38,7 @@ export function linkCard(info) {
     },
     h('summary', {}, icon('qr'), 'QR code'),
   );
-  card.append(h('p', { class: 'hint' }, hint), copyField('link', info.link), code);
+  card.append(h('p', { class: 'hint' }, hint, reach && ` ${reach}`), copyField('link', info.link), code);
   return card;
 }
 
@@ -68,23 +70,31 @@ export function detailsCard(info) {
   return h('section', { class: 'card' }, h('h2', {}, 'Details'), list, rename);
 }
 
+/** As people count: `2` before `12`. */
+const NAMES = new Intl.Collator(undefined, { numeric: true });
+const sortByName = (entries) => entries.sort((a, b) => NAMES.compare(a.name, b.name));
+
 /** The entries of a folder. Further pages load on demand. */
 export function folderCard(info, signal) {
-  const scrolls = info.entries.length > MAX_UNSCROLLED;
-  const list = h(
-    'ul',
-    { class: `rows entries${scrolls ? ' long' : ''}`, tabindex: scrolls ? '0' : null, 'aria-label': 'Entries' },
-    info.entries.map(entryRow),
-  );
+  const entries = sortByName(info.entries);
+  const scrolls = entries.length > MAX_UNSCROLLED;
+  const list = h('ul', { class: `rows entries${scrolls ? ' long' : ''}`, 'aria-label': 'Entries' });
   const count = h('p', { class: 'hint', role: 'status' });
   const more = h('button', { type: 'button', on: { click: loadNext } }, 'Show more');
   const error = h('div');
   let next = info.entries_next ?? null;
   const draw = () => {
+    renderList(
+      list,
+      entries,
+      ({ name }) => name,
+      (entry) => entryRow(info, entry),
+      () => {},
+    );
     more.hidden = !next;
-    const shown = list.children.length;
-    if (next) setText(count, `First ${plural(shown, 'entry', 'entries')}`);
-    else setText(count, shown ? plural(shown, 'entry', 'entries') : 'This folder is empty');
+    const shown = plural(entries.length, 'entry', 'entries');
+    if (next) setText(count, `First ${shown}`);
+    else setText(count, entries.length ? shown : 'This folder is empty');
   };
 
   async function loadNext() {
@@ -93,16 +103,14 @@ export function folderCard(info, signal) {
     more.ariaDisabled = 'true';
     fill(error);
     try {
-      const page = await get(`/files/${info.cid}/entries${query({ cursor: next, limit: PAGE_SIZE })}`, signal);
-      const first = list.children.length;
-      list.append(...page.entries.map(entryRow));
+      const page = await get(apiPath(info, '/entries', { cursor: next, limit: PAGE_SIZE }), signal);
+      const had = document.activeElement === more;
+      entries.push(...page.entries);
+      sortByName(entries);
       next = page.next ?? null;
-      // The button disappears with the last page. The focus moves to the first new entry.
-      if (!next && document.activeElement === more) {
-        list.children[first]?.setAttribute('tabindex', '-1');
-        list.children[first]?.focus();
-      }
       draw();
+      // The button disappears with the last page. The focus moves to the first new entry.
+      if (!next && had) list.children[entries.indexOf(sortByName(page.entries)[0])]?.querySelector('a').focus();
     } catch (problem) {
       showProblem(error, problem, loadNext);
     }
@@ -113,16 +121,11 @@ export function folderCard(info, signal) {
   return h('section', { class: 'card' }, h('h2', {}, 'Files in this folder'), list, count, error, more);
 }
 
-/** An entry of a folder. Scope read gets no links, so it cannot open entries. */
-function entryRow({ kind, name, link, size }) {
-  const open = () => openLink(link).catch(reportProblem);
-  return h(
+const entryRow = (folder, { kind, name, size }) =>
+  h(
     'li',
     {},
     icon(kind === 'dir' ? 'folder' : 'files'),
-    link && session.can('write')
-      ? h('button', { type: 'button', class: 'text', on: { click: open } }, displayName(name))
-      : h('span', { class: 'break' }, displayName(name)),
+    h('a', { class: 'break', href: viewHref(entryAddress(folder, name)) }, displayName(name)),
     h('span', { class: 'hint' }, bytes(size)),
   );
-}

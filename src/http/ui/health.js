@@ -2,6 +2,7 @@
 
 import { get, post } from './api.js';
 import { fill, h } from './dom.js';
+import { apiPath } from './file-address.js';
 import { number, plural, shortId } from './format.js';
 import { icon } from './icons.js';
 import { loading, showProblem } from './placeholders.js';
@@ -12,8 +13,9 @@ const isOrAre = (count) => (count === 1 ? 'is' : 'are');
 const itOrThem = (count) => (count === 1 ? 'it' : 'them');
 
 /** A health report as {tone, title, text}. */
-function describe({ state, blocks, here, lost, may_lose: margin, only_here: onlyHere }) {
+function describe({ state, blocks, here, lost, copies, may_lose: margin, only_here: onlyHere, holders }) {
   const missing = blocks - here;
+  const silent = holders.filter((holder) => holder.blocks === null).length;
   switch (state) {
     case 'ok':
       return {
@@ -24,7 +26,7 @@ function describe({ state, blocks, here, lost, may_lose: margin, only_here: only
     case 'at_risk':
       return {
         tone: 'warn',
-        title: onlyHere === blocks ? 'Only this node has it' : 'Some blocks are on one node only',
+        title: onlyHere === blocks ? 'Only this node has it' : !here && copies === 1 ? 'Only one other node has all of it' : 'Some blocks are on one node only',
         text: 'If that node’s disk fails, the file is lost. Keep a backup: other nodes may drop their cached copies at any time.',
       };
     case 'damaged':
@@ -34,6 +36,12 @@ function describe({ state, blocks, here, lost, may_lose: margin, only_here: only
         text: `Other nodes have ${itOrThem(missing)}. Repair fetches ${itOrThem(missing)}.`,
       };
     default:
+      if (silent)
+        return {
+          tone: 'warn',
+          title: `${plural(lost, 'block')} not found, but ${silent === 1 ? 'a node' : plural(silent, 'node')} did not answer`,
+          text: `${silent === 1 ? 'It announced the file and may have them. Check that it runs' : 'They announced the file and may have them. Check that they run'} and can be reached from here.`,
+        };
       return {
         tone: 'bad',
         title: `${plural(lost, 'block')} ${isOrAre(lost)} missing on all reachable nodes`,
@@ -50,7 +58,7 @@ export function healthCard(info, signal) {
   let complete = false;
   const load = async () => {
     try {
-      const report = await get(`/files/${info.cid}/health`, signal);
+      const report = await get(apiPath(info, '/health'), signal);
       complete = report.here >= report.blocks;
       const key = JSON.stringify(report);
       // Not drawn again without a change, so that the focus stays.
@@ -63,7 +71,7 @@ export function healthCard(info, signal) {
   };
   const draw = (report) => {
     const { tone, title, text } = describe(report);
-    const button = h('button', { type: 'button', on: { click: () => repair(button) } }, icon('shield'), 'Repair');
+    const button = h('button', { type: 'button', on: { click: () => repair(button) } }, icon('shield'), info.folder ? 'Repair folder' : 'Repair');
     const repairable = report.kept && report.here < report.blocks && session.can('write');
     fill(
       container,
@@ -93,7 +101,7 @@ export function healthCard(info, signal) {
   async function repair(button) {
     button.disabled = true;
     try {
-      showRepairResult(await post(`/files/${info.cid}/repair`));
+      showRepairResult(await post(apiPath({ cid: info.folder ?? info.cid }, '/repair')));
     } catch (problem) {
       reportProblem(problem);
     }

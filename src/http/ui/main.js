@@ -67,7 +67,7 @@ function drawBanner() {
         'p',
         {},
         h('strong', {}, 'The node does not answer. '),
-        'This page may be out of date. Check that storgo-node is running. Uploads resume when the node is back. If it was restarted, sign in again in this tab.',
+        'This page may be out of date. Check that storgo-node is running. Uploads resume when the node is back.',
       ),
     );
 }

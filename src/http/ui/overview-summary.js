@@ -30,7 +30,7 @@ export function summary(status, { damaged, kept }) {
   }
   if (!known)
     return {
-      tone: 'ok',
+      tone: 'plain',
       title: 'No files yet',
       text: session.can('write')
         ? 'Drop a file anywhere on this page. It is encrypted on this node, and you get a link to it.'
@@ -71,7 +71,7 @@ export function atRisk({ kept, quarantined }, damaged, repairButton) {
       h('p', { class: 'hint' }, VERIFY),
     ];
   }
-  if (!kept) return [h('p', {}, 'Nothing is at risk')];
+  if (!kept) return [h('p', {}, 'No files are stored on this node')];
   return [
     h('p', {}, icon('warning'), ` ${plural(kept, 'file')} without guaranteed copies`),
     h('p', { class: 'hint' }, 'No damaged blocks are known. Files are not replicated yet: keep a backup.'),
@@ -91,6 +91,7 @@ const damagedFiles = ({ files, total }) =>
 export function verifyResult({ checked, bytes: size, bad, missing, repaired }, damaged) {
   const unrepaired = bad.length + missing.length - repaired.length;
   const failed = unrepaired > 0 || damaged?.total > 0;
+  if (!checked && !failed) return { title: 'Nothing to verify', body: h('p', {}, 'No blocks are stored on this node.') };
   return {
     title: failed ? 'Problems found' : 'No problems found',
     body: [

@@ -1,9 +1,10 @@
 // Previews of files. Nothing in a file can run: pictures and media are elements, text becomes text nodes, and a PDF is
 // shown by the browser's own viewer in a frame.
 
-import { request } from './api.js';
+import { API, request } from './api.js';
 import { fill, h } from './dom.js';
 import { checkReadable, logReadFailure } from './download.js';
+import { apiPath } from './file-address.js';
 import { bytes, displayName } from './format.js';
 import { loading, showProblem } from './placeholders.js';
 import { ownProblem } from './problem.js';
@@ -30,7 +31,8 @@ export const opensAutomatically = (info) => info.pinned && info.size <= (MAX_AUT
 
 /** The element that shows the file. */
 export function preview(info, signal) {
-  const url = `/api/v1/files/${info.cid}/content?inline=1`;
+  const path = apiPath(info, '/content', { inline: 1 });
+  const url = API + path;
   const name = displayName(info.name);
   const container = h('div', { class: 'preview' });
   const retry = () => container.replaceWith(preview(info, signal));
@@ -83,16 +85,16 @@ export function preview(info, signal) {
       });
       return container;
     default:
-      showText(container, info, url, signal);
+      showText(container, info, path, signal);
       return container;
   }
 }
 
-async function showText(container, info, url, signal) {
+async function showText(container, info, path, signal) {
   fill(container, loading());
   try {
     const headers = info.size > MAX_TEXT ? { range: `bytes=0-${MAX_TEXT - 1}` } : {};
-    const response = await request('GET', url.replace('/api/v1', ''), { headers, signal });
+    const response = await request('GET', path, { headers, signal });
     const text = new TextDecoder().decode(await response.arrayBuffer());
     fill(
       container,
@@ -104,6 +106,6 @@ async function showText(container, info, url, signal) {
   } catch (problem) {
     if (problem.name === 'AbortError') return;
     logReadFailure(info, problem);
-    showProblem(container, problem, () => showText(container, info, url, signal));
+    showProblem(container, problem, () => showText(container, info, path, signal));
   }
 }

@@ -16,6 +16,7 @@ const BY_REASON = {
   },
   disk_full: { message: 'The disk is full.', hint: 'Free some space on the node’s disk.' },
   no_peers: { message: 'No peer is connected.', hint: 'Add a peer under “Peers”.' },
+  entry_unknown: { message: 'The folder has no entry of this name.', hint: 'Open the folder to see its entries.' },
   no_provider: {
     message: 'No connected node has this file.',
     hint: 'Connect a node that has it, then try again.',

@@ -1,21 +1,24 @@
-// Shows the view that the address names: `#/files?q=photo` is the view `files` with a query. Each view gets an abort
-// signal that ends with it.
+// Shows the view that the address names: `#/files?q=photo` is the view `files` with a query, `#/file/CID/a/b` the entry
+// `a/b` of a folder. Each view gets an abort signal that ends with it.
 
 import { fill, h } from './dom.js';
 
 let currentView = new AbortController();
 
-/** Parses an address into {view, id, query}. */
-export function parse(hash = location.hash) {
-  const [path, search = ''] = hash.replace(/^#\/?/, '').split('?');
-  const [view = '', segment = ''] = path.split('/');
-  let id = segment;
+/** Decodes a part of an address. What is not percent-encoded stays as it is: no file has that name. */
+function decode(segment) {
   try {
-    id = decodeURIComponent(segment);
+    return decodeURIComponent(segment);
   } catch {
-    /* not percent-encoded: no file has this id */
+    return segment;
   }
-  return { view: view || 'overview', id, query: new URLSearchParams(search) };
+}
+
+/** Parses an address into {view, id, path, query}. */
+export function parse(hash = location.hash) {
+  const [names, search = ''] = hash.replace(/^#\/?/, '').split('?');
+  const [view, id = '', ...path] = names.split('/').map(decode);
+  return { view: view || 'overview', id, path: path.filter(Boolean), query: new URLSearchParams(search) };
 }
 
 /** Writes a view's query into the address without a new history entry. `state` is kept with that entry. */

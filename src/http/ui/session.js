@@ -2,12 +2,13 @@
 
 import { activityLog } from './activity-log.js';
 import { getQuickly, post, remove, signedOut } from './api.js';
+import { storageName } from './base.js';
 import { ownProblem } from './problem.js';
 import { removeAll } from './upload-store.js';
 
 const RANK = { read: 1, write: 2, admin: 3 };
 
-const EXPIRED = ownProblem('Your session has ended.', 'Your token expired or was revoked, or the node was restarted.');
+const EXPIRED = ownProblem('Your session has ended.', 'A session lasts one day, and no longer than the token that it was made from.');
 const BAD_TOKEN = ownProblem('This token is not valid.', 'It may be mistyped, expired or revoked.');
 const BAD_CODE = ownProblem('This sign-in link is not valid.', 'A link works once. Run storgo-node web for a new one.');
 
@@ -21,7 +22,7 @@ class Session extends EventTarget {
   /** Why the last sign-in or call was refused; shown by the sign-in view. */
   problem = null;
 
-  #tabs = new BroadcastChannel('storgo-session');
+  #tabs = new BroadcastChannel(storageName('storgo-session'));
 
   constructor() {
     super();

@@ -1,12 +1,14 @@
 // Only one tab at a time sends an upload. Tabs agree by Web Locks; where the browser has none (plain HTTP from another
 // machine), tabs do not know of each other.
 
+import { storageName } from './base.js';
+
 const requestLock = (key, options) =>
   new Promise((resolve, reject) => {
     if (!navigator.locks) return resolve(() => {});
     return (
       navigator.locks
-        .request(`storgo-upload-${key}`, options, (lock) => {
+        .request(storageName(`storgo-upload-${key}`), options, (lock) => {
           if (lock) return new Promise((release) => resolve(release));
           return resolve(null);
         })

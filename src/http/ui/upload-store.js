@@ -2,11 +2,13 @@
 // A file handle is best, because the file stays where it is. Without one, a small file is stored itself; the user has to
 // choose a large file again.
 
+import { storageName } from './base.js';
+
 const MAX_STORED_FILE = 64 * 1024 * 1024;
 
 const opened = new Promise((resolve) => {
   try {
-    const request = indexedDB.open('storgo-uploads', 1);
+    const request = indexedDB.open(storageName('storgo-uploads'), 1);
     request.onupgradeneeded = () => request.result.createObjectStore('uploads', { keyPath: 'key' });
     request.onsuccess = () => resolve(request.result);
     // Private windows may refuse. Uploads work without it, but do not survive a reload.

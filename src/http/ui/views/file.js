@@ -4,6 +4,7 @@ import { get, post } from '../api.js';
 import { blockGrid } from '../block-grid.js';
 import { fill, h } from '../dom.js';
 import { downloadLink } from '../download.js';
+import { apiPath, viewHref } from '../file-address.js';
 import { events } from '../events.js';
 import { detailsCard, folderCard, linkCard } from '../file-cards.js';
 import { bytes, displayName, number, plural } from '../format.js';
@@ -27,15 +28,30 @@ const INCOMPLETE_INTERVAL_MS = 20000;
 const MEDIA_EVENTS = ['load', 'loadeddata', 'progress', 'suspend', 'ended'];
 
 export async function show(view) {
-  const { body, id, signal, setTitle } = view;
+  const { body, id, path, signal, setTitle } = view;
+  const entry = path.length ? { folder: id, path } : null;
+  if (entry) setTitle(displayName(path.at(-1)));
   fill(body, loading());
   try {
-    const info = await get(`/files/${encodeURIComponent(id)}`, signal);
+    const info = { ...(await get(apiPath(entry ?? { cid: id }), signal)), ...entry };
     setTitle(displayName(info.name));
+    drawCrumbs(view, info.folder_name);
     draw(view, info);
   } catch (problem) {
-    showProblem(body, problem, () => show(view));
+    drawCrumbs(view, 'Folder');
+    showProblem(body, problem, problem.reason === 'entry_unknown' ? null : () => show(view));
   }
+}
+
+/** The way from the list of files to here: the folder `folderName` and those inside it. */
+function drawCrumbs({ head, id, path }, folderName) {
+  const crumb = (name, href) => h('li', {}, h('a', { href }, name));
+  const folders = path.map((_, depth) => {
+    const above = path.slice(0, depth);
+    return crumb(displayName(depth ? above.at(-1) : folderName), viewHref({ cid: id, path: above }));
+  });
+  head.parentElement.querySelector('.crumbs')?.remove();
+  head.before(h('nav', { class: 'crumbs', 'aria-label': 'Breadcrumbs' }, h('ol', {}, crumb('Files', '#/files'), folders)));
 }
 
 function draw({ body, head, signal }, info) {
@@ -44,7 +60,7 @@ function draw({ body, head, signal }, info) {
   head.querySelector('.buttons')?.remove();
   head.append(fileButtons(info, verifyResult));
   const health = healthCard(info, signal);
-  const grid = blockGrid(info.cid, signal);
+  const blocks = blocksCard(info, signal);
   const previewSection = makePreview(info, signal);
   let details = detailsCard(info);
   fill(
@@ -58,34 +74,46 @@ function draw({ body, head, signal }, info) {
       linkCard(info),
       health.element,
       details,
-      h('section', { class: 'card' }, h('h2', {}, 'Blocks'), grid.element),
+      blocks.element,
     ),
   );
   watchFile(info, signal, {
     previewSection,
     isComplete: health.isComplete,
     onChange: async () => {
-      const fresh = detailsCard(await get(`/files/${info.cid}`, signal));
+      const fresh = detailsCard({ ...info, ...(await get(apiPath(info), signal)) });
       fresh.querySelector('details').open = details.querySelector('details').open;
       if (!fresh.isEqualNode(details) && !details.contains(document.activeElement)) {
         details.replaceWith(fresh);
         details = fresh;
       }
       health.refresh();
-      grid.refresh();
+      blocks.refresh();
     },
     onRemoved: () => {
       head.querySelector('.buttons')?.remove();
       fill(
         body,
         emptyState(
-          'This file was deleted',
+          info.folder ? 'This folder was deleted' : 'This file was deleted',
           'Someone deleted it from this node. People with the link may still be able to read it from other nodes.',
           h('a', { class: 'button', href: '#/files' }, 'All files'),
         ),
       );
     },
   });
+}
+
+/** The blocks, folded away until they are asked for: {element, refresh()}. */
+function blocksCard(info, signal) {
+  let grid = null;
+  const open = () => {
+    if (grid) return;
+    grid = blockGrid(info, signal);
+    element.append(grid.element);
+  };
+  const element = h('details', { class: 'card', on: { toggle: open } }, h('summary', {}, h('h2', {}, 'Blocks')));
+  return { element, refresh: () => grid?.refresh() };
 }
 
 function fileButtons(info, verifyResult) {
@@ -100,9 +128,11 @@ function fileButtons(info, verifyResult) {
     'div',
     { class: 'buttons' },
     downloadLink(info, { class: 'button main' }, icon('down'), label),
-    // A file that is not stored here need not be complete, so there is nothing to verify.
-    session.can('write') && info.pinned && verify,
+    // A file that is not stored here need not be complete, so there is nothing to verify. An entry is kept, verified and
+    // deleted with its folder.
+    session.can('write') && info.pinned && !info.folder && verify,
     session.can('write') &&
+      !info.folder &&
       h(
         'button',
         { type: 'button', class: info.pinned ? 'danger' : null, on: { click: () => remove(info) } },
@@ -131,16 +161,17 @@ function watchFile(info, signal, { previewSection, isComplete, onChange, onRemov
     }, delay);
   };
   const wasRead = ({ name, ended }) => ended && [info.name, info.cid].includes(name);
+  const root = info.folder ?? info.cid;
   events.addEventListener(
     'event',
     ({ detail }) => {
       const { type, cid } = detail;
-      if (type === 'removed' && cid === info.cid) {
+      if (type === 'removed' && cid === root) {
         removed.abort();
         onRemoved();
       } else if (
         ['peer_connected', 'peer_lost', 'bad_block', 'collected', 'skipped'].includes(type) ||
-        (['stored', 'announced'].includes(type) && cid === info.cid) ||
+        (['stored', 'announced'].includes(type) && cid === root) ||
         (type === 'transfer' && wasRead(detail))
       )
         schedule();

@@ -2,6 +2,7 @@
 
 import { addFilesCard } from '../add-files.js';
 import { get, getQuickly, query } from '../api.js';
+import { storageName } from '../base.js';
 import { fill, h, setText } from '../dom.js';
 import { events } from '../events.js';
 import { fileTable } from '../file-table.js';
@@ -17,7 +18,7 @@ import { reportProblem } from '../toasts.js';
 export const title = 'Files';
 
 const PAGE_SIZES = [50, 200];
-const PAGE_SIZE_KEY = 'storgo-page-size';
+const PAGE_SIZE_KEY = storageName('storgo-page-size');
 const TYPING_MS = 180;
 /** Events that come together cause one reload. */
 const SETTLE_MS = 400;

@@ -85,7 +85,7 @@ export function show({ body, head, signal }) {
       summaryCard.className = `summary ${tone}`;
       fill(
         summaryCard,
-        icon({ ok: 'check', plain: 'link' }[tone] ?? 'warning'),
+        icon({ ok: 'check', plain: 'files' }[tone] ?? 'warning'),
         h('div', {}, h('p', { class: 'lead' }, first), h('p', { class: 'hint' }, text)),
       );
     }

@@ -1,6 +1,7 @@
 // The session, tokens, and the settings in effect with their sources.
 
 import { getQuickly } from '../api.js';
+import { BASE } from '../base.js';
 import { fill, h } from '../dom.js';
 import { date } from '../format.js';
 import { loading, showProblem } from '../placeholders.js';
@@ -102,7 +103,7 @@ function sessionCard() {
       'div',
       { class: 'buttons' },
       h('button', { type: 'button', on: { click: () => session.signOut().catch(reportProblem) } }, 'Sign out'),
-      h('a', { class: 'button', href: '/api/docs', target: '_blank', rel: 'noopener' }, 'API documentation'),
+      h('a', { class: 'button', href: `${BASE}api/docs`, target: '_blank', rel: 'noopener' }, 'API documentation'),
     ),
   );
 }
