@@ -15,7 +15,7 @@
 //! | `put` | stores files and folders |
 //! | `read` | opens links and streams plaintext |
 //! | `files`, `listing`, `lookup` | describe, list, find and remove files |
-//! | `health`, `repair`, `scrub`, `damage_cache` | find and fetch damaged and missing blocks |
+//! | `health`, `repair`, `scrub`, `damage_cache`, `damaged_entries` | find and fetch damaged and missing blocks |
 //! | `announcements`, `withdrawals` | tell the DHT which files are here |
 //! | `collector` | removes blocks that no file needs |
 //! | `network`, `peers` | run the swarm, and report on connected peers |
@@ -25,6 +25,7 @@ mod announcements;
 mod clock;
 mod collector;
 mod damage_cache;
+mod damaged_entries;
 pub mod error;
 mod files;
 mod handles;

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     clock::unix_micros,
     damage_cache::DamageCache,
+    damaged_entries,
     error::{ErrorCode, NodeError, Reason},
     handles::Events,
     lookup::{FolderEntry, Found},
@@ -33,16 +34,17 @@ impl Files {
     /// Describes a file, from its root block if that can be opened, else from its record.
     pub(super) async fn info(&self, found: Found, providers: bool) -> Result<FileInfo, NodeError> {
         let opened = self.open(&found, None).await;
-        let is_kept = found.is_kept();
+        let (is_kept, root) = (found.is_kept(), found.announced());
         let Found { link, record, namesakes, entry } = found;
         let kept = record.as_ref().filter(|record| record.pinned);
         // Counted after opening, which may find the root block damaged.
-        let missing = self.missing(&link.cid).await?;
+        let missing = self.missing(&root).await?;
+        let is_kept_and_damaged = is_kept && missing > 0;
         let mut info = match opened {
             Ok(mut opened) => {
                 let mut info = opened.describe();
                 if opened.kind() == FileKind::Dir {
-                    let listed = page(&mut opened, 0, MAX_ENTRIES).await?;
+                    let listed = self.page(&mut opened, is_kept_and_damaged, 0, MAX_ENTRIES).await?;
                     (info.entries, info.entries_next) = (Some(listed.entries), listed.next);
                 }
                 info
@@ -122,7 +124,8 @@ impl Files {
                 NodeError::new(ErrorCode::BadRequest, "a file has no entries").reason(Reason::NotAFolder)
             );
         }
-        page(&mut opened, cursor, limit).await
+        let is_damaged = found.is_kept() && self.missing(&found.announced()).await? > 0;
+        self.page(&mut opened, is_damaged, cursor, limit).await
     }
 
     /// Counts the blocks of a kept file that are missing here.
@@ -192,13 +195,27 @@ impl Files {
                 .reason(Reason::BlockNotHere)
         })
     }
-}
 
-/// Lists `limit` entries of a folder after the first `skip`.
-async fn page(opened: &mut Opened, skip: u64, limit: usize) -> Result<EntryList, NodeError> {
-    let count = opened.skip_entries(skip);
-    let entries = opened.entries(limit).await?;
-    let end = skip.saturating_add(entries.len() as u64);
-    let next = (end < count).then(|| end.to_string());
-    Ok(EntryList { entries: entries.into_iter().map(DirEntryInfo::from).collect(), next })
+    /// Lists `limit` entries of a folder after the first `skip`. `is_damaged`: looks for those that lack blocks.
+    async fn page(
+        &self,
+        opened: &mut Opened,
+        is_damaged: bool,
+        skip: u64,
+        limit: usize,
+    ) -> Result<EntryList, NodeError> {
+        let count = opened.skip_entries(skip);
+        let entries = opened.entries(limit).await?;
+        let end = skip.saturating_add(entries.len() as u64);
+        let next = (end < count).then(|| end.to_string());
+        let roots: Vec<Cid> = entries.iter().map(|entry| entry.link.cid).collect();
+        let mut entries: Vec<_> = entries.into_iter().map(DirEntryInfo::from).collect();
+        if is_damaged {
+            let lacking = self.reads.store.run(move |store| damaged_entries::lacking(store, &roots)).await?;
+            for (entry, damaged) in entries.iter_mut().zip(lacking) {
+                entry.damaged = damaged;
+            }
+        }
+        Ok(EntryList { entries, next })
+    }
 }

@@ -247,6 +247,6 @@ impl Opened {
 impl From<DirEntry> for DirEntryInfo {
     fn from(entry: DirEntry) -> Self {
         let kind = if entry.kind == EntryKind::Dir { FileKind::Dir } else { FileKind::File };
-        Self { name: entry.name, kind, size: entry.size, link: entry.link.to_string() }
+        Self { name: entry.name, kind, size: entry.size, link: entry.link.to_string(), damaged: false }
     }
 }

@@ -185,6 +185,9 @@ pub struct DirEntryInfo {
     pub size: u64,
     /// Its link.
     pub link: String,
+    /// Whether this node should keep all blocks of it and lacks some.
+    #[serde(default)]
+    pub damaged: bool,
 }
 
 /// A page of the entries of a folder.

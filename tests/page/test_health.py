@@ -1,6 +1,7 @@
 """The health of files: missing and damaged blocks, repair, verification."""
 
 import re
+import tarfile
 
 from base import MIB, PageTest
 from browser import pattern
@@ -75,6 +76,45 @@ class Health(PageTest):
         page.get_by_role("button", name="Repair").click()
         page.locator(".toast.bad").filter(has_text=NOT_FOUND).first.wait_for()
         self.assertIn(cid, page.url)
+
+    def test_a_damaged_folder_names_its_damaged_entries_and_sends_the_rest(self):
+        node = self.new_node("damaged")
+        self.write("album/torn.bin", pattern(MIB))
+        self.write("album/whole.txt", "whole")
+        cid = node.provide(self.work / "album", more=FIXED_CHUNKS)["cid"]
+        window = self.window(node)
+        page = window.page
+        window.go(f"file/{cid}")
+        page.get_by_text("2 entries").wait_for()
+        self.assertEqual(page.get_by_text("Lacks blocks").count(), 0)
+        a_data_block(node).unlink()
+        node.run("verify", check=False)
+        page.reload()
+        page.get_by_text("1 entry lacks blocks on this node").wait_for()
+        entries = page.get_by_role("list", name="Entries").get_by_role("listitem")
+        self.assertEqual([("Lacks blocks" in text) for text in entries.all_inner_texts()], [True, False])
+        self.assertEqual(window.axe(), [])
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download as tar").click()
+        with tarfile.open(download.value.path()) as tar:
+            names = [member.name for member in tar if member.isfile()]
+        self.assertTrue(any(name.endswith("whole.txt") for name in names), names)
+        self.assertFalse(any(name.endswith("torn.bin") for name in names), names)
+        page.locator(".toast.bad").filter(has_text="1 file could not be read and is missing in the download").wait_for()
+        window.go("activity")
+        page.locator(".log").get_by_text("torn.bin").wait_for()
+
+    def test_a_silent_announcer_is_not_called_a_loss(self):
+        cid = self.node.provide(self.write("far.txt", "far"))["cid"]
+        window = self.window()
+        page = window.page
+        silent = {"peer": "12D3KooWsilent", "connected": False, "announces": True, "blocks": None, "whole": False}
+        report = self.node.call("GET", f"/files/{cid}/health")[1]
+        report |= {"state": "lost", "here": 0, "lost": 2, "blocks": 2, "copies": 0, "only_here": 0, "holders": [silent]}
+        page.route("**/health", lambda route: route.fulfill(json=report))
+        window.go(f"file/{cid}")
+        page.get_by_text("2 blocks are on no node that answered").wait_for()
+        page.get_by_text("A node that announces the file did not answer, and may have them.").wait_for()
 
     def test_the_health_of_an_opened_file_follows_what_was_read_of_it(self):
         path = self.write("borrowed.txt", b"Flour, water, salt, time.\n" * 40_000)

@@ -458,6 +458,36 @@ fn an_invalid_field_or_parameter_is_named_and_its_value_is_not() {
 }
 
 #[test]
+fn a_folder_lists_which_entries_lack_blocks() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let folder = machine.home().join("album");
+    let large: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    std::fs::create_dir_all(folder.join("inner"))
+        .and_then(|()| std::fs::write(folder.join("inner/large"), large))
+        .and_then(|()| std::fs::write(folder.join("inner/small"), "small"))
+        .and_then(|()| std::fs::write(folder.join("whole"), "whole"))
+        .expect("made");
+    let report = machine.run(["provide".as_ref(), folder.as_os_str(), "--json".as_ref()]).ok().json();
+    let damaged = |query: &str| -> Vec<String> {
+        let info = api.get(&path(&report, query)).is(200).json();
+        let list = api.get(&path(&report, &format!("/entries{query}"))).is(200).json();
+        assert_eq!(info["entries"], list["entries"]);
+        let entries = info["entries"].as_array().expect("entries").iter();
+        let damaged = entries.filter(|entry| entry["damaged"] == true);
+        damaged.map(|entry| entry["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!((damaged(""), damaged("?path=inner")), (vec![], vec![]));
+    let largest = block_files(&machine).into_iter().max_by_key(|file| file.metadata().expect("there").len());
+    std::fs::remove_file(largest.expect("a block")).expect("removed");
+    // A read notices it.
+    api.get(&path(&report, "/content?path=inner/large")).refuses(422, "integrity");
+    assert_eq!(damaged(""), ["inner"]);
+    assert_eq!(damaged("?path=inner"), ["large"]);
+}
+
+#[test]
 fn an_entry_of_a_folder_is_read_by_its_path_without_its_link() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);

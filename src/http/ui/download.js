@@ -3,9 +3,10 @@
 import { activityLog } from './activity-log.js';
 import { API, request } from './api.js';
 import { h } from './dom.js';
+import { events } from './events.js';
 import { apiPath } from './file-address.js';
-import { displayName } from './format.js';
-import { reportProblem, showBusyToast } from './toasts.js';
+import { displayName, plural } from './format.js';
+import { reportProblem, showBusyToast, showToast } from './toasts.js';
 
 /** A toast appears if the first byte takes longer. */
 const BUSY_AFTER_MS = 700;
@@ -25,6 +26,15 @@ export async function checkReadable(file, signal) {
     return problem;
   }
 }
+
+/** CIDs of the folders that this tab has downloaded. */
+const downloaded = new Set();
+
+// A browser does not tell the page how a download ended, but the node does if it left something out.
+events.addEventListener('event', ({ detail: { type, cid, count } }) => {
+  if (type !== 'left_out' || !downloaded.has(cid)) return;
+  showToast(`${plural(count, 'file')} could not be read and ${count === 1 ? 'is' : 'are'} missing in the download.`, 'bad', 'A list is in the downloaded archive and under “Activity”.');
+});
 
 const readFailure = ({ name }) => `Could not read ${displayName(name)}: `;
 
@@ -53,6 +63,7 @@ export function downloadLink(info, props, ...children) {
     hideToast?.();
     checking = false;
     if (problem) return reportProblem(problem, readFailure(info));
+    if (info.kind === 'dir') downloaded.add(info.cid);
     checked = true;
     link.click();
     checked = false;

@@ -48,6 +48,14 @@ const BY_TYPE = {
           detail: cid,
           hint: 'Nothing. The node fetches the block from another peer.',
         },
+  left_out: ({ cid, count, paths }) => ({
+    icon: 'warning',
+    bad: true,
+    text: `${plural(count, 'entry', 'entries')} could not be read and ${count === 1 ? 'was' : 'were'} left out of`,
+    ...fileLink(cid),
+    detail: paths.map(escapeInvisible).join(', ') + (count > paths.length ? ', …' : ''),
+    hint: 'Connect a node that has the folder, and read it again.',
+  }),
   collected: ({ blocks, bytes: size }) => ({ icon: 'bin', text: `Freed ${bytes(size)} (${countOf(blocks)})` }),
   skipped: ({ count }) => ({
     icon: 'activity',

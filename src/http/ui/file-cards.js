@@ -82,8 +82,10 @@ export function folderCard(info, signal) {
   const count = h('p', { class: 'hint', role: 'status' });
   const more = h('button', { type: 'button', on: { click: loadNext } }, 'Show more');
   const error = h('div');
+  const damage = h('div', { class: 'state bad', hidden: true });
   let next = info.entries_next ?? null;
   const draw = () => {
+    drawDamage(damage, entries);
     renderList(
       list,
       entries,
@@ -118,14 +120,34 @@ export function folderCard(info, signal) {
   }
 
   draw();
-  return h('section', { class: 'card' }, h('h2', {}, 'Files in this folder'), list, count, error, more);
+  return h('section', { class: 'card' }, h('h2', {}, 'Files in this folder'), damage, list, count, error, more);
 }
 
-const entryRow = (folder, { kind, name, size }) =>
+function drawDamage(element, entries) {
+  const count = entries.filter(({ damaged }) => damaged).length;
+  element.hidden = !count;
+  fill(
+    element,
+    icon('warning'),
+    h(
+      'p',
+      {},
+      h('strong', {}, `${plural(count, 'entry', 'entries')} ${count === 1 ? 'lacks' : 'lack'} blocks on this node`),
+      h(
+        'span',
+        { class: 'hint' },
+        'A download of the folder fetches them from other nodes, and leaves out the files that it cannot complete. “Repair” below restores them here.',
+      ),
+    ),
+  );
+}
+
+const entryRow = (folder, { kind, name, size, damaged }) =>
   h(
     'li',
-    {},
-    icon(kind === 'dir' ? 'folder' : 'files'),
+    { class: damaged ? 'bad' : null },
+    icon(damaged ? 'warning' : kind === 'dir' ? 'folder' : 'files'),
     h('a', { class: 'break', href: viewHref(entryAddress(folder, name)) }, displayName(name)),
+    damaged && h('span', { class: 'tag' }, 'Lacks blocks'),
     h('span', { class: 'hint' }, bytes(size)),
   );

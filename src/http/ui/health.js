@@ -16,7 +16,7 @@ const itOrThem = (count) => (count === 1 ? 'it' : 'them');
 function describe({ state, blocks, here, lost, copies, may_lose: margin, only_here: onlyHere, holders }) {
   const missing = blocks - here;
   const silent = holders.filter((holder) => holder.blocks === null).length;
-  switch (state) {
+  switch (state === 'lost' && silent ? 'unknown' : state) {
     case 'ok':
       return {
         tone: 'ok',
@@ -35,13 +35,15 @@ function describe({ state, blocks, here, lost, copies, may_lose: margin, only_he
         title: `${plural(missing, 'block')} ${isOrAre(missing)} missing on this node`,
         text: `Other nodes have ${itOrThem(missing)}. Repair fetches ${itOrThem(missing)}.`,
       };
+    case 'unknown': {
+      const [who, they] = silent === 1 ? ['A node that announces', 'it runs'] : [`${plural(silent, 'node')} that announce`, 'they run'];
+      return {
+        tone: 'warn',
+        title: `${plural(lost, 'block')} ${isOrAre(lost)} on no node that answered`,
+        text: `${who} the file did not answer, and may have ${itOrThem(lost)}. Check that ${they}.`,
+      };
+    }
     default:
-      if (silent)
-        return {
-          tone: 'warn',
-          title: `${plural(lost, 'block')} not found, but ${silent === 1 ? 'a node' : plural(silent, 'node')} did not answer`,
-          text: `${silent === 1 ? 'It announced the file and may have them. Check that it runs' : 'They announced the file and may have them. Check that they run'} and can be reached from here.`,
-        };
       return {
         tone: 'bad',
         title: `${plural(lost, 'block')} ${isOrAre(lost)} missing on all reachable nodes`,

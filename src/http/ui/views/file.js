@@ -170,7 +170,7 @@ function watchFile(info, signal, { previewSection, isComplete, onChange, onRemov
         removed.abort();
         onRemoved();
       } else if (
-        ['peer_connected', 'peer_lost', 'bad_block', 'collected', 'skipped'].includes(type) ||
+        ['peer_connected', 'peer_lost', 'bad_block', 'collected', 'left_out', 'skipped'].includes(type) ||
         (['stored', 'announced'].includes(type) && cid === root) ||
         (type === 'transfer' && wasRead(detail))
       )
