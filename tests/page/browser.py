@@ -24,6 +24,7 @@ class Browser:
         self.chromium = self.driver.chromium.launch(
             executable_path=os.environ["PAGE_CHROMIUM"],
             args=args,
+            timeout=DEADLINE_S * 1000,
             # The PDF viewer is an extension.
             ignore_default_args=["--disable-extensions", "--disable-component-extensions-with-background-pages"],
         )
@@ -47,8 +48,9 @@ class Window:
         if SOURCE:
             self.context.route(re.compile(r"^http://[^/]+/(.+/)?(ui/|api/docs\.(js|css))"), self._from_source)
             self.context.route(re.compile(r"^http://[^/]+/([^/]+/)?$"), self._index_from_source)
+        # Also of tabs that the page opens.
+        self.context.set_default_timeout(DEADLINE_S * 1000)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(DEADLINE_S * 1000)
         self.errors = []
         #: Patterns of console messages that the test provokes on purpose.
         self.expected = []
@@ -74,7 +76,6 @@ class Window:
     def tab(self):
         """Opens another tab of the same browser, on the same view."""
         page = self.context.new_page()
-        page.set_default_timeout(DEADLINE_S * 1000)
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
         page.goto(self.page.url)

@@ -57,7 +57,7 @@ class Node:
 
     def run(self, *args, check=True):
         """Runs a command of the command line against this node."""
-        done = subprocess.run([BINARY, "--data-dir", self.folder, *args], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([BINARY, "--data-dir", self.folder, *args], capture_output=True, text=True, timeout=2 * DEADLINE_S)
         if check and done.returncode != 0:
             raise AssertionError(f"{args}: {done.stderr}")
         return done

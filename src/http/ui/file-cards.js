@@ -13,6 +13,8 @@ import { copyField, qrCode } from './share.js';
 const MAX_UNSCROLLED = 12;
 /** The number of entries loaded at a time. */
 const PAGE_SIZE = 1000;
+/** Damaged entries named above the list. */
+const MAX_DAMAGED = 5;
 
 export function linkCard(info) {
   const card = h('section', { class: 'card' }, h('h2', {}, 'Link'));
@@ -85,7 +87,7 @@ export function folderCard(info, signal) {
   const damage = h('div', { class: 'state bad', hidden: true });
   let next = info.entries_next ?? null;
   const draw = () => {
-    drawDamage(damage, entries);
+    drawDamage(damage, info, entries);
     renderList(
       list,
       entries,
@@ -123,31 +125,43 @@ export function folderCard(info, signal) {
   return h('section', { class: 'card' }, h('h2', {}, 'Files in this folder'), damage, list, count, error, more);
 }
 
-function drawDamage(element, entries) {
-  const count = entries.filter(({ damaged }) => damaged).length;
-  element.hidden = !count;
+/** Says which of the entries lack blocks, with links to the first of them. */
+function drawDamage(element, folder, entries) {
+  const damaged = entries.filter((entry) => entry.damaged);
+  const more = damaged.length - MAX_DAMAGED;
+  const repair = session.can('write') ? ' “Repair” under “Health” restores them here.' : '';
+  element.hidden = !damaged.length;
   fill(
     element,
     icon('warning'),
     h(
-      'p',
+      'div',
       {},
-      h('strong', {}, `${plural(count, 'entry', 'entries')} ${count === 1 ? 'lacks' : 'lack'} blocks on this node`),
+      h('p', {}, h('strong', {}, `${plural(damaged.length, 'entry', 'entries')} ${damaged.length === 1 ? 'lacks' : 'lack'} blocks on this node`)),
       h(
-        'span',
+        'ul',
+        {},
+        damaged.slice(0, MAX_DAMAGED).map((entry) => h('li', {}, entryLink(folder, entry))),
+        more > 0 && h('li', {}, `and ${number(more)} more`),
+      ),
+      h(
+        'p',
         { class: 'hint' },
-        'A download of the folder fetches them from other nodes, and leaves out the files that it cannot complete. “Repair” below restores them here.',
+        `A download of the folder fetches missing blocks from other nodes, and leaves out files that stay incomplete.${repair}`,
       ),
     ),
   );
 }
 
-const entryRow = (folder, { kind, name, size, damaged }) =>
+const entryLink = (folder, { name }) =>
+  h('a', { class: 'break', href: viewHref(entryAddress(folder, name)) }, displayName(name));
+
+const entryRow = (folder, entry) =>
   h(
     'li',
-    { class: damaged ? 'bad' : null },
-    icon(damaged ? 'warning' : kind === 'dir' ? 'folder' : 'files'),
-    h('a', { class: 'break', href: viewHref(entryAddress(folder, name)) }, displayName(name)),
-    damaged && h('span', { class: 'tag' }, 'Lacks blocks'),
-    h('span', { class: 'hint' }, bytes(size)),
+    { class: entry.damaged ? 'bad' : null },
+    icon(entry.damaged ? 'warning' : entry.kind === 'dir' ? 'folder' : 'files'),
+    entryLink(folder, entry),
+    entry.damaged && h('span', { class: 'tag' }, 'Lacks blocks'),
+    h('span', { class: 'hint' }, bytes(entry.size)),
   );
