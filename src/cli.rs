@@ -6,7 +6,9 @@
 mod args;
 mod attributes;
 mod auth;
+mod backup;
 mod client;
+mod cluster_key;
 mod connection;
 mod context;
 mod demo;
@@ -158,7 +160,8 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
         Command::Init { cluster } => setup::init(&context, cluster)?,
         Command::Invite => setup::invite(&context).await?,
         Command::Join { invite } => setup::join(&context, &invite)?,
-        Command::Key { action } => setup::key(&context, action).await?,
+        Command::Leave => setup::leave(&context)?,
+        Command::Key { action } => backup::key(&context, action).await?,
         Command::Web => auth::web(&context).await?,
         Command::Token { action } => auth::token(&context, action).await?,
         Command::Config { action } => settings::config(&context, &action).await?,

@@ -35,6 +35,7 @@ pub mod invite;
 mod jobs;
 mod listing;
 mod lookup;
+pub mod membership;
 mod network;
 mod options;
 mod peers;

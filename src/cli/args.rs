@@ -192,6 +192,8 @@ pub(super) enum Command {
         /// The line that `invite` printed.
         invite: String,
     },
+    /// Leave the cluster: the node becomes an open one. Its files stay.
+    Leave,
     /// Back up or restore the identity and the cluster key.
     Key {
         #[command(subcommand)]
@@ -262,12 +264,12 @@ pub(super) struct GetOptions {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyAction {
-    /// Write identity and cluster key to a file; anybody who has it can act as this node.
+    /// Write identity, cluster key and bootstrap addresses to a file; anybody who has it can act as this node.
     Backup {
         /// The file to create; - is stdout.
         file: PathBuf,
     },
-    /// Restore a backup into an empty data directory.
+    /// Restore what a data directory lacks from a backup. The original must not run any more.
     Restore {
         /// A file that `key backup` created; - is stdin.
         file: PathBuf,

@@ -12,9 +12,10 @@ use serde::Serialize;
 use super::{
     Context,
     client::how_to_join,
+    cluster_key::CLUSTER_FILE,
     connection::{Connection, Network},
     error::CliError,
-    options::{CLUSTER_FILE, run_options},
+    options::run_options,
     output::{self, plural},
 };
 use crate::{
@@ -171,7 +172,8 @@ fn settings(context: &Context) -> Check {
     let checked = || run_options(&context.settings, &context.data_dir).err();
     match context.invalid.clone().or_else(checked) {
         None => Check::ok("settings", "all settings are valid"),
-        Some(error) => Check::fail("settings", error.to_string()),
+        Some(CliError { message, hint, .. }) if hint.is_empty() => Check::fail("settings", message),
+        Some(CliError { message, hint, .. }) => Check::fail("settings", format!("{message}; {hint}")),
     }
 }
 

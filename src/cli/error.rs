@@ -177,6 +177,13 @@ fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         Some(Reason::NameTooLong | Reason::NameHasNul) => "choose another name with --name",
         Some(Reason::InputFailed) => "store it again",
         Some(Reason::NoCluster) => "`storgo-node init --cluster` creates one",
+        Some(Reason::ClusterKeyMissing | Reason::ClusterKeyDamaged) => {
+            "`storgo-node key restore` with a backup, or `storgo-node join` with an invite of another member, brings the key back; \
+             `storgo-node leave` makes this an open node"
+        }
+        Some(Reason::OtherCluster) => {
+            "use another --data-dir, or run `storgo-node leave` first; files stored in the old cluster stay readable by their links"
+        }
         Some(Reason::WorkerFailed) => "the log of the node says where it failed; please report this",
         _ => match code {
             ErrorCode::Unreachable => {

@@ -1,25 +1,20 @@
 //! Options of a node and of its HTTP API, made from the settings.
 
 use std::{
-    fs, io,
+    io,
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     path::Path,
 };
 
-use data_encoding::BASE64URL_NOPAD;
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-use super::error::CliError;
+use super::{cluster_key::cluster_key, error::CliError};
 use crate::{
     config::{ByteSize, HttpAddr, Origin, Settings, parse_duration},
-    content::secret::{ClusterKey, Key},
     http::{ApiOptions, ServeOptions, SettingInfo, Tls},
     node::NodeOptions,
     store::StoreOptions,
 };
-
-/// Name of the file in the data directory that holds the cluster key.
-pub(super) const CLUSTER_FILE: &str = "cluster.key";
 
 pub(super) fn any_ports() -> Vec<Multiaddr> {
     let addrs = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
@@ -147,29 +142,4 @@ fn serve_options(settings: &Settings) -> Result<ServeOptions, CliError> {
         CliError::from(settings.bad_value(key, error.message)).hint(error.hint)
     })?;
     Ok(options)
-}
-
-/// Returns the cluster key from the settings, or else from its file in the data directory.
-pub(super) fn cluster_key(settings: &Settings, data_dir: &Path) -> Result<Option<ClusterKey>, CliError> {
-    let damaged = |what: &str| {
-        let message = format!("{what} is damaged: expected 32 bytes in base64url");
-        CliError::bad_request(message)
-            .hint("restore it from a backup (`storgo-node key restore`) or from an invite of another member")
-    };
-    if let Some(text) = settings.get("cluster.key") {
-        return parse_cluster_key(text).map(Some).ok_or_else(|| damaged("the setting cluster.key"));
-    }
-    let path = data_dir.join(CLUSTER_FILE);
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            parse_cluster_key(text.trim()).map(Some).ok_or_else(|| damaged(&path.display().to_string()))
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(CliError::io(format_args!("read {}", path.display()), &e)),
-    }
-}
-
-pub(super) fn parse_cluster_key(text: &str) -> Option<ClusterKey> {
-    let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
-    Some(ClusterKey::new(Key::new(bytes.try_into().ok()?)))
 }

@@ -1,31 +1,23 @@
-//! `id`, `init`, `invite`, `join` and `key`: the identity of a node and its cluster.
+//! `id`, `init`, `invite`, `join` and `leave`: the identity of a node and its cluster.
 
 use std::{
-    fs,
-    io::{self, IsTerminal, Read},
+    fs, io,
     os::unix::fs::DirBuilderExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use data_encoding::BASE64URL_NOPAD;
 use libp2p::identity::Keypair;
-use serde::{Deserialize, Serialize};
 
 use super::{
     Context,
-    args::KeyAction,
+    cluster_key::{self, CLUSTER_FILE, cluster_key, parse_cluster_key},
     connection::{Network, ask, require_data_dir},
     error::CliError,
-    options::{CLUSTER_FILE, cluster_key, parse_cluster_key},
     output,
 };
 use crate::{
     content::secret::{ClusterKey, Key},
-    node::{
-        ErrorCode,
-        identity::{IDENTITY_FILE, decode, load_or_create, write_secret},
-        invite::Invite,
-    },
+    node::{ErrorCode, identity::load_or_create, invite::Invite, membership::CLUSTER_ID_FILE},
     store::{read_lock, replace},
 };
 
@@ -34,7 +26,7 @@ pub(super) fn id(context: &Context) -> Result<(), CliError> {
     print_identity(context)
 }
 
-fn print_identity(context: &Context) -> Result<(), CliError> {
+pub(super) fn print_identity(context: &Context) -> Result<(), CliError> {
     let peer = load_identity(context)?.public().to_peer_id().to_string();
     let cluster = cluster_key(&context.settings, &context.data_dir)?.is_some();
     let data_dir = context.data_dir.display().to_string();
@@ -42,20 +34,14 @@ fn print_identity(context: &Context) -> Result<(), CliError> {
     output::result(context, &identity, |_| format!("{peer}\n"))
 }
 
-fn load_identity(context: &Context) -> Result<Keypair, CliError> {
+pub(super) fn load_identity(context: &Context) -> Result<Keypair, CliError> {
     create_data_dir(context)?;
     Ok(load_or_create(&context.data_dir)?)
 }
 
-fn create_data_dir(context: &Context) -> Result<(), CliError> {
+pub(super) fn create_data_dir(context: &Context) -> Result<(), CliError> {
     let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(&context.data_dir);
     created.map_err(|e| CliError::path("create", &context.data_dir, &e))
-}
-
-fn save_cluster_key(context: &Context, key: &ClusterKey) -> Result<(), CliError> {
-    let path = context.data_dir.join(CLUSTER_FILE);
-    let text = BASE64URL_NOPAD.encode(key.as_bytes()) + "\n";
-    write_secret(&path, text.as_bytes()).map_err(|e| CliError::path("write", &path, &e))
 }
 
 pub(super) fn init(context: &Context, cluster: bool) -> Result<(), CliError> {
@@ -65,7 +51,7 @@ pub(super) fn init(context: &Context, cluster: bool) -> Result<(), CliError> {
             return Err(CliError::bad_request("this node is in a cluster already")
                 .hint("`storgo-node invite` brings in other machines"));
         }
-        save_cluster_key(context, &ClusterKey::new(Key::new(rand::random())))?;
+        cluster_key::save(context, &ClusterKey::new(Key::new(rand::random())))?;
     }
     print_identity(context)?;
     let dir = context.data_dir.display();
@@ -127,23 +113,73 @@ pub(super) fn join(context: &Context, text: &str) -> Result<(), CliError> {
         return Err(CliError::new(ErrorCode::Locked, format!("the node runs as process {}", lock.pid))
             .hint("stop it, join, then start it again"));
     }
-    let file = context.sources.file.clone().unwrap_or_else(|| context.data_dir.join("config.toml"));
-    let text = add_bootstrap(&file, &invite.addrs)?;
+    let settings = Bootstrap::new(context, &invite.addrs)?;
+    let lacks_key = cluster_key::lacks(context, &key)?;
     create_data_dir(context)?;
-    match cluster_key(&context.settings, &context.data_dir)? {
-        Some(known) if known == key => {}
-        Some(_) => {
-            return Err(CliError::bad_request("this node is in another cluster")
-                .hint("use another --data-dir: the new cluster could not read the files of the old one"));
-        }
-        None => save_cluster_key(context, &key)?,
+    if lacks_key {
+        cluster_key::save(context, &key)?;
     }
-    write_settings(&file, &text).map_err(|e| CliError::path("write", &file, &e))?;
+    settings.write()?;
     print_identity(context)?;
-    let config = context.sources.file.as_ref().map(|file| format!(" --config {}", file.display()));
-    let (dir, config) = (context.data_dir.display(), config.unwrap_or_default());
-    output::message(context, &format!("joined; start the node with: storgo-node --data-dir {dir}{config}"));
+    output::message(context, &format!("joined; start the node with: {}", start_command(context)));
     Ok(())
+}
+
+/// Returns the command that starts the node of this data directory.
+pub(super) fn start_command(context: &Context) -> String {
+    let config = context.sources.file.as_ref().map(|file| format!(" --config {}", file.display()));
+    format!("storgo-node --data-dir {}{}", context.data_dir.display(), config.unwrap_or_default())
+}
+
+pub(super) fn leave(context: &Context) -> Result<(), CliError> {
+    require_data_dir(context)?;
+    if let Some(lock) = read_lock(&context.data_dir) {
+        return Err(CliError::new(ErrorCode::Locked, format!("the node runs as process {}", lock.pid))
+            .hint("stop it, leave, then start it again"));
+    }
+    if context.settings.get("cluster.key").is_some() {
+        let origin = context.settings.origin("cluster.key");
+        return Err(CliError::bad_request(format!("the cluster key is a setting, from {origin}"))
+            .hint("remove this setting, then leave"));
+    }
+    // The key first: if this is interrupted, the node refuses to start, and `leave` works again.
+    let mut was_member = false;
+    for name in [CLUSTER_FILE, CLUSTER_ID_FILE] {
+        let path = context.data_dir.join(name);
+        match fs::remove_file(&path) {
+            Ok(()) => was_member = true,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(CliError::path("remove", &path, &e)),
+        }
+    }
+    if !was_member {
+        return Err(CliError::bad_request("this node is in no cluster"));
+    }
+    print_identity(context)?;
+    let message = "left the cluster; anybody may connect to this node now. `storgo-node join` with an invite of a member comes back";
+    output::message(context, message);
+    if !context.settings.list("bootstrap").is_empty() {
+        output::message(context, "the setting `bootstrap` still names peers; remove those of the cluster");
+    }
+    Ok(())
+}
+
+/// A settings file with addresses added to `bootstrap`, not written yet.
+pub(super) struct Bootstrap {
+    file: PathBuf,
+    text: String,
+}
+
+impl Bootstrap {
+    /// Errors: a settings file that cannot be read or changed. It is not written then, and nothing else should be.
+    pub(super) fn new(context: &Context, addrs: &[String]) -> Result<Self, CliError> {
+        let file = context.sources.file.clone().unwrap_or_else(|| context.data_dir.join("config.toml"));
+        Ok(Self { text: add_bootstrap(&file, addrs)?, file })
+    }
+
+    pub(super) fn write(&self) -> Result<(), CliError> {
+        write_settings(&self.file, &self.text).map_err(|e| CliError::path("write", &self.file, &e))
+    }
 }
 
 /// Returns the text of a settings file with addresses added to `bootstrap`. The rest of the file stays as it is.
@@ -179,100 +215,4 @@ fn write_settings(path: &Path, text: &str) -> io::Result<()> {
     let permissions = fs::metadata(path).ok().map(|meta| meta.permissions());
     replace(path, text.as_bytes())?;
     permissions.map_or(Ok(()), |permissions| fs::set_permissions(path, permissions))
-}
-
-/// Maximum length of a backup, in bytes.
-const MAX_BACKUP: u64 = 64 << 10;
-
-#[derive(Serialize, Deserialize)]
-struct Backup {
-    version: u32,
-    identity: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    cluster_key: Option<String>,
-}
-
-pub(super) async fn key(context: &Context, action: KeyAction) -> Result<(), CliError> {
-    match action {
-        KeyAction::Backup { file } => backup(context, &file),
-        KeyAction::Restore { file } => {
-            let name = if is_standard_stream(&file) { "stdin".into() } else { file.display().to_string() };
-            // On a blocking thread, so that Ctrl-C ends a read of stdin.
-            let read = tokio::task::spawn_blocking(move || read_backup(&file)).await;
-            let read = read.map_err(|_| CliError::panicked("reading the backup"))?;
-            restore(context, &name, &read.map_err(|e| CliError::path("read", Path::new(&name), &e))?)
-        }
-    }
-}
-
-fn is_standard_stream(file: &Path) -> bool {
-    file == Path::new("-")
-}
-
-fn read_backup(file: &Path) -> io::Result<String> {
-    let input: Box<dyn Read> =
-        if is_standard_stream(file) { Box::new(io::stdin().lock()) } else { Box::new(fs::File::open(file)?) };
-    let mut text = Vec::new();
-    input.take(MAX_BACKUP).read_to_end(&mut text)?;
-    // Bytes that are not UTF-8 are no backup, and neither is an empty text.
-    Ok(String::from_utf8(text).unwrap_or_default())
-}
-
-fn backup(context: &Context, path: &Path) -> Result<(), CliError> {
-    require_data_dir(context)?;
-    let failed = |e: &dyn std::fmt::Display| {
-        CliError::new(ErrorCode::Other, format!("cannot encode the identity: {e}"))
-    };
-    let identity = load_identity(context)?.to_protobuf_encoding().map_err(|e| failed(&e))?;
-    let cluster = cluster_key(&context.settings, &context.data_dir)?;
-    let backup = Backup {
-        version: 1,
-        identity: BASE64URL_NOPAD.encode(&identity),
-        cluster_key: cluster.map(|key| BASE64URL_NOPAD.encode(key.as_bytes())),
-    };
-    let text = serde_json::to_string_pretty(&backup).map_err(|e| failed(&e))? + "\n";
-    if is_standard_stream(path) {
-        // Also with --quiet, because the keys stay on the screen.
-        if io::stdout().is_terminal() {
-            output::stderr_line("keep this secret: anybody who sees these keys can act as this node");
-        }
-        return output::print(&text);
-    }
-    write_secret(path, text.as_bytes()).map_err(|e| match e.kind() {
-        io::ErrorKind::AlreadyExists => CliError::bad_request(format!("{} already exists", path.display()))
-            .hint("it may hold other keys and is not replaced; name another file, or move it away"),
-        _ => CliError::path("write", path, &e),
-    })?;
-    output::result(context, &serde_json::json!({ "file": path.display().to_string() }), |_| String::new())?;
-    let message = format!("keep {} secret: anybody who reads it can act as this node", path.display());
-    output::message(context, &message);
-    Ok(())
-}
-
-fn restore(context: &Context, name: &str, text: &str) -> Result<(), CliError> {
-    let invalid = || {
-        CliError::bad_request(format!("{name} is not a storgo backup, or incomplete"))
-            .hint("`storgo-node key backup FILE` creates one")
-    };
-    let backup: Backup = serde_json::from_str(text).map_err(|_| invalid())?;
-    let identity = BASE64URL_NOPAD.decode(backup.identity.as_bytes()).map_err(|_| invalid())?;
-    decode(&identity).ok_or_else(invalid)?;
-    let cluster = match &backup.cluster_key {
-        Some(key) => Some(parse_cluster_key(key).ok_or_else(invalid)?),
-        None => None,
-    };
-    create_data_dir(context)?;
-    for file in [IDENTITY_FILE, CLUSTER_FILE] {
-        if context.data_dir.join(file).exists() {
-            let message = format!("{} contains keys already", context.data_dir.display());
-            return Err(CliError::bad_request(message)
-                .hint("restore into an empty data directory, or move the old keys away"));
-        }
-    }
-    let target = context.data_dir.join(IDENTITY_FILE);
-    write_secret(&target, &identity).map_err(|e| CliError::path("write", &target, &e))?;
-    if let Some(key) = cluster {
-        save_cluster_key(context, &key)?;
-    }
-    print_identity(context)
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cluster key ─┬─ membership key   to connect: Noise prologue, QUIC proof, name of the DHT protocol
-//!              └─ read key ─── convergence secret   to encrypt: chunk keys of the cluster
+//!              ├─ read key ─── convergence secret   to encrypt: chunk keys of the cluster
+//!              └─ id   to name the cluster; not secret
 //! ```
 //! A node without a cluster has a random convergence secret.
 
@@ -81,6 +82,16 @@ impl ClusterKey {
     /// The bytes, for the key file and for invites.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()
+    }
+
+    /// Length of [`ClusterKey::id`] in bytes.
+    pub const ID_LEN: usize = 16;
+
+    /// Derives a name of the cluster. It reveals nothing about the key.
+    pub fn id(&self) -> [u8; Self::ID_LEN] {
+        let mut id = [0; Self::ID_LEN];
+        id.copy_from_slice(&self.0.derive("storgo v1 cluster id").as_bytes()[..Self::ID_LEN]);
+        id
     }
 
     /// Derives the membership key.

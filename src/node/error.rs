@@ -153,6 +153,12 @@ pub enum Reason {
     TooManyBlocks,
     /// This node belongs to no cluster.
     NoCluster,
+    /// This node belongs to a cluster, and its cluster key is gone.
+    ClusterKeyMissing,
+    /// The file with the cluster key cannot be understood.
+    ClusterKeyDamaged,
+    /// This node belongs to another cluster than the given key.
+    OtherCluster,
     /// A thread of this node panicked, which is a bug.
     WorkerFailed,
 }

@@ -17,6 +17,7 @@ use super::{
     health::HealthCheck,
     identity,
     listing::Listing,
+    membership,
     network::Network,
     peers::Peers,
     put::Puts,
@@ -80,9 +81,14 @@ impl Services {
 
     /// Opens the data directory, joins the network and builds the services.
     pub(super) async fn start(options: NodeOptions) -> Result<Services, NodeError> {
-        let store_options = options.store.clone();
+        let (store_options, cluster) = (options.store.clone(), options.cluster.clone());
         let opened = tokio::task::spawn_blocking(move || -> Result<_, NodeError> {
+            membership::check(&store_options.dir, cluster.as_ref())?;
             let store = open(&store_options)?;
+            // A full disk must not prevent the start.
+            if let Some(Err(error)) = cluster.map(|key| membership::record(store.dir(), &key)) {
+                tracing::warn!("{error}");
+            }
             let keypair = identity::load_or_create(store.dir())?;
             Ok((store, keypair))
         });

@@ -14,6 +14,7 @@ mod binary;
 mod cable;
 mod cli_alone;
 mod cli_cluster;
+mod cli_cluster_key;
 mod cli_doors;
 mod cli_failures;
 mod cli_flood;
