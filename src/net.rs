@@ -86,6 +86,8 @@ pub struct NetOptions {
     pub remembered: Vec<RememberedPeer>,
     /// Provider records of the last run, from [`Snapshot::records`].
     pub records: Vec<u8>,
+    /// Addresses of earlier runs with this identity. A node that has it and answers there is another machine.
+    pub former: Vec<Multiaddr>,
 }
 
 impl NetOptions {
@@ -106,6 +108,7 @@ impl NetOptions {
             republish: Duration::from_secs(12 * 3600),
             remembered: Vec::new(),
             records: Vec::new(),
+            former: Vec::new(),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use data_encoding::BASE64URL_NOPAD;
+use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     node::{
         ErrorCode,
-        identity::{IDENTITY_FILE, decode, write_secret},
+        identity::{IDENTITY_FILE, add_former_addrs, decode, former_addrs, write_secret},
     },
     store::{read_lock, replace},
 };
@@ -38,6 +39,9 @@ struct Backup {
     /// Addresses of other members: without them, a restored node finds nobody.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     bootstrap: Vec<String>,
+    /// Addresses of the node, at which a restored one would meet it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    addrs: Vec<Multiaddr>,
 }
 
 pub(super) async fn key(context: &Context, action: KeyAction) -> Result<(), CliError> {
@@ -78,6 +82,7 @@ fn backup(context: &Context, path: &Path) -> Result<(), CliError> {
         identity: BASE64URL_NOPAD.encode(&identity),
         cluster_key: cluster.map(|key| BASE64URL_NOPAD.encode(key.as_bytes())),
         bootstrap: context.settings.list("bootstrap").to_vec(),
+        addrs: former_addrs(&context.data_dir),
     };
     let text = serde_json::to_string_pretty(&backup).map_err(|e| failed(&e))? + "\n";
     if is_standard_stream(path) {
@@ -140,6 +145,8 @@ fn restore(context: &Context, name: &str, text: &str) -> Result<(), CliError> {
     if !backup.bootstrap.is_empty() {
         settings.write()?;
     }
+    add_former_addrs(&context.data_dir, backup.addrs)
+        .map_err(|e| CliError::io("save the addresses of the original", &e))?;
     print_identity(context)?;
     let next = match read_lock(&context.data_dir) {
         Some(lock) => {

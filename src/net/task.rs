@@ -137,7 +137,7 @@ pub(super) async fn start(
         dialing: HashMap::new(),
         dials: Dials::default(),
         relays: Relays::default(),
-        duplicate_identity: DuplicateIdentity::new(self_dials),
+        duplicate_identity: DuplicateIdentity::new(self_dials, options.former),
         opening: HashMap::new(),
         unproviding: HashMap::new(),
         queries: HashMap::new(),
@@ -252,6 +252,7 @@ impl Task {
                 self.dial(peer);
             }
         }
+        self.probe_former_addresses(now);
         self.end_slow_dials(now);
         self.reserve(now);
         if let Some(addr) = self.duplicate_identity.detect(now) {

@@ -1,12 +1,15 @@
 //! The identity of a node: the key pair in `identity.key` and the secret derived from it.
 
-use std::{fs, path::Path};
+use std::{collections::HashSet, fs, path::Path};
 
-use libp2p::identity::Keypair;
+use libp2p::{Multiaddr, identity::Keypair};
 
 use super::error::{ErrorCode, NodeError, Reason};
-use crate::content::secret::{ConvergenceSecret, Key};
 pub use crate::store::write_new as write_secret;
+use crate::{
+    content::secret::{ConvergenceSecret, Key},
+    store::replace,
+};
 
 /// Name of the identity file inside the data directory.
 pub const IDENTITY_FILE: &str = "identity.key";
@@ -44,6 +47,35 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Keypair> {
     let keypair = Keypair::from_protobuf_encoding(bytes).ok()?;
     keypair.clone().try_into_ed25519().ok()?;
     Some(keypair)
+}
+
+/// Name of the file in the data directory with the addresses of nodes with its identity, the newest first, one a line.
+const ADDRS_FILE: &str = "identity.addrs";
+const MAX_ADDRS: usize = 16;
+
+/// Returns the addresses at which a node with the identity of this data directory has listened: at these, this node may meet
+/// another one with the same identity. A file that cannot be read names none.
+pub fn former_addrs(data_dir: &Path) -> Vec<Multiaddr> {
+    let text = fs::read_to_string(data_dir.join(ADDRS_FILE)).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).take(MAX_ADDRS).collect()
+}
+
+/// Adds addresses to [`former_addrs`]. The oldest are dropped.
+///
+/// # Errors
+/// The operating system's.
+pub fn add_former_addrs(data_dir: &Path, addrs: Vec<Multiaddr>) -> std::io::Result<()> {
+    let known = former_addrs(data_dir);
+    let mut all = addrs;
+    all.extend(known.iter().cloned());
+    let mut seen = HashSet::new();
+    all.retain(|addr| seen.insert(addr.clone()));
+    all.truncate(MAX_ADDRS);
+    if all == known {
+        return Ok(());
+    }
+    let text: String = all.iter().map(|addr| format!("{addr}\n")).collect();
+    replace(&data_dir.join(ADDRS_FILE), text.as_bytes())
 }
 
 /// Derives the convergence secret of a node without a cluster. Blocks of other nodes never equal its own.

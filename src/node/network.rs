@@ -12,11 +12,13 @@ use super::{
     ErrorCode, NodeOptions,
     error::{NodeError, Reason},
     handles::{BlockingStore, Tasks},
+    identity::{add_former_addrs, former_addrs},
 };
 use crate::{
     content::cid::Cid,
     fetch::Fetcher,
     net::{Net, NetOptions, Protocols, RememberedPeer},
+    store::Store,
     transfer::{self, Counters, RateLimiter, ServeOptions, Transfers},
 };
 
@@ -35,6 +37,17 @@ pub(super) struct Network {
     pub(super) counters: Arc<Counters>,
     /// Version of the provider records that were saved last.
     saved_version: Mutex<Option<u64>>,
+}
+
+/// Returns a job that saves the addresses of this node. A failure has no consequence but a later warning.
+fn save_addrs(net: &Net) -> impl FnOnce(&Store) -> Result<(), NodeError> + Send + use<> {
+    let addrs = net.listen_addrs();
+    move |store| {
+        if let Err(error) = add_former_addrs(store.dir(), addrs) {
+            tracing::debug!("cannot save the addresses of this node: {error}");
+        }
+        Ok(())
+    }
 }
 
 impl Network {
@@ -59,11 +72,13 @@ impl Network {
             max_connections: options.max_connections,
             remembered,
             records: store.meta(META_RECORDS).await?.unwrap_or_default(),
+            former: former_addrs(store.0.dir()),
             ..NetOptions::new(keypair)
         };
         let mut protocols = Protocols::default();
         let incoming = protocols.accept(transfer::PROTOCOL);
         let net = Net::start(net_options, protocols).await?;
+        store.run(save_addrs(&net)).await?;
         let store = &store.0;
         let counters = Arc::new(Counters::default());
         let serve_options = ServeOptions {
@@ -124,7 +139,9 @@ impl Network {
             return;
         };
         let version = snapshot.records_version;
+        let save_addrs = save_addrs(&self.net);
         let saved = store.run(move |store| {
+            save_addrs(store)?;
             // A node that has met no peers yet keeps those of its last run.
             if !snapshot.remembered.is_empty() {
                 let peers = serde_json::to_vec(&snapshot.remembered).unwrap_or_default();

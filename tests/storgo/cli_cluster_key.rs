@@ -139,3 +139,22 @@ fn a_backup_brings_back_what_is_lost_and_replaces_nothing_else() {
     assert_eq!(other.run(["id"]).ok().one_line(), own);
     assert!(!other.data().join("cluster.key").exists() && !other.data().join("config.toml").exists());
 }
+
+#[test]
+fn an_original_and_its_restored_backup_warn_of_each_other() {
+    let (original, restored) = (Machine::new(), Machine::new());
+    let first = original.start::<&str>([]);
+    original.run(["key", "backup", "keys"]).ok();
+    let done = restored.run_with(["key", "restore", "-"], &original.read("keys")).ok();
+    assert!(done.stderr.contains("only if the original has stopped"), "{}", done.stderr);
+    let second = restored.start::<&str>([]);
+    for (machine, node) in [(&original, &first), (&restored, &second)] {
+        node.running.notes("has the identity of this node");
+        assert!(machine.status()["same_identity"].is_string());
+        let found = machine.run(["doctor"]).ends(1).text();
+        assert!(found.contains("another machine uses this node's identity"), "{found}");
+    }
+    let met = restored.status()["same_identity"].to_string();
+    let port = first.bare_addr();
+    assert!(met.contains(&port), "{met} is not {port}");
+}

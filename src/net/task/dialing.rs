@@ -149,6 +149,17 @@ impl Task {
         started
     }
 
+    /// Dials the addresses of earlier runs, for a node there that has the identity of this one.
+    pub(super) fn probe_former_addresses(&mut self, now: Instant) {
+        let local = *self.swarm.local_peer_id();
+        for addr in self.duplicate_identity.probes(now) {
+            // With the peer id, so that no other node there becomes a peer. This node's own addresses are not dialled.
+            if let Ok(addr) = without_peer_id(&addr).with_p2p(local) {
+                let _ = self.dial_in_backoff(dial_opts(addr));
+            }
+        }
+    }
+
     /// Adds an address of a peer that another peer or the local network reports.
     pub(super) fn add_reported_address(&mut self, peer: PeerId, addr: &Multiaddr) {
         self.address_book.add_reported(peer, addr);

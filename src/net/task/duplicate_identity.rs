@@ -1,7 +1,8 @@
 //! Detects another machine with the identity of this node. The two hide each other from the swarm.
 //!
 //! A connection between equal peer ids is either one of this node with itself, for example at its own bootstrap address,
-//! and then both ends are seen here, or one with such a machine.
+//! and then both ends are seen here, or one with such a machine. Neither mDNS nor the DHT tells a node about its own peer id,
+//! so the addresses of earlier runs are dialled: a copied data directory and a restored backup name those of the original.
 
 use std::{
     sync::{
@@ -16,10 +17,15 @@ use tokio::time::Instant;
 
 /// Time within which both ends of a connection of this node with itself are seen.
 const PAIR: Duration = Duration::from_secs(3);
+/// Interval at which the addresses of earlier runs are dialled.
+const PROBE: Duration = Duration::from_secs(120);
 
 /// Connections between equal peer ids.
 #[derive(Default)]
 pub(super) struct DuplicateIdentity {
+    /// Addresses of earlier runs, and when they are dialled next.
+    former: Vec<Multiaddr>,
+    next_probe: Option<Instant>,
     /// Dials to other peers that this node itself answered, and how many of them were handled.
     self_dials: Arc<AtomicU64>,
     handled: u64,
@@ -32,8 +38,21 @@ pub(super) struct DuplicateIdentity {
 }
 
 impl DuplicateIdentity {
-    pub(super) fn new(self_dials: Arc<AtomicU64>) -> Self {
-        Self { self_dials, ..Self::default() }
+    pub(super) fn new(self_dials: Arc<AtomicU64>, former: Vec<Multiaddr>) -> Self {
+        let next_probe = (!former.is_empty()).then(Instant::now);
+        Self { self_dials, former, next_probe, ..Self::default() }
+    }
+
+    /// Returns the addresses of earlier runs to dial now.
+    pub(super) fn probes(&mut self, now: Instant) -> Vec<Multiaddr> {
+        match self.next_probe.take_if(|at| *at <= now) {
+            Some(_) if self.reported => Vec::new(),
+            Some(_) => {
+                self.next_probe = Some(now + PROBE);
+                self.former.clone()
+            }
+            None => Vec::new(),
+        }
     }
 
     /// Notes that a dial reached a node with this identity.
@@ -51,9 +70,9 @@ impl DuplicateIdentity {
         }
     }
 
-    /// Returns when the noted connections are to be judged.
+    /// Returns when the noted connections are to be judged, or addresses are to be dialled.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.due
+        self.due.into_iter().chain(self.next_probe).min()
     }
 
     /// Returns the address of another machine with this identity, once.
