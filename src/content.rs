@@ -15,6 +15,7 @@ mod entry;
 pub mod hash;
 pub mod link;
 pub mod node_block;
+pub mod preorder;
 pub mod seal;
 mod sealed;
 pub mod secret;

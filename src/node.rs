@@ -39,6 +39,7 @@ pub mod membership;
 mod network;
 mod options;
 mod peers;
+mod places;
 mod put;
 mod read;
 mod repair;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::error::NodeError;
+use super::{error::NodeError, handles::Wanted};
 use crate::{
     content::{
         cid::{Cid, Codec},
@@ -15,11 +15,15 @@ use crate::{
 const MAX_BLOCKS: usize = 200_000;
 
 /// Returns for each of `roots` whether a block of it is missing here. Block files are judged by their length.
-pub(super) fn lacking(store: &Store, roots: &[Cid]) -> Result<Vec<bool>, NodeError> {
+pub(super) fn lacking(store: &Store, roots: &[Cid], wanted: &Wanted) -> Result<Vec<bool>, NodeError> {
     // Node blocks below which nothing is missing: entries may share them.
     let mut complete = HashSet::new();
     let mut left = MAX_BLOCKS;
-    roots.iter().map(|root| lacks(store, *root, &mut complete, &mut left)).collect()
+    let lacks = |root: &Cid| {
+        wanted.check()?;
+        lacks(store, *root, &mut complete, &mut left)
+    };
+    roots.iter().map(lacks).collect()
 }
 
 fn lacks(store: &Store, root: Cid, complete: &mut HashSet<Cid>, left: &mut usize) -> Result<bool, NodeError> {

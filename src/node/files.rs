@@ -211,7 +211,11 @@ impl Files {
         let roots: Vec<Cid> = entries.iter().map(|entry| entry.link.cid).collect();
         let mut entries: Vec<_> = entries.into_iter().map(DirEntryInfo::from).collect();
         if is_damaged {
-            let lacking = self.reads.store.run(move |store| damaged_entries::lacking(store, &roots)).await?;
+            let lacking = self
+                .reads
+                .store
+                .run_while_wanted(move |store, wanted| damaged_entries::lacking(store, &roots, wanted))
+                .await?;
             for (entry, damaged) in entries.iter_mut().zip(lacking) {
                 entry.damaged = damaged;
             }

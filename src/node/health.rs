@@ -10,16 +10,18 @@ use std::{
 
 use futures::{StreamExt, future, stream};
 use libp2p::PeerId;
+use tokio::sync::Semaphore;
 
 use super::{
     error::{ErrorCode, NodeError, Reason},
-    handles::BlockingStore,
+    handles::Walks,
     lookup::Found,
     network::Network,
-    report::{BlockInfo, BlockKind, BlockList, Health, HealthReport, Holder},
+    places::{PlaceCounts, Places},
+    report::{BlockList, Health, HealthReport, Holder},
 };
-use crate::content::cid::{Cid, Codec};
-use block_map::{BlockMap, DagWalk, Position};
+use crate::content::cid::Cid;
+use block_map::{BlockMap, DagWalk};
 
 /// Time limit for the answer of one peer.
 const PEER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,17 +35,25 @@ const CONCURRENT: usize = 16;
 const MAX_PEERS: usize = 100;
 /// Connected peers that are asked although they do not announce the file.
 const MAX_CONNECTED: usize = 32;
+/// Files surveyed at a time.
+const MAX_SURVEYS: usize = 4;
 /// Missing blocks listed in a report.
 const MAX_MISSING: usize = 100;
 
 /// Finds out how many nodes have each block of a file.
 #[derive(Clone)]
 pub(super) struct HealthCheck {
-    pub(super) store: BlockingStore,
-    pub(super) network: Option<Arc<Network>>,
+    walks: Walks,
+    /// Permits for surveys, which keep the blocks of a whole file in memory.
+    surveys: Arc<Semaphore>,
+    network: Option<Arc<Network>>,
 }
 
 impl HealthCheck {
+    pub(super) fn new(walks: Walks, network: Option<Arc<Network>>) -> Self {
+        Self { walks, surveys: Arc::new(Semaphore::new(MAX_SURVEYS)), network }
+    }
+
     /// Reports on a file.
     pub(super) async fn report(&self, found: Found) -> Result<HealthReport, NodeError> {
         let kept = found.is_kept();
@@ -89,20 +99,23 @@ impl HealthCheck {
         limit: usize,
     ) -> Result<BlockList, NodeError> {
         let (map, _) = self.survey(found).await?;
-        let skipped = usize::try_from(cursor).unwrap_or(usize::MAX);
-        let info = |position: &Position| {
-            let (here, holders) = map.availability(position);
-            let kind = if position.cid.codec() == Codec::DagCbor { BlockKind::Node } else { BlockKind::Data };
-            BlockInfo { cid: position.cid, len: position.len, here, kind, holders: Some(holders.into()) }
-        };
-        let blocks: Vec<_> = map.positions.iter().skip(skipped).take(limit).map(info).collect();
-        let read = cursor.saturating_add(blocks.len() as u64);
-        Ok(BlockList { blocks, next: (read < map.positions.len() as u64).then(|| read.to_string()) })
+        let root = found.link.cid;
+        self.walks
+            .run(move |_, wanted| {
+                let links = |cid: &Cid| wanted.check().map(|()| map.links(cid));
+                // The map may be complete where the store is not, so its counts are not kept.
+                let page = Places::new(&links, &PlaceCounts::default()).page(root, cursor, limit)?;
+                page.map(map.root_len(), |cid| {
+                    let (here, holders) = map.availability(cid);
+                    Ok((here, Some(holders.into())))
+                })
+            })
+            .await
     }
 
     /// Maps the blocks of a file, and asks its providers and the connected peers which of them they have.
     async fn survey(&self, found: &Found) -> Result<(BlockMap, Vec<Holder>), NodeError> {
-        let root = found.link.cid;
+        let (root, _permit) = (found.link.cid, self.surveys.acquire().await);
         let mut map = self.map(root).await?;
         let all = map.blocks().count() as u64;
         let mut holders = Vec::new();
@@ -133,7 +146,7 @@ impl HealthCheck {
         Ok((map, holders))
     }
 
-    /// Lists the blocks of a root in preorder. Node blocks that are not here are fetched, as far as they can be.
+    /// Lists the blocks of a root. Node blocks that are not here are fetched, as far as they can be.
     async fn map(&self, root: Cid) -> Result<BlockMap, NodeError> {
         let mut walk = DagWalk::new(root);
         let until = Instant::now() + FETCH_ALL_TIMEOUT;
@@ -141,16 +154,16 @@ impl HealthCheck {
         let session = network.map(|network| network.fetcher.session(root, FETCH_TIMEOUT));
         loop {
             let (walked, needed, ahead) = self
-                .store
-                .run(move |store| {
-                    let needed = walk.advance(store)?;
+                .walks
+                .run(move |store, wanted| {
+                    let needed = walk.advance(store, wanted)?;
                     let ahead =
                         if needed.is_some() { walk.read_ahead(store, READ_AHEAD)? } else { Vec::new() };
                     Ok((walk, needed, ahead))
                 })
                 .await?;
             walk = walked;
-            let Some(cid) = needed else { return self.store.run(move |_| Ok(walk.finish())).await };
+            let Some(cid) = needed else { return Ok(walk.finish()) };
             let fetched = match &session {
                 // The map stays incomplete anyway.
                 Some(_) if walk.is_incomplete() && Instant::now() >= until => None,
@@ -171,8 +184,8 @@ impl HealthCheck {
                 continue;
             };
             walk = self
-                .store
-                .run(move |store| {
+                .walks
+                .run(move |store, _| {
                     walk.enter(&block, store)?;
                     Ok(walk)
                 })

@@ -1,21 +1,22 @@
 //! Pages of the files that are known here, in any order, and of the blocks of one file.
 
+use std::sync::Arc;
+
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
 use super::{
     damage_cache::DamageCache,
     error::{ErrorCode, NodeError, Reason},
-    report::{BlockInfo, BlockKind, BlockList, FileInfo, FileList},
+    handles::Walks,
+    places::{PlaceCounts, Places},
+    report::{BlockList, FileInfo, FileList},
 };
 pub use crate::catalogue::Sort;
 use crate::{
     catalogue::{Catalogue, Query, SortKey},
-    content::{
-        cid::{Cid, Codec},
-        node_block,
-    },
-    store::Store,
+    content::{cid::Cid, node_block},
+    store::{Store, StoreError},
 };
 
 /// Selects files by their blocks on this disk.
@@ -51,6 +52,8 @@ pub struct ListOptions {
 /// Lists files and blocks, page by page.
 pub(super) struct Listing {
     pub(super) damage: DamageCache,
+    pub(super) walks: Walks,
+    pub(super) counts: Arc<PlaceCounts>,
 }
 
 impl Listing {
@@ -68,9 +71,17 @@ impl Listing {
         Ok(FileList { kept, ..list })
     }
 
-    /// Lists a page of the blocks of a root in preorder: at most `limit`, after the first `cursor`.
+    /// Lists a page of the blocks of a root: at most `limit`, after the first `cursor`.
     pub(super) async fn blocks(&self, root: Cid, cursor: u64, limit: usize) -> Result<BlockList, NodeError> {
-        self.damage.store.run(move |store| walk(store, root, cursor, limit)).await
+        let counts = Arc::clone(&self.counts);
+        self.walks
+            .run(move |store, wanted| {
+                let len = store.get(&root)?.ok_or_else(|| root_not_here(&root))?.len();
+                let nodes = |cid: &Cid| wanted.check().and_then(|()| links(store, cid));
+                let page = Places::new(&nodes, &counts).page(root, cursor, limit)?;
+                page.map(u32::try_from(len).unwrap_or(u32::MAX), |cid| Ok((store.holds(cid)?, None)))
+            })
+            .await
     }
 }
 
@@ -110,37 +121,18 @@ fn page(
     Ok(FileList { files, next, total: page.total, kept: None })
 }
 
-fn walk(store: &Store, root: Cid, cursor: u64, limit: usize) -> Result<BlockList, NodeError> {
-    let block = store.get(&root)?.ok_or_else(|| {
-        NodeError::new(ErrorCode::NotFound, format!("the root block {root} is not on this node"))
-            .reason(Reason::RootNotHere)
-    })?;
-    let mut blocks = Vec::new();
-    let mut number = 0;
-    let len = u32::try_from(block.len()).unwrap_or(u32::MAX);
-    if cursor == 0 {
-        blocks.push(BlockInfo { cid: root, len, here: true, kind: BlockKind::Node, holders: None });
-    }
-    // Opened node blocks, each with the index of its next link.
-    let mut open = vec![(node_block::visible(&block)?, 0)];
-    while let Some((node, at)) = open.last_mut() {
-        let (Some(cid), Some(len)) = (node.links.get(*at).copied(), node.lens.get(*at).copied()) else {
-            open.pop();
-            continue;
-        };
-        *at += 1;
-        number += 1;
-        let is_node = cid.codec() == Codec::DagCbor;
-        if number >= cursor {
-            if blocks.len() == limit {
-                return Ok(BlockList { blocks, next: Some(number.to_string()) });
-            }
-            let kind = if is_node { BlockKind::Node } else { BlockKind::Data };
-            blocks.push(BlockInfo { cid, len, here: store.holds(&cid)?, kind, holders: None });
-        }
-        if is_node && let Some(block) = store.get(&cid)? {
-            open.push((node_block::visible(&block)?, 0));
-        }
-    }
-    Ok(BlockList { blocks, next: None })
+/// Returns the links of a node block with their lengths; `None` if it is not here or damaged.
+fn links(store: &Store, cid: &Cid) -> Result<Option<Vec<(Cid, u32)>>, NodeError> {
+    let block = match store.get(cid) {
+        Ok(Some(block)) => block,
+        Ok(None) | Err(StoreError::Corrupt { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let node_block::Visible { links, lens, .. } = node_block::visible(&block)?;
+    Ok(Some(links.into_iter().zip(lens).collect()))
+}
+
+fn root_not_here(root: &Cid) -> NodeError {
+    NodeError::new(ErrorCode::NotFound, format!("the root block {root} is not on this node"))
+        .reason(Reason::RootNotHere)
 }

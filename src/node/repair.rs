@@ -46,7 +46,10 @@ impl Repairs {
         let stop = self.tasks.stop.clone();
         let verified = self
             .store
-            .run(move |store| Ok(store.verify(root.as_ref(), &mut |_| !stop.is_cancelled())?))
+            .run_while_wanted(move |store, wanted| {
+                let mut goes_on = |_| !stop.is_cancelled() && wanted.is_wanted();
+                Ok(store.verify(root.as_ref(), &mut goes_on)?)
+            })
             .await?;
         Ok(self.repair_verified(root, verified).await)
     }

@@ -13,7 +13,7 @@ use super::{
     damage_cache::DamageCache,
     error::NodeError,
     files::Files,
-    handles::{BlockingStore, Events, Tasks},
+    handles::{BlockingStore, Events, Tasks, Walks},
     health::HealthCheck,
     identity,
     listing::Listing,
@@ -107,6 +107,7 @@ impl Services {
         };
         let started = Instant::now();
         let damage = DamageCache::new(store.clone());
+        let walks = Walks::new(store.clone());
         let announcements = Announcements { store: store.clone(), network: network.clone() };
         let withdrawals = Arc::new(Withdrawals {
             announcements: announcements.clone(),
@@ -139,8 +140,8 @@ impl Services {
                 damage: damage.clone(),
                 events: events.clone(),
             },
-            listing: Listing { damage },
-            health: HealthCheck { store: store.clone(), network: network.clone() },
+            listing: Listing { damage, walks: walks.clone(), counts: Arc::default() },
+            health: HealthCheck::new(walks, network.clone()),
             scrub: Scrub { repairs: repairs.clone(), rate_bytes_per_s: options.scrub_rate },
             collector: Collector { store: store.clone(), events: events.clone() },
             peers: Peers::default(),

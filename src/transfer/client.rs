@@ -50,8 +50,8 @@ impl Holding {
         Self { count: u32::try_from(blocks.len()).expect("few"), bitmap: super::lookup::bitmap(blocks) }
     }
 
-    /// Returns whether the peer has each block, in preorder: the root, then each link with all below it. Blocks below a
-    /// node block that the peer lacks are left out.
+    /// Returns whether the peer has each block, in [`Preorder`](crate::content::preorder::Preorder). Blocks below a node block
+    /// that the peer lacks are left out.
     pub fn iter(&self) -> impl Iterator<Item = bool> {
         (0..self.count).map(|at| self.bitmap[at as usize / 8] >> (7 - at % 8) & 1 == 1)
     }

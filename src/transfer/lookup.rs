@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     content::{
         cid::{Cid, Codec},
         node_block::visible,
+        preorder::Preorder,
     },
     store::Store,
     wire::{MAX_MESSAGE, Response},
@@ -17,31 +20,30 @@ const MAX_BLOCKS: usize = (MAX_MESSAGE - 64) * 8;
 /// Maximum duration of one walk. Clients wait only seconds, and the walk takes disk time from others.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Walks a root in preorder, as far as its node blocks are here. A block is here if the disk has its full length, whatever
-/// the index says. Blocks the thread on disk reads.
+/// Walks a root, each node block once, as far as its node blocks are here. A block is here if the disk has its full length,
+/// whatever the index says. Blocks the thread on disk reads, until `abandoned` is cancelled.
 ///
 /// Errors: why there is no answer, for the peer.
-pub(super) fn have(store: &Store, root: &Cid) -> Result<Response, String> {
+pub(super) fn have(store: &Store, root: &Cid, abandoned: &CancellationToken) -> Result<Response, String> {
     let mut here = Vec::new();
     let until = Instant::now() + DEADLINE;
-    // Blocks to visit, the next one last.
-    let mut open = vec![*root];
-    while let Some(cid) = open.pop() {
+    let mut walk = Preorder::new(*root);
+    while let Some((cid, _)) = walk.visit_next() {
         here.push(match cid.codec() {
             Codec::Raw => store.holds(&cid).map_err(|e| e.to_string())?,
             Codec::DagCbor => match store.get(&cid) {
                 Ok(Some(block)) => {
-                    let links = visible(&block).map_err(|e| e.to_string())?.links;
-                    open.extend(links.into_iter().rev());
+                    walk.descend(&visible(&block).map_err(|e| e.to_string())?);
                     true
                 }
                 _ => false,
             },
         });
-        if here.len().max(open.len()) > MAX_BLOCKS {
+        if here.len().max(walk.pending().len()) > MAX_BLOCKS {
             return Err("too many blocks for one answer".into());
         }
-        if here.len().is_multiple_of(1024) && Instant::now() > until {
+        let checks = cid.codec() == Codec::DagCbor || here.len().is_multiple_of(1024);
+        if checks && (abandoned.is_cancelled() || Instant::now() > until) {
             return Err("the lookup takes too long".into());
         }
     }

@@ -7,10 +7,10 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::{
@@ -53,6 +53,8 @@ const BLOCK_DEADLINE: Duration = Duration::from_secs(600);
 const BLOCK: usize = MAX_BLOCK as usize;
 /// Time after which a peer with too many streams may ask again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// After a walk over a root, its peer gets no other for this many times as long: it takes a quarter of a core at most.
+const WALK_PAUSE: u32 = 3;
 
 /// Options of the server.
 #[derive(Clone, Default)]
@@ -111,14 +113,16 @@ struct Inner {
     memory: Arc<Semaphore>,
     pace: PaceMonitor,
     /// Permits for walks over whole roots, the most expensive requests.
-    walks: Semaphore,
-    peers: Mutex<HashMap<PeerId, PeerUsage>>,
+    walks: Arc<Semaphore>,
+    peers: Arc<Mutex<HashMap<PeerId, PeerUsage>>>,
 }
 
 /// The streams and the memory of one peer.
 struct PeerUsage {
     streams: usize,
     memory: Arc<Semaphore>,
+    /// The permit of its only walk.
+    walk: Arc<Semaphore>,
 }
 
 /// A stream of a peer, counted until it is dropped.
@@ -126,6 +130,7 @@ struct ServedStream<'a> {
     inner: &'a Inner,
     peer: PeerId,
     memory: Arc<Semaphore>,
+    walk: Arc<Semaphore>,
     monitored: MonitoredStream<'a>,
     /// Whether the peer has too many streams, so that requests are answered with `Busy`.
     excess: bool,
@@ -133,13 +138,22 @@ struct ServedStream<'a> {
 
 impl Drop for ServedStream<'_> {
     fn drop(&mut self) {
-        let mut peers = self.inner.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(usage) = peers.get_mut(&self.peer) {
+        if let Some(usage) = lock(&self.inner.peers).get_mut(&self.peer) {
             usage.streams -= 1;
-            if usage.streams == 0 {
-                peers.remove(&self.peer);
-            }
         }
+        forget_if_idle(&self.inner.peers, &self.peer);
+    }
+}
+
+fn lock(peers: &Mutex<HashMap<PeerId, PeerUsage>>) -> MutexGuard<'_, HashMap<PeerId, PeerUsage>> {
+    peers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Drops the counts of a peer that has no stream and no walk.
+fn forget_if_idle(peers: &Mutex<HashMap<PeerId, PeerUsage>>, peer: &PeerId) {
+    let mut peers = lock(peers);
+    if peers.get(peer).is_some_and(|usage| usage.streams == 0 && usage.walk.available_permits() == 1) {
+        peers.remove(peer);
     }
 }
 
@@ -159,7 +173,7 @@ impl Server {
         counters: Arc<Counters>,
     ) -> Self {
         let memory = Arc::new(Semaphore::new(limits.memory.max(BLOCK)));
-        let (walks, peers, pace) = (Semaphore::new(2), Mutex::default(), PaceMonitor::default());
+        let (walks, peers, pace) = (Arc::new(Semaphore::new(2)), Arc::default(), PaceMonitor::default());
         Self { inner: Arc::new(Inner { net, store, options, limits, counters, memory, pace, walks, peers }) }
     }
 
@@ -205,17 +219,21 @@ impl Server {
 impl Inner {
     /// Counts one more stream of a peer. `None` means that it has more than twice the maximum.
     fn add_stream(&self, peer: PeerId) -> Option<ServedStream<'_>> {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut peers = lock(&self.peers);
         let max = self.limits.memory_per_peer.max(BLOCK);
-        let new = || PeerUsage { streams: 0, memory: Arc::new(Semaphore::new(max)) };
+        let new = || PeerUsage {
+            streams: 0,
+            memory: Arc::new(Semaphore::new(max)),
+            walk: Arc::new(Semaphore::new(1)),
+        };
         let usage = peers.entry(peer).or_insert_with(new);
         if usage.streams >= 2 * self.limits.streams_per_peer {
             return None;
         }
         usage.streams += 1;
         let excess = usage.streams > self.limits.streams_per_peer;
-        let memory = Arc::clone(&usage.memory);
-        Some(ServedStream { inner: self, peer, memory, monitored: self.pace.add(), excess })
+        let (memory, walk) = (Arc::clone(&usage.memory), Arc::clone(&usage.walk));
+        Some(ServedStream { inner: self, peer, memory, walk, monitored: self.pace.add(), excess })
     }
 
     async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
@@ -330,13 +348,7 @@ impl Inner {
             Err(reason) => return Ok(refuse(&reason)),
         };
         Ok(match request {
-            Request::Have { root } => {
-                let _permit = self.walks.acquire().await.map_err(|_| TransferError::Busy)?;
-                let store = self.store.clone();
-                let have = tokio::task::spawn_blocking(move || lookup::have(&store, &root)).await;
-                let have = have.unwrap_or_else(|error| Err(error.to_string()));
-                have.unwrap_or_else(|reason| refuse(&reason))
-            }
+            Request::Have { root } => self.have(served, root).await?,
             Request::Status {} => {
                 lookup::status(&self.store, self.options.region.as_deref(), self.options.capacity)
             }
@@ -351,6 +363,30 @@ impl Inner {
             }
             Request::Get { .. } => unreachable!("answered block by block"),
         })
+    }
+
+    /// Walks a root for a peer: one walk of a peer at a time, and few in all. It ends when this future is dropped.
+    async fn have(&self, served: &ServedStream<'_>, root: Cid) -> Result<Response, TransferError> {
+        let own = Arc::clone(&served.walk).acquire_owned().await.map_err(|_| TransferError::Busy)?;
+        let all = Arc::clone(&self.walks).acquire_owned().await.map_err(|_| TransferError::Busy)?;
+        let (store, abandoned) = (self.store.clone(), CancellationToken::new());
+        let _guard = abandoned.clone().drop_guard();
+        let (peers, peer) = (Arc::clone(&self.peers), served.peer);
+        let walk = tokio::task::spawn_blocking(move || {
+            let begun = Instant::now();
+            let have = lookup::have(&store, &root, &abandoned);
+            drop(all);
+            let pause = begun.elapsed() * WALK_PAUSE;
+            // Also if the stream has ended: another one would be no way around the pause.
+            tokio::runtime::Handle::current().spawn(async move {
+                tokio::time::sleep(pause).await;
+                drop(own);
+                forget_if_idle(&peers, &peer);
+            });
+            have
+        });
+        let have = walk.await.unwrap_or_else(|error| Err(error.to_string()));
+        Ok(have.unwrap_or_else(|reason| Response::Refused { reason }))
     }
 
     async fn send<W: AsyncWrite + Unpin>(

@@ -97,7 +97,8 @@ pub enum Response {
         /// Number of blocks, which is the number of bits in use.
         blocks: u32,
         /// One bit for each block, starting with the highest bit of the first byte. The order is preorder: the root, then
-        /// each link with everything below it. Blocks below a missing node block are not listed.
+        /// each link with everything below it. A node block that occurs again is left out, with all blocks below it. So are
+        /// blocks below a missing node block.
         bitmap: ByteBuf,
     },
     /// The blocks of a [`Request::Put`] are durable.

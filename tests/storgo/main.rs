@@ -57,4 +57,5 @@ mod transfer_hostile;
 mod transfer_providers;
 mod transfer_readers;
 mod vectors;
+mod walks;
 mod wire_messages;

@@ -17,8 +17,9 @@ use tokio::time::Instant;
 
 /// Time within which both ends of a connection of this node with itself are seen.
 const PAIR: Duration = Duration::from_secs(3);
-/// Interval at which the addresses of earlier runs are dialled.
-const PROBE: Duration = Duration::from_secs(120);
+/// First and longest interval at which the addresses of earlier runs are dialled. The node that is dialled learns the identity
+/// of this one only if it has read the whole handshake before the connection closes, so one dial may not be enough.
+const PROBE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(120));
 
 /// Connections between equal peer ids.
 #[derive(Default)]
@@ -26,6 +27,7 @@ pub(super) struct DuplicateIdentity {
     /// Addresses of earlier runs, and when they are dialled next.
     former: Vec<Multiaddr>,
     next_probe: Option<Instant>,
+    probes: u32,
     /// Dials to other peers that this node itself answered, and how many of them were handled.
     self_dials: Arc<AtomicU64>,
     handled: u64,
@@ -40,19 +42,17 @@ pub(super) struct DuplicateIdentity {
 impl DuplicateIdentity {
     pub(super) fn new(self_dials: Arc<AtomicU64>, former: Vec<Multiaddr>) -> Self {
         let next_probe = (!former.is_empty()).then(Instant::now);
-        Self { self_dials, former, next_probe, ..Self::default() }
+        Self { former, next_probe, self_dials, ..Self::default() }
     }
 
     /// Returns the addresses of earlier runs to dial now.
     pub(super) fn probes(&mut self, now: Instant) -> Vec<Multiaddr> {
-        match self.next_probe.take_if(|at| *at <= now) {
-            Some(_) if self.reported => Vec::new(),
-            Some(_) => {
-                self.next_probe = Some(now + PROBE);
-                self.former.clone()
-            }
-            None => Vec::new(),
+        if self.next_probe.is_none_or(|at| at > now) {
+            return Vec::new();
         }
+        self.next_probe = Some(now + PROBE.0.saturating_mul(1 << self.probes.min(16)).min(PROBE.1));
+        self.probes += 1;
+        self.former.clone()
     }
 
     /// Notes that a dial reached a node with this identity.
