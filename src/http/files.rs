@@ -182,13 +182,13 @@ fn hide_links(caller: &Caller, info: &mut FileInfo) {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EntriesQuery {
-    /// Path of an entry inside this folder: names separated by slashes.
-    path: Option<String>,
     /// The `entries_next` of the folder, or the `next` of the previous page.
     cursor: Option<u64>,
     /// Maximum number of entries on the page. Default: 100.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
+    /// Path of an entry inside this folder: names separated by slashes.
+    path: Option<String>,
 }
 
 /// Lists the entries of a folder by name, page by page. `link` is empty without the scope `write`.
@@ -222,8 +222,6 @@ pub(super) struct WaitQuery {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct BlocksQuery {
-    /// Path of an entry inside this folder: names separated by slashes.
-    path: Option<String>,
     /// The `next` of the previous page.
     cursor: Option<u64>,
     /// Maximum number of blocks on the page. Default: 100.
@@ -232,6 +230,8 @@ pub(super) struct BlocksQuery {
     /// Also count the nodes that have each block: providers of the file and connected peers are asked.
     #[serde(default, deserialize_with = "boolean")]
     holders: bool,
+    /// Path of an entry inside this folder: names separated by slashes.
+    path: Option<String>,
 }
 
 /// Lists the blocks of a file in order, and whether this node has them.
