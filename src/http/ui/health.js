@@ -12,8 +12,8 @@ import { reportProblem, showToast } from './toasts.js';
 const isOrAre = (count) => (count === 1 ? 'is' : 'are');
 const itOrThem = (count) => (count === 1 ? 'it' : 'them');
 
-/** A health report as {tone, title, text}. */
-function describe({ state, blocks, here, lost, copies, may_lose: margin, only_here: onlyHere, holders }) {
+/** A health report of a `what` (file or folder) as {tone, title, text}. */
+function describe(what, { state, blocks, here, lost, copies, may_lose: margin, only_here: onlyHere, holders }) {
   const missing = blocks - here;
   const silent = holders.filter((holder) => holder.blocks === null).length;
   switch (state === 'lost' && silent ? 'unknown' : state) {
@@ -27,7 +27,7 @@ function describe({ state, blocks, here, lost, copies, may_lose: margin, only_he
       return {
         tone: 'warn',
         title: onlyHere === blocks ? 'Only this node has it' : !here && copies === 1 ? 'Only one other node has all of it' : 'Some blocks are on one node only',
-        text: 'If that node’s disk fails, the file is lost. Keep a backup: other nodes may drop their cached copies at any time.',
+        text: `If that node’s disk fails, the ${what} is lost. Keep a backup: other nodes may drop their cached copies at any time.`,
       };
     case 'damaged':
       return {
@@ -40,14 +40,14 @@ function describe({ state, blocks, here, lost, copies, may_lose: margin, only_he
       return {
         tone: 'warn',
         title: `${plural(lost, 'block')} ${isOrAre(lost)} on no node that answered`,
-        text: `${who} the file did not answer, and may have ${itOrThem(lost)}. Check that ${they}.`,
+        text: `${who} the ${what} did not answer, and may have ${itOrThem(lost)}. Check that ${they}.`,
       };
     }
     default:
       return {
         tone: 'bad',
         title: `${plural(lost, 'block')} ${isOrAre(lost)} missing on all reachable nodes`,
-        text: 'Connect a node that has the file, or store the file here again.',
+        text: `Connect a node that has the ${what}, or store it here again.`,
       };
   }
 }
@@ -72,7 +72,7 @@ export function healthCard(info, signal) {
     }
   };
   const draw = (report) => {
-    const { tone, title, text } = describe(report);
+    const { tone, title, text } = describe(info.kind === 'dir' ? 'folder' : 'file', report);
     const button = h('button', { type: 'button', on: { click: () => repair(button) } }, icon('shield'), info.folder ? 'Repair folder' : 'Repair');
     const repairable = report.kept && report.here < report.blocks && session.can('write');
     fill(
