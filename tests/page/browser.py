@@ -124,12 +124,12 @@ class Window:
         for event in ("dragenter", "dragover", "drop"):
             self.page.dispatch_event("main", event, {"dataTransfer": transfer})
 
-    def throttle(self, bytes_per_s):
-        """Limits the upload speed of this tab; None removes the limit."""
+    def throttle(self, bytes_per_s, download=None):
+        """Limits the upload speed of this tab, and its download speed; None removes a limit."""
         session = self.context.new_cdp_session(self.page)
         session.send("Network.enable")
-        rate = -1 if bytes_per_s is None else bytes_per_s
-        session.send("Network.emulateNetworkConditions", {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": rate})
+        up, down = (-1 if rate is None else rate for rate in (bytes_per_s, download))
+        session.send("Network.emulateNetworkConditions", {"offline": False, "latency": 0, "downloadThroughput": down, "uploadThroughput": up})
 
     def wait(self, what, ask, deadline_s=DEADLINE_S):
         """Waits until `ask` returns something true, and handles browser events meanwhile."""

@@ -182,6 +182,8 @@ class Previews(PageTest):
         cid = self.stored(window, "clip.webm")
         ranges = []
         page.on("response", lambda response: "/content" in response.url and ranges.append((response.status, response.headers.get("content-range", ""))))
+        # The browser must not have loaded all of it before it seeks.
+        window.throttle(None, download=MIB)
         window.go(f"file/{cid}")
         video = page.locator("video")
         wait("the video is there", lambda: video.evaluate("video => video.readyState >= 1"))
