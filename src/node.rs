@@ -86,7 +86,7 @@ pub(crate) use self::{put::UploadPermit, services::HttpEndpoint};
 pub(crate) use crate::content::tar_time::{mtime as tar_mtime, set_mtime as set_tar_mtime};
 use crate::{
     content::{cid::Cid, link::Link},
-    store::Store,
+    store::{Store, StoreError},
 };
 
 /// How long shutdown waits for tasks to end.
@@ -134,6 +134,17 @@ impl Node {
     /// Returns the data directory.
     pub fn data_dir(&self) -> &Path {
         &self.services.options.store.dir
+    }
+
+    /// Returns what is wrong with the data directory, although the node runs.
+    pub fn warnings(&self) -> Vec<NodeError> {
+        let store = &self.services.store.0;
+        let behind = store.is_index_behind().then(|| NodeError::from(StoreError::IndexBehind));
+        let journal = store.journal_damage().map(|damage| {
+            let made_again = if behind.is_none() { ", and is made again from the index" } else { "" };
+            NodeError::new(ErrorCode::Other, format!("the journal was damaged ({damage}){made_again}"))
+        });
+        behind.into_iter().chain(journal).collect()
     }
 
     /// Returns the peer id of this node.

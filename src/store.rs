@@ -18,14 +18,17 @@ mod collect;
 mod direct;
 mod disk;
 mod disk_reserve;
+mod epoch_mark;
 mod error;
 mod incomplete;
 mod index;
+mod index_check;
 mod index_file;
 mod journal;
 mod layout;
 mod lock;
 mod observer;
+mod opening;
 mod orphans;
 mod pins;
 mod private;
@@ -38,6 +41,7 @@ mod schema;
 mod tables;
 mod upload;
 mod verify;
+mod version;
 mod writer;
 
 use std::{
@@ -61,9 +65,8 @@ pub use verify::Verified;
 
 use crate::content::cid::Cid;
 use disk::Disk;
-use disk_reserve::DiskReserve;
 use index::Index;
-use journal::{Journal, META_BEHIND};
+use journal::Journal;
 use lock::Lock;
 use orphans::Unlisted;
 use pins::Pins;
@@ -74,8 +77,6 @@ use writer::Writer;
 const INLINE_MAX: usize = 16 << 10;
 /// The name of the index in a data directory.
 const INDEX: &str = "index.redb";
-/// The format of a data directory that this program writes.
-const VERSION: u32 = 2;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -135,97 +136,15 @@ struct Inner {
 }
 
 impl Store {
-    /// Opens the store in a data directory, or makes one.
-    ///
-    /// The time that this takes does not depend on how much is stored. If a process was killed while it wrote, the folders
-    /// that it may have written to are searched.
-    ///
-    /// # Errors
-    /// [`StoreError::Locked`] if another process has it, [`StoreError::OtherVersion`], [`StoreError::OtherLayout`],
-    /// [`StoreError::HalfMoved`], [`StoreError::IndexLost`], [`StoreError::IndexCorrupt`], [`StoreError::Io`].
-    pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
-        let (lock, disk) = Self::enter(&options)?;
-        relocate::check(&options.dir, &disk, options.layout)?;
-        if !has_index(&options.dir) && disk.first_layout()?.is_some() {
-            return Err(StoreError::IndexLost);
-        }
-        let store = Self::open_index(options, INDEX, disk, lock)?;
-        if store.is_index_behind() {
-            tracing::error!("{}", StoreError::IndexBehind);
-            match store.set_meta(META_BEHIND, &[1]) {
-                Err(error @ StoreError::NoSpace(_)) => tracing::warn!("{error}"),
-                noted => noted?,
-            }
-        } else if let Err(error) = store.list_orphans() {
-            tracing::warn!("block files of killed uploads are not listed yet: {error}");
-        }
-        store.inner.journal.refresh();
-        Ok(store)
-    }
-
-    /// Checks a data directory from outside: nothing is opened, locked or changed.
-    ///
-    /// # Errors
-    /// [`StoreError::IndexLost`], [`StoreError::HalfMoved`], [`StoreError::Io`].
-    pub fn inspect(dir: &Path) -> Result<(), StoreError> {
-        if relocate::is_half_moved(dir) {
-            return Err(StoreError::HalfMoved);
-        }
-        if !has_index(dir) && Disk::look(dir).first_layout()?.is_some() {
-            return Err(StoreError::IndexLost);
-        }
-        Ok(())
-    }
-
-    /// Locks a data directory and checks its format.
-    fn enter(options: &StoreOptions) -> Result<(Arc<Lock>, Disk), StoreError> {
-        private::make_private_dir(&options.dir)?;
-        let lock = Arc::new(Lock::take(&options.dir)?);
-        check_version(&options.dir)?;
-        private::tighten(&options.dir)?;
-        let disk = Disk::open(&options.dir, options.layout)?;
-        Ok((lock, disk))
-    }
-
-    fn open_index(
-        options: StoreOptions,
-        name: &str,
-        disk: Disk,
-        lock: Arc<Lock>,
-    ) -> Result<Self, StoreError> {
-        let index = Arc::new(Index::open(&options.dir.join(name), &options.observers)?);
-        let writer = Writer::start(Arc::clone(&index), DiskReserve::open(&options.dir))?;
-        let journal = Journal::open(&options.dir, Arc::clone(&index))?;
-        let store = Self {
-            inner: Arc::new(Inner {
-                options,
-                disk,
-                index,
-                writer,
-                pins: Pins::default(),
-                unlisted: Unlisted::default(),
-                journal,
-                reserved: AtomicU64::new(0),
-                listing: RwLock::default(),
-                comparing: Default::default(),
-                touched: Mutex::default(),
-                completing: Mutex::default(),
-                lock,
-            }),
-        };
-        match store.finish_removals() {
-            // A full disk must not prevent opening: files can still be read and removed.
-            Err(error @ StoreError::NoSpace(_)) => tracing::warn!("a removal waits for space: {error}"),
-            finished => finished?,
-        }
-        store.try_to_complete_roots();
-        Ok(store)
-    }
-
-    /// Whether the index is older than the blocks, because an earlier one was put in its place. Then nothing is removed until
-    /// [`Store::rebuild`] has made a new one.
+    /// Whether the index may be older than the blocks, because an earlier one was put in its place. Then nothing is removed
+    /// until [`Store::rebuild`] has made a new one.
     pub fn is_index_behind(&self) -> bool {
         self.inner.journal.is_behind
+    }
+
+    /// What was wrong with the journal when the store was opened. It was made again from the index then.
+    pub fn journal_damage(&self) -> Option<&str> {
+        self.inner.journal.damage.as_deref()
     }
 
     /// Errors: [`StoreError::IndexBehind`] for an index that cannot know which blocks are needed.
@@ -426,30 +345,6 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.end_writes();
-    }
-}
-
-/// Whether there is an index. redb would make a new one of an empty file.
-fn has_index(dir: &Path) -> bool {
-    std::fs::metadata(dir.join(INDEX)).is_ok_and(|meta| meta.len() > 0)
-}
-
-fn check_version(dir: &Path) -> Result<(), StoreError> {
-    let path = dir.join("version");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => match text.trim().parse::<u32>() {
-            Ok(VERSION) => Ok(()),
-            Ok(found) => Err(StoreError::OtherVersion { found, known: VERSION }),
-            Err(_) => Err(StoreError::Io {
-                what: format!("read {}", path.display()),
-                source: std::io::Error::other("it holds no version number"),
-            }),
-        },
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let written = private::write_new(&path, format!("{VERSION}\n").as_bytes());
-            written.map_err(|e| StoreError::io(format!("write {}", path.display()), e))
-        }
-        Err(source) => Err(StoreError::Io { what: format!("read {}", path.display()), source }),
     }
 }
 

@@ -58,7 +58,7 @@ impl Connection {
             let addr = lock.http.as_deref().and_then(|http| http.parse::<SocketAddr>().ok());
             let Some(addr) = addr else {
                 let dir = context.data_dir.display();
-                let message = format!("{dir} is in use by process {}, which serves no API", lock.pid);
+                let message = format!("{dir} is in use by {}, which serves no API", lock.holder());
                 return Err(CliError::new(ErrorCode::Locked, message).hint("wait until it ends, or stop it"));
             };
             let token = http::load_or_create_token(&context.data_dir)?;
@@ -77,6 +77,7 @@ impl Connection {
             options.listen = any_ports();
         }
         let node = Node::start(options).await?;
+        output::warnings(context, &node);
         let token = http::load_or_create_token(&context.data_dir)?;
         let router = Api::new(node.clone(), api_options(&context.settings)).await?.router();
         Ok(Self { client: Client::new(Transport::InProcess(router), token), node: Some(node) })

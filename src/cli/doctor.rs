@@ -19,8 +19,11 @@ use super::{
     output::{self, plural},
 };
 use crate::{
-    http::TOKEN_FILE,
-    node::{ErrorCode, NodeError, identity::IDENTITY_FILE},
+    http::{TOKEN_FILE, load_or_create_token},
+    node::{
+        ErrorCode, NodeError,
+        identity::{IDENTITY_FILE, load_or_create},
+    },
     store::{Store, StoreError, read_lock},
 };
 
@@ -127,14 +130,18 @@ fn write_test_file(dir: &std::path::Path) -> std::io::Result<()> {
 /// Whether the store can be opened. Opens nothing itself, because a running node may need it.
 fn blocks(context: &Context) -> Check {
     match Store::inspect(&context.data_dir) {
-        Ok(()) => Check::ok("store", "the index is present and all blocks have one layout"),
-        Err(error) => store_failed("store", error),
+        Ok(None) => Check::ok("store", "the index is present and all blocks have one layout"),
+        Ok(Some(damage)) => Check::warn(
+            "store",
+            format!("the journal is damaged ({damage}); the next start makes it again from the index"),
+        ),
+        Err(error) => failed("store", error.into()),
     }
 }
 
-/// A failed check of the store, with the next step.
-fn store_failed(name: &'static str, error: StoreError) -> Check {
-    let CliError { message, hint, .. } = NodeError::from(error).into();
+/// A failed check, with the next step.
+fn failed(name: &'static str, error: NodeError) -> Check {
+    let CliError { message, hint, .. } = error.into();
     Check::fail(name, if hint.is_empty() { message } else { format!("{message}; {hint}") })
 }
 
@@ -153,6 +160,14 @@ fn secrets(context: &Context) -> Check {
                 format!("other users can read {} (mode {mode:o}); run chmod 600 on it", path.display());
             return Check::fail("secrets", message);
         }
+    }
+    let damage = [
+        // Both make a new file only if there is none.
+        context.data_dir.join(IDENTITY_FILE).exists().then(|| load_or_create(&context.data_dir).err()),
+        context.data_dir.join(TOKEN_FILE).exists().then(|| load_or_create_token(&context.data_dir).err()),
+    ];
+    if let Some(error) = damage.into_iter().flatten().flatten().next() {
+        return failed("secrets", error);
     }
     Check::ok("secrets", "only this user can read keys, token and index")
 }
@@ -229,7 +244,7 @@ async fn node(context: &Context) -> Vec<Check> {
         checks.push(Check::fail("identity", message));
     }
     if status.index_behind {
-        checks.push(store_failed("index", StoreError::IndexBehind));
+        checks.push(failed("index", StoreError::IndexBehind.into()));
     }
     if status.missing > 0 {
         let message = format!(

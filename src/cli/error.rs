@@ -125,6 +125,9 @@ fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         Some(Reason::DirectoryVersion) => {
             "use the version of storgo-node that wrote it, or another --data-dir"
         }
+        Some(Reason::VersionDamaged) => {
+            "`storgo-node verify --rebuild-index` writes it again; if another version of storgo-node wrote the data directory, use that"
+        }
         Some(Reason::LayoutDiffers | Reason::LayoutMoveInterrupted) => {
             "`storgo-node verify --rebuild-index` moves all blocks to the layout in storage.layout"
         }

@@ -21,7 +21,7 @@ use crate::{
         ErrorCode, NodeError,
         report::{FileInfo, GcReport, Health, HealthReport, RepairReport, VerifyReport},
     },
-    store::{Store, StoreOptions, read_lock},
+    store::{Store, StoreError, StoreOptions, read_lock},
 };
 
 pub(super) async fn verify(
@@ -48,6 +48,7 @@ pub(super) async fn verify(
     let lost: Vec<_> =
         report.bad.iter().chain(&report.missing).filter(|cid| !repaired.contains(cid)).collect();
     match lost.first() {
+        None if report.index_behind => Err(NodeError::from(StoreError::IndexBehind).into()),
         None => Ok(()),
         Some(_) if let Some(failure) = report.failure => Err(failure.into()),
         Some(first) => {
@@ -168,7 +169,7 @@ pub(super) async fn repair(context: &Context, reference: Option<&str>) -> Result
 
 async fn rebuild_index(context: &Context) -> Result<(), CliError> {
     if let Some(lock) = read_lock(&context.data_dir) {
-        let message = format!("the node runs as process {}", lock.pid);
+        let message = format!("the node runs as {}", lock.holder());
         return Err(CliError::new(ErrorCode::Locked, message).hint("stop it first: it uses the index"));
     }
     let options = node_options(&context.settings, &context.data_dir)?;

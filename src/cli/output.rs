@@ -16,7 +16,7 @@ use super::{
     error::CliError,
     sanitize::{sanitize_lines, shorten, width},
 };
-use crate::node::ErrorCode;
+use crate::node::{ErrorCode, Node};
 
 /// Prints an error and its hint, or one JSON object, to stderr.
 pub(super) fn error(error: &CliError, json: bool) {
@@ -59,6 +59,16 @@ pub(super) fn result<T: Serialize>(
 pub(super) fn message(context: &Context, text: &str) {
     if !context.quiet && !context.json {
         stderr_line(text);
+    }
+}
+
+/// Says what is wrong with the data directory of a node that was started for this command.
+pub(super) fn warnings(context: &Context, node: &Node) {
+    if !context.quiet {
+        for warning in node.warnings() {
+            let CliError { message, hint, .. } = warning.into();
+            stderr_line(&if hint.is_empty() { message } else { format!("{message}; {hint}") });
+        }
     }
 }
 

@@ -55,11 +55,11 @@ pub(super) fn init(context: &Context, cluster: bool) -> Result<(), CliError> {
     }
     print_identity(context)?;
     let dir = context.data_dir.display();
-    let message = match read_lock(&context.data_dir).map(|lock| lock.pid) {
-        Some(pid) if cluster => {
-            format!("process {pid} is not in the cluster yet; stop and start it again")
+    let message = match read_lock(&context.data_dir).map(|lock| lock.holder()) {
+        Some(holder) if cluster => {
+            format!("{holder} is not in the cluster yet; stop and start it again")
         }
-        Some(pid) => format!("ready in {dir}; the node runs already, as process {pid}"),
+        Some(holder) => format!("ready in {dir}; the node runs already, as {holder}"),
         None => format!("ready in {dir}; start the node with: storgo-node --data-dir {dir}"),
     };
     output::message(context, &message);
@@ -110,7 +110,7 @@ pub(super) fn join(context: &Context, text: &str) -> Result<(), CliError> {
         addr.parse::<libp2p::Multiaddr>().map_err(|_| invalid())?;
     }
     if let Some(lock) = read_lock(&context.data_dir) {
-        return Err(CliError::new(ErrorCode::Locked, format!("the node runs as process {}", lock.pid))
+        return Err(CliError::new(ErrorCode::Locked, format!("the node runs as {}", lock.holder()))
             .hint("stop it, join, then start it again"));
     }
     let settings = Bootstrap::new(context, &invite.addrs)?;

@@ -70,8 +70,7 @@ fn describe_status(status: &Status) -> String {
         ));
     }
     if status.index_behind {
-        let behind =
-            "older than the blocks, so nothing is removed; `storgo-node verify --rebuild-index` repairs it";
+        let behind = "may be older than the blocks, so nothing is removed; `storgo-node verify --rebuild-index` repairs it";
         lines.push(("index", behind.into()));
     }
     if status.quarantined > 0 {

@@ -213,12 +213,18 @@ fn unauthorized(detail: &str) -> Problem {
 pub fn load_or_create_token(data_dir: &Path) -> Result<String, NodeError> {
     let path = data_dir.join(TOKEN_FILE);
     let fail = |e| NodeError::io(format_args!("use {}", path.display()), &e);
-    match fs::read_to_string(&path) {
-        Ok(token) if token.trim().len() >= 32 => Ok(token.trim().to_owned()),
-        Ok(_) => {
-            let message = format!("{} contains no token; remove it to get a new one", path.display());
-            Err(NodeError::new(ErrorCode::Other, message))
+    let damaged = || {
+        let message = format!("{} contains no token; remove it to get a new one", path.display());
+        NodeError::new(ErrorCode::Other, message)
+    };
+    match fs::read(&path) {
+        Ok(bytes) => {
+            let token = str::from_utf8(&bytes).map(str::trim).ok();
+            let token =
+                token.filter(|token| token.len() >= 32 && token.bytes().all(|b| b.is_ascii_graphic()));
+            token.map(ToOwned::to_owned).ok_or_else(damaged)
         }
+        Err(e) if e.kind() == std::io::ErrorKind::IsADirectory => Err(damaged()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let token = BASE64URL_NOPAD.encode(&rand::random::<[u8; 32]>());
             write_secret(&path, format!("{token}\n").as_bytes()).map_err(fail)?;

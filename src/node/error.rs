@@ -71,6 +71,8 @@ pub enum Reason {
     DirectoryInUse,
     /// Another version of storgo wrote the data directory.
     DirectoryVersion,
+    /// The file that names the version of the data directory is damaged.
+    VersionDamaged,
     /// The blocks on disk have another layout than `storage.layout` asks for.
     LayoutDiffers,
     /// Moving the blocks to another layout was interrupted.
@@ -245,6 +247,7 @@ impl From<StoreError> for NodeError {
             StoreError::IndexLost => (ErrorCode::Other, Reason::IndexLost),
             StoreError::IndexCorrupt(_) => (ErrorCode::Other, Reason::IndexDamaged),
             StoreError::OtherVersion { .. } => (ErrorCode::Other, Reason::DirectoryVersion),
+            StoreError::VersionDamaged => (ErrorCode::Other, Reason::VersionDamaged),
             StoreError::OtherLayout { .. } => (ErrorCode::Other, Reason::LayoutDiffers),
             StoreError::HalfMoved => (ErrorCode::Other, Reason::LayoutMoveInterrupted),
             StoreError::Collision { .. } => (ErrorCode::Collision, Reason::CraftedData),

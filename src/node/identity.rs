@@ -38,6 +38,10 @@ pub fn load_or_create(data_dir: &Path) -> Result<Keypair, NodeError> {
                 .map_err(|e| NodeError::io(format_args!("write {}", path.display()), &e))?;
             Ok(keypair)
         }
+        Err(e) if e.kind() == std::io::ErrorKind::IsADirectory => {
+            let message = format!("{} is damaged: it is a folder", path.display());
+            Err(NodeError::new(ErrorCode::Other, message).reason(Reason::IdentityDamaged))
+        }
         Err(e) => Err(NodeError::io(format_args!("read {}", path.display()), &e)),
     }
 }

@@ -66,7 +66,8 @@ impl Repairs {
         if !damaged.is_empty() {
             self.damage.invalidate();
         }
-        VerifyReport { checked, bytes, bad, missing, repaired, failure }
+        let index_behind = self.store.0.is_index_behind();
+        VerifyReport { checked, bytes, bad, missing, repaired, failure, index_behind }
     }
 
     /// Fetches the missing blocks of a kept file, or of all kept files.

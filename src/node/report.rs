@@ -279,6 +279,9 @@ pub struct VerifyReport {
     /// The error that kept a fetched block from being stored, for example a full disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<NodeError>,
+    /// Whether the index may be older than the blocks: then files and blocks may be missing from this report.
+    #[serde(default)]
+    pub index_behind: bool,
 }
 
 /// The health of a file.

@@ -9,6 +9,8 @@ use std::{
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+use super::private;
+
 /// Name of the file in a data directory.
 const FILE: &str = "reserve";
 /// Size of the reserve in bytes. A single removal rewrites less than this of the index.
@@ -73,6 +75,7 @@ impl DiskReserve {
 
     fn allocate(&self) -> io::Result<()> {
         let len = self.wanted_bytes();
+        private::make_way(&self.path).map_err(io::Error::other)?;
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.path)?;
         match fallocate(&file, FallocateFlags::empty(), 0, len) {
@@ -120,7 +123,8 @@ mod tests {
         let mut reserve = DiskReserve::open(dir.path());
         reserve.index_grew(-20 << 20);
         assert!(reserve.release());
-        fs::create_dir(&reserve.path).expect("a folder in the way");
+        // No room for it.
+        reserve.path = dir.path().join("gone/reserve");
         assert!(!reserve.is_enough(), "bytes freed while the reserve is held do not count");
         reserve.index_grew(-20 << 20);
         assert!(reserve.is_enough());

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::Layout;
+use super::{Layout, LockNote};
 use crate::content::cid::Cid;
 
 /// An error of the store.
@@ -10,7 +10,7 @@ use crate::content::cid::Cid;
 #[non_exhaustive]
 pub enum StoreError {
     /// Another process has the data directory.
-    #[error("{} is in use by process {}", dir.display(), pid.map_or_else(|| "(unknown)".into(), |pid| pid.to_string()))]
+    #[error("{} is in use by {}", dir.display(), LockNote { pid: *pid, http: None }.holder())]
     Locked {
         /// The data directory.
         dir: PathBuf,
@@ -25,6 +25,9 @@ pub enum StoreError {
         /// The format of this program.
         known: u32,
     },
+    /// The file that says by which version of storgo the data directory was written is damaged.
+    #[error("the file version in the data directory is damaged: it holds no number")]
+    VersionDamaged,
     /// The layout of the blocks differs from the settings.
     #[error("the blocks in this data directory are laid out as {found}, but storage.layout says {asked}")]
     OtherLayout {
@@ -39,11 +42,11 @@ pub enum StoreError {
     /// The index cannot be read.
     #[error("index.redb is damaged: {0}")]
     IndexCorrupt(String),
-    /// There are blocks, but no index: with a new one, all of them would be orphans.
-    #[error("index.redb is gone, but there are blocks")]
+    /// The index is gone or empty, but files were stored: with a new one, all blocks would be orphans.
+    #[error("index.redb is gone or empty, but there are files")]
     IndexLost,
-    /// The index is older than the blocks: it does not know which files need newer blocks.
-    #[error("index.redb is older than the blocks, so nothing is removed until it is rebuilt")]
+    /// The index may be older than the blocks: then it does not know which files need newer blocks.
+    #[error("index.redb may be older than the blocks, so nothing is removed until it is rebuilt")]
     IndexBehind,
     /// A block was damaged on disk. It is in quarantine now.
     #[error("block {cid} was damaged on disk and moved to quarantine")]
@@ -92,6 +95,7 @@ impl StoreError {
             Self::Corrupt { cid } => Self::Corrupt { cid: *cid },
             Self::Collision { cid } => Self::Collision { cid: *cid },
             Self::IndexBehind => Self::IndexBehind,
+            Self::IndexCorrupt(what) => Self::IndexCorrupt(what.clone()),
             other => Self::Index(other.to_string()),
         }
     }
@@ -99,14 +103,33 @@ impl StoreError {
 
 impl From<redb::Error> for StoreError {
     fn from(error: redb::Error) -> Self {
+        use redb::Error;
         match error {
-            redb::Error::Io(source) => Self::io("use the index", source),
-            redb::Error::PreviousIo => {
+            Error::Io(source) if is_damage(&source) => Self::IndexCorrupt(source.to_string()),
+            Error::Io(source) => Self::io("use the index", source),
+            Error::PreviousIo => {
                 Self::io("use the index", io::Error::other("an earlier read or write failed"))
             }
+            Error::Corrupted(_)
+            | Error::TableTypeMismatch { .. }
+            | Error::TableIsMultimap(_)
+            | Error::TableIsNotMultimap(_)
+            | Error::TypeDefinitionChanged { .. }
+            | Error::TableDoesNotExist(_)
+            | Error::LockPoisoned(_)
+            | Error::UpgradeRequired(_)
+            | Error::RepairAborted => Self::IndexCorrupt(error.to_string()),
             error => Self::Index(error.to_string()),
         }
     }
+}
+
+/// Whether an I/O error of redb means that the file was cut or holds something else.
+pub(super) fn is_damage(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::IsADirectory
+    )
 }
 
 /// Lets `?` convert the errors of redb's calls.
@@ -120,4 +143,4 @@ macro_rules! from_redb {
     };
 }
 
-from_redb!(CommitError, StorageError, TableError, TransactionError);
+from_redb!(CommitError, DatabaseError, StorageError, TableError, TransactionError);

@@ -6,18 +6,17 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use redb::{
-    AccessGuard, Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable,
-    StorageError,
+    AccessGuard, Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageError,
 };
 
 use super::{
-    StoreError, Usage,
-    index_file::{self, IndexFile},
+    StoreError, Usage, index_check,
+    index_file::{self, IndexFile, OnDamage},
     observer::{Observers, Snapshot},
     private,
     schema::{
@@ -39,27 +38,39 @@ pub(super) struct Index {
     observers: Observers,
     /// How many records of roots were read.
     records_read: AtomicU64,
+    /// Whether all checksums were compared since it was opened.
+    is_checked: AtomicBool,
 }
 
 impl Index {
-    /// Opens the index at `path`, or makes it, readable by this user alone.
+    /// Opens the index at `path`, or makes it, readable by this user alone. A short one is checked as a whole.
+    ///
+    /// Errors: [`StoreError::IndexCorrupt`]; [`StoreError::Locked`] if another process has it open.
     pub(super) fn open(path: &Path, observers: &Observers) -> Result<Self, StoreError> {
+        let is_short = index_check::is_short(path);
+        if is_short && !index_check::is_sound(path)? {
+            return Err(StoreError::IndexCorrupt("a checksum is wrong".into()));
+        }
         let path = path.to_owned();
-        Self::open_with(observers, move || {
-            let file = private::open(&path).map_err(StorageError::from)?;
-            Database::builder().set_cache_size(PAGE_CACHE).create_file(file)
-        })
+        let index = Self::open_with(observers, OnDamage::Refuse, move || {
+            let file = private::open(&path).map_err(|e| index_file::cannot_open(&path, e.into()))?;
+            let db = Database::builder().set_cache_size(PAGE_CACHE).create_file(file);
+            db.map_err(|e| index_file::cannot_open(&path, e))
+        })?;
+        index.is_checked.store(is_short, Ordering::Relaxed);
+        Ok(index)
     }
 
     pub(super) fn open_with(
         observers: &Observers,
-        open: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static,
+        on_damage: OnDamage,
+        open: impl Fn() -> Result<Database, StoreError> + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
         let usage = Arc::<Mutex<Usage>>::default();
-        let file = IndexFile::open(Box::new({
+        let opener: index_file::Opener = Box::new({
             let (usage, observers) = (Arc::clone(&usage), observers.clone());
             move || {
-                let db = open().map_err(index_file::cannot_open)?;
+                let db = open()?;
                 // Reading first: an existing index then opens on a full disk, too.
                 let totals = match tables::totals(&db.begin_read()?)? {
                     Some(totals) => totals,
@@ -71,8 +82,30 @@ impl Index {
                 *usage.lock().unwrap_or_else(PoisonError::into_inner) = totals.usage;
                 Ok(db)
             }
-        }))?;
-        Ok(Self { file, usage, observers: observers.clone(), records_read: AtomicU64::new(0) })
+        });
+        Ok(Self {
+            file: IndexFile::open(opener, on_damage)?,
+            usage,
+            observers: observers.clone(),
+            records_read: AtomicU64::new(0),
+            is_checked: AtomicBool::new(false),
+        })
+    }
+
+    /// Checks the whole index, which redb does not do by itself: it trusts the pages that it reads.
+    ///
+    /// Errors: [`StoreError::IndexCorrupt`].
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        self.file.check()?;
+        self.is_checked.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Checks the whole index before the first removal by it.
+    ///
+    /// Errors: [`StoreError::IndexCorrupt`].
+    pub(super) fn check_once(&self) -> Result<(), StoreError> {
+        if self.is_checked.load(Ordering::Relaxed) { Ok(()) } else { self.check() }
     }
 
     /// Makes a change in one transaction. Returns by how many bytes the short blocks in the index have grown. After an

@@ -5,34 +5,56 @@
 //! Nothing acknowledged is lost: redb commits a synced change in two phases (first its pages, then the header that names
 //! them), so opening finds the last synced change, whichever of the two syncs failed. Changes without a sync may be lost,
 //! as after a crash.
+//!
+//! redb trusts the pages of its file, and panics on some that are damaged. Such a panic becomes
+//! [`StoreError::IndexCorrupt`], which every later call returns as well.
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::{
+    any::Any,
+    cell::Cell,
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+    sync::{Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
 use redb::{
     Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, StorageError, WriteTransaction,
 };
 
-use super::StoreError;
+use super::{StoreError, error::is_damage};
 
 /// Opens the database and prepares what depends on its state.
 pub(super) type Opener = Box<dyn Fn() -> Result<Database, StoreError> + Send + Sync>;
 
 pub(super) struct IndexFile {
     opener: Opener,
+    on_damage: OnDamage,
     slot: RwLock<Slot>,
 }
 
+/// What happens after a call has met damage.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnDamage {
+    /// Every later call fails, too.
+    Refuse,
+    /// The next call opens the file again, and may read another part of it.
+    Salvage,
+}
+
 struct Slot {
-    /// `None` if it could not be opened again: the next call tries once more.
+    /// `None` if it could not be opened again: the next call tries once more, unless the file is damaged.
     db: Option<Database>,
+    /// What is damaged.
+    damage: Option<String>,
     /// How many times it was opened again.
     generation: u64,
 }
 
 impl IndexFile {
-    pub(super) fn open(opener: Opener) -> Result<Self, StoreError> {
-        let slot = RwLock::new(Slot { db: Some(opener()?), generation: 0 });
-        Ok(Self { opener, slot })
+    pub(super) fn open(opener: Opener, on_damage: OnDamage) -> Result<Self, StoreError> {
+        let db = Some(catching(&opener)?);
+        let slot = RwLock::new(Slot { db, damage: None, generation: 0 });
+        Ok(Self { opener, on_damage, slot })
     }
 
     /// Returns how many times the file was opened again. Each time may have lost changes without a sync.
@@ -58,44 +80,113 @@ impl IndexFile {
         act: impl FnOnce(&Database) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let slot = self.slot();
+        if let Some(damage) = &slot.damage {
+            return Err(StoreError::IndexCorrupt(damage.clone()));
+        }
         let Some(db) = &slot.db else {
             let generation = slot.generation;
             drop(slot);
             self.reopen(generation)?;
             return match &self.slot().db {
-                Some(db) => act(db),
+                Some(db) => catching(|| act(db)),
                 None => Err(StoreError::Index("it could not be opened again".into())),
             };
         };
-        let (result, generation) = (act(db), slot.generation);
+        let (result, generation) = (catching(|| act(db)), slot.generation);
         drop(slot);
-        if let Err(error) = &result
-            && is_io(error)
-        {
-            tracing::warn!("opening the index again after an error: {error}");
-            if let Err(error) = self.reopen(generation) {
-                tracing::warn!("the index could not be opened again: {error}");
+        match &result {
+            Err(StoreError::IndexCorrupt(damage)) => self.slot_mut().close(damage, self.on_damage),
+            Err(error) if is_io(error) => {
+                tracing::warn!("opening the index again after an error: {error}");
+                if let Err(error) = self.reopen(generation) {
+                    tracing::warn!("the index could not be opened again: {error}");
+                }
             }
+            _ => {}
         }
         result
+    }
+
+    /// Reads the whole file and compares all checksums. Other calls wait.
+    ///
+    /// Errors: [`StoreError::IndexCorrupt`].
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        let mut slot = self.slot_mut();
+        let Some(db) = &mut slot.db else { return Ok(()) };
+        match catching(|| Ok(db.check_integrity()?)) {
+            Ok(true) => Ok(()),
+            Err(error) if !matches!(error, StoreError::IndexCorrupt(_)) => Err(error),
+            checked => {
+                let damage = checked.err().map_or_else(|| "a checksum is wrong".into(), |e| e.to_string());
+                slot.close(&damage, self.on_damage);
+                Err(StoreError::IndexCorrupt(damage))
+            }
+        }
     }
 
     fn slot(&self) -> RwLockReadGuard<'_, Slot> {
         self.slot.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn slot_mut(&self) -> RwLockWriteGuard<'_, Slot> {
+        self.slot.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Opens the file again, unless another thread has done so since generation `seen`.
     fn reopen(&self, seen: u64) -> Result<(), StoreError> {
-        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.slot_mut();
         if slot.generation != seen {
             return Ok(());
         }
         // The old handle must release its lock on the file first.
         drop(slot.db.take());
-        slot.db = Some((self.opener)()?);
+        slot.db = Some(catching(&self.opener)?);
         slot.generation += 1;
         Ok(())
     }
+}
+
+impl Slot {
+    /// Closes a damaged file.
+    fn close(&mut self, damage: &str, on_damage: OnDamage) {
+        if on_damage == OnDamage::Refuse {
+            tracing::error!("index.redb is damaged: {damage}");
+            self.damage.get_or_insert_with(|| damage.into());
+        }
+        if let Some(db) = self.db.take() {
+            drop(catching(|| {
+                drop(db);
+                Ok(())
+            }));
+        }
+    }
+}
+
+thread_local! {
+    /// A panic on this thread is caught, and is an error.
+    static CATCHES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `act`; a panic of redb is damage to the file.
+pub(super) fn catching<T>(act: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !CATCHES.get() {
+                print(info);
+            }
+        }));
+    });
+    let outer = CATCHES.replace(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(act));
+    CATCHES.set(outer);
+    result.unwrap_or_else(|panic| Err(StoreError::IndexCorrupt(message(&*panic))))
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("redb panicked").lines().next().unwrap_or_default().into()
 }
 
 /// Runs `change` in one transaction. After an error nothing is changed.
@@ -118,11 +209,15 @@ fn is_io(error: &StoreError) -> bool {
     matches!(error, StoreError::Io { .. } | StoreError::NoSpace(_))
 }
 
-/// Classifies an error of opening the database: I/O, or damage.
-pub(super) fn cannot_open(error: DatabaseError) -> StoreError {
+/// Classifies an error of opening the database in this file.
+pub(super) fn cannot_open(path: &Path, error: DatabaseError) -> StoreError {
     match error {
-        DatabaseError::Storage(StorageError::Io(e)) if e.kind() != std::io::ErrorKind::InvalidData => {
-            StoreError::io("open the index", e)
+        DatabaseError::DatabaseAlreadyOpen => {
+            let dir = path.parent().unwrap_or(path).to_owned();
+            StoreError::Locked { dir, pid: None }
+        }
+        DatabaseError::Storage(StorageError::Io(e)) if !is_damage(&e) => {
+            StoreError::io(format!("open {}", path.display()), e)
         }
         error => StoreError::IndexCorrupt(error.to_string()),
     }

@@ -3,7 +3,8 @@
 //! - **Pins.** Which roots this store keeps. If the index is lost, blocks alone do not show it: a file that was stored by
 //!   itself and in a folder looks like a part of the folder, and a damaged root is not recognised as one.
 //! - **Epoch.** How far the index had come: each new list of blocks takes the next number. An older index that is put in
-//!   the place of the newest one has not come so far. It does not know newer blocks, so nothing may be removed by it.
+//!   the place of the newest one has not come so far. It does not know newer blocks, so nothing may be removed by it. The
+//!   blocks carry the same number (see `epoch_mark`). An index that neither confirms may be older, too.
 //! - **Writes.** Since when uploads have written block files that the index does not list yet. After a kill, the next
 //!   process looks for such files (see `orphans`).
 //!
@@ -26,7 +27,7 @@ use std::{
 use record::Record;
 pub(super) use record::Replayed;
 
-use super::{StoreError, index::Index, private, schema::unix_ms_at};
+use super::{StoreError, disk::Disk, epoch_mark::EpochMark, index::Index, private, schema::unix_ms_at};
 use crate::content::cid::Cid;
 
 const FILE: &str = "journal";
@@ -43,8 +44,11 @@ const SYNC_AFTER: Duration = Duration::from_secs(600);
 pub(super) struct Journal {
     path: PathBuf,
     index: Arc<Index>,
-    /// Whether the index was older than the journal when the store was opened.
+    mark: EpochMark,
+    /// Whether the index may have been older than the blocks when the store was opened.
     pub(super) is_behind: bool,
+    /// What was wrong with the file when the store was opened, unless it is new.
+    pub(super) damage: Option<String>,
     log: Mutex<Log>,
 }
 
@@ -64,45 +68,68 @@ struct Log {
     synced: Option<Instant>,
 }
 
-/// Reads the journal in a data directory. One that cannot be read counts as damaged, one that is not there as empty.
-pub(super) fn replay(dir: &Path) -> Replayed {
+/// Reads the journal in a data directory, and the mark among the blocks. Also returns what is wrong with the journal: one
+/// that is lost or cannot be read says nothing of writes, which may have begun at any time.
+pub(super) fn replay(dir: &Path) -> (Replayed, Option<String>) {
     let path = dir.join(FILE);
-    let replayed = match fs::read(&path) {
-        Ok(bytes) => record::replay(&bytes),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Replayed::default(),
+    let (mut replayed, mut damage) = match fs::read(&path) {
+        Ok(bytes) => (record::replay(&bytes), None),
         Err(e) => {
-            tracing::warn!("{} cannot be read: {e}", path.display());
-            return Replayed { writes_begun: Some(0), ..Replayed::default() };
+            let damage =
+                if e.kind() == io::ErrorKind::NotFound { "it is gone".into() } else { e.to_string() };
+            (Replayed { writes_begun: Some(0), ..Replayed::default() }, Some(damage))
         }
     };
     if replayed.damaged > 0 {
-        tracing::warn!("{} has {} damaged records, which are skipped", path.display(), replayed.damaged);
+        damage = Some(format!("{} of its records are damaged", replayed.damaged));
+    } else if damage.is_none() && replayed.epoch.is_none() {
+        damage = Some("it is empty".into());
+        replayed.writes_begun = Some(0);
     }
-    replayed
+    let marked = EpochMark::open(dir).epoch();
+    if marked > replayed.epoch {
+        // A power cut took its last records, or an older journal was put in its place.
+        replayed.lacks_later_records();
+        replayed.epoch = marked;
+    }
+    (replayed, damage)
+}
+
+/// Whether an index with this next number may be older than the blocks beside it.
+pub(super) fn is_behind(next_number: u64, epoch: Option<u64>, disk: &Disk) -> Result<bool, StoreError> {
+    match epoch {
+        Some(epoch) => Ok(next_number < epoch),
+        None => Ok(next_number > 0 || disk.first_layout()?.is_some()),
+    }
 }
 
 impl Journal {
-    /// Reads the journal in a data directory and compares the index with it. Nothing is written yet.
-    pub(super) fn open(dir: &Path, index: Arc<Index>) -> Result<Self, StoreError> {
-        let Replayed { epoch, writes_begun, is_complete, .. } = replay(dir);
+    /// Reads the journal in a data directory and compares the index with it. Nothing is written yet; only what lies in the
+    /// place of the file is moved away.
+    pub(super) fn open(dir: &Path, index: Arc<Index>, disk: &Disk) -> Result<Self, StoreError> {
+        let (Replayed { epoch, writes_begun, is_complete, .. }, damage) = replay(dir);
         let path = dir.join(FILE);
-        let len = fs::metadata(&path).ok().map(|meta| meta.len() / record::LEN as u64 * record::LEN as u64);
         let next_number = index.next_number()?;
-        if len.is_none() && next_number > 0 {
-            tracing::warn!("{} is lost, and made again from the index", path.display());
+        // An index that was found to be behind catches up with the number, and still does not know what it missed.
+        let is_behind = index.meta(META_BEHIND)?.is_some() || is_behind(next_number, epoch, disk)?;
+        let is_new = epoch.is_none() && !is_behind;
+        let damage = damage.filter(|_| !is_new);
+        if let Some(damage) = &damage {
+            tracing::warn!("{} is made again from the index: {damage}", path.display());
         }
+        private::make_way(&path)?;
+        let len = fs::metadata(&path).map_or(0, |meta| meta.len() / record::LEN as u64 * record::LEN as u64);
+        let writes_begun = writes_begun.filter(|_| !is_new);
         let log = Log {
             file: None,
-            len: len.unwrap_or(0),
+            len,
             // An older journal was put in the place of the newest one.
-            is_complete: is_complete && epoch >= next_number,
+            is_complete: is_complete && epoch >= Some(next_number),
             writes_begun,
             has_orphans: writes_begun.is_some(),
             synced: None,
         };
-        // An index that was found to be behind catches up with the number, and still does not know what it missed.
-        let is_behind = index.meta(META_BEHIND)?.is_some() || next_number < epoch;
-        Ok(Self { path, index, is_behind, log: Mutex::new(log) })
+        Ok(Self { path, index, mark: EpochMark::open(dir), is_behind, damage, log: Mutex::new(log) })
     }
 
     /// Writes the journal anew if its pins may not be those of the index, or if it has become long. A failure is logged: it
@@ -118,7 +145,7 @@ impl Journal {
     }
 
     fn rewrite(&self, log: &mut Log) -> Result<(), StoreError> {
-        let (mut records, mut after) = (vec![Record::Epoch(self.index.next_number()?)], None);
+        let (mut records, mut after) = (vec![self.epoch()?], None);
         records.extend(log.writes_begun.map(Record::WritesBegun));
         loop {
             let page = self.index.roots(after, PAGE)?;
@@ -142,7 +169,7 @@ impl Journal {
         let recorded = self.index.root(cid).and_then(|root| {
             let is_pinned = root.is_some_and(|root| root.record.pinned);
             let pin = if is_pinned { Record::Pinned(*cid) } else { Record::Unpinned(*cid) };
-            log.append(&self.path, &[pin, Record::Epoch(self.index.next_number()?)])
+            log.append(&self.path, &[pin, self.epoch()?])
         });
         if let Err(error) = recorded {
             log.is_complete = false;
@@ -154,7 +181,7 @@ impl Journal {
     pub(super) fn begin_writes(&self) -> Result<(), StoreError> {
         let mut log = self.log();
         if log.writes_begun.is_none() {
-            log.append(&self.path, &[Record::Epoch(self.index.next_number()?)])?;
+            log.append(&self.path, &[self.epoch()?])?;
             // The file system's clock dates the folders, too.
             let now = fs::metadata(&self.path).and_then(|meta| meta.modified()).map_err(failed)?;
             let now = unix_ms_at(now);
@@ -193,10 +220,20 @@ impl Journal {
     pub(super) fn invalidate(&self) -> Result<(), StoreError> {
         let mut log = self.log();
         log.is_complete = false;
-        // A record that changes nothing. The epoch of the new index would make the old one look older than the journal,
-        // if this process ends before the new index is in its place.
-        log.append(&self.path, &[Record::Epoch(0)])?;
+        // Not the epoch of the new index: the old one would look older than it, if this process ends before the new one is
+        // in its place.
+        log.append(&self.path, &[Record::Opened])?;
         log.sync()
+    }
+
+    /// Returns the record of how far the index has come, and marks it among the blocks.
+    fn epoch(&self) -> Result<Record, StoreError> {
+        let epoch = self.index.next_number()?;
+        // One of the two is enough.
+        if let Err(error) = self.mark.raise(epoch) {
+            tracing::warn!("{error}");
+        }
+        Ok(Record::Epoch(epoch))
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {

@@ -1,4 +1,7 @@
 //! One process per data directory.
+//!
+//! Two things are locked: the file `lock`, which also says who holds it, and the directory itself, so that the lock holds
+//! when somebody removes the file. A file system that cannot lock directories (NFS) leaves the first.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -10,27 +13,32 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::StoreError;
+use super::{StoreError, private};
 
 const LOCK_FILE: &str = "lock";
 
 /// Content of the lock file, written by the process that holds the lock.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockNote {
-    /// Its process id.
-    pub pid: u32,
+    /// Its process id; `None` if somebody removed the file.
+    #[serde(default)]
+    pub pid: Option<u32>,
     /// Address of its HTTP API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<String>,
 }
 
 /// The lock, held until dropped. The system releases it when the process dies.
-pub(super) struct Lock(Mutex<File>);
+pub(super) struct Lock {
+    file: Mutex<File>,
+    _dir: File,
+}
 
 impl Lock {
     pub(super) fn take(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(LOCK_FILE);
         let fail = |e| StoreError::io(format!("lock {}", path.display()), e);
+        private::make_way(&path)?;
         // Not truncated: until this process holds the lock, the note belongs to another one.
         let file = OpenOptions::new()
             .read(true)
@@ -40,24 +48,25 @@ impl Lock {
             .mode(0o600)
             .open(&path)
             .map_err(fail)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let pid = read_note(&path).map(|note| note.pid);
-                return Err(StoreError::Locked { dir: dir.into(), pid });
-            }
+        let folder = File::open(dir).map_err(fail)?;
+        let is_held = match file.try_lock() {
             Err(TryLockError::Error(e)) => return Err(fail(e)),
+            locked => locked.is_err() || is_locked(folder.try_lock()),
+        };
+        if is_held {
+            let pid = read_note(&path).and_then(|note| note.pid);
+            return Err(StoreError::Locked { dir: dir.into(), pid });
         }
-        let lock = Self(Mutex::new(file));
+        let lock = Self { file: Mutex::new(file), _dir: folder };
         lock.note(None)?;
         Ok(lock)
     }
 
     /// Writes the process id and the address of the HTTP API into the lock file.
     pub(super) fn note(&self, http: Option<&str>) -> Result<(), StoreError> {
-        let note = LockNote { pid: std::process::id(), http: http.map(String::from) };
+        let note = LockNote { pid: Some(std::process::id()), http: http.map(String::from) };
         let text = serde_json::to_string(&note).unwrap_or_default();
-        let mut file = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Overwritten in place: on a full disk, space that is given back may not be available again.
         let written = overwrite(&mut file, text.as_bytes());
         written.map_err(|e| StoreError::io("write the lock file", e))
@@ -67,7 +76,7 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         // The file stays: if it were removed, two processes could lock two files of the same name.
-        if let Ok(file) = self.0.get_mut() {
+        if let Ok(file) = self.file.get_mut() {
             drop(overwrite(file, b"{}"));
         }
     }
@@ -85,12 +94,20 @@ fn read_note(path: &Path) -> Option<LockNote> {
     serde_json::from_str(&text).ok()
 }
 
+impl LockNote {
+    /// Names the process.
+    pub fn holder(&self) -> String {
+        self.pid.map_or_else(|| "another process".into(), |pid| format!("process {pid}"))
+    }
+}
+
+fn is_locked(locked: Result<(), TryLockError>) -> bool {
+    matches!(locked, Err(TryLockError::WouldBlock))
+}
+
 /// Returns the note of the process that holds a data directory; `None` means that no process holds it.
 pub fn read_lock(dir: &Path) -> Option<LockNote> {
     let path = dir.join(LOCK_FILE);
-    let file = File::open(&path).ok()?;
-    match file.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => Some(read_note(&path).unwrap_or_default()),
-        _ => None,
-    }
+    let is_held = |path: &Path| File::open(path).is_ok_and(|file| is_locked(file.try_lock_shared()));
+    (is_held(&path) || is_held(dir)).then(|| read_note(&path).unwrap_or_default())
 }

@@ -23,13 +23,35 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Returns a free name for something that is moved out of the way: `NAME.old`, or `NAME.old.2` and so on.
+pub(super) fn name_aside(path: &Path) -> PathBuf {
+    let name = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let mut names = std::iter::once(name(".old")).chain((2_u64..).map(|n| name(&format!(".old.{n}"))));
+    names.find(|name| name.symlink_metadata().is_err()).unwrap_or_default()
+}
+
+/// Moves a folder that lies in the place of a file out of the way.
+pub(super) fn make_way(path: &Path) -> Result<(), StoreError> {
+    if path.is_dir() { set_aside(path) } else { Ok(()) }
+}
+
+/// Moves something out of the way.
+pub(super) fn set_aside(path: &Path) -> Result<(), StoreError> {
+    rename_new(path, &name_aside(path))
+        .map_err(|e| StoreError::io(format!("move {} away", path.display()), e))
+}
+
 /// Removes the permissions of others from the indexes in a data directory, old ones included.
 pub(super) fn tighten(dir: &Path) -> Result<(), StoreError> {
     let fail = |e| StoreError::io(format!("look at {}", dir.display()), e);
     for item in fs::read_dir(dir).map_err(fail)? {
-        let item = item.map_err(fail)?;
-        if item.file_name().to_string_lossy().starts_with("index.redb") {
-            open(&item.path()).map_err(fail)?;
+        let (item, path) = item.map(|item| (item.file_name(), item.path())).map_err(fail)?;
+        if item.to_string_lossy().starts_with("index.redb") && path.is_file() {
+            open(&path).map_err(|e| StoreError::io(format!("open {}", path.display()), e))?;
         }
     }
     Ok(())

@@ -7,22 +7,17 @@
 //! The new index is made beside the old one and replaces it when it is complete, so that a rebuild may be interrupted at
 //! any moment.
 
-use std::{
-    cell::Cell,
-    collections::HashSet,
-    fs,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{cell::Cell, collections::HashSet, fs, path::Path, sync::Arc};
 
 use super::{
-    INDEX, PutMode, RootKind, RootRecord, Store, StoreError, StoreOptions, disk, has_index,
+    INDEX, PutMode, RootKind, RootRecord, Store, StoreError, StoreOptions, disk,
     index::Index,
+    index_check,
     journal::{self, META_BEHIND, Replayed},
-    observer::Observers,
+    opening::has_index,
     private, relocate,
     schema::{Arrival, Location, Root, Row, TOTALS, unix_ms},
+    version,
 };
 use crate::content::{
     cid::{Cid, Codec},
@@ -59,13 +54,18 @@ impl Store {
     /// As [`Store::open`].
     pub fn rebuild(options: StoreOptions) -> Result<(Self, Rebuilt), StoreError> {
         let dir = options.dir.clone();
-        let (lock, disk) = Self::enter(&options)?;
+        let (lock, disk) = Self::enter(&options, version::refuse_other)?;
         let moved = relocate::settle(&dir, &disk, options.layout)?;
         // Left by an interrupted rebuild.
         remove(&dir.join(NEW_INDEX))?;
         let old = OldIndex::open(&dir)?;
-        let recorded = journal::replay(&dir);
-        if old.is_behind(recorded.epoch) {
+        let (mut recorded, _) = journal::replay(&dir);
+        let next_number = old.read(Index::next_number);
+        if Some(next_number) > recorded.epoch {
+            recorded.lacks_later_records();
+        }
+        let is_marked = old.read(|index| Ok(index.meta(META_BEHIND)?.is_some()));
+        if is_marked || journal::is_behind(next_number, recorded.epoch, &disk)? {
             // It knows as little of newer blocks as an index that cannot be read.
             old.is_damaged.set(true);
         }
@@ -98,7 +98,7 @@ impl Rebuild {
             self.new.set_meta(&name, &value)?;
         }
         // Numbers continue where the lost index stopped, so that an old index put in its place later is recognised.
-        let epoch = self.recorded.epoch;
+        let epoch = self.recorded.epoch.unwrap_or(0);
         self.new.inner.writer.run(move |tables| {
             tables.totals.next_number = tables.totals.next_number.max(epoch);
             Ok(())
@@ -162,7 +162,7 @@ impl Rebuild {
         Ok(taken)
     }
 
-    /// Lists the roots of the old index; returns their number.
+    /// Lists the roots of the old index, without those that were removed since; returns their number.
     fn take_roots(&self) -> Result<u64, StoreError> {
         let (mut taken, mut after) = (0, None);
         loop {
@@ -170,6 +170,9 @@ impl Rebuild {
             let Some(last) = page.last() else { return Ok(taken) };
             after = Some(last.record.cid);
             for Root { number, record } in page {
+                if record.pinned && self.old.is_damaged.get() && self.recorded.was_removed(&record.cid) {
+                    continue;
+                }
                 taken += 1;
                 if record.pinned {
                     self.list(record, Some(number))?;
@@ -181,7 +184,7 @@ impl Rebuild {
     }
 
     /// Lists roots that the old index did not know; returns their number. A root whose block the old index knew and that
-    /// it did not list was removed.
+    /// it did not list was removed, and so was a root of which the journal says so if the old index cannot be read.
     fn find_roots(&self) -> Result<u64, StoreError> {
         let (mut tops, mut listed) = (Vec::new(), HashSet::new());
         let mut after = None;
@@ -200,7 +203,14 @@ impl Rebuild {
                 }
             }
         }
-        tops.retain(|(cid, _)| !listed.contains(cid) && !self.old.knew(cid.digest()));
+        let was_removed = |cid: &Cid| {
+            if self.old.is_damaged.get() {
+                self.recorded.was_removed(cid)
+            } else {
+                self.old.knew(cid.digest())
+            }
+        };
+        tops.retain(|(cid, _)| !listed.contains(cid) && !was_removed(cid));
         let mut found = self.list_pinned()?;
         for (cid, kind) in tops {
             if self.new.root(&cid)?.is_none() {
@@ -296,9 +306,10 @@ impl OldIndex {
         if !has_index(dir) {
             return Ok(with(None));
         }
-        let opened = catch_unwind(|| Index::open(&dir.join(INDEX), &Observers::new()));
-        match opened.unwrap_or_else(|_| Err(StoreError::IndexCorrupt("redb panicked".into()))) {
-            Ok(index) => Ok(with(Some(index))),
+        let path = dir.join(INDEX);
+        let is_sound = path.is_file() && index_check::is_sound(&path)?;
+        match index_check::look(&path) {
+            Ok(index) => Ok(Self { index: Some(index), is_damaged: Cell::new(!is_sound) }),
             Err(StoreError::IndexCorrupt(_) | StoreError::Index(_)) => Ok(with(None)),
             Err(error) => Err(error),
         }
@@ -306,23 +317,16 @@ impl OldIndex {
 
     fn read<T: Default>(&self, look: impl FnOnce(&Index) -> Result<T, StoreError>) -> T {
         let Some(index) = &self.index else { return T::default() };
-        match catch_unwind(AssertUnwindSafe(|| look(index))) {
-            Ok(Ok(found)) => return found,
-            Ok(Err(error)) => tracing::warn!("a part of the old index cannot be read: {error}"),
-            Err(_) => tracing::warn!("a part of the old index cannot be read"),
-        }
-        self.is_damaged.set(true);
-        T::default()
-    }
-
-    /// Whether it is older than the epoch in the journal.
-    fn is_behind(&self, epoch: u64) -> bool {
-        self.read(|index| Ok(index.meta(META_BEHIND)?.is_some() || index.next_number()? < epoch))
+        look(index).unwrap_or_else(|error| {
+            tracing::warn!("a part of the old index cannot be read: {error}");
+            self.is_damaged.set(true);
+            T::default()
+        })
     }
 
     /// Whether it certainly knew this block.
     fn knew(&self, digest: &Digest) -> bool {
-        !self.is_damaged.get() && self.read(|index| index.row(digest)).is_some()
+        self.read(|index| index.row(digest)).is_some()
     }
 
     /// Returns the blocks of a root, as far as its list can be read.
@@ -352,13 +356,9 @@ fn replace_index(dir: &Path) -> Result<(), StoreError> {
     let fail = |e| StoreError::io("replace the index", e);
     let (index, new) = (dir.join(INDEX), dir.join(NEW_INDEX));
     if index.exists() {
-        let numbered = (2..).map(|n| dir.join(format!("{INDEX}.old.{n}")));
-        let mut names = std::iter::once(dir.join(format!("{INDEX}.old"))).chain(numbered);
-        let free: Option<PathBuf> = names.find(|name| !name.exists());
-        let free = free.unwrap_or_default();
         // A hard link, if the file system has them: then `index.redb` exists at every moment.
-        if fs::hard_link(&index, &free).is_err() {
-            private::rename(&index, &free).map_err(fail)?;
+        if fs::hard_link(&index, private::name_aside(&index)).is_err() {
+            private::set_aside(&index)?;
         }
     }
     private::rename(&new, &index).map_err(fail)?;

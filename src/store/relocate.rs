@@ -23,7 +23,14 @@ pub(super) fn check(dir: &Path, disk: &Disk, asked: Layout) -> Result<(), StoreE
         Ok(text) if text.trim() == MOVING => return Err(StoreError::HalfMoved),
         // If the record is damaged, the blocks themselves show their layout.
         Ok(text) => text.trim().parse().ok(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::InvalidData
+            ) =>
+        {
+            None
+        }
         Err(e) => return Err(StoreError::io(format!("read {}", path.display()), e)),
     };
     if recorded == Some(asked) {
@@ -66,6 +73,8 @@ pub(super) fn settle(dir: &Path, disk: &Disk, layout: Layout) -> Result<u64, Sto
 }
 
 fn record(dir: &Path, text: &str) -> Result<(), StoreError> {
-    let written = private::replace(&dir.join(RECORD), format!("{text}\n").as_bytes());
+    let path = dir.join(RECORD);
+    private::make_way(&path)?;
+    let written = private::replace(&path, format!("{text}\n").as_bytes());
     written.map_err(|e| StoreError::io("write the layout record", e))
 }

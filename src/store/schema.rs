@@ -139,7 +139,7 @@ impl Root {
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         serde_ipld_dagcbor::from_slice(bytes)
-            .map_err(|e| StoreError::Index(format!("a root's record is damaged: {e}")))
+            .map_err(|e| StoreError::IndexCorrupt(format!("a root's record is damaged: {e}")))
     }
 }
 

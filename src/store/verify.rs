@@ -30,7 +30,7 @@ impl Store {
     /// returns false, the verification stops.
     ///
     /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Index`]. Damage is no error here, but a part of the result.
+    /// [`StoreError::IndexCorrupt`], [`StoreError::Io`], [`StoreError::Index`]. Damage to blocks is no error here, but a part of the result.
     pub fn verify(
         &self,
         root: Option<&Cid>,
@@ -43,6 +43,7 @@ impl Store {
             }
             return Ok(check.found);
         }
+        self.inner.index.check()?;
         let mut after = None;
         'pages: loop {
             let page = self.inner.index.blocks(after, PAGE)?;

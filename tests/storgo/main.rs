@@ -32,6 +32,7 @@ mod cli_verbs;
 mod cli_words;
 mod cluster;
 mod configuration;
+mod data_dir_damage;
 mod departed;
 mod docs;
 mod examples;

@@ -64,8 +64,9 @@ impl Handle {
     fn open(&self) -> Result<Index, StoreError> {
         let handle = self.clone();
         // A cache so small that redb writes pages before the commit.
-        Index::open_with(&Observers::new(), move || {
-            Database::builder().set_cache_size(64 << 10).create_with_backend(handle.clone())
+        Index::open_with(&Observers::new(), OnDamage::Refuse, move || {
+            let db = Database::builder().set_cache_size(64 << 10).create_with_backend(handle.clone());
+            db.map_err(|e| index_file::cannot_open(Path::new("index"), e))
         })
     }
 

@@ -26,6 +26,8 @@ pub(super) enum Record {
     WritesListed,
     /// As the last record: the pins are those of the index.
     Closed,
+    /// The journal is not closed any more.
+    Opened,
 }
 
 impl Record {
@@ -37,6 +39,7 @@ impl Record {
             Self::WritesBegun(at_ms) => (b'w', at_ms),
             Self::WritesListed => (b'l', 0),
             Self::Closed => (b'c', 0),
+            Self::Opened => (b'o', 0),
         };
         let mut out = [0; LEN];
         out[0] = kind;
@@ -60,6 +63,7 @@ impl Record {
             b'w' => Self::WritesBegun(number),
             b'l' => Self::WritesListed,
             b'c' => Self::Closed,
+            b'o' => Self::Opened,
             _ => return None,
         };
         (record.encode() == *bytes).then_some(record)
@@ -71,14 +75,29 @@ impl Record {
 pub(in crate::store) struct Replayed {
     /// Roots that are pinned.
     pub(in crate::store) pinned: HashSet<Cid>,
-    /// The highest epoch of the index.
-    pub(in crate::store) epoch: u64,
+    /// Roots that were pinned and are not any more.
+    pub(super) unpinned: HashSet<Cid>,
+    /// The highest epoch of the index; `None` means that no record says it.
+    pub(in crate::store) epoch: Option<u64>,
     /// Since when block files may exist that the index does not list, in milliseconds since 1970.
     pub(in crate::store) writes_begun: Option<u64>,
     /// Number of damaged records, without a torn one at the end.
     pub(super) damaged: u64,
     /// Whether `pinned` is complete: the journal was closed, and nothing is damaged.
     pub(super) is_complete: bool,
+}
+
+impl Replayed {
+    /// Notes that later records are lost: what the journal says of removed roots may be out of date.
+    pub(in crate::store) fn lacks_later_records(&mut self) {
+        self.is_complete = false;
+        self.unpinned.clear();
+    }
+
+    /// Whether this store kept the root once and does not any more. Only a complete journal knows what it does not name.
+    pub(in crate::store) fn was_removed(&self, root: &Cid) -> bool {
+        self.unpinned.contains(root) || self.is_complete && !self.pinned.contains(root)
+    }
 }
 
 /// Reads all records that are intact. A damaged record may have been one of writes that began at any time.
@@ -89,13 +108,19 @@ pub(super) fn replay(bytes: &[u8]) -> Replayed {
     for record in records.iter().map(Record::decode) {
         is_closed = record == Some(Record::Closed);
         match record {
-            Some(Record::Pinned(cid)) => drop(replayed.pinned.insert(cid)),
-            Some(Record::Unpinned(cid)) => drop(replayed.pinned.remove(&cid)),
-            Some(Record::Epoch(epoch)) => replayed.epoch = replayed.epoch.max(epoch),
+            Some(Record::Pinned(cid)) => {
+                replayed.pinned.insert(cid);
+                replayed.unpinned.remove(&cid);
+            }
+            Some(Record::Unpinned(cid)) => {
+                replayed.pinned.remove(&cid);
+                replayed.unpinned.insert(cid);
+            }
+            Some(Record::Epoch(epoch)) => replayed.epoch = replayed.epoch.max(Some(epoch)),
             // Files of an earlier process may still be unlisted: the first time counts.
             Some(Record::WritesBegun(at_ms)) => drop(replayed.writes_begun.get_or_insert(at_ms)),
             Some(Record::WritesListed) => replayed.writes_begun = None,
-            Some(Record::Closed) => {}
+            Some(Record::Closed | Record::Opened) => {}
             None => {
                 replayed.damaged += 1;
                 replayed.writes_begun = Some(0);
@@ -122,6 +147,7 @@ mod tests {
             any::<u64>().prop_map(Record::WritesBegun),
             Just(Record::WritesListed),
             Just(Record::Closed),
+            Just(Record::Opened),
         ]
     }
 
@@ -157,7 +183,8 @@ mod tests {
             let found = replay(&bytes);
             let expected = replay(&encode(&others));
             prop_assert_eq!((found.damaged, found.is_complete), (1, false));
-            prop_assert_eq!((found.pinned, found.epoch), (expected.pinned, expected.epoch));
+            prop_assert_eq!((found.pinned, found.unpinned), (expected.pinned, expected.unpinned));
+            prop_assert_eq!(found.epoch, expected.epoch);
             prop_assert_eq!(found.writes_begun.is_some(), expected.writes_begun.is_some());
         }
     }

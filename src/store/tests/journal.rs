@@ -15,7 +15,7 @@ fn roots(store: &Store) -> Vec<Cid> {
 
 /// The pins in the journal of a data directory.
 fn pinned(dir: &TempDir) -> HashSet<Cid> {
-    replay(&dir.path().join("data")).pinned
+    replay(&dir.path().join("data")).0.pinned
 }
 
 fn journal(dir: &TempDir) -> PathBuf {

@@ -163,7 +163,7 @@ fn blocks_of_a_killed_upload_count_from_the_next_start_on() {
 
 /// Whether a process that opens the directory now would look for orphans.
 fn looks_for_orphans(dir: &TempDir) -> bool {
-    replay(&dir.path().join("data")).writes_begun.is_some()
+    replay(&dir.path().join("data")).0.writes_begun.is_some()
 }
 
 #[test]

@@ -1,0 +1,143 @@
+//! Opening a data directory: what must be right before anything is read, written or removed.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex, RwLock, atomic::AtomicU64},
+};
+
+use super::{
+    INDEX, Inner, Store, StoreError, StoreOptions, cache,
+    disk::Disk,
+    disk_reserve::DiskReserve,
+    index::Index,
+    index_check,
+    journal::{self, Journal, META_BEHIND},
+    lock::{self, Lock},
+    orphans::Unlisted,
+    pins::Pins,
+    private, relocate, version,
+    writer::Writer,
+};
+
+impl Store {
+    /// Opens the store in a data directory, or makes one.
+    ///
+    /// The time that this takes does not depend on how much is stored. If a process was killed while it wrote, the folders
+    /// that it may have written to are searched.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] if another process has it, [`StoreError::OtherVersion`], [`StoreError::OtherLayout`],
+    /// [`StoreError::HalfMoved`], [`StoreError::IndexLost`], [`StoreError::IndexCorrupt`], [`StoreError::Io`].
+    pub fn open(options: StoreOptions) -> Result<Self, StoreError> {
+        let (lock, disk) = Self::enter(&options, version::check)?;
+        relocate::check(&options.dir, &disk, options.layout)?;
+        check_index_is_there(&options.dir, &disk)?;
+        let store = Self::open_index(options, INDEX, disk, lock)?;
+        if store.is_index_behind() {
+            tracing::warn!("{}", StoreError::IndexBehind);
+            match store.set_meta(META_BEHIND, &[1]) {
+                Err(error @ StoreError::NoSpace(_)) => tracing::warn!("{error}"),
+                noted => noted?,
+            }
+        } else if let Err(error) = store.list_orphans() {
+            tracing::warn!("block files of killed uploads are not listed yet: {error}");
+        }
+        store.inner.journal.refresh();
+        Ok(store)
+    }
+
+    /// Checks a data directory from outside: nothing is locked or changed. Returns what is wrong with the journal, which the
+    /// next opening makes again. If a process has the directory, the index is not looked into.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`], and [`StoreError::IndexBehind`].
+    pub fn inspect(dir: &Path) -> Result<Option<String>, StoreError> {
+        if !dir.exists() {
+            return Ok(None);
+        }
+        version::check(dir)?;
+        if relocate::is_half_moved(dir) {
+            return Err(StoreError::HalfMoved);
+        }
+        let disk = Disk::look(dir);
+        check_index_is_there(dir, &disk)?;
+        if !has_index(dir) || lock::read_lock(dir).is_some() {
+            return Ok(None);
+        }
+        let path = dir.join(INDEX);
+        if !index_check::is_sound(&path)? {
+            return Err(StoreError::IndexCorrupt("a checksum is wrong".into()));
+        }
+        let index = index_check::look(&path)?;
+        let (recorded, damage) = journal::replay(dir);
+        let next_number = index.next_number()?;
+        if index.meta(META_BEHIND)?.is_some() || journal::is_behind(next_number, recorded.epoch, &disk)? {
+            return Err(StoreError::IndexBehind);
+        }
+        Ok(damage)
+    }
+
+    /// Locks a data directory, and checks its format with `check`.
+    pub(super) fn enter(
+        options: &StoreOptions,
+        check: fn(&Path) -> Result<(), StoreError>,
+    ) -> Result<(Arc<Lock>, Disk), StoreError> {
+        private::make_private_dir(&options.dir)?;
+        let lock = Arc::new(Lock::take(&options.dir)?);
+        check(&options.dir)?;
+        version::write(&options.dir)?;
+        private::tighten(&options.dir)?;
+        let disk = Disk::open(&options.dir, options.layout)?;
+        Ok((lock, disk))
+    }
+
+    pub(super) fn open_index(
+        options: StoreOptions,
+        name: &str,
+        disk: Disk,
+        lock: Arc<Lock>,
+    ) -> Result<Self, StoreError> {
+        let index = Arc::new(Index::open(&options.dir.join(name), &options.observers)?);
+        let writer = Writer::start(Arc::clone(&index), DiskReserve::open(&options.dir))?;
+        let journal = Journal::open(&options.dir, Arc::clone(&index), &disk)?;
+        let store = Self {
+            inner: Arc::new(Inner {
+                options,
+                disk,
+                index,
+                writer,
+                pins: Pins::default(),
+                unlisted: Unlisted::default(),
+                journal,
+                reserved: AtomicU64::new(0),
+                listing: RwLock::default(),
+                comparing: Default::default(),
+                touched: Mutex::<cache::Touched>::default(),
+                completing: Mutex::default(),
+                lock,
+            }),
+        };
+        match store.finish_removals() {
+            // A full disk must not prevent opening: files can still be read and removed.
+            Err(error @ StoreError::NoSpace(_)) => tracing::warn!("a removal waits for space: {error}"),
+            finished => finished?,
+        }
+        store.try_to_complete_roots();
+        Ok(store)
+    }
+}
+
+/// Whether there is an index. redb would make a new one of an empty file.
+pub(super) fn has_index(dir: &Path) -> bool {
+    fs::metadata(dir.join(INDEX)).is_ok_and(|meta| meta.len() > 0)
+}
+
+/// Errors: [`StoreError::IndexLost`]. A new index would not know what is stored, or what was.
+fn check_index_is_there(dir: &Path, disk: &Disk) -> Result<(), StoreError> {
+    if has_index(dir) {
+        return Ok(());
+    }
+    let was_there = journal::replay(dir).0.epoch > Some(0) || disk.first_layout()?.is_some();
+    if was_there { Err(StoreError::IndexLost) } else { Ok(()) }
+}

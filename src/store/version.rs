@@ -1,0 +1,45 @@
+//! The format of a data directory, in its file `version`.
+
+use std::{fs, io, path::Path};
+
+use super::{StoreError, private};
+
+const FILE: &str = "version";
+/// The format that this program writes.
+const VERSION: u32 = 2;
+
+/// Checks the format of a data directory.
+pub(super) fn check(dir: &Path) -> Result<(), StoreError> {
+    let path = dir.join(FILE);
+    let found = match fs::read(&path) {
+        Ok(bytes) => str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok()),
+        // A new data directory.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Some(VERSION),
+        Err(e) if e.kind() == io::ErrorKind::IsADirectory => None,
+        Err(e) => return Err(StoreError::io(format!("read {}", path.display()), e)),
+    };
+    match found {
+        Some(VERSION) => Ok(()),
+        Some(found) => Err(StoreError::OtherVersion { found, known: VERSION }),
+        None => Err(StoreError::VersionDamaged),
+    }
+}
+
+/// As [`check`], but accepts a file that says nothing: a rebuild writes it again.
+pub(super) fn refuse_other(dir: &Path) -> Result<(), StoreError> {
+    match check(dir) {
+        Err(StoreError::VersionDamaged) => Ok(()),
+        checked => checked,
+    }
+}
+
+/// Writes the format where nothing says it, or nothing that can be understood.
+pub(super) fn write(dir: &Path) -> Result<(), StoreError> {
+    let path = dir.join(FILE);
+    if path.exists() && check(dir).is_ok() {
+        return Ok(());
+    }
+    private::make_way(&path)?;
+    let written = private::replace(&path, format!("{VERSION}\n").as_bytes());
+    written.map_err(|e| StoreError::io(format!("write {}", path.display()), e))
+}
