@@ -151,7 +151,7 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
         }
         Command::Health { reference } => maintenance::health(&context, reference.as_deref()).await?,
         Command::Repair { reference } => maintenance::repair(&context, reference.as_deref()).await?,
-        Command::Gc { now } => maintenance::gc(&context, now).await?,
+        Command::Gc { now, cache } => maintenance::gc(&context, now, cache).await?,
         Command::Peers { add } => status::peers(&context, add).await?,
         Command::Status => status::status(&context).await?,
         Command::Events => status::events(&context).await?,

@@ -331,7 +331,7 @@ impl Node {
         self.services.listing.blocks(found.link.cid, cursor, limit).await
     }
 
-    /// Removes a file from this node and withdraws its announcement. Its blocks are freed when no other file uses them and the
+    /// Removes a file from this node and withdraws its announcement; of a file that was only read, frees the cache. Its blocks are freed when no other file uses them and the
     /// grace period is over. Peers that cannot be reached now are notified when they connect, also after a restart.
     ///
     /// # Errors
@@ -363,6 +363,14 @@ impl Node {
     /// Those of the store.
     pub async fn purge(&self) -> Result<GcReport, NodeError> {
         self.services.collector.collect(Store::purge).await
+    }
+
+    /// Removes all blocks that were only read.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn drop_cache(&self) -> Result<GcReport, NodeError> {
+        self.services.collector.collect(Store::drop_cache).await
     }
 }
 

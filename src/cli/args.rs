@@ -164,6 +164,9 @@ pub(super) enum Command {
         /// Also delete blocks in their grace period and those of interrupted uploads.
         #[arg(long)]
         now: bool,
+        /// Also delete the cache: blocks that were only read.
+        #[arg(long)]
+        cache: bool,
     },
     /// List connected peers.
     Peers {

@@ -205,8 +205,8 @@ async fn rebuild_index(context: &Context) -> Result<(), CliError> {
     Ok(())
 }
 
-pub(super) async fn gc(context: &Context, now: bool) -> Result<(), CliError> {
-    let endpoint = Endpoint::path(if now { "/api/v1/gc?now=true" } else { "/api/v1/gc" });
+pub(super) async fn gc(context: &Context, now: bool, cache: bool) -> Result<(), CliError> {
+    let endpoint = Endpoint::path(format!("/api/v1/gc?now={now}&cache={cache}"));
     let report: GcReport = call(context, Network::Offline, Method::POST, &endpoint).await?;
     output::result(context, &report, |report| {
         let waiting = match report.waiting {

@@ -108,6 +108,10 @@ pub(super) struct GcQuery {
     #[serde(default, deserialize_with = "boolean")]
     #[param(required = false)]
     now: bool,
+    /// Also delete the cache: blocks that were only read.
+    #[serde(default, deserialize_with = "boolean")]
+    #[param(required = false)]
+    cache: bool,
 }
 
 /// Deletes blocks that no file needs.
@@ -116,7 +120,13 @@ pub(super) async fn gc(
     State(node): State<Node>,
     QueryParams(query): QueryParams<GcQuery>,
 ) -> Result<Json<GcReport>, Problem> {
-    Ok(Json(if query.now { node.purge().await? } else { node.collect().await? }))
+    let mut report = if query.now { node.purge().await? } else { node.collect().await? };
+    if query.cache {
+        let dropped = node.drop_cache().await?;
+        report.blocks += dropped.blocks;
+        report.bytes += dropped.bytes;
+    }
+    Ok(Json(report))
 }
 
 /// An invite into the cluster. Anyone who has it can read every file.

@@ -161,9 +161,16 @@ impl Files {
         Ok(info)
     }
 
-    /// Removes a file and withdraws its announcement.
+    /// Removes a file and withdraws its announcement. Frees the cache of a file that is not kept.
     pub(super) async fn remove(&self, found: Found) -> Result<RemoveReport, NodeError> {
         let Found { link: Link { cid, .. }, record, .. } = found;
+        let is_kept = record.as_ref().is_some_and(|record| record.pinned);
+        if !is_kept {
+            let freed = self.reads.store.run(move |store| Ok(store.drop_cached_file(&cid)?)).await?;
+            if record.is_none() && freed.blocks > 0 {
+                return Ok(RemoveReport { cid, name: None, withdrawn_from: 0, withdrawal_pending: false });
+            }
+        }
         let record = record.ok_or_else(|| NodeError::not_kept(&cid))?;
         if record.pinned {
             self.withdrawals.note(cid).await?;

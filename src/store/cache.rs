@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    Store, StoreError,
+    Collected, Store, StoreError,
     disk::Durability,
     schema::{Location, unix_ms},
     upload::lives_in_index,
@@ -37,11 +37,53 @@ impl Store {
         Ok(dropped.blocks > 0 || self.inner.index.row(cid.digest())?.is_none())
     }
 
+    /// Drops the blocks of a file that were only read.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::Index`].
+    pub fn drop_cached_file(&self, root: &Cid) -> Result<Collected, StoreError> {
+        self.settle_cache()?;
+        let (mut total, mut cached) = (Collected::default(), Vec::new());
+        for block in self.walk(*root)?.blocks {
+            if self.inner.index.row(&block.digest)?.is_some_and(|row| row.cached) {
+                cached.push(block.digest);
+            }
+        }
+        for batch in cached.chunks(BATCH) {
+            total += self.discard(batch.to_vec())?;
+        }
+        Ok(total)
+    }
+
+    /// Drops all blocks that were only read.
+    ///
+    /// # Errors
+    /// [`StoreError::IndexBehind`], [`StoreError::Io`], [`StoreError::Index`].
+    pub fn drop_cache(&self) -> Result<Collected, StoreError> {
+        self.check_not_behind()?;
+        self.settle_cache()?;
+        self.evict(u64::MAX)
+    }
+
+    /// Waits until the blocks that were cached so far are listed.
+    fn settle_cache(&self) -> Result<(), StoreError> {
+        self.inner.writer.free_space(|_| Ok(()))
+    }
+
+    /// Drops what exceeds the size of the cache, which may be less than it was.
+    pub(super) fn shrink_cache(&self) -> Result<Collected, StoreError> {
+        match self.usage().cached_bytes.saturating_sub(self.inner.options.cache_size) {
+            0 => Ok(Collected::default()),
+            over => self.evict(over),
+        }
+    }
+
     /// Evicts cached blocks until about `bytes` are freed, or only blocks of running uploads are left.
-    pub(super) fn evict(&self, bytes: u64) -> Result<(), StoreError> {
+    pub(super) fn evict(&self, bytes: u64) -> Result<Collected, StoreError> {
+        let mut evicted = Collected::default();
         if self.is_index_behind() {
             // A block that an old index calls cached may belong to a newer file.
-            return Ok(());
+            return Ok(evicted);
         }
         let goal = self.usage().cached_bytes.saturating_sub(bytes);
         let (begun, mut after) = (unix_ms(), None);
@@ -63,9 +105,9 @@ impl Store {
                 let used: Vec<_> = in_hand.into_iter().map(|(_, digest)| (digest, begun)).collect();
                 self.inner.writer.post(move |tables| tables.touch_cached(&used));
             }
-            self.discard(free.into_iter().map(|(_, digest)| digest).collect())?;
+            evicted += self.discard(free.into_iter().map(|(_, digest)| digest).collect())?;
         }
-        Ok(())
+        Ok(evicted)
     }
 
     /// Caches a block that was fetched for a reader: evictable and not synced. If a file here has lost this block, it is

@@ -1,6 +1,7 @@
 //! Collection: removes blocks that nothing needs.
 
 use std::{
+    ops::AddAssign,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -24,16 +25,25 @@ pub struct Collected {
     pub bytes: u64,
 }
 
+impl AddAssign for Collected {
+    fn add_assign(&mut self, other: Self) {
+        self.blocks += other.blocks;
+        self.bytes += other.bytes;
+    }
+}
+
 impl Store {
-    /// Removes blocks that have been unreferenced for the grace period. Readers and writers go on meanwhile. Blocks of
-    /// uploads in flight stay.
+    /// Removes blocks that have been unreferenced for the grace period, and cache in excess of its size. Readers and writers
+    /// go on meanwhile. Blocks of uploads in flight stay.
     ///
     /// # Errors
     /// [`StoreError::IndexBehind`], [`StoreError::Io`], [`StoreError::Index`].
     pub fn collect(&self) -> Result<Collected, StoreError> {
         self.inner.end_writes();
         self.list_lost()?;
-        self.collect_after(self.inner.options.grace)
+        let mut removed = self.collect_after(self.inner.options.grace)?;
+        removed += self.shrink_cache()?;
+        Ok(removed)
     }
 
     /// Removes all unreferenced blocks and all block files of interrupted uploads, whether their grace period is over or
@@ -43,9 +53,10 @@ impl Store {
     /// [`StoreError::IndexBehind`], [`StoreError::Io`], [`StoreError::Index`].
     pub fn purge(&self) -> Result<Collected, StoreError> {
         // Files without rows first: removing them needs no space in the index.
-        let left = self.sweep_after(Duration::ZERO)?;
-        let unneeded = self.collect_after(Duration::ZERO)?;
-        Ok(Collected { blocks: left.blocks + unneeded.blocks, bytes: left.bytes + unneeded.bytes })
+        let mut removed = self.sweep_after(Duration::ZERO)?;
+        removed += self.collect_after(Duration::ZERO)?;
+        removed += self.shrink_cache()?;
+        Ok(removed)
     }
 
     fn collect_after(&self, grace: Duration) -> Result<Collected, StoreError> {
@@ -63,8 +74,7 @@ impl Store {
             }
             let all = candidates.len() < limit;
             let removed = self.discard(candidates)?;
-            total.blocks += removed.blocks;
-            total.bytes += removed.bytes;
+            total += removed;
             if all {
                 return Ok(total);
             }

@@ -123,8 +123,9 @@ mod tests {
         let mut reserve = DiskReserve::open(dir.path());
         reserve.index_grew(-20 << 20);
         assert!(reserve.release());
-        // No room for it.
-        reserve.path = dir.path().join("gone/reserve");
+        fs::write(dir.path().join("file"), b"").expect("written");
+        // It cannot be made below a file.
+        reserve.path = dir.path().join("file/reserve");
         assert!(!reserve.is_enough(), "bytes freed while the reserve is held do not count");
         reserve.index_grew(-20 << 20);
         assert!(reserve.is_enough());

@@ -197,7 +197,8 @@ impl Upload {
             self.state().own.push(digest);
             if !inline {
                 self.store.inner.unlisted.insert(digest);
-                self.store.inner.journal.begin_writes()?;
+                let begun = self.store.inner.journal.begin_writes();
+                begun.inspect_err(|_| self.store.inner.unlisted.remove([&digest]))?;
             }
         }
         let (arrival, folder, synced) = self.write(cid, bytes, inline)?;

@@ -12,6 +12,7 @@ mod api_tls;
 mod api_tus;
 mod binary;
 mod cable;
+mod cache_freeing;
 mod cli_alone;
 mod cli_cluster;
 mod cli_cluster_key;

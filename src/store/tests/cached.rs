@@ -1,6 +1,6 @@
 //! Cached blocks beside uploads, a quota and power cuts.
 
-use super::*;
+use super::{incomplete::folder, *};
 
 fn cache(store: &Store, blocks: &[(Cid, Vec<u8>)]) {
     for (cid, bytes) in blocks {
@@ -64,4 +64,32 @@ fn a_block_file_that_a_power_cut_truncated_is_cached_again() {
         assert!(store.get(&cid).expect("read").as_ref() == Some(&bytes));
         assert!(store.drop_cached(&cid).expect("dropped"));
     }
+}
+
+#[test]
+fn the_cache_is_freed_on_request_and_when_its_size_is_lowered_and_kept_blocks_stay() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(&dir);
+    let (kept, read) = (folder(), [block(50, LONG), block(51, 100)]);
+    store_all(&store, &kept);
+    let cache = |store: &Store| {
+        for (cid, bytes) in &read {
+            store.put_cached(cid, bytes).expect("cached");
+        }
+    };
+    cache(&store);
+    let freed = store.drop_cache().expect("freed");
+    assert_eq!((freed.blocks, freed.bytes), (2, LONG as u64 + 100));
+    assert_eq!((store.usage().cached_bytes, store.drop_cache().expect("nothing left").blocks), (0, 0));
+    cache(&store);
+    assert_eq!(store.drop_cached_file(&read[0].0).expect("freed").blocks, 1);
+    assert_eq!(store.drop_cached_file(&kept[0].0).expect("kept").blocks, 0);
+    assert_eq!(store.usage().cached_bytes, 100);
+    cache(&store);
+    settle(&store);
+    drop(store);
+    let store = Store::open(StoreOptions { cache_size: 0, ..options(&dir) }).expect("opens");
+    assert_eq!(store.collect().expect("collected").blocks, 2);
+    assert_eq!(store.usage().cached_bytes, 0);
+    assert_here(&store, &kept);
 }
