@@ -150,7 +150,7 @@ fn restore(context: &Context, name: &str, text: &str) -> Result<(), CliError> {
     print_identity(context)?;
     let next = match read_lock(&context.data_dir) {
         Some(lock) => {
-            format!("restored; process {} still uses the old keys: stop it and start it again", lock.pid)
+            format!("restored; {} still uses the old keys: stop it and start it again", lock.holder())
         }
         None => format!("restored; start the node with: {}", start_command(context)),
     };

@@ -134,7 +134,7 @@ pub(super) fn start_command(context: &Context) -> String {
 pub(super) fn leave(context: &Context) -> Result<(), CliError> {
     require_data_dir(context)?;
     if let Some(lock) = read_lock(&context.data_dir) {
-        return Err(CliError::new(ErrorCode::Locked, format!("the node runs as process {}", lock.pid))
+        return Err(CliError::new(ErrorCode::Locked, format!("the node runs as {}", lock.holder()))
             .hint("stop it, leave, then start it again"));
     }
     if context.settings.get("cluster.key").is_some() {
