@@ -69,7 +69,7 @@ pub use self::{
     lookup::Reference,
     options::NodeOptions,
     put::{MAX_NAME, PutOptions, check_name},
-    read::Opened,
+    read::{Opened, left_out_name},
 };
 use self::{
     invite::Invite,
@@ -82,7 +82,7 @@ use self::{
     },
     services::Services,
 };
-pub(crate) use self::{put::UploadPermit, services::HttpEndpoint};
+pub(crate) use self::{put::UploadPermit, read::Gaps, services::HttpEndpoint};
 pub(crate) use crate::content::tar_time::{mtime as tar_mtime, set_mtime as set_tar_mtime};
 use crate::{
     content::{cid::Cid, link::Link},

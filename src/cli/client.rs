@@ -188,15 +188,24 @@ impl Client {
 
     /// Why the body of a response broke off: the node keeps the error under the id of the request.
     pub(super) async fn failure_of(&self, request_id: Option<&str>) -> CliError {
-        let lost = CliError::new(ErrorCode::Unreachable, "the connection to the node broke off")
-            .hint("`storgo-node status` shows whether it still runs");
-        let Some(id) = request_id else { return lost };
-        let endpoint = Endpoint::path(format!("/api/v1/errors/{id}"));
-        match self.send(Method::GET, &endpoint, &[], Body::empty()).await {
-            // Without a reason, the node knows no error of this request.
-            Err(error) if error.code != ErrorCode::NotFound || error.reason.is_some() => error,
-            _ => lost,
-        }
+        self.noted_error(request_id).await.unwrap_or_else(|| {
+            CliError::new(ErrorCode::Unreachable, "the connection to the node broke off")
+                .hint("`storgo-node status` shows whether it still runs")
+        })
+    }
+
+    /// The error that the node knows of a response that has begun; `None` for a complete one.
+    pub(super) async fn noted_error(&self, request_id: Option<&str>) -> Option<CliError> {
+        let endpoint = Endpoint::path(format!("/api/v1/errors/{}", request_id?));
+        let error = match self.send(Method::GET, &endpoint, &[], Body::empty()).await {
+            // The status of a partial success is not an error.
+            Ok(response) => {
+                serde_json::from_slice::<Problem>(&collect(response.into_body()).await.ok()?).ok()?.into()
+            }
+            Err(error) => error,
+        };
+        // Without a reason, the node knows no error of this request.
+        (error.code != ErrorCode::NotFound || error.reason.is_some()).then_some(error)
     }
 }
 

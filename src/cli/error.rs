@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{ConfigError, TABLE},
-    node::{ErrorCode, NodeError, Reason},
+    node::{ErrorCode, NodeError, Reason, report::LeftOut},
 };
 
 /// An error as the user sees it. `--json` prints it as `{"error": …}`.
@@ -20,11 +20,18 @@ pub(super) struct CliError {
     /// The cause, if the node names one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<Reason>,
+    /// Entries of a folder that were not read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) left_out: Vec<LeftOut>,
+    /// The file in whose middle a folder broke off.
+    #[serde(skip)]
+    pub(super) entry: Option<String>,
 }
 
 impl CliError {
     pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: String::new(), reason: None }
+        let (hint, left_out) = (String::new(), Vec::new());
+        Self { code, message: message.into(), hint, reason: None, left_out, entry: None }
     }
 
     /// The arguments, the settings or the input are wrong.
@@ -87,7 +94,7 @@ impl fmt::Display for CliError {
 
 impl From<NodeError> for CliError {
     fn from(NodeError { code, message, reason, .. }: NodeError) -> Self {
-        Self { code, message, hint: next_step(code, reason).into(), reason }
+        Self { reason, ..Self::new(code, message) }.hint(next_step(code, reason))
     }
 }
 
@@ -101,15 +108,19 @@ pub(super) struct Problem {
     reason: serde_json::Value,
     #[serde(default)]
     hint: String,
+    #[serde(default)]
+    entry: Option<String>,
+    #[serde(default)]
+    left_out: Vec<LeftOut>,
 }
 
 impl From<Problem> for CliError {
-    fn from(Problem { detail, code, reason, hint }: Problem) -> Self {
+    fn from(Problem { detail, code, reason, hint, entry, left_out }: Problem) -> Self {
         let reason = Reason::deserialize(reason).ok();
         // Only problems of the API itself have no reason. A hint that names a request does not help a user of commands.
         let is_for_users = reason.is_none() && !hint.contains("/api/");
         let hint = if is_for_users { hint } else { next_step(code, reason).into() };
-        Self { code, message: detail, hint, reason }
+        Self { reason, entry, left_out, ..Self::new(code, detail) }.hint(hint)
     }
 }
 
@@ -153,6 +164,9 @@ fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
             "run the command again to continue; --timeout waits longer"
         }
         Some(Reason::NoGoodCopy) => "run `storgo-node verify` on a node that keeps the file",
+        Some(Reason::EntriesLeftOut) => {
+            "connect to a node that has the folder and run the command again, with a new -o; what is here is not fetched again"
+        }
         Some(Reason::ProvidersSilent | Reason::PeerUnreachable) => {
             "check that the other node runs and that a firewall lets this node through"
         }

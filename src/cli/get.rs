@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -18,19 +18,22 @@ use super::{
     Context,
     args::GetOptions,
     attributes::Attributes,
-    client::{Client, Endpoint, request_id},
+    client::{Client, Endpoint, escape, request_id},
     connection::{Connection, Network},
     destination::{CreatedFolder, Destination, Partial, cannot_write},
     error::CliError,
     files,
     output::{self, bytes_per_s},
     sanitize::sanitize,
-    tar_reader,
+    tar_reader::{UnpackError, Unpacker},
 };
 use crate::{
     config::{Origin, parse_duration},
     http::{KIND_HEADER, TIMEOUT_HEADER},
-    node::report::Status,
+    node::{
+        ErrorCode, NodeError, Reason,
+        report::{LeftOut, Status},
+    },
     store::DirectFile,
 };
 
@@ -55,13 +58,10 @@ async fn get(
     let timeout = explicit_timeout(context).and_then(|text| parse_duration(text).ok());
     let timeout = timeout.map(|timeout| timeout.as_secs_f64().to_string());
     let range = options.range.as_deref().map(range_header).transpose()?;
-    let mut headers = Vec::new();
-    headers.extend(timeout.as_deref().map(|timeout| (TIMEOUT_HEADER, timeout)));
-    headers.extend(range.as_deref().map(|range| (header::RANGE.as_str(), range)));
-    let endpoint = Endpoint::file(reference, "/content")?;
+    let request = Content { client, reference, timeout, range };
     let spinner = output::spinner(context, "looking");
     let response = tokio::select! {
-        response = client.send(Method::GET, &endpoint, &headers, Body::empty()) => response,
+        response = request.send(None) => response,
         never = explain_wait(context, client, &spinner) => match never {},
     };
     spinner.finish_and_clear();
@@ -70,25 +70,34 @@ async fn get(
         Err(error) => return Err(client.explain_foreign_cluster(error).await),
     };
     let is_folder = response.headers().get(KIND_HEADER).is_some_and(|kind| kind == "dir");
-    if is_folder && range.is_some() {
+    if is_folder && request.range.is_some() {
         return Err(CliError::bad_request("--range works on files, and this is a folder"));
     }
     files::mention_older(context, client, reference).await;
     let started = Instant::now();
     // A range is a new file: it has neither the time nor the permissions of the whole.
     let attributes =
-        if range.is_none() { Attributes::from_headers(response.headers()) } else { Attributes::default() };
+        if request.range.is_none() { Attributes::from_headers(response.headers()) } else { Attributes::default() };
     let created = options.output.as_deref().filter(|_| !is_folder).and_then(CreatedFolder::create);
     let _created = created.transpose()?;
     let force = options.force;
-    let download = Download::new(context, client, response, attributes);
+    let id = request_id(&response);
+    let mut left_out = None;
+    let download = Download::new(context, &request, response, attributes);
     let (bytes, path) =
         match Destination::resolve(client, reference, options.output, is_folder, force).await? {
             Destination::Stdout => (download.write_stdout().await?, None),
             Destination::Device(path) => (download.write_device(&path).await?, Some(path)),
-            Destination::Path(path) if is_folder => (download.write_folder(&path).await?, Some(path)),
+            Destination::Path(path) if is_folder => {
+                let bytes;
+                (bytes, left_out) = download.write_folder(&path).await?;
+                (bytes, Some(path))
+            }
             Destination::Path(path) => (download.write_file(&path, force).await?, Some(path)),
         };
+    if is_folder && left_out.is_none() {
+        left_out = client.noted_error(id.as_deref()).await;
+    }
     let rate = bytes_per_s(bytes, started.elapsed());
     let shown = path.as_ref().map_or_else(|| "stdout".into(), |path| sanitize(&path.display().to_string()));
     output::message(context, &format!("wrote {} to {shown}, verified, {rate}", output::bytes(bytes)));
@@ -98,7 +107,31 @@ async fn get(
         let done = serde_json::json!({ "output": path.display().to_string(), "bytes": bytes });
         output::print(&format!("{done}\n"))?;
     }
-    Ok(())
+    let Some(error) = left_out else { return Ok(()) };
+    for LeftOut { path, error } in &error.left_out {
+        output::message(context, &format!("left out {}: {error}", sanitize(path)));
+    }
+    Err(error)
+}
+
+/// The request for the content of a file or folder.
+struct Content<'a> {
+    client: &'a Client,
+    reference: &'a str,
+    timeout: Option<String>,
+    range: Option<String>,
+}
+
+impl Content<'_> {
+    /// Sends the request; of a folder, for what follows the entry `after`.
+    async fn send(&self, after: Option<&str>) -> Result<Response<Body>, CliError> {
+        let mut headers = Vec::new();
+        headers.extend(self.timeout.as_deref().map(|timeout| (TIMEOUT_HEADER, timeout)));
+        headers.extend(self.range.as_deref().map(|range| (header::RANGE.as_str(), range)));
+        let after = after.map_or_else(String::new, |path| format!("?after={}", escape(path)));
+        let endpoint = Endpoint::file(self.reference, &format!("/content{after}"))?;
+        self.client.send(Method::GET, &endpoint, &headers, Body::empty()).await
+    }
 }
 
 /// The timeout from a flag or the environment; otherwise the node uses its own.
@@ -158,7 +191,9 @@ fn range_header(text: &str) -> Result<String, CliError> {
 
 /// The content of a file or folder as it arrives. The `write` methods return the number of bytes written.
 struct Download<'a> {
-    client: &'a Client,
+    request: &'a Content<'a>,
+    /// The root CID.
+    root: String,
     request_id: Option<String>,
     attributes: Attributes,
     expected: Option<u64>,
@@ -168,13 +203,20 @@ struct Download<'a> {
 }
 
 impl<'a> Download<'a> {
-    fn new(context: &Context, client: &'a Client, response: Response<Body>, attributes: Attributes) -> Self {
+    fn new(
+        context: &Context,
+        request: &'a Content<'a>,
+        response: Response<Body>,
+        attributes: Attributes,
+    ) -> Self {
         let expected = response.headers().get(header::CONTENT_LENGTH);
         let expected = expected.and_then(|value| value.to_str().ok()?.parse().ok());
         let bar = output::bar(context, "fetching", expected);
         let request_id = request_id(&response);
+        let root = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
+        let root = root.unwrap_or_default().trim_matches('"').to_owned();
         let body = response.into_body().into_data_stream();
-        Self { client, request_id, attributes, expected, body, bar, received: 0 }
+        Self { request, root, request_id, attributes, expected, body, bar, received: 0 }
     }
 
     /// Returns the next piece. A body that is too short is an error that says why.
@@ -186,7 +228,7 @@ impl<'a> Download<'a> {
                 Ok(Some(piece))
             }
             None if self.expected.is_none_or(|expected| expected == self.received) => Ok(None),
-            Some(Err(_)) | None => Err(self.client.failure_of(self.request_id.as_deref()).await),
+            Some(Err(_)) | None => Err(self.request.client.failure_of(self.request_id.as_deref()).await),
         }
     }
 
@@ -207,14 +249,33 @@ impl<'a> Download<'a> {
         Ok(self.received)
     }
 
-    async fn write_folder(self, path: &Path) -> Result<u64, CliError> {
-        match tar_reader::unpack(self.body, path, &self.bar).await {
-            Ok(bytes) => self.attributes.apply(path).map(|()| bytes).map_err(|e| cannot_write(path, &e)),
-            Err(tar_reader::UnpackError::Input) => {
-                Err(self.client.failure_of(self.request_id.as_deref()).await)
+    /// Writes all of a folder that can be read. Returns an error that names the rest, if there is one.
+    async fn write_folder(self, path: &Path) -> Result<(u64, Option<CliError>), CliError> {
+        let Content { client, .. } = self.request;
+        let (mut body, mut id) = (self.body, self.request_id);
+        let mut unpacker = Unpacker::create(path, &self.root)?;
+        let mut left_out = Vec::new();
+        loop {
+            let unpacked;
+            (unpacker, unpacked) = unpacker.unpack(body, &self.bar).await?;
+            match unpacked {
+                Ok(()) => break,
+                Err(UnpackError::Output(error)) => return Err(error),
+                Err(UnpackError::Input) => {}
             }
-            Err(tar_reader::UnpackError::Output(error)) => Err(error),
+            let mut broken = client.failure_of(id.as_deref()).await;
+            // A large file is damaged in the middle: go on behind it.
+            let Some(entry) = broken.entry.take() else { return Err(broken) };
+            left_out.append(&mut broken.left_out);
+            let response = self.request.send(Some(&entry)).await?;
+            left_out.push(LeftOut { path: entry, error: broken.message });
+            (id, body) = (request_id(&response), response.into_body().into_data_stream());
         }
+        let noted = client.noted_error(id.as_deref()).await;
+        left_out.extend(noted.iter().flat_map(|error| error.left_out.clone()));
+        let bytes = unpacker.finish()?;
+        self.attributes.apply(path).map_err(|e| cannot_write(path, &e))?;
+        Ok((bytes, (!left_out.is_empty()).then(|| entries_left_out(left_out))))
     }
 
     async fn write_file(mut self, path: &Path, replace: bool) -> Result<u64, CliError> {
@@ -244,10 +305,17 @@ impl<'a> Download<'a> {
     }
 }
 
+fn entries_left_out(left_out: Vec<LeftOut>) -> CliError {
+    let paths: Vec<PathBuf> = left_out.iter().map(|entry| PathBuf::from(&entry.path)).collect();
+    let items = output::plural(left_out.len() as u64, "item");
+    let message = format!("the folder was written without {items}: {}", output::list_paths(&paths));
+    let error = NodeError::new(ErrorCode::Partial, message).reason(Reason::EntriesLeftOut);
+    CliError { left_out, ..error.into() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::ErrorCode;
 
     #[test]
     fn a_range_is_checked_before_the_request() {

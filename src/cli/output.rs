@@ -4,6 +4,7 @@
 
 use std::{
     io::{self, IsTerminal, Write},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -14,9 +15,12 @@ use super::{
     Context,
     attributes::system_time,
     error::CliError,
-    sanitize::{sanitize_lines, shorten, width},
+    sanitize::{sanitize, sanitize_lines, shorten, width},
 };
 use crate::node::{ErrorCode, Node};
+
+/// Maximum number of paths in a message.
+const LISTED_PATHS: usize = 5;
 
 /// Prints an error and its hint, or one JSON object, to stderr.
 pub(super) fn error(error: &CliError, json: bool) {
@@ -95,6 +99,13 @@ pub(super) fn date(unix_s: i64) -> String {
 /// `1 block`, `2 blocks`
 pub(super) fn plural(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// `a, b`; at most five paths.
+pub(super) fn list_paths(paths: &[PathBuf]) -> String {
+    let listed = paths.iter().take(LISTED_PATHS).map(|path| sanitize(&path.display().to_string()));
+    let more = (paths.len() > LISTED_PATHS).then(|| "and more".into());
+    listed.chain(more).collect::<Vec<String>>().join(", ")
 }
 
 /// Columns of the terminal on stdout; `None` if stdout is no terminal.

@@ -31,8 +31,6 @@ use crate::{
 /// How long to wait for the announcement, in seconds.
 const ANNOUNCE_TIMEOUT_S: u32 = 10;
 
-const LISTED_PATHS: usize = 5;
-
 pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: ProvideOptions) -> Result<(), Stop> {
     let mut stop = run::stop_signal()?;
     let unnamed: Vec<PathBuf> =
@@ -228,7 +226,7 @@ fn summary(stored: usize, wanted: usize, failed: bool, skipped: &[PathBuf]) -> R
     } else if skipped.is_empty() {
         return Ok(());
     } else {
-        format!("stored without {}: {}", plural(skipped.len() as u64, "item"), list_paths(skipped))
+        format!("stored without {}: {}", plural(skipped.len() as u64, "item"), output::list_paths(skipped))
     };
     Err(CliError::new(ErrorCode::Partial, message))
 }
@@ -250,13 +248,7 @@ fn input_changed(expected: Option<u64>, errors: &InputErrors, stored: u64) -> Op
     let message = match expected {
         Some(expected) => format!("the file changed while it was read: stored {stored} of {expected} bytes"),
         None if changed.is_empty() => return None,
-        None => format!("changed while it was read, may be half old and half new: {}", list_paths(&changed)),
+        None => format!("changed while it was read, may be half old and half new: {}", output::list_paths(&changed)),
     };
     Some(CliError::new(ErrorCode::Partial, message).hint("store it again when nothing writes to it"))
-}
-
-fn list_paths(paths: &[PathBuf]) -> String {
-    let listed = paths.iter().take(LISTED_PATHS).map(|path| sanitize(&path.display().to_string()));
-    let more = (paths.len() > LISTED_PATHS).then(|| "and more".into());
-    listed.chain(more).collect::<Vec<String>>().join(", ")
 }

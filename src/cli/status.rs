@@ -163,6 +163,10 @@ fn describe_event(event: &Event) -> String {
         Event::Collected { blocks, bytes } => {
             format!("collected {}, {}", plural(*blocks, "block"), output::bytes(*bytes))
         }
+        Event::LeftOut { cid, count, paths } => {
+            let paths: Vec<String> = paths.iter().map(|path| sanitize(path)).collect();
+            format!("folder {cid} was read without {}: {}", plural(*count, "item"), paths.join(", "))
+        }
         Event::Skipped { count } => format!("missed {}", plural(*count, "event")),
     };
     text + "\n"

@@ -1,4 +1,4 @@
-//! Unpacks a folder that arrives as a tar stream.
+//! Unpacks a folder that arrives as tar streams: one, or one more behind each large file that broke off.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use super::{
     destination::{Partial, cannot_write},
     error::CliError,
 };
-use crate::node::{ErrorCode, tar_mtime};
+use crate::node::{ErrorCode, left_out_name, tar_mtime};
 
 /// Which side of the transfer failed.
 pub(super) enum UnpackError {
@@ -32,84 +32,110 @@ fn broken(_: io::Error) -> UnpackError {
     UnpackError::Input
 }
 
-/// Unpacks into a new folder at `path`. Returns the total length of its files.
-pub(super) async fn unpack(
-    mut pieces: BodyDataStream,
-    path: &Path,
-    bar: &ProgressBar,
-) -> Result<u64, UnpackError> {
-    let (sender, receiver) = mpsc::channel(4);
-    let (path, bar) = (path.to_owned(), bar.clone());
-    let unpacker = tokio::task::spawn_blocking(move || {
-        let mut partial = Partial::beside(&path).map_err(UnpackError::Output)?;
-        fs::create_dir(partial.path()).map_err(|e| UnpackError::Output(cannot_write(partial.path(), &e)))?;
-        partial.lock();
-        let mut input = BodyReader { receiver, piece: Bytes::new(), ended: false };
-        let bytes = unpack_entries(&mut input, partial.path(), &bar)?;
-        // Read to the end of the body: a stream that broke off between two entries looks like a complete archive.
-        io::copy(&mut input, &mut io::sink()).map_err(broken)?;
-        partial.finish(false).map_err(UnpackError::Output)?;
-        Ok(bytes)
-    });
-    loop {
-        let piece = pieces.next().await.transpose().map_err(io::Error::other);
-        let more = matches!(piece, Ok(Some(_)));
-        if sender.send(piece).await.is_err() || !more {
-            break;
-        }
-    }
-    unpacker.await.unwrap_or_else(|_| Err(UnpackError::Output(CliError::panicked("unpacking the folder"))))
+/// Unpacks tar streams into one new folder.
+pub(super) struct Unpacker {
+    partial: Partial,
+    /// Folders whose attributes are set at the end: one without write permission cannot be filled.
+    folders: Vec<(PathBuf, Attributes)>,
+    /// Total length of the files.
+    bytes: u64,
+    /// Name of the entry that lists what the stream lacks.
+    report: PathBuf,
 }
 
-/// Unpacks into an empty folder.
-///
-/// Creates only regular files and folders, so that no entry can redirect a later one to another place.
-fn unpack_entries(input: impl Read, top: &Path, bar: &ProgressBar) -> Result<u64, UnpackError> {
-    let cannot_write = |path: &Path, e: &io::Error| UnpackError::Output(cannot_write(path, e));
-    let mut archive = tar::Archive::new(input);
-    let mut total = 0;
-    let mut folders = Vec::new();
-    for entry in archive.entries().map_err(broken)? {
-        let mut entry = entry.map_err(broken)?;
-        let name = entry.path().map_err(broken)?.into_owned();
-        let path = top.join(relative(&name).map_err(UnpackError::Output)?);
-        let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
-        let mtime = tar_mtime(entry.header()).unwrap_or(0);
-        match entry.header().entry_type() {
-            tar::EntryType::Directory => {
-                fs::create_dir_all(&path).map_err(|e| cannot_write(&path, &e))?;
-                folders.push((path, Attributes::new(mtime, mode)));
-            }
-            tar::EntryType::Regular => {
-                if let Some(parent) = path.parent() {
-                    fs::create_dir_all(parent).map_err(|e| cannot_write(parent, &e))?;
-                }
-                let mut file = fs::OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(mode)
-                    .open(&path)
-                    .map_err(|e| cannot_write(&path, &e))?;
-                let len = entry.size();
-                if copy(&mut entry, &mut file, &path)? != len {
-                    return Err(UnpackError::Input);
-                }
-                bar.inc(len);
-                total += len;
-                // Keep the file even if the file system cannot store its time.
-                drop(file.set_modified(system_time(mtime)));
-            }
-            _ => {
-                let message = format!("unsafe archive: {} is neither a file nor a folder", name.display());
-                return Err(UnpackError::Output(CliError::new(ErrorCode::Integrity, message)));
+impl Unpacker {
+    /// Creates a folder beside `path`, to which it will be renamed. `root`: the CID of the folder.
+    pub(super) fn create(path: &Path, root: &str) -> Result<Self, CliError> {
+        let mut partial = Partial::beside(path)?;
+        fs::create_dir(partial.path()).map_err(|e| cannot_write(path, &e))?;
+        partial.lock();
+        Ok(Self { partial, folders: Vec::new(), bytes: 0, report: left_out_name(root).into() })
+    }
+
+    /// Unpacks one stream. After an error of the input, the folder has all entries that arrived whole.
+    pub(super) async fn unpack(
+        mut self,
+        mut pieces: BodyDataStream,
+        bar: &ProgressBar,
+    ) -> Result<(Self, Result<(), UnpackError>), CliError> {
+        let (sender, receiver) = mpsc::channel(4);
+        let bar = bar.clone();
+        let unpacking = tokio::task::spawn_blocking(move || {
+            let mut input = BodyReader { receiver, piece: Bytes::new(), ended: false };
+            let unpacked = self.unpack_entries(&mut input, &bar).and_then(|()| {
+                // A stream that broke off between two entries looks like a complete archive.
+                io::copy(&mut input, &mut io::sink()).map(drop).map_err(broken)
+            });
+            (self, unpacked)
+        });
+        loop {
+            let piece = pieces.next().await.transpose().map_err(io::Error::other);
+            let more = matches!(piece, Ok(Some(_)));
+            if sender.send(piece).await.is_err() || !more {
+                break;
             }
         }
+        drop(sender);
+        unpacking.await.map_err(|_| CliError::panicked("unpacking the folder"))
     }
-    for (path, attributes) in folders.into_iter().rev() {
-        // Last, because a folder without write permission cannot be filled.
-        attributes.apply(&path).map_err(|e| cannot_write(&path, &e))?;
+
+    /// Renames the folder to its final name. Returns the total length of its files.
+    pub(super) fn finish(self) -> Result<u64, CliError> {
+        for (path, attributes) in self.folders.into_iter().rev() {
+            attributes.apply(&path).map_err(|e| cannot_write(&path, &e))?;
+        }
+        self.partial.finish(false)?;
+        Ok(self.bytes)
     }
-    Ok(total)
+
+    /// Creates only regular files and folders, so that no entry can redirect a later one to another place.
+    fn unpack_entries(&mut self, input: impl Read, bar: &ProgressBar) -> Result<(), UnpackError> {
+        let cannot_write = |path: &Path, e: &io::Error| UnpackError::Output(cannot_write(path, e));
+        let mut archive = tar::Archive::new(input);
+        for entry in archive.entries().map_err(broken)? {
+            let mut entry = entry.map_err(broken)?;
+            let name = entry.path().map_err(broken)?.into_owned();
+            if name == self.report {
+                continue;
+            }
+            let path = self.partial.path().join(relative(&name).map_err(UnpackError::Output)?);
+            let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
+            let mtime = tar_mtime(entry.header()).unwrap_or(0);
+            match entry.header().entry_type() {
+                tar::EntryType::Directory => {
+                    fs::create_dir_all(&path).map_err(|e| cannot_write(&path, &e))?;
+                    self.folders.push((path, Attributes::new(mtime, mode)));
+                }
+                tar::EntryType::Regular => {
+                    if let Some(parent) = path.parent() {
+                        fs::create_dir_all(parent).map_err(|e| cannot_write(parent, &e))?;
+                    }
+                    let mut file = fs::OpenOptions::new()
+                        .write(true)
+                        .create_new(true)
+                        .mode(mode)
+                        .open(&path)
+                        .map_err(|e| cannot_write(&path, &e))?;
+                    let len = entry.size();
+                    let copied = copy(&mut entry, &mut file, &path);
+                    if !matches!(copied, Ok(copied) if copied == len) {
+                        // Half a file must not look like a whole one.
+                        fs::remove_file(&path).map_err(|e| cannot_write(&path, &e))?;
+                        return Err(copied.err().unwrap_or(UnpackError::Input));
+                    }
+                    bar.inc(len);
+                    self.bytes += len;
+                    // Keep the file even if the file system cannot store its time.
+                    drop(file.set_modified(system_time(mtime)));
+                }
+                _ => {
+                    let message = format!("unsafe archive: {} is neither a file nor a folder", name.display());
+                    return Err(UnpackError::Output(CliError::new(ErrorCode::Integrity, message)));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Copies one file. Tells a broken stream from a failed write, which `io::copy` does not.
@@ -193,9 +219,9 @@ mod tests {
 
     fn try_unpack(tar: &[u8]) -> (Result<u64, UnpackError>, Vec<String>) {
         let dir = tempfile::TempDir::new().expect("a folder");
-        let out = dir.path().join("out");
-        fs::create_dir(&out).expect("made");
-        let result = unpack_entries(tar, &out, &ProgressBar::hidden());
+        let mut unpacker = Unpacker::create(&dir.path().join("out"), "bafy").expect("made");
+        let result = unpacker.unpack_entries(tar, &ProgressBar::hidden()).map(|()| unpacker.bytes);
+        unpacker.finish().expect("renamed");
         let outside = fs::read_dir(dir.path()).expect("read").map(|e| e.expect("an entry").file_name());
         (result, outside.map(|name| name.to_string_lossy().into_owned()).collect())
     }

@@ -69,12 +69,14 @@ pub struct Placed<I> {
 }
 
 /// The rest of one node's list.
+#[derive(Clone)]
 enum Frame<I> {
     Items(std::vec::IntoIter<I>),
     Lists(std::vec::IntoIter<Child>),
 }
 
 /// Walks the items below a root.
+#[derive(Clone)]
 pub struct Tree<I> {
     metadata: Metadata,
     frames: Vec<Frame<I>>,
@@ -167,6 +169,11 @@ impl<I: ListItem> Tree<I> {
                 },
             }
         }
+    }
+
+    /// Skips the list node that [`Tree::step`] needs, and so all items below it.
+    pub fn skip_needed(&mut self) {
+        self.offset += self.pending.take().map_or(0, |child| child.size);
     }
 
     fn skips(&self, size: u64) -> bool {

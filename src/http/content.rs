@@ -3,7 +3,7 @@
 pub(super) mod disposition;
 mod range;
 
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
@@ -49,9 +49,16 @@ pub(super) struct ContentQuery {
     inline: bool,
     /// Path of an entry inside this folder: names separated by slashes.
     path: Option<String>,
+    /// Of a folder, send only what follows this entry: the `entry` of a problem document that says why a response broke off.
+    after: Option<String>,
 }
 
 /// Returns the content of a file, or the range that `Range` names; of a folder, a tar stream.
+///
+/// Entries of a folder that are damaged or missing are left out. Then the last entry of the tar stream is
+/// `storgo-left-out-<CID>.json`, with their paths, and `GET /errors/{id}` returns a problem document with the code `partial`.
+/// A file of more than 64 MiB that is damaged in the middle breaks the response off: `entry` of the problem document names it,
+/// and a request with `after` continues behind it.
 #[utoipa::path(method(get, head), path = "/files/{reference}/content", tag = "files",
     params(FileRef, ContentQuery,
         ("storgo-timeout" = Option<f64>, Header, description = "Seconds without progress after which the read fails", minimum = 0),
@@ -78,7 +85,8 @@ pub(super) async fn read(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     disposition::refuse_subresources(&headers)?;
-    let opened = node.open(&reference.at(query.path), timeout(&headers)?).await?;
+    let mut opened = node.open(&reference.at(query.path), timeout(&headers)?).await?;
+    opened.resume_after(query.after.as_deref().unwrap_or_default());
     respond(&responses, &id, opened, query.inline, &method, &headers).await
 }
 
@@ -150,10 +158,16 @@ pub(super) async fn respond(
         let progress = responses.events.transfer(Direction::Get, Some(opened.file_name()), total);
         // A slow provider is no error. A request with a range waits until it is known whether the range can be read.
         let patience = if headers.contains_key(header::RANGE) { Duration::MAX } else { FIRST_BYTES_TIMEOUT };
+        let gaps = opened.gaps();
         let mut bytes = Box::pin(opened.read_counted(range));
         let first = tokio::time::timeout(patience, bytes.try_next()).await.unwrap_or(Ok(None))?;
-        let rest = bytes.inspect_err(move |error| broken.add(&id, error.clone().into()));
-        Body::from_stream(progress.count(stream::iter(first.map(Ok)).chain(rest)))
+        let noted = gaps.clone();
+        let note = move |error: NodeError| broken.add(&id, Problem::from(error).with_gaps(&noted));
+        let note_error = note.clone();
+        let rest = bytes.inspect_err(move |error| note_error(error.clone()));
+        // A client that sees the end of the body can ask at once what the body lacks.
+        let end = stream::once(async move { gaps.error().map(note) }).filter_map(|_| ready(None));
+        Body::from_stream(progress.count(stream::iter(first.map(Ok)).chain(rest).chain(Box::pin(end))))
     };
     response.body(body).map_err(|e| Problem::internal(format!("invalid response header: {e}")))
 }

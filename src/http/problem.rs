@@ -10,7 +10,11 @@ use axum::{
 use serde::Serialize;
 use tokio::task::JoinError;
 
-use crate::node::error::{ErrorCode, NodeError, Reason};
+use crate::node::{
+    Gaps,
+    error::{ErrorCode, NodeError, Reason},
+    report::LeftOut,
+};
 
 const MEDIA_TYPE: &str = "application/problem+json";
 /// `Retry-After` of a 503 that is sent because all permits are taken.
@@ -27,6 +31,10 @@ pub(super) struct Problem {
     pub(super) detail: String,
     pub(super) hint: Cow<'static, str>,
     retry_after: Option<Duration>,
+    /// The file in whose middle the tar stream of a folder broke off.
+    entry: Option<String>,
+    /// Entries of a folder that were left out, and their number.
+    left_out: (Vec<LeftOut>, u64),
 }
 
 impl Problem {
@@ -36,7 +44,9 @@ impl Problem {
         detail: impl Into<String>,
         hint: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { status, code, reason: None, detail: detail.into(), hint: hint.into(), retry_after: None }
+        let (detail, hint) = (detail.into(), hint.into());
+        let (retry_after, entry, left_out) = (None, None, (Vec::new(), 0));
+        Self { status, code, reason: None, detail, hint, retry_after, entry, left_out }
     }
 
     pub(super) fn bad_request(detail: impl Into<String>, hint: impl Into<Cow<'static, str>>) -> Self {
@@ -67,6 +77,11 @@ impl Problem {
         Self { retry_after: Some(RETRY_AFTER), ..problem }
     }
 
+    /// Adds what the tar stream of a folder lacks.
+    pub(super) fn with_gaps(self, gaps: &Gaps) -> Self {
+        Self { entry: gaps.broken_at(), left_out: gaps.left_out(), ..self }
+    }
+
     fn document(&self) -> Document<'_> {
         Document {
             r#type: "about:blank",
@@ -76,6 +91,9 @@ impl Problem {
             code: self.code,
             reason: self.reason,
             hint: &self.hint,
+            entry: self.entry.as_deref(),
+            left_out: &self.left_out.0,
+            left_out_count: self.left_out.1,
         }
     }
 }
@@ -131,6 +149,9 @@ const fn hint(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         Some(Reason::PermissionDenied) => "check the owner and permissions of the data directory",
         Some(Reason::NoProvider) => "check that a node with the file runs and is among GET /api/v1/peers",
         Some(Reason::Offline) => "start the node with a network",
+        Some(Reason::EntriesLeftOut) => {
+            "connect a node that has the folder, repair it with POST /api/v1/files/{cid}/repair, and request it again"
+        }
         Some(Reason::NoGoodCopy) => "send POST /api/v1/verify to a node that keeps the file",
         Some(Reason::ProvidersSilent | Reason::PeerUnreachable) => {
             "check that the other node runs and that no firewall blocks it"
@@ -178,6 +199,11 @@ const fn hint_of_code(code: ErrorCode) -> &'static str {
     }
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // The signature that serde asks for.
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// A problem document (RFC 9457).
 #[derive(Serialize, utoipa::ToSchema)]
 #[schema(as = Problem)]
@@ -198,6 +224,15 @@ pub(super) struct Document<'a> {
     reason: Option<Reason>,
     /// The next step, for people.
     hint: &'a str,
+    /// The file of a folder in whose middle the response broke off; `after` continues behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entry: Option<&'a str>,
+    /// The entries of a folder that the response lacks; at most the first 1000.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    left_out: &'a [LeftOut],
+    /// The number of all these entries.
+    #[serde(skip_serializing_if = "is_zero")]
+    left_out_count: u64,
 }
 
 impl IntoResponse for Problem {

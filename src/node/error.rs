@@ -101,6 +101,8 @@ pub enum Reason {
     Stalled,
     /// Every copy that was found is damaged.
     NoGoodCopy,
+    /// Entries of a folder could not be read; the rest was sent.
+    EntriesLeftOut,
     /// Providers announce the file, and none of them answered.
     ProvidersSilent,
     /// Fetching the parts of the file that are not here took too long.

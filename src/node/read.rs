@@ -2,6 +2,7 @@
 
 mod archive;
 mod file;
+mod gaps;
 mod sink;
 mod source;
 
@@ -12,15 +13,17 @@ use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+pub use self::gaps::left_out_name;
+pub(crate) use self::gaps::Gaps;
 use self::{
     sink::{CountedBytes, Sink, Stopped},
     source::Source,
 };
 use super::{
     error::NodeError,
-    handles::{BlockingStore, Tasks},
+    handles::{BlockingStore, Events, Tasks},
     network::Network,
-    report::{DirEntryInfo, FileInfo, FileKind},
+    report::{DirEntryInfo, Event, FileInfo, FileKind},
 };
 use crate::content::{
     cid::Cid,
@@ -32,6 +35,8 @@ use crate::content::{
 
 /// Pieces of plaintext that wait for a slow reader.
 const READY: usize = 2;
+/// Maximum number of paths in an event.
+const EVENT_PATHS: usize = 20;
 
 /// Opens files for reading.
 #[derive(Clone)]
@@ -39,6 +44,7 @@ pub(super) struct Reads {
     pub(super) store: BlockingStore,
     pub(super) network: Option<Arc<Network>>,
     pub(super) tasks: Tasks,
+    pub(super) events: Events,
     /// Default time limit without progress.
     pub(super) timeout: Duration,
 }
@@ -59,7 +65,9 @@ impl Reads {
         self.tasks.check_running()?;
         let source = self.source(root, timeout.unwrap_or(self.timeout));
         let root = source.root(link).await?;
-        Ok(Opened { tasks: self.tasks.clone(), link: link.clone(), root, source, name: None })
+        let (tasks, events) = (self.tasks.clone(), self.events.clone());
+        let (after, gaps) = (Vec::new(), Gaps::default());
+        Ok(Opened { tasks, events, link: link.clone(), root, source, name: None, after, gaps })
     }
 
     /// Describes a file by the visible part of its encrypted root block.
@@ -79,11 +87,15 @@ impl Reads {
 /// A file or folder whose root block is here, checked and decrypted.
 pub struct Opened {
     tasks: Tasks,
+    events: Events,
     link: Link,
     root: Root,
     source: Source,
     /// The name in the folder, of an entry.
     name: Option<String>,
+    /// The path after which the tar stream of a folder begins; empty: the whole folder.
+    after: Vec<String>,
+    gaps: Gaps,
 }
 
 impl Opened {
@@ -191,8 +203,22 @@ impl Opened {
         Ok(None)
     }
 
-    /// Returns the content, in order and checked: the bytes `range` of a file, cut to its size, or all. A folder is always a
-    /// whole tar stream. An error ends the stream; bytes that fail a check are never yielded.
+    /// Begins the tar stream of a folder after this entry. No effect on a file.
+    pub fn resume_after(&mut self, path: &str) {
+        self.after = path.split('/').filter(|name| !name.is_empty()).map(String::from).collect();
+    }
+
+    /// Returns what the tar stream of a folder lacks, known when the stream has ended.
+    pub(crate) fn gaps(&self) -> Gaps {
+        self.gaps.clone()
+    }
+
+    /// Returns the content, in order and checked: the bytes `range` of a file, cut to its size, or all. An error ends the
+    /// stream; bytes that fail a check are never yielded.
+    ///
+    /// A folder is a tar stream. Entries that cannot be read are left out; the last entry of the stream,
+    /// `storgo-left-out-<CID>.json`, then lists them. A file of more than 64 MiB that turns out to be damaged in the middle
+    /// ends the stream with an error, as does a folder of which nothing can be read.
     ///
     /// Reading stops when the stream is dropped.
     pub fn read(
@@ -217,7 +243,7 @@ impl Opened {
         range: Option<Range<u64>>,
     ) -> impl Stream<Item = Result<CountedBytes, NodeError>> + Send + use<> {
         let (sender, receiver) = mpsc::channel(READY);
-        let Self { tasks, root, source, .. } = self;
+        let Self { tasks, events, link, root, source, after, gaps } = self;
         let stop = tasks.stop.clone();
         tasks.tracker.spawn(async move {
             let mut sink = Sink::new(sender.clone());
@@ -228,7 +254,15 @@ impl Opened {
                         let range = range.unwrap_or(0..size);
                         file::send(&source, tree, range.start..range.end.min(size), &mut sink).await
                     }
-                    Root::Dir(tree) => archive::send(&source, tree, &mut sink).await,
+                    Root::Dir(tree) => {
+                        let sent = archive::send(&source, tree, link.cid, &after, &gaps, &mut sink).await;
+                        let (listed, count) = gaps.left_out();
+                        if count > 0 {
+                            let paths = listed.into_iter().take(EVENT_PATHS).map(|entry| entry.path).collect();
+                            events.emit(Event::LeftOut { cid: link.cid, count, paths });
+                        }
+                        sent
+                    }
                 }
             };
             let ended = tokio::select! {

@@ -60,6 +60,15 @@ pub struct PutReport {
     pub redundancy: Redundancy,
 }
 
+/// An entry of a folder that a read left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LeftOut {
+    /// Its path in the folder; ends with a slash if some entries of that folder are unknown.
+    pub path: String,
+    /// Why it could not be read.
+    pub error: String,
+}
+
 /// The redundancy of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Redundancy {

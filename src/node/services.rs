@@ -121,6 +121,7 @@ impl Services {
             store: store.clone(),
             network: network.clone(),
             tasks: tasks.clone(),
+            events: events.clone(),
             timeout: options.timeout,
         };
         let repairs = Repairs {

@@ -150,6 +150,18 @@ impl Source {
             .try_buffered(READ_AHEAD)
     }
 
+    /// Fetches all blocks of a file and drops them. They stay in the store.
+    ///
+    /// Errors: the first block that is missing or damaged.
+    pub(super) async fn check(&self, tree: FileTree) -> Result<(), NodeError> {
+        let end = tree.metadata().size;
+        let blocks = self.wanted(tree, end).map_ok(|Placed { item: entry, .. }| async move {
+            let _memory = self.reserve_memory(entry.len).await;
+            self.block(&entry.cid, Some(entry.len)).await.map(drop)
+        });
+        blocks.try_buffered(READ_AHEAD).try_for_each(|()| ready(Ok(()))).await
+    }
+
     /// Lists the chunks of a file from the position of `tree` up to offset `end`. Fetches list nodes on the way.
     fn wanted(
         &self,

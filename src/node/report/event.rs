@@ -57,6 +57,15 @@ pub enum Event {
         /// `disk`, or the id of the peer that sent it.
         origin: String,
     },
+    /// A folder was read without entries whose blocks are damaged or missing.
+    LeftOut {
+        /// The root of the folder.
+        cid: Cid,
+        /// Number of these entries.
+        count: u64,
+        /// The paths of the first of them.
+        paths: Vec<String>,
+    },
     /// Collection removed blocks.
     Collected {
         /// Blocks removed.
