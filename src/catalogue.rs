@@ -7,13 +7,15 @@ mod sort_index;
 
 use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
+use unicode_normalization::UnicodeNormalization;
+
 pub use sort_index::{Sort, SortKey};
 
 use crate::{
     content::cid::Cid,
     store::{Observers, RootRecord, Store, StoreError},
 };
-use sort_index::{CidBytes, SortIndex, lower_name, name_key, names};
+use sort_index::{CidBytes, SortIndex, comparable, lower_name, name_key, names};
 
 /// Names read at a time in a search.
 const SEARCH_PAGE: usize = 4096;
@@ -41,7 +43,7 @@ pub struct Query<'a> {
     pub after: Option<SortKey>,
     /// Maximum number of files.
     pub limit: usize,
-    /// Only names that contain this, ignoring letter case; empty: all.
+    /// Only names that contain this, ignoring letter case and the Unicode form; empty: all.
     pub name: String,
     /// Only files that it accepts.
     pub filter: Option<&'a dyn Fn(&Cid) -> bool>,
@@ -91,12 +93,13 @@ impl<'a> Catalogue<'a> {
         Ok(Page { records, next, total })
     }
 
-    /// Returns the files of this very name, newest first.
+    /// Returns the files of this very name, in any Unicode form, newest first.
     ///
     /// # Errors
     /// Those of the store.
     pub fn named(&self, name: &str) -> Result<Vec<RootRecord>, StoreError> {
         let key = name_key(name);
+        let is_same = |other: &str| other == name || other.nfc().eq(name.nfc());
         let mut found: Vec<RootRecord> = Vec::new();
         // Before all CIDs of the name. Names that differ by letter case alone share a key.
         let mut after = (key.clone(), [0; Cid::LEN]);
@@ -104,7 +107,7 @@ impl<'a> Catalogue<'a> {
             let page = self.store.snapshot(|all| names(all, Some(&after), LOOKUP_PAGE))?;
             let same = page.iter().take_while(|(other, _)| *other == key).count();
             for (_, cid) in &page[..same] {
-                found.extend(self.record(cid)?.filter(|record| record.name.as_deref() == Some(name)));
+                found.extend(self.record(cid)?.filter(|record| record.name.as_deref().is_some_and(is_same)));
             }
             if same < LOOKUP_PAGE {
                 found.sort_by_key(|record| Reverse(record.created));
@@ -116,7 +119,7 @@ impl<'a> Catalogue<'a> {
 
     /// Reads all names, and the record of each match if the order needs it.
     fn search(&self, query: &Query<'_>, limit: usize) -> Result<Best, StoreError> {
-        let part = query.name.to_lowercase();
+        let part = comparable(&query.name);
         let mut best = Best { keys: BTreeSet::new(), total: 0 };
         let mut after = None;
         loop {

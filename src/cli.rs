@@ -26,6 +26,7 @@ mod output;
 mod provide;
 mod run;
 mod sanitize;
+mod secret_input;
 mod settings;
 mod setup;
 mod status;
@@ -35,7 +36,7 @@ mod walk;
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::Parser;
+use clap::FromArgMatches;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::node::ErrorCode;
@@ -47,10 +48,13 @@ use error::CliError;
 const MAX_DESCRIPTORS: u64 = 1 << 16;
 /// Exit code after SIGINT, SIGTERM or SIGHUP.
 const INTERRUPTED: u8 = 130;
+/// Exit code if the reader of stdout has closed it before the end, as after SIGPIPE.
+const NO_READER: u8 = 141;
 
 /// Runs the command that the arguments name and returns its exit code.
 pub fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let parsed = args::command().try_get_matches().and_then(|matches| Args::from_arg_matches(&matches));
+    let args = match parsed {
         Ok(args) => args,
         Err(error) if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") => {
             let error = CliError::from(error);
@@ -77,6 +81,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Stop::Interrupted) => ExitCode::from(INTERRUPTED),
+        Err(Stop::NoReader) => ExitCode::from(NO_READER),
         Err(Stop::Error(error)) => {
             output::error(&error, json);
             ExitCode::from(error.exit_code())
@@ -97,6 +102,8 @@ fn raise_descriptor_limit() {
 /// Why a command ended without success.
 enum Stop {
     Interrupted,
+    /// The reader of stdout has closed it before the end.
+    NoReader,
     Error(CliError),
 }
 
@@ -114,9 +121,17 @@ async fn interruptible(args: Args) -> Result<(), Stop> {
         return dispatch(args).await;
     }
     let mut stop = run::stop_signal()?;
+    let keeps_blocks =
+        matches!(args.command, Some(Command::Get { .. } | Command::Repair { .. } | Command::Verify { .. }));
+    let quiet = args.common.quiet || args.common.json;
     tokio::select! {
         done = dispatch(args) => done,
-        _ = stop.recv() => Err(Stop::Interrupted),
+        _ = stop.recv() => {
+            if keeps_blocks && !quiet {
+                output::stderr_line("interrupted: blocks that have arrived are kept; run the same command again to continue");
+            }
+            Err(Stop::Interrupted)
+        }
     }
 }
 
@@ -142,24 +157,41 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
     match command {
         Command::Run => run::run(&context).await?,
         Command::Provide { paths, options } => return provide::run(&context, paths, options).await,
-        Command::Get { reference, options } => get::run(&context, &reference, options).await?,
+        Command::Get { reference, file, options } => {
+            let reference = secret_input::resolve(reference, file).await?;
+            return get::run(&context, &reference, options).await;
+        }
         Command::Ls { query } => files::ls(&context, query.as_deref()).await?,
-        Command::Info { reference } => files::info(&context, &reference).await?,
-        Command::Rm { references } => files::rm(&context, &references).await?,
+        Command::Info { reference } => {
+            files::info(&context, &secret_input::resolve(Some(reference), None).await?).await?;
+        }
+        Command::Rm { mut references } => {
+            for reference in &mut references {
+                *reference = secret_input::resolve(Some(std::mem::take(reference)), None).await?;
+            }
+            files::rm(&context, &references).await?;
+        }
         Command::Verify { reference, rebuild_index } => {
+            let reference = optional(reference).await?;
             maintenance::verify(&context, reference.as_deref(), rebuild_index).await?;
         }
-        Command::Health { reference } => maintenance::health(&context, reference.as_deref()).await?,
-        Command::Repair { reference } => maintenance::repair(&context, reference.as_deref()).await?,
+        Command::Health { reference } => {
+            maintenance::health(&context, optional(reference).await?.as_deref()).await?;
+        }
+        Command::Repair { reference } => {
+            maintenance::repair(&context, optional(reference).await?.as_deref()).await?;
+        }
         Command::Gc { now, cache } => maintenance::gc(&context, now, cache).await?,
         Command::Peers { add } => status::peers(&context, add).await?,
         Command::Status => status::status(&context).await?,
-        Command::Events => status::events(&context).await?,
+        Command::Events => return status::events(&context).await,
         Command::Id => setup::id(&context)?,
         Command::Doctor => doctor::run(&context).await?,
         Command::Init { cluster } => setup::init(&context, cluster)?,
         Command::Invite => setup::invite(&context).await?,
-        Command::Join { invite } => setup::join(&context, &invite)?,
+        Command::Join { invite, file } => {
+            setup::join(&context, &secret_input::resolve(invite, file).await?)?;
+        }
         Command::Leave => setup::leave(&context)?,
         Command::Key { action } => backup::key(&context, action).await?,
         Command::Web => auth::web(&context).await?,
@@ -168,4 +200,12 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
         Command::Demo { .. } | Command::Completions { .. } | Command::Man { .. } => {}
     }
     Ok(())
+}
+
+/// Resolves a reference that may be left out.
+async fn optional(reference: Option<String>) -> Result<Option<String>, CliError> {
+    match reference {
+        Some(reference) => secret_input::resolve(Some(reference), None).await.map(Some),
+        None => Ok(None),
+    }
 }

@@ -4,6 +4,7 @@ use std::{iter, ops::Bound};
 
 use redb::{TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization;
 
 use crate::{
     content::cid::Cid,
@@ -26,7 +27,7 @@ pub enum Sort {
     /// By CID.
     #[default]
     Cid,
-    /// By name, ignoring letter case; numbers in names are compared by their value.
+    /// By name, ignoring letter case and the Unicode form; numbers in names are compared by their value.
     Name,
     /// By plaintext bytes.
     Size,
@@ -63,9 +64,9 @@ fn sort_name(record: &RootRecord) -> String {
 }
 
 /// Returns the text by which a name is ordered: `photo 2` comes before `photo 12`, and letter case is ignored. A name with
-/// digits is kept in lower case at its end, after NUL, for searches.
+/// digits is kept, as [`comparable`] makes it, at its end, after NUL, for searches.
 pub(super) fn name_key(name: &str) -> String {
-    let lower = name.to_lowercase();
+    let lower = comparable(name);
     if !lower.contains(|c: char| c.is_ascii_digit()) {
         return lower;
     }
@@ -92,6 +93,11 @@ pub(super) fn name_key(name: &str) -> String {
 /// Returns the name in lower case of a [`name_key`].
 pub(super) fn lower_name(key: &str) -> &str {
     key.rsplit('\0').next().unwrap_or_default()
+}
+
+/// Returns a name in lower case, with composed characters (NFC): file systems and keyboards differ in how they spell `é`.
+pub(super) fn comparable(name: &str) -> String {
+    name.to_lowercase().nfc().collect()
 }
 
 /// Keeps the tables in step with the roots.

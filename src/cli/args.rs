@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgAction, ArgMatches, FromArgMatches, Parser, Subcommand, parser::ValueSource};
+use clap::{
+    Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource,
+};
 
 use crate::config::{FLAGS, TABLE};
 
@@ -15,7 +17,7 @@ Exit codes:
     3  partly done                  11  data directory in use
     4  not found                    13  out of space or quota
     5  no node or peer reachable   130  interrupted
-    6  denied, or read key missing";
+    6  denied, key absent or wrong 141  the reader of stdout has left";
 
 /// Encrypted, content-addressed, peer-to-peer file store.
 ///
@@ -105,11 +107,26 @@ impl FromArgMatches for Flags {
     }
 }
 
+/// The command line. The help of a command points to the global flags and does not repeat them.
+pub(super) fn command() -> clap::Command {
+    let top = Args::command();
+    let globals: Vec<Arg> =
+        top.get_arguments().filter(|arg| arg.is_global_set()).map(|arg| arg.clone().hide(true)).collect();
+    top.mut_subcommands(|command| point_to_globals(command, &globals))
+}
+
+fn point_to_globals(command: clap::Command, globals: &[Arg]) -> clap::Command {
+    command
+        .args(globals)
+        .after_help("Global flags, such as --data-dir, --json and those of settings: `storgo-node --help`")
+        .mut_subcommands(|command| point_to_globals(command, globals))
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run a node until Ctrl-C.
     Run,
-    /// Store files, folders or stdin, and print a link for each.
+    /// Store files, folders or stdin, and print a link for each; for several, with its path, or with --json one object a line.
     #[command(visible_aliases = ["add", "put"])]
     Provide {
         /// Files or folders; - is stdin.
@@ -120,8 +137,12 @@ pub(super) enum Command {
     },
     /// Read a file or folder.
     Get {
-        /// A link (quote it if your shell treats # specially), a CID, or a name; the newest file of that name is read.
-        reference: String,
+        /// A link (quote it if your shell treats # specially), a CID, or a name; the newest file of that name is read; - is stdin.
+        #[arg(required_unless_present = "file")]
+        reference: Option<String>,
+        /// Read the link from this file, so that no other user sees it among the arguments of processes.
+        #[arg(long, value_name = "FILE", conflicts_with = "reference")]
+        file: Option<PathBuf>,
         #[command(flatten)]
         options: GetOptions,
     },
@@ -132,18 +153,18 @@ pub(super) enum Command {
     },
     /// Show the details of a file.
     Info {
-        /// A link, CID or name.
+        /// A link, CID or name; - is stdin.
         reference: String,
     },
     /// Remove files from this node.
     Rm {
-        /// Links, CIDs or names; a name must not belong to several files.
+        /// Links, CIDs or names; a name must not belong to several files; - is stdin.
         #[arg(required = true)]
         references: Vec<String>,
     },
     /// Check stored blocks, and fetch damaged ones from peers.
     Verify {
-        /// A link, CID or name [default: all blocks].
+        /// A link, CID or name; - is stdin [default: all blocks].
         reference: Option<String>,
         /// Rebuild the index from the blocks, and move them to storage.layout; the node must be stopped.
         #[arg(long, conflicts_with = "reference")]
@@ -151,12 +172,12 @@ pub(super) enum Command {
     },
     /// Show which nodes hold the blocks of a file, and how many of these nodes may be lost.
     Health {
-        /// A link, CID or name [default: list files with missing blocks].
+        /// A link, CID or name; - is stdin [default: list files with missing blocks].
         reference: Option<String>,
     },
     /// Fetch missing blocks from peers.
     Repair {
-        /// A link, CID or name [default: all files kept here].
+        /// A link, CID or name; - is stdin [default: all files kept here].
         reference: Option<String>,
     },
     /// Delete blocks that no file uses any more.
@@ -192,8 +213,12 @@ pub(super) enum Command {
     Invite,
     /// Join a cluster.
     Join {
-        /// The line that `invite` printed.
-        invite: String,
+        /// The line that `invite` printed; - is stdin.
+        #[arg(required_unless_present = "file")]
+        invite: Option<String>,
+        /// Read the invite from this file, so that no other user sees it among the arguments of processes.
+        #[arg(long, value_name = "FILE", conflicts_with = "invite")]
+        file: Option<PathBuf>,
     },
     /// Leave the cluster: the node becomes an open one. Its files stay.
     Leave,
@@ -246,6 +271,9 @@ pub(super) struct ProvideOptions {
     /// Use a random key, so that nobody can tell whether two files are equal; shares no blocks with other files.
     #[arg(long)]
     pub(super) no_dedup: bool,
+    /// Store what symbolic links in a folder lead to, also outside the folder.
+    #[arg(long)]
+    pub(super) follow: bool,
     /// If no node runs, exit after storing instead of serving until Ctrl-C.
     #[arg(long)]
     pub(super) no_serve: bool,
@@ -321,13 +349,11 @@ pub(super) enum ConfigAction {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent_and_every_argument_has_a_help_text() {
-        let command = Args::command();
+        let command = command();
         command.clone().debug_assert();
         for sub in command.get_subcommands() {
             assert!(sub.get_about().is_some(), "{}", sub.get_name());

@@ -51,7 +51,9 @@ async fn create(
     name: Option<String>,
 ) -> Result<(), CliError> {
     let ttl = ttl.map(parse_duration).transpose();
-    let ttl = ttl.map_err(|e| CliError::bad_request(format!("--ttl: {e}")))?;
+    let ttl = ttl.map_err(|e| {
+        CliError::bad_request(format!("--ttl: {e}")).hint("a number and a unit, for example 12h or 30d")
+    })?;
     // Rounded up, so that a short time does not become 0.
     let ttl_s = ttl.map(|ttl| ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0));
     let name = name.unwrap_or_else(|| scope.to_owned());

@@ -32,6 +32,17 @@ pub(super) enum Destination {
 }
 
 impl Destination {
+    /// Refuses an `--output` that exists before anything is asked for. A folder is where the file goes, so it is no obstacle.
+    pub(super) fn check(output: Option<&Path>, force: bool) -> Result<(), CliError> {
+        let Some(path) = output.filter(|path| !force && *path != Path::new("-")) else { return Ok(()) };
+        let kind = fs::metadata(path).map(|meta| meta.file_type());
+        let may_be_used = kind.is_ok_and(|kind| kind.is_dir() || kind.is_char_device() || kind.is_fifo());
+        if may_be_used || path.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        Err(already_exists(path, false))
+    }
+
     /// Resolves `--output`. An existing file is an error unless `force` is set; an existing folder always is.
     pub(super) async fn resolve(
         client: &Client,

@@ -128,7 +128,9 @@ impl From<Problem> for CliError {
 fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
     match reason {
         Some(Reason::KeyMissing) => "ask for the whole link; the part after # is the read key",
-        Some(Reason::KeyWrong) => "check that the link is complete; if it is, it was made for another file",
+        Some(Reason::KeyWrong) => {
+            "check that the link is complete and unchanged; the part after # is the read key"
+        }
         Some(Reason::CraftedData) => {
             "the data was crafted to share its SHA-1 with other data; store it without --public"
         }
@@ -163,7 +165,9 @@ fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         Some(Reason::Stalled | Reason::FetchTooSlow) => {
             "run the command again to continue; --timeout waits longer"
         }
-        Some(Reason::NoGoodCopy) => "run `storgo-node verify` on a node that keeps the file",
+        Some(Reason::NoGoodCopy) => {
+            "connect to another node that has the file, or store the original again: `storgo-node provide` restores the block"
+        }
         Some(Reason::EntriesLeftOut) => {
             "connect to a node that has the folder and run the command again, with a new -o; what is here is not fetched again"
         }

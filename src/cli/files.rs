@@ -1,5 +1,7 @@
 //! `ls`, `info` and `rm`: the files that this node keeps.
 
+use std::time::Duration;
+
 use axum::http::Method;
 
 use super::{
@@ -182,6 +184,15 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), C
         };
         removed.iter().map(line).collect()
     })?;
+    let freed: u64 = removed.iter().map(|report| report.stored_len).sum();
+    if let Some(report) = removed.first().filter(|_| freed > 0) {
+        let wait = humantime::format_duration(Duration::from_secs(report.freed_after_s));
+        let message = format!(
+            "up to {} are freed in {wait}, what no other file needs; `storgo-node gc --now` frees it at once",
+            output::bytes(freed)
+        );
+        output::message(context, &message);
+    }
     let Some(error) = failed else { return Ok(()) };
     output::error(&error, context.json);
     let message = format!("removed only {} of {}", removed.len(), references.len());

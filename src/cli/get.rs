@@ -7,15 +7,15 @@ use std::{
 };
 
 use axum::{
-    body::{Body, BodyDataStream, Bytes},
+    body::{Body, Bytes},
     http::{Method, Response, header},
 };
-use futures::StreamExt;
+use futures::{StreamExt, stream, stream::BoxStream};
 use indicatif::ProgressBar;
 use tokio::{io::AsyncWriteExt, sync::mpsc};
 
 use super::{
-    Context,
+    Context, Stop,
     args::GetOptions,
     attributes::Attributes,
     client::{Client, Endpoint, escape, request_id},
@@ -42,19 +42,15 @@ const QUEUED_PIECES: usize = 16;
 /// How long to wait for a response before telling the user what the command is waiting for.
 const SILENCE: Duration = Duration::from_secs(3);
 
-pub(super) async fn run(context: &Context, reference: &str, options: GetOptions) -> Result<(), CliError> {
+pub(super) async fn run(context: &Context, reference: &str, options: GetOptions) -> Result<(), Stop> {
+    Destination::check(options.output.as_deref(), options.force)?;
     let connection = Connection::open(context, Network::Online).await?;
     let result = get(context, &connection.client, reference, options).await;
     connection.close().await;
     result
 }
 
-async fn get(
-    context: &Context,
-    client: &Client,
-    reference: &str,
-    options: GetOptions,
-) -> Result<(), CliError> {
+async fn get(context: &Context, client: &Client, reference: &str, options: GetOptions) -> Result<(), Stop> {
     let timeout = explicit_timeout(context).and_then(|text| parse_duration(text).ok());
     let timeout = timeout.map(|timeout| timeout.as_secs_f64().to_string());
     let range = options.range.as_deref().map(range_header).transpose()?;
@@ -67,17 +63,20 @@ async fn get(
     spinner.finish_and_clear();
     let response = match response {
         Ok(response) => response,
-        Err(error) => return Err(client.explain_foreign_cluster(error).await),
+        Err(error) => return Err(client.explain_foreign_cluster(error).await.into()),
     };
     let is_folder = response.headers().get(KIND_HEADER).is_some_and(|kind| kind == "dir");
     if is_folder && request.range.is_some() {
-        return Err(CliError::bad_request("--range works on files, and this is a folder"));
+        return Err(CliError::bad_request("--range works on files, and this is a folder").into());
     }
     files::mention_older(context, client, reference).await;
     let started = Instant::now();
     // A range is a new file: it has neither the time nor the permissions of the whole.
-    let attributes =
-        if request.range.is_none() { Attributes::from_headers(response.headers()) } else { Attributes::default() };
+    let attributes = if request.range.is_none() {
+        Attributes::from_headers(response.headers())
+    } else {
+        Attributes::default()
+    };
     let created = options.output.as_deref().filter(|_| !is_folder).and_then(CreatedFolder::create);
     let _created = created.transpose()?;
     let force = options.force;
@@ -111,7 +110,7 @@ async fn get(
     for LeftOut { path, error } in &error.left_out {
         output::message(context, &format!("left out {}: {error}", sanitize(path)));
     }
-    Err(error)
+    Err(error.into())
 }
 
 /// The request for the content of a file or folder.
@@ -189,6 +188,33 @@ fn range_header(text: &str) -> Result<String, CliError> {
     }
 }
 
+/// The body of a response.
+type Pieces = BoxStream<'static, Result<Bytes, axum::Error>>;
+
+/// Returns the body of a response. When it stands still for the first time, tells the user what the command is waiting for.
+fn pieces(context: &Context, response: Response<Body>, bar: &ProgressBar) -> Pieces {
+    let limit = context.settings.get("timeout").unwrap_or_default();
+    let message = format!(
+        "no data for {} s: waiting for a peer that has the rest; gives up after {limit} without data (--timeout)",
+        SILENCE.as_secs()
+    );
+    let message = (!context.quiet && !context.json).then_some(message);
+    let (body, bar) = (response.into_body().into_data_stream(), bar.clone());
+    let watched = stream::unfold((body, bar, message), |(mut body, bar, mut message)| async {
+        let piece = match tokio::time::timeout(SILENCE, body.next()).await {
+            Ok(piece) => piece,
+            Err(_) => {
+                if let Some(message) = message.take() {
+                    bar.suspend(|| output::stderr_line(&message));
+                }
+                body.next().await
+            }
+        };
+        piece.map(|piece| (piece, (body, bar, message)))
+    });
+    watched.boxed()
+}
+
 /// The content of a file or folder as it arrives. The `write` methods return the number of bytes written.
 struct Download<'a> {
     request: &'a Content<'a>,
@@ -197,14 +223,15 @@ struct Download<'a> {
     request_id: Option<String>,
     attributes: Attributes,
     expected: Option<u64>,
-    body: BodyDataStream,
+    body: Pieces,
+    context: &'a Context,
     bar: ProgressBar,
     received: u64,
 }
 
 impl<'a> Download<'a> {
     fn new(
-        context: &Context,
+        context: &'a Context,
         request: &'a Content<'a>,
         response: Response<Body>,
         attributes: Attributes,
@@ -215,8 +242,8 @@ impl<'a> Download<'a> {
         let request_id = request_id(&response);
         let root = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
         let root = root.unwrap_or_default().trim_matches('"').to_owned();
-        let body = response.into_body().into_data_stream();
-        Self { request, root, request_id, attributes, expected, body, bar, received: 0 }
+        let body = pieces(context, response, &bar);
+        Self { request, root, request_id, attributes, expected, body, context, bar, received: 0 }
     }
 
     /// Returns the next piece. A body that is too short is an error that says why.
@@ -232,9 +259,9 @@ impl<'a> Download<'a> {
         }
     }
 
-    async fn write_stdout(mut self) -> Result<u64, CliError> {
+    async fn write_stdout(mut self) -> Result<u64, Stop> {
         while let Some(piece) = self.next().await? {
-            tokio::task::block_in_place(|| output::write_stdout(&piece))?;
+            tokio::task::block_in_place(|| output::stream(&piece))?;
         }
         Ok(self.received)
     }
@@ -269,7 +296,7 @@ impl<'a> Download<'a> {
             left_out.append(&mut broken.left_out);
             let response = self.request.send(Some(&entry)).await?;
             left_out.push(LeftOut { path: entry, error: broken.message });
-            (id, body) = (request_id(&response), response.into_body().into_data_stream());
+            (id, body) = (request_id(&response), pieces(self.context, response, &self.bar));
         }
         let noted = client.noted_error(id.as_deref()).await;
         left_out.extend(noted.iter().flat_map(|error| error.left_out.clone()));

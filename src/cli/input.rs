@@ -15,17 +15,19 @@ use super::{
     error::CliError,
     input_errors::{FileVersion, InputErrors, PIECE, unreadable},
     tar_writer::tar_stream,
-    walk::{Entry, Walk, is_data_dir, walk},
+    walk::{Entry, Skipped, Walk, is_data_dir, walk},
 };
 
 pub(super) struct Input {
+    /// As the user named it.
+    pub(super) path: PathBuf,
     pub(super) name: Option<String>,
     /// Time, permissions and kind, as query parameters of the API.
     pub(super) query: String,
     /// Total length of its files, if known.
     pub(super) size: Option<u64>,
     /// Items of a folder that are not stored.
-    pub(super) skipped: Vec<PathBuf>,
+    pub(super) skipped: Vec<Skipped>,
     source: Source,
 }
 
@@ -36,17 +38,17 @@ enum Source {
 }
 
 impl Input {
-    /// Examines a path without reading it; `-` is stdin.
-    pub(super) fn examine(path: &Path, name: Option<String>) -> Result<Self, CliError> {
+    /// Examines a path without reading it; `-` is stdin. `follow`: also symbolic links that lead out of a folder.
+    pub(super) fn examine(path: &Path, name: Option<String>, follow: bool) -> Result<Self, CliError> {
         if path == Path::new("-") {
             if !is_stdin_open() {
                 return Err(CliError::bad_request("standard input is closed, nothing to store")
                     .hint("pipe something in, or name a file"));
             }
             let (query, skipped) = (String::new(), Vec::new());
-            return Ok(Self { name, query, size: None, skipped, source: Source::Stdin });
+            return Ok(Self { path: path.into(), name, query, size: None, skipped, source: Source::Stdin });
         }
-        let meta = fs::metadata(path).map_err(|e| unreadable(path, &e))?;
+        let meta = fs::metadata(path).map_err(|e| not_there(path, &e))?;
         let name = name.or_else(|| own_name(path));
         let mut query = format!("mtime={}&mode={:o}", meta.mtime(), meta.permissions().mode() & 0o7777);
         if meta.is_dir() {
@@ -57,51 +59,67 @@ impl Input {
                     "`storgo-node key backup` saves the keys; the files stored there have links already",
                 ));
             }
-            let Walk { entries, skipped, .. } = walk(path)?;
+            let Walk { entries, skipped, .. } = walk(path, follow)?;
             let size = entries.iter().map(|entry| entry.size).sum();
             query.push_str("&tree=true");
-            return Ok(Self { name, query, size: Some(size), skipped, source: Source::Folder(entries) });
+            return Ok(Self {
+                path: path.into(),
+                name,
+                query,
+                size: Some(size),
+                skipped,
+                source: Source::Folder(entries),
+            });
         }
         if !meta.is_file() {
             let message = format!("{} is neither a file nor a folder", path.display());
             return Err(CliError::bad_request(message).hint("pipe it in: storgo-node provide - < FILE"));
         }
         let source = Source::File(path.into(), FileVersion::of(&meta));
-        Ok(Self { name, query, size: Some(meta.len()), skipped: Vec::new(), source })
+        Ok(Self { path: path.into(), name, query, size: Some(meta.len()), skipped: Vec::new(), source })
     }
 
-    /// The length that a file must have when stored, unless it changes. Files that the kernel generates report 0.
-    pub(super) fn expected_len(&self) -> Option<u64> {
-        self.size.filter(|size| matches!(self.source, Source::File(..)) && *size > 0)
+    /// Leaves an item out of a folder.
+    pub(super) fn leave_out(&mut self, path: &Path) {
+        if let Source::Folder(entries) = &mut self.source {
+            entries.retain(|entry| entry.path != path);
+        }
     }
 
     /// Opens the input as the body of a request.
-    pub(super) async fn body(self, bar: &ProgressBar) -> Result<(Body, InputErrors), CliError> {
+    pub(super) async fn body(&self, bar: &ProgressBar) -> Result<(Body, InputErrors), CliError> {
         let errors = InputErrors::default();
-        let body = match self.source {
+        let body = match &self.source {
             Source::Stdin => {
                 let stdin = ReaderStream::with_capacity(tokio::io::stdin(), PIECE);
                 monitored(stdin, bar, &errors, Path::new("stdin"))
             }
             Source::File(path, version) => {
-                let mut file = tokio::fs::File::open(&path).await.map_err(|e| unreadable(&path, &e))?;
+                let mut file = tokio::fs::File::open(path).await.map_err(|e| unreadable(path, &e))?;
                 file.set_max_buf_size(PIECE);
-                let (checked, noted) = (path.clone(), errors.clone());
+                let (checked, version, noted) = (path.clone(), *version, errors.clone());
                 let check = stream::once(async move {
-                    // The kernel generates files of length 0, with any time.
-                    if version.len > 0 {
-                        noted.check_unchanged(&checked, version, tokio::fs::metadata(&checked).await);
-                    }
+                    noted.check_unchanged(&checked, version, tokio::fs::metadata(&checked).await);
                     None
                 });
                 let pieces = ReaderStream::with_capacity(file, PIECE).map(Some).chain(check);
-                monitored(pieces.filter_map(std::future::ready), bar, &errors, &path)
+                monitored(pieces.filter_map(std::future::ready), bar, &errors, path)
             }
             Source::Folder(entries) => {
-                monitored(tar_stream(entries, &errors), bar, &errors, Path::new("the folder"))
+                monitored(tar_stream(entries.clone(), &errors), bar, &errors, Path::new("the folder"))
             }
         };
         Ok((body, errors))
+    }
+}
+
+fn not_there(path: &Path, e: &io::Error) -> CliError {
+    let error = unreadable(path, e);
+    let here = std::env::current_dir().ok().filter(|_| path.is_relative() && error.hint.is_empty());
+    match here {
+        Some(dir) => error.hint(format!("check its spelling; it was looked for in {}", dir.display())),
+        None if error.hint.is_empty() => error.hint("check its spelling, and whether its disk is mounted"),
+        None => error,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::error::CliError;
+use super::{error::CliError, walk::Skipped};
 
 /// Bytes read at a time.
 pub(super) const PIECE: usize = 512 << 10;
@@ -36,6 +36,9 @@ pub(super) struct InputErrors(Arc<Mutex<Noted>>);
 struct Noted {
     failed: Option<CliError>,
     changed: Vec<PathBuf>,
+    skipped: Vec<Skipped>,
+    /// An item of a folder that broke off in the middle.
+    broken: Option<Skipped>,
 }
 
 impl InputErrors {
@@ -47,15 +50,38 @@ impl InputErrors {
         self.lock().failed.get_or_insert(error);
     }
 
-    /// Notes a file that changed since the command looked at it. A file that was removed was still read to its end.
+    /// Notes an item of a folder that cannot be read, and that the stream goes on without.
+    pub(super) fn skip(&self, path: &Path, why: String) {
+        self.lock().skipped.push(Skipped { path: path.into(), why });
+    }
+
+    /// Notes an item of a folder that ended early: the stream has promised more, and must begin again without it.
+    pub(super) fn set_broken(&self, path: &Path, why: String) {
+        self.lock().broken = Some(Skipped { path: path.into(), why });
+    }
+
+    /// Notes a file that changed since the command looked at it. A file that was removed was still read to its end. The
+    /// kernel generates files of length 0, with any time.
     pub(super) fn check_unchanged(&self, path: &Path, before: FileVersion, now: io::Result<fs::Metadata>) {
-        if now.is_ok_and(|now| FileVersion::of(&now) != before) {
-            self.lock().changed.push(path.into());
+        if now.is_ok_and(|now| FileVersion::of(&now) != before && (now.len(), before.len) != (0, 0)) {
+            self.set_changed(path);
         }
+    }
+
+    pub(super) fn set_changed(&self, path: &Path) {
+        self.lock().changed.push(path.into());
     }
 
     pub(super) fn take_failed(&self) -> Option<CliError> {
         self.lock().failed.take()
+    }
+
+    pub(super) fn take_skipped(&self) -> Vec<Skipped> {
+        std::mem::take(&mut self.lock().skipped)
+    }
+
+    pub(super) fn take_broken(&self) -> Option<Skipped> {
+        self.lock().broken.take()
     }
 
     pub(super) fn take_changed(&self) -> Vec<PathBuf> {

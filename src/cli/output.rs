@@ -12,7 +12,7 @@ use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, Pro
 use serde::Serialize;
 
 use super::{
-    Context,
+    Context, Stop,
     attributes::system_time,
     error::CliError,
     sanitize::{sanitize, sanitize_lines, shorten, width},
@@ -36,13 +36,25 @@ pub(super) fn print(text: &str) -> Result<(), CliError> {
     write_stdout(text.as_bytes())
 }
 
-/// Writes to stdout. If the reader has closed it (`| head`), the program ends with success.
+/// Writes a result to stdout. If the reader has closed it (`| head`), the command goes on: its work does not depend on it.
 pub(super) fn write_stdout(bytes: &[u8]) -> Result<(), CliError> {
-    let mut out = io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+    match write(bytes) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(|e| CliError::io("write to stdout", &e)),
     }
+}
+
+/// Writes a part of a long result to stdout. [`Stop::NoReader`]: the reader has closed it, and wants no more.
+pub(super) fn stream(bytes: &[u8]) -> Result<(), Stop> {
+    match write(bytes) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(Stop::NoReader),
+        written => Ok(written.map_err(|e| CliError::io("write to stdout", &e))?),
+    }
+}
+
+fn write(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush())
 }
 
 /// Prints a result, as JSON with `--json` and otherwise as `text` formats it.

@@ -1,8 +1,12 @@
 //! `provide`: store files, folders or stdin.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use axum::http::Method;
+use indicatif::ProgressBar;
 use tokio::sync::mpsc::Receiver;
 
 use super::{
@@ -17,7 +21,7 @@ use super::{
     output::{self, bytes_per_s, plural},
     run,
     sanitize::sanitize,
-    walk::has_text_name,
+    walk::{Skipped, has_text_name},
 };
 use crate::{
     config::Origin,
@@ -28,16 +32,16 @@ use crate::{
     },
 };
 
-/// How long to wait for the announcement, in seconds.
-const ANNOUNCE_TIMEOUT_S: u32 = 10;
+/// How long to wait for the announcement of all files.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: ProvideOptions) -> Result<(), Stop> {
     let mut stop = run::stop_signal()?;
     let unnamed: Vec<PathBuf> =
         paths.iter().filter(|path| options.name.is_none() && !has_text_name(path)).cloned().collect();
     let inputs = {
-        let (name, several) = (options.name.clone(), paths.len() > 1);
-        let examined = tokio::task::spawn_blocking(move || examine_all(&paths, name.as_ref()))
+        let (name, several, follow) = (options.name.clone(), paths.len() > 1, options.follow);
+        let examined = tokio::task::spawn_blocking(move || examine_all(&paths, name.as_ref(), follow))
             .await
             .map_err(|_| CliError::panicked("examining the input"))?;
         examined.map_err(|error| {
@@ -50,22 +54,17 @@ pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: Provide
         let message = format!("storing {path} without a name: its own is not UTF-8 (--name sets one)");
         output::message(context, &message);
     }
-    let skipped: Vec<PathBuf> = inputs.iter().flat_map(|input| input.skipped.clone()).collect();
-    for path in &skipped {
-        let shown = sanitize(&path.display().to_string());
-        output::message(context, &format!("skipped {shown}: {}", why_skipped(path)));
-    }
     // Without --no-serve, the node stays and shares what it stores.
     let network = if options.no_serve { Network::Offline } else { Network::Online };
     let connection = Connection::open(context, network).await?;
     let provider = Provider { context, connection: &connection, options: &options };
-    let result = provider.run(inputs, &skipped, &mut stop).await;
+    let result = provider.run(inputs, &mut stop).await;
     connection.close().await;
     result
 }
 
 /// Examines all paths before anything is stored.
-fn examine_all(paths: &[PathBuf], name: Option<&String>) -> Result<Vec<Input>, CliError> {
+fn examine_all(paths: &[PathBuf], name: Option<&String>, follow: bool) -> Result<Vec<Input>, CliError> {
     if paths.len() > 1 && name.is_some() {
         return Err(CliError::bad_request("--name names one file, but there are several paths")
             .hint("store them one by one, or as a folder"));
@@ -75,19 +74,7 @@ fn examine_all(paths: &[PathBuf], name: Option<&String>) -> Result<Vec<Input>, C
         return Err(CliError::bad_request("`-` is given more than once")
             .hint("standard input can be stored only once"));
     }
-    paths.iter().map(|path| Input::examine(path, name.cloned())).collect()
-}
-
-fn why_skipped(path: &Path) -> String {
-    match std::fs::read_link(path) {
-        Ok(target) if !path.exists() => {
-            let target = sanitize(&target.display().to_string());
-            format!("it is a symbolic link to {target}, which does not exist")
-        }
-        _ if !has_text_name(path) => "its name is not UTF-8".into(),
-        _ if path.is_dir() => "it is the data directory of a node and contains its keys".into(),
-        _ => "it is neither a file nor a folder".into(),
-    }
+    paths.iter().map(|path| Input::examine(path, name.cloned(), follow)).collect()
 }
 
 struct Provider<'a> {
@@ -96,67 +83,100 @@ struct Provider<'a> {
     options: &'a ProvideOptions,
 }
 
+/// What has been stored so far.
+#[derive(Default)]
+struct Stored {
+    reports: Vec<PutReport>,
+    /// Items of folders that were not stored.
+    skipped: Vec<PathBuf>,
+    /// Whether an input failed or changed.
+    failed: bool,
+}
+
 impl Provider<'_> {
     /// Stores the inputs, announces them, and serves them until a signal, if the node was started here.
-    async fn run(
-        &self,
-        inputs: Vec<Input>,
-        skipped: &[PathBuf],
-        stop: &mut Receiver<()>,
-    ) -> Result<(), Stop> {
+    async fn run(&self, inputs: Vec<Input>, stop: &mut Receiver<()>) -> Result<(), Stop> {
         let api = match &self.connection.node {
             // Other commands on this data directory talk to this node while it stays.
             Some(node) if !self.options.no_serve => Some(serve(self.context, node).await?),
             _ => None,
         };
-        let wanted = inputs.len();
-        let (reports, failed) = tokio::select! {
-            stored = self.store_all(inputs) => stored?,
-            _ = stop.recv() => return Err(Stop::Interrupted),
+        let (wanted, mut stored) = (inputs.len(), Stored::default());
+        let finished = tokio::select! {
+            result = self.store_all(inputs, &mut stored) => Some(result),
+            _ = stop.recv() => None,
         };
-        let result = summary(reports.len(), wanted, failed, skipped);
+        let Some(result) = finished else {
+            let message = format!(
+                "interrupted: {} of {wanted} stored; run the same command again for the rest, blocks that are sealed already \
+                 are kept for a while (gc.grace) and not written again",
+                stored.reports.len()
+            );
+            output::message(self.context, &message);
+            return Err(Stop::Interrupted);
+        };
+        result?;
+        let result = summary(&stored, wanted);
         tokio::select! {
-            announced = self.announce_all(&reports) => announced?,
+            announced = self.announce_all(&stored.reports) => announced?,
             _ = stop.recv() => return Ok(result?),
         }
         if let Some(addr) = api {
-            let it = if reports.len() == 1 { "it" } else { "them" };
+            let it = if stored.reports.len() == 1 { "it" } else { "them" };
             output::message(self.context, &format!("serving {it} until Ctrl-C (API at {addr})"));
             stop.recv().await;
         }
         Ok(result?)
     }
 
-    /// Stores the inputs and prints their links. Returns the reports, and whether an input failed or changed.
-    async fn store_all(&self, inputs: Vec<Input>) -> Result<(Vec<PutReport>, bool), CliError> {
-        let (wanted, mut reports, mut failed) = (inputs.len(), Vec::new(), None);
+    /// Stores the inputs and prints their links; those of several with their paths.
+    async fn store_all(&self, inputs: Vec<Input>, stored: &mut Stored) -> Result<(), CliError> {
+        let (wanted, mut failed) = (inputs.len(), None);
+        let total = inputs.iter().map(|input| input.size).sum::<Option<u64>>();
+        let bar = output::bar(self.context, "sealing", total);
         for input in inputs {
-            let error = match self.store(input).await {
+            let path = sanitize(&input.path.display().to_string());
+            let error = match self.store(input, &bar, stored).await {
                 Ok((report, changed)) => {
-                    output::result(self.context, &report, |report| format!("{}\n", report.link))?;
-                    reports.push(report);
+                    let line = |report: &PutReport| match wanted {
+                        1 => format!("{}\n", report.link),
+                        _ => format!("{}\t{path}\n", report.link),
+                    };
+                    bar.suspend(|| output::result(self.context, &report, line))?;
+                    stored.reports.push(report);
                     changed
                 }
                 Err(error) => Some(error),
             };
             let Some(error) = error else { continue };
+            stored.failed = true;
             // If nothing is stored of a single input, the error is the result of the command.
-            if wanted > 1 || !reports.is_empty() {
-                output::error(&error, self.context.json);
+            if wanted > 1 || !stored.reports.is_empty() {
+                bar.suspend(|| output::error(&error, self.context.json));
             }
             failed = Some(error);
         }
+        let elapsed = bar.elapsed();
+        bar.finish_and_clear();
         match failed {
-            Some(error) if wanted == 1 && reports.is_empty() => Err(error),
-            Some(error) if reports.is_empty() => {
+            Some(error) if wanted == 1 && stored.reports.is_empty() => Err(error),
+            Some(error) if stored.reports.is_empty() => {
                 Err(CliError { message: format!("none of {wanted} stored"), hint: String::new(), ..error })
             }
-            failed => Ok((reports, failed.is_some())),
+            _ => {
+                output::message(self.context, &sealed(&stored.reports, elapsed));
+                Ok(())
+            }
         }
     }
 
     /// Stores one input. Returns the report, and an error if the input changed while it was read.
-    async fn store(&self, input: Input) -> Result<(PutReport, Option<CliError>), CliError> {
+    async fn store(
+        &self,
+        mut input: Input,
+        bar: &ProgressBar,
+        stored: &mut Stored,
+    ) -> Result<(PutReport, Option<CliError>), CliError> {
         let mut query = input.query.clone();
         for (key, value) in [
             ("name", input.name.as_deref()),
@@ -169,60 +189,98 @@ impl Provider<'_> {
                 query = format!("{query}&{key}={}", escape(value));
             }
         }
-        let bar = output::bar(self.context, "sealing", input.size);
-        let expected = input.expected_len();
-        let (body, errors) = input.body(&bar).await?;
         let endpoint = Endpoint::path(format!("/api/v1/files?{}", query.trim_start_matches('&')));
-        let report: Result<PutReport, CliError> =
-            self.connection.client.json_body(Method::POST, &endpoint, body).await;
-        bar.finish_and_clear();
+        self.skip(std::mem::take(&mut input.skipped), bar, stored);
+        let begun = bar.position();
+        let (report, errors) = loop {
+            let (body, errors) = input.body(bar).await?;
+            let report: Result<PutReport, CliError> =
+                self.connection.client.json_body(Method::POST, &endpoint, body).await;
+            let broken = report.is_err().then(|| errors.take_broken()).flatten();
+            let Some(broken) = broken else { break (report, errors) };
+            // What is sealed already is found again, so the second attempt mostly reads.
+            input.leave_out(&broken.path);
+            self.skip(vec![broken], bar, stored);
+            bar.set_position(begun);
+        };
         // The node sees only that its input broke off.
         let report = report.map_err(|error| errors.take_failed().unwrap_or(error))?;
-        let (size, rate) = (output::bytes(report.size), bytes_per_s(report.size, bar.elapsed()));
-        let (blocks, new) = (plural(report.blocks, "block"), report.new_blocks);
-        output::message(self.context, &format!("sealed {size} in {blocks} ({new} new), {rate}"));
-        let changed = input_changed(expected.filter(|len| *len != report.size), &errors, report.size);
-        Ok((report, changed))
+        self.skip(errors.take_skipped(), bar, stored);
+        Ok((report, input_changed(&errors)))
     }
 
-    async fn announce_all(&self, reports: &[PutReport]) -> Result<(), CliError> {
-        for report in reports {
-            let message = self.announce(report).await?;
-            output::message(self.context, &message);
+    /// Tells which items of a folder are not stored, and why.
+    fn skip(&self, items: Vec<Skipped>, bar: &ProgressBar, stored: &mut Stored) {
+        for Skipped { path, why } in items {
+            let message = format!("skipped {}: {}", sanitize(&path.display().to_string()), sanitize(&why));
+            bar.suspend(|| output::message(self.context, &message));
+            stored.skipped.push(path);
         }
+    }
+
+    /// Waits for a while until peers know that this node has the files.
+    async fn announce_all(&self, reports: &[PutReport]) -> Result<(), CliError> {
+        let Connection { client, node } = self.connection;
+        let message = if node.as_ref().is_some_and(Node::is_offline) {
+            let it = if reports.len() == 1 { "the file" } else { "the files" };
+            format!("stored on this node; start it with `storgo-node run` to share {it}")
+        // A node that was just started may connect to its bootstrap peers in a moment.
+        } else if (node.is_none() || self.context.settings.list("bootstrap").is_empty())
+            && client.status().await?.peers == 0
+        {
+            "placed on this node only: no peer is connected".into()
+        } else {
+            let spinner = output::spinner(self.context, "placing");
+            let announced = self.announced(reports).await;
+            spinner.finish_and_clear();
+            announced?
+        };
+        output::message(self.context, &message);
         Ok(())
     }
 
-    /// Waits until peers know that this node has the file. Returns the message for the user.
-    async fn announce(&self, report: &PutReport) -> Result<String, CliError> {
-        let Connection { client, node } = self.connection;
-        if node.as_ref().is_some_and(Node::is_offline) {
-            return Ok("stored on this node; start it with `storgo-node run` to share the file".into());
+    async fn announced(&self, reports: &[PutReport]) -> Result<String, CliError> {
+        let deadline = Instant::now() + ANNOUNCE_TIMEOUT;
+        let (mut done, mut peers) = (0, u32::MAX);
+        for report in reports {
+            let wait = deadline.saturating_duration_since(Instant::now()).as_secs();
+            let path = format!("/api/v1/files/{}/placement?wait={wait}", report.cid);
+            let placement: Placement =
+                self.connection.client.json(Method::GET, &Endpoint::path(path)).await?;
+            done += usize::from(placement.done);
+            peers = peers.min(placement.announced_to);
         }
-        // A node that was just started may connect to its bootstrap peers in a moment.
-        let connecting = node.is_some() && !self.context.settings.list("bootstrap").is_empty();
-        if !connecting && client.status().await?.peers == 0 {
-            return Ok("placed on this node only: no peer is connected".into());
-        }
-        let spinner = output::spinner(self.context, "placing");
-        let path = format!("/api/v1/files/{}/placement?wait={ANNOUNCE_TIMEOUT_S}", report.cid);
-        let placement: Result<Placement, CliError> = client.json(Method::GET, &Endpoint::path(path)).await;
-        spinner.finish_and_clear();
-        Ok(match placement? {
-            Placement { done: true, announced_to, .. } => {
-                let know = if announced_to == 1 { "knows" } else { "know" };
-                format!("placed: {} {know} that this node has it", plural(u64::from(announced_to), "peer"))
-            }
-            Placement { .. } => "placed on this node; announcing it continues in the background".into(),
+        let know = if peers == 1 { "knows" } else { "know" };
+        let peers = plural(u64::from(peers), "peer");
+        Ok(match (done, reports.len()) {
+            (1, 1) => format!("placed: {peers} {know} that this node has it"),
+            (_, 1) => "placed on this node; announcing it continues in the background".into(),
+            (done, all) if done == all => format!("placed: at least {peers} {know} each of the {all} files"),
+            (done, all) => format!(
+                "placed on this node; {done} of {all} are announced, announcing the rest continues in the background"
+            ),
         })
     }
 }
 
+/// `sealed 1.50 MiB in 2 blocks (1 new), 1.50 MiB/s`
+fn sealed(reports: &[PutReport], elapsed: Duration) -> String {
+    let sum = |of: fn(&PutReport) -> u64| reports.iter().map(of).sum::<u64>();
+    let (size, blocks) = (sum(|report| report.size), sum(|report| report.blocks));
+    let files = match reports.len() {
+        1 => String::new(),
+        n => format!("{}, ", plural(n as u64, "file")),
+    };
+    let (new, rate) = (sum(|report| report.new_blocks), bytes_per_s(size, elapsed));
+    format!("sealed {files}{} in {} ({new} new), {rate}", output::bytes(size), plural(blocks, "block"))
+}
+
 /// An error if something was not stored as it is.
-fn summary(stored: usize, wanted: usize, failed: bool, skipped: &[PathBuf]) -> Result<(), CliError> {
-    let message = if failed {
-        let changed = if stored == wanted { ", but some inputs changed meanwhile" } else { "" };
-        format!("{stored} of {wanted} stored{changed}")
+fn summary(stored: &Stored, wanted: usize) -> Result<(), CliError> {
+    let Stored { reports, skipped, failed } = stored;
+    let message = if *failed {
+        let changed = if reports.len() == wanted { ", but some inputs changed meanwhile" } else { "" };
+        format!("{} of {wanted} stored{changed}", reports.len())
     } else if skipped.is_empty() {
         return Ok(());
     } else {
@@ -243,12 +301,12 @@ async fn serve(context: &Context, node: &Node) -> Result<String, CliError> {
     Ok(format!("{scheme}://{}", api.serve(&options).await?.addr))
 }
 
-fn input_changed(expected: Option<u64>, errors: &InputErrors, stored: u64) -> Option<CliError> {
+fn input_changed(errors: &InputErrors) -> Option<CliError> {
     let changed = errors.take_changed();
-    let message = match expected {
-        Some(expected) => format!("the file changed while it was read: stored {stored} of {expected} bytes"),
-        None if changed.is_empty() => return None,
-        None => format!("changed while it was read, may be half old and half new: {}", output::list_paths(&changed)),
-    };
+    if changed.is_empty() {
+        return None;
+    }
+    let message =
+        format!("changed while it was read, may be half old and half new: {}", output::list_paths(&changed));
     Some(CliError::new(ErrorCode::Partial, message).hint("store it again when nothing writes to it"))
 }

@@ -8,7 +8,7 @@ use tokio::io::AsyncBufReadExt;
 use tokio_util::io::StreamReader;
 
 use super::{
-    Context,
+    Context, Stop,
     client::Endpoint,
     connection::{Connection, Network, ask, require_running_node},
     error::CliError,
@@ -125,7 +125,7 @@ pub(super) async fn peers(context: &Context, add: Option<String>) -> Result<(), 
     })
 }
 
-pub(super) async fn events(context: &Context) -> Result<(), CliError> {
+pub(super) async fn events(context: &Context) -> Result<(), Stop> {
     require_running_node(context)?;
     let connection = Connection::open(context, Network::Online).await?;
     let endpoint = Endpoint::path("/api/v1/events");
@@ -138,7 +138,11 @@ pub(super) async fn events(context: &Context) -> Result<(), CliError> {
     while let Some(line) = lines.next_line().await.map_err(broken)? {
         let Some(json) = line.strip_prefix("data: ") else { continue };
         let text = || serde_json::from_str(json).map(|event| describe_event(&event)).unwrap_or_default();
-        output::print(&if context.json { format!("{json}\n") } else { text() })?;
+        let shown = if context.json { format!("{json}\n") } else { text() };
+        match output::stream(shown.as_bytes()) {
+            Err(Stop::NoReader) => break,
+            written => written?,
+        }
     }
     connection.close().await;
     Ok(())

@@ -7,8 +7,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use axum::body::{BodyDataStream, Bytes};
-use futures::StreamExt;
+use axum::body::Bytes;
+use futures::{StreamExt, stream::BoxStream};
 use indicatif::ProgressBar;
 use tokio::sync::mpsc;
 
@@ -55,7 +55,7 @@ impl Unpacker {
     /// Unpacks one stream. After an error of the input, the folder has all entries that arrived whole.
     pub(super) async fn unpack(
         mut self,
-        mut pieces: BodyDataStream,
+        mut pieces: BoxStream<'static, Result<Bytes, axum::Error>>,
         bar: &ProgressBar,
     ) -> Result<(Self, Result<(), UnpackError>), CliError> {
         let (sender, receiver) = mpsc::channel(4);
@@ -129,7 +129,8 @@ impl Unpacker {
                     drop(file.set_modified(system_time(mtime)));
                 }
                 _ => {
-                    let message = format!("unsafe archive: {} is neither a file nor a folder", name.display());
+                    let message =
+                        format!("unsafe archive: {} is neither a file nor a folder", name.display());
                     return Err(UnpackError::Output(CliError::new(ErrorCode::Integrity, message)));
                 }
             }

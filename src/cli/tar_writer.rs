@@ -2,8 +2,8 @@
 
 use std::{
     fs,
-    io::{self, Read, Write},
-    path::PathBuf,
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
 };
 
 use axum::body::Bytes;
@@ -15,6 +15,9 @@ use super::{
     walk::Entry,
 };
 use crate::node::set_tar_mtime;
+
+/// Bytes at the start of a file that are read before its header is written.
+const START: usize = 1 << 20;
 
 /// Returns the entries as a tar stream, which a blocking thread produces.
 pub(super) fn tar_stream(
@@ -39,14 +42,24 @@ pub(super) fn tar_stream(
 /// Errors name the file that was being read.
 fn write_tar(entries: Vec<Entry>, pipe: Pipe, errors: &InputErrors) -> Result<(), (PathBuf, io::Error)> {
     let mut tar = tar::Builder::new(pipe);
+    let mut start = Vec::with_capacity(START);
     for entry in entries {
-        append(&mut tar, &entry, errors).map_err(|e| (entry.path, e))?;
+        append(&mut tar, &entry, &mut start, errors).map_err(|e| (entry.path, e))?;
     }
     let done = tar.into_inner().and_then(|mut pipe| pipe.flush());
     done.map_err(|e| (PathBuf::from("the folder"), e))
 }
 
-fn append(tar: &mut tar::Builder<Pipe>, entry: &Entry, errors: &InputErrors) -> io::Result<()> {
+/// Appends one item. An item of which nothing can be read is skipped.
+///
+/// The header needs the length, and what a file system says about it may be wrong, or not true any more. So the start of
+/// a file is read first: most files end there. `start` is the memory for it.
+fn append(
+    tar: &mut tar::Builder<Pipe>,
+    entry: &Entry,
+    start: &mut Vec<u8>,
+    errors: &InputErrors,
+) -> io::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_mode(entry.mode);
     set_tar_mtime(&mut header, entry.version.mtime.0);
@@ -55,32 +68,66 @@ fn append(tar: &mut tar::Builder<Pipe>, entry: &Entry, errors: &InputErrors) -> 
         header.set_size(0);
         return tar.append_data(&mut header, &entry.name, io::empty());
     }
-    header.set_size(entry.size);
-    let file = fs::File::open(&entry.path)?;
-    // A file that grows is stored with its old length. One that shrinks makes the stream fail.
-    let mut exact = ExactReader { input: (&file).take(entry.size), left: entry.size };
-    tar.append_data(&mut header, &entry.name, &mut exact)?;
-    errors.check_unchanged(&entry.path, entry.version, file.metadata());
+    start.clear();
+    let opened = fs::File::open(&entry.path).and_then(|file| {
+        (&file).take(START as u64).read_to_end(start)?;
+        let claimed = file.metadata()?.len();
+        let rest = match claimed.checked_sub(START as u64) {
+            _ if start.len() < START => 0,
+            Some(rest @ 1..) => rest,
+            _ => count_rest(&file)?,
+        };
+        Ok((file, rest))
+    });
+    let (file, rest) = match opened {
+        Ok(opened) => opened,
+        Err(e) => {
+            errors.skip(&entry.path, format!("cannot read it: {e}"));
+            return Ok(());
+        }
+    };
+    header.set_size(start.len() as u64 + rest);
+    let mut input = ExactReader { input: (&file).take(rest), left: rest, path: &entry.path, errors };
+    tar.append_data(&mut header, &entry.name, start.as_slice().chain(&mut input))?;
+    // A long file that grows is stored with its old length.
+    if rest > 0 && (&file).read(&mut [0]).is_ok_and(|more| more > 0) {
+        errors.set_changed(&entry.path);
+    } else {
+        errors.check_unchanged(&entry.path, entry.version, file.metadata());
+    }
     Ok(())
 }
 
-/// A reader that fails if its input ends early.
-struct ExactReader<R> {
-    input: R,
-    left: u64,
+/// Counts the bytes behind the start of a file whose file system says that there are none.
+fn count_rest(mut file: &fs::File) -> io::Result<u64> {
+    let rest = io::copy(&mut file, &mut io::sink())?;
+    file.seek(SeekFrom::Start(START as u64))?;
+    Ok(rest)
 }
 
-impl<R: Read> Read for ExactReader<R> {
+/// A reader that fails if its input ends early or cannot be read, and notes why.
+struct ExactReader<'a, R> {
+    input: R,
+    left: u64,
+    path: &'a Path,
+    errors: &'a InputErrors,
+}
+
+impl<R: Read> Read for ExactReader<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let len = self.input.read(buf)?;
-        self.left -= len as u64;
-        if len == 0 && self.left > 0 && !buf.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the file became shorter while it was read",
-            ));
+        let read = match self.input.read(buf) {
+            Ok(0) if self.left > 0 && !buf.is_empty() => {
+                let error = "the file became shorter while it was read";
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, error))
+            }
+            read => read,
+        };
+        match &read {
+            Ok(len) => self.left -= *len as u64,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => self.errors.set_broken(self.path, format!("cannot read it: {e}")),
         }
-        Ok(len)
+        read
     }
 }
 
@@ -105,5 +152,69 @@ impl Write for Pipe {
         }
         let piece = std::mem::replace(&mut self.buf, Vec::with_capacity(PIECE));
         self.sender.blocking_send(Ok(piece.into())).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+
+    use super::{super::walk::walk, *};
+
+    /// Packs a folder, and calls `meanwhile` after the first piece: then at most five more are under way.
+    async fn pack(top: &Path, meanwhile: impl FnOnce()) -> (Vec<u8>, InputErrors) {
+        let errors = InputErrors::default();
+        let entries = walk(top, false).expect("walked").entries;
+        let mut stream = std::pin::pin!(tar_stream(entries, &errors));
+        let mut bytes = stream.next().await.expect("a piece").expect("read").to_vec();
+        meanwhile();
+        while let Some(Ok(piece)) = stream.next().await {
+            bytes.extend_from_slice(&piece);
+        }
+        (bytes, errors)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_that_shrinks_is_named_so_that_the_rest_can_be_stored_without_it() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let log = dir.path().join("log");
+        fs::write(&log, vec![7; 20 << 20]).expect("written");
+        let shrink = || {
+            fs::File::options().write(true).open(&log).and_then(|file| file.set_len(9 << 20)).expect("cut")
+        };
+        let (_, errors) = pack(dir.path(), shrink).await;
+        let broken = errors.take_broken().expect("named");
+        assert_eq!(
+            (broken.path, broken.why.as_str()),
+            (log, "cannot read it: the file became shorter while it was read")
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_that_grows_is_stored_with_its_old_length_and_named() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let log = dir.path().join("log");
+        fs::write(&log, vec![7; 20 << 20]).expect("written");
+        let grow = || {
+            fs::File::options().write(true).open(&log).and_then(|file| file.set_len(21 << 20)).expect("grown")
+        };
+        let (bytes, errors) = pack(dir.path(), grow).await;
+        let mut archive = tar::Archive::new(&bytes[..]);
+        let sizes: Vec<u64> =
+            archive.entries().expect("a tar").map(|entry| entry.expect("whole").size()).collect();
+        assert_eq!((sizes, errors.take_changed()), (vec![20 << 20], vec![log]));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_that_vanishes_before_it_is_read_is_skipped() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        fs::write(dir.path().join("a"), vec![7; 20 << 20]).expect("written");
+        let gone = dir.path().join("b");
+        fs::write(&gone, b"x").expect("written");
+        let (bytes, errors) = pack(dir.path(), || fs::remove_file(&gone).expect("removed")).await;
+        let mut archive = tar::Archive::new(&bytes[..]);
+        assert_eq!(archive.entries().expect("a tar").count(), 1);
+        let skipped: Vec<_> = errors.take_skipped().into_iter().map(|item| item.path).collect();
+        assert_eq!(skipped, [gone]);
     }
 }

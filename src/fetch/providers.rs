@@ -180,12 +180,14 @@ impl Providers {
         Some(Assignment { peer: *peer, queued_bytes: provider.outstanding })
     }
 
-    /// Whether any provider might still have the block, now or after its pause. Unreachable providers count only if the
-    /// session has received bytes from somebody, because then they may come back.
+    /// Whether any provider might still have the block, now or after its pause. An unreachable one may come back if it has
+    /// delivered before, or if somebody has and nobody answers now: then the network of this node is gone.
     pub(super) fn may_serve(&self, cid: &Cid) -> bool {
         let started = self.known.values().any(|provider| provider.has_delivered);
+        let answered = self.known.values().any(|provider| provider.missing.contains(cid));
         self.known.values().any(|provider| {
-            !provider.missing.contains(cid) && (started || provider.fault != Some(Fault::Unreachable))
+            let may_come_back = provider.has_delivered || (started && !answered);
+            !provider.missing.contains(cid) && (may_come_back || provider.fault != Some(Fault::Unreachable))
         })
     }
 

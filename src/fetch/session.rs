@@ -417,12 +417,11 @@ impl Session {
     }
 
     fn timeout_error(&self, cid: Cid, bad_copies: u32) -> FetchError {
-        if self.has_no_peers(&cid) {
-            let no_peers = FetchError::NoPeers { cid, waited: self.first_peer_wait() };
-            return self.damage_error(cid, bad_copies).unwrap_or(no_peers);
+        if let Some(error) = self.damage_error(cid, bad_copies) {
+            return error;
         }
-        if bad_copies > 0 || self.is_damaged(&cid) {
-            return FetchError::Corrupt { cid };
+        if self.has_no_peers(&cid) {
+            return FetchError::NoPeers { cid, waited: self.first_peer_wait() };
         }
         FetchError::Timeout { cid, waited: self.inner.timeout }
     }

@@ -152,7 +152,7 @@ const fn hint(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         Some(Reason::EntriesLeftOut) => {
             "connect a node that has the folder, repair it with POST /api/v1/files/{cid}/repair, and request it again"
         }
-        Some(Reason::NoGoodCopy) => "send POST /api/v1/verify to a node that keeps the file",
+        Some(Reason::NoGoodCopy) => "connect to another node that has the file, or store the original again",
         Some(Reason::ProvidersSilent | Reason::PeerUnreachable) => {
             "check that the other node runs and that no firewall blocks it"
         }

@@ -50,7 +50,9 @@ impl Files {
                 info
             }
             // Without the key, only the visible part of the root block is known.
-            Err(error) if error.code == ErrorCode::Denied => self.reads.describe_sealed(&link.cid).await?,
+            Err(error) if error.reason == Some(Reason::KeyMissing) => {
+                self.reads.describe_sealed(&link.cid).await?
+            }
             Err(error) => match kept {
                 // The root block of a kept file is missing: its record is known all the same.
                 Some(record) if missing > 0 => FileInfo::of_record(record, missing),
@@ -180,8 +182,14 @@ impl Files {
         }
         self.damage.invalidate();
         self.events.emit(Event::Removed { cid });
-        let mut report =
-            RemoveReport { cid, name: record.name, withdrawn_from: 0, withdrawal_pending: false };
+        let mut report = RemoveReport {
+            cid,
+            name: record.name,
+            stored_len: record.stored_len,
+            freed_after_s: self.reads.store.0.grace().as_secs(),
+            withdrawn_from: 0,
+            withdrawal_pending: false,
+        };
         if record.pinned {
             // The file is removed even if the withdrawal fails.
             match self.withdrawals.withdraw(cid).await {

@@ -13,8 +13,8 @@ use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-pub use self::gaps::left_out_name;
 pub(crate) use self::gaps::Gaps;
+pub use self::gaps::left_out_name;
 use self::{
     sink::{CountedBytes, Sink, Stopped},
     source::Source,
@@ -243,7 +243,7 @@ impl Opened {
         range: Option<Range<u64>>,
     ) -> impl Stream<Item = Result<CountedBytes, NodeError>> + Send + use<> {
         let (sender, receiver) = mpsc::channel(READY);
-        let Self { tasks, events, link, root, source, after, gaps } = self;
+        let Self { tasks, events, link, root, source, after, gaps, .. } = self;
         let stop = tasks.stop.clone();
         tasks.tracker.spawn(async move {
             let mut sink = Sink::new(sender.clone());
@@ -258,7 +258,8 @@ impl Opened {
                         let sent = archive::send(&source, tree, link.cid, &after, &gaps, &mut sink).await;
                         let (listed, count) = gaps.left_out();
                         if count > 0 {
-                            let paths = listed.into_iter().take(EVENT_PATHS).map(|entry| entry.path).collect();
+                            let paths =
+                                listed.into_iter().take(EVENT_PATHS).map(|entry| entry.path).collect();
                             events.emit(Event::LeftOut { cid: link.cid, count, paths });
                         }
                         sent

@@ -264,6 +264,10 @@ pub struct RemoveReport {
     pub cid: Cid,
     /// Its name.
     pub name: Option<String>,
+    /// Bytes of its blocks. Those that no other file needs are freed.
+    pub stored_len: u64,
+    /// Seconds until they are freed, by a collection (every 10 minutes).
+    pub freed_after_s: u64,
     /// Peers that were asked to drop the provider record.
     pub withdrawn_from: u32,
     /// Whether more peers will be asked when they connect. Until then, and for at most 48 hours, they name this node as a

@@ -61,6 +61,11 @@ impl Store {
         Ok(true)
     }
 
+    /// How long blocks stay that no file needs any more.
+    pub fn grace(&self) -> std::time::Duration {
+        self.inner.options.grace
+    }
+
     /// Drops the references of removed roots, part by part. After a crash, the rest is dropped when the store is opened
     /// next.
     pub(super) fn finish_removals(&self) -> Result<(), StoreError> {

@@ -161,7 +161,9 @@ impl Verification<'_> {
             Ok(None) if index.row(digest)?.is_none() => {}
             Ok(None) => self.found.missing.push(cid),
             Err(StoreError::Corrupt { cid }) => {
+                len = row.len.into();
                 self.found.checked += 1;
+                self.found.bytes += len;
                 self.found.bad.push(cid);
             }
             Err(error) => return Err(error),

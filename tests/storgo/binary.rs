@@ -347,9 +347,13 @@ impl Piped {
         self.child.wait().expect("awaited");
     }
 
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
     /// Ends it with a signal. Returns its exit code.
     pub fn end_by(self, signal: Signal) -> Option<i32> {
-        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+        self.signal(signal);
         self.finish().1.code
     }
 }

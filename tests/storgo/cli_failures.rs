@@ -74,8 +74,10 @@ fn a_damaged_block_is_found_without_a_running_node_and_without_a_wait() {
     let machine = Machine::new();
     let path = machine.file("file", &noise(2, 4 << 20));
     machine.run(["provide".as_ref(), path.as_os_str(), "--no-serve".as_ref()]).ok();
+    let whole = machine.run(["verify", "--json"]).ok().json();
     damage_a_block(&machine);
     let done = machine.run(["verify", "--json"]).ends(7);
+    assert_eq!(done.json()["bytes"], whole["bytes"], "the damaged block was read too");
     let block = done.json()["bad"][0].as_str().expect("a CID").to_owned();
     let done = machine.run(["get", "file", "-o", "got", "--force", "--timeout", "2s"]);
     assert_eq!(named_block(&done.fails(7, &[]).stderr), block);
@@ -121,7 +123,8 @@ fn get_tells_no_peer_from_no_provider_from_a_missing_key() {
     let other = if link(&report).ends_with('A') { "B" } else { "A" };
     let wrong = link(&report);
     let wrong = format!("{}{other}{}", &wrong[..wrong.len() - 10], &wrong[wrong.len() - 9..]);
-    reader.run(["get", &wrong, "-o", "-"]).fails(7, &["complete"]);
+    reader.run(["get", &wrong, "-o", "-"]).fails(6, &["the read key is wrong", "complete"]);
+    reader.run(["info", &wrong]).fails(6, &["the read key is wrong"]);
 }
 
 #[test]
@@ -183,6 +186,22 @@ fn an_interrupted_get_leaves_no_files() {
     let lonely = Machine::new();
     let get = lonely.spawn(["get", link(&file)]);
     get.notes("no peer is connected yet");
+    assert_eq!(get.end_by(Signal::INT).0, Some(130));
+}
+
+#[test]
+fn get_says_what_it_waits_for_when_its_provider_stops() {
+    let (writer, reader) = (Machine::new(), Machine::new());
+    let node = writer.start(["--upload-limit", "200 KiB"]);
+    let file = writer.provide("file", &noise(98, 4 << 20));
+    let _node = reader.start(["--bootstrap", &node.addr()]);
+    let get = reader.spawn(["get", link(&file), "-o", "out"]);
+    let begun = || std::fs::read_dir(reader.home()).expect("read").count() > 1;
+    eventually("it begins to write", begun);
+    node.running.signal(Signal::STOP);
+    let note = get.notes("no data for 3 s");
+    assert!(note.contains("gives up after 60s without data (--timeout)"), "{note}");
+    node.running.signal(Signal::CONT);
     assert_eq!(get.end_by(Signal::INT).0, Some(130));
 }
 

@@ -1,10 +1,18 @@
-//! Folders nested as deep as a path allows need no deep stack.
+//! Folders as tar streams: nested as deep as a path allows, with names too long, and that lie about their size.
 
-use storgo::node::{ErrorCode, Node, PutOptions, Reason, Reference, report::FileKind};
+use storgo::{
+    content::{
+        encoder::{DirEncoder, DirEntry, EntryKind, Metadata},
+        link::Link,
+        seal::Sealing,
+    },
+    node::{ErrorCode, Node, NodeOptions, PutOptions, Reason, Reference, report::FileKind},
+    store::{PutMode, RootKind, RootRecord, Store, StoreOptions},
+};
 use tokio_stream::StreamExt;
 use tokio_util::io::ReaderStream;
 
-use super::swarm::start_with;
+use super::{store_sample::record, swarm::start_with};
 
 /// A tar stream with a file below this many folders.
 fn tower(folders: usize) -> Vec<u8> {
@@ -64,4 +72,44 @@ async fn a_name_that_is_too_long_is_an_error_of_the_input() {
         node.put_stream(stream, PutOptions::named("long"), FileKind::Dir).await.expect_err("too long");
     assert_eq!((error.code, error.reason), (ErrorCode::BadRequest, Some(Reason::PathInvalid)));
     assert!(error.message.contains("longer than 255 bytes"), "{}", error.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_holds_more_than_its_entry_says_is_left_out() {
+    let node = start_with(|options| options.offline = true).await;
+    let tar = tower(1);
+    let inner = node.put_stream(ReaderStream::new(&tar[..]), PutOptions::named("inner"), FileKind::Dir);
+    let inner = inner.await.expect("stored");
+    let link: Link = inner.link.parse().expect("a link");
+    let root_len = u32::try_from(node.block(&link.cid).await.expect("here").len()).expect("short");
+    node.node.shutdown().await;
+
+    let mut encoder = DirEncoder::new(Sealing::Public);
+    for (name, size) in [("honest", inner.size), ("liar", 0)] {
+        let (kind, link) = (EntryKind::Dir, link.clone());
+        let entry = DirEntry { name: name.into(), link, root_len, kind, size, mtime: None, mode: None };
+        assert!(encoder.push(entry).expect("encoded").is_empty());
+    }
+    let outer = encoder.finish(Metadata { size: inner.size, ..Metadata::default() }).expect("encoded");
+    let options =
+        StoreOptions { observers: storgo::catalogue::observers(), ..StoreOptions::new(node.dir.path()) };
+    let store = Store::open(options.clone()).expect("opened");
+    let upload = store.upload();
+    for block in &outer.blocks {
+        upload.put(&block.cid, &block.bytes, PutMode::Compare).expect("written");
+    }
+    upload.commit(RootRecord { kind: RootKind::Dir, ..record(outer.link.cid) }).expect("listed");
+    drop((upload, store));
+
+    let again = NodeOptions { offline: true, ..NodeOptions::new(node.dir.path()) };
+    let again = Node::start(again).await.expect("started");
+    let stream = read(&again, &outer.link.to_string()).await;
+    let mut archive = tar::Archive::new(&stream[..]);
+    let names = archive
+        .entries()
+        .expect("entries")
+        .map(|entry| entry.expect("an entry").path().expect("a path").display().to_string());
+    let report = format!("storgo-left-out-{}.json", outer.link.cid);
+    assert_eq!(names.collect::<Vec<_>>(), ["honest/", "honest/d/", "honest/d/f", &report]);
+    again.shutdown().await;
 }

@@ -19,6 +19,7 @@ mod cli_cluster_key;
 mod cli_doors;
 mod cli_failures;
 mod cli_flood;
+mod cli_folders;
 mod cli_hostile;
 mod cli_kills;
 mod cli_lan;

@@ -2,11 +2,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{
-    node::{
-        error::{ErrorCode, NodeError, Reason},
-        report::LeftOut,
-    },
+use crate::node::{
+    error::{ErrorCode, NodeError, Reason},
+    report::LeftOut,
 };
 
 /// Maximum number of entries that are listed; the others are counted.

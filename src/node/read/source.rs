@@ -128,7 +128,15 @@ impl Source {
             Err(ContentError::NoKey) => Ok(None),
             opened => opened.map(Some),
         };
-        Ok(self.node(&link.cid, None, open).await?.ok_or(ContentError::NoKey)?)
+        let opened = self.node(&link.cid, None, open).await.map_err(|error| match error.reason {
+            // Below the root, a key that does not fit is the fault of who made the folder.
+            Some(Reason::KeyWrong) => {
+                let message = format!("the read key is wrong: it does not open {}", link.cid);
+                NodeError { code: ErrorCode::Denied, message, ..error }
+            }
+            _ => error,
+        });
+        Ok(opened?.ok_or(ContentError::NoKey)?)
     }
 
     /// Returns the chunks of a file, in order, from the position of `tree` up to offset `end`. Reads ahead.
