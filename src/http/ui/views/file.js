@@ -45,7 +45,7 @@ export async function show(view) {
 
 /** The way from the list of files to here: the folder `folderName` and those inside it. */
 function drawCrumbs({ head, id, path }, folderName) {
-  const crumb = (name, href) => h('li', {}, h('a', { href }, name));
+  const crumb = (name, href) => h('li', {}, h('a', { href, title: name }, name));
   const folders = path.map((_, depth) => {
     const above = path.slice(0, depth);
     return crumb(displayName(depth ? above.at(-1) : folderName), viewHref({ cid: id, path: above }));
