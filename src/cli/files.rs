@@ -184,12 +184,16 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), C
         };
         removed.iter().map(line).collect()
     })?;
-    let freed: u64 = removed.iter().map(|report| report.stored_len).sum();
-    if let Some(report) = removed.first().filter(|_| freed > 0) {
+    let (now, later): (Vec<_>, Vec<_>) = removed.iter().partition(|report| report.freed_after_s == 0);
+    let sum = |reports: &[&RemoveReport]| reports.iter().map(|report| report.stored_len).sum::<u64>();
+    if !now.is_empty() {
+        output::message(context, &format!("freed {}", output::bytes(sum(&now))));
+    }
+    if let Some(report) = later.first().filter(|_| sum(&later) > 0) {
         let wait = humantime::format_duration(Duration::from_secs(report.freed_after_s));
         let message = format!(
             "up to {} are freed in {wait}, what no other file needs; `storgo-node gc --now` frees it at once",
-            output::bytes(freed)
+            output::bytes(sum(&later))
         );
         output::message(context, &message);
     }

@@ -283,9 +283,9 @@ impl<'a> Download<'a> {
         let mut unpacker = Unpacker::create(path, &self.root)?;
         let mut left_out = Vec::new();
         loop {
-            let unpacked;
-            (unpacker, unpacked) = unpacker.unpack(body, &self.bar).await?;
-            match unpacked {
+            let outcome;
+            (unpacker, outcome) = unpacker.unpack(body, &self.bar).await?;
+            match outcome {
                 Ok(()) => break,
                 Err(UnpackError::Output(error)) => return Err(error),
                 Err(UnpackError::Input) => {}

@@ -170,7 +170,14 @@ impl Files {
         if !is_kept {
             let freed = self.reads.store.run(move |store| Ok(store.drop_cached_file(&cid)?)).await?;
             if record.is_none() && freed.blocks > 0 {
-                return Ok(RemoveReport { cid, name: None, withdrawn_from: 0, withdrawal_pending: false });
+                return Ok(RemoveReport {
+                    cid,
+                    name: None,
+                    stored_len: freed.bytes,
+                    freed_after_s: 0,
+                    withdrawn_from: 0,
+                    withdrawal_pending: false,
+                });
             }
         }
         let record = record.ok_or_else(|| NodeError::not_kept(&cid))?;

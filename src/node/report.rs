@@ -266,7 +266,7 @@ pub struct RemoveReport {
     pub name: Option<String>,
     /// Bytes of its blocks. Those that no other file needs are freed.
     pub stored_len: u64,
-    /// Seconds until they are freed, by a collection (every 10 minutes).
+    /// Seconds until they are freed, by a collection (every 10 minutes). 0: they were cached, and are freed already.
     pub freed_after_s: u64,
     /// Peers that were asked to drop the provider record.
     pub withdrawn_from: u32,
