@@ -11,7 +11,7 @@
 //! - handlers by path: `files`, `content`, `put`, `uploads`, `access`, `operations`, `event_log`, `metrics`, `diststore`;
 //!   `openapi`, `docs_page` and `ui` describe the API and serve the page;
 //! - `auth` and `serve` know no routes: [`serve()`] gives the router of another door the same limits and TLS;
-//! - `extract`, `body`, `etag`, `request_id`, `problem`: requests in, errors out.
+//! - `extract`, `body`, `form`, `etag`, `request_id`, `problem`: requests in, errors out.
 //!
 //! Every route is declared with the `utoipa::path` of its handler, so `/api/openapi.json` lists all of them.
 
@@ -26,6 +26,7 @@ mod etag;
 mod event_log;
 mod extract;
 mod files;
+mod form;
 mod headers;
 mod metrics;
 mod openapi;
@@ -263,6 +264,7 @@ fn routes(state: &ApiState) -> Router {
         .fallback(problem::no_such_path)
         .layer(axum::Extension(document))
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
+        .layer(middleware::from_fn(body::refuse_encoding))
         .layer(middleware::from_fn_with_state(state.clone(), auth::host::check))
         .layer(middleware::from_fn(request_id::add))
         .layer(middleware::from_fn_with_state(state.clone(), metrics::count))

@@ -58,7 +58,7 @@ pub(super) async fn sign_in(
 ) -> Result<Response, Problem> {
     let from_page = headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
     if from_page && !host::same_origin(&method, &headers) {
-        return Err(Problem::denied("another site cannot sign in here", "sign in on the page of this node"));
+        return Err(host::foreign_origin());
     }
     let caller = match credentials {
         SignIn::Code(code) => auth.sessions.redeem(&code).ok_or_else(|| {

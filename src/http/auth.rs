@@ -195,8 +195,7 @@ impl Authenticator {
             }
             Ok(caller)
         } else {
-            let hint = "use a browser session on the page of this node only, and a token in programs";
-            Err(Problem::denied("this request comes from another site", hint))
+            Err(host::foreign_origin())
         }
     }
 }

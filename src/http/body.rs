@@ -1,32 +1,30 @@
-//! Request bodies that are too long for memory: a minimum rate, multipart forms, and bodies that break off.
+//! Request bodies that are too long for memory: a minimum rate, bodies that break off, and encodings that are refused.
 
 use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use axum::{
-    body::{Body, Bytes},
-    extract::{
-        FromRequest, Multipart, Request,
-        multipart::{Field, MultipartError},
-    },
+    body::{Body, Bytes, HttpBody},
+    extract::Request,
+    http::{HeaderMap, HeaderValue, StatusCode, Version, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
 };
 use futures::{Stream, StreamExt};
 use tokio::time::Instant;
 
 use super::problem::Problem;
-use crate::node::error::NodeError;
+use crate::node::error::{ErrorCode, NodeError};
 
 /// A client that uploads must send [`MIN_BYTES`] in this time.
 const MIN_RATE_PERIOD: Duration = Duration::from_secs(60);
 const MIN_BYTES: usize = 16 << 10;
-/// Maximum number of bytes between two parts of a form: the multipart parser holds them in memory.
-const MAX_BETWEEN_PARTS: usize = 256 << 10;
 
 /// Streams a body. Fails with [`io::ErrorKind::TimedOut`] when the client sends too slowly; time that this node needs for
 /// the bytes does not count.
@@ -81,59 +79,39 @@ impl BodyErrors {
     }
 }
 
-/// The parts of a `multipart/form-data` body, streamed.
-pub(super) struct Form {
-    parts: Multipart,
-    /// How many more bytes may arrive before the next part begins.
-    allowed: Arc<AtomicUsize>,
+/// Middleware that refuses encoded bodies: they would be stored as they are and read back as something else.
+pub(super) async fn refuse_encoding(request: Request, next: Next) -> Response {
+    if !is_encoded(request.headers()) {
+        return next.run(request).await;
+    }
+    let detail = "the header Content-Encoding names an encoding that this node does not decode";
+    let hint = "send the body without Content-Encoding";
+    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    let mut response = Problem::new(status, ErrorCode::BadRequest, detail, hint).into_response();
+    // Says which encodings are supported (RFC 9110, 12.5.3).
+    response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    response
 }
 
-impl Form {
-    pub(super) async fn from_request(request: Request) -> Result<Self, Problem> {
-        let allowed = Arc::new(AtomicUsize::new(usize::MAX));
-        let left = Arc::clone(&allowed);
-        let request = request.map(|body| {
-            Body::from_stream(with_min_rate(body).map(move |piece| {
-                let piece = piece?;
-                let fits = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| match left {
-                    usize::MAX => Some(left),
-                    left => left.checked_sub(piece.len()),
-                });
-                fits.map_err(|_| {
-                    io::Error::other(format!("more than {MAX_BETWEEN_PARTS} bytes between two parts"))
-                })?;
-                Ok::<_, io::Error>(piece)
-            }))
-        });
-        let parts = Multipart::from_request(request, &()).await.map_err(|_| {
-            let hint =
-                "send `Content-Type: multipart/form-data; boundary=…` with the boundary between the parts";
-            Problem::bad_request("the multipart boundary is missing from Content-Type", hint)
-        })?;
-        Ok(Self { parts, allowed })
-    }
-
-    /// Returns the next part. The previous part must have been read to its end.
-    pub(super) async fn next_part(&mut self) -> Result<Option<Field<'_>>, Problem> {
-        self.allowed.store(MAX_BETWEEN_PARTS, Ordering::Relaxed);
-        let next = self.parts.next_field().await.map_err(|e| invalid_form(&e))?;
-        self.allowed.store(usize::MAX, Ordering::Relaxed);
-        Ok(next)
-    }
+/// Whether `Content-Encoding` names anything but `identity`.
+pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
+    let encodings = headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    encodings
+        .map(<[u8]>::trim_ascii)
+        .any(|encoding| !encoding.is_empty() && !encoding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// Reads a part to its end and drops its bytes.
-pub(super) async fn skip(mut part: Field<'_>) -> Result<(), Problem> {
-    while part.chunk().await.map_err(|e| invalid_form(&e))?.is_some() {}
+/// Refuses a request of HTTP/1.0 whose body has no length: it looks like an empty body, and its bytes would be lost.
+pub(super) fn require_length(request: &Request) -> Result<(), Problem> {
+    let unknown = request.body().size_hint().exact().is_none_or(|len| len == 0)
+        && !request.headers().contains_key(header::CONTENT_LENGTH);
+    if request.version() == Version::HTTP_10 && unknown {
+        let detail = "the length of the body is missing";
+        let hint = "send Content-Length, or use HTTP/1.1 with Transfer-Encoding: chunked";
+        return Err(Problem::new(StatusCode::LENGTH_REQUIRED, ErrorCode::BadRequest, detail, hint));
+    }
     Ok(())
-}
-
-pub(super) fn invalid_form(e: &MultipartError) -> Problem {
-    let hint = "send a complete multipart/form-data body (RFC 7578) in which each part has a name";
-    Problem::bad_request(format!("invalid form: {}", e.body_text()), hint)
-}
-
-/// Returns the last component of a path: some browsers send a path as the file name.
-pub(super) fn base_name(name: &str) -> &str {
-    name.rsplit(['/', '\\']).next().unwrap_or(name)
 }

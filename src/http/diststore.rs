@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
-    extract::{Request, State, multipart::Field},
+    extract::{Request, State},
     http::{HeaderMap, Method, header},
     response::{IntoResponse, Response},
 };
@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    body::{BodyErrors, Form, invalid_form, skip},
+    body::BodyErrors,
     content::{self, ContentResponses},
     extract::QueryParams,
+    form::{Form, Part, invalid_form},
     problem::Problem,
     put,
     request_id::RequestId,
@@ -72,30 +73,33 @@ pub(super) async fn store(
     let mut form = Form::from_request(request).await?;
     let (mut key, mut spooled) = (None, None);
     while let Some(part) = form.next_part().await? {
-        match (part.name(), &key) {
+        match (part.name.as_deref(), &key) {
             (Some("key"), Some(_)) => return Err(duplicate_part("key", "")),
             (Some("key"), _) => key = Some(short_text(part).await?).filter(|key| !key.is_empty()),
             (Some("file"), Some(key)) => {
                 let permit = put::upload_permit(&node, put::PERMIT_TIMEOUT).await?;
                 let errors = BodyErrors::default();
-                let bytes = errors.watch(part.map_err(std::io::Error::other));
+                let bytes = errors.watch(part.into_bytes().map_err(std::io::Error::other));
                 let stored = permit.put(bytes, PutOptions::named(key), FileKind::File);
                 stored.await.map_err(|error| errors.problem(error))?;
                 // A second file must not be acknowledged without being stored.
                 while let Some(part) = form.next_part().await? {
-                    if matches!(part.name(), Some("file" | "key")) {
-                        let name = part.name().unwrap_or_default();
-                        return Err(duplicate_part(name, "; the first file is stored"));
+                    match part.name.as_deref() {
+                        Some(name @ ("file" | "key")) => {
+                            return Err(duplicate_part(name, "; the first file is stored"));
+                        }
+                        _ => part.skip().await?,
                     }
-                    skip(part).await?;
                 }
                 return Ok("File stored successfully");
             }
             (Some("file"), None) if spooled.is_some() => return Err(duplicate_part("file", "")),
             (Some("file"), None) => {
-                spooled = Some(SpooledFile::write(&uploads, part.map_err(|e| invalid_form(&e))).await?);
+                spooled = Some(
+                    SpooledFile::write(&uploads, part.into_bytes().map_err(|e| invalid_form(&e))).await?,
+                );
             }
-            _ => skip(part).await?,
+            _ => part.skip().await?,
         }
     }
     let key = key.ok_or_else(key_missing)?;
@@ -111,9 +115,9 @@ fn duplicate_part(part: &str, outcome: &str) -> Problem {
     Problem::bad_request(detail, "send one file per form, or several files to POST /api/v1/files")
 }
 
-async fn short_text(mut part: Field<'_>) -> Result<String, Problem> {
-    let mut text = Vec::new();
-    while let Some(bytes) = part.chunk().await.map_err(|e| invalid_form(&e))? {
+async fn short_text(part: Part<'_>) -> Result<String, Problem> {
+    let (mut bytes, mut text) = (part.into_bytes(), Vec::new());
+    while let Some(bytes) = bytes.try_next().await.map_err(|e| invalid_form(&e))? {
         text.extend_from_slice(&bytes);
         if text.len() > MAX_KEY_BYTES {
             let detail = format!("`key` is longer than {MAX_KEY_BYTES} bytes");

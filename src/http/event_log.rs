@@ -12,7 +12,7 @@ use axum::{
     extract::State,
     http::HeaderMap,
     response::{
-        Sse,
+        IntoResponse, Sse,
         sse::{self, KeepAlive},
     },
 };
@@ -260,7 +260,7 @@ pub(super) async fn events(
     State(auth): State<Arc<Authenticator>>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     let permit = Arc::clone(&log.listeners)
         .try_acquire_owned()
         .map_err(|_| Problem::busy(format!("the limit of {MAX_LISTENERS} event streams is reached")))?;
@@ -272,7 +272,9 @@ pub(super) async fn events(
         Err(BroadcastStreamRecvError::Lagged(count)) => (None, to_json(&Event::Skipped { count })),
     });
     let missed = stream::iter(missed).map(|entry| (Some(entry.number), entry.json));
-    let hello = stream::once(async { Ok(sse::Event::default().retry(RECONNECT_DELAY).comment("storgo")) });
+    let hello = stream::once(async {
+        Ok::<_, Infallible>(sse::Event::default().retry(RECONNECT_DELAY).comment("storgo"))
+    });
     let events = missed.chain(live).map(move |(number, json)| {
         let event = sse::Event::default().data(&*json);
         Ok(match number {
@@ -285,5 +287,7 @@ pub(super) async fn events(
         node.stopping().run_until_cancelled(auth.access_ended(&caller)).await;
     };
     let events = hello.chain(events).take_until(Box::pin(ended));
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    let events = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    // nginx holds responses back otherwise.
+    Ok(([("x-accel-buffering", "no")], events))
 }

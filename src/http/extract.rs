@@ -7,6 +7,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::JsonRejection},
     http::{StatusCode, request::Parts},
 };
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use utoipa::{IntoParams, PartialSchema};
@@ -95,6 +96,7 @@ impl<T: DeserializeOwned + IntoParams, S: Send + Sync> FromRequestParts<S> for Q
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        refuse_other_charsets(parts.uri.query().unwrap_or_default())?;
         let rejection = match Query::from_request_parts(parts, state).await {
             Ok(Query(value)) => return Ok(Self(value)),
             Err(rejection) => rejection,
@@ -115,6 +117,19 @@ impl<T: DeserializeOwned + IntoParams, S: Send + Sync> FromRequestParts<S> for Q
     }
 }
 
+/// Refuses parameters that are not UTF-8. The decoder would replace their bytes, so that different names became one.
+fn refuse_other_charsets(query: &str) -> Result<(), Problem> {
+    for parameter in query.split('&') {
+        if percent_decode_str(parameter).decode_utf8().is_err() {
+            let name = parameter.split('=').next().unwrap_or_default();
+            let known = if is_quotable(name) { format!(" `{name}`") } else { String::new() };
+            let detail = format!("invalid value of query parameter{known}: it is not UTF-8");
+            return Err(Problem::bad_request(detail, "percent-encode names as UTF-8"));
+        }
+    }
+    Ok(())
+}
+
 /// Returns the path of the field or parameter that could not be deserialized.
 fn error_path<E: Error + 'static>(error: &(dyn Error + 'static)) -> Option<String> {
     match error.downcast_ref::<serde_path_to_error::Error<E>>() {
@@ -125,8 +140,12 @@ fn error_path<E: Error + 'static>(error: &(dyn Error + 'static)) -> Option<Strin
 
 /// Describes an unknown field or parameter. `None` if its name cannot be quoted.
 fn unknown(what: &str, name: &str) -> Option<String> {
+    is_quotable(name).then(|| format!("unknown {what} `{name}`"))
+}
+
+fn is_quotable(name: &str) -> bool {
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-    (plain && (1..=MAX_QUOTED_NAME).contains(&name.len())).then(|| format!("unknown {what} `{name}`"))
+    plain && (1..=MAX_QUOTED_NAME).contains(&name.len())
 }
 
 /// Describes an invalid value of a field or parameter by the values that its schema allows.
@@ -256,6 +275,8 @@ mod tests {
             ("all=KEY", "invalid value of query parameter `all`: expected `true` or `false`".into()),
             ("limit=1&foo=KEY", format!("unknown query parameter `foo`; {takes}")),
             ("KEY=1", format!("unknown query parameter; {takes}")),
+            ("order=%FCKEY", "invalid value of query parameter `order`: it is not UTF-8".into()),
+            ("KEY%FC=1", "invalid value of query parameter: it is not UTF-8".into()),
         ] {
             let uri = format!("/x?{}", query.replace("KEY", KEY));
             let (mut parts, ()) = Request::builder().uri(uri).body(()).expect("a request").into_parts();

@@ -164,7 +164,13 @@ const fn hint(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         Some(Reason::LinkInvalid) => "pass a complete link: storgo://<cid>#<key>",
         Some(Reason::NameAmbiguous) => "pass the CID of the file",
         Some(Reason::NameTooLong | Reason::NameHasNul) => "choose another name",
-        Some(Reason::PathInvalid | Reason::TarInvalid) => "send a complete tar stream with relative paths",
+        Some(Reason::PathInvalid | Reason::TarInvalid) => {
+            "send a complete, uncompressed tar archive with relative paths"
+        }
+        Some(Reason::TarUnsupported) => {
+            "make one new archive of the folder with `tar -C FOLDER -cf - .`: `-h` follows symbolic links, and \
+             `--exclude=PATTERN` leaves out what cannot be stored"
+        }
         Some(Reason::InputFailed) => "send the complete body again",
         Some(Reason::CursorInvalid) => "pass `next` of the previous page, or no cursor for the first page",
         Some(Reason::NotAFolder) => "request the file itself with GET /api/v1/files/{cid}",

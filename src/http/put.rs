@@ -1,6 +1,6 @@
 //! `POST /files`: stores a body, or the files of a form, as the bytes arrive.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
@@ -15,9 +15,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     auth::{Caller, Scope},
-    body::{BodyErrors, Form, base_name, skip, with_min_rate},
+    body::{BodyErrors, require_length, with_min_rate},
     event_log::{Direction, EventLog},
     extract::{QueryParams, boolean},
+    form::{Form, base_name},
     problem::Problem,
 };
 use crate::node::{
@@ -131,6 +132,7 @@ pub(super) async fn put(
     if is_form(&request) {
         return put_form(&node, &events, &options, kind, request).await;
     }
+    require_length(&request)?;
     // The command line of this machine has the scope `admin` and waits as long as it takes.
     let timeout = if caller.scope == Scope::Admin { Duration::MAX } else { PERMIT_TIMEOUT };
     let permit = upload_permit(&node, timeout).await?;
@@ -166,29 +168,54 @@ async fn put_form(
 ) -> Result<Response, Problem> {
     let mut form = Form::from_request(request).await?;
     let mut files = Vec::new();
-    while let Some(part) = form.next_part().await? {
-        let Some(name) = part.file_name().map(|name| base_name(name).to_owned()) else {
-            skip(part).await?;
-            continue;
-        };
-        if files.len() == MAX_FILES {
-            let detail = format!("the form has more than {MAX_FILES} files");
-            return Err(Problem::bad_request(detail, "send the rest in another form"));
+    loop {
+        match put_next(node, events, options, kind, &mut form, files.len()).await {
+            Ok(Some(report)) => files.push(report),
+            Ok(None) => break,
+            Err(mut problem) => {
+                if !files.is_empty() {
+                    write!(problem.detail, "; the {} files before it are stored", files.len())
+                        .expect("writing to a string does not fail");
+                }
+                return Err(problem);
+            }
         }
-        let media_type = options.media_type.clone().or_else(|| part.content_type().map(String::from));
-        let options = PutOptions { name: Some(name), media_type, ..options.clone() };
-        let permit = upload_permit(node, PERMIT_TIMEOUT).await?;
-        let progress = events.transfer(Direction::Put, options.name.clone(), None);
-        let errors = BodyErrors::default();
-        let bytes = progress.count(errors.watch(part.map_err(std::io::Error::other)));
-        let stored = permit.put(bytes, options, kind).await;
-        files.push(stored.map_err(|error| errors.problem(error))?);
     }
     if files.is_empty() {
         let hint = "send each file in a part with a file name";
         return Err(Problem::bad_request("the form has no file", hint));
     }
     Ok((StatusCode::CREATED, Json(Put::Form { files })).into_response())
+}
+
+/// Stores the next file of a form. `None` at its end.
+async fn put_next(
+    node: &Node,
+    events: &Arc<EventLog>,
+    options: &PutOptions,
+    kind: FileKind,
+    form: &mut Form,
+    stored_files: usize,
+) -> Result<Option<PutReport>, Problem> {
+    while let Some(part) = form.next_part().await? {
+        let Some(name) = part.file_name.as_deref().map(|name| base_name(name).to_owned()) else {
+            part.skip().await?;
+            continue;
+        };
+        if stored_files == MAX_FILES {
+            let detail = format!("the form has more than {MAX_FILES} files");
+            return Err(Problem::bad_request(detail, "send the rest in another form"));
+        }
+        let media_type = options.media_type.clone().or_else(|| part.media_type());
+        let options = PutOptions { name: Some(name), media_type, ..options.clone() };
+        let permit = upload_permit(node, PERMIT_TIMEOUT).await?;
+        let progress = events.transfer(Direction::Put, options.name.clone(), None);
+        let errors = BodyErrors::default();
+        let bytes = progress.count(errors.watch(part.into_bytes().map_err(std::io::Error::other)));
+        let stored = permit.put(bytes, options, kind).await;
+        return stored.map(Some).map_err(|error| errors.problem(error));
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod connections;
 mod drain;
+mod reset;
 mod tls;
 mod write_timeout;
 
@@ -26,6 +27,7 @@ pub(super) use self::connections::ClientConnection;
 use self::{
     connections::{Connection, Connections},
     drain::DrainOnDrop,
+    reset::Reset,
     write_timeout::WriteTimeout,
 };
 use crate::node::{
@@ -207,7 +209,7 @@ async fn serve_connection(
 
 async fn serve_requests(
     node: &Node,
-    stream: WriteTimeout<impl AsyncRead + AsyncWrite + Unpin>,
+    stream: WriteTimeout<impl AsyncRead + AsyncWrite + Reset + Unpin>,
     router: Router,
     connection: Arc<Connection>,
 ) {
@@ -228,26 +230,26 @@ async fn serve_requests(
             }))
         }
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEADER_BYTES)
         .max_buf_size(MAX_READ_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
     let stop = node.stopping();
     let ended = tokio::select! {
-        ended = &mut connection => ended,
+        ended = &mut connection => Some(ended),
         () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(SHUTDOWN_TIMEOUT, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return,
-            }
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            tokio::time::timeout(SHUTDOWN_TIMEOUT, &mut connection).await.ok()
         }
     };
-    if let Err(e) = ended {
+    if let Some(Err(e)) = &ended {
         tracing::debug!("HTTP connection ended: {e}");
+    }
+    // Whether a response has broken off. If its length is unknown, closing the connection would mark its end.
+    if ended.is_none_or(|ended| ended.is_err_and(|e| e.is_user())) {
+        connection.into_parts().io.into_inner().reset();
     }
 }

@@ -29,7 +29,7 @@ use futures::StreamExt;
 
 use self::{
     part_file::{Checksum, PartError, Piece},
-    tus_headers::{CID, EXPIRES, LENGTH, METADATA, OFFSET, PART_TYPE},
+    tus_headers::{CID, CONCAT, EXPIRES, LENGTH, METADATA, OFFSET, PART_TYPE},
     upload::{Upload, UploadPlan, UploadState},
     upload_registry::permit,
 };
@@ -40,9 +40,10 @@ pub(super) use self::{
     upload_registry::UploadRegistry,
 };
 use super::{
-    body::{base_name, with_min_rate},
+    body::with_min_rate,
     event_log::{Direction, EventLog},
     extract::PathParam,
+    form::base_name,
     headers::header_value,
     problem::Problem,
 };
@@ -79,6 +80,11 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    if headers.contains_key(&CONCAT) {
+        let detail = "Upload-Concat is not supported: each upload is stored as a file of its own";
+        let hint = "send the whole file as one upload; in tus-js-client, leave out `parallelUploads`";
+        return Err(Problem::bad_request(detail, hint));
+    }
     let length = tus_headers::number(&headers, &LENGTH)?.ok_or_else(|| {
         Problem::bad_request("Upload-Length is missing", "send the length of the file in bytes")
     })?;

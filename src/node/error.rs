@@ -143,8 +143,10 @@ pub enum Reason {
     NameHasNul,
     /// A path in the uploaded folder cannot be stored.
     PathInvalid,
-    /// The tar stream of the uploaded folder is damaged or cut short.
+    /// The tar archive of the uploaded folder is damaged or cut short.
     TarInvalid,
+    /// The tar archive of the uploaded folder has something that a folder here cannot hold.
+    TarUnsupported,
     /// The input ended early or could not be read.
     InputFailed,
     /// The cursor does not come from a list.

@@ -135,15 +135,22 @@ pub(super) async fn find(store: &BlockingStore, reference: &Reference) -> Result
 }
 
 fn unknown_name(text: &str) -> NodeError {
-    // The text may be a link of an unknown kind with a key in it, so it is not repeated.
+    // The text may be a link of an unknown kind with a key in it, or a token in the wrong place: it is not repeated then.
     let (message, reason) = if text.contains("://") || text.contains('#') {
         ("no file here has this name, and it is not a valid link".into(), Reason::LinkInvalid)
     } else if looks_like_a_cid(text) {
-        (format!("no file here is named {text:?}, which is not a valid CID either"), Reason::CidInvalid)
+        ("no file here has this name, and it is not a valid CID".into(), Reason::CidInvalid)
+    } else if looks_like_a_secret(text) {
+        ("no file here has this name".into(), Reason::NameUnknown)
     } else {
         (format!("no file here is named {text:?}"), Reason::NameUnknown)
     };
     NodeError::new(ErrorCode::NotFound, message).reason(reason)
+}
+
+/// Whether the text could be a token or a read key: 43 characters of base64url, or most of them.
+fn looks_like_a_secret(text: &str) -> bool {
+    text.len() >= 32 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
 /// Whether an invalid CID was perhaps meant as one. CIDs of storgo begin with `bafy` or `bafk`.

@@ -4,6 +4,7 @@ mod folder;
 mod pipe;
 mod pool;
 mod sealer;
+mod tar_reader;
 
 use std::{
     io::{self, Read},

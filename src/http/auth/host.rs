@@ -30,8 +30,17 @@ pub(in super::super) async fn check(
     if is_ours(&names, any_address, request.headers(), request.uri()) {
         return next.run(request).await;
     }
-    let detail = "the Host of this request is not a name of this node";
-    let hint = "use 127.0.0.1, [::1] or localhost, or add the name to the setting http.hosts";
+    let headers = request.headers();
+    // Load balancers send probes without one. These two paths tell nothing that a web page should not learn.
+    if !headers.contains_key(header::HOST) && matches!(request.uri().path(), "/livez" | "/readyz") {
+        return next.run(request).await;
+    }
+    let detail = match host(headers) {
+        Some(_) => "the header Host of this request is not a name of this node",
+        None => "this request has no valid header Host",
+    };
+    let hint = "use 127.0.0.1, [::1] or localhost, or add the name to the setting http.hosts; a proxy must pass \
+                the header Host unchanged";
     Problem::new(StatusCode::MISDIRECTED_REQUEST, ErrorCode::Denied, detail, hint).into_response()
 }
 
@@ -66,14 +75,28 @@ pub(in super::super) fn same_origin(method: &Method, headers: &HeaderMap) -> boo
     let is_read = method == Method::GET || method == Method::HEAD;
     match (text("origin"), text("sec-fetch-site")) {
         (Some(origin), _) => {
-            let authority = origin.split_once("://").and_then(|(_, rest)| rest.parse::<Authority>().ok());
-            authority.is_some() && authority == host(headers)
+            origin.split_once("://").is_some_and(|(scheme, origin)| {
+                let (origin, host) = (origin.parse::<Authority>().ok(), host(headers));
+                // Without a port, that of the scheme is meant: a proxy may add or remove it.
+                let default = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
+                let parts =
+                    |one: &Authority| (one.host().to_ascii_lowercase(), one.port_u16().unwrap_or(default));
+                origin.is_some() && origin.as_ref().map(parts) == host.as_ref().map(parts)
+            })
         }
         (None, Some("same-origin")) => true,
         // `none`: the user typed the URL or opened a bookmark.
         (None, Some("none") | None) => is_read,
         (None, Some(_)) => false,
     }
+}
+
+/// The problem of a request that [`same_origin`] refuses.
+pub(in super::super) fn foreign_origin() -> Problem {
+    let detail = "the header Origin of this request names another site than its header Host";
+    let hint = "use the page of this node, or a token in programs; a proxy must pass the header Host unchanged, and \
+                the setting http.hosts must list the name";
+    Problem::denied(detail, hint)
 }
 
 #[cfg(test)]
@@ -122,6 +145,18 @@ mod tests {
         for origin in ["http://127.0.0.1:8081", "http://evil.example", "null", "http://localhost:8080"] {
             assert!(!from(&Method::POST, &[("origin", origin)]), "{origin}");
             assert!(!from(&Method::GET, &[("origin", origin)]), "{origin}");
+        }
+        for (origin, host, same) in [
+            ("https://box.example", "box.example:443", true),
+            ("https://Box.example:443", "box.example", true),
+            ("http://box.example", "box.example:80", true),
+            ("https://box.example", "box.example:80", false),
+            ("http://box.example", "box.example:443", false),
+            ("https://box.example:8443", "box.example", false),
+            ("https://user@box.example", "box.example.org", false),
+        ] {
+            let all = headers(&[("origin", origin), ("host", host)]);
+            assert_eq!(same_origin(&Method::POST, &all), same, "{origin} {host}");
         }
         for site in ["cross-site", "same-site"] {
             assert!(!from(&Method::GET, &[("sec-fetch-site", site)]), "{site}");

@@ -25,6 +25,10 @@ impl<S> WriteTimeout<S> {
         Self { stream, timeout: Box::pin(sleep(TIMEOUT)), stalled: false }
     }
 
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
+
     fn limit<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.stalled = false;

@@ -18,6 +18,8 @@ pub(super) const LENGTH: HeaderName = HeaderName::from_static("upload-length");
 pub(super) const METADATA: HeaderName = HeaderName::from_static("upload-metadata");
 pub(super) const CHECKSUM: HeaderName = HeaderName::from_static("upload-checksum");
 pub(super) const EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
+/// The header of the extension for uploads in parallel parts, which is not supported.
+pub(super) const CONCAT: HeaderName = HeaderName::from_static("upload-concat");
 /// The header with the CID of the stored file.
 pub(super) const CID: HeaderName = HeaderName::from_static("storgo-cid");
 /// The media type of a part.

@@ -27,8 +27,8 @@ use crate::{
     store::replace,
 };
 
-/// How long a stored upload is remembered.
-const STORED_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long an upload is remembered that was stored or refused.
+const SETTLED_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long an upload without a byte is kept.
 const EMPTY_RETENTION: Duration = Duration::from_secs(60 * 60);
 /// How long a request waits for the lock of an upload.
@@ -60,6 +60,9 @@ struct UploadRecord {
     offset: u64,
     /// The CID of the stored file.
     cid: Option<Cid>,
+    /// Why the bytes cannot be stored, whenever that is tried again. They are removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refused: Option<NodeError>,
     /// When the record was written, in seconds since 1970.
     written_unix_s: i64,
 }
@@ -116,7 +119,17 @@ pub(super) enum UploadPhase {
     Receiving,
     Storing,
     Stored(Cid),
+    /// Another attempt may succeed.
     Failed(Problem),
+    /// Another attempt would fail too.
+    Refused(NodeError),
+}
+
+impl UploadPhase {
+    /// Whether the bytes were stored or refused, and are not here any more.
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self, Self::Stored(_) | Self::Refused(_))
+    }
 }
 
 pub(super) struct Upload {
@@ -170,8 +183,9 @@ impl Upload {
     pub(super) fn load(dir: &Path, id: String) -> io::Result<Self> {
         let record: UploadRecord = serde_json::from_slice(&fs::read(dir.join(format!("{id}.json")))?)?;
         let mut upload = Self::new(dir, id, record.plan);
-        let offset = if let Some(cid) = record.cid {
-            upload.phase.send_replace(UploadPhase::Stored(cid));
+        let settled = record.cid.map(UploadPhase::Stored).or(record.refused.map(UploadPhase::Refused));
+        let offset = if let Some(phase) = settled {
+            upload.phase.send_replace(phase);
             upload.plan.length
         } else {
             let on_disk = fs::metadata(&upload.part).map_or(0, |file| file.len());
@@ -181,9 +195,20 @@ impl Upload {
         Ok(upload)
     }
 
-    /// Records durably that `offset` bytes are synced, and the CID once the file is stored.
-    pub(super) fn save(&self, offset: u64, cid: Option<Cid>) -> io::Result<()> {
-        let record = UploadRecord { plan: self.plan.clone(), offset, cid, written_unix_s: unix_s() };
+    /// Records durably that `offset` bytes are synced.
+    pub(super) fn save(&self, offset: u64) -> io::Result<()> {
+        self.save_as(offset, None, None)
+    }
+
+    /// Records durably whether the file was stored or refused, and removes its bytes.
+    pub(super) fn settle(&self, outcome: Result<Cid, NodeError>) -> io::Result<()> {
+        let (cid, refused) = outcome.map_or_else(|error| (None, Some(error)), |cid| (Some(cid), None));
+        self.save_as(self.plan.length, cid, refused)?;
+        remove(&self.part)
+    }
+
+    fn save_as(&self, offset: u64, cid: Option<Cid>, refused: Option<NodeError>) -> io::Result<()> {
+        let record = UploadRecord { plan: self.plan.clone(), offset, cid, refused, written_unix_s: unix_s() };
         replace(&self.record, &serde_json::to_vec(&record)?)?;
         self.set_offset(offset);
         Ok(())
@@ -210,14 +235,17 @@ impl Upload {
 
     pub(super) fn info(&self, retention: Duration) -> UploadInfo {
         let (offset, changed) = *self.progress();
-        let (state, cid, problem) = match self.phase.borrow().clone() {
+        let phase = self.phase.borrow().clone();
+        let is_settled = phase.is_settled();
+        let (state, cid, problem) = match phase {
             UploadPhase::Receiving => (UploadState::Receiving, None, None),
             UploadPhase::Storing => (UploadState::Storing, None, None),
             UploadPhase::Stored(cid) => (UploadState::Stored, Some(cid), None),
             UploadPhase::Failed(problem) => (UploadState::Failed, None, Some(problem)),
+            UploadPhase::Refused(error) => (UploadState::Failed, None, Some(error.into())),
         };
         let retention = match offset {
-            _ if cid.is_some() => STORED_RETENTION,
+            _ if is_settled => SETTLED_RETENTION,
             0 => retention.min(EMPTY_RETENTION),
             _ => retention,
         };
@@ -227,7 +255,7 @@ impl Upload {
             tree: self.plan.tree,
             mtime: self.plan.mtime,
             length: self.plan.length,
-            offset: if cid.is_some() { self.plan.length } else { offset },
+            offset: if is_settled { self.plan.length } else { offset },
             expires_unix_s: changed.saturating_add(i64::try_from(retention.as_secs()).unwrap_or(i64::MAX)),
             state,
             cid,
@@ -283,7 +311,7 @@ impl Upload {
         let upload = Arc::clone(self);
         thread::Builder::new().name("upload".into()).spawn(move || {
             let (offset, length) = (upload.offset(), upload.plan.length);
-            let record = |offset| upload.save(offset, None);
+            let record = |offset| upload.save(offset);
             let result = part_file::write(&upload.part, offset, length, checksum, &mut receiver, record);
             drop(lock);
             // An error means that the request has ended.

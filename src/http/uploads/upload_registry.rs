@@ -4,9 +4,9 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs, io,
     os::unix::fs::DirBuilderExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -35,7 +35,7 @@ use crate::{
     },
 };
 
-/// Maximum number of unfinished uploads, and of stored uploads that are remembered.
+/// Maximum number of unfinished uploads, and of others that are remembered.
 const MAX_UPLOADS: usize = 1000;
 /// Maximum number of parts that are written at the same time, each by a thread.
 const MAX_WRITERS: usize = 128;
@@ -69,17 +69,22 @@ impl UploadRegistry {
         let mut uploads = HashMap::new();
         for item in fs::read_dir(&dir).map_err(fail)? {
             let path = item.map_err(fail)?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                // A crash may leave bytes without a record.
-                if !path.with_extension("json").exists() {
-                    fs::remove_file(&path).map_err(fail)?;
-                }
-                continue;
-            }
-            let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            match Upload::load(&dir, id.clone()) {
-                Ok(upload) => drop(uploads.insert(id, Arc::new(upload))),
-                Err(e) => tracing::warn!("cannot resume an upload: cannot read {}: {e}", path.display()),
+            match kind_of(&path) {
+                Some(Item::Record(id)) => match Upload::load(&dir, id.clone()) {
+                    Ok(upload) => drop(uploads.insert(id, Arc::new(upload))),
+                    Err(e)
+                        if e.kind() == io::ErrorKind::InvalidData
+                            || e.kind() == io::ErrorKind::UnexpectedEof =>
+                    {
+                        tracing::warn!("an unfinished upload is removed: {} is damaged: {e}", path.display());
+                        remove_leftover(&path.with_extension("part"));
+                        remove_leftover(&path);
+                    }
+                    Err(e) => tracing::warn!("cannot resume an upload: cannot read {}: {e}", path.display()),
+                },
+                Some(Item::Bytes) if path.with_extension("json").exists() => {}
+                Some(Item::Bytes | Item::Temporary) => remove_leftover(&path),
+                None => {}
             }
         }
         Ok(Arc::new(Self {
@@ -156,7 +161,7 @@ impl UploadRegistry {
     async fn check_and_save(&self, upload: &Arc<Upload>) -> Result<(), Problem> {
         self.check_space("this upload", 1).await?;
         let upload = Arc::clone(upload);
-        let saved = spawn_blocking(move || upload.save(0, None)).await?;
+        let saved = spawn_blocking(move || upload.save(0)).await?;
         saved.map_err(|e| NodeError::io("save an upload", &e).into())
     }
 
@@ -165,10 +170,10 @@ impl UploadRegistry {
     pub(super) async fn check_space(&self, what: &str, own: usize) -> Result<(), Problem> {
         let spooled = self.spooled_bytes.load(Ordering::Relaxed);
         let (mut unfinished, mut on_disk, mut as_blocks) = (0_usize, spooled, spooled);
-        let mut stored: Vec<_> = Vec::new();
+        let mut settled: Vec<_> = Vec::new();
         for upload in self.lock().values() {
-            if matches!(*upload.phase.borrow(), UploadPhase::Stored(_)) {
-                stored.push(Arc::clone(upload));
+            if upload.phase.borrow().is_settled() {
+                settled.push(Arc::clone(upload));
                 continue;
             }
             unfinished += 1;
@@ -182,9 +187,9 @@ impl UploadRegistry {
         if unfinished > MAX_UPLOADS {
             return full(format!("the limit of {MAX_UPLOADS} unfinished uploads is reached"));
         }
-        if stored.len() > MAX_UPLOADS {
-            stored.sort_by_key(|upload| upload.info(self.retention).expires_unix_s);
-            for upload in &stored[..stored.len() - MAX_UPLOADS] {
+        if settled.len() > MAX_UPLOADS {
+            settled.sort_by_key(|upload| upload.info(self.retention).expires_unix_s);
+            for upload in &settled[..settled.len() - MAX_UPLOADS] {
                 self.remove(upload).await?;
             }
         }
@@ -207,10 +212,11 @@ impl UploadRegistry {
     pub(super) async fn store(self: &Arc<Self>, upload: &Arc<Upload>) -> Result<(), Problem> {
         self.start_storing(upload);
         let mut phase = upload.phase.subscribe();
-        let ended = phase.wait_for(|phase| matches!(phase, UploadPhase::Stored(_) | UploadPhase::Failed(_)));
+        let ended = phase.wait_for(|phase| phase.is_settled() || matches!(phase, UploadPhase::Failed(_)));
         match self.node.stopping().run_until_cancelled(ended).await {
             Some(Ok(phase)) => match &*phase {
                 UploadPhase::Failed(problem) => Err(problem.clone()),
+                UploadPhase::Refused(error) => Err(error.clone().into()),
                 _ => Ok(()),
             },
             // The node stores the upload when it starts again.
@@ -234,6 +240,10 @@ impl UploadRegistry {
         self.node.spawn(async move {
             let phase = match stop.run_until_cancelled(registry.put(&upload)).await {
                 Some(Ok(cid)) => UploadPhase::Stored(cid),
+                Some(Err(error)) if is_final(&error) => {
+                    settle(&upload, Err(error.clone())).await;
+                    UploadPhase::Refused(error)
+                }
                 Some(Err(error)) => UploadPhase::Failed(error.into()),
                 None => return,
             };
@@ -252,24 +262,18 @@ impl UploadRegistry {
             ..PutOptions::default()
         };
         let permit = self.node.local_upload_permit().await?;
+        let kind = if plan.tree { FileKind::Dir } else { FileKind::File };
         let report = if plan.length == 0 {
-            permit.put(futures::stream::empty(), options, FileKind::File).await?
+            permit.put(futures::stream::empty(), options, kind).await?
         } else {
             let file = tokio::fs::File::open(&upload.part).await;
             let file = file.map_err(|e| NodeError::io(format_args!("read {}", upload.part.display()), &e))?;
-            let kind = if plan.tree { FileKind::Dir } else { FileKind::File };
             let bytes = ReaderStream::with_capacity(file, READ_BYTES);
             permit.put(bytes, options, kind).await?
         };
         drop(permit);
         // The file is safe. The record only tells the client its CID.
-        let (upload, cid) = (Arc::clone(upload), report.cid);
-        let saved = spawn_blocking(move || {
-            upload.save(upload.plan.length, Some(cid)).and_then(|()| remove(&upload.part))
-        });
-        if let Ok(Err(e)) = saved.await {
-            tracing::warn!("cannot record that an upload is stored: {e}");
-        }
+        settle(upload, Ok(report.cid)).await;
         Ok(report.cid)
     }
 
@@ -283,6 +287,55 @@ impl UploadRegistry {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Upload>>> {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether storing the same bytes again would fail again.
+fn is_final(error: &NodeError) -> bool {
+    matches!(error.code, ErrorCode::BadRequest | ErrorCode::Collision)
+}
+
+async fn settle(upload: &Arc<Upload>, outcome: Result<Cid, NodeError>) {
+    let upload = Arc::clone(upload);
+    if let Ok(Err(e)) = spawn_blocking(move || upload.settle(outcome)).await {
+        tracing::warn!("cannot record that an upload was stored or refused: {e}");
+    }
+}
+
+/// What a file in the folder is, by its name.
+enum Item {
+    /// The record of the upload with this id.
+    Record(String),
+    /// The bytes of an upload.
+    Bytes,
+    /// A file that was being written.
+    Temporary,
+}
+
+/// Returns `None` for what this node did not put there, such as `lost+found`: it stays.
+fn kind_of(path: &Path) -> Option<Item> {
+    let name = path.file_name()?.to_str()?;
+    let (id, rest) = name.trim_start_matches('.').split_once('.')?;
+    let is_hex = |text: &str, len| text.len() == len && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_hex(id, 32) {
+        return None;
+    }
+    match rest {
+        // Of a record that was being replaced.
+        rest if name.starts_with('.') => {
+            rest.strip_prefix("json.").filter(|unique| is_hex(unique, 8)).map(|_| Item::Temporary)
+        }
+        "json" => Some(Item::Record(id.into())),
+        "part" => Some(Item::Bytes),
+        "spooled" => Some(Item::Temporary),
+        _ => None,
+    }
+}
+
+/// Removes what a crash left. A file that cannot be removed is no reason not to start.
+fn remove_leftover(path: &Path) {
+    if let Err(e) = remove(path) {
+        tracing::warn!("cannot remove the rest of an upload, {}: {e}", path.display());
     }
 }
 

@@ -1,30 +1,40 @@
-//! Storing a folder from a tar stream.
+//! Storing a folder from a tar archive.
 //!
 //! Contents take constant memory. Names and links of all entries stay in memory to the end, because a folder's node block
 //! lists them in order.
 
 use std::{
     collections::{BTreeMap, btree_map},
-    fmt::Display,
     io::Read,
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
 };
 
-use super::{MAX_NAME, sealer::Sealer};
+use super::{
+    MAX_NAME,
+    sealer::{Sealer, UploadCounts},
+    tar_reader::{self, Archive, invalid, unsupported},
+};
 use crate::{
-    content::{
-        encoder::{DirEncoder, DirEntry, EntryKind, Finished, Metadata},
-        tar_time,
-    },
+    content::encoder::{DirEncoder, DirEntry, EntryKind, Finished, Metadata},
     node::error::{ErrorCode, NodeError, Reason},
 };
 
 /// Maximum depth of nested folders: deeper than any path on Linux.
 const MAX_DEPTH: usize = 2048;
+/// Maximum number of symbolic links that lead to one another, as on Linux.
+const MAX_LINKS: usize = 40;
 
 enum TreeItem {
-    File(DirEntry),
+    File(StoredFile),
     Dir(Folder),
+}
+
+#[derive(Clone)]
+struct StoredFile {
+    entry: DirEntry,
+    /// Number and bytes of its blocks.
+    blocks: u64,
+    stored_len: u64,
 }
 
 #[derive(Default)]
@@ -34,53 +44,144 @@ struct Folder {
     mode: Option<u32>,
 }
 
-/// Stores the folder in the tar stream `input` and returns its root.
+/// Stores the folder in the tar archive `input` and returns its root.
 ///
-/// Errors: [`ErrorCode::BadRequest`] for anything but regular files and folders.
+/// Errors: [`ErrorCode::BadRequest`] for entries that are neither files nor folders, and for links that lead to no file of
+/// the archive.
 pub(super) fn store(
     sealer: &mut Sealer,
     input: &mut dyn Read,
     metadata: Metadata,
 ) -> Result<Finished, NodeError> {
     let mut top = Folder { items: BTreeMap::new(), mtime: metadata.mtime, mode: metadata.mode };
-    let mut archive = tar::Archive::new(input);
-    for entry in archive.entries().map_err(invalid_tar)? {
-        let mut entry = entry.map_err(invalid_tar)?;
-        let path = entry.path().map_err(invalid_tar)?.into_owned();
+    let mut symbolic_links = Vec::new();
+    let mut archive = Archive::new(input);
+    while let Some(entry) = archive.next()? {
+        let tar_reader::Entry { path, kind, size, mtime, mode } = entry;
         let parts = components(&path)?;
-        let header = entry.header();
-        let (mtime, mode) = (tar_time::mtime(header), header.mode().ok());
-        match header.entry_type() {
-            tar::EntryType::Directory => {
+        match kind {
+            tar_reader::EntryKind::Dir => {
                 let folder = descend(&mut top, &parts)?;
                 (folder.mtime, folder.mode) = (mtime, mode);
             }
-            tar::EntryType::Regular | tar::EntryType::Continuous => {
-                let Some((name, parents)) = parts.split_last() else {
-                    return Err(bad_path(&path, "it has no name"));
-                };
-                let size = entry.size();
-                let file = Metadata {
-                    name: Some(name.clone()),
-                    mtime,
-                    mode,
-                    media_type: mime_guess::from_path(name).first_raw().map(String::from),
-                    ..Metadata::default()
-                };
-                let done = sealer.file(&mut entry, file)?;
+            tar_reader::EntryKind::File => {
+                let name = parts.last().cloned();
+                let media_type = name.as_ref().and_then(|name| mime_guess::from_path(name).first_raw());
+                let media_type = media_type.map(String::from);
+                let file = Metadata { name: name.clone(), mtime, mode, media_type, ..Metadata::default() };
+                let before = sealer.counts;
+                let done = sealer.file(&mut archive, file)?;
                 if done.size != size {
-                    return Err(invalid_tar(format_args!("{} is cut short", path.display())));
+                    return Err(invalid(format_args!("it is cut short in {}", path.display())));
                 }
+                let UploadCounts { blocks, stored_len, .. } = sealer.counts;
                 let (link, root_len, kind) = (done.link, done.root_len, EntryKind::File);
-                let entry = DirEntry { name: name.clone(), link, root_len, kind, size, mtime, mode };
-                if descend(&mut top, parents)?.items.insert(name.clone(), TreeItem::File(entry)).is_some() {
-                    return Err(bad_path(&path, "it occurs twice"));
-                }
+                let file = StoredFile {
+                    entry: DirEntry {
+                        name: name.unwrap_or_default(),
+                        link,
+                        root_len,
+                        kind,
+                        size,
+                        mtime,
+                        mode,
+                    },
+                    blocks: blocks - before.blocks,
+                    stored_len: stored_len - before.stored_len,
+                };
+                insert(&mut top, &path, &parts, file)?;
             }
-            _ => return Err(bad_path(&path, "it is neither a regular file nor a folder")),
+            tar_reader::EntryKind::HardLink(target) => {
+                let file = find(&top, &components(&target)?).cloned().ok_or_else(|| {
+                    let target = target.display().to_string();
+                    unsupported(&path, &format!("it is a hard link to {target:?}, which is no earlier file"))
+                })?;
+                insert_copy(sealer, &mut top, &path, &parts, file)?;
+            }
+            tar_reader::EntryKind::SymbolicLink(target) => symbolic_links.push((path, parts, target)),
         }
     }
+    copy_targets(sealer, &mut top, symbolic_links)?;
     encode(sealer, top, metadata.name)
+}
+
+/// Replaces symbolic links by copies of the files that they lead to.
+fn copy_targets(
+    sealer: &mut Sealer,
+    top: &mut Folder,
+    mut links: Vec<(PathBuf, Vec<String>, PathBuf)>,
+) -> Result<(), NodeError> {
+    // A link to another link is replaced after that one.
+    for _ in 0..MAX_LINKS {
+        let before = links.len();
+        let mut left = Vec::new();
+        for (path, parts, target) in links {
+            match resolve(&parts, &target).and_then(|target| find(top, &target).cloned()) {
+                Some(file) => insert_copy(sealer, top, &path, &parts, file)?,
+                None => left.push((path, parts, target)),
+            }
+        }
+        links = left;
+        if links.is_empty() || links.len() == before {
+            break;
+        }
+    }
+    let Some((path, _, target)) = links.first() else { return Ok(()) };
+    let target = target.display().to_string();
+    Err(unsupported(path, &format!("it is a symbolic link to {target:?}, which is no file of this archive")))
+}
+
+/// Returns the path to which a symbolic link at `link` leads; `None` if that is outside the folder.
+fn resolve(link: &[String], target: &Path) -> Option<Vec<String>> {
+    let mut parts = link.split_last()?.1.to_vec();
+    for part in target.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => drop(parts.pop()?),
+            Component::Normal(name) => parts.push(name.to_str()?.to_owned()),
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(parts)
+}
+
+/// Returns the file at `parts`.
+fn find<'a>(top: &'a Folder, parts: &[String]) -> Option<&'a StoredFile> {
+    let (name, parents) = parts.split_last()?;
+    let mut folder = top;
+    for part in parents {
+        let TreeItem::Dir(inner) = folder.items.get(part)? else { return None };
+        folder = inner;
+    }
+    match folder.items.get(name)? {
+        TreeItem::File(file) => Some(file),
+        TreeItem::Dir(_) => None,
+    }
+}
+
+/// Inserts a file that has the content of another one.
+fn insert_copy(
+    sealer: &mut Sealer,
+    top: &mut Folder,
+    path: &Path,
+    parts: &[String],
+    mut file: StoredFile,
+) -> Result<(), NodeError> {
+    file.entry.name = parts.last().cloned().unwrap_or_default();
+    // Each use of a block counts.
+    sealer.counts.blocks += file.blocks;
+    sealer.counts.stored_len += file.stored_len;
+    insert(top, path, parts, file)
+}
+
+fn insert(top: &mut Folder, path: &Path, parts: &[String], file: StoredFile) -> Result<(), NodeError> {
+    let Some((name, parents)) = parts.split_last() else {
+        return Err(bad_path(path, "it has no name"));
+    };
+    if descend(top, parents)?.items.insert(name.clone(), TreeItem::File(file)).is_some() {
+        return Err(unsupported(path, "it occurs twice, as in an archive to which files were appended"));
+    }
+    Ok(())
 }
 
 /// A folder whose node blocks are being written.
@@ -139,7 +240,7 @@ fn encode(sealer: &mut Sealer, top: Folder, name: Option<String>) -> Result<Fini
     let mut open = Open::new(sealer, top, name);
     loop {
         match open.items.next() {
-            Some((_, TreeItem::File(entry))) => open.add(sealer, entry)?,
+            Some((_, TreeItem::File(file))) => open.add(sealer, file.entry)?,
             Some((name, TreeItem::Dir(inner))) => {
                 above.push(std::mem::replace(&mut open, Open::new(sealer, inner, Some(name))));
             }
@@ -193,8 +294,4 @@ fn components(path: &Path) -> Result<Vec<String>, NodeError> {
 fn bad_path(path: &Path, why: &str) -> NodeError {
     NodeError::new(ErrorCode::BadRequest, format!("cannot store {:?}: {why}", path.display().to_string()))
         .reason(Reason::PathInvalid)
-}
-
-fn invalid_tar(why: impl Display) -> NodeError {
-    NodeError::new(ErrorCode::BadRequest, format!("invalid tar stream: {why}")).reason(Reason::TarInvalid)
 }
