@@ -1,8 +1,8 @@
 //! The HTTP API: parses requests, calls [`Node`], and responds. `docs/api.md` describes it.
 //!
 //! ```text
-//! socket ─ serve (limits, TLS) ─ request id ─ Host ─ auth (token or session, scope) ─ handler ─▶ Node
-//!                                                                               └ error ─▶ application/problem+json
+//! socket ─ serve (limits, TLS) ─ base path ─ request id ─ Host ─ auth (token or session, scope) ─ handler ─▶ Node
+//!                                                                                           └ error ─▶ application/problem+json
 //! ```
 //! The command line is a client of this API: over TCP if a node runs, else by calling the [`Router`] directly.
 //!
@@ -17,6 +17,7 @@
 
 mod access;
 mod auth;
+mod base_path;
 mod body;
 mod clock;
 mod content;
@@ -58,6 +59,7 @@ pub use self::{
 };
 use self::{
     auth::{Authenticator, host::HostNames},
+    base_path::BasePath,
     content::ContentResponses,
     event_log::EventLog,
     metrics::ResponseCounts,
@@ -75,6 +77,8 @@ const MAX_JSON_BYTES: usize = 64 << 10;
 pub struct ApiOptions {
     /// Names of this node besides `localhost`: other values of `Host` are refused.
     pub hosts: Vec<String>,
+    /// The path under which a reverse proxy serves this API, such as `/storgo`; empty for the top.
+    pub base_path: String,
     /// The settings that `GET /settings` returns.
     pub settings: Vec<SettingInfo>,
     /// How long an upload is kept without new bytes.
@@ -84,7 +88,7 @@ pub struct ApiOptions {
 impl Default for ApiOptions {
     fn default() -> Self {
         let week = Duration::from_secs(7 * 24 * 60 * 60);
-        Self { hosts: Vec::new(), settings: Vec::new(), uploads_keep: week }
+        Self { hosts: Vec::new(), base_path: String::new(), settings: Vec::new(), uploads_keep: week }
     }
 }
 
@@ -94,6 +98,7 @@ struct ApiState {
     node: Node,
     auth: Arc<Authenticator>,
     host_names: Arc<HostNames>,
+    base_path: BasePath,
     settings: Arc<[SettingInfo]>,
     broken_responses: Arc<BrokenResponses>,
     events: Arc<EventLog>,
@@ -117,6 +122,7 @@ parts! {
     node: Node,
     auth: Arc<Authenticator>,
     host_names: Arc<HostNames>,
+    base_path: BasePath,
     settings: Arc<[SettingInfo]>,
     broken_responses: Arc<BrokenResponses>,
     events: Arc<EventLog>,
@@ -145,6 +151,7 @@ impl Api {
         Ok(Self(ApiState {
             auth: Arc::new(Authenticator::load(&node).await?),
             host_names: Arc::new(HostNames(names)),
+            base_path: BasePath(options.base_path.into()),
             settings: options.settings.into(),
             broken_responses: Arc::default(),
             events: EventLog::start(&node),
@@ -158,7 +165,8 @@ impl Api {
     /// The API as a service that needs no socket.
     pub fn router(&self) -> Router {
         let routes = MapRequestLayer::new(uploads::override_method).layer(routes(&self.0));
-        Router::new().fallback_service(routes)
+        let strip = middleware::from_fn_with_state(self.0.base_path.clone(), base_path::strip);
+        Router::new().fallback_service(strip.layer(routes))
     }
 
     /// Serves the API until the node stops, and records the address for the command line. The command line calls without
@@ -256,7 +264,7 @@ fn routes(state: &ApiState) -> Router {
         .routes(routes!(docs_page::script))
         .routes(routes!(docs_page::style))
         .split_for_parts();
-    openapi::finish(&mut document, &state.auth.sessions.cookie_name(false));
+    openapi::finish(&mut document, &state.auth.sessions.cookie_name(false), &state.base_path);
     let document = openapi::Document(document.to_json().unwrap_or_default().into());
     router
         .merge(ui::routes())

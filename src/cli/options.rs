@@ -62,6 +62,7 @@ pub(super) fn api_options(settings: &Settings) -> ApiOptions {
     let keep = settings.get("uploads.keep").and_then(|text| parse_duration(text).ok());
     ApiOptions {
         hosts: settings.list("http.hosts").to_vec(),
+        base_path: settings.get("http.base_path").unwrap_or_default().to_owned(),
         settings: shown.collect(),
         uploads_keep: keep.unwrap_or(ApiOptions::default().uploads_keep),
     }

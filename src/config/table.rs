@@ -183,6 +183,19 @@ fn host_name(value: &str) -> Result<(), String> {
     if value.split('.').all(part) { Ok(()) } else { Err("not a host name".into()) }
 }
 
+fn base_path(value: &str) -> Result<(), String> {
+    let Some(path) = value.strip_prefix('/') else { return Err("it does not begin with a slash".into()) };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+    if path.split('/').any(|part| part.trim_matches('.').is_empty() || !part.chars().all(plain)) {
+        return Err("not a path of letters, digits, `-`, `.`, `_` and `~` without a slash at its end".into());
+    }
+    let first = path.split('/').next().unwrap_or_default();
+    if ["api", "ui", "metrics", "livez", "readyz"].contains(&first) {
+        return Err(format!("/{first} is a path of the API itself"));
+    }
+    Ok(())
+}
+
 fn log_format(value: &str) -> Result<(), String> {
     if matches!(value, "text" | "json") { Ok(()) } else { Err("use text or json".into()) }
 }
@@ -238,6 +251,13 @@ pub static TABLE: &[Setting] = &[
     ),
     setting("http.hosts", "", "box.example.org", host_name, "Host names of the HTTP API, besides localhost")
         .list(),
+    setting(
+        "http.base_path",
+        "",
+        "/storgo",
+        base_path,
+        "Path under which a reverse proxy serves the HTTP API and the page",
+    ),
     setting(
         "http.insecure",
         "false",
@@ -368,12 +388,13 @@ pub static TABLE: &[Setting] = &[
 ];
 
 /// The flags that set settings: setting, flag, and the name of its value; `None` for a switch.
-pub static FLAGS: [(&str, &str, Option<&str>); 20] = [
+pub static FLAGS: [(&str, &str, Option<&str>); 21] = [
     ("bootstrap", "bootstrap", Some("MULTIADDR")),
     ("listen", "listen", Some("MULTIADDR")),
     ("external", "external", Some("MULTIADDR")),
     ("http", "http", Some("IP:PORT")),
     ("http.hosts", "http-host", Some("NAME")),
+    ("http.base_path", "http-base-path", Some("PATH")),
     ("http.insecure", "http-insecure", None),
     ("tls.cert", "tls-cert", Some("FILE")),
     ("tls.key", "tls-key", Some("FILE")),

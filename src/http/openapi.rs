@@ -5,14 +5,14 @@ use utoipa::{
     Modify, OpenApi, PartialSchema, ToSchema,
     openapi::{
         Components, Content, ContentBuilder, HeaderBuilder, KnownFormat, ObjectBuilder, Ref, RefOr, Required,
-        ResponseBuilder, Type,
+        ResponseBuilder, Server, Type,
         path::{Operation, PathItem},
         schema::{Schema, SchemaFormat},
         security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme},
     },
 };
 
-use super::{headers::REQUEST_ID_HEADER, problem};
+use super::{base_path::BasePath, headers::REQUEST_ID_HEADER, problem};
 use crate::content::cid::Cid;
 
 impl PartialSchema for Cid {
@@ -60,8 +60,10 @@ const COMMON_RESPONSES: [(&str, &str); 6] = [
     ("503", "The node is stopping, or it is busy: Retry-After says when to try again"),
 ];
 
-/// Adds the responses and headers that all endpoints share, and the name of this node's session cookie.
-pub(super) fn finish(openapi: &mut utoipa::openapi::OpenApi, cookie: &str) {
+/// Adds the responses and headers that all endpoints share, the name of this node's session cookie, and the path below
+/// which a proxy serves the API.
+pub(super) fn finish(openapi: &mut utoipa::openapi::OpenApi, cookie: &str, base: &BasePath) {
+    openapi.servers = (!base.0.is_empty()).then(|| vec![Server::new(&*base.0)]);
     let session = ApiKeyValue::with_description(cookie, "Over TLS, the name has the prefix `__Host-`");
     let components = openapi.components.get_or_insert_with(Components::new);
     components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(session)));

@@ -15,6 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     auth::{Caller, Scope},
+    base_path::BasePath,
     body::{BodyErrors, require_length, with_min_rate},
     event_log::{Direction, EventLog},
     extract::{QueryParams, boolean},
@@ -124,6 +125,7 @@ enum Put {
 pub(super) async fn put(
     State(node): State<Node>,
     State(events): State<Arc<EventLog>>,
+    State(base): State<BasePath>,
     Extension(caller): Extension<Caller>,
     QueryParams(query): QueryParams<PutQuery>,
     request: Request,
@@ -142,7 +144,7 @@ pub(super) async fn put(
     let bytes = progress.count(errors.watch(with_min_rate(request.into_body())));
     let stored = permit.put(bytes, options, kind).await;
     let report = stored.map_err(|error| errors.problem(error))?;
-    let location = format!("/api/v1/files/{}", report.cid);
+    let location = base.join(&format!("/api/v1/files/{}", report.cid));
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(Put::One(report))).into_response())
 }
 

@@ -40,6 +40,7 @@ pub(super) use self::{
     upload_registry::UploadRegistry,
 };
 use super::{
+    base_path::BasePath,
     body::with_min_rate,
     event_log::{Direction, EventLog},
     extract::PathParam,
@@ -77,6 +78,7 @@ pub(super) async fn discover() -> Response {
 pub(super) async fn create(
     State(uploads): State<Arc<UploadRegistry>>,
     State(events): State<Arc<EventLog>>,
+    State(base): State<BasePath>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -102,7 +104,7 @@ pub(super) async fn create(
         }
     }
     let mut response = (StatusCode::CREATED, progress(&uploads, &upload)).into_response();
-    let location = format!("/api/v1/uploads/{}", upload.id);
+    let location = base.join(&format!("/api/v1/uploads/{}", upload.id));
     response.headers_mut().insert(header::LOCATION, header_value(&location));
     Ok(response)
 }

@@ -34,11 +34,14 @@ fn a_part_of_a_form_is_stored_under_its_name_or_refused() {
         ("Filename=\"case.txt\"", "case.txt"),
         ("filename=\"a%22b%0Ac\"", "a\"b\nc"),
         ("filename=\"trailing\\\"", "trailing\\"),
-        ("filename=\"\"", ""),
     ] {
         let stored = send(&[part(&disposition(rest), name.as_bytes())]).is(201).json();
         assert_eq!(stored["files"][0]["name"].as_str().unwrap_or_default(), name, "{rest}");
     }
+    assert_eq!(
+        send(&[part(&disposition("filename=\"\""), b"nameless")]).is(201).json()["files"][0]["name"],
+        serde_json::Value::Null
+    );
     let stored = names(&api);
     let latin1 = [&disposition("filename=\"")[..], b"\xfc.txt\""].concat();
     let encoded = |header: &str| [&disposition("filename=e")[..], b"\r\n", header.as_bytes()].concat();
@@ -111,4 +114,17 @@ fn a_body_that_would_not_be_stored_as_it_was_meant_is_refused() {
     send("/api/v1/files?name=empty", "Content-Length: 0\r\n").is(201);
     send("/api/v1/gc", "").is(200);
     assert_eq!(names(&api), ["empty", "plain"]);
+}
+
+#[test]
+fn an_error_does_not_repeat_a_token_that_is_in_the_path() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let token = api.token.clone().expect("a token");
+    for path in [format!("/api/v1/files/{token}"), format!("/api/get?key={token}"), format!("/{token}")] {
+        let refused = api.get(&path).refuses(404, "not_found");
+        assert!(!refused.text().contains(&token[..20]), "{}", refused.text());
+    }
+    assert!(api.get("/api/v1/files/a.txt").refuses(404, "not_found").text().contains("a.txt"));
 }

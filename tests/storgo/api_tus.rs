@@ -255,7 +255,8 @@ fn refused_and_finished_uploads_leave_no_bytes() {
     patch(&api, &path, 0, b"12345", &[]).is(204);
     assert_eq!(offset(&api, &path), 5);
     let _ = node.stop();
-    std::fs::write(machine.data().join("uploads/0123.spooled"), b"left by a killed node").expect("written");
+    let spooled = machine.data().join(format!("uploads/{:032x}.spooled", 7));
+    std::fs::write(spooled, b"left by a killed node").expect("written");
     let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);
     // A stored upload takes no more bytes.
@@ -302,4 +303,98 @@ fn a_name_that_is_too_long_is_refused_before_its_bytes_arrive() {
         assert_eq!(refused.is(400).json()["code"], "bad_request");
     }
     assert_eq!(api.get("/api/v1/files").json()["total"], 0);
+}
+
+#[test]
+fn parts_of_a_parallel_upload_are_refused_and_not_stored_as_files() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    for concat in ["partial", "final;/api/v1/uploads/a /api/v1/uploads/b"] {
+        let headers = [TUS, ("upload-length", "3"), ("upload-concat", concat)];
+        let refused = api.ask("POST", "/api/v1/uploads", &headers, b"").refuses(400, "bad_request");
+        assert!(refused.text().contains("Upload-Concat is not supported"), "{}", refused.text());
+    }
+    let announced = api.ask("OPTIONS", "/api/v1/uploads", &[], b"").is(204);
+    assert_eq!(
+        announced.header("tus-extension"),
+        Some("creation,creation-with-upload,checksum,expiration,termination")
+    );
+    assert_eq!(api.get("/api/v1/uploads").is(200).json(), serde_json::json!([]));
+}
+
+#[test]
+fn a_folder_that_is_refused_keeps_no_bytes_and_says_why_also_after_a_restart() {
+    let machine = Machine::new();
+    let mut node = machine.start(["--capacity", "8 MiB"]);
+    let mut api = Api::of(&machine, &node);
+    let begin = |api: &Api, len: usize| {
+        let len = len.to_string();
+        let headers = [TUS, ("upload-length", len.as_str()), ("upload-metadata", "tree dHJ1ZQ==")];
+        api.ask("POST", "/api/v1/uploads", &headers, b"")
+    };
+    let bytes = sample(5 << 20);
+    let path = begin(&api, bytes.len()).is(201).header("location").expect("a place").to_owned();
+    let parts = || {
+        let files = std::fs::read_dir(machine.data().join("uploads")).expect("a folder").flatten();
+        files.filter(|file| file.path().extension().is_some_and(|extension| extension == "part")).count()
+    };
+    patch(&api, &path, 0, &bytes, &[]).refuses(400, "bad_request");
+    assert_eq!(parts(), 0);
+    for _ in 0..2 {
+        let state = api.get(&path).is(200).json();
+        assert_eq!((&state["state"], &state["reason"]), (&"failed".into(), &"tar_invalid".into()), "{state}");
+        assert_eq!(offset(&api, &path), bytes.len());
+        // Storing the same bytes again would fail again.
+        patch(&api, &path, bytes.len(), b"", &[]).refuses(400, "bad_request");
+        // Its space is free.
+        let other = begin(&api, bytes.len()).is(201).header("location").expect("a place").to_owned();
+        api.ask("DELETE", &other, &[TUS], b"").is(204);
+        let _ = node.stop();
+        node = machine.start(["--capacity", "8 MiB"]);
+        api = Api::of(&machine, &node);
+    }
+    api.ask("DELETE", &path, &[TUS], b"").is(204);
+    begin(&api, 0).refuses(400, "bad_request");
+    assert_eq!(api.get("/api/v1/uploads").is(200).json(), serde_json::json!([]));
+}
+
+#[test]
+fn other_files_and_damaged_records_in_the_folder_of_uploads_stop_nothing() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let path = begin(&api, "a.bin", 6);
+    patch(&api, &path, 0, b"abc", &[]).is(204);
+    let _ = node.stop();
+    let dir = machine.data().join("uploads");
+    let id = |digit: &str| digit.repeat(32);
+    std::fs::create_dir_all(dir.join("lost+found/inner")).expect("made");
+    std::fs::create_dir(dir.join(format!("{}.part", id("e")))).expect("made");
+    let foreign = ["notes.txt", "notes.part", "backup.json", ".hidden"];
+    for name in foreign {
+        std::fs::write(dir.join(name), "not of the node").expect("written");
+    }
+    let mut leftovers = vec![
+        format!("{}.part", id("c")),
+        format!("{}.spooled", id("d")),
+        format!(".{}.json.0123abcd", id("c")),
+    ];
+    for (id, record) in [(id("a"), ""), (id("b"), "{\"plan\": garbage")] {
+        std::fs::write(dir.join(format!("{id}.json")), record).expect("written");
+        leftovers.extend([format!("{id}.json"), format!("{id}.part")]);
+    }
+    for name in &leftovers {
+        let path = dir.join(name);
+        if !path.exists() {
+            std::fs::write(path, "left by a crash").expect("written");
+        }
+    }
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    assert!(foreign.iter().all(|name| dir.join(name).exists()) && dir.join("lost+found/inner").exists());
+    let left: Vec<_> = leftovers.iter().filter(|name| dir.join(name).exists()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(offset(&api, &path), 3);
+    patch(&api, &path, 3, b"def", &[]).is(204);
 }

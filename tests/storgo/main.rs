@@ -9,6 +9,7 @@ mod api_events;
 mod api_forms;
 mod api_health;
 mod api_limits;
+mod api_proxies;
 mod api_tls;
 mod api_tus;
 mod binary;

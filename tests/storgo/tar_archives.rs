@@ -86,7 +86,7 @@ async fn each_format_of_sparse_files_is_stored_with_its_holes() {
         assert!(archive.len() < 300_000, "{format:?}: the archive has no holes");
         let stored = files(&node, &put(&node, &archive).await.expect("stored")).await;
         assert!(stored["sparse"] == whole, "{format:?}");
-        assert!(stored["hole"] == [0; 100_000] && stored["after"] == b"after", "{format:?}");
+        assert!(stored["hole"] == vec![0; 100_000] && stored["after"] == b"after", "{format:?}");
         assert_eq!(stored.len(), 3);
     }
 }

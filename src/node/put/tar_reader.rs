@@ -5,6 +5,7 @@
 //! silently. The `tar` crate parses single headers. Its archive reader knows no sparse files in pax headers, takes an
 //! archive that ends between two entries for a complete one, and has no limit for the length of a name.
 
+mod errors;
 mod pax;
 mod sparse;
 
@@ -17,7 +18,12 @@ use std::{
 
 use tar::Header;
 
-use self::{pax::Pax, sparse::SparseMap};
+pub(super) use self::errors::{invalid, unsupported};
+use self::{
+    errors::{cut_short, unsupported_archive},
+    pax::Pax,
+    sparse::SparseMap,
+};
 use crate::{
     content::tar_time,
     node::error::{ErrorCode, NodeError, Reason},
@@ -283,23 +289,4 @@ fn to_path(bytes: Vec<u8>) -> PathBuf {
 
 fn input_failed(e: &io::Error) -> NodeError {
     NodeError::new(ErrorCode::Other, format!("cannot read the input: {e}")).reason(Reason::InputFailed)
-}
-
-pub(super) fn invalid(why: impl std::fmt::Display) -> NodeError {
-    NodeError::new(ErrorCode::BadRequest, format!("invalid tar archive: {why}")).reason(Reason::TarInvalid)
-}
-
-fn cut_short() -> NodeError {
-    invalid("it is cut short")
-}
-
-fn unsupported_archive(what: &str) -> NodeError {
-    let message = format!("cannot store this tar archive: {what}");
-    NodeError::new(ErrorCode::BadRequest, message).reason(Reason::TarUnsupported)
-}
-
-/// An entry that no folder can hold.
-pub(super) fn unsupported(path: &std::path::Path, what: &str) -> NodeError {
-    let message = format!("cannot store {:?}: {what}", path.display().to_string());
-    NodeError::new(ErrorCode::BadRequest, message).reason(Reason::TarUnsupported)
 }

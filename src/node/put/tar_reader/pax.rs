@@ -1,6 +1,9 @@
 //! The records of pax headers: `LENGTH KEY=VALUE\n`.
 
-use super::{invalid, sparse::SparseRecords};
+use super::{
+    errors::invalid,
+    sparse::{SparseRecords, number},
+};
 use crate::node::error::NodeError;
 
 /// What the records say about an entry. Others, such as owners and comments, are ignored.
@@ -66,12 +69,6 @@ fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((&record[..equals], &record[equals + 1..], &bytes[len..]))
 }
 
-/// Parses a decimal number.
-pub(super) fn number(value: &[u8]) -> Result<u64, NodeError> {
-    let text = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    text.and_then(|text| text.parse().ok()).ok_or_else(|| invalid("a pax record is no number"))
-}
-
 /// Parses a time in seconds with a fraction, and rounds it down.
 fn seconds(value: &[u8]) -> Result<i64, NodeError> {
     let text = std::str::from_utf8(value).unwrap_or_default();
@@ -87,7 +84,7 @@ mod tests {
 
     #[test]
     fn records_are_read_by_their_length() {
-        let pax = Pax::parse(b"14 path=a\nb=c\n20 mtime=-1.5000000\n11 comment=\n19 size=8589934592\n");
+        let pax = Pax::parse(b"14 path=a\nb=c\n20 mtime=-1.5000000\n12 comment=\n19 size=8589934592\n");
         let pax = pax.expect("read");
         assert_eq!((pax.path.as_deref(), pax.mtime), (Some(&b"a\nb=c"[..]), Some(-2)));
         assert_eq!(pax.size, Some(8_589_934_592));

@@ -7,7 +7,10 @@ use std::{mem, vec};
 
 use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
-use super::{BLOCK, invalid, pax::number, unsupported_archive};
+use super::{
+    BLOCK,
+    errors::{invalid, unsupported_archive},
+};
 use crate::node::error::NodeError;
 
 /// Maximum number of segments of a file. Their map is in memory.
@@ -158,6 +161,13 @@ fn push(segments: &mut Vec<Segment>, segment: Segment) -> Result<(), NodeError> 
     }
     segments.push(segment);
     Ok(())
+}
+
+/// Parses a decimal number of a pax record or a map.
+pub(super) fn number(value: &[u8]) -> Result<u64, NodeError> {
+    let text = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| invalid("a number in a pax header or a map of a sparse file is malformed"))
 }
 
 /// The pax records of a sparse file: those that begin with `GNU.sparse.`.
