@@ -12,25 +12,31 @@ mod address_book;
 mod address_ranking;
 mod announce;
 mod behaviour;
+mod connection_limits;
+mod dial_back;
 mod dial_backoff;
 mod dial_failure;
 mod discovery;
+mod host;
 mod identify_limit;
+mod identify_scope;
 mod map_dial;
 mod mux;
 mod peer_check;
+mod pending_limits;
 mod proof;
 mod protected_peers;
 mod protocols;
 mod provider_records;
 mod quic_fallback;
 mod socket;
+mod strangers;
 mod streams;
 mod task;
 mod transport;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -45,6 +51,7 @@ use tokio::{
 
 use crate::content::{cid::Cid, secret::MembershipKey};
 pub use protocols::{IncomingStreams, Protocols};
+use strangers::is_near_addr;
 use streams::OpenStream;
 use task::Command;
 
@@ -52,6 +59,8 @@ use task::Command;
 const COMMANDS: usize = 256;
 /// Maximum events buffered for a slow subscriber.
 const EVENTS: usize = 1024;
+/// Maximum peers remembered for having delivered blocks.
+const DELIVERED: usize = 4096;
 /// Attempts to open one stream.
 const OPEN_ATTEMPTS: usize = 3;
 
@@ -74,7 +83,8 @@ pub struct NetOptions {
     pub relay_server: bool,
     /// Maximum bytes per relayed circuit and direction. A peer that needs more requests another circuit.
     pub circuit_bytes: u64,
-    /// Maximum connections. A quarter is reserved for outgoing ones, and a quarter may stay open while idle.
+    /// Maximum connections, or less if this process may open few files. A quarter is reserved for dialled and for known
+    /// peers, and a quarter may stay open while idle.
     pub max_connections: u32,
     /// Idle time after which an unprotected connection is closed.
     pub idle_timeout: Duration,
@@ -250,11 +260,14 @@ impl PeerInfo {
 struct Shared {
     peers: HashMap<PeerId, Peer>,
     listen: Vec<Multiaddr>,
+    in_cluster: bool,
     duplicate_identity: Option<Multiaddr>,
     announced: u64,
     queued: u64,
     /// Address of the last dialled node of another cluster.
     other_cluster: Option<Multiaddr>,
+    /// Peers that have delivered blocks since start.
+    delivered: HashSet<PeerId>,
 }
 
 #[derive(Default)]
@@ -284,7 +297,8 @@ impl Net {
         let local = options.keypair.public().to_peer_id();
         let (commands, queue) = mpsc::channel(COMMANDS);
         let (events, _) = broadcast::channel(EVENTS);
-        let shared = Arc::new(Mutex::new(Shared::default()));
+        let in_cluster = options.membership.is_some();
+        let shared = Arc::new(Mutex::new(Shared { in_cluster, ..Shared::default() }));
         let task = task::start(options, protocols, queue, Arc::clone(&shared), events.clone()).await?;
         let task = Arc::new(Mutex::new(Some(tokio::spawn(task.run()))));
         Ok(Self { commands, shared, events, local, task })
@@ -321,6 +335,14 @@ impl Net {
                 dht: state.dht,
             };
             shared.peers.iter().map(describe).collect()
+        })
+    }
+
+    /// Returns whether a peer is a stranger: this node is open, and no connection to the peer is within a private network.
+    pub fn is_stranger(&self, peer: &PeerId) -> bool {
+        self.read_shared(|shared| {
+            let connections = shared.peers.get(peer).map(|state| state.connections.values());
+            !shared.in_cluster && !connections.into_iter().flatten().any(is_near_addr)
         })
     }
 
@@ -428,6 +450,23 @@ impl Net {
     /// [`NetError::Closed`].
     pub async fn closest_peers(&self, root: Cid) -> Result<Vec<PeerId>, NetError> {
         self.call(|reply| Command::Closest { root, reply }).await
+    }
+
+    /// Notes that a peer has delivered a block that it was asked for. Its connections and provider records are kept when
+    /// those of others must go.
+    pub async fn set_delivered(&self, peer: PeerId) {
+        let new = {
+            let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+            shared.delivered.len() < DELIVERED && shared.delivered.insert(peer)
+        };
+        if new {
+            self.send(Command::Delivered { peer }).await;
+        }
+    }
+
+    /// Returns whether a peer has delivered a block since start.
+    pub fn has_delivered(&self, peer: &PeerId) -> bool {
+        self.read_shared(|shared| shared.delivered.contains(peer))
     }
 
     /// Drops the provider record of `peer` for `root`, at the request of that peer.

@@ -18,6 +18,7 @@ mod frames;
 mod lookup;
 mod pace;
 mod rate_limit;
+mod request_budget;
 mod request_stream;
 mod server;
 

@@ -52,9 +52,14 @@ pub(super) fn scope(addr: &Multiaddr) -> u8 {
     if is_public(addr) { 0 } else { 1 + u8::from(loopback) }
 }
 
-/// Returns whether an address means the same host everywhere.
+/// Returns whether an address means the same host everywhere, and leads there directly.
 pub(super) fn is_public(addr: &Multiaddr) -> bool {
-    let public = match addr.iter().next() {
+    is_public_host(addr) && !is_relayed(addr)
+}
+
+/// Returns whether an address starts with a host that is the same everywhere: the peer itself or its relay.
+pub(super) fn is_public_host(addr: &Multiaddr) -> bool {
+    match addr.iter().next() {
         Some(Protocol::Ip4(ip)) => {
             let [a, b, ..] = ip.octets();
             let carrier_nat = a == 100 && (64..128).contains(&b);
@@ -65,13 +70,15 @@ pub(super) fn is_public(addr: &Multiaddr) -> bool {
                 || ip.is_broadcast()
                 || carrier_nat)
         }
+        Some(Protocol::Ip6(ip)) if ip.to_ipv4_mapped().is_some() => {
+            ip.to_ipv4_mapped().is_some_and(|ip| is_public_host(&Multiaddr::empty().with(Protocol::Ip4(ip))))
+        }
         Some(Protocol::Ip6(ip)) => {
             !(ip.is_loopback() || ip.is_unspecified() || ip.is_unique_local() || ip.is_unicast_link_local())
         }
         Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_)) => true,
         _ => false,
-    };
-    public && !is_relayed(addr)
+    }
 }
 
 /// Returns whether a host without IPv6 can dial an address.

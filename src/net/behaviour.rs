@@ -3,16 +3,24 @@
 use std::time::Duration;
 
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, autonat, dcutr, identify,
+    Multiaddr, PeerId, StreamProtocol, autonat, dcutr,
     identity::Keypair,
     kad, mdns, ping, relay,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
-use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
 
 use super::{
-    NetOptions, address_ranking::without_peer_id, dial_backoff::DialBackoff, protocols::Protocols,
-    provider_records::ProviderRecords, streams::Streams,
+    NetOptions,
+    address_ranking::without_peer_id,
+    connection_limits::{ConnectionLimits, Limits},
+    dial_back::DialBack,
+    dial_backoff::DialBackoff,
+    discovery::peer_of,
+    identify_scope::ScopedIdentify,
+    protocols::Protocols,
+    provider_records::ProviderRecords,
+    strangers::ScopedKad,
+    streams::Streams,
 };
 use crate::content::secret::MembershipKey;
 
@@ -24,18 +32,18 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     // First, so that a refused connection reaches no other behaviour.
-    limits: connection_limits::Behaviour,
+    pub(super) limits: ConnectionLimits,
     pub(super) dial_backoff: DialBackoff,
     pub(super) streams: Streams,
-    pub(super) kad: kad::Behaviour<ProviderRecords>,
-    identify: identify::Behaviour,
+    pub(super) kad: ScopedKad,
+    identify: ScopedIdentify,
     ping: ping::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
     relay_client: relay::client::Behaviour,
     relay_server: Toggle<relay::Behaviour>,
     dcutr: dcutr::Behaviour,
     pub(super) autonat_client: autonat::v2::client::Behaviour,
-    autonat_server: autonat::v2::server::Behaviour,
+    autonat_server: DialBack,
 }
 
 /// Returns the name of the DHT protocol. Each cluster has its own, so that nodes outside are never queried.
@@ -55,26 +63,18 @@ impl Behaviour {
         keypair: &Keypair,
         relay_client: relay::client::Behaviour,
         protocols: Protocols,
+        limits: Limits,
     ) -> Self {
         let local = keypair.public().to_peer_id();
-        // The rest is reserved for outgoing connections.
-        let incoming = options.max_connections - options.max_connections / 4;
-        let limits = ConnectionLimits::default()
-            .with_max_established(Some(options.max_connections))
-            .with_max_established_incoming(Some(incoming))
-            .with_max_established_per_peer(Some(4))
-            .with_max_pending_incoming(Some(options.max_connections))
-            .with_max_pending_outgoing(Some(options.max_connections));
-        let identify = identify::Config::new("/storgo/1.0.0".into(), keypair.public())
-            .with_agent_version(concat!("storgo/", env!("CARGO_PKG_VERSION")).into())
-            // A relayed address becomes known only after peers have identified this node.
-            .with_push_listen_addr_updates(true);
+        let in_cluster = options.membership.is_some();
+        let known = options.bootstrap.iter().filter_map(peer_of);
+        let known = known.chain(options.remembered.iter().map(|remembered| remembered.peer));
         Self {
-            limits: connection_limits::Behaviour::new(limits),
+            limits: ConnectionLimits::new(limits, in_cluster, known),
             dial_backoff: DialBackoff::default(),
             streams: Streams::new(protocols),
-            kad: kademlia(options, local),
-            identify: identify::Behaviour::new(identify),
+            kad: ScopedKad::new(kademlia(options, local), in_cluster),
+            identify: ScopedIdentify::new(&keypair.public(), in_cluster),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
             mdns: mdns_behaviour(options, local),
             relay_client,
@@ -84,7 +84,7 @@ impl Behaviour {
                 .into(),
             dcutr: dcutr::Behaviour::new(local),
             autonat_client: autonat::v2::client::Behaviour::default(),
-            autonat_server: autonat::v2::server::Behaviour::default(),
+            autonat_server: DialBack::default(),
         }
     }
 }
@@ -99,7 +99,8 @@ fn kademlia(options: &NetOptions, local: PeerId) -> kad::Behaviour<ProviderRecor
         .set_provider_publication_interval(None)
         .set_publication_interval(None)
         .set_replication_interval(None)
-        .set_record_filtering(kad::StoreInserts::Unfiltered);
+        // `on_provider_record` stores the records of peers, with the host that they come from.
+        .set_record_filtering(kad::StoreInserts::FilterBoth);
     let mut records = ProviderRecords::new(local);
     records.restore(&options.records, std::time::Instant::now());
     let mut kad = kad::Behaviour::with_config(local, records, config);

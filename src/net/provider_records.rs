@@ -3,6 +3,10 @@
 //! Own records are unlimited: a node may announce all its files. Records of other peers are limited for each key, for each
 //! peer and in all, and expire. DHT values are refused.
 //!
+//! Identities are free, so a limit that refused new records would let one host hide all other providers of a root. Records
+//! are therefore counted by host too, and above a limit the oldest record of the host with the most goes. Records of peers
+//! that have delivered blocks to this node stay, and are listed first.
+//!
 //! Answers name a provider's addresses, so that a peer can reach a provider that it never met. The provider chooses them,
 //! so only a few short ones are stored, once for each provider and not for each record.
 
@@ -22,11 +26,18 @@ use libp2p::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::address_ranking;
+use super::{
+    address_ranking,
+    host::{Host, oldest_of_largest},
+};
 use crate::content::cid::Cid;
 
 /// Maximum providers of one key.
 const PER_KEY: usize = 64;
+/// Maximum providers of one key from one host.
+const PER_KEY_AND_HOST: usize = 8;
+/// Maximum peers remembered for having delivered blocks.
+const DELIVERED: usize = 4096;
 /// Maximum records of one peer.
 const PER_PEER: usize = 200_000;
 /// Maximum records of other peers. One takes about 150 bytes.
@@ -45,6 +56,8 @@ pub(super) struct ProviderRecords {
     own: HashSet<Box<[u8]>>,
     others: HashMap<RecordKey, Vec<StoredRecord>>,
     providers: HashMap<Arc<PeerId>, ProviderInfo>,
+    /// Peers that have delivered blocks to this node.
+    delivered: HashSet<PeerId>,
     total: usize,
     /// Maximum of `total`.
     max_total: usize,
@@ -63,6 +76,8 @@ struct StoredRecord {
 #[derive(Default)]
 struct ProviderInfo {
     records: usize,
+    /// The host that announced last.
+    host: Option<Host>,
     /// The addresses that it reported last.
     addresses: Vec<Multiaddr>,
 }
@@ -71,9 +86,17 @@ struct ProviderInfo {
 #[derive(Serialize, Deserialize)]
 struct Saved(#[serde(with = "serde_bytes")] Vec<u8>, #[serde(with = "serde_bytes")] Vec<u8>, u64);
 
-/// A saved provider: its id and its addresses.
+/// A saved provider: its id, its addresses and its host.
 #[derive(Serialize, Deserialize)]
-struct SavedProvider(#[serde(with = "serde_bytes")] Vec<u8>, Vec<Multiaddr>);
+struct SavedProvider(#[serde(with = "serde_bytes")] Vec<u8>, Vec<Multiaddr>, Option<Host>);
+
+/// Providers that are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Group {
+    Host(Host),
+    /// A provider whose host is not known.
+    Peer(Arc<PeerId>),
+}
 
 /// A snapshot.
 #[derive(Serialize, Deserialize)]
@@ -95,6 +118,7 @@ impl ProviderRecords {
             own: HashSet::new(),
             others: HashMap::new(),
             providers: HashMap::new(),
+            delivered: HashSet::new(),
             total: 0,
             max_total: TOTAL,
             address_bytes: 0,
@@ -136,30 +160,116 @@ impl ProviderRecords {
         self.version += 1;
     }
 
-    /// Drops some records of the peer with the most, for a peer with `count` records. Returns whether there is room.
-    fn make_room(&mut self, count: usize) -> bool {
-        let by_records = self.providers.iter().max_by_key(|(_, provider)| provider.records);
-        let Some((largest, records)) = by_records.map(|(peer, known)| (Arc::clone(peer), known.records))
-        else {
+    /// Notes that a peer has delivered blocks to this node.
+    pub(super) fn add_delivered(&mut self, peer: PeerId) {
+        if self.delivered.len() < DELIVERED {
+            self.delivered.insert(peer);
+        }
+    }
+
+    /// Adds or renews the record of a peer, which comes from `host`.
+    pub(super) fn add(&mut self, record: ProviderRecord, host: Option<Host>) -> Result<()> {
+        let ProviderRecord { key, provider, expires, addresses } = record;
+        if key.as_ref().len() > MAX_KEY {
+            return Err(Error::ValueTooLarge);
+        }
+        if let Some(held) = self.others.get_mut(&key)
+            && let Some(at) = held.iter().position(|held| *held.provider == provider)
+        {
+            // Kademlia answers with the first few providers: those that announced last.
+            held[..=at].rotate_right(1);
+            held[0].expires = expires;
+            self.version += 1;
+            self.set_addresses(&provider, &addresses);
+            return Ok(());
+        }
+        let of_peer = self.providers.get(&provider).map_or(0, |known| known.records);
+        if of_peer >= PER_PEER
+            || (self.total >= self.max_total && !self.make_room(&provider, host))
+            || !self.make_room_at(&key, host)
+        {
+            return Err(Error::MaxProvidedKeys);
+        }
+        let known = self.providers.get_key_value(&provider).map(|(peer, _)| Arc::clone(peer));
+        let peer = known.unwrap_or_else(|| Arc::new(provider));
+        let info = self.providers.entry(Arc::clone(&peer)).or_default();
+        (info.records, info.host) = (info.records + 1, host.or(info.host));
+        self.set_addresses(&provider, &addresses);
+        self.total += 1;
+        self.version += 1;
+        let held = self.others.entry(RecordKey::from(key.to_vec())).or_default();
+        // Most keys never get a second provider.
+        held.reserve_exact(1);
+        held.push(StoredRecord { provider: peer, expires });
+        Ok(())
+    }
+
+    /// Makes room for one more provider of a key: above the limit of the host the oldest of its records goes, above the
+    /// limit of the key the oldest of the host with the most. Returns whether there is room.
+    fn make_room_at(&mut self, key: &RecordKey, host: Option<Host>) -> bool {
+        let Some(held) = self.others.get(key) else { return true };
+        let host_of = |held: &StoredRecord| self.providers.get(&held.provider).and_then(|known| known.host);
+        let same_host = |held: &StoredRecord| host.is_some() && host_of(held) == host;
+        let host_full = held.iter().filter(|held| same_host(held)).count() >= PER_KEY_AND_HOST;
+        if held.len() < PER_KEY && !host_full {
+            return true;
+        }
+        let now = Instant::now();
+        let unproven = held.iter().filter(|held| !self.delivered.contains(&held.provider)).map(|held| {
+            // The record that expires first is the oldest.
+            let left = held.expires.map_or(Duration::MAX, |at| at.saturating_duration_since(now));
+            let age = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+            (host_of(held), age, &*held.provider)
+        });
+        let oldest = |(_, age, _): &(Option<Host>, u64, &PeerId)| *age;
+        let dropped = if host_full {
+            unproven.filter(|(of, ..)| *of == host).min_by_key(oldest).map(|(.., peer)| peer)
+        } else {
+            oldest_of_largest(unproven.clone(), host)
+                .or_else(|| unproven.min_by_key(oldest).map(|(.., peer)| peer))
+        };
+        let Some(dropped) = dropped.copied() else { return false };
+        self.remove_provider(key, &dropped);
+        true
+    }
+
+    fn group(&self, peer: &Arc<PeerId>) -> Group {
+        let host = self.providers.get(peer).and_then(|known| known.host);
+        host.map_or_else(|| Group::Peer(Arc::clone(peer)), Group::Host)
+    }
+
+    /// Drops some records of the host with the most. Returns whether there is room for one more of this provider.
+    fn make_room(&mut self, provider: &PeerId, host: Option<Host>) -> bool {
+        let mut groups: HashMap<Group, usize> = HashMap::new();
+        for (peer, known) in &self.providers {
+            *groups.entry(self.group(peer)).or_default() += known.records;
+        }
+        let own = host.map_or_else(|| Group::Peer(Arc::new(*provider)), Group::Host);
+        let count = groups.get(&own).copied().unwrap_or_default();
+        let Some((largest, records)) = groups.into_iter().max_by_key(|(_, records)| *records) else {
             return false;
         };
         if records <= count + 1 {
             return false;
         }
+        let of_largest: HashSet<Arc<PeerId>> =
+            self.providers.keys().filter(|peer| self.group(peer) == largest).cloned().collect();
         // Many are dropped at once, because this visits all records.
         let mut left = ((records - count) / 2).clamp(1, self.max_total.div_ceil(MAKE_ROOM_PART));
-        let mut dropped = 0;
+        let mut dropped = Vec::new();
         self.others.retain(|_, records| {
             records.retain(|held| {
-                let drop = left > 0 && held.provider == largest;
-                left -= usize::from(drop);
-                dropped += usize::from(drop);
+                let drop = left > 0 && of_largest.contains(&held.provider);
+                if drop {
+                    left -= 1;
+                    dropped.push(Arc::clone(&held.provider));
+                }
                 !drop
             });
             !records.is_empty()
         });
-        (0..dropped).for_each(|_| self.record_removed(&largest));
-        dropped > 0
+        dropped.iter().for_each(|peer| self.record_removed(peer));
+        !dropped.is_empty()
     }
 
     /// Drops expired records.
@@ -191,9 +301,9 @@ impl ProviderRecords {
                 Some(Saved(key.to_vec(), held.provider.to_bytes(), left.as_secs()))
             })
             .collect();
-        let addressed = self.providers.iter().filter(|(_, provider)| !provider.addresses.is_empty());
-        let providers =
-            addressed.map(|(peer, provider)| SavedProvider(peer.to_bytes(), provider.addresses.clone()));
+        let providers = self.providers.iter().map(|(peer, provider)| {
+            SavedProvider(peer.to_bytes(), provider.addresses.clone(), provider.host)
+        });
         let saved = SavedRecords { records, providers: providers.collect() };
         serde_ipld_dagcbor::to_vec(&saved).unwrap_or_default()
     }
@@ -204,6 +314,8 @@ impl ProviderRecords {
         let Ok(SavedRecords { records, providers }) = serde_ipld_dagcbor::from_slice(snapshot) else {
             return;
         };
+        let hosts: HashMap<&[u8], Host> =
+            providers.iter().filter_map(|SavedProvider(peer, _, host)| Some((&peer[..], (*host)?))).collect();
         for Saved(key, peer, left) in records {
             let Ok(provider) = PeerId::from_bytes(&peer) else {
                 continue;
@@ -211,9 +323,9 @@ impl ProviderRecords {
             let expires = now.checked_add(Duration::from_secs(left));
             let record =
                 ProviderRecord { key: RecordKey::from(key), provider, expires, addresses: Vec::new() };
-            drop(self.add_provider(record));
+            drop(self.add(record, hosts.get(&peer[..]).copied()));
         }
-        for SavedProvider(peer, addresses) in providers {
+        for SavedProvider(peer, addresses, _) in providers {
             if let Ok(peer) = PeerId::from_bytes(&peer) {
                 self.set_addresses(&peer, &addresses);
             }
@@ -260,49 +372,19 @@ impl RecordStore for ProviderRecords {
     }
 
     fn add_provider(&mut self, record: ProviderRecord) -> Result<()> {
-        let ProviderRecord { key, provider, expires, addresses } = record;
-        if provider == self.local {
-            self.own.insert(key.as_ref().into());
-            return Ok(());
+        if record.provider != self.local {
+            return self.add(record, None);
         }
-        if key.as_ref().len() > MAX_KEY {
-            return Err(Error::ValueTooLarge);
-        }
-        if let Some(held) = self.others.get_mut(&key)
-            && let Some(at) = held.iter().position(|held| *held.provider == provider)
-        {
-            // Kademlia answers with the first few providers: those that announced last.
-            held[..=at].rotate_right(1);
-            held[0].expires = expires;
-            self.version += 1;
-            self.set_addresses(&provider, &addresses);
-            return Ok(());
-        }
-        let of_key = self.others.get(&key).map_or(0, Vec::len);
-        let of_peer = self.providers.get(&provider).map_or(0, |known| known.records);
-        if of_key >= PER_KEY
-            || of_peer >= PER_PEER
-            || (self.total >= self.max_total && !self.make_room(of_peer))
-        {
-            return Err(Error::MaxProvidedKeys);
-        }
-        let known = self.providers.get_key_value(&provider).map(|(peer, _)| Arc::clone(peer));
-        let peer = known.unwrap_or_else(|| Arc::new(provider));
-        self.providers.entry(Arc::clone(&peer)).or_default().records += 1;
-        self.set_addresses(&provider, &addresses);
-        self.total += 1;
-        self.version += 1;
-        let held = self.others.entry(RecordKey::from(key.to_vec())).or_default();
-        // Most keys never get a second provider.
-        held.reserve_exact(1);
-        held.push(StoredRecord { provider: peer, expires });
+        self.own.insert(record.key.as_ref().into());
         Ok(())
     }
 
     fn providers(&self, key: &RecordKey) -> Vec<ProviderRecord> {
         let now = Instant::now();
-        let others = self.others.get(key).into_iter().flatten().filter(|held| !held.is_expired(now));
-        let others = others.map(|held| ProviderRecord {
+        let live = self.others.get(key).into_iter().flatten().filter(|held| !held.is_expired(now));
+        let mut live: Vec<&StoredRecord> = live.collect();
+        live.sort_by_key(|held| !self.delivered.contains(&held.provider));
+        let others = live.into_iter().map(|held| ProviderRecord {
             key: key.clone(),
             provider: *held.provider,
             expires: held.expires,

@@ -35,6 +35,7 @@ use super::{
     address_book::AddressBook,
     announce::{Announcer, Growth},
     behaviour::{Behaviour, kad_protocol},
+    connection_limits::Limits,
     dial_failure::root_cause,
     discovery::{Bootstrap, ReconnectSchedule},
     identify_limit::IdentifyLimit,
@@ -66,6 +67,7 @@ pub(super) enum Command {
     Settled { root: Cid, reply: oneshot::Sender<bool> },
     Closest { root: Cid, reply: oneshot::Sender<Vec<PeerId>> },
     DropProvider { root: Cid, peer: PeerId },
+    Delivered { peer: PeerId },
     Snapshot { seen: Option<u64>, reply: oneshot::Sender<Snapshot> },
     Shutdown,
 }
@@ -108,13 +110,15 @@ pub(super) async fn start(
     let local = options.keypair.public().to_peer_id();
     let (relay_transport, relay_client) = relay::client::new(local);
     let self_dials = Arc::<AtomicU64>::default();
+    let limits = Limits::new(options.max_connections);
     let transport = transport::build(
         &options.keypair,
         options.membership.as_ref(),
         relay_transport,
+        limits,
         Arc::clone(&self_dials),
     )?;
-    let behaviour = Behaviour::new(&options, &options.keypair, relay_client, protocols);
+    let behaviour = Behaviour::new(&options, &options.keypair, relay_client, protocols, limits);
     let config = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(options.idle_timeout)
         // The first bytes of a stream go out with the offered protocol, not a round trip later.
@@ -132,7 +136,7 @@ pub(super) async fn start(
         address_book: AddressBook::default(),
         dht_peers: HashSet::new(),
         identify_limit: IdentifyLimit::default(),
-        protected: ProtectedPeers::new(local, options.max_connections as usize / 4),
+        protected: ProtectedPeers::new(local, limits.total / 4),
         growth: Growth::default(),
         dialing: HashMap::new(),
         dials: Dials::default(),
@@ -308,6 +312,11 @@ impl Task {
             Command::DropProvider { root, peer } => {
                 let records = self.swarm.behaviour_mut().kad.store_mut();
                 kad::store::RecordStore::remove_provider(records, &key(&root), &peer);
+            }
+            Command::Delivered { peer } => {
+                let behaviour = self.swarm.behaviour_mut();
+                behaviour.limits.add_known(peer);
+                behaviour.kad.store_mut().add_delivered(peer);
             }
             Command::Snapshot { seen, reply } => drop(reply.send(self.snapshot(seen))),
             Command::Shutdown => {}

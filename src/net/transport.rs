@@ -19,11 +19,12 @@ use libp2p::{
 };
 
 use super::{
-    NetError, mux::BulkYamux, peer_check::check_peer, proof, quic_fallback::Refusals, socket::Buffered,
+    NetError, connection_limits::Limits, mux::BulkYamux, peer_check::check_peer,
+    pending_limits::PendingLimits, proof, quic_fallback::Refusals, socket::Buffered,
 };
 use crate::content::secret::MembershipKey;
 
-/// Maximum time to set up a connection.
+/// Maximum time to set up a connection to a dialled peer. Callers have less (`pending_limits`).
 const SETUP: Duration = Duration::from_secs(15);
 
 /// Builds the transport of all kinds of addresses. `self_dials` counts dials to other peers that this node answered.
@@ -33,6 +34,7 @@ pub(super) fn build(
     keypair: &Keypair,
     membership: Option<&MembershipKey>,
     relay: relay::client::Transport,
+    limits: Limits,
     self_dials: Arc<AtomicU64>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NetError> {
     let noise = noise_config(keypair, membership)?;
@@ -59,7 +61,8 @@ pub(super) fn build(
         .map(|either, _| either.into_inner())
         .map_err(|error| error.either(|error| error, io::Error::other));
     let inner = with_names(both)?.map(|connection, _| connection).boxed();
-    Ok(check_peer(inner, local, self_dials))
+    let limited = PendingLimits::new(inner, limits.pending, limits.pending_per_host).boxed();
+    Ok(check_peer(limited, local, self_dials))
 }
 
 fn noise_config(keypair: &Keypair, membership: Option<&MembershipKey>) -> Result<noise::Config, NetError> {

@@ -47,9 +47,20 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     /// Reads the next message. Errors: more than `limit` bytes, before any memory is allocated.
     pub(super) async fn message<M: Message>(&mut self, limit: usize) -> Result<M, TransferError> {
+        let len = self.message_len(limit).await?;
+        self.message_of(len).await
+    }
+
+    /// Reads the length of the next message. Errors: more than `limit` bytes.
+    pub(super) async fn message_len(&mut self, limit: usize) -> Result<usize, TransferError> {
         let mut prefix = [0; PREFIX_LEN];
         self.fill(&mut prefix).await?;
-        let mut body = vec![0; body_len(prefix, limit)?];
+        Ok(body_len(prefix, limit)?)
+    }
+
+    /// Reads a message whose length has been read.
+    pub(super) async fn message_of<M: Message>(&mut self, len: usize) -> Result<M, TransferError> {
+        let mut body = vec![0; len];
         self.fill(&mut body).await?;
         Ok(M::decode(&body)?)
     }

@@ -31,6 +31,7 @@ use super::{
     lookup,
     pace::{HeldBlock, MonitoredStream, PaceMonitor, PacedWriter},
     rate_limit::PIECE,
+    request_budget::{BudgetedStream, RequestBudget, RequestMemory},
 };
 use crate::{
     content::cid::Cid,
@@ -76,11 +77,21 @@ pub(super) struct Limits {
     pub(super) memory: usize,
     /// Maximum bytes of blocks in memory for one peer.
     pub(super) memory_per_peer: usize,
+    /// Maximum bytes of unanswered requests of all peers.
+    pub(super) requests: usize,
+    /// Maximum bytes of unanswered requests of one peer.
+    pub(super) requests_per_peer: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { streams_per_peer: 32, memory: 32 << 20, memory_per_peer: 12 << 20 }
+        Self {
+            streams_per_peer: 32,
+            memory: 32 << 20,
+            memory_per_peer: 12 << 20,
+            requests: 8 << 20,
+            requests_per_peer: 1 << 20,
+        }
     }
 }
 
@@ -111,6 +122,7 @@ struct Inner {
     limits: Limits,
     counters: Arc<Counters>,
     memory: Arc<Semaphore>,
+    requests: RequestBudget,
     pace: PaceMonitor,
     /// Permits for walks over whole roots, the most expensive requests.
     walks: Arc<Semaphore>,
@@ -132,6 +144,7 @@ struct ServedStream<'a> {
     memory: Arc<Semaphore>,
     walk: Arc<Semaphore>,
     monitored: MonitoredStream<'a>,
+    budgeted: BudgetedStream<'a>,
     /// Whether the peer has too many streams, so that requests are answered with `Busy`.
     excess: bool,
 }
@@ -157,6 +170,9 @@ fn forget_if_idle(peers: &Mutex<HashMap<PeerId, PeerUsage>>, peer: &PeerId) {
     }
 }
 
+/// A request and its memory. The inner error is the reason to refuse it.
+type Queued = (Result<Request, String>, RequestMemory);
+
 /// An answer to send, and the memory that it takes.
 enum Answer {
     Message(Response),
@@ -174,7 +190,9 @@ impl Server {
     ) -> Self {
         let memory = Arc::new(Semaphore::new(limits.memory.max(BLOCK)));
         let (walks, peers, pace) = (Arc::new(Semaphore::new(2)), Arc::default(), PaceMonitor::default());
-        Self { inner: Arc::new(Inner { net, store, options, limits, counters, memory, pace, walks, peers }) }
+        let requests = RequestBudget::new(limits.requests, limits.requests_per_peer);
+        let inner = Inner { net, store, options, limits, counters, memory, requests, pace, walks, peers };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Serves all incoming streams until `incoming` ends or `stop` is cancelled, which drops the streams.
@@ -205,6 +223,7 @@ impl Server {
         let done = tokio::select! {
             done = self.inner.answer_all(&served, stream) => done,
             () = pace.ended() => Err(TransferError::Stalled),
+            () = served.budgeted.ended() => Err(TransferError::Violation("too many unanswered requests")),
         };
         match done {
             Ok(()) => {}
@@ -233,7 +252,8 @@ impl Inner {
         usage.streams += 1;
         let excess = usage.streams > self.limits.streams_per_peer;
         let (memory, walk) = (Arc::clone(&usage.memory), Arc::clone(&usage.walk));
-        Some(ServedStream { inner: self, peer, memory, walk, monitored: self.pace.add(), excess })
+        let (monitored, budgeted) = (self.pace.add(), self.requests.add(peer));
+        Some(ServedStream { inner: self, peer, memory, walk, monitored, budgeted, excess })
     }
 
     async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
@@ -250,13 +270,13 @@ impl Inner {
             // Moved in, so that it closes with this half.
             let queue = queue;
             while wait_for_request(&mut reader, &queued).await? {
-                let request = read_request(&mut reader).await?;
+                let (request, memory) = read_request(&mut reader, &served.budgeted).await?;
                 let cost = match &request {
                     Ok(Request::Get { cids }) => cids.len(),
                     _ => 1,
                 };
                 if queued.fetch_add(cost, Ordering::Relaxed) + cost > MAX_QUEUED
-                    || queue.try_send(request).is_err()
+                    || queue.try_send((request, memory)).is_err()
                 {
                     return Err(TransferError::Violation("too many unanswered requests"));
                 }
@@ -292,17 +312,23 @@ impl Inner {
     fn answers<'a>(
         &'a self,
         served: &'a ServedStream<'_>,
-        requests: mpsc::Receiver<Result<Request, String>>,
+        requests: mpsc::Receiver<Queued>,
     ) -> impl Stream<Item = impl Future<Output = Result<Answer, TransferError>> + 'a> + 'a {
         let requests =
             stream::unfold(requests, |mut requests| async { Some((requests.recv().await?, requests)) });
         requests
-            .flat_map(|request| match request {
-                Ok(Request::Get { cids }) => stream::iter(cids).map(Ok).left_stream(),
-                other => stream::iter([Err(other)]).right_stream(),
+            .flat_map(|(request, memory)| {
+                let memory = Arc::new(memory);
+                let parts = match request {
+                    Ok(Request::Get { cids }) => stream::iter(cids).map(Ok).left_stream(),
+                    other => stream::iter([Err(other)]).right_stream(),
+                };
+                parts.map(move |part| (part, Arc::clone(&memory)))
             })
-            .map(move |request| async move {
-                match request {
+            .map(move |(part, memory)| async move {
+                // Until the last part of the request has an answer.
+                let _memory = memory;
+                match part {
                     _ if served.excess => Ok(Answer::Message(busy())),
                     Ok(cid) => self.load(served, cid).await,
                     Err(other) => self.answer(served, other).await.map(Answer::Message),
@@ -349,6 +375,9 @@ impl Inner {
         };
         Ok(match request {
             Request::Have { root } => self.have(served, root).await?,
+            Request::Status {} if self.net.as_ref().is_some_and(|net| net.is_stranger(&served.peer)) => {
+                refuse("this node tells its region and its space only to its cluster and its own network")
+            }
             Request::Status {} => {
                 lookup::status(&self.store, self.options.region.as_deref(), self.options.capacity)
             }
@@ -358,9 +387,7 @@ impl Inner {
                 }
                 Response::Withdrawn {}
             }
-            Request::Put { .. } | Request::Release { .. } => {
-                refuse("this node does not store blocks for other nodes")
-            }
+            Request::Put { .. } | Request::Release { .. } => unreachable!("refused when read"),
             Request::Get { .. } => unreachable!("answered block by block"),
         })
     }
@@ -438,20 +465,26 @@ async fn wait_for_request<R: AsyncRead + Unpin>(
     }
 }
 
-/// Reads the next request. The inner error is the reason to refuse it.
+/// Reads the next request, after there is memory for it.
 async fn read_request<R: AsyncRead + Unpin>(
     reader: &mut FrameReader<R>,
-) -> Result<Result<Request, String>, TransferError> {
+    budget: &BudgetedStream<'_>,
+) -> Result<Queued, TransferError> {
+    let len = reader.message_len(MAX_REQUEST).await?;
+    let memory = budget.reserve(len).await?;
     // One deadline for the whole message, which takes memory until it is complete.
-    let message = timeout(STALL, reader.message(MAX_REQUEST)).await.map_err(|_| TransferError::Stalled)?;
+    let message = timeout(STALL, reader.message_of(len)).await.map_err(|_| TransferError::Stalled)?;
+    let refused = "this node does not store blocks for other nodes";
     let request = match message {
-        Ok(request) => request,
+        Ok(Request::Put { blocks, .. }) => {
+            reader.skip(blocks.iter().map(|block| u64::from(block.len)).sum()).await?;
+            Err(refused.into())
+        }
+        Ok(Request::Release { .. }) => Err(refused.into()),
+        Ok(request) => Ok(request),
         // A newer peer may send requests that this version does not know.
-        Err(TransferError::Wire(error @ WireError::UnknownKind(_))) => return Ok(Err(error.to_string())),
+        Err(TransferError::Wire(error @ WireError::UnknownKind(_))) => Err(error.to_string()),
         Err(error) => return Err(error),
     };
-    if let Request::Put { blocks, .. } = &request {
-        reader.skip(blocks.iter().map(|block| u64::from(block.len)).sum()).await?;
-    }
-    Ok(Ok(request))
+    Ok((request, memory))
 }

@@ -112,6 +112,16 @@ pub fn star() -> Star {
     Star { relay, homes, public }
 }
 
+impl Island {
+    /// Makes a network of one machine with these addresses.
+    pub fn with_addrs(addrs: &[&str]) -> Self {
+        let island = Self::new();
+        island.ip("link set lo up");
+        addrs.iter().for_each(|addr| island.ip(&format!("addr add {addr} dev lo")));
+        island
+    }
+}
+
 /// Makes two networks that reach only each other.
 pub fn joined_by_a_cable() -> [Island; 2] {
     let first = Island::new();

@@ -57,6 +57,7 @@ mod store_full_disk;
 mod store_kills;
 mod store_lock;
 mod store_sample;
+mod strangers;
 mod swarm;
 mod tar_archives;
 mod transfer_hostile;

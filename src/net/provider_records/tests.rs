@@ -33,9 +33,56 @@ fn records_are_limited_for_each_peer_and_for_each_key() {
     let accepted =
         (0..300_000).filter(|key| records.add_provider(record(*key, greedy, later)).is_ok()).count();
     assert_eq!(accepted, PER_PEER);
-    let many =
-        (0..100).filter(|_| records.add_provider(record(1 << 30, PeerId::random(), later)).is_ok()).count();
-    assert_eq!(many, PER_KEY);
+    for _ in 0..100 {
+        records.add_provider(record(1 << 30, PeerId::random(), later)).expect("accepted");
+    }
+    assert_eq!(records.providers(&record(1 << 30, greedy, later).key).len(), PER_KEY);
+}
+
+fn host(n: u8) -> Option<Host> {
+    Host::of(&format!("/ip4/192.0.2.{n}/tcp/1").parse().expect("a multiaddr"))
+}
+
+#[test]
+fn one_host_with_many_identities_does_not_hide_the_other_providers_of_a_root() {
+    let (mut records, start) = (ProviderRecords::new(PeerId::random()), Instant::now());
+    let at = |seconds: u64| start + Duration::from_secs(1000 + seconds);
+    let (honest, friend) = (PeerId::random(), PeerId::random());
+    records.add_delivered(friend);
+    records.add(record(1, friend, at(0)), host(1)).expect("accepted");
+    records.add(record(1, honest, at(1)), host(2)).expect("accepted");
+    for n in 2..200 {
+        records.add(record(1, PeerId::random(), at(n)), host(3)).expect("accepted");
+    }
+    let listed = |records: &ProviderRecords| -> Vec<PeerId> {
+        records.providers(&record(1, honest, start).key).into_iter().map(|record| record.provider).collect()
+    };
+    assert_eq!(listed(&records).len(), 2 + PER_KEY_AND_HOST);
+    assert!(listed(&records).contains(&honest));
+    assert_eq!(listed(&records)[0], friend, "the one that has delivered is listed first");
+    // Even with many hosts, a provider is accepted, and one that has delivered stays.
+    for n in 200..1000 {
+        let other = host(u8::try_from(n % 50 + 100).expect("small"));
+        records.add(record(1, PeerId::random(), at(n)), other).expect("accepted");
+    }
+    assert_eq!(listed(&records).len(), PER_KEY);
+    assert_eq!(listed(&records)[0], friend);
+    records.add(record(1, honest, at(1000)), host(2)).expect("accepted");
+    assert!(listed(&records).contains(&honest));
+}
+
+#[test]
+fn in_a_full_store_many_identities_of_one_host_make_room_for_others() {
+    let mut records = ProviderRecords { max_total: 3000, ..ProviderRecords::new(PeerId::random()) };
+    let later = Instant::now() + Duration::from_secs(60);
+    let honest = PeerId::random();
+    let mut add = |key, provider, n| records.add(record(key, provider, later), host(n)).is_ok();
+    assert!((0..500).all(|key| add(key, honest, 1)));
+    // Each identity has fewer records than the honest peer.
+    assert!((0..2500).all(|n| add(10_000 + n, PeerId::random(), 2)));
+    assert!(!(0..100).any(|n| add(20_000 + n, PeerId::random(), 2)));
+    assert!((0..100).all(|n| add(30_000 + n, PeerId::random(), 3)));
+    assert_eq!(records.providers[&honest].records, 500);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::net::{
     address_ranking::{self, is_relayed, without_peer_id},
     behaviour::{BehaviourEvent, addresses, set_addresses},
     discovery::BootstrapMatch,
+    host::Host,
 };
 
 impl Task {
@@ -105,6 +106,7 @@ impl Task {
         match self.bootstrap.connected(id, peer, Instant::now()) {
             BootstrapMatch::None => {}
             BootstrapMatch::New => {
+                self.swarm.behaviour_mut().limits.add_known(peer);
                 let change = self.protected.add_bootstrap(peer);
                 self.apply(change);
             }
@@ -201,7 +203,24 @@ impl Task {
             BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, stats, step }) => {
                 self.on_query_progress(id, result, stats.num_successes(), step.last);
             }
+            BehaviourEvent::Kad(kad::Event::InboundRequest {
+                request: kad::InboundRequest::AddProvider { record: Some(record) },
+            }) => self.on_provider_record(record),
             _ => {}
+        }
+    }
+
+    /// Stores the provider record of a peer. A cluster trusts its members, so their hosts do not count.
+    fn on_provider_record(&mut self, record: kad::ProviderRecord) {
+        let hosts = self.read_shared(|shared| {
+            let state = shared.peers.get(&record.provider)?;
+            Some(state.connections.values().filter_map(Host::of).collect::<Vec<_>>())
+        });
+        // A provider that has hung up already is on no known host.
+        let Some(hosts) = hosts else { return };
+        let host = hosts.into_iter().min().filter(|_| !self.in_cluster);
+        if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().add(record, host) {
+            tracing::debug!("a provider record is not stored: {error}");
         }
     }
 
@@ -221,9 +240,11 @@ impl Task {
         if !dht || !self.identify_limit.is_due(peer, Instant::now()) {
             return;
         }
-        self.address_book.set_listen(peer, &info.listen_addrs);
+        let mut listen = info.listen_addrs.clone();
+        self.swarm.behaviour().kad.strangers.retain_for(&peer, &mut listen);
+        self.address_book.set_listen(peer, &listen);
         self.update_routing_table(peer);
-        self.swarm.behaviour_mut().kad.store_mut().set_addresses(&peer, &info.listen_addrs);
+        self.swarm.behaviour_mut().kad.store_mut().set_addresses(&peer, &listen);
         if info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
             self.on_relay_found(peer);
         }
