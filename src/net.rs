@@ -59,7 +59,7 @@ use task::Command;
 const COMMANDS: usize = 256;
 /// Maximum events buffered for a slow subscriber.
 const EVENTS: usize = 1024;
-/// Maximum peers remembered for having delivered blocks.
+/// Maximum peers remembered as delivering.
 const DELIVERED: usize = 4096;
 /// Attempts to open one stream.
 const OPEN_ATTEMPTS: usize = 3;
@@ -452,14 +452,10 @@ impl Net {
         self.call(|reply| Command::Closest { root, reply }).await
     }
 
-    /// Notes that a peer has delivered a block that it was asked for. Its connections and provider records are kept when
-    /// those of others must go.
+    /// Notes that a peer has delivered a block. Its connections and records are kept when those of others must go.
     pub async fn set_delivered(&self, peer: PeerId) {
-        let new = {
-            let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-            shared.delivered.len() < DELIVERED && shared.delivered.insert(peer)
-        };
-        if new {
+        let add = |known: &mut HashSet<PeerId>| known.len() < DELIVERED && known.insert(peer);
+        if add(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner).delivered) {
             self.send(Command::Delivered { peer }).await;
         }
     }

@@ -108,6 +108,8 @@ pub(super) struct Assignment {
 pub(super) struct Providers {
     known: HashMap<PeerId, Provider>,
     banned: HashSet<PeerId>,
+    /// Peers that have delivered blocks to earlier reads.
+    preferred: HashSet<PeerId>,
     /// Earliest time to try an untried provider beside proven ones. `None`: now.
     next_trial: Option<Instant>,
     trial_pause: Duration,
@@ -130,6 +132,11 @@ impl Providers {
         }
         self.known.insert(peer, Provider { announced, ..Provider::default() });
         true
+    }
+
+    /// Prefers a provider that has delivered blocks to an earlier read: anybody can announce a root.
+    pub(super) fn prefer(&mut self, peer: PeerId) {
+        self.preferred.insert(peer);
     }
 
     /// Picks the provider that should deliver the block first, and counts the request as outstanding. With `max_time`,
@@ -167,10 +174,14 @@ impl Providers {
                 && provider.has_capacity(request.len)
                 && is_eligible(provider)
         });
-        let (peer, provider) = eligible.min_by(|(_, a), (_, b)| {
-            let only_connected = |provider: &Provider| !provider.has_delivered && !provider.announced;
+        let preferred = &self.preferred;
+        let rank = |peer: &PeerId, provider: &Provider| {
+            let only_connected = !provider.has_delivered && !provider.announced;
+            (only_connected, !provider.has_delivered && !preferred.contains(peer))
+        };
+        let (peer, provider) = eligible.min_by(|(a_peer, a), (b_peer, b)| {
             let by_time = || a.completion_s(request.len).total_cmp(&b.completion_s(request.len));
-            only_connected(a).cmp(&only_connected(b)).then_with(by_time)
+            rank(a_peer, a).cmp(&rank(b_peer, b)).then_with(by_time)
         })?;
         if max_time.is_some_and(|limit| provider.completion_s(request.len) > limit.as_secs_f64()) {
             return None;
@@ -335,6 +346,16 @@ mod tests {
         providers.pause(&a, now);
         assert_eq!((pick(&mut providers, &other, 1, now), providers.may_serve(&other)), (None, true));
         assert_eq!(pick(&mut providers, &other, 1, now + RETRY_AFTER), Some(a));
+    }
+
+    #[test]
+    fn of_untried_providers_one_that_delivered_to_an_earlier_read_comes_first() {
+        let (known, now) = (PeerId::random(), Instant::now());
+        let mut providers = Providers::default();
+        providers.prefer(known);
+        let strangers: Vec<PeerId> = (0..64).map(|_| PeerId::random()).collect();
+        strangers.iter().chain([&known]).for_each(|peer| drop(providers.add(*peer, true)));
+        assert_eq!(pick(&mut providers, &Cid::of(Codec::Raw, b"x"), MIB, now), Some(known));
     }
 
     #[test]

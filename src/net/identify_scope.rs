@@ -19,8 +19,8 @@ use libp2p::{
 };
 
 use super::{
-    address_ranking::{is_public_host, is_relayed},
-    strangers::is_near_addr,
+    address_ranking::is_public_host,
+    strangers::{is_near_addr, is_near_caller},
 };
 
 pub(super) struct ScopedIdentify {
@@ -66,7 +66,7 @@ impl NetworkBehaviour for ScopedIdentify {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        let near = !is_relayed(local) && is_near_addr(remote);
+        let near = is_near_caller(local, remote);
         self.add(id, near).handle_established_inbound_connection(id, peer, local, remote)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Everybody may join an open network, and its DHT needs addresses. But an address in a private network is of no use outside
 //! it, and shows how that network is built. So such addresses pass only between peers that share one: a peer that is
-//! connected from a public address, or through a relay, is told public addresses only, and only those are believed. The
+//! connected from a public address, or through a relay at one, is told public addresses only, and only those are believed. The
 //! members of a cluster tell each other everything.
 
 use std::{
@@ -26,14 +26,24 @@ use super::{
     provider_records::ProviderRecords,
 };
 
-/// Returns whether the other end of a connection is in a private network that this node is in too, or on this machine.
-pub(super) fn is_near(endpoint: &ConnectedPoint) -> bool {
-    !endpoint.is_relayed() && is_near_addr(endpoint.get_remote_address())
+/// Returns whether the other end of a connection is in a private network that this node is in too, or on this machine. Of
+/// a relayed connection, the relay counts.
+fn is_near(endpoint: &ConnectedPoint) -> bool {
+    match endpoint {
+        ConnectedPoint::Listener { local_addr, send_back_addr } => is_near_caller(local_addr, send_back_addr),
+        ConnectedPoint::Dialer { address, .. } => is_near_addr(address),
+    }
 }
 
-/// As [`is_near`], for the remote address of a connection that is not relayed.
-pub(super) fn is_near_addr(remote: &Multiaddr) -> bool {
-    !is_relayed(remote) && !is_public_host(remote)
+/// As [`is_near`], for an incoming connection. The remote address of a relayed one is only a peer id; the local one names
+/// the relay.
+pub(super) fn is_near_caller(local: &Multiaddr, remote: &Multiaddr) -> bool {
+    is_near_addr(if is_relayed(local) { local } else { remote })
+}
+
+/// As [`is_near`], for an address that names the peer's host or its relay.
+pub(super) fn is_near_addr(addr: &Multiaddr) -> bool {
+    !is_public_host(addr)
 }
 
 /// Knows which connected peers are strangers.

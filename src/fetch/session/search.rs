@@ -26,6 +26,9 @@ pub(super) async fn search(net: Net, root: Cid, state: Arc<SessionState>) {
         while let Some(peer) = found.recv().await {
             // Other nodes may have a provider record of this node.
             if peer != net.peer_id() {
+                if net.has_delivered(&peer) {
+                    state.providers().prefer(peer);
+                }
                 state.add(peer, true);
             }
         }
