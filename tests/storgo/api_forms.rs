@@ -58,7 +58,7 @@ fn a_part_of_a_form_is_stored_under_its_name_or_refused() {
         send(&[part(&headers, b"content")]).refuses(400, "bad_request");
     }
     assert_eq!(names(&api), stored, "nothing more");
-    // What came before is stored, and the answer says so.
+    // The files before it are stored, and the answer says so.
     let first = part(&disposition("filename=first"), b"first");
     let refused = send(&[first, part(&disposition("filename=\"open"), b"x")]).refuses(400, "bad_request");
     assert!(refused.text().contains("the 1 files before it are stored"), "{}", refused.text());

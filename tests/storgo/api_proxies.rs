@@ -1,4 +1,4 @@
-//! What reverse proxies and load balancers need.
+//! Needs of reverse proxies and load balancers.
 
 use std::io::{BufRead, BufReader, Write};
 
@@ -97,7 +97,7 @@ fn everything_works_below_a_base_path_whether_the_proxy_cuts_it_off_or_not() {
         for path in ["/", "/ui/main.js", "/api/docs", "/api/docs.js", "/livez"] {
             api.bare().get(&at(path)).is(200);
         }
-        // What the page loads is found relative to its own address.
+        // Each page finds its parts relative to its own address.
         for path in ["/", "/api/docs"] {
             let html = api.bare().get(&at(path)).is(200).text();
             let absolute = html.split(['"', '\'']).find(|text| text.starts_with('/'));

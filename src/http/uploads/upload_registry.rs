@@ -302,7 +302,7 @@ async fn settle(upload: &Arc<Upload>, outcome: Result<Cid, NodeError>) {
     }
 }
 
-/// What a file in the folder is, by its name.
+/// Kinds of files in the folder of uploads.
 enum Item {
     /// The record of the upload with this id.
     Record(String),

@@ -69,7 +69,7 @@ pub(super) struct Archive<'a> {
     input: &'a mut dyn Read,
     /// The modification time of entries that have none of their own: a pax record may set one for all.
     mtime: Option<i64>,
-    /// What is left of the content of the current entry.
+    /// The rest of the content of the current entry.
     content: SparseMap,
     /// Bytes of the current entry in the archive that have not been read, with their padding.
     stored: u64,

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::node::error::NodeError;
 
-/// What the records say about an entry. Others, such as owners and comments, are ignored.
+/// The records of one entry that count. Others, such as owners and comments, are ignored.
 #[derive(Default)]
 pub(super) struct Pax {
     pub(super) path: Option<Vec<u8>>,
