@@ -144,7 +144,13 @@ impl Node {
             let made_again = if behind.is_none() { ", and is made again from the index" } else { "" };
             NodeError::new(ErrorCode::Other, format!("the journal was damaged ({damage}){made_again}"))
         });
-        behind.into_iter().chain(journal).collect()
+        let storage = self.write_problem().map(|problem| NodeError::new(ErrorCode::Denied, problem));
+        behind.into_iter().chain(journal).chain(storage).collect()
+    }
+
+    /// Returns why nothing can be stored at this moment; `None` means that nothing is known to be wrong.
+    pub fn write_problem(&self) -> Option<&'static str> {
+        self.services.store.0.write_problem()
     }
 
     /// Returns the peer id of this node.

@@ -18,6 +18,7 @@ mod collect;
 mod direct;
 mod disk;
 mod disk_reserve;
+mod disk_state;
 mod epoch_mark;
 mod error;
 mod incomplete;
@@ -52,6 +53,7 @@ use std::{
 
 pub use collect::Collected;
 pub use direct::DirectFile;
+pub use disk_state::write_problem;
 pub use error::StoreError;
 pub use layout::Layout;
 pub use lock::{LockNote, read_lock};
@@ -269,6 +271,11 @@ impl Store {
     pub fn disk_free(&self) -> Option<u64> {
         let stats = rustix::fs::statvfs(&self.inner.options.dir).ok()?;
         stats.f_bavail.checked_mul(stats.f_frsize)
+    }
+
+    /// Returns why nothing can be stored at this moment; `None` means that nothing is known to be wrong.
+    pub fn write_problem(&self) -> Option<&'static str> {
+        disk_state::write_problem(&self.inner.options.dir)
     }
 
     /// The data directory.

@@ -135,7 +135,7 @@ pub(super) struct Partial {
 }
 
 /// Minimum age of a leftover before it is removed: a younger one may belong to a process that has not locked it yet.
-const STALE: Duration = Duration::from_secs(60);
+const STALE: Duration = Duration::from_secs(2);
 
 impl Partial {
     /// Chooses a temporary name beside `target` and removes stale leftovers there. Creates nothing.

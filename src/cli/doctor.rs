@@ -24,7 +24,7 @@ use crate::{
         ErrorCode, NodeError,
         identity::{IDENTITY_FILE, load_or_create},
     },
-    store::{Store, StoreError, read_lock},
+    store::{Store, StoreError, read_lock, write_problem},
 };
 
 const LOW_SPACE_BYTES: u64 = 1 << 30;
@@ -194,6 +194,9 @@ fn settings(context: &Context) -> Check {
 
 fn space(context: &Context) -> Check {
     let existing = context.data_dir.ancestors().find(|path| path.exists());
+    if let Some(problem) = existing.and_then(write_problem) {
+        return Check::warn("space", problem);
+    }
     let stats = existing.and_then(|path| rustix::fs::statvfs(path).ok());
     match stats.map(|stats| stats.f_bavail.saturating_mul(stats.f_frsize)) {
         None => Check::warn("space", "cannot tell how much space is left"),

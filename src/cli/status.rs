@@ -69,6 +69,7 @@ fn describe_status(status: &Status) -> String {
             format!("{missing} of files kept here; `storgo-node verify` fetches what peers have"),
         ));
     }
+    lines.extend(status.write_problem.iter().map(|problem| ("storage", problem.clone())));
     if status.index_behind {
         let behind = "may be older than the blocks, so nothing is removed; `storgo-node verify --rebuild-index` repairs it";
         lines.push(("index", behind.into()));

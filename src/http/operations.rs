@@ -173,16 +173,17 @@ pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// Reports whether the node is ready: running, and not stopping.
+/// Reports whether the node is ready: running, and not stopping. A node that cannot store at this moment is ready, because it
+/// can still be read from; a second line says what is wrong.
 #[utoipa::path(get, path = "/readyz", tag = "node", security(()),
     responses((status = 200, content_type = "text/plain", body = String),
         (status = 503, content_type = "text/plain", body = String)))]
-pub(super) async fn readyz(State(node): State<Node>) -> (StatusCode, &'static str) {
+pub(super) async fn readyz(State(node): State<Node>) -> (StatusCode, String) {
     if node.stopping().is_cancelled() {
-        (StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
-    } else {
-        (StatusCode::OK, "ready\n")
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into());
     }
+    let warning = node.write_problem().map_or_else(String::new, |problem| format!("warning: {problem}\n"));
+    (StatusCode::OK, format!("ready\n{warning}"))
 }
 
 /// A setting.

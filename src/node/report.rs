@@ -457,7 +457,10 @@ pub struct Status {
     /// Blocks of kept files that are not here, because they were lost or found damaged.
     #[serde(default)]
     pub missing: u64,
-    /// Whether the index is older than the blocks. Nothing is removed until the index has been rebuilt.
+    /// Why nothing can be stored at this moment; null if nothing is known to be wrong.
+    #[serde(default)]
+    pub write_problem: Option<String>,
+    /// Whether the index may be older than the blocks. Nothing is removed until the index has been rebuilt.
     #[serde(default)]
     pub index_behind: bool,
     /// Roots announced to the DHT since start.

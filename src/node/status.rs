@@ -17,8 +17,10 @@ use crate::{
 impl Services {
     /// Gathers the status of the node.
     pub(super) async fn status(&self) -> Result<Status, NodeError> {
-        let read = self.store.run(|store| Ok((store.usage(), store.disk_free(), store.is_index_behind())));
-        let (usage, disk_free, index_behind) = read.await?;
+        let read = self.store.run(|store| {
+            Ok((store.usage(), store.disk_free(), store.is_index_behind(), store.write_problem()))
+        });
+        let (usage, disk_free, index_behind, write_problem) = read.await?;
         let http = self.http();
         let net = self.network.as_ref().map(|network| &network.net);
         let (announced, announce_queue) = net.map_or((0, 0), Net::announcements);
@@ -47,6 +49,7 @@ impl Services {
             disk_free,
             quarantined: usage.quarantined,
             missing: usage.missing,
+            write_problem: write_problem.map(ToOwned::to_owned),
             index_behind,
             announced,
             announce_queue,

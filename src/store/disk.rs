@@ -53,15 +53,15 @@ impl Disk {
             let removed = file.and_then(|file| fs::remove_file(file.path()));
             removed.map_err(|e| StoreError::io("remove a temporary file", e))?;
         }
-        Ok(Self { layout, ..Self::look(dir) })
+        Ok(Self::look(dir, layout))
     }
 
     /// Opens the folders for reading, and changes nothing.
-    pub(super) fn look(dir: &Path) -> Self {
+    pub(super) fn look(dir: &Path, layout: Layout) -> Self {
         Self {
             blocks: dir.join("blocks"),
             quarantine: dir.join("quarantine"),
-            layout: Layout::default(),
+            layout,
             next: AtomicU64::new(0),
             files: BlockFiles::default(),
             #[cfg(test)]

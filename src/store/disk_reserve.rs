@@ -36,6 +36,11 @@ impl DiskReserve {
         reserve
     }
 
+    /// The reserve of a store that can only be read: there is none, and none is missing.
+    pub(super) fn none() -> Self {
+        Self { path: PathBuf::new(), held: true, freed_in_index: 0 }
+    }
+
     /// Gives the space back to the file system. Returns whether there was any.
     pub(super) fn release(&mut self) -> bool {
         let had = std::mem::take(&mut self.held);

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{Layout, LockNote};
+use super::Layout;
 use crate::content::cid::Cid;
 
 /// An error of the store.
@@ -10,7 +10,7 @@ use crate::content::cid::Cid;
 #[non_exhaustive]
 pub enum StoreError {
     /// Another process has the data directory.
-    #[error("{} is in use by {}", dir.display(), LockNote { pid: *pid, http: None }.holder())]
+    #[error("{} is in use by {}", dir.display(), holder(*pid))]
     Locked {
         /// The data directory.
         dir: PathBuf,
@@ -122,6 +122,11 @@ impl From<redb::Error> for StoreError {
             error => Self::Index(error.to_string()),
         }
     }
+}
+
+/// Names the process that holds a lock.
+pub(super) fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another process".into(), |pid| format!("process {pid}"))
 }
 
 /// Whether an I/O error of redb means that the file was cut or holds something else.

@@ -40,6 +40,8 @@ pub(super) struct Index {
     records_read: AtomicU64,
     /// Whether all checksums were compared since it was opened.
     is_checked: AtomicBool,
+    /// Changes are refused: they would be made in memory only.
+    is_read_only: bool,
 }
 
 impl Index {
@@ -89,6 +91,7 @@ impl Index {
             observers: observers.clone(),
             records_read: AtomicU64::new(0),
             is_checked: AtomicBool::new(false),
+            is_read_only: false,
         })
     }
 
@@ -108,6 +111,28 @@ impl Index {
         if self.is_checked.load(Ordering::Relaxed) { Ok(()) } else { self.check() }
     }
 
+    /// Opens the index at `path` for reading what can be read of it, and changes nothing.
+    pub(super) fn look(path: &Path) -> Result<Self, StoreError> {
+        Self::open_unchanged(path, OnDamage::Salvage)
+    }
+
+    /// Opens the index at `path` on a read-only file system. Changes are refused.
+    ///
+    /// Errors: [`StoreError::IndexCorrupt`].
+    pub(super) fn open_read_only(path: &Path) -> Result<Self, StoreError> {
+        Self::open_unchanged(path, OnDamage::Refuse)
+    }
+
+    fn open_unchanged(path: &Path, on_damage: OnDamage) -> Result<Self, StoreError> {
+        let path = path.to_owned();
+        let index = Self::open_with(&Observers::new(), on_damage, move || index_check::open(&path))?;
+        Ok(Self { is_read_only: true, ..index })
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.is_read_only
+    }
+
     /// Makes a change in one transaction. Returns by how many bytes the short blocks in the index have grown. After an
     /// error nothing is changed; after an I/O error the file is opened again.
     pub(super) fn write(
@@ -115,6 +140,9 @@ impl Index {
         durability: Durability,
         mut change: impl FnMut(&mut Tables<'_>) -> Result<(), StoreError>,
     ) -> Result<i64, StoreError> {
+        if self.is_read_only {
+            return Err(StoreError::io("change the index", std::io::ErrorKind::ReadOnlyFilesystem.into()));
+        }
         self.file.with(|db| {
             let (totals, grown) = index_file::write(db, durability, |write| {
                 let mut tables = Tables::open(write, &self.observers)?;

@@ -16,9 +16,7 @@ use redb::{Database, DatabaseError, StorageBackend};
 
 use super::{
     StoreError,
-    index::Index,
-    index_file::{OnDamage, cannot_open, catching},
-    observer::Observers,
+    index_file::{cannot_open, catching},
 };
 
 /// An index of up to this many bytes is checked whenever it is opened, a longer one before anything is removed.
@@ -40,15 +38,10 @@ pub(super) fn is_sound(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Opens the index at `path` for reading what can be read.
+/// Opens the index at `path`; changes stay in memory.
 ///
 /// Errors: [`StoreError::Locked`], [`StoreError::IndexCorrupt`], [`StoreError::Io`].
-pub(super) fn look(path: &Path) -> Result<Index, StoreError> {
-    let path = path.to_owned();
-    Index::open_with(&Observers::new(), OnDamage::Salvage, move || open(&path))
-}
-
-fn open(path: &Path) -> Result<Database, StoreError> {
+pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
     let fail = |e: io::Error| cannot_open(path, e.into());
     let file = File::open(path).map_err(fail)?;
     match file.try_lock_shared() {

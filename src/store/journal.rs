@@ -117,7 +117,10 @@ impl Journal {
         if let Some(damage) = &damage {
             tracing::warn!("{} is made again from the index: {damage}", path.display());
         }
-        private::make_way(&path)?;
+        if let Err(error) = private::make_way(&path) {
+            // On a read-only file system, for one.
+            tracing::warn!("{error}");
+        }
         let len = fs::metadata(&path).map_or(0, |meta| meta.len() / record::LEN as u64 * record::LEN as u64);
         let writes_begun = writes_begun.filter(|_| !is_new);
         let log = Log {
@@ -138,7 +141,7 @@ impl Journal {
         let mut log = self.log();
         let is_long = log.len / record::LEN as u64 > 2 * self.index.usage().roots + SLACK;
         // An older index says less than the journal.
-        if !self.is_behind && (is_long || !log.is_complete) {
+        if !self.is_behind && !self.index.is_read_only() && (is_long || !log.is_complete) {
             let rewritten = self.rewrite(&mut log);
             log.is_complete = rewritten.inspect_err(|error| tracing::warn!("{error}")).is_ok();
         }

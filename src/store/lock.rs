@@ -5,7 +5,7 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io::{Read, Seek, Write},
+    io::{ErrorKind, Read, Seek, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Mutex,
@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, private};
+use super::{StoreError, error, private};
 
 const LOCK_FILE: &str = "lock";
 
@@ -30,7 +30,8 @@ pub struct LockNote {
 
 /// The lock, held until dropped. The system releases it when the process dies.
 pub(super) struct Lock {
-    file: Mutex<File>,
+    /// `None` on a read-only file system.
+    file: Option<Mutex<File>>,
     _dir: File,
 }
 
@@ -40,15 +41,17 @@ impl Lock {
         let fail = |e| StoreError::io(format!("lock {}", path.display()), e);
         private::make_way(&path)?;
         // Not truncated: until this process holds the lock, the note belongs to another one.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(fail)?;
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let folder = File::open(dir).map_err(fail)?;
+        let file = match options.open(&path) {
+            // Nobody writes here, so that several may read.
+            Err(e) if e.kind() == ErrorKind::ReadOnlyFilesystem => {
+                drop(folder.try_lock_shared());
+                return Ok(Self { file: None, _dir: folder });
+            }
+            file => file.map_err(fail)?,
+        };
         let is_held = match file.try_lock() {
             Err(TryLockError::Error(e)) => return Err(fail(e)),
             locked => locked.is_err() || is_locked(folder.try_lock()),
@@ -57,16 +60,22 @@ impl Lock {
             let pid = read_note(&path).and_then(|note| note.pid);
             return Err(StoreError::Locked { dir: dir.into(), pid });
         }
-        let lock = Self { file: Mutex::new(file), _dir: folder };
+        let lock = Self { file: Some(Mutex::new(file)), _dir: folder };
         lock.note(None)?;
         Ok(lock)
     }
 
-    /// Writes the process id and the address of the HTTP API into the lock file.
+    /// Whether the directory can only be read.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// Writes the process id and the address of the HTTP API into the lock file, if that can be written.
     pub(super) fn note(&self, http: Option<&str>) -> Result<(), StoreError> {
+        let Some(file) = &self.file else { return Ok(()) };
         let note = LockNote { pid: Some(std::process::id()), http: http.map(String::from) };
         let text = serde_json::to_string(&note).unwrap_or_default();
-        let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut file = file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Overwritten in place: on a full disk, space that is given back may not be available again.
         let written = overwrite(&mut file, text.as_bytes());
         written.map_err(|e| StoreError::io("write the lock file", e))
@@ -76,7 +85,7 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         // The file stays: if it were removed, two processes could lock two files of the same name.
-        if let Ok(file) = self.file.get_mut() {
+        if let Some(Ok(file)) = self.file.as_mut().map(Mutex::get_mut) {
             drop(overwrite(file, b"{}"));
         }
     }
@@ -97,7 +106,7 @@ fn read_note(path: &Path) -> Option<LockNote> {
 impl LockNote {
     /// Names the process.
     pub fn holder(&self) -> String {
-        self.pid.map_or_else(|| "another process".into(), |pid| format!("process {pid}"))
+        error::holder(self.pid)
     }
 }
 

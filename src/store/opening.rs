@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    INDEX, Inner, Store, StoreError, StoreOptions, cache,
+    INDEX, Inner, Layout, Store, StoreError, StoreOptions, cache,
     disk::Disk,
     disk_reserve::DiskReserve,
     index::Index,
@@ -37,7 +37,9 @@ impl Store {
         if store.is_index_behind() {
             tracing::warn!("{}", StoreError::IndexBehind);
             match store.set_meta(META_BEHIND, &[1]) {
-                Err(error @ StoreError::NoSpace(_)) => tracing::warn!("{error}"),
+                Err(error) if store.is_read_only() || matches!(error, StoreError::NoSpace(_)) => {
+                    tracing::warn!("{error}");
+                }
                 noted => noted?,
             }
         } else if let Err(error) = store.list_orphans() {
@@ -45,6 +47,11 @@ impl Store {
         }
         store.inner.journal.refresh();
         Ok(store)
+    }
+
+    /// Whether the data directory is on a read-only file system: files can be read, and nothing can be changed.
+    pub fn is_read_only(&self) -> bool {
+        self.inner.lock.is_read_only()
     }
 
     /// Checks a data directory from outside: nothing is locked or changed. Returns what is wrong with the journal, which the
@@ -60,7 +67,7 @@ impl Store {
         if relocate::is_half_moved(dir) {
             return Err(StoreError::HalfMoved);
         }
-        let disk = Disk::look(dir);
+        let disk = Disk::look(dir, Layout::default());
         check_index_is_there(dir, &disk)?;
         if !has_index(dir) || lock::read_lock(dir).is_some() {
             return Ok(None);
@@ -69,7 +76,7 @@ impl Store {
         if !index_check::is_sound(&path)? {
             return Err(StoreError::IndexCorrupt("a checksum is wrong".into()));
         }
-        let index = index_check::look(&path)?;
+        let index = Index::look(&path)?;
         let (recorded, damage) = journal::replay(dir);
         let next_number = index.next_number()?;
         if index.meta(META_BEHIND)?.is_some() || journal::is_behind(next_number, recorded.epoch, &disk)? {
@@ -86,6 +93,10 @@ impl Store {
         private::make_private_dir(&options.dir)?;
         let lock = Arc::new(Lock::take(&options.dir)?);
         check(&options.dir)?;
+        if lock.is_read_only() {
+            let disk = Disk::look(&options.dir, options.layout);
+            return Ok((lock, disk));
+        }
         version::write(&options.dir)?;
         private::tighten(&options.dir)?;
         let disk = Disk::open(&options.dir, options.layout)?;
@@ -98,8 +109,14 @@ impl Store {
         disk: Disk,
         lock: Arc<Lock>,
     ) -> Result<Self, StoreError> {
-        let index = Arc::new(Index::open(&options.dir.join(name), &options.observers)?);
-        let writer = Writer::start(Arc::clone(&index), DiskReserve::open(&options.dir))?;
+        let (path, read_only) = (options.dir.join(name), lock.is_read_only());
+        let index = Arc::new(if read_only {
+            Index::open_read_only(&path)?
+        } else {
+            Index::open(&path, &options.observers)?
+        });
+        let reserve = if read_only { DiskReserve::none() } else { DiskReserve::open(&options.dir) };
+        let writer = Writer::start(Arc::clone(&index), reserve)?;
         let journal = Journal::open(&options.dir, Arc::clone(&index), &disk)?;
         let store = Self {
             inner: Arc::new(Inner {
@@ -119,8 +136,10 @@ impl Store {
             }),
         };
         match store.finish_removals() {
-            // A full disk must not prevent opening: files can still be read and removed.
-            Err(error @ StoreError::NoSpace(_)) => tracing::warn!("a removal waits for space: {error}"),
+            // A full or read-only disk must not prevent opening: files can still be read.
+            Err(error) if read_only || matches!(error, StoreError::NoSpace(_)) => {
+                tracing::warn!("a removal waits for space: {error}")
+            }
             finished => finished?,
         }
         store.try_to_complete_roots();

@@ -308,7 +308,7 @@ impl OldIndex {
         }
         let path = dir.join(INDEX);
         let is_sound = path.is_file() && index_check::is_sound(&path)?;
-        match index_check::look(&path) {
+        match Index::look(&path) {
             Ok(index) => Ok(Self { index: Some(index), is_damaged: Cell::new(!is_sound) }),
             Err(StoreError::IndexCorrupt(_) | StoreError::Index(_)) => Ok(with(None)),
             Err(error) => Err(error),

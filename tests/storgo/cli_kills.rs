@@ -174,8 +174,8 @@ fn partial_files_of_a_killed_get_are_removed_by_the_next_one() {
         items.filter(|path| path.to_string_lossy().ends_with(".part")).collect::<Vec<_>>()
     };
     let age = |path: &Path| {
-        let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
-        std::fs::File::open(path).and_then(|file| file.set_modified(long_ago)).expect("set");
+        let seconds_ago = std::time::SystemTime::now() - Duration::from_secs(5);
+        std::fs::File::open(path).and_then(|file| file.set_modified(seconds_ago)).expect("set");
     };
     for what in [&file, &folder] {
         let get = reader.spawn(["get", link(what), "-o", "out"]);

@@ -2,6 +2,8 @@
 
 use std::{
     env, fs,
+    io::{Read, Write},
+    net::TcpStream,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
@@ -25,6 +27,7 @@ const IN_NAMESPACE: &str = "STORGO_TEST_MAY_MOUNT";
 
 /// A small file system in memory, unmounted when dropped.
 struct SmallDisk {
+    mount: &'static [&'static str],
     unmount: &'static [&'static str],
     dir: TempDir,
 }
@@ -33,6 +36,10 @@ impl SmallDisk {
     /// Mounts a small file system. `None`: this user may not mount, and these tests passed in a namespace of their own. If
     /// neither works, the test fails.
     fn new() -> Option<Self> {
+        Self::with("size=16m")
+    }
+
+    fn with(limits: &str) -> Option<Self> {
         let dir = TempDir::new().expect("a folder");
         let user = fs::metadata(dir.path()).expect("made").uid();
         let mut refusals = Vec::new();
@@ -41,10 +48,10 @@ impl SmallDisk {
             (&["sudo", "-n", "mount"], &["sudo", "-n", "umount", "--lazy"]),
         ] {
             let mut command = Command::new(mount[0]);
-            let options = format!("size=16m,mode=0700,uid={user}");
+            let options = format!("{limits},mode=0700,uid={user}");
             command.args(&mount[1..]).args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path());
             match command.output() {
-                Ok(output) if output.status.success() => return Some(Self { unmount, dir }),
+                Ok(output) if output.status.success() => return Some(Self { mount, unmount, dir }),
                 Ok(output) => refusals.push(String::from_utf8_lossy(&output.stderr).into_owned()),
                 Err(error) => refusals.push(error.to_string()),
             }
@@ -65,6 +72,15 @@ impl SmallDisk {
 
     fn options(&self) -> StoreOptions {
         StoreOptions { grace: Duration::ZERO, ..StoreOptions::new(self.data()) }
+    }
+
+    /// Mounts it again: `ro` or `rw`.
+    fn remount(&self, how: &str) {
+        let mut command = Command::new(self.mount[0]);
+        let options = format!("remount,{how}");
+        command.args(&self.mount[1..]).args(["-o", &options]).arg(self.dir.path());
+        let output = command.output().expect("ran");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     fn data(&self) -> PathBuf {
@@ -274,6 +290,66 @@ fn every_command_reports_a_full_disk_with_the_same_exit_code() {
     assert_eq!(names.collect::<Vec<_>>(), ["data"]);
     let _hog = Hog::new(&disk);
     machine.run(["key", "backup", &out]).fails(13, &["cannot write"]);
+}
+
+#[test]
+fn a_read_only_disk_serves_what_it_has_and_says_what_is_wrong() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let machine = Machine::new();
+    let data = disk.data().into_os_string().into_string().expect("UTF-8");
+    let on_disk = |args: &[&str]| machine.run(["--data-dir", data.as_str()].iter().chain(args));
+    let (short, long) = (noise(1, 1000), noise(2, 300_000));
+    for (name, bytes) in [("short", &short), ("long", &long)] {
+        machine.file(name, bytes);
+        on_disk(&["provide", name, "--no-serve"]).ok();
+    }
+    disk.remount("ro");
+    let assert_served = || {
+        for (name, bytes) in [("short", &short), ("long", &long)] {
+            let read = on_disk(&["get", name, "-o", "-"]).ok();
+            assert!(read.stdout == *bytes && read.stderr.contains("read-only"), "{name}: {}", read.stderr);
+        }
+    };
+    assert_served();
+    on_disk(&["verify"]).ok();
+    machine.file("new", b"new");
+    assert!(on_disk(&["doctor"]).ends(1).text().contains("read-only"));
+
+    let node = machine.start_on(&ALONE, ["--data-dir", &data]);
+    assert!(node.status["write_problem"].as_str().expect("a problem").contains("read-only"));
+    let addr = node.status["http"].as_str().expect("an address");
+    let mut ready = String::new();
+    let mut stream = TcpStream::connect(addr).expect("connected");
+    write!(stream, "GET /readyz HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").expect("sent");
+    stream.read_to_string(&mut ready).expect("answered");
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("read-only"), "{ready}");
+    assert_served();
+    drop(node);
+
+    disk.remount("rw");
+    on_disk(&["provide", "new", "--no-serve"]).ok();
+    let verified = on_disk(&["verify"]).ok();
+    assert!(!verified.stderr.contains("read-only"), "{}", verified.stderr);
+}
+
+#[test]
+fn a_disk_without_inodes_serves_what_it_has_and_recovers() {
+    let Some(disk) = SmallDisk::with("size=64m,nr_inodes=150") else { return };
+    let open = Store::open(disk.options()).expect("opens");
+    assert_eq!(open.write_problem(), None);
+    let stored = fill(&open, file);
+    assert!(stored.len() > 5, "{stored:?}");
+    assert!(open.write_problem().expect("a problem").contains("inodes"));
+    drop(open);
+    let open = Store::open(disk.options()).expect("opens without inodes");
+    for n in &stored {
+        assert_readable(&open, &file(*n));
+    }
+    for n in &stored[..4] {
+        assert!(open.remove_root(&file(*n)[0].0).expect("removed"));
+    }
+    assert!(open.collect().expect("collected").blocks > 0);
+    store(&open, &file(1_000_000)).expect("there are inodes again");
 }
 
 /// A file that fills the disk completely; removed when dropped.

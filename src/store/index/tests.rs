@@ -270,3 +270,37 @@ fn a_read_succeeds_in_spite_of_an_io_error() {
         assert_eq!(check(&index), 199);
     }
 }
+
+#[test]
+fn a_panic_inside_redb_is_damage_for_good_and_changes_nothing() {
+    let disk = Handle::new(4);
+    let index = disk.open().expect("made");
+    change(&index, 1, Durability::Immediate).expect("made");
+    let panicked = index.snapshot(|_| -> Result<(), StoreError> { panic!("page type 7") });
+    assert!(matches!(panicked, Err(StoreError::IndexCorrupt(what)) if what == "page type 7"));
+    for _ in 0..2 {
+        assert!(matches!(index.meta("n"), Err(StoreError::IndexCorrupt(_))));
+        assert!(matches!(change(&index, 2, Durability::Immediate), Err(StoreError::IndexCorrupt(_))));
+    }
+    drop(index);
+    assert_eq!(check(&disk.open().expect("opens again")), 1);
+}
+
+#[test]
+fn a_check_finds_a_damaged_page_that_redb_reads_without_a_word() {
+    let disk = Handle::new(5);
+    let index = disk.open().expect("made");
+    (1..100).for_each(|n| change(&index, n, Durability::Immediate).expect("made"));
+    index.check_once().expect("sound");
+    {
+        let seen = &mut disk.0.lock().expect("no panic").seen;
+        let block = bytes(53);
+        let found: Vec<usize> =
+            (0..seen.len() - block.len()).filter(|at| seen[*at..].starts_with(&block)).collect();
+        assert!(!found.is_empty());
+        found.into_iter().for_each(|at| seen[at + 1] ^= 1);
+    }
+    index.check_once().expect("a check is made once");
+    assert!(matches!(index.check(), Err(StoreError::IndexCorrupt(_))));
+    assert!(matches!(index.meta("n"), Err(StoreError::IndexCorrupt(_))));
+}
