@@ -150,6 +150,7 @@ fn secrets(context: &Context) -> Check {
     let here = std::fs::read_dir(&context.data_dir).into_iter().flatten().flatten();
     let indexes = here
         .map(|item| item.path())
+        .filter(|path| path.is_file())
         .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("index.redb")));
     let keys = [IDENTITY_FILE, CLUSTER_FILE, TOKEN_FILE].map(|name| context.data_dir.join(name));
     for path in keys.into_iter().chain(indexes) {
