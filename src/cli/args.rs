@@ -261,6 +261,7 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub(super) struct ProvideOptions {
     /// Name to store the file under [default: its own name].
     #[arg(long)]

@@ -120,7 +120,7 @@ impl From<Problem> for CliError {
         // Only problems of the API itself have no reason. A hint that names a request does not help a user of commands.
         let is_for_users = reason.is_none() && !hint.contains("/api/");
         let hint = if is_for_users { hint } else { next_step(code, reason).into() };
-        Self { reason, entry, left_out, ..Self::new(code, detail) }.hint(hint)
+        Self { reason, left_out, entry, ..Self::new(code, detail) }.hint(hint)
     }
 }
 

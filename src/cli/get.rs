@@ -201,14 +201,13 @@ fn pieces(context: &Context, response: Response<Body>, bar: &ProgressBar) -> Pie
     let message = (!context.quiet && !context.json).then_some(message);
     let (body, bar) = (response.into_body().into_data_stream(), bar.clone());
     let watched = stream::unfold((body, bar, message), |(mut body, bar, mut message)| async {
-        let piece = match tokio::time::timeout(SILENCE, body.next()).await {
-            Ok(piece) => piece,
-            Err(_) => {
-                if let Some(message) = message.take() {
-                    bar.suspend(|| output::stderr_line(&message));
-                }
-                body.next().await
+        let piece = if let Ok(piece) = tokio::time::timeout(SILENCE, body.next()).await {
+            piece
+        } else {
+            if let Some(message) = message.take() {
+                bar.suspend(|| output::stderr_line(&message));
             }
+            body.next().await
         };
         piece.map(|piece| (piece, (body, bar, message)))
     });

@@ -180,7 +180,7 @@ mod tests {
         let log = dir.path().join("log");
         fs::write(&log, vec![7; 20 << 20]).expect("written");
         let shrink = || {
-            fs::File::options().write(true).open(&log).and_then(|file| file.set_len(9 << 20)).expect("cut")
+            fs::File::options().write(true).open(&log).and_then(|file| file.set_len(9 << 20)).expect("cut");
         };
         let (_, errors) = pack(dir.path(), shrink).await;
         let broken = errors.take_broken().expect("named");
@@ -196,7 +196,11 @@ mod tests {
         let log = dir.path().join("log");
         fs::write(&log, vec![7; 20 << 20]).expect("written");
         let grow = || {
-            fs::File::options().write(true).open(&log).and_then(|file| file.set_len(21 << 20)).expect("grown")
+            fs::File::options()
+                .write(true)
+                .open(&log)
+                .and_then(|file| file.set_len(21 << 20))
+                .expect("grown");
         };
         let (bytes, errors) = pack(dir.path(), grow).await;
         let mut archive = tar::Archive::new(&bytes[..]);

@@ -31,9 +31,15 @@ pub(super) struct Problem {
     pub(super) detail: String,
     pub(super) hint: Cow<'static, str>,
     retry_after: Option<Duration>,
-    /// The file in whose middle the tar stream of a folder broke off.
+    gaps: Option<Box<FolderGaps>>,
+}
+
+/// What the tar stream of a folder lacks.
+#[derive(Debug, Clone)]
+struct FolderGaps {
+    /// The file in whose middle the stream broke off.
     entry: Option<String>,
-    /// Entries of a folder that were left out, and their number.
+    /// Entries that were left out, and their number.
     left_out: (Vec<LeftOut>, u64),
 }
 
@@ -45,8 +51,7 @@ impl Problem {
         hint: impl Into<Cow<'static, str>>,
     ) -> Self {
         let (detail, hint) = (detail.into(), hint.into());
-        let (retry_after, entry, left_out) = (None, None, (Vec::new(), 0));
-        Self { status, code, reason: None, detail, hint, retry_after, entry, left_out }
+        Self { status, code, reason: None, detail, hint, retry_after: None, gaps: None }
     }
 
     pub(super) fn bad_request(detail: impl Into<String>, hint: impl Into<Cow<'static, str>>) -> Self {
@@ -79,10 +84,12 @@ impl Problem {
 
     /// Adds what the tar stream of a folder lacks.
     pub(super) fn with_gaps(self, gaps: &Gaps) -> Self {
-        Self { entry: gaps.broken_at(), left_out: gaps.left_out(), ..self }
+        let gaps = FolderGaps { entry: gaps.broken_at(), left_out: gaps.left_out() };
+        Self { gaps: Some(Box::new(gaps)), ..self }
     }
 
     fn document(&self) -> Document<'_> {
+        let gaps = self.gaps.as_deref();
         Document {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Error"),
@@ -91,9 +98,9 @@ impl Problem {
             code: self.code,
             reason: self.reason,
             hint: &self.hint,
-            entry: self.entry.as_deref(),
-            left_out: &self.left_out.0,
-            left_out_count: self.left_out.1,
+            entry: gaps.and_then(|gaps| gaps.entry.as_deref()),
+            left_out: gaps.map_or(&[], |gaps| &gaps.left_out.0),
+            left_out_count: gaps.map_or(0, |gaps| gaps.left_out.1),
         }
     }
 }

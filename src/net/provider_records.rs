@@ -268,7 +268,9 @@ impl ProviderRecords {
             });
             !records.is_empty()
         });
-        dropped.iter().for_each(|peer| self.record_removed(peer));
+        for peer in &dropped {
+            self.record_removed(peer);
+        }
         !dropped.is_empty()
     }
 

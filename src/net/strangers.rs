@@ -86,7 +86,9 @@ impl Strangers {
     }
 
     fn retain_of(&self, peer: &PeerId, described: &mut [KadPeer]) {
-        described.iter_mut().for_each(|other| self.retain_for(peer, &mut other.multiaddrs));
+        for other in described {
+            self.retain_for(peer, &mut other.multiaddrs);
+        }
     }
 }
 

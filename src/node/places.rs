@@ -181,8 +181,10 @@ mod tests {
         Cid::of(Codec::Raw, &name.to_be_bytes())
     }
 
+    type Links = Vec<(Cid, u32)>;
+
     /// Every node block of a level links to `width` times the one of the next level, and the last to data blocks.
-    fn levels(depth: u64, width: u64) -> impl Fn(&Cid) -> Result<Option<Vec<(Cid, u32)>>, NodeError> {
+    fn levels(depth: u64, width: u64) -> impl Fn(&Cid) -> Result<Option<Links>, NodeError> {
         let of = move |level| {
             let below = move |n| if level + 1 == depth { data(n) } else { node(level + 1) };
             (node(level), (0..width).map(|n| (below(n), 1)).collect::<Vec<_>>())

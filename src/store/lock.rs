@@ -54,7 +54,7 @@ impl Lock {
         };
         let is_held = match file.try_lock() {
             Err(TryLockError::Error(e)) => return Err(fail(e)),
-            locked => locked.is_err() || is_locked(folder.try_lock()),
+            locked => locked.is_err() || is_locked(&folder.try_lock()),
         };
         if is_held {
             let pid = read_note(&path).and_then(|note| note.pid);
@@ -110,13 +110,13 @@ impl LockNote {
     }
 }
 
-fn is_locked(locked: Result<(), TryLockError>) -> bool {
+fn is_locked(locked: &Result<(), TryLockError>) -> bool {
     matches!(locked, Err(TryLockError::WouldBlock))
 }
 
 /// Returns the note of the process that holds a data directory; `None` means that no process holds it.
 pub fn read_lock(dir: &Path) -> Option<LockNote> {
     let path = dir.join(LOCK_FILE);
-    let is_held = |path: &Path| File::open(path).is_ok_and(|file| is_locked(file.try_lock_shared()));
+    let is_held = |path: &Path| File::open(path).is_ok_and(|file| is_locked(&file.try_lock_shared()));
     (is_held(&path) || is_held(dir)).then(|| read_note(&path).unwrap_or_default())
 }

@@ -107,14 +107,14 @@ fn an_older_index_is_recognised_whatever_became_of_the_journal() {
     let losses: [(&str, Loss); 7] = [
         ("newer", |_, _| {}),
         ("older, too", |journal, backup| {
-            assert!(fs::copy(backup.join("journal"), journal).expect("copied") > 0)
+            assert!(fs::copy(backup.join("journal"), journal).expect("copied") > 0);
         }),
         ("gone", |journal, _| fs::remove_file(journal).expect("removed")),
         ("empty", |journal, _| fs::write(journal, b"").expect("emptied")),
         ("garbage", |journal, _| fs::write(journal, [0x5a; 1000]).expect("overwritten")),
         ("NUL bytes", |journal, _| fs::write(journal, [0; 320]).expect("overwritten")),
         ("a folder", |journal, _| {
-            fs::remove_file(journal).and_then(|()| fs::create_dir(journal)).expect("made")
+            fs::remove_file(journal).and_then(|()| fs::create_dir(journal)).expect("made");
         }),
     ];
     // The mark among the blocks is there, or the whole backup was copied over it, or it is lost as well.
