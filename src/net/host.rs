@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address_ranking::is_relayed;
 
-/// Who is counted as one host: an IPv4 address, the /64 of an IPv6 address, or everybody behind a relay.
+/// One host: an IPv4 address, the /64 of an IPv6 address, or everybody behind a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) enum Host {
     V4(Ipv4Addr),

@@ -37,7 +37,7 @@ pub use yamux::{Connection, Stream};
 /// Maximum time to wait for one answer of a node.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Who calls, and from where.
+/// A caller: its identity, its cluster and the address it calls from.
 #[derive(Clone)]
 pub struct Caller {
     pub keypair: Keypair,
