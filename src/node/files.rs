@@ -44,8 +44,12 @@ impl Files {
             Ok(mut opened) => {
                 let mut info = opened.describe();
                 if opened.kind() == FileKind::Dir {
-                    let listed = self.page(&mut opened, is_kept_and_damaged, 0, MAX_ENTRIES).await?;
-                    (info.entries, info.entries_next) = (Some(listed.entries), listed.next);
+                    match self.page(&mut opened, is_kept_and_damaged, 0, MAX_ENTRIES).await {
+                        Ok(listed) => (info.entries, info.entries_next) = (Some(listed.entries), listed.next),
+                        // The blocks that list the entries are missing: the folder is described without them.
+                        Err(_) if is_kept_and_damaged => {}
+                        Err(error) => return Err(error),
+                    }
                 }
                 info
             }
@@ -53,9 +57,13 @@ impl Files {
             Err(error) if error.reason == Some(Reason::KeyMissing) => {
                 self.reads.describe_sealed(&link.cid).await?
             }
-            Err(error) => match kept {
-                // The root block of a kept file is missing: its record is known all the same.
-                Some(record) if missing > 0 => FileInfo::of_record(record, missing),
+            // The root block of a kept file is missing: its record, or its entry in its folder, is known all the same.
+            Err(error) => match (kept, &entry) {
+                (Some(record), _) if missing > 0 => FileInfo::of_record(record, missing),
+                (_, Some(FolderEntry { entry, .. })) if is_kept_and_damaged => {
+                    let DirEntryInfo { name, kind, size, link: text, .. } = entry.clone().into();
+                    FileInfo { name: Some(name), size, link: Some(text), ..FileInfo::bare(&link, kind) }
+                }
                 _ => return Err(error),
             },
         };

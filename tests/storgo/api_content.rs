@@ -489,6 +489,33 @@ fn a_folder_lists_which_entries_lack_blocks() {
 }
 
 #[test]
+fn an_entry_without_its_root_block_is_described_by_its_folder() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let folder = machine.home().join("album");
+    let large: Vec<u8> = (0..500_000_u32).flat_map(u32::to_le_bytes).collect();
+    std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::write(folder.join("large"), large))
+        .expect("made");
+    // So many chunks that the root block is a file of its own.
+    let args = ["provide", "--chunker", "fixed:4KiB", "--json"].map(std::ffi::OsStr::new);
+    let report = machine.run(args.into_iter().chain([folder.as_os_str()])).ok().json();
+    let before = api.get(&path(&report, "?path=large")).is(200).json();
+    let blocks = api.get(&path(&report, "/blocks?path=large&limit=1")).is(200).json();
+    let len = blocks["blocks"][0]["len"].as_u64();
+    let is_root = |file: &std::path::PathBuf| Some(file.metadata().expect("there").len()) == len;
+    let root = block_files(&machine).into_iter().find(is_root).expect("the root block");
+    std::fs::remove_file(root).expect("removed");
+    let after = api.get(&path(&report, "?path=large")).is(200).json();
+    for field in ["cid", "name", "size", "link", "pinned", "folder_name", "mtime"] {
+        assert_eq!(after[field], before[field], "{field}");
+    }
+    let folder = api.get(&path(&report, "")).is(200).json();
+    assert_eq!(folder["entries"][0]["damaged"], true);
+}
+
+#[test]
 fn an_entry_of_a_folder_is_read_by_its_path_without_its_link() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);

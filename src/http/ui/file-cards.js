@@ -125,6 +125,15 @@ export function folderCard(info, signal) {
   return h('section', { class: 'card' }, h('h2', {}, 'Files in this folder'), damage, list, count, error, more);
 }
 
+/** In place of the entries of a folder whose list is damaged, or encrypted with a key that this node does not have. */
+export const unlistedFolderCard = () =>
+  h(
+    'section',
+    { class: 'card' },
+    h('h2', {}, 'Files in this folder'),
+    h('p', { class: 'hint' }, 'The list of entries cannot be read. “Health” says whether blocks of it are missing.'),
+  );
+
 /** Says which of the entries lack blocks, with links to the first of them. */
 function drawDamage(element, folder, entries) {
   const damaged = entries.filter((entry) => entry.damaged);

@@ -6,7 +6,7 @@ import { fill, h } from '../dom.js';
 import { downloadLink } from '../download.js';
 import { apiPath, viewHref } from '../file-address.js';
 import { events } from '../events.js';
-import { detailsCard, folderCard, linkCard } from '../file-cards.js';
+import { detailsCard, folderCard, linkCard, unlistedFolderCard } from '../file-cards.js';
 import { bytes, displayName, number, plural } from '../format.js';
 import { healthCard } from '../health.js';
 import { icon } from '../icons.js';
@@ -67,7 +67,7 @@ function draw({ body, head, signal }, info) {
     body,
     verifyResult,
     previewSection,
-    info.entries && folderCard(info, signal),
+    info.kind === 'dir' && (info.entries ? folderCard(info, signal) : unlistedFolderCard()),
     h(
       'div',
       { class: 'cards' },
