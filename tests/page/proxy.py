@@ -31,8 +31,8 @@ class PrefixProxy:
                     # Event streams do not end.
                     while piece := answer.read1(65536):
                         self.wfile.write(piece)
-                except OSError:
-                    """The browser has closed the connection."""
+                except (OSError, ValueError, http.client.HTTPException):
+                    """One of the two sides has closed its connection."""
                 finally:
                     upstream.close()
 

@@ -102,7 +102,7 @@ class Health(PageTest):
         self.assertFalse(any(name.endswith("torn.bin") for name in names), names)
         page.locator(".toast.bad").filter(has_text="1 file could not be read and is missing in the download").wait_for()
         window.go("activity")
-        page.locator(".log").get_by_text("torn.bin").wait_for()
+        page.locator(".log").get_by_text("torn.bin").first.wait_for()
 
     def test_a_silent_announcer_is_not_called_a_loss(self):
         cid = self.node.provide(self.write("far.txt", "far"))["cid"]

@@ -117,14 +117,20 @@ class Views(PageTest):
         window.page.get_by_role("link", name="later.txt", exact=True).wait_for()
 
     def test_the_page_works_below_a_path_prefix(self):
+        # A proxy that cuts the prefix off, and a node that is told of it.
         proxy = PrefixProxy(self.node, "/cellar/")
         self.addCleanup(proxy.stop)
-        window = self.window(sign_in=False, expected=["401"])
+        self._use_below_a_prefix(self.node, proxy.url)
+        node = self.new_node("cellar", more=["--http-base-path", "/cellar"])
+        self._use_below_a_prefix(node, f"{node.url}cellar/")
+
+    def _use_below_a_prefix(self, node, url):
+        window = self.window(node, sign_in=False, expected=["401"])
         page = window.page
-        page.goto(proxy.url)
+        page.goto(url)
         asked = []
         page.on("request", lambda request: asked.append(request.url))
-        self.sign_in(window, self.node.token)
+        self.sign_in(window, node.token)
         window.go("files")
         picture = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8cfc0000003010100c9fe92ef0000000049454e44ae426082")
         cid = self.store(window, "pixel.png", "image/png", picture)
@@ -137,7 +143,7 @@ class Views(PageTest):
         with window.context.expect_page() as opened:
             page.get_by_role("link", name="API documentation").click()
         opened.value.get_by_role("heading", name="uploads", exact=True).wait_for()
-        self.assertEqual([url for url in asked if not url.startswith((proxy.url, "blob:"))], [])
+        self.assertEqual([other for other in asked if not other.startswith((url, "blob:"))], [])
 
     def test_a_node_that_hangs_is_shown_as_offline(self):
         node = self.new_node("hanging")

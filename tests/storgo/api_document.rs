@@ -71,7 +71,9 @@ fn every_route_is_declared_with_its_documentation() {
             if item.path().is_dir() {
                 folders.push(item.path());
             } else if item.path().extension().is_some_and(|ext| ext == "rs") && item.file_name() != "ui.rs" {
-                texts.push(std::fs::read_to_string(item.path()).expect("read"));
+                let text = std::fs::read_to_string(item.path()).expect("read");
+                // Unit tests serve routes of their own.
+                texts.push(text.split("#[cfg(test)]").next().unwrap_or_default().to_owned());
             }
         }
     }

@@ -27,12 +27,13 @@ export async function checkReadable(file, signal) {
   }
 }
 
-/** CIDs of the folders that this tab has downloaded. */
+/** CIDs of the folders that this tab has downloaded, until something is known to be missing. */
 const downloaded = new Set();
 
 // A browser does not tell the page how a download ended, but the node does if it left something out.
 events.addEventListener('event', ({ detail: { type, cid, count } }) => {
-  if (type !== 'left_out' || !downloaded.has(cid)) return;
+  // Once for each download: the check of the first byte may have told the same.
+  if (type !== 'left_out' || !downloaded.delete(cid)) return;
   showToast(`${plural(count, 'file')} could not be read and ${count === 1 ? 'is' : 'are'} missing in the download.`, 'bad', 'A list is in the downloaded archive and under “Activity”.');
 });
 
