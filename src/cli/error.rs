@@ -152,6 +152,7 @@ fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
             "free some space, raise storage.capacity, or remove files and run `storgo-node gc --now`"
         }
         Some(Reason::DiskFull) => "free some space on that disk",
+        Some(Reason::ReadOnly) => "mount it writable, or use another --data-dir",
         Some(Reason::PermissionDenied) => "check its owner and permissions",
         Some(Reason::IdentityDamaged) => {
             "restore it with `storgo-node key restore`; without a backup, move it away to get a new identity"

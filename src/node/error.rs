@@ -89,6 +89,8 @@ pub enum Reason {
     StorageFull,
     /// A disk is full.
     DiskFull,
+    /// The file system of the data directory is read-only.
+    ReadOnly,
     /// The operating system denies access to a file or folder.
     PermissionDenied,
     /// The identity file cannot be understood.
@@ -246,6 +248,7 @@ impl From<StoreError> for NodeError {
         let (code, reason) = match error {
             StoreError::Locked { .. } => (ErrorCode::Locked, Reason::DirectoryInUse),
             StoreError::NoSpace { .. } => (ErrorCode::NoSpace, Reason::StorageFull),
+            StoreError::ReadOnly(_) => (ErrorCode::Denied, Reason::ReadOnly),
             StoreError::Corrupt { .. } => (ErrorCode::Integrity, Reason::BlockDamaged),
             StoreError::IndexBehind => (ErrorCode::Integrity, Reason::IndexBehind),
             StoreError::IndexLost => (ErrorCode::Other, Reason::IndexLost),

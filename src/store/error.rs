@@ -63,6 +63,9 @@ pub enum StoreError {
     /// The disk or the quota is full.
     #[error("no space: {0}")]
     NoSpace(String),
+    /// The file system of the data directory is read-only.
+    #[error("cannot {0}: the file system is read-only")]
+    ReadOnly(String),
     /// The operating system reported an error.
     #[error("cannot {what}: {source}")]
     Io {
@@ -77,13 +80,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Converts an error of the operating system; a full disk has a variant of its own.
+    /// Converts an error of the operating system; a full and a read-only disk have variants of their own.
     pub(super) fn io(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Self::NoSpace(format!("cannot {what}: {source}"))
             }
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(what),
             _ => Self::Io { what, source },
         }
     }
@@ -92,6 +96,7 @@ impl StoreError {
     pub(super) fn again(&self) -> Self {
         match self {
             Self::NoSpace(what) => Self::NoSpace(what.clone()),
+            Self::ReadOnly(what) => Self::ReadOnly(what.clone()),
             Self::Corrupt { cid } => Self::Corrupt { cid: *cid },
             Self::Collision { cid } => Self::Collision { cid: *cid },
             Self::IndexBehind => Self::IndexBehind,

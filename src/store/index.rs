@@ -40,12 +40,13 @@ pub(super) struct Index {
     records_read: AtomicU64,
     /// Whether all checksums were compared since it was opened.
     is_checked: AtomicBool,
-    /// Changes are refused: they would be made in memory only.
-    is_read_only: bool,
+    /// The file system is read-only. Changes are refused: they would be made in memory only.
+    is_read_only: Arc<AtomicBool>,
 }
 
 impl Index {
-    /// Opens the index at `path`, or makes it, readable by this user alone. A short one is checked as a whole.
+    /// Opens the index at `path`, or makes it, readable by this user alone. A short one is checked as a whole. If the file
+    /// system becomes read-only later, reads go on and changes are refused.
     ///
     /// Errors: [`StoreError::IndexCorrupt`]; [`StoreError::Locked`] if another process has it open.
     pub(super) fn open(path: &Path, observers: &Observers) -> Result<Self, StoreError> {
@@ -53,14 +54,41 @@ impl Index {
         if is_short && !index_check::is_sound(path)? {
             return Err(StoreError::IndexCorrupt("a checksum is wrong".into()));
         }
-        let path = path.to_owned();
-        let index = Self::open_with(observers, OnDamage::Refuse, move || {
-            let file = private::open(&path).map_err(|e| index_file::cannot_open(&path, e.into()))?;
-            let db = Database::builder().set_cache_size(PAGE_CACHE).create_file(file);
-            db.map_err(|e| index_file::cannot_open(&path, e))
-        })?;
+        let is_read_only = Arc::<AtomicBool>::default();
+        let opener = {
+            let (path, is_read_only) = (path.to_owned(), Arc::clone(&is_read_only));
+            move || match private::open(&path) {
+                Err(e) if e.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+                    is_read_only.store(true, Ordering::Relaxed);
+                    index_check::open(&path)
+                }
+                file => {
+                    is_read_only.store(false, Ordering::Relaxed);
+                    let file = file.map_err(|e| index_file::cannot_open(&path, e.into()))?;
+                    let db = Database::builder().set_cache_size(PAGE_CACHE).create_file(file);
+                    db.map_err(|e| index_file::cannot_open(&path, e))
+                }
+            }
+        };
+        let index = Self::open_with(observers, OnDamage::Refuse, opener)?;
         index.is_checked.store(is_short, Ordering::Relaxed);
+        Ok(Self { is_read_only, ..index })
+    }
+
+    /// Opens the index at `path` and refuses changes.
+    ///
+    /// Errors: [`StoreError::IndexCorrupt`].
+    pub(super) fn open_read_only(path: &Path) -> Result<Self, StoreError> {
+        let path = path.to_owned();
+        let index = Self::open_with(&Observers::new(), OnDamage::Refuse, move || index_check::open(&path))?;
+        index.is_read_only.store(true, Ordering::Relaxed);
         Ok(index)
+    }
+
+    /// Opens the index at `path` for reading what can be read of it, and changes nothing.
+    pub(super) fn look(path: &Path) -> Result<Self, StoreError> {
+        let path = path.to_owned();
+        Self::open_with(&Observers::new(), OnDamage::Salvage, move || index_check::open(&path))
     }
 
     pub(super) fn open_with(
@@ -91,7 +119,7 @@ impl Index {
             observers: observers.clone(),
             records_read: AtomicU64::new(0),
             is_checked: AtomicBool::new(false),
-            is_read_only: false,
+            is_read_only: Arc::default(),
         })
     }
 
@@ -111,26 +139,8 @@ impl Index {
         if self.is_checked.load(Ordering::Relaxed) { Ok(()) } else { self.check() }
     }
 
-    /// Opens the index at `path` for reading what can be read of it, and changes nothing.
-    pub(super) fn look(path: &Path) -> Result<Self, StoreError> {
-        Self::open_unchanged(path, OnDamage::Salvage)
-    }
-
-    /// Opens the index at `path` on a read-only file system. Changes are refused.
-    ///
-    /// Errors: [`StoreError::IndexCorrupt`].
-    pub(super) fn open_read_only(path: &Path) -> Result<Self, StoreError> {
-        Self::open_unchanged(path, OnDamage::Refuse)
-    }
-
-    fn open_unchanged(path: &Path, on_damage: OnDamage) -> Result<Self, StoreError> {
-        let path = path.to_owned();
-        let index = Self::open_with(&Observers::new(), on_damage, move || index_check::open(&path))?;
-        Ok(Self { is_read_only: true, ..index })
-    }
-
     pub(super) fn is_read_only(&self) -> bool {
-        self.is_read_only
+        self.is_read_only.load(Ordering::Relaxed)
     }
 
     /// Makes a change in one transaction. Returns by how many bytes the short blocks in the index have grown. After an
@@ -140,10 +150,10 @@ impl Index {
         durability: Durability,
         mut change: impl FnMut(&mut Tables<'_>) -> Result<(), StoreError>,
     ) -> Result<i64, StoreError> {
-        if self.is_read_only {
-            return Err(StoreError::io("change the index", std::io::ErrorKind::ReadOnlyFilesystem.into()));
-        }
         self.file.with(|db| {
+            if self.is_read_only() {
+                return Err(StoreError::ReadOnly("change the index".into()));
+            }
             let (totals, grown) = index_file::write(db, durability, |write| {
                 let mut tables = Tables::open(write, &self.observers)?;
                 change(&mut tables)?;

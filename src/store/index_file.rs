@@ -206,7 +206,7 @@ pub(super) fn write<T>(
 
 /// Whether redb refuses all further calls after this error.
 fn is_io(error: &StoreError) -> bool {
-    matches!(error, StoreError::Io { .. } | StoreError::NoSpace(_))
+    matches!(error, StoreError::Io { .. } | StoreError::NoSpace(_) | StoreError::ReadOnly(_))
 }
 
 /// Classifies an error of opening the database in this file.

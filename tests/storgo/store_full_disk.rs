@@ -313,6 +313,9 @@ fn a_read_only_disk_serves_what_it_has_and_says_what_is_wrong() {
     assert_served();
     on_disk(&["verify"]).ok();
     machine.file("new", b"new");
+    on_disk(&["provide", "new", "--no-serve"]).fails(6, &["read-only", "mount it writable"]);
+    on_disk(&["rm", "long"]).fails(6, &["read-only", "mount it writable"]);
+    on_disk(&["verify", "--rebuild-index"]).fails(6, &["read-only", "mount it writable"]);
     assert!(on_disk(&["doctor"]).ends(1).text().contains("read-only"));
 
     let node = machine.start_on(&ALONE, ["--data-dir", &data]);
