@@ -136,7 +136,7 @@ impl Store {
         match store.finish_removals() {
             // A full or read-only disk must not prevent opening: files can still be read.
             Err(error) if read_only || matches!(error, StoreError::NoSpace(_)) => {
-                tracing::warn!("a removal waits for space: {error}")
+                tracing::warn!("a removal waits for space: {error}");
             }
             finished => finished?,
         }

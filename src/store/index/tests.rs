@@ -298,7 +298,9 @@ fn a_check_finds_a_damaged_page_that_redb_reads_without_a_word() {
         let found: Vec<usize> =
             (0..seen.len() - block.len()).filter(|at| seen[*at..].starts_with(&block)).collect();
         assert!(!found.is_empty());
-        found.into_iter().for_each(|at| seen[at + 1] ^= 1);
+        for at in found {
+            seen[at + 1] ^= 1;
+        }
     }
     index.check_once().expect("a check is made once");
     assert!(matches!(index.check(), Err(StoreError::IndexCorrupt(_))));
