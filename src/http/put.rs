@@ -176,7 +176,7 @@ async fn put_form(
             Ok(None) => break,
             Err(mut problem) => {
                 if !files.is_empty() {
-                    write!(problem.detail, "; the {} files before it are stored", files.len())
+                    write!(problem.detail, "; files stored before it: {}", files.len())
                         .expect("writing to a string does not fail");
                 }
                 return Err(problem);

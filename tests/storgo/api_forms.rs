@@ -61,7 +61,7 @@ fn a_part_of_a_form_is_stored_under_its_name_or_refused() {
     // The files before it are stored, and the answer says so.
     let first = part(&disposition("filename=first"), b"first");
     let refused = send(&[first, part(&disposition("filename=\"open"), b"x")]).refuses(400, "bad_request");
-    assert!(refused.text().contains("the 1 files before it are stored"), "{}", refused.text());
+    assert!(refused.text().contains("files stored before it: 1"), "{}", refused.text());
     // A file input without a file, as browsers send it.
     let nothing = part(&disposition("filename=\"\"\r\nContent-Type: application/octet-stream"), b"");
     let chosen = part(&disposition("filename=\"chosen\""), b"");

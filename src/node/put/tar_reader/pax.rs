@@ -75,7 +75,7 @@ fn seconds(value: &[u8]) -> Result<i64, NodeError> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let whole: i64 = whole.parse().map_err(|_| invalid("a pax record is no time"))?;
     let below = text.starts_with('-') && fraction.bytes().any(|digit| digit != b'0');
-    Ok(whole - i64::from(below))
+    Ok(whole.saturating_sub(i64::from(below)))
 }
 
 #[cfg(test)]
@@ -88,6 +88,8 @@ mod tests {
         let pax = pax.expect("read");
         assert_eq!((pax.path.as_deref(), pax.mtime), (Some(&b"a\nb=c"[..]), Some(-2)));
         assert_eq!(pax.size, Some(8_589_934_592));
+        let oldest = Pax::parse(b"32 mtime=-9223372036854775808.5\n").expect("read");
+        assert_eq!(oldest.mtime, Some(i64::MIN));
         assert_eq!(Pax::parse(b"10 path=a\n8 path=\n").expect("read").path, None);
         for bad in ["x", "5 a=b", "99 a=b\n", "5 a=b\n", "0 \n", "11 mtime=x\n", "11 size=-1\n"] {
             assert!(Pax::parse(bad.as_bytes()).is_err(), "{bad:?}");
