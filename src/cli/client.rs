@@ -48,7 +48,9 @@ impl Endpoint {
                 .hint("give a link, a CID or a name; `storgo-node ls` lists the files here"));
         }
         let (id, key) = if is_link(reference.trim()) {
-            let link: Link = lower_case_scheme(reference.trim()).parse().map_err(|e| {
+            // `provide` prints the path behind a tab, and no link has white space.
+            let link = reference.split_whitespace().next().unwrap_or_default();
+            let link: Link = lower_case_scheme(link).parse().map_err(|e| {
                 CliError::bad_request(format!("invalid link: {e}"))
                     .hint("a link looks like storgo://<cid>#<key>; quote it if your shell treats # specially")
             })?;
@@ -265,6 +267,7 @@ mod tests {
         for text in [
             link.clone(),
             format!(" {link}\n"),
+            format!("{link}\ta file.txt"),
             link["storgo://".len()..].into(),
             link.replacen("storgo", "Storgo", 1),
         ] {
