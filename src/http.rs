@@ -55,7 +55,7 @@ pub use self::{
     auth::{Scope, TOKEN_FILE, TokenInfo, load_or_create_token},
     headers::*,
     operations::SettingInfo,
-    serve::{ServeOptions, Served, Tls, serve},
+    serve::{CertificateWarning, ServeOptions, Served, Tls, serve},
 };
 use self::{
     auth::{Authenticator, host::HostNames},

@@ -19,7 +19,7 @@ use super::{
     output::{self, plural},
 };
 use crate::{
-    http::{TOKEN_FILE, load_or_create_token},
+    http::{CertificateWarning, TOKEN_FILE, load_or_create_token},
     node::{
         ErrorCode, NodeError,
         identity::{IDENTITY_FILE, load_or_create},
@@ -185,11 +185,18 @@ fn clock() -> Check {
 }
 
 fn settings(context: &Context) -> Check {
-    let checked = || run_options(&context.settings, &context.data_dir).err();
-    match context.invalid.clone().or_else(checked) {
-        None => Check::ok("settings", "all settings are valid"),
-        Some(CliError { message, hint, .. }) if hint.is_empty() => Check::fail("settings", message),
-        Some(CliError { message, hint, .. }) => Check::fail("settings", format!("{message}; {hint}")),
+    let options = match &context.invalid {
+        Some(error) => Err(error.clone()),
+        None => run_options(&context.settings, &context.data_dir),
+    };
+    match options {
+        Ok((_, serve)) => match serve.certificate_warning(&context.data_dir) {
+            None => Check::ok("settings", "all settings are valid"),
+            Some(CertificateWarning { message, is_valid: true }) => Check::warn("settings", message),
+            Some(CertificateWarning { message, is_valid: false }) => Check::fail("settings", message),
+        },
+        Err(CliError { message, hint, .. }) if hint.is_empty() => Check::fail("settings", message),
+        Err(CliError { message, hint, .. }) => Check::fail("settings", format!("{message}; {hint}")),
     }
 }
 

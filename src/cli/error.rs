@@ -186,6 +186,10 @@ fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         Some(Reason::CertificateInvalid) => {
             "--tls-cert takes a PEM chain, the node's own certificate first, and --tls-key its private key"
         }
+        Some(Reason::CertificateKeyEncrypted) => {
+            "`openssl pkey -in KEY -out NEW` writes it without a password; let only this user read NEW, and name it with --tls-key"
+        }
+        Some(Reason::TokenUnknown) => "`storgo-node token ls` lists the tokens",
         Some(Reason::NotAnnounced) => "it was removed; store it again to announce it",
         Some(Reason::NotKept | Reason::NameUnknown) => "`storgo-node ls` lists the files here",
         Some(Reason::BlockNotHere | Reason::RootNotHere) => {

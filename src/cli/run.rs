@@ -27,10 +27,11 @@ pub(super) async fn run(context: &Context) -> Result<(), CliError> {
         settings.get("log.format") == Some("json"),
     );
     // Before the node starts, so that a signal at any moment stops it cleanly.
-    let mut stop = stop_signal()?;
+    let mut stop = receive(&[SignalKind::interrupt(), SignalKind::terminate()])?;
+    let mut reload = receive(hangup().as_slice())?;
     let (node_options, serve_options) = run_options(settings, &context.data_dir)?;
     let node = start(context, node_options).await?;
-    let served = serve_until(context, &node, serve_options, &mut stop).await;
+    let served = serve_until(context, &node, serve_options, &mut stop, &mut reload).await;
     node.shutdown().await;
     served
 }
@@ -40,27 +41,40 @@ async fn serve_until(
     node: &Node,
     options: ServeOptions,
     stop: &mut mpsc::Receiver<()>,
+    reload: &mut mpsc::Receiver<()>,
 ) -> Result<(), CliError> {
     let api = Api::new(node.clone(), api_options(&context.settings)).await?;
     let served = serve(context, &api, options).await?;
     print_banner(context, node, &api, &served).await?;
-    stop.recv().await;
+    loop {
+        tokio::select! {
+            _ = stop.recv() => break,
+            Some(()) = reload.recv() => served.reload_certificate(),
+        }
+    }
     output::message(context, "stopping");
     Ok(())
 }
 
 /// Returns a channel that receives SIGINT, SIGTERM and SIGHUP.
 pub(super) fn stop_signal() -> Result<mpsc::Receiver<()>, CliError> {
+    let always = [SignalKind::interrupt(), SignalKind::terminate()];
+    receive(&always.into_iter().chain(hangup()).collect::<Vec<_>>())
+}
+
+/// SIGHUP, unless this process ignores it.
+fn hangup() -> Option<SignalKind> {
+    (!ignores_hangup()).then(SignalKind::hangup)
+}
+
+/// Returns a channel that receives these signals.
+fn receive(kinds: &[SignalKind]) -> Result<mpsc::Receiver<()>, CliError> {
     let (sender, receiver) = mpsc::channel(1);
-    let hangup = (!ignores_hangup()).then(SignalKind::hangup);
-    for kind in [SignalKind::interrupt(), SignalKind::terminate()].into_iter().chain(hangup) {
-        let mut signals = signal(kind)
+    for kind in kinds {
+        let mut signals = signal(*kind)
             .map_err(|e| CliError::new(ErrorCode::Other, format!("cannot catch signals: {e}")))?;
         let sender = sender.clone();
-        tokio::spawn(async move {
-            signals.recv().await;
-            let _ = sender.send(()).await;
-        });
+        tokio::spawn(async move { while signals.recv().await.is_some() && sender.send(()).await.is_ok() {} });
     }
     Ok(receiver)
 }

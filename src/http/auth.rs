@@ -9,6 +9,7 @@
 
 pub(super) mod host;
 mod sessions;
+mod shares;
 mod tokens;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
@@ -23,6 +24,7 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub(super) use self::shares::Shares;
 use self::{sessions::Sessions, tokens::Tokens};
 use super::{clock::unix_s, problem::Problem, serve::ClientConnection};
 use crate::node::{
@@ -82,6 +84,8 @@ pub(super) struct Caller {
 pub(super) struct Authenticator {
     pub(super) tokens: Tokens,
     pub(super) sessions: Sessions,
+    /// The requests in progress.
+    requests: Shares,
     /// Notified when a token or a session has ended before its time.
     ended: watch::Sender<()>,
     node: Node,
@@ -104,7 +108,7 @@ impl Authenticator {
             tracing::warn!("cannot read the stored sessions, so browsers have to sign in again: {error}");
         }
         let (ended, saving) = (watch::Sender::new(()), tokio::sync::Mutex::default());
-        Ok(Self { tokens, sessions, ended, node: node.clone(), own, saving })
+        Ok(Self { tokens, sessions, requests: Shares::default(), ended, node: node.clone(), own, saving })
     }
 
     /// Starts a session. Returns its secret id and when it expires, in seconds since 1970.
@@ -242,7 +246,10 @@ pub(super) async fn authenticate(
     match auth.caller(request.method(), request.headers()).await {
         Ok(caller) => {
             if let Some(connection) = request.extensions().get::<ClientConnection>() {
-                connection.set_authenticated();
+                let Some(share) = auth.requests.take(&caller, connection.limit()) else {
+                    return Problem::busy("too many requests of this token are in progress").into_response();
+                };
+                connection.set_authenticated(share);
             }
             request.extensions_mut().insert(caller);
             next.run(request).await

@@ -39,6 +39,8 @@ use crate::{
 const CACHE_CONTROL: &str = "private, no-cache";
 /// How long a response waits for its first bytes: until then it can still be an error.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum `Storgo-Timeout` that counts: a read that waits for ever would keep its connection and memory as long.
+const MAX_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -61,7 +63,7 @@ pub(super) struct ContentQuery {
 /// and a request with `after` continues behind it.
 #[utoipa::path(method(get, head), path = "/files/{reference}/content", tag = "files",
     params(FileRef, ContentQuery,
-        ("storgo-timeout" = Option<f64>, Header, description = "Seconds without progress after which the read fails", minimum = 0),
+        ("storgo-timeout" = Option<f64>, Header, description = "Seconds without progress after which the read fails. At most 3600 count", minimum = 0),
         ("range" = Option<String>, Header, description = "A single byte range"),
         ("if-range" = Option<String>, Header, description = "Honor `Range` only if the ETag is this one"),
         ("if-match" = Option<String>, Header, description = "Fail with 412 unless the ETag is one of these"),
@@ -221,7 +223,12 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
         return Ok(None);
     };
     let seconds = value.to_str().ok().and_then(|text| text.parse().ok());
-    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).map(Some).ok_or_else(|| {
+    // A number that no `Duration` can hold is a number all the same.
+    let limited = |seconds: f64| {
+        let seconds = Some(seconds).filter(|seconds| seconds.is_finite())?;
+        Duration::try_from_secs_f64(seconds.min(MAX_TIMEOUT.as_secs_f64())).ok()
+    };
+    seconds.and_then(limited).map(Some).ok_or_else(|| {
         let hint = "send a number such as 2.5";
         Problem::bad_request("invalid Storgo-Timeout: expected a number of seconds", hint)
     })

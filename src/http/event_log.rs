@@ -19,14 +19,11 @@ use axum::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
-use tokio::sync::{
-    Semaphore,
-    broadcast::{self, error::RecvError},
-};
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
 use super::{
-    auth::{Authenticator, Caller},
+    auth::{Authenticator, Caller, Shares},
     clock::since_epoch,
     problem::Problem,
 };
@@ -47,7 +44,7 @@ pub(super) struct EventLog {
     run: String,
     entries: Mutex<Entries>,
     sender: broadcast::Sender<Entry>,
-    listeners: Arc<Semaphore>,
+    listeners: Shares,
 }
 
 #[derive(Default)]
@@ -112,7 +109,7 @@ impl EventLog {
             run: format!("{:08x}", rand::random::<u32>()),
             entries: Mutex::default(),
             sender: broadcast::channel(MAX_ENTRIES).0,
-            listeners: Arc::new(Semaphore::new(MAX_LISTENERS)),
+            listeners: Shares::default(),
         });
         let (mut events, stop, weak) = (node.subscribe(), node.stopping(), Arc::downgrade(&log));
         node.spawn(async move {
@@ -261,9 +258,10 @@ pub(super) async fn events(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, Problem> {
-    let permit = Arc::clone(&log.listeners)
-        .try_acquire_owned()
-        .map_err(|_| Problem::busy(format!("the limit of {MAX_LISTENERS} event streams is reached")))?;
+    let share = log
+        .listeners
+        .take(&caller, MAX_LISTENERS)
+        .ok_or_else(|| Problem::busy("too many event streams of this token are open"))?;
     let last = headers.get("last-event-id").and_then(|last| last.to_str().ok());
     let (missed, receiver) = log.subscribe_after(last);
     let run = log.run.clone();
@@ -283,7 +281,7 @@ pub(super) async fn events(
         })
     });
     let ended = async move {
-        let _permit = permit;
+        let _share = share;
         node.stopping().run_until_cancelled(auth.access_ended(&caller)).await;
     };
     let events = hello.chain(events).take_until(Box::pin(ended));

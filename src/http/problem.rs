@@ -163,6 +163,10 @@ const fn hint(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         Some(Reason::ProvidersSilent | Reason::PeerUnreachable) => {
             "check that the other node runs and that no firewall blocks it"
         }
+        Some(Reason::TokenUnknown) => "list the tokens with GET /api/v1/tokens",
+        Some(Reason::TooManyBlocks) => {
+            "ask for the entries of the folder, or for parts of the file, one by one"
+        }
         Some(Reason::NotAnnounced) => "store the file again to announce it",
         Some(Reason::BlockNotHere | Reason::RootNotHere) => {
             "fetch missing blocks with POST /api/v1/files/{cid}/repair"

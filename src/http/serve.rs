@@ -9,7 +9,14 @@ mod reset;
 mod tls;
 mod write_timeout;
 
-use std::{convert::Infallible, io::ErrorKind, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io::ErrorKind,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, body::Body, extract::Request};
 use http_body_util::BodyExt;
@@ -19,11 +26,13 @@ use rustix::process::{Resource, getrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
+    sync::Notify,
 };
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 pub(super) use self::connections::ClientConnection;
+pub use self::tls::CertificateWarning;
 use self::{
     connections::{Connection, Connections},
     drain::DrainOnDrop,
@@ -101,9 +110,14 @@ impl ServeOptions {
             return Err(NodeError::new(ErrorCode::BadRequest, message).reason(Reason::TlsRequired));
         }
         match &self.tls {
-            Tls::Files { cert, key } => tls::from_files(cert, key).map(drop),
+            Tls::Files { cert, key } => tls::check_files(cert, key),
             Tls::Off | Tls::SelfSigned => Ok(()),
         }
+    }
+
+    /// Returns what is wrong with the dates of the certificate. `None`: nothing, or there is no certificate yet.
+    pub fn certificate_warning(&self, data_dir: &Path) -> Option<CertificateWarning> {
+        tls::warning(self, data_dir)
     }
 }
 
@@ -114,12 +128,18 @@ pub struct Served {
     pub addr: SocketAddr,
     /// The SHA-256 of its certificate. `None` without TLS.
     pub fingerprint: Option<String>,
+    reload: Arc<Notify>,
 }
 
 impl Served {
     /// The URL of this server.
     pub fn url(&self) -> String {
         format!("{}://{}", if self.fingerprint.is_some() { "https" } else { "http" }, self.addr)
+    }
+
+    /// Reads the files of the certificate again at once. They are read now and then anyway.
+    pub fn reload_certificate(&self) {
+        self.reload.notify_one();
     }
 }
 
@@ -139,9 +159,21 @@ pub async fn serve(node: &Node, router: Router, options: &ServeOptions) -> Resul
         );
     }
     let connections = Connections::new(limit, tls.is_some(), options.addr.ip().is_loopback());
-    let (acceptor, fingerprint) = tls.map_or((None, None), |tls| (Some(tls.acceptor), Some(tls.fingerprint)));
+    let (acceptor, fingerprint, reload) = match tls {
+        Some(loaded) => {
+            tls::warn(options, node.data_dir());
+            let (acceptor, fingerprint) = (loaded.acceptor.clone(), loaded.fingerprint.clone());
+            let (reload, stop) = (Arc::<Notify>::default(), node.stopping());
+            let watch = loaded.watch(options.clone(), Arc::clone(&reload));
+            node.spawn(async move {
+                stop.run_until_cancelled(watch).await;
+            });
+            (Some(acceptor), Some(fingerprint), reload)
+        }
+        None => (None, None, Arc::default()),
+    };
     node.spawn(accept(node.clone(), listener, router, acceptor, Arc::new(connections)));
-    Ok(Served { addr, fingerprint })
+    Ok(Served { addr, fingerprint, reload })
 }
 
 /// A quarter of the files that this process may open: the store and the swarm need the rest.

@@ -121,6 +121,10 @@ pub enum Reason {
     TlsRequired,
     /// The TLS certificate or its key cannot be used.
     CertificateInvalid,
+    /// The private key of the TLS certificate is encrypted.
+    CertificateKeyEncrypted,
+    /// No token has the id.
+    TokenUnknown,
     /// The peer cannot be connected to, or does not speak the protocol.
     PeerUnreachable,
     /// The file was removed before its announcement ended.

@@ -225,3 +225,56 @@ fn one_verification_runs_at_a_time() {
     assert!(of(200) > 0 && of(409) > 0 && of(200) + of(409) == 8, "{answers:?}");
     api.post("/api/v1/verify", &serde_json::json!({})).is(200);
 }
+
+#[test]
+fn a_token_without_admin_leaves_places_to_the_owner() {
+    let machine = Machine::new();
+    let node = machine.start(["--http-connections", "32"]);
+    let owner = Api::of(&machine, &node);
+    let guests = ["one", "two", "three", "four"].map(|name| {
+        let made = owner.post("/api/v1/tokens", &serde_json::json!({ "name": name, "scope": "read" }));
+        owner.with(made.is(201).json()["token"].as_str().expect("a token"))
+    });
+    // A root that nobody has: the reads wait for it as long as they may.
+    let path = "/api/v1/files/bafyrcifi5zl5wmkkcjxqmxbyzhq5p2fyhlemoyq/content";
+    let timeout = [("storgo-timeout", "1e9")];
+    let mut held = Vec::new();
+    let mut refused = 0;
+    for guest in &guests {
+        for _ in 0..12 {
+            let begun = std::time::Instant::now();
+            held.push(guest.send("GET", path, &timeout, 0));
+            assert!(begun.elapsed() < Duration::from_secs(5));
+        }
+        // The places of a token are a quarter of the connections.
+        let done = guest.get("/api/v1/status");
+        refused += usize::from(done.status == 503);
+        if done.status == 503 {
+            assert!(done.header("retry-after").is_some(), "{done:?}");
+        }
+    }
+    assert!(refused > 0, "a token may take every place");
+    for _ in 0..8 {
+        owner.get("/api/v1/status").is(200);
+    }
+    machine.run(["status"]).ok();
+    drop(held);
+}
+
+#[test]
+fn event_streams_of_one_token_leave_room_for_others() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let owner = Api::of(&machine, &node);
+    let made = owner.post("/api/v1/tokens", &serde_json::json!({ "name": "guest", "scope": "read" }));
+    let guest = owner.with(made.is(201).json()["token"].as_str().expect("a token"));
+    let open = |api: &Api| {
+        let mut stream = api.send("GET", "/api/v1/events", &[], 0);
+        let mut head = [0; 12];
+        std::io::Read::read_exact(&mut stream, &mut head).expect("a status");
+        (stream, head.ends_with(b"200"))
+    };
+    let all: Vec<_> = (0..40).map(|_| open(&guest)).collect();
+    assert_eq!(all.iter().filter(|(_, opened)| *opened).count(), 32);
+    assert!(open(&owner).1);
+}

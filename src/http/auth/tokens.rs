@@ -13,7 +13,7 @@ use super::{
 };
 use crate::node::{
     Node,
-    error::{ErrorCode, NodeError},
+    error::{ErrorCode, NodeError, Reason},
 };
 
 /// The key of the tokens in the store.
@@ -190,8 +190,8 @@ impl Tokens {
             at.map(|at| records.remove(at))
         };
         let Some(record) = removed else {
-            let hint = "list the tokens with GET /api/v1/tokens";
-            return Err(Problem::not_found("no token has this id", hint));
+            let error = NodeError::new(ErrorCode::NotFound, "no token has this id");
+            return Err(error.reason(Reason::TokenUnknown).into());
         };
         if let Err(error) = self.write().await {
             self.lock().push(record);

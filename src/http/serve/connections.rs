@@ -1,6 +1,7 @@
 //! The limit on connections, and the choice of the one that ends when the limit is reached.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
@@ -39,7 +40,7 @@ struct Serving(Arc<Connection>);
 pub(in super::super) struct ClientConnection {
     connection: Arc<Connection>,
     /// Set once the client is authenticated.
-    serving: Arc<OnceLock<Serving>>,
+    serving: Arc<OnceLock<(Serving, Box<dyn Any + Send + Sync>)>>,
 }
 
 impl ClientConnection {
@@ -63,9 +64,15 @@ impl ClientConnection {
         self.serving.get().is_some()
     }
 
-    /// The client is known: the connection is not ended before the last frame of the response has been sent.
-    pub(in super::super) fn set_authenticated(&self) {
-        self.serving.get_or_init(|| self.connection.serve());
+    /// The maximum number of connections.
+    pub(in super::super) fn limit(&self) -> usize {
+        self.connection.connections.limit
+    }
+
+    /// The client is known: the connection is not ended, and `share` not dropped, before the last frame of the response has
+    /// been sent.
+    pub(in super::super) fn set_authenticated(&self, share: impl Send + Sync + 'static) {
+        self.serving.get_or_init(|| (self.connection.serve(), Box::new(share)));
     }
 }
 
@@ -191,7 +198,7 @@ mod tests {
             second.ended().is_cancelled() && !first.ended().is_cancelled(),
             "the last request waits last"
         );
-        request.set_authenticated();
+        request.set_authenticated(());
         connections.end_longest_waiting();
         assert!(!first.ended().is_cancelled());
         drop(request);

@@ -100,7 +100,7 @@ mod tests {
         let connection = Arc::new(Connections::new(1, false, true)).open().expect("admitted");
         let (client, stop) = (ClientConnection::new(&connection), CancellationToken::new());
         if authenticated {
-            client.set_authenticated();
+            client.set_authenticated(());
         }
         let body = Body::from_stream(ReceiverStream::new(receiver));
         (pieces, DrainOnDrop::new(body, client, stop.clone()), stop)
