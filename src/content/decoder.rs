@@ -36,9 +36,10 @@ pub type DirTree = Tree<DirEntry>;
 /// [`ContentError::NoKey`], [`ContentError::WrongKey`], [`ContentError::Malformed`].
 pub fn open_root(link: &Link, block: &[u8]) -> Result<Root, ContentError> {
     let (visible, body) = node_block::open(&link.cid, link.key.as_ref(), block)?;
+    let sealed = link.key.is_some();
     match visible.kind {
-        NodeKind::File => Tree::root(&visible, &body).map(Root::File),
-        NodeKind::Dir => Tree::root(&visible, &body).map(Root::Dir),
+        NodeKind::File => Tree::root(sealed, &visible, &body).map(Root::File),
+        NodeKind::Dir => Tree::root(sealed, &visible, &body).map(Root::Dir),
         NodeKind::List => Err(ContentError::Malformed("a list node used as a root")),
     }
 }
@@ -79,6 +80,8 @@ enum Frame<I> {
 #[derive(Clone)]
 pub struct Tree<I> {
     metadata: Metadata,
+    /// Whether the root is encrypted.
+    sealed: bool,
     frames: Vec<Frame<I>>,
     pending: Option<Child>,
     offset: u64,
@@ -90,7 +93,7 @@ pub struct Tree<I> {
 }
 
 impl<I: ListItem> Tree<I> {
-    fn root(visible: &node_block::Visible, body: &[u8]) -> Result<Self, ContentError> {
+    fn root(sealed: bool, visible: &node_block::Visible, body: &[u8]) -> Result<Self, ContentError> {
         let (metadata, listed) = sealed::decode::<I>(body)?;
         let metadata = metadata.ok_or(ContentError::Malformed("root without metadata"))?;
         metadata.check()?;
@@ -100,6 +103,7 @@ impl<I: ListItem> Tree<I> {
         };
         let mut tree = Self {
             metadata,
+            sealed,
             frames: Vec::new(),
             pending: None,
             offset: 0,
@@ -108,7 +112,7 @@ impl<I: ListItem> Tree<I> {
             skip_items: 0,
             last: None,
         };
-        tree.push(listed);
+        tree.push(listed)?;
         Ok(tree)
     }
 
@@ -198,16 +202,21 @@ impl<I: ListItem> Tree<I> {
         if self.frames.len() >= MAX_DEPTH {
             return Err(ContentError::Malformed("list nodes nested too deeply"));
         }
+        self.push(listed)?;
         self.pending = None;
-        self.push(listed);
         Ok(())
     }
 
-    fn push(&mut self, listed: Listed<I>) {
+    /// Errors: an encrypted root over a block that is not. Only its SHA-1 would fix that block, and no longer the link alone.
+    fn push(&mut self, listed: Listed<I>) -> Result<(), ContentError> {
+        if !listed.is_uniform(self.sealed) {
+            return Err(ContentError::Malformed("encrypted and public blocks in one tree"));
+        }
         self.frames.push(match listed {
             Listed::Items(items) => Frame::Items(items.into_iter()),
             Listed::Lists(lists) => Frame::Lists(lists.into_iter()),
         });
+        Ok(())
     }
 }
 

@@ -21,6 +21,8 @@ pub trait ListItem: Serialize + DeserializeOwned + Clone {
     const ROOT: NodeKind;
     /// CID and length in bytes of the block that the item points to.
     fn block(&self) -> (Cid, u32);
+    /// Whether that block is encrypted.
+    fn is_sealed(&self) -> bool;
     /// Plaintext size in bytes.
     fn size(&self) -> u64;
     /// Maximum bytes that the item takes in a node block.
@@ -42,6 +44,10 @@ impl ListItem for Entry {
 
     fn block(&self) -> (Cid, u32) {
         (self.cid, self.len)
+    }
+
+    fn is_sealed(&self) -> bool {
+        self.key.is_some()
     }
 
     fn size(&self) -> u64 {
@@ -69,6 +75,10 @@ impl ListItem for DirEntry {
 
     fn block(&self) -> (Cid, u32) {
         (self.link.cid, self.root_len)
+    }
+
+    fn is_sealed(&self) -> bool {
+        self.link.key.is_some()
     }
 
     fn size(&self) -> u64 {
@@ -128,6 +138,14 @@ impl<I: ListItem> Listed<I> {
         match self {
             Self::Items(items) => items.iter().map(ListItem::block).collect(),
             Self::Lists(lists) => lists.iter().map(|child| (child.cid, child.len)).collect(),
+        }
+    }
+
+    /// Whether all listed blocks are encrypted, or none is, as `sealed` says.
+    pub(super) fn is_uniform(&self, sealed: bool) -> bool {
+        match self {
+            Self::Items(items) => items.iter().all(|item| item.is_sealed() == sealed),
+            Self::Lists(lists) => lists.iter().all(|child| child.key.is_some() == sealed),
         }
     }
 

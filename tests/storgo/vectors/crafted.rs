@@ -27,6 +27,38 @@ pub fn cases() -> Vec<Case> {
     cases.extend(bodies());
     cases.extend(lists());
     cases.extend(names());
+    cases.extend(mixed());
+    cases
+}
+
+/// Encrypted roots over public blocks, and the other way round.
+fn mixed() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (outer, inner, what) in [
+        (Some(SECRET), None, "a sealed root over a public"),
+        (None, Some(SECRET), "a public root over a sealed"),
+    ] {
+        let chunk = listed_chunk(inner, &[1; 3]);
+        let (made, listed) = list(inner, "items", std::slice::from_ref(&chunk));
+        let file = root(inner, "file", Vec::new(), "items", &[]);
+        let name = case::DirName {
+            name: "a".into(),
+            link: link_text(&file.cid, file.key),
+            root_len: u32::try_from(file.block.len()).expect("short"),
+            dir: false,
+            size: 0,
+            mtime: None,
+            mode: None,
+        };
+        let entry = listed_name(&name).expect("a link");
+        for (part, root, others) in [
+            ("chunk", root(outer, "file", Vec::new(), "items", &[chunk]), vec![]),
+            ("list", root(outer, "file", Vec::new(), "lists", &[listed]), vec![&made]),
+            ("entry", root(outer, "dir", Vec::new(), "items", &[entry]), vec![&file]),
+        ] {
+            cases.push(case(&format!("refused: {what} {part}"), &root, &others, refused("malformed")));
+        }
+    }
     cases
 }
 
