@@ -359,6 +359,24 @@ mod tests {
     }
 
     #[test]
+    fn an_unreachable_provider_is_waited_for_only_if_it_has_delivered() {
+        let (living, dead) = (PeerId::random(), PeerId::random());
+        let mut providers = Providers::default();
+        let now = Instant::now();
+        let cid = Cid::of(Codec::Raw, b"x");
+        providers.add(living, true);
+        providers.add(dead, true);
+        providers.answered(&living, 1, 1, now);
+        providers.set_missing(&living, cid);
+        assert!(providers.may_serve(&cid), "the other one was not asked");
+        providers.set_unreachable(&dead, now);
+        assert!(!providers.may_serve(&cid) && providers.is_lost(&cid));
+        providers.answered(&dead, 1, 1, now);
+        providers.set_unreachable(&dead, now);
+        assert!(providers.may_serve(&cid), "it may come back");
+    }
+
+    #[test]
     fn proven_providers_are_preferred_to_untried_ones() {
         let (good, a, b) = (PeerId::random(), PeerId::random(), PeerId::random());
         let mut providers = Providers::default();
