@@ -3,6 +3,8 @@
 //! `table` lists all settings. Sources in rising order: built-in, profile, file (TOML or YAML), environment, flags. Each
 //! source is a flat list of `key = values`; the last one that sets a key wins, and its origin is kept.
 
+mod file;
+mod service_links;
 mod table;
 mod values;
 
@@ -12,6 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use file::{FileError, is_group};
+use service_links::is_service_variable;
 pub(crate) use table::check_peer_address;
 pub use table::{FLAGS, PROFILES, Setting, TABLE};
 pub use values::{ByteSize, HttpAddr, parse_duration};
@@ -111,8 +115,16 @@ pub enum ConfigError {
         /// The reason, with the line if it is known.
         reason: String,
     },
+    /// A setting that is also the name of a group (`http`) is written both ways in one file.
+    #[error("{}: {key} has a value, and there is a group [{key}] too", path.display())]
+    SettingAndGroup {
+        /// The file.
+        path: PathBuf,
+        /// The setting.
+        key: &'static str,
+    },
     /// An unknown profile.
-    #[error("unknown profile {0:?}; use dev, staging or prod")]
+    #[error("unknown profile {0:?}")]
     UnknownProfile(String),
 }
 
@@ -210,15 +222,10 @@ impl Settings {
             origin: None,
             source,
         })?;
-        let syntax = |reason: String| ConfigError::Syntax { path: path.into(), reason };
-        let yaml = path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml");
-        let tree: serde_json::Value = if yaml {
-            serde_saphyr::from_str(&text).map_err(|e| syntax(e.to_string()))?
-        } else {
-            toml::from_str(&text).map_err(|e| syntax(e.to_string()))?
-        };
-        let mut flat = Vec::new();
-        flatten("", &tree, &mut flat).map_err(syntax)?;
+        let flat = file::parse(path, &text).map_err(|error| match error {
+            FileError::SettingAndGroup(key) => ConfigError::SettingAndGroup { path: path.into(), key },
+            FileError::Syntax(reason) => ConfigError::Syntax { path: path.into(), reason },
+        })?;
         for (key, values) in flat {
             self.set(&key, values, Origin::File(path.into()))?;
         }
@@ -226,13 +233,14 @@ impl Settings {
     }
 
     fn read_env(&mut self, env: &[(String, String)]) -> Result<(), ConfigError> {
-        if let Some((_, port)) = env.iter().find(|(name, _)| name == "PORT") {
+        if let Some((_, port)) = env.iter().find(|(name, port)| name == "PORT" && !port.is_empty()) {
             self.set("http", vec![format!("127.0.0.1:{port}")], Origin::Env("PORT".into()))?;
         }
         for (name, value) in env.iter().filter(|(name, _)| name.starts_with("STORGO_")) {
             if OTHER_ENV.contains(&name.as_str())
                 || name.starts_with("STORGO_TEST_")
                 || name.starts_with("STORGO_SOAK_")
+                || is_service_variable(name, value)
             {
                 continue;
             }
@@ -244,6 +252,7 @@ impl Settings {
                 // An empty variable counts as not set.
                 (Some(setting), _) if value.is_empty() && !setting.list && !setting.default.is_empty() => {}
                 (Some(setting), _) => self.set(setting.key, split(setting, value), origin)?,
+                (None, Some(_)) if value.is_empty() => {}
                 (None, Some(setting)) => {
                     let path = PathBuf::from(value);
                     let secret = fs::read_to_string(&path).map_err(|source| ConfigError::Read {
@@ -313,11 +322,6 @@ impl Settings {
     }
 }
 
-/// Whether a group of settings has this name.
-fn is_group(name: &str) -> bool {
-    TABLE.iter().any(|setting| setting.key.split_once('.').is_some_and(|(group, _)| group == name))
-}
-
 /// The setting that was probably meant, if its group has a similar name.
 fn near_group(group: &str, key: &str) -> Option<&'static str> {
     table::nearest(key).filter(|near| {
@@ -332,39 +336,6 @@ fn split(setting: &Setting, text: &str) -> Vec<String> {
         return if text.is_empty() { Vec::new() } else { vec![text.trim().into()] };
     }
     text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(String::from).collect()
-}
-
-fn flatten(
-    prefix: &str,
-    tree: &serde_json::Value,
-    out: &mut Vec<(String, Vec<String>)>,
-) -> Result<(), String> {
-    use serde_json::Value;
-
-    let scalar = |value: &Value| match value {
-        Value::String(text) => Ok(text.clone()),
-        Value::Number(number) => Ok(number.to_string()),
-        Value::Bool(switch) => Ok(switch.to_string()),
-        _ => Err(format!("{prefix}: expected a text, a number, true, false or a list of them")),
-    };
-    match tree {
-        // Report an unknown group even if it is empty.
-        Value::Object(table) if table.is_empty() && !prefix.is_empty() && !is_group(prefix) => {
-            out.push((format!("{prefix}."), Vec::new()));
-        }
-        Value::Object(table) => {
-            for (key, value) in table {
-                let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-                flatten(&key, value, out)?;
-            }
-        }
-        Value::Array(values) => {
-            out.push((prefix.into(), values.iter().map(scalar).collect::<Result<_, _>>()?));
-        }
-        Value::Null if prefix.is_empty() => {}
-        value => out.push((prefix.into(), vec![scalar(value)?])),
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -442,6 +413,11 @@ mod tests {
         let secret = message(&[("STORGO_CLUSTER_KEY", "hunter2")]);
         assert!(!secret.contains("hunter2"), "{secret}");
         assert!(message(&[("PORT", "x")]).contains("$PORT"));
+        assert!(message(&[("STORGO_PORT", "8080")]).contains("unknown setting \"port\""));
+        let empty =
+            env(&[("PORT", ""), ("STORGO_CLUSTER_KEY_FILE", ""), ("STORGO_PORT", "tcp://192.0.2.1:1")]);
+        let settings = Settings::load(&Sources { env: empty, ..Sources::default() }).expect("loads");
+        assert!(settings.show().all(|(.., origin)| *origin == Origin::BuiltIn));
     }
 
     #[test]

@@ -143,6 +143,24 @@ pub struct Snapshot {
     pub records_version: u64,
 }
 
+/// Why a peer cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DialCause {
+    /// The address is that of this node.
+    OwnAddress,
+    /// The two nodes do not have the same cluster key.
+    OtherCluster,
+    /// Another peer is at the address.
+    OtherPeer,
+    /// The host name does not exist.
+    UnknownHost,
+    /// The host refused the connection: nothing listens on the port.
+    Refused,
+    /// No answer, or another failure.
+    Other,
+}
+
 /// Errors of the network.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -161,8 +179,13 @@ pub enum NetError {
         reason: String,
     },
     /// A peer cannot be reached.
-    #[error("cannot connect: {0}")]
-    Dial(String),
+    #[error("cannot connect: {reason}")]
+    Dial {
+        /// The cause, as far as the next step depends on it.
+        cause: DialCause,
+        /// The reason, for people.
+        reason: String,
+    },
     /// No address of the peer is known, here or in the DHT.
     #[error("no address of peer {0} is known")]
     NoAddress(PeerId),

@@ -60,9 +60,16 @@ fn parses<T: std::str::FromStr<Err: std::fmt::Display>>(value: &str) -> Result<(
     value.parse::<T>().map(drop).map_err(|e| e.to_string())
 }
 
+fn switch(value: &str) -> Result<(), String> {
+    if matches!(value, "true" | "false") { Ok(()) } else { Err("expected true or false".into()) }
+}
+
 fn positive(value: &str) -> Result<(), String> {
-    let number: u32 = value.parse().map_err(|e: std::num::ParseIntError| e.to_string())?;
-    if number == 0 { Err("it must be more than 0".into()) } else { Ok(()) }
+    match value.parse::<u32>() {
+        Ok(0) => Err("it must be more than 0".into()),
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("expected a whole number, at most {}", u32::MAX)),
+    }
 }
 
 fn region(value: &str) -> Result<(), String> {
@@ -75,10 +82,19 @@ fn region(value: &str) -> Result<(), String> {
 }
 
 fn multiaddr(value: &str) -> Result<Multiaddr, String> {
-    value.parse().map_err(|e| match to_multiaddr(value) {
+    value.parse().map_err(|_| match to_multiaddr(value) {
         Some(addr) => format!("not a multiaddr; write {addr}"),
-        None => format!("not a multiaddr ({e})"),
+        None if !value.starts_with('/') => "not a multiaddr, which begins with /".into(),
+        None => format!("not a multiaddr: {} is wrong or incomplete", unreadable_part(value)),
     })
+}
+
+/// Returns the first part of an invalid multiaddr that cannot be read: the name of a protocol and its value.
+fn unreadable_part(value: &str) -> &str {
+    let mut slashes = value.match_indices('/').map(|(at, _)| at).chain([value.len()]);
+    let read = slashes.rfind(|end| value[..*end].parse::<Multiaddr>().is_ok()).unwrap_or(0);
+    let rest = &value[read..];
+    rest.match_indices('/').nth(2).map_or(rest, |(end, _)| &rest[..end])
 }
 
 /// Converts `IP:PORT`, `[IP]:PORT` or `HOST:PORT` to a multiaddr.
@@ -213,7 +229,8 @@ fn log_level(value: &str) -> Result<(), String> {
             ));
         }
     }
-    parses::<tracing_subscriber::filter::Targets>(value)
+    let parsed = value.parse::<tracing_subscriber::filter::Targets>();
+    parsed.map(drop).map_err(|_| "expected a level, or target=level separated by commas".into())
 }
 
 /// All settings.
@@ -262,7 +279,7 @@ pub static TABLE: &[Setting] = &[
         "http.insecure",
         "false",
         "true",
-        parses::<bool>,
+        switch,
         "Serve the HTTP API to other machines without TLS, for a reverse proxy that does TLS",
     ),
     setting(
@@ -297,17 +314,11 @@ pub static TABLE: &[Setting] = &[
         "tls.self.signed",
         "false",
         "true",
-        parses::<bool>,
+        switch,
         "Serve the HTTP API over TLS with a certificate that the node creates",
     ),
-    setting("mdns", "true", "false", parses::<bool>, "Find peers on the local network"),
-    setting(
-        "relay.server",
-        "false",
-        "true",
-        parses::<bool>,
-        "Relay connections of peers that cannot be dialled",
-    ),
+    setting("mdns", "true", "false", switch, "Find peers on the local network"),
+    setting("relay.server", "false", "true", switch, "Relay connections of peers that cannot be dialled"),
     setting(
         "region",
         "",

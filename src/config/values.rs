@@ -22,12 +22,16 @@ impl FromStr for ByteSize {
             "m" | "mib" => 1 << 20,
             "g" | "gib" => 1 << 30,
             "t" | "tib" => 1 << 40,
-            other => return Err(format!("{other:?} is not a unit of bytes")),
+            other => {
+                return Err(format!(
+                    "{other:?} is not a unit of bytes; use KB, MB, GB, TB, KiB, MiB, GiB or TiB"
+                ));
+            }
         };
         let (whole, part) = text[..end].split_once('.').unwrap_or((&text[..end], "0"));
         let number =
-            |digits: &str| digits.parse::<u64>().map_err(|_| format!("{text:?} is not a number of bytes"));
-        let too_large = || format!("{text:?} is too large");
+            |digits: &str| digits.parse::<u64>().map_err(|_| "expected a number of bytes".to_owned());
+        let too_large = || "it is too large".to_owned();
         let bytes = number(whole)?.checked_mul(unit).ok_or_else(too_large)?;
         let scale = 10_u64.checked_pow(u32::try_from(part.len()).unwrap_or(99)).ok_or_else(too_large)?;
         let rest = u128::from(number(part)?) * u128::from(unit) / u128::from(scale);
@@ -64,10 +68,11 @@ impl FromStr for HttpAddr {
 /// # Errors
 /// Says what is wrong.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.trim().parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string());
-    }
-    humantime::parse_duration(text.trim()).map_err(|e| e.to_string())
+    let parsed = match text.trim().parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => humantime::parse_duration(text.trim()).ok(),
+    };
+    parsed.ok_or_else(|| "expected seconds, or a time such as 500ms, 10m, 1h 30m or 7d".into())
 }
 
 #[cfg(test)]

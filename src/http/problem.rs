@@ -167,6 +167,12 @@ const fn hint(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         Some(Reason::TooManyBlocks) => {
             "ask for the entries of the folder, or for parts of the file, one by one"
         }
+        Some(Reason::OwnAddress | Reason::OtherPeer) => {
+            "pass the address that GET /api/v1/status of the other node lists"
+        }
+        Some(Reason::OtherCluster) => "give both nodes the same cluster key",
+        Some(Reason::UnknownHost) => "check the host name",
+        Some(Reason::ConnectionRefused) => "check the port, and that the other node runs",
         Some(Reason::NotAnnounced) => "store the file again to announce it",
         Some(Reason::BlockNotHere | Reason::RootNotHere) => {
             "fetch missing blocks with POST /api/v1/files/{cid}/repair"

@@ -4,10 +4,22 @@ use std::{error::Error, io, iter};
 
 use libp2p::{Multiaddr, dns, multiaddr::Protocol, noise, swarm::DialError};
 
-use super::{NetError, proof::ProofError};
+use super::{DialCause, NetError, proof::ProofError};
 
-/// Reason of a failed dial: this node answered.
-pub(super) const SELF_DIAL: &str = "the peer is this node itself";
+/// The peer at an address is this node itself.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer is this node itself")]
+pub(super) struct SelfDial;
+
+/// A dial to this node itself.
+pub(super) fn self_dial() -> NetError {
+    NetError::Dial { cause: DialCause::OwnAddress, reason: SelfDial.to_string() }
+}
+
+/// A failed dial without a closer cause.
+pub(super) fn unreachable(reason: &str) -> NetError {
+    NetError::Dial { cause: DialCause::Other, reason: reason.into() }
+}
 
 /// Reason of a failed dial: the two nodes do not have the same cluster key.
 const OTHER_CLUSTER: &str = "one of the two nodes belongs to a cluster whose key the other one lacks";
@@ -40,25 +52,36 @@ pub(super) fn is_other_cluster(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
+fn is_refused(error: &(dyn Error + 'static)) -> bool {
+    let refused = io::ErrorKind::ConnectionRefused;
+    causes(error).any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == refused))
+}
+
 fn is_unknown_name(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| cause.downcast_ref().is_some_and(dns::ResolveError::is_no_records_found))
 }
 
 /// Describes a failed dial for people.
 pub(super) fn dial_error(error: &DialError) -> NetError {
-    let reason = match error {
-        DialError::WrongPeerId { obtained, .. } => format!("another peer is at this address: {obtained}"),
-        DialError::LocalPeerId { .. } => SELF_DIAL.into(),
-        DialError::Transport(tried) => {
-            let reasons = tried.iter().map(|(addr, error)| format!("{addr}: {}", reason(addr, error)));
-            reasons.collect::<Vec<_>>().join("; ")
+    match error {
+        DialError::WrongPeerId { obtained, .. } => {
+            let reason = format!("another peer is at this address: {obtained}");
+            NetError::Dial { cause: DialCause::OtherPeer, reason }
         }
-        other => other.to_string(),
-    };
-    NetError::Dial(reason)
+        DialError::LocalPeerId { .. } => self_dial(),
+        DialError::Transport(tried) => {
+            let failures = tried.iter().map(|(addr, error)| (addr, failure(addr, error)));
+            let (causes, reasons): (Vec<_>, Vec<_>) =
+                failures.map(|(addr, (cause, reason))| (cause, format!("{addr}: {reason}"))).unzip();
+            let same = causes.first().filter(|first| causes.iter().all(|cause| cause == *first));
+            NetError::Dial { cause: same.copied().unwrap_or(DialCause::Other), reason: reasons.join("; ") }
+        }
+        other => unreachable(&other.to_string()),
+    }
 }
 
-fn reason(addr: &Multiaddr, error: &(dyn Error + 'static)) -> String {
+/// Returns why a dial to one address failed.
+fn failure(addr: &Multiaddr, error: &(dyn Error + 'static)) -> (DialCause, String) {
     let name = addr.iter().find_map(|part| match part {
         Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) | Protocol::Dnsaddr(name) => {
             Some(name)
@@ -66,8 +89,12 @@ fn reason(addr: &Multiaddr, error: &(dyn Error + 'static)) -> String {
         _ => None,
     });
     match name {
-        _ if is_other_cluster(error) => OTHER_CLUSTER.into(),
-        Some(name) if is_unknown_name(error) => format!("no DNS record for {name}"),
-        _ => root_cause(error),
+        _ if is_other_cluster(error) => (DialCause::OtherCluster, OTHER_CLUSTER.into()),
+        Some(name) if is_unknown_name(error) => (DialCause::UnknownHost, format!("no DNS record for {name}")),
+        _ if causes(error).any(<dyn Error>::is::<SelfDial>) => (DialCause::OwnAddress, SelfDial.to_string()),
+        _ if is_refused(error) => {
+            (DialCause::Refused, "connection refused, so nothing listens on this port".into())
+        }
+        _ => (DialCause::Other, root_cause(error)),
     }
 }

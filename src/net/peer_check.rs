@@ -18,7 +18,7 @@ use libp2p::{
     futures::FutureExt,
 };
 
-use super::{dial_failure::SELF_DIAL, discovery::peer_of, map_dial::MapDial};
+use super::{dial_failure::SelfDial, discovery::peer_of, map_dial::MapDial};
 
 type Connected = (PeerId, StreamMuxerBox);
 
@@ -34,7 +34,7 @@ pub(super) fn check_peer(
             (Ok((peer, _)), Some(expected)) if peer != expected => {
                 if peer == local {
                     self_dials.fetch_add(1, Ordering::Relaxed);
-                    return Err(io::Error::other(SELF_DIAL));
+                    return Err(io::Error::other(SelfDial));
                 }
                 Err(io::Error::other(format!("another peer is at this address: {peer}")))
             }

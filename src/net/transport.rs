@@ -10,7 +10,7 @@ use libp2p::{
     PeerId, Transport,
     core::{
         muxing::StreamMuxerBox,
-        transport::{Boxed, MemoryTransport, OrTransport},
+        transport::{Boxed, MemoryTransport, OrTransport, timeout::TransportTimeoutError},
         upgrade::Version,
     },
     dns,
@@ -43,14 +43,21 @@ pub(super) fn build(
     let plain = OrTransport::new(
         refusals.clone().record(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))),
         OrTransport::new(relay, MemoryTransport::new()),
-    );
+    )
+    .map_err(|error| error.either(|tcp| tcp, io::Error::other));
     let upgraded = plain
         .map(|socket, _| Buffered::new(socket))
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
         .multiplex(BulkYamux)
         .timeout(SETUP)
-        .map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)));
+        .map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)))
+        .map_err(|error| match error {
+            TransportTimeoutError::Other(error) => {
+                error.either(|dial| dial.either(|io| io, io::Error::other), io::Error::other)
+            }
+            late => io::Error::other(late),
+        });
     let membership = membership.cloned();
     let quic = refusals
         .apply(quic::tokio::Transport::new(quic::Config::new(keypair)))
@@ -59,7 +66,7 @@ pub(super) fn build(
         .map_err(|error| error.either(io::Error::other, |error| error));
     let both = OrTransport::new(quic, upgraded)
         .map(|either, _| either.into_inner())
-        .map_err(|error| error.either(|error| error, io::Error::other));
+        .map_err(|error| error.into_inner());
     let inner = with_names(both)?.map(|connection, _| connection).boxed();
     let limited = PendingLimits::new(inner, limits.pending, limits.pending_per_host).boxed();
     Ok(check_peer(limited, local, self_dials))

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     content::{ContentError, cid::Cid},
     fetch::FetchError,
-    net::NetError,
+    net::{DialCause, NetError},
     store::StoreError,
 };
 
@@ -127,6 +127,16 @@ pub enum Reason {
     TokenUnknown,
     /// The peer cannot be connected to, or does not speak the protocol.
     PeerUnreachable,
+    /// The address is that of this node.
+    OwnAddress,
+    /// The peer and this node do not have the same cluster key.
+    OtherCluster,
+    /// Another peer is at the address.
+    OtherPeer,
+    /// The host name of the address does not exist.
+    UnknownHost,
+    /// Nothing listens on the port of the address.
+    ConnectionRefused,
     /// The file was removed before its announcement ended.
     NotAnnounced,
     /// This node does not keep the file.
@@ -255,8 +265,8 @@ impl From<StoreError> for NodeError {
             StoreError::ReadOnly(_) => (ErrorCode::Denied, Reason::ReadOnly),
             StoreError::Corrupt { .. } => (ErrorCode::Integrity, Reason::BlockDamaged),
             StoreError::IndexBehind => (ErrorCode::Integrity, Reason::IndexBehind),
-            StoreError::IndexLost => (ErrorCode::Other, Reason::IndexLost),
-            StoreError::IndexCorrupt(_) => (ErrorCode::Other, Reason::IndexDamaged),
+            StoreError::IndexLost => (ErrorCode::Integrity, Reason::IndexLost),
+            StoreError::IndexCorrupt(_) => (ErrorCode::Integrity, Reason::IndexDamaged),
             StoreError::OtherVersion { .. } => (ErrorCode::Other, Reason::DirectoryVersion),
             StoreError::VersionDamaged => (ErrorCode::Other, Reason::VersionDamaged),
             StoreError::OtherLayout { .. } => (ErrorCode::Other, Reason::LayoutDiffers),
@@ -294,6 +304,17 @@ impl From<NetError> for NodeError {
             NetError::Listen { .. } => (ErrorCode::Other, Reason::AddressUnavailable),
             NetError::NotProvided(_) => (ErrorCode::NotFound, Reason::NotAnnounced),
             NetError::Closed => return Self::shutting_down(),
+            NetError::Dial { cause, .. } => (
+                ErrorCode::Unreachable,
+                match cause {
+                    DialCause::OwnAddress => Reason::OwnAddress,
+                    DialCause::OtherCluster => Reason::OtherCluster,
+                    DialCause::OtherPeer => Reason::OtherPeer,
+                    DialCause::UnknownHost => Reason::UnknownHost,
+                    DialCause::Refused => Reason::ConnectionRefused,
+                    DialCause::Other => Reason::PeerUnreachable,
+                },
+            ),
             _ => (ErrorCode::Unreachable, Reason::PeerUnreachable),
         };
         Self::new(code, error.to_string()).reason(reason)

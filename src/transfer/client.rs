@@ -148,7 +148,7 @@ impl Transfers {
     ) {
         let mut stream = match tokio::time::timeout(OPEN, self.net.open(peer, PROTOCOL)).await {
             Ok(Ok(stream)) => RequestStream::new(stream),
-            Ok(Err(error)) if !matches!(error, NetError::Dial(_) | NetError::NoAddress(_)) => {
+            Ok(Err(error)) if !matches!(error, NetError::Dial { .. } | NetError::NoAddress(_)) => {
                 tracing::debug!(%peer, "{error}");
                 return;
             }

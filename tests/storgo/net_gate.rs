@@ -71,7 +71,7 @@ async fn a_member_does_not_connect_to_a_node_without_its_key() {
             let member = start(|options| options.membership = Some(any_cluster())).await;
             let mut events = member.net.events();
             let refused = within("refused", member.net.connect(addr)).await;
-            let Err(NetError::Dial(why)) = refused else { panic!("{listen}: {refused:?}") };
+            let Err(NetError::Dial { reason: why, .. }) = refused else { panic!("{listen}: {refused:?}") };
             assert!(!has_key || why.contains("belongs to a cluster"), "{listen}: {why}");
             while let Ok(event) = events.try_recv() {
                 assert!(!matches!(event, NetEvent::Connected { .. }), "{listen}: {event:?}");

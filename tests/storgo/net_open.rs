@@ -59,7 +59,10 @@ async fn a_peer_is_found_by_its_id_in_the_dht() {
 async fn a_failed_dial_or_stream_reports_the_reason() {
     let (node, other) = (start(|options| options.listen = vec![tcp()]).await, start(|_| {}).await);
     let itself = within("itself", node.net.open(node.net.peer_id(), PROTOCOL)).await;
-    assert!(matches!(&itself, Err(NetError::Dial(why)) if why.contains("this node itself")), "{itself:?}");
+    assert!(
+        matches!(&itself, Err(NetError::Dial { reason: why, .. }) if why.contains("this node itself")),
+        "{itself:?}"
+    );
 
     let nobody = PeerId::random();
     let unknown = within("unknown", node.net.open(nobody, PROTOCOL)).await;
@@ -77,12 +80,12 @@ async fn a_failed_dial_or_stream_reports_the_reason() {
     let wrong = addr.to_string().replace(&node.net.peer_id().to_string(), &nobody.to_string());
     let wrong = within("wrong", other.net.connect(wrong.parse().expect("a multiaddr"))).await;
     let actual = node.net.peer_id().to_string();
-    assert!(matches!(&wrong, Err(NetError::Dial(why)) if why.contains(&actual)), "{wrong:?}");
+    assert!(matches!(&wrong, Err(NetError::Dial { reason: why, .. }) if why.contains(&actual)), "{wrong:?}");
 
     let no_name =
         within("no name", other.net.connect("/dns4/nosuch.invalid/tcp/1".parse().expect("valid"))).await;
     assert!(
-        matches!(&no_name, Err(NetError::Dial(why)) if why.contains("no DNS record for nosuch.invalid")),
+        matches!(&no_name, Err(NetError::Dial { reason: why, .. }) if why.contains("no DNS record for nosuch.invalid")),
         "{no_name:?}"
     );
 
@@ -97,7 +100,10 @@ async fn a_failed_dial_or_stream_reports_the_reason() {
     })
     .await;
     let refused = within("gone", other.net.open(gone, PROTOCOL)).await;
-    assert!(matches!(&refused, Err(NetError::Dial(why)) if why.contains("refused")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(NetError::Dial { reason: why, .. }) if why.contains("refused")),
+        "{refused:?}"
+    );
     other.net.shutdown().await;
     assert!(matches!(other.net.open(gone, PROTOCOL).await, Err(NetError::Closed)));
 }

@@ -15,7 +15,7 @@ use super::{Dialed, Task, query::Query};
 use crate::net::{
     NetError,
     address_ranking::without_peer_id,
-    dial_failure::{SELF_DIAL, dial_error, is_other_cluster},
+    dial_failure::{dial_error, is_other_cluster, self_dial, unreachable},
     discovery::{dial_opts, peer_of},
     streams::OpenStream,
 };
@@ -95,7 +95,7 @@ impl Task {
 
     pub(super) fn open(&mut self, peer: PeerId, open: OpenStream) {
         if peer == *self.swarm.local_peer_id() {
-            drop(open.reply.send(Err(NetError::Dial(SELF_DIAL.into()))));
+            drop(open.reply.send(Err(self_dial())));
             return;
         }
         if self.swarm.is_connected(&peer) {
@@ -103,7 +103,7 @@ impl Task {
             return;
         }
         if self.swarm.behaviour().dial_backoff.just_failed(&peer, Instant::now()) {
-            drop(open.reply.send(Err(NetError::Dial("the peer could not be reached a moment ago".into()))));
+            drop(open.reply.send(Err(unreachable("the peer could not be reached a moment ago"))));
             return;
         }
         let first = !self.opening.contains_key(&peer);
@@ -225,7 +225,7 @@ impl Task {
         match tried {
             Some(tried) if !tried.is_empty() && !self.address_book.has_untried(&peer, &tried) => {
                 self.swarm.behaviour_mut().dial_backoff.failed(peer, &tried, Instant::now());
-                self.give_up(peer, &NetError::Dial("the peer does not answer at its known addresses".into()));
+                self.give_up(peer, &unreachable("the peer does not answer at its known addresses"));
             }
             // A dial in progress may be to an old address, so it is no reason to wait.
             _ => self.dial_untried(peer, &tried.unwrap_or_default(), PeerCondition::Disconnected),
@@ -260,7 +260,7 @@ impl Task {
 
     /// Describes a failed dial to an address that the user named.
     fn describe(&self, peer: Option<PeerId>, error: &DialError) -> NetError {
-        if self.is_self_dial(peer, error) { NetError::Dial(SELF_DIAL.into()) } else { dial_error(error) }
+        if self.is_self_dial(peer, error) { self_dial() } else { dial_error(error) }
     }
 
     /// Returns whether a failed dial was to this node. A handshake with its own peer id fails for another reason, and its
