@@ -28,7 +28,9 @@ mod run;
 mod sanitize;
 mod secret_input;
 mod settings;
+mod settings_file;
 mod setup;
+mod shell;
 mod status;
 mod tar_reader;
 mod tar_writer;
@@ -65,6 +67,7 @@ pub fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let json = args.common.json;
+    shell::remember(&args.common);
     raise_descriptor_limit();
     // `get` removes an unfinished folder on a blocking thread. A blocking read of stdin cannot be interrupted, so other
     // commands do not wait for long.
@@ -144,6 +147,12 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
         Some(Command::Demo { once }) => return demo::run(*once, &args.common).await,
         _ => Context::new(&args)?,
     };
+    if matches!(args.command, Some(Command::Id | Command::Key { action: args::KeyAction::Backup { .. } }))
+        && !context.sources.flags.is_empty()
+    {
+        let flags: Vec<_> = context.sources.flags.iter().map(|(.., flag)| flag.as_str()).collect();
+        output::message(&context, &format!("ignored {}: this command uses no settings", flags.join(", ")));
+    }
     let command = args.command.unwrap_or(Command::Run);
     if !matches!(command, Command::Run) {
         let level = match (args.common.verbose, args.common.quiet || args.common.json) {

@@ -63,7 +63,7 @@ pub use rebuild::Rebuilt;
 pub use record::{RootKind, RootRecord};
 pub use schema::Usage;
 pub use upload::{Put, PutMode, Upload};
-pub use verify::Verified;
+pub use verify::{Presence, Verified};
 
 use crate::content::cid::Cid;
 use disk::Disk;

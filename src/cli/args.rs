@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 
 use clap::{
-    Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource,
+    Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand,
+    builder::{OsStringValueParser, TypedValueParser},
+    parser::ValueSource,
 };
 
 use crate::config::{FLAGS, TABLE};
 
 /// Part of the contract with scripts; [`super::error::CliError::exit_code`] implements it.
-const EXIT_CODES: &str = "\
+pub(super) const EXIT_CODES: &str = "\
 Exit codes:
-    0  done                          7  no undamaged copy of a block
+    0  done                          7  a block or the index is damaged
     1  another error                 8  stored with too few copies
     2  wrong usage or settings       9  timed out; what has arrived is kept
     3  partly done                  11  data directory in use
@@ -35,10 +37,10 @@ pub(super) struct Args {
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
     /// Folder with identity, blocks and index [default: ~/.local/share/storgo].
-    #[arg(long, global = true, value_name = "DIR", env = "STORGO_DATA_DIR")]
+    #[arg(long, global = true, value_name = "DIR", env = "STORGO_DATA_DIR", value_parser = path())]
     pub(super) data_dir: Option<PathBuf>,
     /// Settings file, TOML or YAML [default: config.toml in the data directory].
-    #[arg(long, global = true, value_name = "FILE", env = "STORGO_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE", env = "STORGO_CONFIG", value_parser = path())]
     pub(super) config: Option<PathBuf>,
     /// Set of defaults: dev, staging or prod.
     #[arg(long, global = true, value_name = "NAME", env = "STORGO_PROFILE")]
@@ -54,6 +56,11 @@ pub(super) struct Common {
     pub(super) verbose: bool,
     #[command(flatten)]
     pub(super) flags: Flags,
+}
+
+/// A path; an empty one is allowed, because an empty variable counts as not set.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// The flags that set settings, made from [`FLAGS`].
@@ -342,7 +349,7 @@ pub(super) enum ConfigAction {
         #[arg(long)]
         next: bool,
     },
-    /// Check all settings; prints nothing if they are valid.
+    /// Check all settings without starting a node.
     Check,
     /// Print the path of the settings file.
     Path,

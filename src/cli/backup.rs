@@ -17,7 +17,8 @@ use super::{
     connection::require_data_dir,
     error::CliError,
     output,
-    setup::{Bootstrap, create_data_dir, load_identity, print_identity, start_command},
+    settings_file::SettingsFile,
+    setup::{create_data_dir, load_identity, print_identity},
 };
 use crate::{
     node::{
@@ -107,7 +108,7 @@ fn backup(context: &Context, path: &Path) -> Result<(), CliError> {
 fn restore(context: &Context, name: &str, text: &str) -> Result<(), CliError> {
     let invalid = || {
         CliError::bad_request(format!("{name} is not a storgo backup, or incomplete"))
-            .hint("`storgo-node key backup FILE` creates one")
+            .hint("name a file that `key backup` wrote on the node whose keys you need")
     };
     let backup: Backup = serde_json::from_str(text).map_err(|_| invalid())?;
     let identity = BASE64URL_NOPAD.decode(backup.identity.as_bytes()).map_err(|_| invalid())?;
@@ -116,7 +117,7 @@ fn restore(context: &Context, name: &str, text: &str) -> Result<(), CliError> {
         Some(key) => Some(parse_cluster_key(key).ok_or_else(invalid)?),
         None => None,
     };
-    let settings = Bootstrap::new(context, &backup.bootstrap)?;
+    let settings = SettingsFile::prepare(context, &backup.bootstrap)?;
     let path = context.data_dir.join(IDENTITY_FILE);
     let here = match fs::read(&path) {
         Ok(bytes) => Some(bytes),
@@ -142,8 +143,8 @@ fn restore(context: &Context, name: &str, text: &str) -> Result<(), CliError> {
     if let Some(key) = lost_key {
         cluster_key::save(context, &key)?;
     }
-    if !backup.bootstrap.is_empty() {
-        settings.write()?;
+    if !backup.bootstrap.is_empty() || settings.has_flags() {
+        settings.write(context)?;
     }
     add_former_addrs(&context.data_dir, backup.addrs)
         .map_err(|e| CliError::io("save the addresses of the original", &e))?;
@@ -152,7 +153,7 @@ fn restore(context: &Context, name: &str, text: &str) -> Result<(), CliError> {
         Some(lock) => {
             format!("restored; {} still uses the old keys: stop it and start it again", lock.holder())
         }
-        None => format!("restored; start the node with: {}", start_command(context)),
+        None => format!("restored; start the node with: {}", context.start_command()),
     };
     output::message(context, &next);
     output::message(

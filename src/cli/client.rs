@@ -213,8 +213,9 @@ impl Client {
 
 /// The hint if all known peers belong to another cluster. `cluster`: whether this node is in one.
 pub(super) fn how_to_join(cluster: bool) -> String {
-    let new = if cluster { ", with a new --data-dir" } else { "" };
-    format!("to join that cluster, run `storgo-node invite` there and `storgo-node join` here{new}")
+    let join =
+        if cluster { "`join INVITE` here, with a new --data-dir" } else { "`storgo-node join INVITE` here" };
+    format!("to join that cluster, run `invite` there and {join}")
 }
 
 /// The id of the request that a response belongs to.

@@ -12,7 +12,7 @@ use super::{
     Context,
     client::{Client, Endpoint, Transport},
     error::CliError,
-    options::{any_ports, api_options, node_options},
+    options::{any_ports, node_options},
     output,
 };
 use crate::{
@@ -79,7 +79,7 @@ impl Connection {
         let node = Node::start(options).await?;
         output::warnings(context, &node);
         let token = http::load_or_create_token(&context.data_dir)?;
-        let router = Api::new(node.clone(), api_options(&context.settings)).await?.router();
+        let router = Api::new(node.clone(), context.api_options()?).await?.router();
         Ok(Self { client: Client::new(Transport::InProcess(router), token), node: Some(node) })
     }
 
@@ -132,10 +132,8 @@ pub(super) fn require_data_dir(context: &Context) -> Result<(), CliError> {
     {
         return Ok(());
     }
-    let dir = dir.display();
-    Err(CliError::new(ErrorCode::Unreachable, format!("no node in {dir}")).hint(format!(
-        "check --data-dir; `storgo-node --data-dir {dir} init` creates a node there, `storgo-node --data-dir {dir} run` starts it"
-    )))
+    let hint = "check --data-dir; `storgo-node init` creates a node there, `storgo-node run` starts it";
+    Err(CliError::new(ErrorCode::Unreachable, format!("no node in {}", dir.display())).hint(hint))
 }
 
 /// Fails if no node runs: for commands whose answer a node started for them could not know.
@@ -146,5 +144,5 @@ pub(super) fn require_running_node(context: &Context) -> Result<(), CliError> {
     }
     let dir = context.data_dir.display();
     Err(CliError::new(ErrorCode::Unreachable, format!("no node runs on {dir}"))
-        .hint(format!("start it with `storgo-node --data-dir {dir} run`")))
+        .hint("start it with `storgo-node run`"))
 }

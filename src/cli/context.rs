@@ -5,8 +5,13 @@ use std::path::{Path, PathBuf};
 use super::{
     args::{Args, Command},
     error::CliError,
+    options::api_options,
+    shell::quote,
 };
-use crate::config::{Settings, Sources};
+use crate::{
+    config::{Settings, Sources},
+    http::ApiOptions,
+};
 
 pub(super) struct Context {
     pub(super) data_dir: PathBuf,
@@ -23,7 +28,8 @@ const PATH_VARIABLES: [&str; 2] = ["STORGO_DATA_DIR", "STORGO_CONFIG"];
 
 impl Context {
     pub(super) fn new(args: &Args) -> Result<Self, CliError> {
-        let data_dir = match &args.common.data_dir {
+        let common = &args.common;
+        let data_dir = match given(common.data_dir.as_ref(), "--data-dir", "STORGO_DATA_DIR")? {
             Some(dir) => {
                 check_data_dir(dir)?;
                 dir.clone()
@@ -31,8 +37,8 @@ impl Context {
             None => default_data_dir()?,
         };
         let sources = Sources {
-            profile: args.common.profile.clone(),
-            file: args.common.config.clone(),
+            profile: args.common.profile.clone().filter(|name| !name.is_empty()),
+            file: given(common.config.as_ref(), "--config", "STORGO_CONFIG")?.cloned(),
             default_file: Some(data_dir.join("config.toml")),
             env: environment()?,
             flags: args.common.flags.given.clone(),
@@ -47,6 +53,33 @@ impl Context {
         let (json, quiet) = (args.common.json, args.common.quiet);
         Ok(Self { data_dir, sources, settings, json, quiet, invalid })
     }
+
+    /// Options of the HTTP API.
+    pub(super) fn api_options(&self) -> Result<ApiOptions, CliError> {
+        api_options(&self.settings, &self.data_dir)
+    }
+
+    /// The command that starts the node of this command.
+    pub(super) fn start_command(&self) -> String {
+        let mut command = format!("storgo-node --data-dir {}", quote(&self.data_dir));
+        let file = self.sources.file.as_ref().map(|file| format!(" --config {}", quote(file)));
+        let profile = self.sources.profile.as_ref().map(|name| format!(" --profile {}", quote(name)));
+        command.extend(file.into_iter().chain(profile));
+        command
+    }
+}
+
+/// Returns the path in a flag or its variable. An empty variable counts as not set.
+///
+/// Errors: an empty flag, as of a script whose variable is not set.
+fn given<'a>(path: Option<&'a PathBuf>, flag: &str, variable: &str) -> Result<Option<&'a PathBuf>, CliError> {
+    match path.filter(|path| path.as_os_str().is_empty()) {
+        None => Ok(path),
+        Some(_) if std::env::var_os(variable).is_some_and(|value| value.is_empty()) => Ok(None),
+        Some(_) => {
+            Err(CliError::bad_request(format!("{flag} is empty")).hint("name a path, or leave the flag out"))
+        }
+    }
 }
 
 /// Returns the environment variables that are UTF-8.
@@ -58,7 +91,8 @@ fn environment() -> Result<Vec<(String, String)>, CliError> {
         match (name.into_string(), value.into_string()) {
             (Ok(name), Ok(value)) => env.push((name, value)),
             (Ok(name), Err(_)) if name.starts_with("STORGO_") && !PATH_VARIABLES.contains(&name.as_str()) => {
-                return Err(CliError::bad_request(format!("{name} is not valid UTF-8")));
+                return Err(CliError::bad_request(format!("the variable {name} is not valid UTF-8"))
+                    .hint("correct it or unset it"));
             }
             _ => {}
         }

@@ -8,7 +8,7 @@ use std::{
 use futures::TryStreamExt;
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-use super::{Stop, args::Common, error::CliError, output, run};
+use super::{Stop, args::Common, error::CliError, output, run, shell::quote};
 use crate::{
     http::{Api, ApiOptions, ServeOptions},
     node::{ErrorCode, Node, NodeOptions, PutOptions, Reference},
@@ -54,10 +54,8 @@ async fn stay(
     stop: &mut tokio::sync::mpsc::Receiver<()>,
 ) -> Result<(), CliError> {
     let addr = serve(node).await?;
-    printer.print(&format!(
-        "the three nodes stay up until Ctrl-C; API of the first: http://{addr}/api/v1/status"
-    ));
-    printer.print(&format!("try it: storgo-node --data-dir {} peers", node.data_dir().display()));
+    printer.print(&format!("the three nodes stay up until Ctrl-C; API of the first: http://{addr}/api/docs"));
+    printer.print(&format!("try it: storgo-node --data-dir {} peers", quote(node.data_dir())));
     stop.recv().await;
     Ok(())
 }
@@ -110,7 +108,8 @@ async fn show(dir: &Scratch, printer: Printer, nodes: &mut Vec<Node>) -> Result<
     }
     let fetch = started.elapsed();
     if got != bytes {
-        return Err(CliError::new(ErrorCode::Integrity, "the fetched file differs from the stored one"));
+        return Err(CliError::new(ErrorCode::Integrity, "the fetched file differs from the stored one")
+            .hint("please report this"));
     }
     let rate = output::bytes_per_s(LEN as u64, fetch);
     printer.print(&format!(

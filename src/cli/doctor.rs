@@ -7,22 +7,25 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use axum::http::Method;
 use serde::Serialize;
 
 use super::{
     Context,
-    client::how_to_join,
+    client::{Endpoint, how_to_join},
     cluster_key::CLUSTER_FILE,
     connection::{Connection, Network},
     error::CliError,
     options::run_options,
     output::{self, plural},
+    shell::complete,
 };
 use crate::{
-    http::{CertificateWarning, TOKEN_FILE, load_or_create_token},
+    http::{CertificateWarning, SettingInfo, TOKEN_FILE, load_or_create_token},
     node::{
         ErrorCode, NodeError,
         identity::{IDENTITY_FILE, load_or_create},
+        report::{FileList, Status},
     },
     store::{Store, StoreError, read_lock, write_problem},
 };
@@ -37,39 +40,47 @@ const EARLIEST: u64 = 1_760_000_000;
 struct Check {
     #[serde(rename = "check")]
     name: &'static str,
-    /// `ok`, `warn` or `fail`.
+    /// `ok`, `warn`, `fail`, or `skip` for what was not checked.
     state: &'static str,
     #[serde(rename = "says")]
     message: String,
 }
 
 pub(super) async fn run(context: &Context) -> Result<(), CliError> {
-    let mut checks = vec![
-        data_dir(context),
-        blocks(context),
-        secrets(context),
-        clock(),
-        settings(context),
-        space(context),
-    ];
+    let mut checks = vec![data_dir(context)];
+    if context.data_dir.exists() {
+        checks.extend([blocks(context), secrets(context)]);
+    } else {
+        checks.extend(["store", "secrets"].map(|name| Check::skip(name, "there is no data directory")));
+    }
+    checks.extend([clock(), settings(context), space(context)]);
     checks.extend(node(context).await);
+    for check in &mut checks {
+        check.message = complete(&check.message).into_owned();
+    }
     let failed = checks.iter().filter(|check| check.state == "fail").count();
     output::result(context, &checks, |checks| {
         let line = |check: &Check| {
-            let state = if check.state == "ok" { check.state.into() } else { check.state.to_uppercase() };
+            let is_fault = matches!(check.state, "warn" | "fail");
+            let state = if is_fault { check.state.to_uppercase() } else { check.state.into() };
             format!("{state:<5} {:<10} {}\n", check.name, check.message)
         };
         checks.iter().map(line).collect()
     })?;
     match failed {
         0 => Ok(()),
-        n => Err(CliError::new(ErrorCode::Other, format!("{n} of {} checks failed", checks.len()))),
+        n => Err(CliError::new(ErrorCode::Other, format!("{n} of {} checks failed", checks.len()))
+            .hint("each line above that says FAIL names the next step")),
     }
 }
 
 impl Check {
     fn ok(name: &'static str, message: impl Into<String>) -> Self {
         Self { name, state: "ok", message: message.into() }
+    }
+
+    fn skip(name: &'static str, why: &str) -> Self {
+        Self { name, state: "skip", message: format!("not checked: {why}") }
     }
 
     fn warn(name: &'static str, message: impl Into<String>) -> Self {
@@ -153,8 +164,10 @@ fn secrets(context: &Context) -> Check {
         .filter(|path| path.is_file())
         .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("index.redb")));
     let keys = [IDENTITY_FILE, CLUSTER_FILE, TOKEN_FILE].map(|name| context.data_dir.join(name));
+    let mut checked = 0;
     for path in keys.into_iter().chain(indexes) {
         let Ok(meta) = path.metadata() else { continue };
+        checked += 1;
         let mode = meta.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             let message =
@@ -170,7 +183,13 @@ fn secrets(context: &Context) -> Check {
     if let Some(error) = damage.into_iter().flatten().flatten().next() {
         return failed("secrets", error);
     }
-    Check::ok("secrets", "only this user can read keys, token and index")
+    match checked {
+        0 => Check::skip("secrets", "there are no keys yet"),
+        n => Check::ok(
+            "secrets",
+            format!("only this user can read the {} with keys and names", plural(n, "file")),
+        ),
+    }
 }
 
 fn clock() -> Check {
@@ -217,21 +236,29 @@ fn space(context: &Context) -> Check {
 
 async fn node(context: &Context) -> Vec<Check> {
     if read_lock(&context.data_dir).is_none() {
-        return vec![Check::warn(
-            "node",
-            "no node runs on this data directory; `storgo-node run` starts one",
-        )];
+        let message = "no node runs on this data directory; `storgo-node run` starts one";
+        return vec![
+            Check::warn("node", message),
+            Check::skip("peers", "no node runs"),
+            Check::skip(
+                "blocks",
+                "no node runs; `storgo-node health` looks for missing ones, `storgo-node verify` reads all",
+            ),
+        ];
     }
-    let status = async {
+    let asked = async {
         let connection = Connection::open(context, Network::Offline).await?;
         let status = connection.client.status().await?;
+        let settings = connection.client.json(Method::GET, &Endpoint::path("/api/v1/settings")).await?;
+        let damaged = Endpoint::path("/api/v1/files?health=damaged&limit=1");
+        let damaged = connection.client.json(Method::GET, &damaged).await?;
         connection.close().await;
-        Ok::<_, CliError>(status)
+        Ok::<(Status, Vec<SettingInfo>, FileList), CliError>((status, settings, damaged))
     };
-    let status = match status.await {
-        Ok(status) => status,
+    let (status, settings, damaged) = match asked.await {
+        Ok(answers) => answers,
         Err(error) => {
-            return vec![Check::fail("node", format!("the node does not answer: {error}"))];
+            return vec![Check::fail("node", format!("the node does not answer: {error}; {}", error.hint))];
         }
     };
     let up = humantime::format_duration(Duration::from_secs(status.uptime_s));
@@ -242,9 +269,7 @@ async fn node(context: &Context) -> Vec<Check> {
                 format!("the node at {addr} belongs to another cluster: {}", how_to_join(status.cluster));
             Check::warn("peers", message)
         }
-        (0, None) => {
-            Check::warn("peers", "no peer is connected; add a --bootstrap address or check the firewall")
-        }
+        (0, None) => Check::warn("peers", no_peer(&settings)),
         (n, _) => Check::ok("peers", format!("{n} connected")),
     });
     if let Some(addr) = &status.same_identity {
@@ -257,11 +282,12 @@ async fn node(context: &Context) -> Vec<Check> {
     if status.index_behind {
         checks.push(failed("index", StoreError::IndexBehind.into()));
     }
-    if status.missing > 0 {
+    if damaged.total > 0 {
         let message = format!(
-            "{} of files kept here missing or damaged; `storgo-node ls` shows the files, `storgo-node verify` fetches what peers \
+            "{} of {} kept here missing or damaged; `storgo-node health` lists the files, `storgo-node repair` fetches what peers \
              have",
-            plural(status.missing, "block")
+            plural(status.missing, "block"),
+            plural(damaged.total, "file"),
         );
         checks.push(Check::warn("blocks", message));
     } else if status.quarantined > 0 {
@@ -270,6 +296,34 @@ async fn node(context: &Context) -> Vec<Check> {
             plural(status.quarantined, "block")
         );
         checks.push(Check::warn("blocks", message));
+    } else {
+        let message = match damaged.kept.unwrap_or_default() {
+            0 => "this node keeps no files".into(),
+            n => format!(
+                "all blocks of {} kept here have their length; `storgo-node verify` reads them",
+                plural(n, "file")
+            ),
+        };
+        checks.push(Check::ok("blocks", message));
     }
     checks
+}
+
+/// Why no peer is connected, as far as the settings of the running node say.
+fn no_peer(settings: &[SettingInfo]) -> String {
+    let value =
+        |key: &str| settings.iter().find(|setting| setting.key == key).map_or("", |setting| &setting.value);
+    let next = match (value("bootstrap"), value("mdns")) {
+        ("", "true") => {
+            "none was found on the local network; name one with the setting `bootstrap`, or try `storgo-node peers --add MULTIADDR`"
+        }
+        ("", _) => "neither `bootstrap` nor `mdns` is set, so the node looks for none",
+        (peers, _) => {
+            return format!(
+                "no peer is connected: {peers} (`bootstrap`) does not answer; check that it runs and that a firewall lets this node \
+                 through"
+            );
+        }
+    };
+    format!("no peer is connected: {next}")
 }

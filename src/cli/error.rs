@@ -5,7 +5,7 @@ use std::{fmt, io, path::Path};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{ConfigError, TABLE},
+    config::{ConfigError, PROFILES, TABLE},
     node::{ErrorCode, NodeError, Reason, report::LeftOut},
 };
 
@@ -14,8 +14,7 @@ use crate::{
 pub(super) struct CliError {
     pub(super) code: ErrorCode,
     pub(super) message: String,
-    /// The next step for the user; empty if there is none.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    /// The next step for the user.
     pub(super) hint: String,
     /// The cause, if the node names one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -29,8 +28,9 @@ pub(super) struct CliError {
 }
 
 impl CliError {
+    /// An error with the general next step of its code.
     pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        let (hint, left_out) = (String::new(), Vec::new());
+        let (hint, left_out) = (next_step(code, None).into(), Vec::new());
         Self { code, message: message.into(), hint, reason: None, left_out, entry: None }
     }
 
@@ -42,10 +42,13 @@ impl CliError {
     /// An error of the operating system while trying to do `what`.
     pub(super) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
         let code = ErrorCode::of_io(error);
-        let hint = match code {
-            ErrorCode::Denied => "check its owner and permissions",
-            ErrorCode::NoSpace => "free some space on that disk",
-            _ => "",
+        let hint = match (code, error.kind()) {
+            (ErrorCode::Denied, _) => "check its owner and permissions",
+            (ErrorCode::NoSpace, _) => "free some space on that disk",
+            (_, io::ErrorKind::NotFound) => "check the path; is it mistyped, or a disk not mounted?",
+            (_, io::ErrorKind::IsADirectory) => "name a file; this is a folder",
+            (_, io::ErrorKind::NotADirectory) => "a part of the path is a file, not a folder",
+            _ => "check the path and the disk",
         };
         Self::new(code, format!("cannot {what}: {error}")).hint(hint)
     }
@@ -155,14 +158,15 @@ fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         Some(Reason::ReadOnly) => "mount it writable, or use another --data-dir",
         Some(Reason::PermissionDenied) => "check its owner and permissions",
         Some(Reason::IdentityDamaged) => {
-            "restore it with `storgo-node key restore`; without a backup, move it away to get a new identity"
+            "restore a backup with `storgo-node key restore FILE`; without one, move it away, and the next start makes a new identity"
         }
         Some(Reason::NoProvider) => {
             "check that a node with this file runs, and that this node has a peer (`storgo-node peers`)"
         }
-        Some(Reason::NoPeers | Reason::Offline) => {
-            "name a peer with --bootstrap, or set --mdns true to find peers nearby"
+        Some(Reason::NoPeers) => {
+            "`storgo-node doctor` says which peers this node looks for; --bootstrap names one"
         }
+        Some(Reason::Offline) => "start the node with `storgo-node run`, then run the command again",
         Some(Reason::Stalled | Reason::FetchTooSlow) => {
             "run the command again to continue; --timeout waits longer"
         }
@@ -174,6 +178,17 @@ fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         }
         Some(Reason::ProvidersSilent | Reason::PeerUnreachable) => {
             "check that the other node runs and that a firewall lets this node through"
+        }
+        Some(Reason::OwnAddress) => "name another node: `status` there lists its addresses",
+        Some(Reason::ForeignPeer) => {
+            "run `invite` on a node of the cluster, and `join INVITE` on the other one"
+        }
+        Some(Reason::OtherPeer) => {
+            "leave out /p2p/…, or copy the address again: `status` lists it on the other node"
+        }
+        Some(Reason::UnknownHost) => "check the spelling of the host name and this machine's DNS",
+        Some(Reason::ConnectionRefused) => {
+            "start the other node, or correct the port: `status` lists it on the other node"
         }
         Some(Reason::PortInUse) => "another program uses this port; choose another with --listen or --http",
         Some(Reason::PortDenied) => "choose a port from 1024 on with --listen or --http",
@@ -211,15 +226,26 @@ fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
             "use another --data-dir, or run `storgo-node leave` first; files stored in the old cluster stay readable by their links"
         }
         Some(Reason::WorkerFailed) => "the log of the node says where it failed; please report this",
-        _ => match code {
-            ErrorCode::Unreachable => {
-                "`storgo-node peers` lists the peers, `storgo-node doctor` finds problems"
-            }
-            ErrorCode::Integrity => "`storgo-node verify` shows what is damaged",
-            ErrorCode::NoSpace => "free some space, or remove files and run `storgo-node gc --now`",
-            ErrorCode::ShuttingDown => "start the node again, then repeat the command",
-            _ => "",
-        },
+        _ => of_code(code),
+    }
+}
+
+/// Returns the next step after an error without a closer cause.
+const fn of_code(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::Other => "--verbose shows more, and `storgo-node doctor` looks for problems",
+        ErrorCode::BadRequest => "correct it and run the command again; --help lists what the command takes",
+        ErrorCode::Partial => "the messages above name the rest; run the command again for it",
+        ErrorCode::NotFound => "`storgo-node ls` lists the files here; a link reads files of other nodes",
+        ErrorCode::Unreachable => "`storgo-node peers` lists the peers, `storgo-node doctor` finds problems",
+        ErrorCode::Denied => "check the owner and permissions, or ask for a link with its read key",
+        ErrorCode::Integrity => "`storgo-node verify` shows what is damaged",
+        ErrorCode::Collision => "store it without --public",
+        ErrorCode::BelowTarget => "`storgo-node health` shows which nodes hold the file",
+        ErrorCode::Timeout => "run the command again to continue; --timeout waits longer",
+        ErrorCode::Locked => "try again in a moment, or stop the other process",
+        ErrorCode::NoSpace => "free some space, or remove files and run `storgo-node gc --now`",
+        ErrorCode::ShuttingDown => "start the node again, then run the command again",
     }
 }
 
@@ -232,7 +258,21 @@ impl From<ConfigError> for CliError {
                 let keys: Vec<&str> = TABLE.iter().map(|setting| setting.key).collect();
                 hint = format!("correct or remove it; the settings are {}", keys.join(", "));
             }
-            ConfigError::UnknownProfile(_) => hint.clear(),
+            ConfigError::UnknownProfile(_) => {
+                hint = format!("the profiles are {}", PROFILES.map(|(name, _)| name).join(", "));
+            }
+            ConfigError::SettingAndGroup { key, .. } => {
+                let inside = TABLE.iter().filter(|setting| {
+                    setting.key.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'))
+                });
+                let names = inside.map(|setting| format!("{:?}", setting.key)).collect::<Vec<_>>().join(", ");
+                hint = format!(
+                    "instead of the group, write the whole names in quotes at the top of the file: {names}"
+                );
+            }
+            ConfigError::Syntax { .. } => {
+                hint = "correct the file; docs/configuration.md shows an example".into();
+            }
             ConfigError::Read { source, origin, .. } => {
                 hint = match (source.kind(), origin) {
                     (io::ErrorKind::NotFound, None) => {
@@ -277,7 +317,71 @@ impl From<clap::Error> for CliError {
 mod tests {
     use clap::Parser;
 
-    use super::{super::args::Args, *};
+    use super::{
+        super::args::{Args, EXIT_CODES},
+        *,
+    };
+
+    /// The names in backquotes in a cell.
+    fn names(cell: &str) -> impl Iterator<Item = &str> {
+        cell.split('`').skip(1).step_by(2)
+    }
+
+    #[test]
+    fn the_documents_and_the_help_list_the_exit_code_of_every_error() {
+        use utoipa::PartialSchema;
+
+        let document =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md")).expect("a document");
+        let cells = |line: &str| {
+            line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>()
+        };
+        let rows = document.lines().filter(|line| line.starts_with('|')).map(cells);
+        let rows: Vec<(u8, Vec<String>)> = rows.filter_map(|row| Some((row[0].parse().ok()?, row))).collect();
+        let schema = serde_json::to_value(ErrorCode::schema()).expect("JSON");
+        let schema = schema["oneOf"].as_array().map_or(vec![&schema], |all| all.iter().collect());
+        let known: Vec<&serde_json::Value> =
+            schema.iter().flat_map(|part| part["enum"].as_array().expect("names")).collect();
+        assert!(known.len() > 10, "{known:?}");
+        let listed: usize = rows.iter().map(|(_, row)| names(&row[1]).count()).sum();
+        assert_eq!(listed, known.len(), "each name once");
+        for name in known {
+            let code = CliError::new(serde_json::from_value(name.clone()).expect("a code"), "").exit_code();
+            let (_, row) = rows.iter().find(|(number, _)| *number == code).expect("a row");
+            assert!(names(&row[1]).any(|listed| listed == name), "{name}: {row:?}");
+        }
+        let in_help = |line: &str| -> Vec<(u8, String)> {
+            // Two columns, more than one space apart.
+            let cells: Vec<&str> = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+            cells
+                .chunks(2)
+                .filter_map(|pair| Some((pair[0].parse().ok()?, (*pair.get(1)?).to_owned())))
+                .collect()
+        };
+        let mut help: Vec<_> = EXIT_CODES.lines().flat_map(in_help).collect();
+        help.sort_unstable();
+        assert_eq!(help, rows.iter().map(|(code, row)| (*code, row[2].clone())).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_error_has_a_next_step() {
+        use utoipa::PartialSchema;
+
+        let schema = serde_json::to_string(&Reason::schema()).expect("JSON")
+            + &serde_json::to_string(&ErrorCode::schema()).expect("JSON");
+        let words: Vec<&str> = schema.split('"').collect();
+        let parse = |word: &&str| serde_json::from_value::<Reason>(serde_json::Value::from(*word)).ok();
+        let reasons: Vec<Reason> = words.iter().filter_map(parse).collect();
+        assert!(reasons.len() > 40, "{reasons:?}");
+        for reason in reasons {
+            let hint = next_step(ErrorCode::Other, Some(reason));
+            assert!(!hint.is_empty() && !hint.ends_with('.'), "{reason:?}: {hint:?}");
+        }
+        for profile in ["foo", ""] {
+            let error = CliError::from(ConfigError::UnknownProfile(profile.into()));
+            assert_eq!(error.hint, "the profiles are dev, staging, prod");
+        }
+    }
 
     #[test]
     fn a_problem_document_becomes_an_error_with_a_command_as_its_hint() {

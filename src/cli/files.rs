@@ -11,14 +11,15 @@ use super::{
     error::CliError,
     output::{self, fit, plural, table, terminal_columns},
     sanitize::sanitize,
+    shell::{complete, quote},
 };
 use crate::node::{
     ErrorCode,
     report::{DirEntryInfo, FileInfo, FileKind, FileList, RemoveReport},
 };
 
-/// Fetches all pages of a list of files; `query` is the query of the request.
-pub(super) async fn list(client: &Client, query: &str) -> Result<Vec<FileInfo>, CliError> {
+/// Fetches all pages of a list of files as one; `query` is the query of the request.
+pub(super) async fn list(client: &Client, query: &str) -> Result<FileList, CliError> {
     let (mut files, mut cursor) = (Vec::new(), String::new());
     loop {
         let endpoint = Endpoint::path(format!("/api/v1/files?limit=1000&{query}{cursor}"));
@@ -26,7 +27,7 @@ pub(super) async fn list(client: &Client, query: &str) -> Result<Vec<FileInfo>, 
         files.extend(page.files);
         match page.next {
             Some(next) => cursor = format!("&cursor={next}"),
-            None => return Ok(files),
+            None => return Ok(FileList { files, ..page }),
         }
     }
 }
@@ -46,9 +47,10 @@ pub(super) async fn mention_older(context: &Context, client: &Client, reference:
 fn print_older(context: &Context, info: &FileInfo, reference: &str) {
     let Some(older) = info.older else { return };
     let have = if older == 1 { "file has" } else { "files have" };
-    let name = sanitize(reference);
-    let message =
-        format!("{older} older {have} this name, using the newest; `storgo-node ls {name}` lists all");
+    let message = format!(
+        "{older} older {have} this name, using the newest; `storgo-node ls {}` lists all",
+        quote(reference)
+    );
     output::message(context, &message);
 }
 
@@ -62,7 +64,7 @@ const fn kind(kind: FileKind) -> &'static str {
 pub(super) async fn ls(context: &Context, query: Option<&str>) -> Result<(), CliError> {
     let search = query.map_or_else(String::new, |query| format!("&q={}", escape(query)));
     let search = format!("sort=created&order=desc{search}");
-    let files = ask(context, Network::Offline, async |client| list(client, &search).await).await?;
+    let files = ask(context, Network::Offline, async |client| list(client, &search).await).await?.files;
     match query {
         _ if !files.is_empty() => {}
         None => output::message(context, "no files yet; store one with `storgo-node provide FILE`"),
@@ -106,11 +108,12 @@ pub(super) async fn info(context: &Context, reference: &str) -> Result<(), CliEr
 fn describe(info: &FileInfo) -> String {
     let yes_or_no = |yes| String::from(if yes { "yes" } else { "no" });
     let kept = match (info.pinned, info.missing) {
-        (true, missing @ 1..) => format!(
+        (true, missing @ 1..) => complete(&format!(
             "incomplete: {} missing or damaged; `storgo-node verify {}` fetches what peers have",
             plural(missing, "block"),
             info.cid
-        ),
+        ))
+        .into_owned(),
         (kept, _) => yes_or_no(kept),
     };
     let providers = info.providers.as_ref().map(|providers| match providers.len() {

@@ -14,6 +14,7 @@ use super::{
     options::node_options,
     output::{self, plural, table},
     sanitize::sanitize,
+    shell::complete,
 };
 use crate::{
     catalogue,
@@ -89,9 +90,14 @@ pub(super) async fn health(context: &Context, reference: Option<&str>) -> Result
             Err(CliError::new(ErrorCode::Integrity, message)
                 .hint("`storgo-node repair` fetches them from peers"))
         }
+        Health::Unknown => {
+            let code = if report.kept { ErrorCode::Integrity } else { ErrorCode::Timeout };
+            Err(CliError::new(code, nowhere(&report))
+                .hint("check that the holders listed above run and that a firewall lets this node through"))
+        }
         Health::Lost => {
-            let message = format!("{} on no node that answered", is_or_are(report.lost));
-            Err(CliError::new(ErrorCode::Integrity, message).hint("connect to a node that has the file"))
+            Err(CliError::new(ErrorCode::Integrity, nowhere(&report))
+                .hint("connect to a node that has the file"))
         }
     }
 }
@@ -103,14 +109,18 @@ fn describe_health(report: &HealthReport) -> String {
             format!("at risk: {} only on this node", is_or_are(report.only_here))
         }
         (Health::AtRisk, _) => "at risk: some blocks are on a single node".into(),
-        (Health::Damaged, _) => "damaged here: `storgo-node repair` fetches the missing blocks".into(),
-        (Health::Lost, _) => format!("lost: {} on no node that answered", is_or_are(report.lost)),
+        (Health::Damaged, _) => {
+            complete("damaged here: `storgo-node repair` fetches the missing blocks").into_owned()
+        }
+        (Health::Unknown, _) => format!("unknown: {}", nowhere(report)),
+        (Health::Lost, _) => format!("lost: {}", nowhere(report)),
     };
     let mut lines = vec![("cid", report.cid.to_string())];
     lines.extend(report.name.as_deref().map(|name| ("name", sanitize(name))));
     lines.push(("health", state));
-    lines.push(("blocks", format!("{} of {} here", report.here, report.blocks)));
-    let here = if report.here == report.blocks { ", with this node's own" } else { "" };
+    let unkept = if report.kept || report.here == 0 { "" } else { ", not kept: they may go at any time" };
+    lines.push(("blocks", format!("{} of {} here{unkept}", report.here, report.blocks)));
+    let here = if report.kept && report.here == report.blocks { ", with this node's own" } else { "" };
     // A node that only read the file holds it in its cache.
     let cached = if report.copies > 1 { "; other nodes may drop copies from their cache" } else { "" };
     lines.push(("copies", format!("{} complete{here}{cached}", report.copies)));
@@ -125,21 +135,33 @@ fn describe_health(report: &HealthReport) -> String {
     lines.iter().map(|(name, value)| format!("{name:<9} {value}\n")).collect()
 }
 
+/// Which blocks were found nowhere, and why that may be.
+fn nowhere(report: &HealthReport) -> String {
+    let silent = report.holders.iter().filter(|holder| holder.blocks.is_none()).count() as u64;
+    let silent = match silent {
+        0 => String::new(),
+        n => format!("; {} that announced the file did not answer", plural(n, "node")),
+    };
+    format!("{} on no node that answered{silent}", is_or_are(report.lost))
+}
+
 fn is_or_are(blocks: u64) -> String {
     format!("{} {}", plural(blocks, "block"), if blocks == 1 { "is" } else { "are" })
 }
 
 /// Lists the kept files of which blocks are missing here.
 async fn list_damaged(context: &Context) -> Result<(), CliError> {
-    let files =
+    let list =
         ask(context, Network::Offline, async |client| files::list(client, "health=damaged").await).await?;
+    let (files, kept) = (list.files, list.kept.unwrap_or_default());
     output::result(context, &files, |files| {
         let row = |file: &FileInfo| {
             let name = sanitize(file.name.as_deref().unwrap_or("-"));
             vec![file.cid.to_string(), output::bytes(file.size), name]
         };
         match files.as_slice() {
-            [] => "all kept files are complete\n".into(),
+            [] if kept == 0 => "this node keeps no files\n".into(),
+            [] => format!("all kept files are complete: {}\n", plural(kept, "file")),
             files => table(&["CID", "SIZE", "NAME"], &files.iter().map(row).collect::<Vec<_>>()),
         }
     })?;

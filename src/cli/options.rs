@@ -2,13 +2,16 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     path::Path,
 };
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-use super::{cluster_key::cluster_key, error::CliError};
+use super::{
+    cluster_key::{CLUSTER_FILE, cluster_key},
+    error::CliError,
+};
 use crate::{
     config::{ByteSize, HttpAddr, Origin, Settings, parse_duration},
     http::{ApiOptions, ServeOptions, SettingInfo, Tls},
@@ -21,13 +24,27 @@ pub(super) fn any_ports() -> Vec<Multiaddr> {
     addrs.map(|addr| addr.parse().expect("a multiaddr")).into()
 }
 
+/// Whether this machine has IPv6. The kernel may lack it, or it may be turned off.
+fn has_ipv6() -> bool {
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
+}
+
+fn is_ipv6(addr: &Multiaddr) -> bool {
+    matches!(addr.iter().next(), Some(Protocol::Ip6(_)))
+}
+
 pub(super) fn node_options(settings: &Settings, data_dir: &Path) -> Result<NodeOptions, CliError> {
     let addrs = |key: &str| settings.list(key).iter().filter_map(|addr| addr.parse().ok()).collect();
     let bytes = |key: &str| settings.parsed::<ByteSize>(key).map(|size| size.0);
     let time = |key: &str| settings.get(key).and_then(|text| parse_duration(text).ok());
     let base = NodeOptions::new(data_dir);
+    let mut listen: Vec<Multiaddr> = addrs("listen");
+    // The addresses that the user names are all needed. Of the default ones, those that this machine can have.
+    if *settings.origin("listen") == Origin::BuiltIn && !has_ipv6() {
+        listen.retain(|addr| !is_ipv6(addr));
+    }
     Ok(NodeOptions {
-        listen: addrs("listen"),
+        listen,
         external: addrs("external"),
         bootstrap: addrs("bootstrap"),
         cluster: cluster_key(settings, data_dir)?,
@@ -50,22 +67,26 @@ pub(super) fn node_options(settings: &Settings, data_dir: &Path) -> Result<NodeO
     })
 }
 
-pub(super) fn api_options(settings: &Settings) -> ApiOptions {
-    let shown = settings.show().map(|(setting, values, origin)| {
-        let value = match (setting.secret, values.is_empty()) {
-            (true, true) => "not set".into(),
-            (true, false) => "set".into(),
-            (false, _) => values.join(", "),
+pub(super) fn api_options(settings: &Settings, data_dir: &Path) -> Result<ApiOptions, CliError> {
+    let mut shown = Vec::new();
+    for (setting, values, origin) in settings.show() {
+        let (value, origin) = match (setting.secret, values.is_empty()) {
+            (true, true) if setting.key == "cluster.key" && cluster_key(settings, data_dir)?.is_some() => {
+                ("set".into(), Origin::File(data_dir.join(CLUSTER_FILE)))
+            }
+            (true, true) => ("not set".into(), origin.clone()),
+            (true, false) => ("set".into(), origin.clone()),
+            (false, _) => (values.join(", "), origin.clone()),
         };
-        SettingInfo { key: setting.key.into(), value, origin: origin.to_string() }
-    });
+        shown.push(SettingInfo { key: setting.key.into(), value, origin: origin.to_string() });
+    }
     let keep = settings.get("uploads.keep").and_then(|text| parse_duration(text).ok());
-    ApiOptions {
+    Ok(ApiOptions {
         hosts: settings.list("http.hosts").to_vec(),
         base_path: settings.get("http.base_path").unwrap_or_default().to_owned(),
-        settings: shown.collect(),
+        settings: shown,
         uploads_keep: keep.unwrap_or(ApiOptions::default().uploads_keep),
-    }
+    })
 }
 
 /// Options for `run`.
@@ -105,7 +126,11 @@ fn cannot_bind(addr: &Multiaddr) -> Option<&'static str> {
         Protocol::Udp(port) => UdpSocket::bind((ip, port)).map(drop),
         _ => return None,
     };
-    match bound.err()?.kind() {
+    let error = bound.err()?;
+    if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) {
+        return Some("this machine has no IPv6");
+    }
+    match error.kind() {
         io::ErrorKind::AddrNotAvailable => Some("this machine has no such address"),
         io::ErrorKind::PermissionDenied => {
             Some("this user may not use that port; ports from 1024 on are free to all")

@@ -16,6 +16,7 @@ use super::{
     attributes::system_time,
     error::CliError,
     sanitize::{sanitize, sanitize_lines, shorten, width},
+    shell,
 };
 use crate::node::{ErrorCode, Node};
 
@@ -25,10 +26,11 @@ const LISTED_PATHS: usize = 5;
 /// Prints an error and its hint, or one JSON object, to stderr.
 pub(super) fn error(error: &CliError, json: bool) {
     if json {
+        let hint = shell::complete(&error.hint).into_owned();
+        let error = CliError { hint, ..error.clone() };
         drop(writeln!(io::stderr(), "{}", serde_json::json!({ "error": error })));
     } else {
-        let hint = if error.hint.is_empty() { String::new() } else { format!("\n  hint: {}", error.hint) };
-        stderr_line(&format!("error: {error}{hint}"));
+        stderr_line(&format!("error: {error}\n  hint: {}", shell::complete(&error.hint)));
     }
 }
 
@@ -74,7 +76,7 @@ pub(super) fn result<T: Serialize>(
 /// Prints a message to stderr, except with `--quiet` or `--json`.
 pub(super) fn message(context: &Context, text: &str) {
     if !context.quiet && !context.json {
-        stderr_line(text);
+        stderr_line(&shell::complete(text));
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     Context,
     error::CliError,
-    options::{any_ports, api_options, run_options},
+    options::{any_ports, run_options},
     output,
 };
 use crate::{
@@ -43,7 +43,7 @@ async fn serve_until(
     stop: &mut mpsc::Receiver<()>,
     reload: &mut mpsc::Receiver<()>,
 ) -> Result<(), CliError> {
-    let api = Api::new(node.clone(), api_options(&context.settings)).await?;
+    let api = Api::new(node.clone(), context.api_options()?).await?;
     let served = serve(context, &api, options).await?;
     print_banner(context, node, &api, &served).await?;
     loop {
@@ -99,8 +99,11 @@ async fn start(context: &Context, mut options: NodeOptions) -> Result<Node, CliE
     let by_default = *context.settings.origin("listen") == Origin::BuiltIn;
     match Node::start(options.clone()).await {
         Err(error) if by_default && is_unavailable(&error) => {
-            tracing::debug!("{error}");
-            output::message(context, "port 3000 is taken, listening on any free port (--listen chooses one)");
+            let why = match error.reason {
+                Some(Reason::PortInUse) => "port 3000 is taken".into(),
+                _ => error.to_string(),
+            };
+            output::message(context, &format!("{why}, listening on any free port (--listen chooses one)"));
             options.listen = any_ports();
             Ok(Node::start(options).await?)
         }
@@ -143,22 +146,25 @@ async fn print_banner(context: &Context, node: &Node, api: &Api, served: &Served
         format!("data    {}{in_cluster}", status.data_dir),
     ];
     lines.extend(status.listen.iter().map(|addr| format!("listen  {addr}")));
-    lines.push(format!("api     {}/api/v1/status", served.url()));
+    lines.push(format!(
+        "api     {}/api/docs   (`storgo-node token create` prints a token for it)",
+        served.url()
+    ));
     lines.extend(
         served.fingerprint.iter().map(|sha256| format!("tls     SHA-256 of the certificate: {sha256}")),
     );
     // The link signs in anybody who opens it, so it does not go into a log.
-    if std::io::stderr().is_terminal()
-        && let Some(link) = api.sign_in_link()
-    {
-        lines.push(format!("page    {link}   (signs in once; `storgo-node web` prints another)"));
-    }
+    let link = std::io::stderr().is_terminal().then(|| api.sign_in_link()).flatten();
+    lines.push(match link {
+        Some(link) => format!("page    {link}   (signs in once; `storgo-node web` prints another)"),
+        None => format!("page    {}/   (`storgo-node web` prints a link that signs in)", served.url()),
+    });
     // Prefer an address that other machines can reach.
     let is_local = |addr: &str| addr.contains("/127.0.0.1/") || addr.contains("/::1/");
     let example = status.listen.iter().find(|addr| !is_local(addr)).or(status.listen.first());
     if status.cluster {
         lines.push("bring another machine into the cluster with the line that this prints:".into());
-        lines.push(format!("  storgo-node --data-dir {} invite", status.data_dir));
+        lines.push(format!("  {} invite", context.start_command()));
     } else if let Some(addr) = example {
         lines.push(format!("connect another node with:\n  storgo-node --bootstrap {addr}"));
     }

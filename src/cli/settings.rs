@@ -8,8 +8,9 @@ use super::{
     client::Endpoint,
     connection::{Connection, Network},
     error::CliError,
-    options::{api_options, run_options},
+    options::run_options,
     output::{self, table},
+    sanitize::sanitize,
 };
 use crate::{
     config::{Setting, TABLE},
@@ -22,7 +23,14 @@ pub(super) async fn config(context: &Context, action: &ConfigAction) -> Result<(
         ConfigAction::Check => {
             // Each value has been checked when it was loaded; this checks what only a start would see.
             run_options(&context.settings, &context.data_dir)?;
-            output::result(context, &serde_json::json!({ "valid": true }), |_| String::new())
+            let file = context.sources.file.as_ref().or(context.sources.default_file.as_ref());
+            let read = match file.filter(|path| path.exists()) {
+                Some(path) => format!("read {}", sanitize(&path.display().to_string())),
+                None => "no settings file".into(),
+            };
+            output::result(context, &serde_json::json!({ "valid": true }), |_| {
+                format!("all settings are valid ({read})\n")
+            })
         }
         ConfigAction::Path => {
             let path = context.sources.file.as_ref().or(context.sources.default_file.as_ref());
@@ -31,7 +39,11 @@ pub(super) async fn config(context: &Context, action: &ConfigAction) -> Result<(
         }
         ConfigAction::Show { origin, next } => {
             let running = if *next { None } else { running_settings(context).await };
-            show(context, running.unwrap_or_else(|| api_options(&context.settings).settings), *origin)
+            let shown = match running {
+                Some(running) => running,
+                None => context.api_options()?.settings,
+            };
+            show(context, shown, *origin)
         }
     }
 }

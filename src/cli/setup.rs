@@ -1,10 +1,6 @@
 //! `id`, `init`, `invite`, `join` and `leave`: the identity of a node and its cluster.
 
-use std::{
-    fs, io,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, os::unix::fs::DirBuilderExt};
 
 use libp2p::identity::Keypair;
 
@@ -14,11 +10,12 @@ use super::{
     connection::{Network, ask, require_data_dir},
     error::CliError,
     output,
+    settings_file::SettingsFile,
 };
 use crate::{
     content::secret::{ClusterKey, Key},
     node::{ErrorCode, identity::load_or_create, invite::Invite, membership::CLUSTER_ID_FILE},
-    store::{read_lock, replace},
+    store::read_lock,
 };
 
 pub(super) fn id(context: &Context) -> Result<(), CliError> {
@@ -54,13 +51,17 @@ pub(super) fn init(context: &Context, cluster: bool) -> Result<(), CliError> {
         cluster_key::save(context, &ClusterKey::new(Key::new(rand::random())))?;
     }
     print_identity(context)?;
+    let file = SettingsFile::prepare(context, &[])?;
+    if file.has_flags() {
+        file.write(context)?;
+    }
     let dir = context.data_dir.display();
     let message = match read_lock(&context.data_dir).map(|lock| lock.holder()) {
         Some(holder) if cluster => {
             format!("{holder} is not in the cluster yet; stop and start it again")
         }
         Some(holder) => format!("ready in {dir}; the node runs already, as {holder}"),
-        None => format!("ready in {dir}; start the node with: storgo-node --data-dir {dir}"),
+        None => format!("ready in {dir}; start the node with: {}", context.start_command()),
     };
     output::message(context, &message);
     if cluster {
@@ -102,7 +103,7 @@ pub(super) async fn invite(context: &Context) -> Result<(), CliError> {
 pub(super) fn join(context: &Context, text: &str) -> Result<(), CliError> {
     let invalid = || {
         CliError::bad_request("the invite is invalid or incomplete")
-            .hint("run `storgo-node invite` on a member; it prints one line that begins with storgo-invite:")
+            .hint("run `invite` on a member; it prints one line that begins with storgo-invite:")
     };
     let invite = Invite::parse(text).ok_or_else(invalid)?;
     let key = parse_cluster_key(&invite.key).ok_or_else(invalid)?;
@@ -113,22 +114,16 @@ pub(super) fn join(context: &Context, text: &str) -> Result<(), CliError> {
         return Err(CliError::new(ErrorCode::Locked, format!("the node runs as {}", lock.holder()))
             .hint("stop it, join, then start it again"));
     }
-    let settings = Bootstrap::new(context, &invite.addrs)?;
+    let file = SettingsFile::prepare(context, &invite.addrs)?;
     let lacks_key = cluster_key::lacks(context, &key)?;
     create_data_dir(context)?;
     if lacks_key {
         cluster_key::save(context, &key)?;
     }
-    settings.write()?;
+    file.write(context)?;
     print_identity(context)?;
-    output::message(context, &format!("joined; start the node with: {}", start_command(context)));
+    output::message(context, &format!("joined; start the node with: {}", context.start_command()));
     Ok(())
-}
-
-/// Returns the command that starts the node of this data directory.
-pub(super) fn start_command(context: &Context) -> String {
-    let config = context.sources.file.as_ref().map(|file| format!(" --config {}", file.display()));
-    format!("storgo-node --data-dir {}{}", context.data_dir.display(), config.unwrap_or_default())
 }
 
 pub(super) fn leave(context: &Context) -> Result<(), CliError> {
@@ -162,57 +157,4 @@ pub(super) fn leave(context: &Context) -> Result<(), CliError> {
         output::message(context, "the setting `bootstrap` still names peers; remove those of the cluster");
     }
     Ok(())
-}
-
-/// A settings file with addresses added to `bootstrap`, not written yet.
-pub(super) struct Bootstrap {
-    file: PathBuf,
-    text: String,
-}
-
-impl Bootstrap {
-    /// Errors: a settings file that cannot be read or changed. It is not written then, and nothing else should be.
-    pub(super) fn new(context: &Context, addrs: &[String]) -> Result<Self, CliError> {
-        let file = context.sources.file.clone().unwrap_or_else(|| context.data_dir.join("config.toml"));
-        Ok(Self { text: add_bootstrap(&file, addrs)?, file })
-    }
-
-    pub(super) fn write(&self) -> Result<(), CliError> {
-        write_settings(&self.file, &self.text).map_err(|e| CliError::path("write", &self.file, &e))
-    }
-}
-
-/// Returns the text of a settings file with addresses added to `bootstrap`. The rest of the file stays as it is.
-fn add_bootstrap(path: &Path, addrs: &[String]) -> Result<String, CliError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(e) => return Err(CliError::path("read", path, &e)),
-    };
-    let by_hand = |message: String| {
-        let hint = format!("add these addresses to `bootstrap` yourself: {}", addrs.join(", "));
-        CliError::bad_request(message).hint(hint)
-    };
-    let mut file: toml_edit::DocumentMut =
-        text.parse().map_err(|e| by_hand(format!("{} is not valid TOML: {e}", path.display())))?;
-    let list = file.entry("bootstrap").or_insert_with(|| toml_edit::value(toml_edit::Array::new()));
-    if let Some(single) = list.as_str().map(String::from) {
-        *list = toml_edit::value(toml_edit::Array::from_iter([single]));
-    }
-    let Some(list) = list.as_array_mut() else {
-        return Err(by_hand(format!("{}: bootstrap is not a list", path.display())));
-    };
-    let known: Vec<String> = list.iter().filter_map(|item| item.as_str().map(String::from)).collect();
-    for addr in addrs.iter().filter(|addr| !known.contains(addr)) {
-        list.push(addr.as_str());
-    }
-    Ok(file.to_string())
-}
-
-/// Replaces a settings file. Symbolic links and permissions stay.
-fn write_settings(path: &Path, text: &str) -> io::Result<()> {
-    let path = &path.canonicalize().unwrap_or_else(|_| path.into());
-    let permissions = fs::metadata(path).ok().map(|meta| meta.permissions());
-    replace(path, text.as_bytes())?;
-    permissions.map_or(Ok(()), |permissions| fs::set_permissions(path, permissions))
 }

@@ -14,6 +14,7 @@ use super::{
     error::CliError,
     output::{self, plural, table},
     sanitize::sanitize,
+    shell::complete,
 };
 use crate::{
     config::check_peer_address,
@@ -80,14 +81,16 @@ fn describe_status(status: &Status) -> String {
     let scheme = if status.https { "https" } else { "http" };
     lines.extend(status.http.iter().map(|http| ("api", format!("{scheme}://{http}"))));
     lines.extend(status.listen.iter().map(|addr| ("listen", addr.clone())));
-    lines.iter().map(|(name, value)| format!("{name:<8} {value}\n")).collect()
+    let lines: String = lines.iter().map(|(name, value)| format!("{name:<8} {value}\n")).collect();
+    complete(&lines).into_owned()
 }
 
 pub(super) async fn peers(context: &Context, add: Option<String>) -> Result<(), CliError> {
     match &add {
         Some(addr) => check_peer_address(addr).map_err(|reason| {
-            CliError::bad_request(format!("cannot dial {addr:?}: {reason}"))
-                .hint("a multiaddr looks like /ip4/192.0.2.7/tcp/3000")
+            CliError::bad_request(format!("cannot dial {addr:?}: {reason}")).hint(
+                "`status` on the other node lists its addresses; a multiaddr looks like /ip4/192.0.2.7/tcp/3000",
+            )
         })?,
         None => require_running_node(context)?,
     }

@@ -170,7 +170,7 @@ const fn hint(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         Some(Reason::OwnAddress | Reason::OtherPeer) => {
             "pass the address that GET /api/v1/status of the other node lists"
         }
-        Some(Reason::OtherCluster) => "give both nodes the same cluster key",
+        Some(Reason::ForeignPeer) => "give both nodes the same cluster key",
         Some(Reason::UnknownHost) => "check the host name",
         Some(Reason::ConnectionRefused) => "check the port, and that the other node runs",
         Some(Reason::NotAnnounced) => "store the file again to announce it",

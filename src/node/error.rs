@@ -130,7 +130,7 @@ pub enum Reason {
     /// The address is that of this node.
     OwnAddress,
     /// The peer and this node do not have the same cluster key.
-    OtherCluster,
+    ForeignPeer,
     /// Another peer is at the address.
     OtherPeer,
     /// The host name of the address does not exist.
@@ -308,7 +308,7 @@ impl From<NetError> for NodeError {
                 ErrorCode::Unreachable,
                 match cause {
                     DialCause::OwnAddress => Reason::OwnAddress,
-                    DialCause::OtherCluster => Reason::OtherCluster,
+                    DialCause::OtherCluster => Reason::ForeignPeer,
                     DialCause::OtherPeer => Reason::OtherPeer,
                     DialCause::UnknownHost => Reason::UnknownHost,
                     DialCause::Refused => Reason::ConnectionRefused,

@@ -140,8 +140,7 @@ impl Files {
 
     /// Counts the blocks of a kept file that are missing here.
     async fn missing(&self, root: &Cid) -> Result<u64, NodeError> {
-        let roots = [*root];
-        self.reads.store.run(move |store| Ok(store.missing(&roots)?.first().copied().unwrap_or(0))).await
+        Ok(self.damage.missing(vec![*root]).await?.first().copied().unwrap_or(0))
     }
 
     /// Opens a file and remembers its key. The file is not fetched, kept or announced.

@@ -1,5 +1,5 @@
 //! The health of a file: which of its blocks are here, and which nodes have the others. Nothing is assumed: every holder that
-//! counts has just answered block by block.
+//! counts has just answered block by block. Blocks that this node has in its cache, or has yet to collect, do not count.
 
 mod block_map;
 
@@ -60,16 +60,17 @@ impl HealthCheck {
         let (map, holders) = self.survey(&found).await?;
         let Found { link, record, entry, .. } = found;
         let blocks = map.blocks().count() as u64;
+        let here = map.blocks().filter(|(_, presence, _)| presence.here).count() as u64;
         if !kept && !map.blocks().any(|(.., holders)| holders > 0) {
-            return Err(not_found(&link.cid, &holders));
+            return Err(not_found(&link.cid, &holders, here));
         }
-        let here = map.blocks().filter(|(_, here, _)| *here).count() as u64;
-        let whole = !map.incomplete && here == blocks;
+        let whole = !map.incomplete && map.blocks().all(|(_, presence, _)| presence.kept);
         let weakest =
             if map.incomplete { 0 } else { map.blocks().map(|(.., holders)| holders).min().unwrap_or(0) };
-        let away = map.blocks().filter(|(_, here, _)| !here);
+        let away = map.blocks().filter(|(_, presence, _)| !presence.here);
         let copies = holders.iter().filter(|holder| holder.whole).count() + usize::from(whole);
         let state = match weakest {
+            0 if holders.iter().any(|holder| holder.blocks.is_none()) => Health::Unknown,
             0 => Health::Lost,
             _ if kept && !whole => Health::Damaged,
             1 => Health::AtRisk,
@@ -84,7 +85,8 @@ impl HealthCheck {
             here,
             missing: away.take(MAX_MISSING).map(|(cid, ..)| cid).collect(),
             lost: map.blocks().filter(|(.., holders)| *holders == 0).count() as u64,
-            only_here: map.blocks().filter(|(_, here, holders)| *here && *holders == 1).count() as u64,
+            only_here: map.blocks().filter(|(_, presence, holders)| presence.kept && *holders == 1).count()
+                as u64,
             copies: u32::try_from(copies).unwrap_or(u32::MAX),
             may_lose: u32::from(weakest.saturating_sub(1)),
             holders,
@@ -194,17 +196,20 @@ impl HealthCheck {
     }
 }
 
-fn not_found(root: &Cid, holders: &[Holder]) -> NodeError {
+/// The error for a file that no node keeps; `here` is the number of its blocks that this node has all the same.
+fn not_found(root: &Cid, holders: &[Holder], here: u64) -> NodeError {
     let silent = holders.iter().filter(|holder| holder.blocks.is_none()).count();
+    let left = match here {
+        0 => String::new(),
+        _ => format!("; {here} of its blocks are still here, in the cache or waiting for collection"),
+    };
     if silent > 0 {
-        let message = format!("{root} is not on this node, and {silent} of its providers did not answer");
+        let message =
+            format!("{root} is not kept on this node, and {silent} of its providers did not answer{left}");
         NodeError::new(ErrorCode::Timeout, message).reason(Reason::ProvidersSilent)
     } else {
-        NodeError::new(
-            ErrorCode::NotFound,
-            format!("{root} is not on this node or on any peer that was asked"),
-        )
-        .reason(Reason::NoProvider)
+        let message = format!("{root} is not kept on this node, and no peer that was asked has it{left}");
+        NodeError::new(ErrorCode::NotFound, message).reason(Reason::NoProvider)
     }
 }
 

@@ -16,7 +16,7 @@ pub use crate::catalogue::Sort;
 use crate::{
     catalogue::{Catalogue, Query, SortKey},
     content::{cid::Cid, node_block},
-    store::{Store, StoreError},
+    store::{RootRecord, Store, StoreError},
 };
 
 /// Selects files by their blocks on this disk.
@@ -66,9 +66,11 @@ impl Listing {
         };
         let kept = summary.as_ref().map(|summary| summary.kept);
         let damaged = summary.map(|summary| summary.damaged);
-        let list =
+        let (records, next, total) =
             self.damage.store.run(move |store| page(store, options, after, damaged.as_deref())).await?;
-        Ok(FileList { kept, ..list })
+        let missing = self.damage.missing(records.iter().map(|record| record.cid).collect()).await?;
+        let files = records.iter().zip(missing).map(|(record, missing)| FileInfo::of_record(record, missing));
+        Ok(FileList { files: files.collect(), next, total, kept })
     }
 
     /// Lists a page of the blocks of a root: at most `limit`, after the first `cursor`.
@@ -93,16 +95,18 @@ fn parse_cursor(text: &str) -> Result<SortKey, NodeError> {
     })
 }
 
+/// Returns the records of a page, the cursor of the next one, and the number of files on all pages.
 fn page(
     store: &Store,
     options: ListOptions,
     after: Option<SortKey>,
-    damaged: Option<&[Cid]>,
-) -> Result<FileList, NodeError> {
+    damaged: Option<&[(Cid, u64)]>,
+) -> Result<(Vec<RootRecord>, Option<String>, u64), NodeError> {
     // `damaged` is sorted.
     let is_wanted = |cid: &Cid| {
         damaged.is_none_or(|damaged| {
-            damaged.binary_search(cid).is_ok() == (options.health == HealthFilter::Damaged)
+            damaged.binary_search_by_key(cid, |(cid, _)| *cid).is_ok()
+                == (options.health == HealthFilter::Damaged)
         })
     };
     let query = Query {
@@ -115,10 +119,7 @@ fn page(
     };
     let page = Catalogue::new(store).page(&query)?;
     let next = page.next.map(|key| BASE64URL_NOPAD.encode(&serde_json::to_vec(&key).unwrap_or_default()));
-    let cids: Vec<Cid> = page.records.iter().map(|record| record.cid).collect();
-    let files = page.records.iter().zip(store.missing(&cids)?);
-    let files = files.map(|(record, missing)| FileInfo::of_record(record, missing)).collect();
-    Ok(FileList { files, next, total: page.total, kept: None })
+    Ok((page.records, next, page.total))
 }
 
 /// Returns the links of a node block with their lengths; `None` if it is not here or damaged.

@@ -78,7 +78,7 @@ impl Repairs {
             vec![root]
         } else {
             self.damage.invalidate();
-            self.damage.summary().await?.damaged.to_vec()
+            self.damage.summary().await?.damaged.iter().map(|(root, _)| *root).collect()
         };
         for root in roots {
             let mut tried = HashSet::new();

@@ -229,7 +229,7 @@ pub struct BlockInfo {
     pub here: bool,
     /// Its kind.
     pub kind: BlockKind,
-    /// Nodes that have it, this one included, if the request asked for them.
+    /// Nodes that have it, this one included if it keeps the block, if the request asked for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holders: Option<u32>,
 }
@@ -307,6 +307,8 @@ pub enum Health {
     AtRisk,
     /// Blocks are missing here and can be repaired from other nodes.
     Damaged,
+    /// A block was found on no node that answered, and a node that announces the file did not answer.
+    Unknown,
     /// A block was found on no node.
     Lost,
 }
@@ -325,11 +327,11 @@ pub struct HealthReport {
     /// Distinct blocks of the file, here and in all numbers below. Blocks below a node block that was found nowhere are not
     /// counted.
     pub blocks: u64,
-    /// Blocks of it on this disk.
+    /// Blocks of it on this disk, also those that this node does not keep: they are in its cache or wait for collection.
     pub here: u64,
     /// The first 100 blocks that are not here.
     pub missing: Vec<Cid>,
-    /// Blocks that no node has.
+    /// Blocks that no node has that answered. Those that this node does not keep do not count, here and below.
     pub lost: u64,
     /// Blocks that only this node has.
     pub only_here: u64,

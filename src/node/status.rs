@@ -21,6 +21,7 @@ impl Services {
             Ok((store.usage(), store.disk_free(), store.is_index_behind(), store.write_problem()))
         });
         let (usage, disk_free, index_behind, write_problem) = read.await?;
+        let damage = self.listing.damage.recent().await?;
         let http = self.http();
         let net = self.network.as_ref().map(|network| &network.net);
         let (announced, announce_queue) = net.map_or((0, 0), Net::announcements);
@@ -48,7 +49,7 @@ impl Services {
             capacity: self.options.store.capacity,
             disk_free,
             quarantined: usage.quarantined,
-            missing: usage.missing,
+            missing: damage.map_or(usage.missing, |damage| damage.missing),
             write_problem: write_problem.map(ToOwned::to_owned),
             index_behind,
             announced,

@@ -25,6 +25,15 @@ pub struct Verified {
     pub missing: Vec<Cid>,
 }
 
+/// Whether a block is here. One that is not kept is in the cache or waits for collection: it may go at any time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Presence {
+    /// Whether it is here in its full length.
+    pub here: bool,
+    /// Whether it is here and a kept file needs it.
+    pub kept: bool,
+}
+
 impl Store {
     /// Reads and hashes the blocks of a root, or all blocks. Calls `progress` with the length of each block; if that
     /// returns false, the verification stops.
@@ -86,6 +95,15 @@ impl Store {
     /// [`StoreError::Index`].
     pub fn holds(&self, cid: &Cid) -> Result<bool, StoreError> {
         Ok(self.inner.index.row(cid.digest())?.is_some_and(|row| self.is_there(cid.digest(), &row)))
+    }
+
+    /// Whether a block is here in its full length, and whether a kept file needs it.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn presence(&self, cid: &Cid) -> Result<Presence, StoreError> {
+        let row = self.inner.index.row(cid.digest())?.filter(|row| self.is_there(cid.digest(), row));
+        Ok(Presence { here: row.is_some(), kept: row.is_some_and(|row| row.is_kept()) })
     }
 
     fn is_there(&self, digest: &Digest, row: &Row) -> bool {

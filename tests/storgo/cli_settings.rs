@@ -59,7 +59,7 @@ fn config_check_and_run_refuse_the_same_settings() {
 }
 
 #[test]
-fn valid_settings_are_checked_silently() {
+fn config_check_says_which_file_it_read() {
     let machine = Machine::new();
     machine.run(["init"]).ok();
     // A port in use may be free when the node starts.
@@ -72,7 +72,9 @@ fn valid_settings_are_checked_silently() {
     );
     std::fs::write(machine.data().join("config.toml"), text).expect("written");
     let done = machine.run(["config", "check"]).ok();
-    assert!(done.stdout.is_empty() && done.stderr.is_empty(), "{done:?}");
+    let file = machine.data().join("config.toml").display().to_string();
+    assert_eq!(done.one_line(), format!("all settings are valid (read {file})"));
+    assert!(done.stderr.is_empty(), "{done:?}");
     assert_eq!(machine.run(["config", "check", "--json"]).ok().json(), serde_json::json!({ "valid": true }));
     // Commas separate values only in settings that take several.
     let shown = machine.run(["config", "show", "--json", "--profile", "staging"]).ok().json();

@@ -12,7 +12,7 @@ use crate::{
         error::{ErrorCode, NodeError, Reason},
         handles::Wanted,
     },
-    store::Store,
+    store::{Presence, Store},
     transfer::Holding,
 };
 
@@ -26,8 +26,8 @@ struct Block {
     cid: Cid,
     len: u32,
     below: Below,
-    here: bool,
-    /// Number of nodes that have it, this one included.
+    presence: Presence,
+    /// Number of nodes that have it. This one counts if it keeps the block.
     holders: u16,
     /// Number of the last peer that was counted in `holders`.
     counted: u16,
@@ -77,15 +77,15 @@ impl DagWalk {
             if !self.map.visit(cid, len) {
                 continue;
             }
-            let here = store.holds(&cid)?;
-            self.map.last().here = here;
+            let presence = store.presence(&cid)?;
+            self.map.last().presence = presence;
             if cid.codec() == Codec::DagCbor {
                 wanted.check()?;
                 match store.get(&cid) {
-                    Ok(Some(block)) if here => self.descend(&block)?,
+                    Ok(Some(block)) if presence.here => self.descend(&block)?,
                     _ => {
                         // A file of the right length whose bytes are damaged is not here either.
-                        self.map.last().here = false;
+                        self.map.last().presence = Presence::default();
                         return Ok(Some(cid));
                     }
                 }
@@ -122,7 +122,7 @@ impl DagWalk {
     /// Continues below the last node block, which has just been fetched and may be stored here now.
     pub(super) fn enter(&mut self, block: &[u8], store: &Store) -> Result<(), NodeError> {
         let last = self.map.last();
-        last.here = store.holds(&last.cid)?;
+        last.presence = store.presence(&last.cid)?;
         self.descend(block)
     }
 
@@ -141,7 +141,7 @@ impl DagWalk {
     /// Returns the map.
     pub(super) fn finish(mut self) -> BlockMap {
         for block in &mut self.map.blocks {
-            block.holders = block.here.into();
+            block.holders = block.presence.kept.into();
         }
         self.map
     }
@@ -151,8 +151,8 @@ impl BlockMap {
     fn index_of(&mut self, cid: Cid, len: u32) -> u32 {
         let blocks = &mut self.blocks;
         *self.by_cid.entry(cid).or_insert_with(|| {
-            let (below, here, visited) = (Below::Unknown, false, false);
-            blocks.push(Block { cid, len, below, here, holders: 0, counted: 0, visited });
+            let (below, presence, visited) = (Below::Unknown, Presence::default(), false);
+            blocks.push(Block { cid, len, below, presence, holders: 0, counted: 0, visited });
             u32::try_from(blocks.len() - 1).expect("at most MAX_BLOCKS and the links of one node block")
         })
     }
@@ -205,10 +205,10 @@ impl BlockMap {
     }
 
     /// Lists the blocks: CID, whether it is here, and the number of holders.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = (Cid, bool, u16)> {
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (Cid, Presence, u16)> {
         self.order.iter().map(|at| {
             let block = &self.blocks[*at as usize];
-            (block.cid, block.here, block.holders)
+            (block.cid, block.presence, block.holders)
         })
     }
 
@@ -225,7 +225,7 @@ impl BlockMap {
 
     /// Returns whether a block is here, and the number of nodes that have it.
     pub(super) fn availability(&self, cid: &Cid) -> (bool, u16) {
-        self.find(cid).map_or((false, 0), |block| (block.here, block.holders))
+        self.find(cid).map_or((false, 0), |block| (block.presence.here, block.holders))
     }
 
     /// Returns the length of the root; 0 if it could not be read.
@@ -256,7 +256,7 @@ mod tests {
             if !map.visit(next, len) {
                 continue;
             }
-            map.last().here = true;
+            map.last().presence = Presence { here: true, kept: true };
             let Some((_, links)) = nodes.iter().find(|(name, links)| cid(name) == next && !links.is_empty())
             else {
                 continue;

@@ -1,0 +1,161 @@
+//! Commands agree on what is damaged, and claim nothing that they have not checked.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    binary::{Live, Machine, eventually, link},
+    swarm::noise,
+};
+
+/// The largest block file of a machine.
+fn block(machine: &Machine) -> PathBuf {
+    let mut open = vec![machine.data().join("blocks")];
+    let mut found = Vec::new();
+    while let Some(dir) = open.pop() {
+        for item in fs::read_dir(dir).expect("listed") {
+            let path = item.expect("listed").path();
+            if path.is_dir() { open.push(path) } else { found.push(path) }
+        }
+    }
+    found.into_iter().max_by_key(|path| fs::metadata(path).expect("there").len()).expect("a block")
+}
+
+/// The check of this name in the report of `doctor`.
+fn checked(machine: &Machine, name: &str) -> Value {
+    let report = machine.run(["doctor", "--json"]).ok().json();
+    let checks = report.as_array().expect("a list");
+    checks.iter().find(|check| check["check"] == name).unwrap_or_else(|| panic!("{report}")).clone()
+}
+
+/// Stores a public file, whose blocks are the same on each machine.
+fn provide(machine: &Machine, bytes: &[u8]) -> Value {
+    let path = machine.file("shared", bytes);
+    let path = path.to_str().expect("a name");
+    machine.run(["provide", path, "--public", "--chunker", "fixed:64KiB", "--json"]).ok().json()
+}
+
+#[test]
+fn status_lists_descriptions_and_doctor_show_the_damage_that_health_finds() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    machine.provide("one", &noise(1, 300_000));
+    let whole = |missing: u64| {
+        assert_eq!(machine.status()["missing"], missing);
+        assert_eq!(machine.run(["info", "one", "--json"]).ok().json()["missing"], missing);
+        assert_eq!(machine.run(["ls", "--json"]).ok().json()[0]["missing"], missing);
+        assert_eq!(machine.run(["ls"]).ok().text().contains("damaged"), missing > 0);
+    };
+    whole(0);
+    assert_eq!(checked(&machine, "blocks")["state"], "ok");
+    let lost = block(&machine);
+    let away = machine.home().join("away");
+    fs::rename(&lost, &away).expect("moved");
+    // Nothing has read the block: the commands look for themselves.
+    eventually("the scan before is too old", || machine.status()["missing"] == 1);
+    whole(1);
+    machine.run(["health"]).ends(7);
+    let found = checked(&machine, "blocks");
+    assert_eq!(found["state"], "warn", "{found}");
+    assert!(found["says"].as_str().is_some_and(|says| says.starts_with("1 block of 1 file")), "{found}");
+    // A disk that is mounted again has the block again.
+    fs::rename(&away, &lost).expect("moved");
+    eventually("the block is back", || machine.status()["missing"] == 0);
+    whole(0);
+    drop(node);
+}
+
+#[test]
+fn doctor_does_not_approve_of_what_it_has_not_checked() {
+    let machine = Machine::new();
+    for name in ["store", "secrets", "peers", "blocks"] {
+        assert_eq!(checked(&machine, name)["state"], "skip", "{name}");
+    }
+    machine.run(["init"]).ok();
+    for (name, state) in [("store", "ok"), ("secrets", "ok"), ("peers", "skip"), ("blocks", "skip")] {
+        assert_eq!(checked(&machine, name)["state"], state, "{name}");
+    }
+    assert_eq!(machine.run(["health"]).ok().text(), "this node keeps no files\n");
+}
+
+#[test]
+fn doctor_does_not_advise_what_is_set() {
+    let machine = Machine::new();
+    let peers = |args: &[&str]| {
+        let node = machine.start(args);
+        let check = checked(&machine, "peers");
+        drop(node);
+        check["says"].as_str().expect("text").to_owned()
+    };
+    let alone = peers(&[]);
+    assert!(alone.contains("neither `bootstrap` nor `mdns` is set"), "{alone}");
+    let dead = "/ip4/127.0.0.1/tcp/1";
+    let named = peers(&["--bootstrap", dead]);
+    assert!(named.contains(dead) && named.contains("does not answer"), "{named}");
+}
+
+#[test]
+fn blocks_that_a_node_does_not_keep_are_no_copies() {
+    let (keeper, reader) = (Machine::new(), Machine::new());
+    let first = keeper.start::<&str>([]);
+    let second = reader.start(["--bootstrap", &first.addr()]);
+    let stored = keeper.provide("file", &noise(2, 300_000));
+    reader.run(["get", link(&stored), "-o", "got"]).ok();
+    // The reader has all blocks, in its cache.
+    let health = reader.run(["health", link(&stored), "--json"]).ok().json();
+    assert_eq!(
+        (&health["state"], &health["copies"], &health["may_lose"]),
+        (&json!("at_risk"), &json!(1), &json!(0))
+    );
+    assert_eq!((&health["here"], &health["kept"]), (&health["blocks"], &json!(false)), "{health}");
+    let text = reader.run(["health", link(&stored)]).ok().text();
+    assert!(text.contains("not kept") && !text.contains("own"), "{text}");
+    drop(second);
+    // Removed blocks stay for the grace period.
+    keeper.run(["rm", "file"]).ok();
+    keeper.run(["health", link(&stored)]).fails(4, &["is not kept", "waiting for collection"]);
+    drop(first);
+}
+
+#[test]
+fn a_file_is_not_lost_while_a_node_that_announces_it_is_only_unreachable() {
+    let (keeper, other) = (Machine::new(), Machine::new());
+    let first = keeper.start::<&str>([]);
+    let second = other.start(["--bootstrap", &first.addr()]);
+    let bytes = noise(3, 300_000);
+    provide(&keeper, &bytes);
+    let cid = provide(&other, &bytes)["cid"].as_str().expect("a CID").to_owned();
+    let health = || keeper.run(["health", &cid, "--json"]).json();
+    eventually("the other node announces it", || health()["holders"][0]["announces"] == true);
+    fs::remove_file(block(&keeper)).expect("removed");
+    assert_eq!(health()["state"], "damaged");
+    second.running.kill();
+    eventually("the other node has left", || keeper.status()["peers"] == 0);
+    let done = keeper.run(["health", &cid]).ends(7);
+    assert!(done.text().contains("unknown: 1 block is on no node that answered; 1 node"), "{}", done.text());
+    assert!(done.stderr.contains("firewall"), "{}", done.stderr);
+    drop(first);
+}
+
+#[test]
+fn a_block_that_the_only_living_provider_lacks_is_missing_and_does_not_time_out() {
+    let (living, dying, reader) = (Machine::new(), Machine::new(), Machine::new());
+    let first: Live = living.start::<&str>([]);
+    let second = dying.start(["--bootstrap", &first.addr()]);
+    let bytes = noise(4, 300_000);
+    provide(&living, &bytes);
+    let stored = provide(&dying, &bytes);
+    fs::remove_file(block(&living)).expect("removed");
+    second.running.kill();
+    eventually("the other provider has left", || living.status()["peers"] == 0);
+    let begun = Instant::now();
+    let get = ["get", link(&stored), "-o", "got", "--bootstrap", &first.addr()];
+    reader.run(get).fails(7, &["no intact copy", "lost or damaged"]);
+    assert!(begun.elapsed() < Duration::from_secs(45), "{:?}", begun.elapsed());
+    drop(first);
+}
