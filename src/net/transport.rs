@@ -66,7 +66,7 @@ pub(super) fn build(
         .map_err(|error| error.either(io::Error::other, |error| error));
     let both = OrTransport::new(quic, upgraded)
         .map(|either, _| either.into_inner())
-        .map_err(|error| error.into_inner());
+        .map_err(|error| error.either(|quic| quic, |tcp| tcp));
     let inner = with_names(both)?.map(|connection, _| connection).boxed();
     let limited = PendingLimits::new(inner, limits.pending, limits.pending_per_host).boxed();
     Ok(check_peer(limited, local, self_dials))
