@@ -117,7 +117,7 @@ async fn a_web_server_at_a_dialled_address_is_not_called_another_cluster() {
         let node = start(|options| options.membership = membership).await;
         let addr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("a multiaddr");
         let refused = within("refused", node.net.connect(addr)).await;
-        let Err(NetError::Dial(why)) = refused else { panic!("{refused:?}") };
+        let Err(NetError::Dial { reason: why, .. }) = refused else { panic!("{refused:?}") };
         assert!(!why.contains("cluster"), "{why}");
         assert_eq!(node.net.other_cluster(), None);
     }
