@@ -12,7 +12,7 @@ use super::{
     Context,
     client::{Client, Endpoint, Transport},
     error::CliError,
-    options::{any_ports, node_options},
+    options::{any_ports, api_options, node_options},
     output,
 };
 use crate::{
@@ -79,7 +79,8 @@ impl Connection {
         let node = Node::start(options).await?;
         output::warnings(context, &node);
         let token = http::load_or_create_token(&context.data_dir)?;
-        let router = Api::new(node.clone(), context.api_options()?).await?.router();
+        let router =
+            Api::new(node.clone(), api_options(&context.settings, &context.data_dir)?).await?.router();
         Ok(Self { client: Client::new(Transport::InProcess(router), token), node: Some(node) })
     }
 

@@ -5,13 +5,9 @@ use std::path::{Path, PathBuf};
 use super::{
     args::{Args, Command},
     error::CliError,
-    options::api_options,
     shell::quote,
 };
-use crate::{
-    config::{Settings, Sources},
-    http::ApiOptions,
-};
+use crate::config::{Settings, Sources};
 
 pub(super) struct Context {
     pub(super) data_dir: PathBuf,
@@ -52,11 +48,6 @@ impl Context {
         };
         let (json, quiet) = (args.common.json, args.common.quiet);
         Ok(Self { data_dir, sources, settings, json, quiet, invalid })
-    }
-
-    /// Options of the HTTP API.
-    pub(super) fn api_options(&self) -> Result<ApiOptions, CliError> {
-        api_options(&self.settings, &self.data_dir)
     }
 
     /// The command that starts the node of this command.

@@ -17,7 +17,7 @@ use super::{
     error::CliError,
     input::Input,
     input_errors::InputErrors,
-    options::run_options,
+    options::{api_options, run_options},
     output::{self, bytes_per_s, plural},
     run,
     sanitize::sanitize,
@@ -297,7 +297,7 @@ async fn serve(context: &Context, node: &Node) -> Result<String, CliError> {
         options.addr.set_port(0);
     }
     let scheme = if matches!(options.tls, Tls::Off) { "http" } else { "https" };
-    let api = Api::new(node.clone(), context.api_options()?).await?;
+    let api = Api::new(node.clone(), api_options(&context.settings, &context.data_dir)?).await?;
     Ok(format!("{scheme}://{}", api.serve(&options).await?.addr))
 }
 

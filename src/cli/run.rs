@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     Context,
     error::CliError,
-    options::{any_ports, run_options},
+    options::{any_ports, api_options, run_options},
     output,
 };
 use crate::{
@@ -43,7 +43,7 @@ async fn serve_until(
     stop: &mut mpsc::Receiver<()>,
     reload: &mut mpsc::Receiver<()>,
 ) -> Result<(), CliError> {
-    let api = Api::new(node.clone(), context.api_options()?).await?;
+    let api = Api::new(node.clone(), api_options(&context.settings, &context.data_dir)?).await?;
     let served = serve(context, &api, options).await?;
     print_banner(context, node, &api, &served).await?;
     loop {

@@ -8,7 +8,7 @@ use super::{
     client::Endpoint,
     connection::{Connection, Network},
     error::CliError,
-    options::run_options,
+    options::{api_options, run_options},
     output::{self, table},
     sanitize::sanitize,
 };
@@ -41,7 +41,7 @@ pub(super) async fn config(context: &Context, action: &ConfigAction) -> Result<(
             let running = if *next { None } else { running_settings(context).await };
             let shown = match running {
                 Some(running) => running,
-                None => context.api_options()?.settings,
+                None => api_options(&context.settings, &context.data_dir)?.settings,
             };
             show(context, shown, *origin)
         }

@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, iter};
 
-use libp2p::{Multiaddr, dns, multiaddr::Protocol, noise, swarm::DialError};
+use libp2p::{Multiaddr, PeerId, dns, multiaddr::Protocol, noise, swarm::DialError};
 
 use super::{DialCause, NetError, proof::ProofError};
 
@@ -10,6 +10,11 @@ use super::{DialCause, NetError, proof::ProofError};
 #[derive(Debug, thiserror::Error)]
 #[error("the peer is this node itself")]
 pub(super) struct SelfDial;
+
+/// Another peer than the named one is at an address.
+#[derive(Debug, thiserror::Error)]
+#[error("another peer is at this address: {0}")]
+pub(super) struct WrongPeer(pub(super) PeerId);
 
 /// A dial to this node itself.
 pub(super) fn self_dial() -> NetError {
@@ -65,8 +70,7 @@ fn is_unknown_name(error: &(dyn Error + 'static)) -> bool {
 pub(super) fn dial_error(error: &DialError) -> NetError {
     match error {
         DialError::WrongPeerId { obtained, .. } => {
-            let reason = format!("another peer is at this address: {obtained}");
-            NetError::Dial { cause: DialCause::OtherPeer, reason }
+            NetError::Dial { cause: DialCause::OtherPeer, reason: WrongPeer(*obtained).to_string() }
         }
         DialError::LocalPeerId { .. } => self_dial(),
         DialError::Transport(tried) => {
@@ -92,6 +96,7 @@ fn failure(addr: &Multiaddr, error: &(dyn Error + 'static)) -> (DialCause, Strin
         _ if is_other_cluster(error) => (DialCause::OtherCluster, OTHER_CLUSTER.into()),
         Some(name) if is_unknown_name(error) => (DialCause::UnknownHost, format!("no DNS record for {name}")),
         _ if causes(error).any(<dyn Error>::is::<SelfDial>) => (DialCause::OwnAddress, SelfDial.to_string()),
+        _ if causes(error).any(<dyn Error>::is::<WrongPeer>) => (DialCause::OtherPeer, root_cause(error)),
         _ if is_refused(error) => {
             (DialCause::Refused, "connection refused, so nothing listens on this port".into())
         }

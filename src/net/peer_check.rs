@@ -18,7 +18,11 @@ use libp2p::{
     futures::FutureExt,
 };
 
-use super::{dial_failure::SelfDial, discovery::peer_of, map_dial::MapDial};
+use super::{
+    dial_failure::{SelfDial, WrongPeer},
+    discovery::peer_of,
+    map_dial::MapDial,
+};
 
 type Connected = (PeerId, StreamMuxerBox);
 
@@ -36,7 +40,7 @@ pub(super) fn check_peer(
                     self_dials.fetch_add(1, Ordering::Relaxed);
                     return Err(io::Error::other(SelfDial));
                 }
-                Err(io::Error::other(format!("another peer is at this address: {peer}")))
+                Err(io::Error::other(WrongPeer(peer)))
             }
             (done, _) => done,
         };

@@ -106,6 +106,8 @@ fn join_adds_addresses_to_the_given_settings_file() {
     // A file that is not TOML stays as it is; the error lists the addresses.
     let third = Machine::new();
     third.file("mine.yaml", b"mdns: false\n");
-    third.run(["join", &invite, "--config", "mine.yaml"]).fails(2, &["mine.yaml", "yourself: /ip4"]);
+    third
+        .run(["join", &invite, "--config", "mine.yaml"])
+        .fails(2, &["mine.yaml", "yourself: bootstrap: /ip4"]);
     assert_eq!(third.read("mine.yaml"), b"mdns: false\n");
 }
