@@ -117,7 +117,9 @@ impl Island {
     pub fn with_addrs(addrs: &[&str]) -> Self {
         let island = Self::new();
         island.ip("link set lo up");
-        addrs.iter().for_each(|addr| island.ip(&format!("addr add {addr} dev lo")));
+        for addr in addrs {
+            island.ip(&format!("addr add {addr} dev lo"));
+        }
         island
     }
 }

@@ -199,8 +199,8 @@ fn get_says_what_it_waits_for_when_its_provider_stops() {
     let begun = || std::fs::read_dir(reader.home()).expect("read").count() > 1;
     eventually("it begins to write", begun);
     node.running.signal(Signal::STOP);
-    let note = get.notes("no data for 3 s");
-    assert!(note.contains("gives up after 60s without data (--timeout)"), "{note}");
+    let waiting = get.notes("no data for 3 s");
+    assert!(waiting.contains("gives up after 60s without data (--timeout)"), "{waiting}");
     node.running.signal(Signal::CONT);
     assert_eq!(get.end_by(Signal::INT).0, Some(130));
 }

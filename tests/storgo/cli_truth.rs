@@ -41,6 +41,7 @@ fn provide(machine: &Machine, bytes: &[u8]) -> Value {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "no file must outlast a power cut here")]
 fn status_lists_descriptions_and_doctor_show_the_damage_that_health_finds() {
     let machine = Machine::new();
     let node = machine.start::<&str>([]);
