@@ -48,12 +48,12 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Returns the limits for a maximum number of connections, or for less: half of the files that this process may open
-    /// are for connections and callers, the store and HTTP need the others.
+    /// Returns the limits for a maximum number of connections, or for half of the files that this process may open if that
+    /// is less: callers, HTTP and the store need the others.
     pub(super) fn new(max_connections: u32) -> Self {
         let wanted = usize::try_from(max_connections).unwrap_or(usize::MAX);
         let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
-        let total = wanted.min(files.map_or(usize::MAX, |files| files / 3)).max(4);
+        let total = wanted.min(files.map_or(usize::MAX, |files| files / 2)).max(4);
         if total < wanted {
             tracing::warn!(
                 "max.connections is limited to {total}: this process may open too few files (see `ulimit -n`)"
@@ -63,8 +63,8 @@ impl Limits {
             total,
             incoming: total - total / 4,
             per_host: total / 2,
-            pending: total / 2,
-            pending_per_host: total / 4,
+            pending: total / 4,
+            pending_per_host: total / 8,
         }
     }
 }

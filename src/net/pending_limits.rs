@@ -2,7 +2,7 @@
 //!
 //! Everybody may call, so a limit that refused new callers would let a few silent ones shut out all others. Instead, the
 //! oldest caller goes: above the limit of a host its own oldest, above the common limit the oldest of the host with the
-//! most.
+//! most. Callers in memory, which only tests have, are not limited.
 
 use std::{
     collections::BTreeMap,
@@ -48,7 +48,7 @@ struct Callers {
 struct State {
     next: u64,
     /// By arrival.
-    waiting: BTreeMap<u64, (Option<Host>, CancellationToken)>,
+    waiting: BTreeMap<u64, (Host, CancellationToken)>,
 }
 
 /// The place of a caller, until it is dropped.
@@ -64,18 +64,17 @@ impl Callers {
         update(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn add(self: &Arc<Self>, host: Option<Host>) -> Place {
+    fn add(self: &Arc<Self>, host: Host) -> Place {
         self.update(|state| {
-            let of_host = |(number, (of, _)): (&u64, &(Option<Host>, CancellationToken))| {
-                (*of == host).then_some(*number)
-            };
+            let of_host =
+                |(number, (of, _)): (&u64, &(Host, CancellationToken))| (*of == host).then_some(*number);
             let same: Vec<u64> = state.waiting.iter().filter_map(of_host).collect();
-            let oldest = if host.is_some() && same.len() >= self.max_per_host {
+            let oldest = if same.len() >= self.max_per_host {
                 same.first().copied()
             } else if state.waiting.len() >= self.max {
-                let all = state.waiting.iter().map(|(number, (of, _))| (*of, *number, *number));
+                let all = state.waiting.iter().map(|(number, (of, _))| (Some(*of), *number, *number));
                 // Equal hosts take turns: the oldest of all goes.
-                oldest_of_largest(all, host).or_else(|| state.waiting.keys().next().copied())
+                oldest_of_largest(all, Some(host)).or_else(|| state.waiting.keys().next().copied())
             } else {
                 None
             };
@@ -127,7 +126,16 @@ where
         let TransportEvent::Incoming { listener_id, upgrade, local_addr, send_back_addr } = event else {
             return Poll::Ready(event.map_upgrade(|_| unreachable!("not incoming")));
         };
-        let place = self.callers.add(Host::of(&send_back_addr));
+        let Some(host) = Host::of(&send_back_addr) else {
+            let upgrade = upgrade.boxed();
+            return Poll::Ready(TransportEvent::Incoming {
+                listener_id,
+                upgrade,
+                local_addr,
+                send_back_addr,
+            });
+        };
+        let place = self.callers.add(host);
         let upgrade = async move {
             tokio::select! {
                 biased;
@@ -151,8 +159,8 @@ where
 mod tests {
     use super::*;
 
-    fn host(n: u8) -> Option<Host> {
-        Host::of(&format!("/ip4/192.0.2.{n}/tcp/1").parse().expect("a multiaddr"))
+    fn host(n: u8) -> Host {
+        Host::of(&format!("/ip4/192.0.2.{n}/tcp/1").parse().expect("a multiaddr")).expect("a host")
     }
 
     #[test]
