@@ -50,8 +50,6 @@ use error::CliError;
 const MAX_DESCRIPTORS: u64 = 1 << 16;
 /// Exit code after SIGINT, SIGTERM or SIGHUP.
 const INTERRUPTED: u8 = 130;
-/// Exit code if the reader of stdout has closed it before the end, as after SIGPIPE.
-const NO_READER: u8 = 141;
 
 /// Runs the command that the arguments name and returns its exit code.
 pub fn main() -> ExitCode {
@@ -82,9 +80,9 @@ pub fn main() -> ExitCode {
         Err(e) => Err(Stop::Error(CliError::new(ErrorCode::Other, format!("cannot start the runtime: {e}")))),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        // As with any filter: who has closed stdout wants no more.
+        Ok(()) | Err(Stop::NoReader) => ExitCode::SUCCESS,
         Err(Stop::Interrupted) => ExitCode::from(INTERRUPTED),
-        Err(Stop::NoReader) => ExitCode::from(NO_READER),
         Err(Stop::Error(error)) => {
             output::error(&error, json);
             ExitCode::from(error.exit_code())

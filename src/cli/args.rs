@@ -19,7 +19,7 @@ Exit codes:
     3  partly done                  11  data directory in use
     4  not found                    13  out of space or quota
     5  no node or peer reachable   130  interrupted
-    6  denied, key absent or wrong 141  the reader of stdout has left";
+    6  denied, key absent or wrong";
 
 /// Encrypted, content-addressed, peer-to-peer file store.
 ///

@@ -13,9 +13,9 @@ use tokio_util::io::ReaderStream;
 
 use super::{
     error::CliError,
-    input_errors::{FileVersion, InputErrors, PIECE, unreadable},
+    input_errors::{FileVersion, InputErrors, PIECE, Skipped, unreadable},
     tar_writer::tar_stream,
-    walk::{Entry, Skipped, Walk, is_data_dir, walk},
+    walk::{Entry, Walk, is_data_dir, walk},
 };
 
 pub(super) struct Input {

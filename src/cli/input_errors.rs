@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{error::CliError, walk::Skipped};
+use super::error::CliError;
 
 /// Bytes read at a time.
 pub(super) const PIECE: usize = 512 << 10;
@@ -26,6 +26,13 @@ impl FileVersion {
         let (mtime, ctime) = ((meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec()));
         Self { len: meta.len(), mtime, ctime }
     }
+}
+
+/// An item that is not stored.
+#[derive(Debug, Clone)]
+pub(super) struct Skipped {
+    pub(super) path: PathBuf,
+    pub(super) why: String,
 }
 
 /// Problems with the input, noted while it is sent. The receiver of the stream only sees that it broke off, or nothing.

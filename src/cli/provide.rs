@@ -16,12 +16,12 @@ use super::{
     connection::{Connection, Network},
     error::CliError,
     input::Input,
-    input_errors::InputErrors,
+    input_errors::{InputErrors, Skipped},
     options::{api_options, run_options},
     output::{self, bytes_per_s, plural},
     run,
     sanitize::sanitize,
-    walk::{Skipped, has_text_name},
+    walk::has_text_name,
 };
 use crate::{
     config::Origin,

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     error::CliError,
-    input_errors::{FileVersion, unreadable},
+    input_errors::{FileVersion, Skipped, unreadable},
 };
 use crate::node::identity::{self, IDENTITY_FILE};
 
@@ -28,13 +28,6 @@ pub(super) struct Entry {
     pub(super) size: u64,
     pub(super) mode: u32,
     pub(super) version: FileVersion,
-}
-
-/// An item that is not stored.
-#[derive(Debug, Clone)]
-pub(super) struct Skipped {
-    pub(super) path: PathBuf,
-    pub(super) why: String,
 }
 
 /// The contents of a folder.

@@ -202,17 +202,6 @@ fn several_files_are_stored_whether_or_not_somebody_reads_their_links() {
 }
 
 #[test]
-fn a_reader_that_leaves_early_ends_get_with_a_code_of_its_own() {
-    let machine = Machine::new();
-    machine.run_with(["provide", "-", "--name", "x", "--no-serve"], &noise(3, 1 << 20)).ok();
-    let mut command = machine.command();
-    command.args(["get", "x", "-o", "-"]).stdout(std::process::Stdio::piped());
-    let mut child = command.spawn().expect("started");
-    drop(child.stdout.take());
-    assert_eq!(child.wait().expect("ended").code(), Some(141));
-}
-
-#[test]
 fn an_interrupted_command_says_what_is_kept_and_how_to_go_on() {
     let machine = Machine::new();
     let mut provide = machine.fed(["provide", "-", "--name", "half"]);

@@ -12,7 +12,10 @@ use storgo::{
 use tokio_stream::StreamExt;
 use tokio_util::io::ReaderStream;
 
-use super::{store_sample::record, swarm::start_with};
+use super::{
+    store_sample::record,
+    swarm::{TestNode, start_with},
+};
 
 /// A tar stream with a file below this many folders.
 fn tower(folders: usize) -> Vec<u8> {
@@ -82,7 +85,10 @@ async fn a_folder_that_holds_more_than_its_entry_says_is_left_out() {
     let inner = inner.await.expect("stored");
     let link: Link = inner.link.parse().expect("a link");
     let root_len = u32::try_from(node.block(&link.cid).await.expect("here").len()).expect("short");
-    node.node.shutdown().await;
+    let TestNode { node, dir } = node;
+    node.shutdown().await;
+    // The last handle has the lock.
+    drop(node);
 
     let mut encoder = DirEncoder::new(Sealing::Public);
     for (name, size) in [("honest", inner.size), ("liar", 0)] {
@@ -91,8 +97,7 @@ async fn a_folder_that_holds_more_than_its_entry_says_is_left_out() {
         assert!(encoder.push(entry).expect("encoded").is_empty());
     }
     let outer = encoder.finish(Metadata { size: inner.size, ..Metadata::default() }).expect("encoded");
-    let options =
-        StoreOptions { observers: storgo::catalogue::observers(), ..StoreOptions::new(node.dir.path()) };
+    let options = StoreOptions { observers: storgo::catalogue::observers(), ..StoreOptions::new(dir.path()) };
     let store = Store::open(options.clone()).expect("opened");
     let upload = store.upload();
     for block in &outer.blocks {
@@ -101,7 +106,7 @@ async fn a_folder_that_holds_more_than_its_entry_says_is_left_out() {
     upload.commit(RootRecord { kind: RootKind::Dir, ..record(outer.link.cid) }).expect("listed");
     drop((upload, store));
 
-    let again = NodeOptions { offline: true, ..NodeOptions::new(node.dir.path()) };
+    let again = NodeOptions { offline: true, ..NodeOptions::new(dir.path()) };
     let again = Node::start(again).await.expect("started");
     let stream = read(&again, &outer.link.to_string()).await;
     let mut archive = tar::Archive::new(&stream[..]);
