@@ -144,7 +144,7 @@ impl Store {
         self.inner.journal.is_behind
     }
 
-    /// What was wrong with the journal when the store was opened. It was made again from the index then.
+    /// The damage of the journal that was found when the store was opened. The journal was made again from the index.
     pub fn journal_damage(&self) -> Option<&str> {
         self.inner.journal.damage.as_deref()
     }

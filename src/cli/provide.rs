@@ -83,7 +83,7 @@ struct Provider<'a> {
     options: &'a ProvideOptions,
 }
 
-/// What has been stored so far.
+/// The inputs stored so far.
 #[derive(Default)]
 struct Stored {
     reports: Vec<PutReport>,
@@ -198,7 +198,7 @@ impl Provider<'_> {
                 self.connection.client.json_body(Method::POST, &endpoint, body).await;
             let broken = report.is_err().then(|| errors.take_broken()).flatten();
             let Some(broken) = broken else { break (report, errors) };
-            // What is sealed already is found again, so the second attempt mostly reads.
+            // The second attempt finds the blocks that are sealed already, so it mostly reads.
             input.leave_out(&broken.path);
             self.skip(vec![broken], bar, stored);
             bar.set_position(begun);

@@ -69,7 +69,7 @@ fn edit(text: &str, bootstrap: &[String], flags: &[(&str, Vec<String>)]) -> Resu
     }
     for (key, values) in flags {
         remove(file.as_table_mut(), key);
-        // Where the key is the name of a group, its members get their whole names.
+        // If the key names a group, its members get their whole names.
         if let Some(Item::Table(group)) = file.get(key).cloned() {
             file.remove(key);
             for (name, item) in group {

@@ -34,7 +34,7 @@ pub(super) struct Problem {
     gaps: Option<Box<FolderGaps>>,
 }
 
-/// What the tar stream of a folder lacks.
+/// The gaps in the tar stream of a folder.
 #[derive(Debug, Clone)]
 struct FolderGaps {
     /// The file in whose middle the stream broke off.

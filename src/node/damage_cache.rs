@@ -41,7 +41,7 @@ pub(super) struct DamageCache {
 struct Cached {
     summary: DamageSummary,
     generation: u64,
-    /// What the store knew of missing blocks before the scan.
+    /// The missing blocks that the store knew of before the scan.
     known_missing: u64,
     expires: Instant,
 }

@@ -1,4 +1,4 @@
-//! What keeps a file system from taking more files.
+//! Causes that keep a file system from taking more files.
 
 use std::path::Path;
 

@@ -32,7 +32,7 @@ pub(super) struct IndexFile {
     slot: RwLock<Slot>,
 }
 
-/// What happens after a call has met damage.
+/// The behaviour after a call has met damage.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum OnDamage {
     /// Every later call fails, too.
@@ -44,7 +44,7 @@ pub(super) enum OnDamage {
 struct Slot {
     /// `None` if it could not be opened again: the next call tries once more, unless the file is damaged.
     db: Option<Database>,
-    /// What is damaged.
+    /// The damage.
     damage: Option<String>,
     /// How many times it was opened again.
     generation: u64,

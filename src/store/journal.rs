@@ -47,7 +47,7 @@ pub(super) struct Journal {
     mark: EpochMark,
     /// Whether the index may have been older than the blocks when the store was opened.
     pub(super) is_behind: bool,
-    /// What was wrong with the file when the store was opened, unless it is new.
+    /// The damage of the file that was found when the store was opened.
     pub(super) damage: Option<String>,
     log: Mutex<Log>,
 }

@@ -117,7 +117,7 @@ class Views(PageTest):
         window.page.get_by_role("link", name="later.txt", exact=True).wait_for()
 
     def test_the_page_works_below_a_path_prefix(self):
-        # A proxy that cuts the prefix off, and a node that is told of it.
+        # A proxy that cuts the prefix off, and a node whose settings name it.
         proxy = PrefixProxy(self.node, "/cellar/")
         self.addCleanup(proxy.stop)
         self._use_below_a_prefix(self.node, proxy.url)

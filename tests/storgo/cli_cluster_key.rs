@@ -4,7 +4,7 @@ use std::fs;
 
 use super::binary::{ALONE, Done, Live, Machine, eventually};
 
-/// What an error says about a loss, and what causes the loss.
+/// The words of an error about a loss, and the cause of the loss.
 type Loss<'a> = (&'a str, Box<dyn Fn() + 'a>);
 
 /// A member with a file, its invite and a backup of its keys.

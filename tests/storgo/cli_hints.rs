@@ -1,4 +1,4 @@
-//! What a command advises works: its hints fit what failed, and the commands in them can be pasted into a shell.
+//! The advice of commands works: hints fit what failed, and the commands in them can be pasted into a shell.
 
 use std::process::Command;
 

@@ -26,7 +26,7 @@ struct Sample {
     links: Vec<String>,
 }
 
-/// What a damaged machine must do.
+/// The behaviour that is required of a damaged machine.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Expected {
     /// Commands work, also the first, which says these words.

@@ -1,4 +1,4 @@
-//! What a stranger can do to a node and learn from it, shown on the real program by peers made by hand.
+//! The limits of what a stranger can do to a node and learn from it, shown on the real program by peers made by hand.
 
 use std::{
     fs,

@@ -43,10 +43,10 @@ const POLL: Duration = Duration::from_secs(5);
 /// A certificate that ends sooner is worth a warning.
 const ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// What is wrong with the dates of a certificate.
+/// A fault in the dates of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateWarning {
-    /// What is wrong, for people.
+    /// The fault, for people.
     pub message: String,
     /// Whether clients accept the certificate now.
     pub is_valid: bool,

@@ -1,4 +1,4 @@
-// Where the node serves this page: `/`, or the path prefix of a proxy. Everything that the page loads is below it.
+// The path at which the node serves this page: `/`, or the path prefix of a proxy. Everything that the page loads is below it.
 
 export const BASE = new URL('..', import.meta.url).pathname;
 

@@ -10,7 +10,7 @@ use crate::node::{
 /// Maximum number of entries that are listed; the others are counted.
 const MAX_LISTED: usize = 1000;
 
-/// What is missing from a tar stream. Filled while the stream is read.
+/// The gaps in a tar stream. Filled while the stream is read.
 #[derive(Clone, Default)]
 pub(crate) struct Gaps(Arc<Mutex<Noted>>);
 
