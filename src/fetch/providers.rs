@@ -177,7 +177,8 @@ impl Providers {
         let preferred = &self.preferred;
         let rank = |peer: &PeerId, provider: &Provider| {
             let only_connected = !provider.has_delivered && !provider.announced;
-            (only_connected, !provider.has_delivered && !preferred.contains(peer))
+            // Until one has delivered to this read, those that delivered to earlier ones come first.
+            (only_connected, !proven && !preferred.contains(peer))
         };
         let (peer, provider) = eligible.min_by(|(a_peer, a), (b_peer, b)| {
             let by_time = || a.completion_s(request.len).total_cmp(&b.completion_s(request.len));
