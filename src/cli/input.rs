@@ -115,10 +115,9 @@ impl Input {
 
 fn not_there(path: &Path, e: &io::Error) -> CliError {
     let error = unreadable(path, e);
-    let here = std::env::current_dir().ok().filter(|_| path.is_relative() && error.hint.is_empty());
-    match here {
+    let is_absent = e.kind() == io::ErrorKind::NotFound;
+    match std::env::current_dir().ok().filter(|_| path.is_relative() && is_absent) {
         Some(dir) => error.hint(format!("check its spelling; it was looked for in {}", dir.display())),
-        None if error.hint.is_empty() => error.hint("check its spelling, and whether its disk is mounted"),
         None => error,
     }
 }

@@ -43,7 +43,7 @@ fn a_damaged_block_on_the_only_provider_is_named_and_quarantined() {
     let verified = writer.run(["verify", "file", "--json"]).ends(7).json();
     assert_eq!(verified["missing"], serde_json::json!([block]));
     writer.run(["get", "file", "-o", "-"]).ends(7);
-    assert!(writer.run(["doctor"]).ok().text().contains("1 block of files kept here missing"));
+    assert!(writer.run(["doctor"]).ok().text().contains("1 block of 1 file"));
     let says = |missing: u64| {
         let (info, listed) = (writer.run(["info", "file"]).ok(), writer.run(["ls"]).ok());
         assert_eq!(

@@ -166,7 +166,7 @@ impl Sample {
                 told(&doctor, REBUILD);
                 for args in [&["ls"][..], &["verify"], &["gc", "--now"], &["get", &self.links[0], "-o", "-"]]
                 {
-                    told(&machine.run(args).ends(1), REBUILD);
+                    told(&machine.run(args).ends(7), REBUILD);
                 }
                 self.rebuild(machine, state);
             }

@@ -81,7 +81,8 @@ async fn a_name_that_is_too_long_is_an_error_of_the_input() {
 async fn a_folder_that_holds_more_than_its_entry_says_is_left_out() {
     let node = start_with(|options| options.offline = true).await;
     let tar = tower(1);
-    let inner = node.put_stream(ReaderStream::new(&tar[..]), PutOptions::named("inner"), FileKind::Dir);
+    let options = PutOptions { public: true, ..PutOptions::named("inner") };
+    let inner = node.put_stream(ReaderStream::new(&tar[..]), options, FileKind::Dir);
     let inner = inner.await.expect("stored");
     let link: Link = inner.link.parse().expect("a link");
     let root_len = u32::try_from(node.block(&link.cid).await.expect("here").len()).expect("short");
