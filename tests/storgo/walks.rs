@@ -10,10 +10,10 @@ use storgo::{
         encoder::{DirEncoder, DirEntry, EntryKind, FileEncoder, Finished, Metadata},
         seal::Sealing,
     },
-    store::{PutMode, Store, StoreOptions, Upload},
+    store::{PutMode, RootKind, RootRecord, Store, StoreOptions, Upload},
 };
 
-use super::{api::Api, binary::Machine};
+use super::{api::Api, binary::Machine, store_sample::record};
 
 /// Entries of each folder, and levels of folders.
 const WIDTH: u64 = 1000;
@@ -52,13 +52,15 @@ fn bomb(upload: &Upload) -> Cid {
     below.link.cid
 }
 
-/// A machine whose store has the blocks.
+/// A machine that keeps the outermost folder.
 fn with_bomb() -> (Machine, Cid) {
     let machine = Machine::new();
-    let store = Store::open(StoreOptions::new(machine.data())).expect("opened");
+    let options =
+        StoreOptions { observers: storgo::catalogue::observers(), ..StoreOptions::new(machine.data()) };
+    let store = Store::open(options).expect("opened");
     let upload = store.upload();
     let root = bomb(&upload);
-    drop(upload);
+    upload.commit(RootRecord { kind: RootKind::Dir, ..record(root) }).expect("listed");
     (machine, root)
 }
 
