@@ -52,7 +52,7 @@ use tokio::{
 use crate::content::{cid::Cid, secret::MembershipKey};
 pub use error::{DialCause, NetError};
 pub use protocols::{IncomingStreams, Protocols};
-use strangers::is_near_addr;
+use strangers::Strangers;
 use streams::OpenStream;
 use task::Command;
 
@@ -224,7 +224,6 @@ impl PeerInfo {
 struct Shared {
     peers: HashMap<PeerId, Peer>,
     listen: Vec<Multiaddr>,
-    in_cluster: bool,
     duplicate_identity: Option<Multiaddr>,
     announced: u64,
     queued: u64,
@@ -247,6 +246,7 @@ struct Peer {
 pub struct Net {
     commands: mpsc::Sender<Command>,
     shared: Arc<Mutex<Shared>>,
+    strangers: Strangers,
     events: broadcast::Sender<NetEvent>,
     local: PeerId,
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
@@ -261,11 +261,12 @@ impl Net {
         let local = options.keypair.public().to_peer_id();
         let (commands, queue) = mpsc::channel(COMMANDS);
         let (events, _) = broadcast::channel(EVENTS);
-        let in_cluster = options.membership.is_some();
-        let shared = Arc::new(Mutex::new(Shared { in_cluster, ..Shared::default() }));
-        let task = task::start(options, protocols, queue, Arc::clone(&shared), events.clone()).await?;
-        let task = Arc::new(Mutex::new(Some(tokio::spawn(task.run()))));
-        Ok(Self { commands, shared, events, local, task })
+        let strangers = Strangers::new(options.membership.is_some());
+        let shared = Arc::<Mutex<Shared>>::default();
+        let task =
+            task::start(options, protocols, queue, Arc::clone(&shared), strangers.clone(), events.clone());
+        let task = Arc::new(Mutex::new(Some(tokio::spawn(task.await?.run()))));
+        Ok(Self { commands, shared, strangers, events, local, task })
     }
 
     /// Returns the peer id of this node.
@@ -304,10 +305,7 @@ impl Net {
 
     /// Returns whether a peer is a stranger: this node is open, and no connection to the peer is within a private network.
     pub fn is_stranger(&self, peer: &PeerId) -> bool {
-        self.read_shared(|shared| {
-            let connections = shared.peers.get(peer).map(|state| state.connections.values());
-            !shared.in_cluster && !connections.into_iter().flatten().any(is_near_addr)
-        })
+        self.strangers.is_stranger(peer)
     }
 
     /// Returns the address of another machine that uses this node's identity, if one was detected.

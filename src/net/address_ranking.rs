@@ -76,9 +76,14 @@ pub(super) fn is_public_host(addr: &Multiaddr) -> bool {
         Some(Protocol::Ip6(ip)) => {
             !(ip.is_loopback() || ip.is_unspecified() || ip.is_unique_local() || ip.is_unicast_link_local())
         }
-        Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_)) => true,
-        _ => false,
+        _ => is_name(addr),
     }
+}
+
+/// Returns whether an address starts with a DNS name.
+pub(super) fn is_name(addr: &Multiaddr) -> bool {
+    let first = addr.iter().next();
+    matches!(first, Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_)))
 }
 
 /// Returns whether a host without IPv6 can dial an address.

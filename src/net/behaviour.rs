@@ -19,7 +19,7 @@ use super::{
     identify_scope::ScopedIdentify,
     protocols::Protocols,
     provider_records::ProviderRecords,
-    strangers::ScopedKad,
+    strangers::{ScopedKad, Strangers},
     streams::Streams,
 };
 use crate::content::secret::MembershipKey;
@@ -64,6 +64,7 @@ impl Behaviour {
         relay_client: relay::client::Behaviour,
         protocols: Protocols,
         limits: Limits,
+        strangers: Strangers,
     ) -> Self {
         let local = keypair.public().to_peer_id();
         let in_cluster = options.membership.is_some();
@@ -73,8 +74,8 @@ impl Behaviour {
             limits: ConnectionLimits::new(limits, in_cluster, known),
             dial_backoff: DialBackoff::default(),
             streams: Streams::new(protocols),
-            kad: ScopedKad::new(kademlia(options, local), in_cluster),
-            identify: ScopedIdentify::new(&keypair.public(), in_cluster),
+            kad: ScopedKad::new(kademlia(options, local), strangers.clone()),
+            identify: ScopedIdentify::new(&keypair.public(), in_cluster, strangers),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
             mdns: mdns_behaviour(options, local),
             relay_client,

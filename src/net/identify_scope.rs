@@ -18,13 +18,11 @@ use libp2p::{
     },
 };
 
-use super::{
-    address_ranking::is_public_host,
-    strangers::{is_near_addr, is_near_caller},
-};
+use super::{address_ranking::is_public_host, strangers::Strangers};
 
 pub(super) struct ScopedIdentify {
     in_cluster: bool,
+    strangers: Strangers,
     /// For members of this node's cluster and peers in its private network.
     near: identify::Behaviour,
     far: identify::Behaviour,
@@ -33,7 +31,7 @@ pub(super) struct ScopedIdentify {
 }
 
 impl ScopedIdentify {
-    pub(super) fn new(key: &PublicKey, in_cluster: bool) -> Self {
+    pub(super) fn new(key: &PublicKey, in_cluster: bool, strangers: Strangers) -> Self {
         let identify = |agent: &str| {
             let config = identify::Config::new("/storgo/1.0.0".into(), key.clone())
                 .with_agent_version(agent.into())
@@ -42,7 +40,7 @@ impl ScopedIdentify {
             identify::Behaviour::new(config)
         };
         let near = identify(concat!("storgo/", env!("CARGO_PKG_VERSION")));
-        Self { in_cluster, near, far: identify("storgo"), connections: HashMap::new() }
+        Self { in_cluster, strangers, near, far: identify("storgo"), connections: HashMap::new() }
     }
 
     fn of(&mut self, id: ConnectionId) -> &mut identify::Behaviour {
@@ -66,7 +64,7 @@ impl NetworkBehaviour for ScopedIdentify {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        let near = is_near_caller(local, remote);
+        let near = self.strangers.is_near_caller(&peer, local, remote);
         self.add(id, near).handle_established_inbound_connection(id, peer, local, remote)
     }
 
@@ -90,7 +88,7 @@ impl NetworkBehaviour for ScopedIdentify {
         role: Endpoint,
         port: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        let near = is_near_addr(addr);
+        let near = self.strangers.is_near(&peer, addr);
         self.add(id, near).handle_established_outbound_connection(id, peer, addr, role, port)
     }
 

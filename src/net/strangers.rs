@@ -6,8 +6,9 @@
 //! members of a cluster tell each other everything.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, VecDeque},
     ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -22,55 +23,88 @@ use libp2p::{
 };
 
 use super::{
-    address_ranking::{is_public_host, is_relayed},
+    address_ranking::{is_name, is_public_host, is_relayed},
     provider_records::ProviderRecords,
 };
 
-/// Returns whether the other end of a connection is in a private network that this node is in too, or on this machine. Of
-/// a relayed connection, the relay counts.
-fn is_near(endpoint: &ConnectedPoint) -> bool {
-    match endpoint {
-        ConnectedPoint::Listener { local_addr, send_back_addr } => is_near_caller(local_addr, send_back_addr),
-        ConnectedPoint::Dialer { address, .. } => is_near_addr(address),
-    }
-}
-
-/// As [`is_near`], for an incoming connection. The remote address of a relayed one is only a peer id; the local one names
-/// the relay.
-pub(super) fn is_near_caller(local: &Multiaddr, remote: &Multiaddr) -> bool {
-    is_near_addr(if is_relayed(local) { local } else { remote })
-}
-
-/// As [`is_near`], for an address that names the peer's host or its relay.
-pub(super) fn is_near_addr(addr: &Multiaddr) -> bool {
-    !is_public_host(addr)
-}
+/// Maximum dials whose resolved addresses are remembered: the swarm asks for each as soon as it succeeds.
+const DIALS: usize = 512;
 
 /// Knows which connected peers are strangers.
-#[derive(Default)]
+#[derive(Clone)]
 pub(super) struct Strangers {
     in_cluster: bool,
-    /// Number of connections to each peer that is near.
-    near: HashMap<PeerId, usize>,
+    peers: Arc<Mutex<Peers>>,
+}
+
+#[derive(Default)]
+struct Peers {
+    /// The peers that answered the last dials, oldest first, and whether each did so in a private network. The swarm knows
+    /// the dialled name only, and a name can lead into a private network.
+    dialled: VecDeque<(PeerId, bool)>,
+    /// The connections to each peer that is near.
+    near: HashMap<PeerId, HashSet<ConnectionId>>,
 }
 
 impl Strangers {
     pub(super) fn new(in_cluster: bool) -> Self {
-        Self { in_cluster, near: HashMap::new() }
+        Self { in_cluster, peers: Arc::default() }
     }
 
-    fn on_swarm_event(&mut self, event: &FromSwarm<'_>) {
-        match event {
-            FromSwarm::ConnectionEstablished(ConnectionEstablished { peer_id, endpoint, .. })
-                if is_near(endpoint) =>
-            {
-                *self.near.entry(*peer_id).or_default() += 1;
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes which peer answered at an address, which names no host that is still to be resolved.
+    pub(super) fn set_dialled(&self, peer: PeerId, endpoint: &ConnectedPoint) {
+        if let ConnectedPoint::Dialer { address, .. } = endpoint {
+            let mut peers = self.peers();
+            if peers.dialled.len() >= DIALS {
+                peers.dialled.pop_front();
             }
-            FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, endpoint, .. }) if is_near(endpoint) => {
-                if let Some(count) = self.near.get_mut(peer_id) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.near.remove(peer_id);
+            peers.dialled.push_back((peer, !is_public_host(address)));
+        }
+    }
+
+    /// Returns whether a peer that answered a dial is in a private network that this node is in too, or on this machine. Of
+    /// a relayed connection, the relay counts.
+    pub(super) fn is_near(&self, peer: &PeerId, dialled: &Multiaddr) -> bool {
+        if !is_name(dialled) {
+            return !is_public_host(dialled);
+        }
+        self.peers().dialled.iter().rev().find(|(known, _)| known == peer).is_some_and(|(_, near)| *near)
+    }
+
+    /// As [`Strangers::is_near`], for a caller. The remote address of a relayed connection is only a peer id; the local one
+    /// names the relay.
+    pub(super) fn is_near_caller(&self, peer: &PeerId, local: &Multiaddr, remote: &Multiaddr) -> bool {
+        self.is_near(peer, if is_relayed(local) { local } else { remote })
+    }
+
+    fn on_swarm_event(&self, event: &FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionEstablished(ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            }) => {
+                let near = match endpoint {
+                    ConnectedPoint::Dialer { address, .. } => self.is_near(peer_id, address),
+                    ConnectedPoint::Listener { local_addr, send_back_addr } => {
+                        self.is_near_caller(peer_id, local_addr, send_back_addr)
+                    }
+                };
+                if near {
+                    self.peers().near.entry(*peer_id).or_default().insert(*connection_id);
+                }
+            }
+            FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
+                let near = &mut self.peers().near;
+                if let Some(connections) = near.get_mut(peer_id) {
+                    connections.remove(connection_id);
+                    if connections.is_empty() {
+                        near.remove(peer_id);
                     }
                 }
             }
@@ -78,9 +112,14 @@ impl Strangers {
         }
     }
 
+    /// Returns whether a peer is a stranger: this node is open, and no connection to the peer is within a private network.
+    pub(super) fn is_stranger(&self, peer: &PeerId) -> bool {
+        !self.in_cluster && !self.peers().near.contains_key(peer)
+    }
+
     /// Removes the addresses that this peer must not be told, or cannot know.
     pub(super) fn retain_for(&self, peer: &PeerId, addrs: &mut Vec<Multiaddr>) {
-        if !self.in_cluster && !self.near.contains_key(peer) {
+        if self.is_stranger(peer) {
             addrs.retain(is_public_host);
         }
     }
@@ -103,8 +142,8 @@ pub(super) struct ScopedKad {
 }
 
 impl ScopedKad {
-    pub(super) fn new(kad: Kad, in_cluster: bool) -> Self {
-        Self { kad, strangers: Strangers::new(in_cluster) }
+    pub(super) fn new(kad: Kad, strangers: Strangers) -> Self {
+        Self { kad, strangers }
     }
 }
 
@@ -199,5 +238,38 @@ impl NetworkBehaviour for ScopedKad {
             }
         }
         Poll::Ready(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(text: &str) -> Multiaddr {
+        text.parse().expect("a multiaddr")
+    }
+
+    #[test]
+    fn a_peer_dialled_by_name_is_near_if_the_name_leads_into_a_private_network() {
+        let strangers = Strangers::new(false);
+        let [home, away, unknown] = std::array::from_fn(|_| PeerId::random());
+        let dial = |peer, resolved: &str| {
+            let endpoint = ConnectedPoint::Dialer {
+                address: addr(resolved),
+                role_override: Endpoint::Dialer,
+                port_use: PortUse::Reuse,
+            };
+            strangers.set_dialled(peer, &endpoint);
+        };
+        dial(home, "/ip4/172.18.0.2/tcp/3000");
+        dial(away, "/ip4/198.51.100.1/tcp/3000");
+        let name = addr("/dns4/node1/tcp/3000");
+        assert_eq!([home, away, unknown].map(|peer| strangers.is_near(&peer, &name)), [true, false, false]);
+        assert!(!strangers.is_near(&home, &addr("/ip4/198.51.100.2/tcp/3000")));
+        // The last dial counts.
+        dial(home, "/ip4/198.51.100.1/tcp/3000");
+        assert!(!strangers.is_near(&home, &name));
+        (0..2 * DIALS).for_each(|_| dial(PeerId::random(), "/ip4/10.0.0.1/tcp/1"));
+        assert_eq!(strangers.peers().dialled.len(), DIALS);
     }
 }

@@ -42,6 +42,7 @@ use super::{
     protected_peers::{Change, ProtectedPeers},
     protocols::Protocols,
     provider_records::key,
+    strangers::Strangers,
     streams::OpenStream,
     transport,
 };
@@ -105,6 +106,7 @@ pub(super) async fn start(
     protocols: Protocols,
     commands: mpsc::Receiver<Command>,
     shared: Arc<Mutex<Shared>>,
+    strangers: Strangers,
     events: broadcast::Sender<NetEvent>,
 ) -> Result<Task, NetError> {
     let local = options.keypair.public().to_peer_id();
@@ -117,8 +119,9 @@ pub(super) async fn start(
         relay_transport,
         limits,
         Arc::clone(&self_dials),
+        strangers.clone(),
     )?;
-    let behaviour = Behaviour::new(&options, &options.keypair, relay_client, protocols, limits);
+    let behaviour = Behaviour::new(&options, &options.keypair, relay_client, protocols, limits, strangers);
     let config = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(options.idle_timeout)
         // The first bytes of a stream go out with the offered protocol, not a round trip later.

@@ -20,7 +20,7 @@ use libp2p::{
 
 use super::{
     NetError, connection_limits::Limits, mux::BulkYamux, peer_check::check_peer,
-    pending_limits::PendingLimits, proof, quic_fallback::Refusals, socket::Buffered,
+    pending_limits::PendingLimits, proof, quic_fallback::Refusals, socket::Buffered, strangers::Strangers,
 };
 use crate::content::secret::MembershipKey;
 
@@ -28,6 +28,7 @@ use crate::content::secret::MembershipKey;
 const SETUP: Duration = Duration::from_secs(15);
 
 /// Builds the transport of all kinds of addresses. `self_dials` counts dials to other peers that this node answered.
+/// `strangers` learns the resolved addresses of dials.
 ///
 /// Each error of a connection stays in the chain of causes that `dial_failure` reads: `Either` would hide it.
 pub(super) fn build(
@@ -36,6 +37,7 @@ pub(super) fn build(
     relay: relay::client::Transport,
     limits: Limits,
     self_dials: Arc<AtomicU64>,
+    strangers: Strangers,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NetError> {
     let noise = noise_config(keypair, membership)?;
     let local = keypair.public().to_peer_id();
@@ -65,7 +67,11 @@ pub(super) fn build(
         .and_then(move |connection, endpoint| proof::run(membership.clone(), local, connection, endpoint))
         .map_err(|error| error.either(io::Error::other, |error| error));
     let both = OrTransport::new(quic, upgraded)
-        .map(|either, _| either.into_inner())
+        .map(move |either, endpoint| {
+            let (peer, mux) = either.into_inner();
+            strangers.set_dialled(peer, &endpoint);
+            (peer, mux)
+        })
         .map_err(|error| error.either(|quic| quic, |tcp| tcp));
     let inner = with_names(both)?.map(|connection, _| connection).boxed();
     let limited = PendingLimits::new(inner, limits.pending, limits.pending_per_host).boxed();
