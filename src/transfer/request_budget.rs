@@ -2,7 +2,8 @@
 //!
 //! A peer chooses how many requests it sends, how long they are and when it reads the answers. So the bytes of a request
 //! count from before it is read until it is answered, against a limit for the peer and one for all peers. A peer above its
-//! own limit breaks the protocol. When the common limit is reached, the peer with the most bytes loses its streams.
+//! own limit breaks the protocol. When the common limit is reached, the peer with the most bytes loses its streams. No other
+//! peer does while the memory of the first is enough and not yet returned.
 
 use std::{
     collections::HashMap,
@@ -73,11 +74,25 @@ impl RequestBudget {
         })
     }
 
-    /// Ends the streams of the peer whose requests take the most memory.
-    fn end_largest(&self) {
+    /// Returns the bytes of peers whose streams are ending.
+    fn ending(&self, peers: &HashMap<PeerId, Share>) -> usize {
+        peers.values().filter(|share| share.ended.is_cancelled()).map(|share| self.held(share)).sum()
+    }
+
+    fn held(&self, share: &Share) -> usize {
+        self.per_peer - share.own.available_permits()
+    }
+
+    /// Ends the streams of the peer whose requests take the most memory, unless streams are ending already that return
+    /// these bytes.
+    fn end_largest(&self, bytes: usize) {
         self.update(|peers| {
-            let held = |share: &Share| self.per_peer - share.own.available_permits();
-            let candidates = peers.iter().filter(|(_, share)| !share.ended.is_cancelled());
+            if self.ending(peers) >= bytes {
+                return;
+            }
+            let held = |share: &Share| self.held(share);
+            let candidates =
+                peers.iter().filter(|(_, share)| !share.ended.is_cancelled() && held(share) > 0);
             if let Some((peer, share)) = candidates.max_by_key(|(_, share)| held(share)) {
                 tracing::info!(%peer, bytes = held(share), "streams ended: others need the memory of their requests");
                 share.ended.cancel();
@@ -99,7 +114,8 @@ impl BudgetedStream<'_> {
             .try_acquire_many_owned(bytes)
             .map_err(|_| TransferError::Violation("too many unanswered requests"))?;
         let mut all = std::pin::pin!(Arc::clone(&self.budget.all).acquire_many_owned(bytes));
-        let mut wait = Duration::ZERO;
+        let ending = self.budget.update(|peers| self.budget.ending(peers) > 0);
+        let mut wait = if ending { RELEASE } else { Duration::ZERO };
         loop {
             tokio::select! {
                 biased;
@@ -107,7 +123,7 @@ impl BudgetedStream<'_> {
                     let all = all.map_err(|_| TransferError::Refused("the node is shutting down".into()))?;
                     return Ok(RequestMemory { _own: own, _all: all });
                 }
-                () = tokio::time::sleep(wait) => self.budget.end_largest(),
+                () = tokio::time::sleep(wait) => self.budget.end_largest(len + OVERHEAD),
             }
             wait = RELEASE;
         }
@@ -159,5 +175,23 @@ mod tests {
         let (reserved, ()) = tokio::join!(new.reserve(20 * KIB), ended);
         reserved.expect("the memory of the largest");
         assert!(!small.ended.is_cancelled() && !new.ended.is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_that_wait_end_the_streams_of_one_peer_if_its_memory_is_enough_for_each() {
+        let budget = RequestBudget::new(100 * KIB, 64 * KIB);
+        let [small, large, one, other] = std::array::from_fn(|_| budget.add(PeerId::random()));
+        let _small = small.reserve(30 * KIB).await.expect("free");
+        let held = large.reserve(60 * KIB).await.expect("free");
+        let ended = async {
+            large.ended().await;
+            // Streams can take longer to end than others wait for them.
+            tokio::time::sleep(5 * RELEASE).await;
+            assert!(!small.ended.is_cancelled());
+            drop(held);
+        };
+        let (one, other, ()) = tokio::join!(one.reserve(20 * KIB), other.reserve(20 * KIB), ended);
+        let _held = (one.expect("the memory of the largest"), other.expect("the memory of the largest"));
+        assert!(!small.ended.is_cancelled());
     }
 }
