@@ -13,19 +13,26 @@ use libp2p::{
     identify,
     identity::PublicKey,
     swarm::{
-        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-        THandlerOutEvent, ToSwarm,
+        ConnectionDenied, ConnectionHandler, ConnectionId, ExternalAddresses, FromSwarm, ListenAddresses,
+        NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
     },
 };
 
 use super::{address_ranking::is_public_host, strangers::Strangers};
+
+type Handler = <identify::Behaviour as NetworkBehaviour>::ConnectionHandler;
+type ToHandler = THandlerInEvent<identify::Behaviour>;
 
 pub(super) struct ScopedIdentify {
     in_cluster: bool,
     strangers: Strangers,
     /// For members of this node's cluster and peers in its private network.
     near: identify::Behaviour,
+    /// For all others. It knows the private addresses too: with their ports it turns the address that a peer observed of an
+    /// outgoing connection into one that accepts connections. Its handlers, which send addresses, get the public ones.
     far: identify::Behaviour,
+    listen: ListenAddresses,
+    external: ExternalAddresses,
     /// Whether the peer of each connection is near.
     connections: HashMap<ConnectionId, bool>,
 }
@@ -40,7 +47,15 @@ impl ScopedIdentify {
             identify::Behaviour::new(config)
         };
         let near = identify(concat!("storgo/", env!("CARGO_PKG_VERSION")));
-        Self { in_cluster, strangers, near, far: identify("storgo"), connections: HashMap::new() }
+        Self {
+            in_cluster,
+            strangers,
+            near,
+            far: identify("storgo"),
+            listen: ListenAddresses::default(),
+            external: ExternalAddresses::default(),
+            connections: HashMap::new(),
+        }
     }
 
     fn of(&mut self, id: ConnectionId) -> &mut identify::Behaviour {
@@ -51,10 +66,20 @@ impl ScopedIdentify {
         self.connections.insert(id, near || self.in_cluster);
         self.of(id)
     }
+
+    /// Sets the addresses that the handler of a new connection sends.
+    fn scope(&self, id: ConnectionId, mut handler: Handler) -> Handler {
+        if !self.connections.get(&id).copied().unwrap_or_default() {
+            let known = self.listen.iter().chain(self.external.iter());
+            let public = known.filter(|addr| is_public_host(addr)).cloned().collect();
+            handler.on_behaviour_event(ToHandler::AddressesChanged(public));
+        }
+        handler
+    }
 }
 
 impl NetworkBehaviour for ScopedIdentify {
-    type ConnectionHandler = <identify::Behaviour as NetworkBehaviour>::ConnectionHandler;
+    type ConnectionHandler = Handler;
     type ToSwarm = identify::Event;
 
     fn handle_established_inbound_connection(
@@ -65,7 +90,8 @@ impl NetworkBehaviour for ScopedIdentify {
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         let near = self.strangers.is_near_caller(&peer, local, remote);
-        self.add(id, near).handle_established_inbound_connection(id, peer, local, remote)
+        let handler = self.add(id, near).handle_established_inbound_connection(id, peer, local, remote)?;
+        Ok(self.scope(id, handler))
     }
 
     fn handle_pending_outbound_connection(
@@ -89,7 +115,9 @@ impl NetworkBehaviour for ScopedIdentify {
         port: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         let near = self.strangers.is_near(&peer, addr);
-        self.add(id, near).handle_established_outbound_connection(id, peer, addr, role, port)
+        let handler =
+            self.add(id, near).handle_established_outbound_connection(id, peer, addr, role, port)?;
+        Ok(self.scope(id, handler))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -107,15 +135,10 @@ impl NetworkBehaviour for ScopedIdentify {
                 if let FromSwarm::DialFailure(failure) = other {
                     self.connections.remove(&failure.connection_id);
                 }
-                let private = match other {
-                    FromSwarm::NewListenAddr(event) => !is_public_host(event.addr),
-                    FromSwarm::ExternalAddrConfirmed(event) => !is_public_host(event.addr),
-                    _ => false,
-                };
+                self.listen.on_swarm_event(&other);
+                self.external.on_swarm_event(&other);
                 self.near.on_swarm_event(other);
-                if !private {
-                    self.far.on_swarm_event(other);
-                }
+                self.far.on_swarm_event(other);
             }
         }
     }
@@ -128,6 +151,64 @@ impl NetworkBehaviour for ScopedIdentify {
         if let Poll::Ready(event) = self.near.poll(cx) {
             return Poll::Ready(event);
         }
-        self.far.poll(cx)
+        self.far.poll(cx).map(|mut event| {
+            if let ToSwarm::NotifyHandler { event: ToHandler::AddressesChanged(addrs), .. } = &mut event {
+                addrs.retain(is_public_host);
+            }
+            event
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use libp2p::{core::transport::ListenerId, identity::Keypair, swarm::behaviour::NewListenAddr};
+
+    use super::*;
+
+    type FromHandler = THandlerOutEvent<identify::Behaviour>;
+
+    fn addr(text: &str) -> Multiaddr {
+        text.parse().expect("a multiaddr")
+    }
+
+    #[test]
+    fn the_observed_address_of_a_node_behind_a_nat_gets_its_listen_port() {
+        let key = Keypair::generate_ed25519().public();
+        let mut identify = ScopedIdentify::new(&key, false, Strangers::new(false));
+        let listen = addr("/ip4/192.168.1.5/tcp/3000");
+        let listener_id = ListenerId::next();
+        identify.on_swarm_event(FromSwarm::NewListenAddr(NewListenAddr { listener_id, addr: &listen }));
+        let (id, remote) = (ConnectionId::new_unchecked(1), Keypair::generate_ed25519().public());
+        let peer = remote.to_peer_id();
+        let server = addr("/ip4/198.51.100.1/tcp/3000");
+        let handler = identify.handle_established_outbound_connection(
+            id,
+            peer,
+            &server,
+            Endpoint::Dialer,
+            PortUse::New,
+        );
+        assert!(handler.is_ok());
+        let info = identify::Info {
+            public_key: remote,
+            protocol_version: String::new(),
+            agent_version: String::new(),
+            listen_addrs: Vec::new(),
+            protocols: Vec::new(),
+            observed_addr: addr("/ip4/203.0.113.7/tcp/51234"),
+            signed_peer_record: None,
+        };
+        identify.on_connection_handler_event(peer, id, FromHandler::Identified(info));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut candidates = Vec::new();
+        while let Poll::Ready(event) = identify.poll(&mut context) {
+            if let ToSwarm::NewExternalAddrCandidate(addr) = event {
+                candidates.push(addr);
+            }
+        }
+        assert_eq!(candidates, [addr("/ip4/203.0.113.7/tcp/3000")]);
     }
 }
