@@ -64,7 +64,7 @@ impl Limits {
             incoming: total - total / 4,
             per_host: total / 2,
             pending: total / 4,
-            pending_per_host: total / 8,
+            pending_per_host: (total / 8).max(1),
         }
     }
 }
@@ -156,11 +156,8 @@ impl ConnectionLimits {
             return Ok(());
         }
         let all = self.strangers().map(|(id, held)| (held.host, held.number, id));
-        let taken = if stranger {
-            oldest_of_largest(all, host)
-        } else {
-            all.min_by_key(|(_, number, _)| *number).map(|(.., id)| id)
-        };
+        let newcomer = if stranger { host } else { None };
+        let taken = oldest_of_largest(all, newcomer);
         self.close(taken.ok_or_else(|| ConnectionDenied::new(TooMany))?);
         Ok(())
     }
@@ -312,6 +309,28 @@ mod tests {
             [0, 40, 41].iter().all(|id| limits.established.contains_key(&ConnectionId::new_unchecked(*id)))
         );
         assert!(limits.established.len() <= 16);
+    }
+
+    #[test]
+    fn a_known_peer_takes_the_place_of_the_host_with_the_most() {
+        let known = PeerId::random();
+        let mut limits = limited(&[known]);
+        assert!((0..4).all(|n| call(&mut limits, n, PeerId::random(), "192.0.2.2")));
+        assert!((4..12).all(|n| call(&mut limits, n, PeerId::random(), "192.0.2.1")));
+        assert!((12..16).all(|n| call(&mut limits, n, known, "192.0.2.3")));
+        limits.established.values_mut().filter(|held| held.peer == known).for_each(|held| {
+            held.peer = PeerId::random();
+            held.incoming = false;
+        });
+        assert_eq!(closed(&mut limits), []);
+        assert!(call(&mut limits, 16, known, "192.0.2.3"));
+        assert_eq!(closed(&mut limits), [ConnectionId::new_unchecked(4)]);
+    }
+
+    #[test]
+    fn with_few_connections_each_limit_still_allows_one() {
+        let Limits { incoming, per_host, pending, pending_per_host, .. } = Limits::new(1);
+        assert!([incoming, per_host, pending, pending_per_host].iter().all(|limit| *limit > 0));
     }
 
     #[test]
