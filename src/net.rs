@@ -13,6 +13,7 @@ mod address_ranking;
 mod announce;
 mod behaviour;
 mod connection_limits;
+mod delivered;
 mod dial_back;
 mod dial_backoff;
 mod dial_failure;
@@ -37,7 +38,7 @@ mod task;
 mod transport;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -50,6 +51,7 @@ use tokio::{
 };
 
 use crate::content::{cid::Cid, secret::MembershipKey};
+use delivered::DeliveredPeers;
 pub use error::{DialCause, NetError};
 pub use protocols::{IncomingStreams, Protocols};
 use strangers::Strangers;
@@ -60,8 +62,6 @@ use task::Command;
 const COMMANDS: usize = 256;
 /// Maximum events buffered for a slow subscriber.
 const EVENTS: usize = 1024;
-/// Maximum peers remembered as delivering.
-const DELIVERED: usize = 4096;
 /// Attempts to open one stream.
 const OPEN_ATTEMPTS: usize = 3;
 
@@ -229,8 +229,6 @@ struct Shared {
     queued: u64,
     /// Address of the last dialled node of another cluster.
     other_cluster: Option<Multiaddr>,
-    /// Peers that have delivered blocks since start.
-    delivered: HashSet<PeerId>,
 }
 
 #[derive(Default)]
@@ -247,6 +245,7 @@ pub struct Net {
     commands: mpsc::Sender<Command>,
     shared: Arc<Mutex<Shared>>,
     strangers: Strangers,
+    delivered: DeliveredPeers,
     events: broadcast::Sender<NetEvent>,
     local: PeerId,
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
@@ -262,11 +261,19 @@ impl Net {
         let (commands, queue) = mpsc::channel(COMMANDS);
         let (events, _) = broadcast::channel(EVENTS);
         let strangers = Strangers::new(options.membership.is_some());
+        let delivered = DeliveredPeers::default();
         let shared = Arc::<Mutex<Shared>>::default();
-        let task =
-            task::start(options, protocols, queue, Arc::clone(&shared), strangers.clone(), events.clone());
+        let task = task::start(
+            options,
+            protocols,
+            queue,
+            Arc::clone(&shared),
+            strangers.clone(),
+            delivered.clone(),
+            events.clone(),
+        );
         let task = Arc::new(Mutex::new(Some(tokio::spawn(task.await?.run()))));
-        Ok(Self { commands, shared, strangers, events, local, task })
+        Ok(Self { commands, shared, strangers, delivered, events, local, task })
     }
 
     /// Returns the peer id of this node.
@@ -414,17 +421,14 @@ impl Net {
         self.call(|reply| Command::Closest { root, reply }).await
     }
 
-    /// Notes that a peer has delivered a block. Its connections and records are kept when those of others must go.
-    pub async fn set_delivered(&self, peer: PeerId) {
-        let add = |known: &mut HashSet<PeerId>| known.len() < DELIVERED && known.insert(peer);
-        if add(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner).delivered) {
-            self.send(Command::Delivered { peer }).await;
-        }
+    /// Notes that a peer has delivered a block. Its records are kept when those of others must go, and its connections go last.
+    pub fn set_delivered(&self, peer: PeerId) {
+        self.delivered.add(peer);
     }
 
-    /// Returns whether a peer has delivered a block since start.
+    /// Returns whether a peer is among those that have delivered a block most recently since start.
     pub fn has_delivered(&self, peer: &PeerId) -> bool {
-        self.read_shared(|shared| shared.delivered.contains(peer))
+        self.delivered.contains(peer)
     }
 
     /// Drops the provider record of `peer` for `root`, at the request of that peer.

@@ -379,7 +379,7 @@ impl Session {
         });
         let verified = verified.await.map_err(|_| FetchError::Worker)?;
         if verified.is_some() {
-            self.inner.fetcher.transfers.net().set_delivered(peer).await;
+            self.inner.fetcher.transfers.net().set_delivered(peer);
             let mut senders = lock(&self.inner.senders);
             if senders.len() > 4096 {
                 senders.clear();

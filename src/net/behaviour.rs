@@ -13,6 +13,7 @@ use super::{
     NetOptions,
     address_ranking::without_peer_id,
     connection_limits::{ConnectionLimits, Limits},
+    delivered::DeliveredPeers,
     dial_back::DialBack,
     dial_backoff::DialBackoff,
     discovery::peer_of,
@@ -65,16 +66,17 @@ impl Behaviour {
         protocols: Protocols,
         limits: Limits,
         strangers: Strangers,
+        delivered: DeliveredPeers,
     ) -> Self {
         let local = keypair.public().to_peer_id();
         let in_cluster = options.membership.is_some();
         let known = options.bootstrap.iter().filter_map(peer_of);
         let known = known.chain(options.remembered.iter().map(|remembered| remembered.peer));
         Self {
-            limits: ConnectionLimits::new(limits, in_cluster, known),
+            limits: ConnectionLimits::new(limits, in_cluster, known, delivered.clone()),
             dial_backoff: DialBackoff::default(),
             streams: Streams::new(protocols),
-            kad: ScopedKad::new(kademlia(options, local), strangers.clone()),
+            kad: ScopedKad::new(kademlia(options, local, delivered), strangers.clone()),
             identify: ScopedIdentify::new(&keypair.public(), in_cluster, strangers),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
             mdns: mdns_behaviour(options, local),
@@ -90,7 +92,11 @@ impl Behaviour {
     }
 }
 
-fn kademlia(options: &NetOptions, local: PeerId) -> kad::Behaviour<ProviderRecords> {
+fn kademlia(
+    options: &NetOptions,
+    local: PeerId,
+    delivered: DeliveredPeers,
+) -> kad::Behaviour<ProviderRecords> {
     let mut config = kad::Config::new(kad_protocol(options.membership.as_ref()));
     config
         .set_query_timeout(QUERY_TIMEOUT)
@@ -102,7 +108,7 @@ fn kademlia(options: &NetOptions, local: PeerId) -> kad::Behaviour<ProviderRecor
         .set_replication_interval(None)
         // `on_provider_record` stores the records of peers, with the host that they come from.
         .set_record_filtering(kad::StoreInserts::FilterBoth);
-    let mut records = ProviderRecords::new(local);
+    let mut records = ProviderRecords::new(local, delivered);
     records.restore(&options.records, std::time::Instant::now());
     let mut kad = kad::Behaviour::with_config(local, records, config);
     // By default, a node without a confirmed public address does not serve, which would leave a private network without a
@@ -181,7 +187,7 @@ mod tests {
     #[test]
     fn new_addresses_of_a_peer_replace_the_old_ones() {
         let options = NetOptions::new(Keypair::generate_ed25519());
-        let mut kad = kademlia(&options, options.keypair.public().to_peer_id());
+        let mut kad = kademlia(&options, options.keypair.public().to_peer_id(), DeliveredPeers::default());
         // So many that some of them are pending.
         let peers: Vec<PeerId> = (0..60).map(|_| PeerId::random()).collect();
         for round in 0..50 {

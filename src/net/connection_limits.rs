@@ -2,8 +2,8 @@
 //!
 //! Anybody can have any number of identities, so one host could take all places. In an open network a host may therefore
 //! hold a part of the places only, and a new connection takes the place of the oldest one from the host with the most.
-//! Peers that this node knows keep their places: those at bootstrap addresses, those remembered from the last run, those
-//! that have delivered blocks, and the members of its cluster.
+//! Peers that this node knows keep their places: those at bootstrap addresses, those remembered from the last run, and the
+//! members of its cluster. Of other peers of one host, those that have delivered blocks go last.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -24,6 +24,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::{
     address_ranking::is_relayed,
+    delivered::DeliveredPeers,
     host::{Host, oldest_of_largest},
 };
 
@@ -79,6 +80,7 @@ pub(super) struct ConnectionLimits {
     /// Whether each peer has proven that it has the cluster's key.
     in_cluster: bool,
     known: HashSet<PeerId>,
+    delivered: DeliveredPeers,
     established: HashMap<ConnectionId, Established>,
     dialing: HashSet<ConnectionId>,
     /// Number of connections so far.
@@ -96,11 +98,17 @@ struct Established {
 }
 
 impl ConnectionLimits {
-    pub(super) fn new(limits: Limits, in_cluster: bool, known: impl IntoIterator<Item = PeerId>) -> Self {
+    pub(super) fn new(
+        limits: Limits,
+        in_cluster: bool,
+        known: impl IntoIterator<Item = PeerId>,
+        delivered: DeliveredPeers,
+    ) -> Self {
         Self {
             limits,
             in_cluster,
             known: known.into_iter().collect(),
+            delivered,
             established: HashMap::new(),
             dialing: HashSet::new(),
             count: 0,
@@ -126,6 +134,11 @@ impl ConnectionLimits {
         self.established.iter().filter(of_stranger).map(|(id, held)| (*id, held))
     }
 
+    /// Returns the age of a connection, the lowest of the oldest. One whose peer has delivered blocks is never the oldest.
+    fn age(&self, held: &Established) -> u64 {
+        if self.delivered.contains(&held.peer) { held.number | (1 << 63) } else { held.number }
+    }
+
     /// Closes the connection of a stranger, so that there is a place.
     fn close(&mut self, id: ConnectionId) {
         if let Some(closed) = self.established.remove(&id) {
@@ -146,7 +159,7 @@ impl ConnectionLimits {
             self.established.len() >= self.limits.total || (stranger && strangers >= self.limits.incoming);
         if stranger && host.is_some() {
             let same = self.strangers().filter(|(_, held)| held.host == host);
-            let same: Vec<_> = same.map(|(id, held)| (held.number, id)).collect();
+            let same: Vec<_> = same.map(|(id, held)| (self.age(held), id)).collect();
             if let Some((_, oldest)) = same.iter().min().filter(|_| same.len() >= self.limits.per_host) {
                 self.close(*oldest);
                 return Ok(());
@@ -155,7 +168,7 @@ impl ConnectionLimits {
         if !full {
             return Ok(());
         }
-        let all = self.strangers().map(|(id, held)| (held.host, held.number, id));
+        let all = self.strangers().map(|(id, held)| (held.host, self.age(held), id));
         let newcomer = if stranger { host } else { None };
         let taken = oldest_of_largest(all, newcomer);
         self.close(taken.ok_or_else(|| ConnectionDenied::new(TooMany))?);
@@ -253,7 +266,7 @@ mod tests {
 
     /// Sixteen places: twelve for strangers, eight for one host.
     fn limited(known: &[PeerId]) -> ConnectionLimits {
-        ConnectionLimits::new(Limits::new(16), false, known.iter().copied())
+        ConnectionLimits::new(Limits::new(16), false, known.iter().copied(), DeliveredPeers::default())
     }
 
     fn call(limits: &mut ConnectionLimits, id: usize, peer: PeerId, host: &str) -> bool {
@@ -300,14 +313,9 @@ mod tests {
             call(&mut limits, n, PeerId::random(), &format!("192.0.2.{n}"));
         }
         assert!(call(&mut limits, 40, known[1], "192.0.2.1"));
-        let delivered = PeerId::random();
-        limits.add_known(delivered);
-        assert!(call(&mut limits, 41, delivered, "192.0.2.1"));
         let closed = closed(&mut limits);
         assert!(!closed.contains(&ConnectionId::new_unchecked(0)), "{closed:?}");
-        assert!(
-            [0, 40, 41].iter().all(|id| limits.established.contains_key(&ConnectionId::new_unchecked(*id)))
-        );
+        assert!([0, 40].iter().all(|id| limits.established.contains_key(&ConnectionId::new_unchecked(*id))));
         assert!(limits.established.len() <= 16);
     }
 
@@ -328,6 +336,18 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_has_delivered_goes_last_and_counts_for_its_host() {
+        let mut limits = limited(&[]);
+        let peers: Vec<PeerId> = (0..9).map(|_| PeerId::random()).collect();
+        limits.delivered.add(peers[0]);
+        assert!((0..9).all(|n| call(&mut limits, n, peers[n], "192.0.2.1")));
+        assert_eq!(closed(&mut limits), [ConnectionId::new_unchecked(1)]);
+        peers.iter().for_each(|peer| limits.delivered.add(*peer));
+        assert!(call(&mut limits, 9, PeerId::random(), "192.0.2.1"));
+        assert_eq!(closed(&mut limits), [ConnectionId::new_unchecked(0)]);
+    }
+
+    #[test]
     fn with_few_connections_each_limit_still_allows_one() {
         let Limits { incoming, per_host, pending, pending_per_host, .. } = Limits::new(1);
         assert!([incoming, per_host, pending, pending_per_host].iter().all(|limit| *limit > 0));
@@ -335,7 +355,7 @@ mod tests {
 
     #[test]
     fn the_members_of_a_cluster_share_an_address_without_limit() {
-        let mut limits = ConnectionLimits::new(Limits::new(16), true, []);
+        let mut limits = ConnectionLimits::new(Limits::new(16), true, [], DeliveredPeers::default());
         assert!((0..16).all(|n| call(&mut limits, n, PeerId::random(), "192.0.2.1")));
         assert!(!call(&mut limits, 16, PeerId::random(), "192.0.2.2"));
         assert_eq!(closed(&mut limits), []);

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     address_ranking,
+    delivered::DeliveredPeers,
     host::{Host, oldest_of_largest},
 };
 use crate::content::cid::Cid;
@@ -36,8 +37,6 @@ use crate::content::cid::Cid;
 const PER_KEY: usize = 64;
 /// Maximum providers of one key from one host.
 const PER_KEY_AND_HOST: usize = 8;
-/// Maximum peers remembered for having delivered blocks.
-const DELIVERED: usize = 4096;
 /// Maximum records of one peer.
 const PER_PEER: usize = 200_000;
 /// Maximum records of other peers. One takes about 150 bytes.
@@ -56,8 +55,7 @@ pub(super) struct ProviderRecords {
     own: HashSet<Box<[u8]>>,
     others: HashMap<RecordKey, Vec<StoredRecord>>,
     providers: HashMap<Arc<PeerId>, ProviderInfo>,
-    /// Peers that have delivered blocks to this node.
-    delivered: HashSet<PeerId>,
+    delivered: DeliveredPeers,
     total: usize,
     /// Maximum of `total`.
     max_total: usize,
@@ -112,13 +110,13 @@ impl StoredRecord {
 }
 
 impl ProviderRecords {
-    pub(super) fn new(local: PeerId) -> Self {
+    pub(super) fn new(local: PeerId, delivered: DeliveredPeers) -> Self {
         Self {
             local,
             own: HashSet::new(),
             others: HashMap::new(),
             providers: HashMap::new(),
-            delivered: HashSet::new(),
+            delivered,
             total: 0,
             max_total: TOTAL,
             address_bytes: 0,
@@ -158,13 +156,6 @@ impl ProviderRecords {
         self.address_bytes += len(&addresses);
         provider.addresses = addresses;
         self.version += 1;
-    }
-
-    /// Notes that a peer has delivered blocks to this node.
-    pub(super) fn add_delivered(&mut self, peer: PeerId) {
-        if self.delivered.len() < DELIVERED {
-            self.delivered.insert(peer);
-        }
     }
 
     /// Adds or renews the record of a peer, which comes from `host`.
@@ -385,7 +376,7 @@ impl RecordStore for ProviderRecords {
         let now = Instant::now();
         let live = self.others.get(key).into_iter().flatten().filter(|held| !held.is_expired(now));
         let mut live: Vec<&StoredRecord> = live.collect();
-        live.sort_by_key(|held| !self.delivered.contains(&held.provider));
+        live.sort_by_cached_key(|held| !self.delivered.contains(&held.provider));
         let others = live.into_iter().map(|held| ProviderRecord {
             key: key.clone(),
             provider: *held.provider,

@@ -36,6 +36,7 @@ use super::{
     announce::{Announcer, Growth},
     behaviour::{Behaviour, kad_protocol},
     connection_limits::Limits,
+    delivered::DeliveredPeers,
     dial_failure::root_cause,
     discovery::{Bootstrap, ReconnectSchedule},
     identify_limit::IdentifyLimit,
@@ -68,7 +69,6 @@ pub(super) enum Command {
     Settled { root: Cid, reply: oneshot::Sender<bool> },
     Closest { root: Cid, reply: oneshot::Sender<Vec<PeerId>> },
     DropProvider { root: Cid, peer: PeerId },
-    Delivered { peer: PeerId },
     Snapshot { seen: Option<u64>, reply: oneshot::Sender<Snapshot> },
     Shutdown,
 }
@@ -107,6 +107,7 @@ pub(super) async fn start(
     commands: mpsc::Receiver<Command>,
     shared: Arc<Mutex<Shared>>,
     strangers: Strangers,
+    delivered: DeliveredPeers,
     events: broadcast::Sender<NetEvent>,
 ) -> Result<Task, NetError> {
     let local = options.keypair.public().to_peer_id();
@@ -121,7 +122,8 @@ pub(super) async fn start(
         Arc::clone(&self_dials),
         strangers.clone(),
     )?;
-    let behaviour = Behaviour::new(&options, &options.keypair, relay_client, protocols, limits, strangers);
+    let behaviour =
+        Behaviour::new(&options, &options.keypair, relay_client, protocols, limits, strangers, delivered);
     let config = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(options.idle_timeout)
         // The first bytes of a stream go out with the offered protocol, not a round trip later.
@@ -315,11 +317,6 @@ impl Task {
             Command::DropProvider { root, peer } => {
                 let records = self.swarm.behaviour_mut().kad.store_mut();
                 kad::store::RecordStore::remove_provider(records, &key(&root), &peer);
-            }
-            Command::Delivered { peer } => {
-                let behaviour = self.swarm.behaviour_mut();
-                behaviour.limits.add_known(peer);
-                behaviour.kad.store_mut().add_delivered(peer);
             }
             Command::Snapshot { seen, reply } => drop(reply.send(self.snapshot(seen))),
             Command::Shutdown => {}

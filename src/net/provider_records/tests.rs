@@ -13,7 +13,7 @@ fn record(key: u32, provider: PeerId, expires: Instant) -> ProviderRecord {
 #[test]
 fn own_records_are_unlimited_and_small() {
     let local = PeerId::random();
-    let mut records = ProviderRecords::new(local);
+    let mut records = ProviderRecords::new(local, DeliveredPeers::default());
     let later = Instant::now() + Duration::from_secs(60);
     for key in 0..300_000 {
         records.add_provider(record(key, local, later)).expect("accepted");
@@ -27,7 +27,7 @@ fn own_records_are_unlimited_and_small() {
 
 #[test]
 fn records_are_limited_for_each_peer_and_for_each_key() {
-    let mut records = ProviderRecords::new(PeerId::random());
+    let mut records = ProviderRecords::new(PeerId::random(), DeliveredPeers::default());
     let later = Instant::now() + Duration::from_secs(60);
     let greedy = PeerId::random();
     let accepted =
@@ -45,10 +45,11 @@ fn host(n: u8) -> Option<Host> {
 
 #[test]
 fn one_host_with_many_identities_does_not_hide_the_other_providers_of_a_root() {
-    let (mut records, start) = (ProviderRecords::new(PeerId::random()), Instant::now());
+    let (mut records, start) =
+        (ProviderRecords::new(PeerId::random(), DeliveredPeers::default()), Instant::now());
     let at = |seconds: u64| start + Duration::from_secs(1000 + seconds);
     let (honest, friend) = (PeerId::random(), PeerId::random());
-    records.add_delivered(friend);
+    records.delivered.add(friend);
     records.add(record(1, friend, at(0)), host(1)).expect("accepted");
     records.add(record(1, honest, at(1)), host(2)).expect("accepted");
     for n in 2..200 {
@@ -73,7 +74,10 @@ fn one_host_with_many_identities_does_not_hide_the_other_providers_of_a_root() {
 
 #[test]
 fn in_a_full_store_many_identities_of_one_host_make_room_for_others() {
-    let mut records = ProviderRecords { max_total: 3000, ..ProviderRecords::new(PeerId::random()) };
+    let mut records = ProviderRecords {
+        max_total: 3000,
+        ..ProviderRecords::new(PeerId::random(), DeliveredPeers::default())
+    };
     let later = Instant::now() + Duration::from_secs(60);
     let honest = PeerId::random();
     let mut add = |key, provider, n| records.add(record(key, provider, later), host(n)).is_ok();
@@ -87,7 +91,10 @@ fn in_a_full_store_many_identities_of_one_host_make_room_for_others() {
 
 #[test]
 fn in_a_full_store_the_peer_with_the_most_records_makes_room_for_peers_with_few() {
-    let mut records = ProviderRecords { max_total: 3000, ..ProviderRecords::new(PeerId::random()) };
+    let mut records = ProviderRecords {
+        max_total: 3000,
+        ..ProviderRecords::new(PeerId::random(), DeliveredPeers::default())
+    };
     let later = Instant::now() + Duration::from_secs(60);
     let mut add = |provider, keys: std::ops::Range<u32>| {
         keys.filter(|key| records.add_provider(record(*key, provider, later)).is_ok()).count()
@@ -111,7 +118,7 @@ fn in_a_full_store_the_peer_with_the_most_records_makes_room_for_peers_with_few(
 
 #[test]
 fn the_provider_that_announced_last_is_listed_first() {
-    let mut records = ProviderRecords::new(PeerId::random());
+    let mut records = ProviderRecords::new(PeerId::random(), DeliveredPeers::default());
     let later = Instant::now() + Duration::from_secs(60);
     let peers: Vec<PeerId> = (0..5).map(|_| PeerId::random()).collect();
     for peer in [0, 1, 2, 3, 4, 3] {
@@ -125,12 +132,12 @@ fn the_provider_that_announced_last_is_listed_first() {
 fn records_expire_survive_a_restart_and_can_be_withdrawn() {
     let now = Instant::now();
     let (local, other) = (PeerId::random(), PeerId::random());
-    let mut records = ProviderRecords::new(local);
+    let mut records = ProviderRecords::new(local, DeliveredPeers::default());
     records.add_provider(record(1, other, now + Duration::from_secs(100))).expect("accepted");
     records.add_provider(record(2, other, now + Duration::from_secs(10))).expect("accepted");
     records.expire(now + Duration::from_secs(50));
     assert_eq!(records.total, 1);
-    let mut restored = ProviderRecords::new(local);
+    let mut restored = ProviderRecords::new(local, DeliveredPeers::default());
     restored.restore(&records.snapshot(now), now);
     let key = record(1, other, now).key;
     assert_eq!(restored.providers(&key).len(), 1);
@@ -142,11 +149,11 @@ fn records_expire_survive_a_restart_and_can_be_withdrawn() {
 #[test]
 fn addresses_of_providers_survive_a_restart() {
     let (now, provider) = (Instant::now(), PeerId::random());
-    let mut records = ProviderRecords::new(PeerId::random());
+    let mut records = ProviderRecords::new(PeerId::random(), DeliveredPeers::default());
     let with =
         |addresses| ProviderRecord { addresses, ..record(1, provider, now + Duration::from_secs(100)) };
     records.add_provider(with(vec![addr(1, 1), addr(1, 2)])).expect("accepted");
-    let mut restored = ProviderRecords::new(PeerId::random());
+    let mut restored = ProviderRecords::new(PeerId::random(), DeliveredPeers::default());
     restored.restore(&records.snapshot(now), now);
     let key = with(Vec::new()).key;
     assert_eq!(restored.providers(&key)[0].addresses, [addr(1, 1), addr(1, 2)]);
@@ -156,7 +163,7 @@ fn addresses_of_providers_survive_a_restart() {
 #[test]
 fn the_version_changes_with_each_change_and_nothing_else() {
     let (now, other) = (Instant::now(), PeerId::random());
-    let mut records = ProviderRecords::new(PeerId::random());
+    let mut records = ProviderRecords::new(PeerId::random(), DeliveredPeers::default());
     let mut last = records.version();
     let mut changed =
         |records: &ProviderRecords| std::mem::replace(&mut last, records.version()) != records.version();
@@ -183,7 +190,7 @@ fn addr(peer: usize, n: usize) -> Multiaddr {
 
 #[test]
 fn a_provider_has_a_few_short_addresses_whatever_it_reports() {
-    let mut records = ProviderRecords::new(PeerId::random());
+    let mut records = ProviderRecords::new(PeerId::random(), DeliveredPeers::default());
     let later = Instant::now() + Duration::from_secs(60);
     let long: Multiaddr = format!("/dns4/{}/tcp/1", "x".repeat(MAX_ADDR_LEN)).parse().expect("a multiaddr");
     let greedy = PeerId::random();
@@ -207,7 +214,7 @@ fn a_provider_has_a_few_short_addresses_whatever_it_reports() {
 
 #[test]
 fn addresses_of_many_providers_stay_within_their_budget() {
-    let mut records = ProviderRecords::new(PeerId::random());
+    let mut records = ProviderRecords::new(PeerId::random(), DeliveredPeers::default());
     let later = Instant::now() + Duration::from_secs(60);
     let long: Vec<Multiaddr> = (0..MAX_SHARED)
         .map(|n| format!("/dns4/{}/tcp/{n}", "x".repeat(MAX_ADDR_LEN - 10)).parse().expect("a multiaddr"))
