@@ -13,12 +13,17 @@ use crate::{
 
 pub(super) type CidBytes = [u8; Cid::LEN];
 
+const NAME_TABLE: &str = "roots_by_natural_name";
+const SIZE_TABLE: &str = "roots_by_size";
+const CREATED_TABLE: &str = "roots_by_created";
+/// Names in another order, made by earlier versions.
+const OLD_BY_NAME: TableDefinition<(&str, &CidBytes), ()> = TableDefinition::new("roots_by_name");
 /// ([`name_key`], CID); the name of a root without one is empty.
-const BY_NAME: TableDefinition<(&str, &CidBytes), ()> = TableDefinition::new("roots_by_natural_name");
+const BY_NAME: TableDefinition<(&str, &CidBytes), ()> = TableDefinition::new(NAME_TABLE);
 /// (plaintext bytes, CID).
-const BY_SIZE: TableDefinition<(u64, &CidBytes), ()> = TableDefinition::new("roots_by_size");
+const BY_SIZE: TableDefinition<(u64, &CidBytes), ()> = TableDefinition::new(SIZE_TABLE);
 /// (microseconds since 1970, CID).
-const BY_CREATED: TableDefinition<(i64, &CidBytes), ()> = TableDefinition::new("roots_by_created");
+const BY_CREATED: TableDefinition<(i64, &CidBytes), ()> = TableDefinition::new(CREATED_TABLE);
 
 /// The order of files. Files that are equal in it are ordered by CID.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -105,10 +110,15 @@ pub(super) fn comparable(name: &str) -> String {
 pub(super) struct SortIndex;
 
 impl RootObserver for SortIndex {
+    fn tables(&self) -> &'static [&'static str] {
+        &[NAME_TABLE, SIZE_TABLE, CREATED_TABLE]
+    }
+
     fn create(&self, write: &WriteTransaction) -> Result<(), StoreError> {
         write.open_table(BY_NAME)?;
         write.open_table(BY_SIZE)?;
         write.open_table(BY_CREATED)?;
+        write.delete_table(OLD_BY_NAME)?;
         Ok(())
     }
 

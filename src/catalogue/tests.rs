@@ -144,3 +144,29 @@ fn numbers_in_names_are_ordered_by_their_value() {
     assert_eq!(names(&query), ["img 12.jpg", "img 123456789012345678901234567890.jpg"]);
     assert_eq!(catalogue.named("img 001.jpg").expect("found").len(), 1);
 }
+
+#[test]
+fn an_index_with_the_tables_of_an_earlier_version_is_completed_when_it_is_opened() {
+    let dir = tempfile::TempDir::new().expect("a folder");
+    let store = open(&dir);
+    store.add_roots((1..=12).map(|number| file(number, Some(format!("photo {number}")))).collect());
+    drop(store);
+    let db = redb::Database::open(dir.path().join("index.redb")).expect("an index");
+    let names = |name| redb::TableDefinition::<(&str, &CidBytes), ()>::new(name);
+    let write = db.begin_write().expect("begun");
+    assert!(write.delete_table(names("roots_by_natural_name")).expect("deleted"));
+    write.open_table(names("roots_by_name")).expect("made");
+    write.commit().expect("committed");
+    drop(db);
+    for _ in 0..2 {
+        let store = open(&dir);
+        let catalogue = Catalogue::new(&store);
+        assert_eq!(catalogue.named("photo 2").expect("looked up"), [file(2, Some("photo 2".into()))]);
+        let query = Query { limit: 100, sort: Sort::Name, ..Query::default() };
+        let names = catalogue.page(&query).expect("a page").records.into_iter().filter_map(|file| file.name);
+        assert!(names.eq((1..=12).map(|number| format!("photo {number}"))));
+    }
+    let db = redb::Database::open(dir.path().join("index.redb")).expect("an index");
+    let write = db.begin_write().expect("begun");
+    assert!(!write.delete_table(names("roots_by_name")).expect("looked up"), "the old table is gone");
+}

@@ -17,7 +17,7 @@ use redb::{
 use super::{
     StoreError, Usage, index_check,
     index_file::{self, IndexFile, OnDamage},
-    observer::{Observers, Snapshot},
+    observer::{self, Observers, Snapshot},
     private,
     schema::{
         BLOCKS, CACHED, DYING, INCOMPLETE, INLINE, LISTS, Location, META, MISSING, ROOTS, Root, Row,
@@ -78,9 +78,9 @@ impl Index {
     /// Opens the index at `path` and refuses changes.
     ///
     /// Errors: [`StoreError::IndexCorrupt`].
-    pub(super) fn open_read_only(path: &Path) -> Result<Self, StoreError> {
+    pub(super) fn open_read_only(path: &Path, observers: &Observers) -> Result<Self, StoreError> {
         let path = path.to_owned();
-        let index = Self::open_with(&Observers::new(), OnDamage::Refuse, move || index_check::open(&path))?;
+        let index = Self::open_with(observers, OnDamage::Refuse, move || index_check::open(&path))?;
         index.is_read_only.store(true, Ordering::Relaxed);
         Ok(index)
     }
@@ -103,7 +103,10 @@ impl Index {
                 let db = open()?;
                 // Reading first: an existing index then opens on a full disk, too.
                 let totals = match tables::totals(&db.begin_read()?)? {
-                    Some(totals) => totals,
+                    Some(totals) => {
+                        observer::complete(&db, &observers)?;
+                        totals
+                    }
                     None => index_file::write(&db, Durability::Immediate, |write| {
                         observers.iter().try_for_each(|observer| observer.create(write))?;
                         Tables::open(write, &observers)?.finish()

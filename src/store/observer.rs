@@ -2,6 +2,7 @@
 //! with them.
 
 use std::{
+    collections::HashSet,
     fmt,
     ops::Bound,
     sync::{
@@ -10,10 +11,13 @@ use std::{
     },
 };
 
-use redb::{Key, ReadOnlyTable, ReadTransaction, TableDefinition, Value, WriteTransaction};
+use redb::{
+    Database, Durability, Key, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    TableDefinition, TableHandle, Value, WriteTransaction,
+};
 
 use super::{
-    RootRecord, StoreError,
+    RootRecord, StoreError, index_file,
     schema::{ROOTS, Root},
 };
 use crate::content::cid::Cid;
@@ -23,7 +27,10 @@ use crate::content::cid::Cid;
 /// An observer opens only its own tables. It must be given to every [`super::Store::open`] and [`super::Store::rebuild`]
 /// of a data directory.
 pub trait RootObserver: fmt::Debug + Send + Sync {
-    /// Makes the tables, in the transaction that makes the index.
+    /// Returns the names of its tables. If an index lacks one of them, they are made and filled when it is opened.
+    fn tables(&self) -> &'static [&'static str];
+
+    /// Makes the tables that do not exist.
     ///
     /// # Errors
     /// Those of the database.
@@ -43,6 +50,32 @@ pub trait RootObserver: fmt::Debug + Send + Sync {
 
 /// The observers of a store.
 pub type Observers = Vec<Arc<dyn RootObserver>>;
+
+/// Makes the tables of observers that an index lacks, and fills them from the roots: an earlier version had others.
+pub(super) fn complete(db: &Database, observers: &Observers) -> Result<(), StoreError> {
+    if observers.is_empty() {
+        return Ok(());
+    }
+    let read = db.begin_read()?;
+    let made: HashSet<String> = read.list_tables()?.map(|table| table.name().to_owned()).collect();
+    let lacks =
+        |observer: &&Arc<dyn RootObserver>| observer.tables().iter().any(|name| !made.contains(*name));
+    let lacking: Vec<_> = observers.iter().filter(lacks).collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    tracing::info!("the index lacks tables of this version; making them from the list of files");
+    index_file::write(db, Durability::Immediate, |write| {
+        lacking.iter().try_for_each(|observer| observer.create(write))?;
+        for item in write.open_table(ROOTS)?.iter()? {
+            // A root whose record is damaged counts as not listed.
+            if let Ok(Root { record, .. }) = Root::decode(item?.1.value()) {
+                lacking.iter().try_for_each(|observer| observer.root_changed(write, None, Some(&record)))?;
+            }
+        }
+        Ok(())
+    })
+}
 
 /// One consistent state of the roots and of the observers' tables.
 pub struct Snapshot<'a> {

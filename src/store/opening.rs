@@ -110,9 +110,8 @@ impl Store {
         lock: Arc<Lock>,
     ) -> Result<Self, StoreError> {
         let (path, read_only) = (options.dir.join(name), lock.is_read_only());
-        let index =
-            if read_only { Index::open_read_only(&path) } else { Index::open(&path, &options.observers) };
-        let index = Arc::new(index?);
+        let open = if read_only { Index::open_read_only } else { Index::open };
+        let index = Arc::new(open(&path, &options.observers)?);
         let reserve = if read_only { DiskReserve::none() } else { DiskReserve::open(&options.dir) };
         let writer = Writer::start(Arc::clone(&index), reserve)?;
         let journal = Journal::open(&options.dir, Arc::clone(&index), &disk)?;
