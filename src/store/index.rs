@@ -38,8 +38,6 @@ pub(super) struct Index {
     observers: Observers,
     /// How many records of roots were read.
     records_read: AtomicU64,
-    /// Whether all checksums were compared since it was opened.
-    is_checked: AtomicBool,
     /// The file system is read-only. Changes are refused: they would be made in memory only.
     is_read_only: Arc<AtomicBool>,
 }
@@ -50,8 +48,7 @@ impl Index {
     ///
     /// Errors: [`StoreError::IndexCorrupt`]; [`StoreError::Locked`] if another process has it open.
     pub(super) fn open(path: &Path, observers: &Observers) -> Result<Self, StoreError> {
-        let is_short = index_check::is_short(path);
-        if is_short && !index_check::is_sound(path)? {
+        if index_check::is_short(path) && !index_check::is_sound(path)? {
             return Err(StoreError::IndexCorrupt("a checksum is wrong".into()));
         }
         let is_read_only = Arc::<AtomicBool>::default();
@@ -71,7 +68,6 @@ impl Index {
             }
         };
         let index = Self::open_with(observers, OnDamage::Refuse, opener)?;
-        index.is_checked.store(is_short, Ordering::Relaxed);
         Ok(Self { is_read_only, ..index })
     }
 
@@ -121,25 +117,40 @@ impl Index {
             usage,
             observers: observers.clone(),
             records_read: AtomicU64::new(0),
-            is_checked: AtomicBool::new(false),
             is_read_only: Arc::default(),
         })
     }
 
-    /// Checks the whole index, which redb does not do by itself: it trusts the pages that it reads.
+    /// Checks the whole index, which redb does not do by itself: it trusts the pages that it reads. Other calls wait, on a
+    /// long index for minutes.
     ///
     /// Errors: [`StoreError::IndexCorrupt`].
     pub(super) fn check(&self) -> Result<(), StoreError> {
-        self.file.check()?;
-        self.is_checked.store(true, Ordering::Relaxed);
-        Ok(())
+        self.file.check()
     }
 
-    /// Checks the whole index before the first removal by it.
+    /// Checks that each row of a block is found both in order and by its digest, and that none is missing. Other calls go on
+    /// meanwhile.
     ///
     /// Errors: [`StoreError::IndexCorrupt`].
-    pub(super) fn check_once(&self) -> Result<(), StoreError> {
-        if self.is_checked.load(Ordering::Relaxed) { Ok(()) } else { self.check() }
+    pub(super) fn check_rows(&self) -> Result<(), StoreError> {
+        self.file.read(|read| {
+            let usage = tables::totals(read)?.unwrap_or_default().usage;
+            let table = read.open_table(BLOCKS)?;
+            let (mut count, mut last) = (0, None);
+            for item in table.iter()? {
+                let digest = *item?.0.value();
+                if last >= Some(digest) || table.get(&digest)?.is_none() {
+                    return Err(StoreError::IndexCorrupt("rows of blocks are out of order".into()));
+                }
+                (count, last) = (count + 1, Some(digest));
+            }
+            if count == usage.blocks + usage.missing {
+                Ok(())
+            } else {
+                Err(StoreError::IndexCorrupt("its number of blocks is not that of their rows".into()))
+            }
+        })
     }
 
     pub(super) fn is_read_only(&self) -> bool {

@@ -19,7 +19,7 @@ use super::{
     index_file::{cannot_open, catching},
 };
 
-/// An index of up to this many bytes is checked whenever it is opened, a longer one before anything is removed.
+/// An index of up to this many bytes is checked whenever it is opened, a longer one after an unclean end.
 const SHORT: u64 = 16 << 20;
 const PAGE: usize = 4096;
 

@@ -135,6 +135,11 @@ impl Journal {
         Ok(Self { path, index, mark: EpochMark::open(dir), is_behind, damage, log: Mutex::new(log) })
     }
 
+    /// Whether the last process that wrote it has closed it.
+    pub(super) fn was_closed(&self) -> bool {
+        self.log().is_complete
+    }
+
     /// Writes the journal anew if its pins may not be those of the index, or if it has become long. A failure is logged: it
     /// matters only when the index is lost.
     pub(super) fn refresh(&self) {

@@ -23,8 +23,8 @@ use super::{
 impl Store {
     /// Opens the store in a data directory, or makes one.
     ///
-    /// The time that this takes does not depend on how much is stored. If a process was killed while it wrote, the folders
-    /// that it may have written to are searched.
+    /// The time that this takes does not depend on how much is stored. If a process was killed while it wrote, the whole
+    /// index is checked, and the folders that it may have written to are searched.
     ///
     /// # Errors
     /// [`StoreError::Locked`] if another process has it, [`StoreError::OtherVersion`], [`StoreError::OtherLayout`],
@@ -118,11 +118,17 @@ impl Store {
         let store = Self {
             inner: Arc::new(Inner {
                 options,
+        let is_long = has_index(&options.dir) && name == INDEX && !index_check::is_short(&path);
                 disk,
                 index,
                 writer,
                 pins: Pins::default(),
                 unlisted: Unlisted::default(),
+        // By an index that is behind, nothing is removed.
+        if is_long && !read_only && !journal.is_behind && !journal.was_closed() {
+            tracing::info!("the store was not closed; checking the whole index");
+            index.check()?;
+        }
                 journal,
                 reserved: AtomicU64::new(0),
                 listing: RwLock::default(),

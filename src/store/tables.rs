@@ -166,10 +166,15 @@ impl<'t> Tables<'t> {
         }
     }
 
-    /// Removes the row of a block that nothing needs, and returns it; `None` means that the block stays.
+    /// Removes the row of a block that nothing needs, and returns it; `None` means that the block stays. The row and the
+    /// table of unneeded blocks must agree: they are on different pages, and damage to one must not remove a block.
     pub(super) fn drop_unneeded(&mut self, digest: &Digest) -> Result<Option<Row>, StoreError> {
         match self.row(digest)? {
             Some(row) if row.refs == 0 && !(row.is_held() && self.totals.usage.incomplete > 0) => {
+                let unneeded = if row.cached { &self.cached } else { &self.unreferenced };
+                if unneeded.get((row.since, digest))?.is_none() {
+                    return Ok(None);
+                }
                 self.remove_inline(digest)?;
                 self.set_row(digest, None)?;
                 Ok(Some(row))

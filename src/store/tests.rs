@@ -460,3 +460,26 @@ fn collecting_never_removes_blocks_that_an_upload_needs() {
     store.collect().expect("collected");
     assert_eq!(store.usage(), Usage::default());
 }
+
+#[test]
+fn a_long_index_is_checked_after_an_unclean_end_and_not_by_a_collection() {
+    let (dir, store) = opened();
+    let blocks: Vec<_> = (0..1200).map(|n| block(n, INLINE_MAX)).collect();
+    store_all(&store, &blocks);
+    drop(store);
+    let index = dir.path().join("data/index.redb");
+    let mut bytes = fs::read(&index).expect("read");
+    assert!(bytes.len() > 16 << 20, "{}", bytes.len());
+    let (_, last) = &blocks[1199];
+    let found: Vec<usize> =
+        (0..bytes.len() - 64).filter(|at| bytes[*at..].starts_with(&last[..64])).collect();
+    assert!(!found.is_empty());
+    found.into_iter().for_each(|at| bytes[at + 100] ^= 1);
+    fs::write(&index, bytes).expect("damaged");
+    let store = open(&dir);
+    assert_eq!(store.collect().expect("not checked"), Collected::default());
+    assert_eq!(store.sweep().expect("the rows are whole"), Collected::default());
+    drop(store);
+    fs::remove_file(dir.path().join("data/journal")).expect("removed");
+    assert!(matches!(Store::open(options(&dir)), Err(StoreError::IndexCorrupt(_))));
+}

@@ -291,7 +291,7 @@ fn a_check_finds_a_damaged_page_that_redb_reads_without_a_word() {
     let disk = Handle::new(5);
     let index = disk.open().expect("made");
     (1..100).for_each(|n| change(&index, n, Durability::Immediate).expect("made"));
-    index.check_once().expect("sound");
+    index.check().expect("sound");
     {
         let seen = &mut disk.0.lock().expect("no panic").seen;
         let block = bytes(53);
@@ -302,7 +302,49 @@ fn a_check_finds_a_damaged_page_that_redb_reads_without_a_word() {
             seen[at + 1] ^= 1;
         }
     }
-    index.check_once().expect("a check is made once");
-    assert!(matches!(index.check(), Err(StoreError::IndexCorrupt(_))));
+    for _ in 0..2 {
+        assert!(matches!(index.check(), Err(StoreError::IndexCorrupt(_))));
+    }
     assert!(matches!(index.meta("n"), Err(StoreError::IndexCorrupt(_))));
+}
+
+#[test]
+fn a_block_is_removed_only_if_its_row_and_the_table_of_unneeded_blocks_agree() {
+    let disk = Handle::new(6);
+    let index = disk.open().expect("made");
+    (1..=3).for_each(|n| change(&index, n, Durability::Immediate).expect("made"));
+    index.check_rows().expect("sound");
+    let since = index.row(&digest(2)).expect("read").expect("listed").since;
+    let damage = |db: &Database| {
+        index_file::write(db, Durability::Immediate, |write| {
+            write.open_table(UNREFERENCED)?.remove((since, &digest(2)))?;
+            Ok(())
+        })
+    };
+    index.file.with(damage).expect("changed");
+    for (n, is_dropped) in [(1, true), (2, false)] {
+        let mut dropped = None;
+        let drop_row = |tables: &mut Tables<'_>| {
+            dropped = tables.drop_unneeded(&digest(n))?;
+            Ok(())
+        };
+        index.write(Durability::Immediate, drop_row).expect("written");
+        assert_eq!(dropped.is_some(), is_dropped, "block {n}");
+    }
+}
+
+#[test]
+fn a_row_that_cannot_be_found_is_damage() {
+    let disk = Handle::new(7);
+    let index = disk.open().expect("made");
+    (1..=3).for_each(|n| change(&index, n, Durability::Immediate).expect("made"));
+    index.check_rows().expect("sound");
+    let damage = |db: &Database| {
+        index_file::write(db, Durability::Immediate, |write| {
+            write.open_table(BLOCKS)?.remove(&digest(2))?;
+            Ok(())
+        })
+    };
+    index.file.with(damage).expect("changed");
+    assert!(matches!(index.check_rows(), Err(StoreError::IndexCorrupt(_))));
 }
