@@ -111,8 +111,13 @@ impl IndexFile {
     ///
     /// Errors: [`StoreError::IndexCorrupt`].
     pub(super) fn check(&self) -> Result<(), StoreError> {
+        // Opens it again first, if the last attempt failed.
+        self.with(|_| Ok(()))?;
         let mut slot = self.slot_mut();
-        let Some(db) = &mut slot.db else { return Ok(()) };
+        let Some(db) = &mut slot.db else {
+            let damage = slot.damage.clone().map(StoreError::IndexCorrupt);
+            return Err(damage.unwrap_or_else(|| StoreError::Index("it could not be opened again".into())));
+        };
         match catching(|| Ok(db.check_integrity()?)) {
             Ok(true) => Ok(()),
             Err(error) if !matches!(error, StoreError::IndexCorrupt(_)) => Err(error),
@@ -173,7 +178,9 @@ pub(super) fn catching<T>(act: impl FnOnce() -> Result<T, StoreError>) -> Result
     QUIET.call_once(|| {
         let print = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if !CATCHES.get() {
+            if CATCHES.get() {
+                tracing::error!("while the index was used: {info}");
+            } else {
                 print(info);
             }
         }));
