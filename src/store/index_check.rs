@@ -46,7 +46,10 @@ pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
     let file = File::open(path).map_err(fail)?;
     match file.try_lock_shared() {
         Err(TryLockError::WouldBlock) => return Err(cannot_open(path, DatabaseError::DatabaseAlreadyOpen)),
-        locked => drop(locked),
+        // A lock that is kept would refuse a node that starts meanwhile. [`Store::inspect`](super::Store::inspect) notices
+        // one; all other callers hold the lock of the data directory.
+        Ok(()) => file.unlock().map_err(fail)?,
+        Err(TryLockError::Error(_)) => {}
     }
     let len = file.metadata().map_err(fail)?.len();
     let overlay = Overlay { file, state: Mutex::new(State { len, pages: BTreeMap::new() }) };

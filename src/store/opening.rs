@@ -72,6 +72,14 @@ impl Store {
         if !has_index(dir) || lock::read_lock(dir).is_some() {
             return Ok(None);
         }
+        let written = || fs::metadata(dir.join(INDEX)).and_then(|meta| meta.modified()).ok();
+        let before = written();
+        let found = Self::inspect_index(dir, &disk);
+        // A process may have opened and changed the index meanwhile: then the pages that were read do not fit together.
+        if lock::read_lock(dir).is_some() || written() != before { Ok(None) } else { found }
+    }
+
+    fn inspect_index(dir: &Path, disk: &Disk) -> Result<Option<String>, StoreError> {
         let path = dir.join(INDEX);
         if !index_check::is_sound(&path)? {
             return Err(StoreError::IndexCorrupt("a checksum is wrong".into()));
@@ -79,7 +87,7 @@ impl Store {
         let index = Index::look(&path)?;
         let (recorded, damage) = journal::replay(dir);
         let next_number = index.next_number()?;
-        if index.meta(META_BEHIND)?.is_some() || journal::is_behind(next_number, recorded.epoch, &disk)? {
+        if index.meta(META_BEHIND)?.is_some() || journal::is_behind(next_number, recorded.epoch, disk)? {
             return Err(StoreError::IndexBehind);
         }
         Ok(damage)
@@ -110,25 +118,25 @@ impl Store {
         lock: Arc<Lock>,
     ) -> Result<Self, StoreError> {
         let (path, read_only) = (options.dir.join(name), lock.is_read_only());
+        let is_long = has_index(&options.dir) && name == INDEX && !index_check::is_short(&path);
         let open = if read_only { Index::open_read_only } else { Index::open };
         let index = Arc::new(open(&path, &options.observers)?);
         let reserve = if read_only { DiskReserve::none() } else { DiskReserve::open(&options.dir) };
         let writer = Writer::start(Arc::clone(&index), reserve)?;
         let journal = Journal::open(&options.dir, Arc::clone(&index), &disk)?;
-        let store = Self {
-            inner: Arc::new(Inner {
-                options,
-        let is_long = has_index(&options.dir) && name == INDEX && !index_check::is_short(&path);
-                disk,
-                index,
-                writer,
-                pins: Pins::default(),
-                unlisted: Unlisted::default(),
         // By an index that is behind, nothing is removed.
         if is_long && !read_only && !journal.is_behind && !journal.was_closed() {
             tracing::info!("the store was not closed; checking the whole index");
             index.check()?;
         }
+        let store = Self {
+            inner: Arc::new(Inner {
+                options,
+                disk,
+                index,
+                writer,
+                pins: Pins::default(),
+                unlisted: Unlisted::default(),
                 journal,
                 reserved: AtomicU64::new(0),
                 listing: RwLock::default(),
