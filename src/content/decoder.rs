@@ -175,9 +175,12 @@ impl<I: ListItem> Tree<I> {
         }
     }
 
-    /// Skips the list node that [`Tree::step`] needs, and so all items below it.
-    pub fn skip_needed(&mut self) {
-        self.offset += self.pending.take().map_or(0, |child| child.size);
+    /// Skips the list node that [`Tree::step`] needs, and so all items below it. Returns its CID; `None` if no list node was
+    /// needed, so that nothing was skipped.
+    pub fn skip_needed(&mut self) -> Option<Cid> {
+        let child = self.pending.take()?;
+        self.offset += child.size;
+        Some(child.cid)
     }
 
     fn skips(&self, size: u64) -> bool {

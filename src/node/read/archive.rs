@@ -3,6 +3,10 @@
 //! An entry that cannot be read is left out, and the last entry of the stream lists what was left out. A file of several
 //! chunks is checked before its header is sent, unless it is large; a large one that breaks off in the middle ends the
 //! stream with an error, and the reader may ask for what follows it.
+//!
+//! A few blocks that list each other many times can stand for a folder without end, so the number of entries is limited.
+
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -28,6 +32,8 @@ use crate::{
 const RECORD: usize = 512;
 /// Maximum depth of nested folders.
 const MAX_DEPTH: usize = 2048;
+/// Maximum number of entries of one stream, those that are left out included.
+const MAX_ENTRIES: u64 = 1 << 26;
 /// Maximum length of a file whose blocks are all fetched before its header is sent, in bytes.
 const MAX_CHECKED: u64 = 64 << 20;
 
@@ -56,6 +62,21 @@ impl<E: Into<NodeError>> From<E> for Failure {
     }
 }
 
+/// A folder whose entries are being sent.
+struct Open {
+    /// Path of the folder with a slash behind it; empty for the top.
+    prefix: String,
+    tree: DirTree,
+    /// List nodes that could not be read.
+    skipped: HashSet<Cid>,
+}
+
+impl Open {
+    fn new(prefix: String, tree: DirTree) -> Self {
+        Self { prefix, tree, skipped: HashSet::new() }
+    }
+}
+
 /// Sends a folder, depth first, names in order; with `after`, only what follows the entry of this path.
 ///
 /// Errors: nothing of the folder can be read, a large file breaks off, or the source fails as a whole.
@@ -68,9 +89,10 @@ pub(super) async fn send(
     sink: &mut Sink,
 ) -> Result<(), Stopped> {
     let mut archive = Archive { source, gaps, sink };
-    let mut open = vec![(String::new(), top)];
+    let mut open = vec![Open::new(String::new(), top)];
     let (mut resuming, mut has_files, mut first_error) = (!after.is_empty(), false, None);
-    while let Some((prefix, tree)) = open.last_mut() {
+    let mut count = 0;
+    while let Some(Open { prefix, tree, skipped }) = open.last_mut() {
         let (path, sent) = match source.next_entry(tree).await.map_err(Failure::from) {
             Ok(None) => {
                 open.pop();
@@ -98,13 +120,22 @@ pub(super) async fn send(
                 (path, sent)
             }
             Err(failure) => {
-                // The entries of a list node are lost with it, and those behind it are not.
-                tree.skip_needed();
-                (if prefix.is_empty() { "./".into() } else { prefix.clone() }, Err(failure))
+                let path = if prefix.is_empty() { "./".into() } else { prefix.clone() };
+                // The entries of a list node are lost with it, and those behind it are not. An invalid entry ends the folder,
+                // as does a list node that comes again: no folder with ordered names lists one twice.
+                if !tree.skip_needed().is_some_and(|cid| skipped.insert(cid)) {
+                    open.pop();
+                }
+                (path, Err(failure))
             }
         };
+        count += 1;
+        if count > MAX_ENTRIES {
+            let message = format!("the folder has more than {MAX_ENTRIES} entries");
+            return Err(NodeError::new(ErrorCode::Integrity, message).into());
+        }
         match sent {
-            Ok(Some(inner)) => open.push((format!("{path}/"), inner)),
+            Ok(Some(inner)) => open.push(Open::new(format!("{path}/"), inner)),
             Ok(None) => has_files = true,
             Err(Failure::Fatal(stopped)) => return Err(stopped),
             Err(Failure::Unreadable(error)) => {
