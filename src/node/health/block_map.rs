@@ -16,7 +16,7 @@ use crate::{
     transfer::Holding,
 };
 
-/// Maximum number of blocks of one file: as many as fit into one answer of a peer.
+/// Maximum number of links in one file, each of which takes memory: as many as fit into one answer of a peer.
 const MAX_BLOCKS: usize = 2_000_000;
 /// Upcoming blocks that are searched for node blocks to fetch ahead.
 const AHEAD_WINDOW: usize = 256;
@@ -60,20 +60,18 @@ pub(super) struct BlockMap {
 pub(super) struct DagWalk {
     map: BlockMap,
     walk: Preorder,
+    /// Number of links in the node blocks visited so far.
+    links: usize,
 }
 
 impl DagWalk {
     pub(super) fn new(root: Cid) -> Self {
-        Self { map: BlockMap::default(), walk: Preorder::new(root) }
+        Self { map: BlockMap::default(), walk: Preorder::new(root), links: 0 }
     }
 
     /// Visits blocks up to a node block that is not here, which it returns; `None` at the end of the DAG.
     pub(super) fn advance(&mut self, store: &Store, wanted: &Wanted) -> Result<Option<Cid>, NodeError> {
         while let Some((cid, len)) = self.walk.visit_next() {
-            if self.map.order.len() + self.walk.pending().len() > MAX_BLOCKS {
-                let message = format!("the file has more than {MAX_BLOCKS} blocks");
-                return Err(NodeError::new(ErrorCode::BadRequest, message).reason(Reason::TooManyBlocks));
-            }
             if !self.map.visit(cid, len) {
                 continue;
             }
@@ -129,6 +127,11 @@ impl DagWalk {
     /// Adds the links of the last node block to the blocks to visit.
     fn descend(&mut self, block: &[u8]) -> Result<(), NodeError> {
         let visible = node_block::visible(block)?;
+        self.links += visible.links.len();
+        if self.links > MAX_BLOCKS {
+            let message = format!("the file has more than {MAX_BLOCKS} blocks");
+            return Err(NodeError::new(ErrorCode::BadRequest, message).reason(Reason::TooManyBlocks));
+        }
         self.walk.descend(&visible);
         let links = visible.links.iter().zip(&visible.lens);
         let below = links.map(|(cid, len)| self.map.index_of(*cid, *len)).collect();
@@ -153,7 +156,7 @@ impl BlockMap {
         *self.by_cid.entry(cid).or_insert_with(|| {
             let (below, presence, visited) = (Below::Unknown, Presence::default(), false);
             blocks.push(Block { cid, len, below, presence, holders: 0, counted: 0, visited });
-            u32::try_from(blocks.len() - 1).expect("at most MAX_BLOCKS and the links of one node block")
+            u32::try_from(blocks.len() - 1).expect("at most MAX_BLOCKS and the root")
         })
     }
 
@@ -267,7 +270,7 @@ mod tests {
             let lens = vec![1; links.len()];
             walk.descend(&node_block::Visible { kind: node_block::NodeKind::List, links, lens });
         }
-        DagWalk { map, walk }.finish()
+        DagWalk { map, walk, links: 0 }.finish()
     }
 
     fn holders(map: &BlockMap) -> Vec<u16> {
