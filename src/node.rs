@@ -201,6 +201,14 @@ impl Node {
     pub async fn status(&self) -> Result<Status, NodeError> {
         self.services.status().await
     }
+
+    /// Returns how much more the node can store. Cheaper than its status.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn space(&self) -> Result<report::Space, NodeError> {
+        self.services.space().await
+    }
 }
 
 /// Storing and reading.

@@ -248,10 +248,11 @@ async fn node(context: &Context) -> Vec<Check> {
     }
     let asked = async {
         let connection = Connection::open(context, Network::Offline).await?;
-        let status = connection.client.status().await?;
         let settings = connection.client.json(Method::GET, &Endpoint::path("/api/v1/settings")).await?;
         let damaged = Endpoint::path("/api/v1/files?health=damaged&limit=1");
         let damaged = connection.client.json(Method::GET, &damaged).await?;
+        // After the question for the damaged files: the status repeats what the node found then.
+        let status = connection.client.status().await?;
         connection.close().await;
         Ok::<(Status, Vec<SettingInfo>, FileList), CliError>((status, settings, damaged))
     };

@@ -1,24 +1,27 @@
-//! The kept files that lack blocks on this disk: the one source for health, lists, descriptions and the status. A scan checks
-//! every block file, so its result is cached for a while, or until it is invalidated.
+//! The kept files that lack blocks on this disk: the one source for health, lists, descriptions and the status.
+//!
+//! A scan checks every block file, so its result is cached for a while, or until it is invalidated. Whoever asks for the damage
+//! gets a new result; the status, lists and descriptions, which a page or a monitor polls, make do with an older one.
 
 use std::{
     collections::HashSet,
     sync::{
-        Arc, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use tokio::sync::Mutex;
-
 use super::{error::NodeError, handles::BlockingStore};
 use crate::{content::cid::Cid, store::Store};
 
-/// A result stays valid for this many times as long as the scan took.
+/// For those who ask for the damage, a result stays valid for this many times as long as the scan took.
 const VALID_FACTOR: u32 = 20;
 /// Upper bound of that time, unless the scan itself took longer.
 const MAX_VALID: Duration = Duration::from_secs(60);
+/// For the others, a result stays valid for this long, or this many times as long as the scan took if that is longer.
+const MIN_RECENT: Duration = Duration::from_secs(600);
+const RECENT_FACTOR: u32 = 10;
 /// Roots read from the store at a time.
 const PAGE: usize = 256;
 /// How long a call that needs no exact result waits for a scan.
@@ -31,19 +34,22 @@ const MAX_COUNTED_ONCE: usize = 1 << 20;
 pub(super) struct DamageCache {
     pub(super) store: BlockingStore,
     /// Locked during a scan, even if its caller stops waiting: two scans never run at the same time.
-    cached: Arc<Mutex<Option<Cached>>>,
+    scanning: Arc<tokio::sync::Mutex<()>>,
     /// Incremented by each invalidation.
     generation: Arc<AtomicU64>,
-    /// The last result, whether or not it is still valid, and how long its scan took.
-    last: Arc<std::sync::Mutex<Option<(DamageSummary, Duration)>>>,
+    /// The last result, whether or not it is still valid.
+    last: Arc<Mutex<Option<Scan>>>,
 }
 
-struct Cached {
+/// A result and what it depends on.
+#[derive(Clone)]
+struct Scan {
     summary: DamageSummary,
     generation: u64,
     /// The missing blocks that the store knew of before the scan.
     known_missing: u64,
-    expires: Instant,
+    ended: Instant,
+    took: Duration,
 }
 
 /// The kept files at the time of a scan.
@@ -66,7 +72,7 @@ impl DamageSummary {
 
 impl DamageCache {
     pub(super) fn new(store: BlockingStore) -> Self {
-        Self { store, cached: Arc::default(), generation: Arc::default(), last: Arc::default() }
+        Self { store, scanning: Arc::default(), generation: Arc::default(), last: Arc::default() }
     }
 
     /// Drops the cached result: the next call scans again.
@@ -74,42 +80,56 @@ impl DamageCache {
         self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn last(&self) -> Option<Scan> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns the last result unless it is older than `max_age`, which depends on the duration of its scan, or invalidated.
+    fn valid(&self, max_age: impl Fn(Duration) -> Duration) -> Option<DamageSummary> {
+        let is_valid = |last: &Scan| {
+            last.generation == self.generation.load(Ordering::Relaxed)
+                && last.known_missing == self.store.0.usage().missing
+                && last.ended.elapsed() < max_age(last.took)
+        };
+        self.last().filter(is_valid).map(|last| last.summary)
+    }
+
     /// Returns the cached result, or scans.
     pub(super) async fn summary(&self) -> Result<DamageSummary, NodeError> {
-        let mut cached = Arc::clone(&self.cached).lock_owned().await;
-        let generation = Arc::clone(&self.generation);
-        let known_missing = self.store.0.usage().missing;
-        let is_valid = |cached: &&Cached| {
-            cached.generation == generation.load(Ordering::Relaxed)
-                && cached.known_missing == known_missing
-                && Instant::now() < cached.expires
-        };
-        if let Some(cached) = cached.as_ref().filter(is_valid) {
-            return Ok(cached.summary.clone());
+        self.scanned(valid_for).await
+    }
+
+    async fn scanned(&self, max_age: fn(Duration) -> Duration) -> Result<DamageSummary, NodeError> {
+        let scanning = Arc::clone(&self.scanning).lock_owned().await;
+        if let Some(summary) = self.valid(max_age) {
+            return Ok(summary);
         }
-        let last = Arc::clone(&self.last);
+        let (generation, last) = (Arc::clone(&self.generation), Arc::clone(&self.last));
         self.store
             .run(move |store| {
+                let _scanning = scanning;
                 let (begun, generation) = (Instant::now(), generation.load(Ordering::Relaxed));
+                let known_missing = store.usage().missing;
                 let summary = scan(store)?;
-                let took = begun.elapsed();
-                let expires = Instant::now() + valid_for(took);
-                *last.lock().unwrap_or_else(PoisonError::into_inner) = Some((summary.clone(), took));
-                *cached = Some(Cached { summary: summary.clone(), generation, known_missing, expires });
+                let (ended, took) = (Instant::now(), begun.elapsed());
+                let scan = Scan { summary: summary.clone(), generation, known_missing, ended, took };
+                *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(scan);
                 Ok(summary)
             })
             .await
     }
 
-    /// Returns the cached result, or scans. Where that takes long, the scan goes on, and the result is the one before; `None`
-    /// if there is none yet.
+    /// Returns the cached result, which may be older than that of [`DamageCache::summary`], or scans. Where that takes long, the
+    /// scan goes on, and the result is the one before; `None` if there is none yet.
     pub(super) async fn recent(&self) -> Result<Option<DamageSummary>, NodeError> {
-        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let is_slow = last().is_some_and(|(_, took)| took > SHORT_SCAN);
+        if let Some(summary) = self.valid(recent_for) {
+            return Ok(Some(summary));
+        }
+        let is_slow = self.last().is_some_and(|last| last.took > SHORT_SCAN);
         let wait = if is_slow { Duration::ZERO } else { SHORT_SCAN };
-        match tokio::time::timeout(wait, self.summary()).await {
+        match tokio::time::timeout(wait, self.scanned(recent_for)).await {
             Ok(summary) => summary.map(Some),
-            Err(_) => Ok(last().map(|(summary, _)| summary)),
+            Err(_) => Ok(self.last().map(|last| last.summary)),
         }
     }
 
@@ -127,6 +147,11 @@ fn valid_for(scan: Duration) -> Duration {
     (scan * VALID_FACTOR).min(MAX_VALID.max(scan))
 }
 
+/// Returns how long it stays valid for those who do not ask for the damage.
+fn recent_for(scan: Duration) -> Duration {
+    MIN_RECENT.max(scan * RECENT_FACTOR)
+}
+
 fn scan(store: &Store) -> Result<DamageSummary, NodeError> {
     let (mut damaged, mut kept, mut after) = (Vec::new(), 0, None);
     let (mut missing, mut counted) = (0, HashSet::new());
@@ -139,13 +164,14 @@ fn scan(store: &Store) -> Result<DamageSummary, NodeError> {
         after = Some(last.cid);
         for record in page {
             kept += u64::from(record.pinned);
-            let lacks = store.lacks(&record.cid, usize::MAX)?;
-            if lacks.is_empty() {
-                continue;
-            }
-            damaged.push((record.cid, lacks.len() as u64));
-            for cid in lacks {
+            let mut lacks = 0;
+            store.each_missing(&record.cid, |cid| {
+                lacks += 1;
                 missing += u64::from(counted.len() >= MAX_COUNTED_ONCE || counted.insert(*cid.digest()));
+                true
+            })?;
+            if lacks > 0 {
+                damaged.push((record.cid, lacks));
             }
         }
     }
@@ -163,25 +189,49 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_scan_for_a_poll_takes_at_most_a_tenth_of_the_time() {
+        for (scan_s, valid_s) in [(0, 600), (60, 600), (300, 3000)] {
+            assert_eq!(recent_for(Duration::from_secs(scan_s)), Duration::from_secs(valid_s));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_poll_is_content_with_an_old_result_and_a_question_is_not() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let options = NodeOptions { offline: true, ..NodeOptions::new(dir.path()) };
+        let node = Node::start(options).await.expect("started");
+        let cache = &node.services.listing.damage;
+        let summary = DamageSummary { damaged: Arc::default(), missing: 7, kept: 99 };
+        let (ended, took) = (Instant::now(), Duration::ZERO);
+        let scan = Scan { summary, generation: 0, known_missing: 0, ended, took };
+        *cache.last.lock().expect("locked") = Some(scan);
+        assert_eq!(node.status().await.expect("asked").missing, 7);
+        assert_eq!(cache.summary().await.expect("scanned").missing, 0);
+        assert_eq!(node.status().await.expect("asked").missing, 0, "the new result is for all");
+        node.shutdown().await;
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_repair_and_a_removal_invalidate_the_cached_result() {
         let dir = tempfile::TempDir::new().expect("a folder");
         let options = NodeOptions { offline: true, ..NodeOptions::new(dir.path()) };
         let node = Node::start(options).await.expect("started");
         let cache = &node.services.listing.damage;
-        let plant = async || {
+        let plant = || {
             let generation = cache.generation.load(Ordering::Relaxed);
             let summary = DamageSummary { damaged: Arc::default(), missing: 0, kept: 99 };
-            let expires = Instant::now() + Duration::from_secs(3600);
-            *cache.cached.lock().await = Some(Cached { summary, generation, known_missing: 0, expires });
+            let (ended, took) = (Instant::now(), Duration::from_secs(60));
+            *cache.last.lock().expect("locked") =
+                Some(Scan { summary, generation, known_missing: 0, ended, took });
         };
         let kept = async || cache.summary().await.expect("scanned").kept;
         assert_eq!(kept().await, 0);
-        plant().await;
+        plant();
         assert_eq!(kept().await, 99);
         node.repair(None).await.expect("nothing to repair");
         assert_eq!(kept().await, 0);
-        plant().await;
+        plant();
         let report = node.put(&b"x"[..], PutOptions::named("x")).await.expect("stored");
         node.remove(&report.link.as_str().into()).await.expect("removed");
         assert_eq!(kept().await, 0);

@@ -409,6 +409,17 @@ pub struct PeerReport {
     pub received_bytes: u64,
 }
 
+/// The space of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes stored or promised to uploads, without the cache.
+    pub kept_bytes: u64,
+    /// Limit of these; `None` means no limit.
+    pub capacity: Option<u64>,
+    /// Free bytes on the disk; `None` if the system does not say.
+    pub disk_free: Option<u64>,
+}
+
 /// The answer to `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Status {

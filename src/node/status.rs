@@ -6,7 +6,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::{
     error::NodeError,
-    report::{Event, Status},
+    report::{Event, Space, Status},
     services::Services,
 };
 use crate::{
@@ -56,6 +56,16 @@ impl Services {
             announce_queue,
             sent_bytes: moved(|counters| counters.sent.load(Ordering::Relaxed)),
             received_bytes: moved(|counters| counters.received.load(Ordering::Relaxed)),
+        })
+    }
+
+    /// Returns how much more can be stored.
+    pub(super) async fn space(&self) -> Result<Space, NodeError> {
+        let (usage, disk_free) = self.store.run(|store| Ok((store.usage(), store.disk_free()))).await?;
+        Ok(Space {
+            kept_bytes: (usage.bytes + usage.pending_bytes).saturating_sub(usage.cached_bytes),
+            capacity: self.options.store.capacity,
+            disk_free,
         })
     }
 

@@ -121,17 +121,26 @@ impl Store {
     /// [`StoreError::Index`].
     pub fn lacks(&self, root: &Cid, limit: usize) -> Result<Vec<Cid>, StoreError> {
         let mut lacking = Vec::new();
+        self.each_missing(root, |cid| {
+            lacking.push(cid);
+            lacking.len() < limit
+        })?;
+        Ok(lacking)
+    }
+
+    /// Calls `visit` with each block that [`Store::lacks`] returns, until it returns false.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`].
+    pub fn each_missing(&self, root: &Cid, mut visit: impl FnMut(Cid) -> bool) -> Result<(), StoreError> {
         let Some(root) = self.inner.index.root(root)?.filter(|root| root.record.pinned) else {
-            return Ok(lacking);
+            return Ok(());
         };
         self.each_block(root.number, |digest| {
             let row = self.inner.index.row(digest)?;
-            if row.is_none_or(|row| !self.is_there(digest, &row)) {
-                lacking.push(Cid::new(row.map_or(Codec::Raw, |row| row.codec), *digest));
-            }
-            Ok(lacking.len() < limit)
-        })?;
-        Ok(lacking)
+            let is_missing = row.is_none_or(|row| !self.is_there(digest, &row));
+            Ok(!is_missing || visit(Cid::new(row.map_or(Codec::Raw, |row| row.codec), *digest)))
+        })
     }
 
     /// Calls `visit` with each block in a root's list, until it returns false.

@@ -193,16 +193,15 @@ impl UploadRegistry {
                 self.remove(upload).await?;
             }
         }
-        let status = self.node.status().await?;
+        let space = self.node.space().await?;
         let others = match unfinished.saturating_sub(own) {
             0 => String::new(),
             others => format!(" (with {others} unfinished uploads)"),
         };
-        if status.disk_free.is_some_and(|free| on_disk > free) {
+        if space.disk_free.is_some_and(|free| on_disk > free) {
             return full(format!("{what} does not fit on the disk{others}"));
         }
-        let kept = status.stored_bytes.saturating_sub(status.cached_bytes);
-        if status.capacity.is_some_and(|capacity| kept.saturating_add(as_blocks) > capacity) {
+        if space.capacity.is_some_and(|capacity| space.kept_bytes.saturating_add(as_blocks) > capacity) {
             return full(format!("{what} does not fit into storage.capacity{others}"));
         }
         Ok(())
