@@ -1,7 +1,8 @@
 //! The places of the blocks of a root in preorder: a node block in several places is listed in each, with all blocks below it.
 //!
 //! A few node blocks that list each other many times have more places than anybody can visit. So the places below a node block
-//! are counted once, and a page skips by these counts: it visits the node blocks above its first place, and its own blocks.
+//! are counted when it is visited first, and skipped by this count when it comes again. A page visits each node block before
+//! its first place once, and then its own blocks. Counts outlive the page, so that the next page visits only what is new.
 
 use std::{
     collections::HashMap,
@@ -39,12 +40,14 @@ struct Count {
     complete: bool,
 }
 
-/// A node block whose places are being counted.
-struct Counting {
+/// A node block whose links are being visited.
+struct Open {
     cid: Cid,
-    count: Count,
-    /// Node blocks that it links to and that are not counted yet.
-    nodes: Vec<Cid>,
+    /// Links to visit, the next one last.
+    links: Vec<(Cid, u32)>,
+    /// Number of places before it.
+    begin: u64,
+    complete: bool,
 }
 
 /// A page of places.
@@ -59,82 +62,65 @@ impl<'a> Places<'a> {
         Self { links, lasting, counts: HashMap::new() }
     }
 
-    /// Returns at most `limit` places of a root after the first `cursor`.
+    /// Returns at most `limit` places of a root after the first `cursor`. Without recursion: folders may be nested deeper than a
+    /// stack allows.
     pub(super) fn page(&mut self, root: Cid, cursor: u64, limit: usize) -> Result<Page, NodeError> {
-        let (mut blocks, mut skip) = (Vec::new(), cursor);
-        // The links to visit, each list with the next one last.
-        let mut open = vec![vec![(root, 0)]];
-        while let Some(links) = open.last_mut() {
-            let Some((cid, len)) = links.pop() else {
-                open.pop();
+        let (mut blocks, mut passed) = (Vec::new(), 0_u64);
+        let mut open: Vec<Open> = Vec::new();
+        let mut next = Some((root, 0));
+        loop {
+            let Some((cid, len)) = next else {
+                let Some(done) = open.pop() else { return Ok(Page { blocks, next: None }) };
+                // At the maximum, the number of places is not known.
+                if passed < u64::MAX {
+                    self.keep(done.cid, Count { places: passed - done.begin, complete: done.complete });
+                }
+                next = open.last_mut().and_then(|above| {
+                    above.complete &= done.complete;
+                    above.links.pop()
+                });
                 continue;
             };
             let is_node = cid.codec() == Codec::DagCbor;
-            if skip > 0 {
-                let places = if is_node { self.count(cid)?.places } else { 1 };
-                if places <= skip {
-                    skip -= places;
-                    continue;
+            let skipped = self.known(&cid).filter(|_| is_node && passed < cursor).and_then(|count| {
+                let behind = passed.checked_add(count.places).filter(|behind| *behind <= cursor)?;
+                Some((behind, count.complete))
+            });
+            if let Some((behind, complete)) = skipped {
+                passed = behind;
+                if let Some(above) = open.last_mut() {
+                    above.complete &= complete;
                 }
-                skip -= 1;
-            } else if blocks.len() == limit {
-                let next = cursor.checked_add(limit as u64);
-                return Ok(Page { blocks, next });
+            } else if passed >= cursor && blocks.len() == limit {
+                return Ok(Page { blocks, next: cursor.checked_add(limit as u64) });
             } else {
-                blocks.push((cid, len));
+                if passed >= cursor {
+                    blocks.push((cid, len));
+                }
+                let begin = passed;
+                passed = passed.saturating_add(1);
+                if is_node {
+                    let below = (self.links)(&cid)?;
+                    let complete = below.is_some();
+                    let mut links = below.unwrap_or_default();
+                    links.reverse();
+                    open.push(Open { cid, links, begin, complete });
+                }
             }
-            if is_node && let Some(mut below) = (self.links)(&cid)? {
-                below.reverse();
-                open.push(below);
-            }
+            next = open.last_mut().and_then(|above| above.links.pop());
         }
-        Ok(Page { blocks, next: None })
     }
 
-    /// Counts the places of a node block. Without recursion: folders may be nested deeper than a stack allows.
-    fn count(&mut self, top: Cid) -> Result<Count, NodeError> {
-        let mut open = Vec::new();
-        let mut next = top;
-        loop {
-            let mut add = if let Some(count) = self.known(&next) {
-                count
-            } else {
-                open.push(self.begin(next)?);
-                Count { places: 0, complete: true }
-            };
-            loop {
-                let Some(counting) = open.last_mut() else { return Ok(add) };
-                counting.count.places = counting.count.places.saturating_add(add.places);
-                counting.count.complete &= add.complete;
-                if let Some(below) = counting.nodes.pop() {
-                    next = below;
-                    break;
-                }
-                add = counting.count;
-                self.counts.insert(counting.cid, add);
-                if add.complete {
-                    self.lasting.keep(counting.cid, add.places);
-                }
-                open.pop();
-            }
+    fn keep(&mut self, cid: Cid, count: Count) {
+        if count.complete {
+            self.lasting.keep(cid, count.places);
         }
+        self.counts.insert(cid, count);
     }
 
     fn known(&self, cid: &Cid) -> Option<Count> {
         let lasting = || self.lasting.get(cid).map(|places| Count { places, complete: true });
         self.counts.get(cid).copied().or_else(lasting)
-    }
-
-    /// Starts to count: the node block itself, and the data blocks that it links to.
-    fn begin(&self, cid: Cid) -> Result<Counting, NodeError> {
-        let Some(links) = (self.links)(&cid)? else {
-            return Ok(Counting { cid, count: Count { places: 1, complete: false }, nodes: Vec::new() });
-        };
-        let all = links.len() as u64;
-        let is_node = |(cid, _): (Cid, u32)| (cid.codec() == Codec::DagCbor).then_some(cid);
-        let nodes: Vec<Cid> = links.into_iter().filter_map(is_node).collect();
-        let places = 1 + all - nodes.len() as u64;
-        Ok(Counting { cid, count: Count { places, complete: true }, nodes })
     }
 }
 
@@ -145,8 +131,11 @@ impl PlaceCounts {
 
     fn keep(&self, cid: Cid, places: u64) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.len() == MAX_COUNTS {
-            counts.clear();
+        if counts.len() >= MAX_COUNTS
+            && !counts.contains_key(&cid)
+            && let Some(any) = counts.keys().next().copied()
+        {
+            counts.remove(&any);
         }
         counts.insert(cid, places);
     }
@@ -201,14 +190,39 @@ mod tests {
     fn any_page_of_a_root_with_more_places_than_can_be_visited_is_found_at_once() {
         let (links, counts) = (levels(6, 1000), PlaceCounts::default());
         let mut places = Places::new(&links, &counts);
-        let all = places.count(node(0)).expect("counted").places;
-        assert_eq!(all, (0..=6).map(|level| 1000_u64.pow(level)).sum::<u64>());
+        let all = (0..=6).map(|level| 1000_u64.pow(level)).sum::<u64>();
         let last = places.page(node(0), all - 3, 10).expect("a page");
         assert_eq!((cids(&last), last.next), (vec![data(997), data(998), data(999)], None));
         // The second node block of the last level begins after the six on the way to the first, and its data blocks.
         let second = places.page(node(0), 6 + 1000, 2).expect("a page");
         assert_eq!((cids(&second), second.next), (vec![node(5), data(0)], Some(1008)));
         assert_eq!(cids(&places.page(node(0), u64::MAX, 10).expect("a page")), []);
+        assert_eq!(counts.get(&node(0)), Some(all));
+    }
+
+    #[test]
+    fn a_page_reads_no_node_block_behind_it_and_none_twice_before_it() {
+        let roots: Links = (1..=1000).map(|name| (node(name), 1)).collect();
+        let read = std::cell::RefCell::new(Vec::new());
+        let links = |cid: &Cid| {
+            read.borrow_mut().push(*cid);
+            Ok(Some(if *cid == node(0) { roots.clone() } else { vec![(data(1), 1)] }))
+        };
+        let counts = PlaceCounts::default();
+        let second = Places::new(&links, &counts).page(node(0), 11, 10).expect("a page");
+        assert_eq!(cids(&second)[..3], [node(6), data(1), node(7)]);
+        assert_eq!(read.take(), (0..=10).map(node).collect::<Vec<_>>());
+        let third = Places::new(&links, &counts).page(node(0), 21, 10).expect("a page");
+        assert_eq!(cids(&third)[..3], [node(11), data(1), node(12)]);
+        assert_eq!(read.take(), [0, 11, 12, 13, 14, 15].map(node), "the counts are kept");
+        // A chain of folders is followed once.
+        let chain = |cid: &Cid| {
+            read.borrow_mut().push(*cid);
+            let at = (0..200).find(|at| node(*at) == *cid).expect("in the chain");
+            Ok(Some(vec![(node(at + 1), 1), (data(at), 1)]))
+        };
+        let page = Places::new(&chain, &PlaceCounts::default()).page(node(0), 100, 2).expect("a page");
+        assert_eq!((cids(&page), read.take().len()), (vec![node(100), node(101)], 102));
     }
 
     #[test]
@@ -232,11 +246,18 @@ mod tests {
         let all = levels(3, 4);
         let missing = |cid: &Cid| if *cid == node(2) { Ok(None) } else { all(cid) };
         let counts = PlaceCounts::default();
-        assert_eq!(Places::new(&missing, &counts).count(node(0)).expect("counted").places, 1 + 4 + 16);
-        assert_eq!(Places::new(&all, &counts).count(node(0)).expect("counted").places, 1 + 4 + 16 + 64);
+        let whole = |links: &dyn Fn(&Cid) -> Result<Option<Links>, NodeError>, limit| {
+            cids(&Places::new(links, &counts).page(node(0), 0, limit).expect("a page")).len()
+        };
+        assert_eq!(whole(&missing, 100), 1 + 4 + 16);
+        assert_eq!(counts.get(&node(0)), None);
+        assert_eq!(whole(&all, 100), 1 + 4 + 16 + 64);
+        assert_eq!(counts.get(&node(0)), Some(1 + 4 + 16 + 64));
         // Folders may be nested more deeply than a stack allows.
         let deep = levels(2000, 1);
-        let counts = PlaceCounts::default();
-        assert_eq!(Places::new(&deep, &counts).count(node(0)).expect("counted").places, 2001);
+        assert_eq!(
+            Places::new(&deep, &PlaceCounts::default()).page(node(0), 1999, 9).expect("a page").blocks.len(),
+            2
+        );
     }
 }
