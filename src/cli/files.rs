@@ -189,7 +189,7 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), C
     })?;
     let (now, later): (Vec<_>, Vec<_>) = removed.iter().partition(|report| report.freed_after_s == 0);
     let sum = |reports: &[&RemoveReport]| reports.iter().map(|report| report.stored_len).sum::<u64>();
-    if !now.is_empty() {
+    if sum(&now) > 0 {
         output::message(context, &format!("freed {}", output::bytes(sum(&now))));
     }
     if let Some(report) = later.first().filter(|_| sum(&later) > 0) {

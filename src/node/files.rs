@@ -174,21 +174,29 @@ impl Files {
     pub(super) async fn remove(&self, found: Found) -> Result<RemoveReport, NodeError> {
         let Found { link: Link { cid, .. }, record, .. } = found;
         let is_kept = record.as_ref().is_some_and(|record| record.pinned);
-        if !is_kept {
+        let is_known = record.is_some();
+        let (name, kept_len) = record.map(|record| (record.name, record.stored_len)).unwrap_or_default();
+        let (stored_len, freed_after_s) = if is_kept {
+            (kept_len, self.reads.store.0.grace().as_secs())
+        } else {
             let freed = self.reads.store.run(move |store| Ok(store.drop_cached_file(&cid)?)).await?;
-            if record.is_none() && freed.blocks > 0 {
-                return Ok(RemoveReport {
-                    cid,
-                    name: None,
-                    stored_len: freed.bytes,
-                    freed_after_s: 0,
-                    withdrawn_from: 0,
-                    withdrawal_pending: false,
-                });
+            if !is_known && freed.blocks == 0 {
+                return Err(NodeError::not_kept(&cid));
             }
+            (freed.bytes, 0)
+        };
+        let mut report = RemoveReport {
+            cid,
+            name,
+            stored_len,
+            freed_after_s,
+            withdrawn_from: 0,
+            withdrawal_pending: false,
+        };
+        if !is_known {
+            return Ok(report);
         }
-        let record = record.ok_or_else(|| NodeError::not_kept(&cid))?;
-        if record.pinned {
+        if is_kept {
             self.withdrawals.note(cid).await?;
         }
         if !self.reads.store.run(move |store| Ok(store.remove_root(&cid)?)).await? {
@@ -196,15 +204,7 @@ impl Files {
         }
         self.damage.invalidate();
         self.events.emit(Event::Removed { cid });
-        let mut report = RemoveReport {
-            cid,
-            name: record.name,
-            stored_len: record.stored_len,
-            freed_after_s: self.reads.store.0.grace().as_secs(),
-            withdrawn_from: 0,
-            withdrawal_pending: false,
-        };
-        if record.pinned {
+        if is_kept {
             // The file is removed even if the withdrawal fails.
             match self.withdrawals.withdraw(cid).await {
                 Ok(Outcome { notified, pending }) => {
