@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures::Stream;
 use libp2p::PeerId;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
 
 use self::{
     pool::Pool,
@@ -109,8 +110,12 @@ impl UploadPermit<'_> {
         options.name = options.name.filter(|name| !name.is_empty());
         let (pipe, mut reader) = pipe::pipe();
         let sealer = Arc::clone(&puts);
+        // Ends with the caller, and when the node stops.
+        let gone = puts.tasks.stop.child_token();
+        let _guard = gone.clone().drop_guard();
         // Shutdown waits for both tasks: an upload that is cut off still releases its blocks.
-        let sealing = puts.tasks.tracker.spawn_blocking(move || sealer.seal(&mut reader, options, kind));
+        let sealing =
+            puts.tasks.tracker.spawn_blocking(move || sealer.seal(&mut reader, &gone, options, kind));
         let tracker = puts.tasks.tracker.clone();
         // A task of its own, so that a file that is stored is announced even if the uploader has gone away.
         let stored = tracker.spawn(async move {
@@ -174,6 +179,7 @@ impl Puts {
     fn seal(
         &self,
         input: &mut dyn Read,
+        gone: &CancellationToken,
         options: PutOptions,
         kind: FileKind,
     ) -> Result<PutReport, NodeError> {
@@ -204,7 +210,7 @@ impl Puts {
         };
         let finished = match kind {
             FileKind::File => sealer.file(input, metadata)?,
-            FileKind::Dir => folder::store(&mut sealer, input, metadata)?,
+            FileKind::Dir => folder::store(&mut sealer, input, gone, metadata)?,
         };
         let UploadCounts { new_blocks, blocks, stored_len } = sealer.counts;
         upload.commit(RootRecord {
@@ -249,4 +255,42 @@ pub fn check_name(name: Option<&str>) -> Result<(), NodeError> {
             .reason(Reason::NameHasNul));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::StreamExt;
+
+    use super::*;
+    use crate::node::{Node, NodeOptions};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_hole_of_an_archive_is_not_read_on_without_its_client() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let options = NodeOptions { offline: true, ..NodeOptions::new(dir.path()) };
+        let node = Node::start(options).await.expect("started");
+        let mut header = tar::Header::new_gnu();
+        header.set_path("f").expect("set");
+        header.set_entry_type(tar::EntryType::GNUSparse);
+        header.set_mode(0o644);
+        header.set_size(0);
+        header.as_gnu_mut().expect("GNU").set_real_size((128 << 30) - 1);
+        header.set_cksum();
+        let archive = Bytes::copy_from_slice(header.as_bytes());
+        let input = futures::stream::iter([Ok(archive)]).chain(futures::stream::pending());
+        let tasks = &node.services.tasks.tracker;
+        let idle = tasks.len();
+        let storing = node.put_stream(input, PutOptions::default(), FileKind::Dir);
+        let ended = tokio::time::timeout(Duration::from_millis(500), storing).await;
+        assert!(ended.is_err(), "{ended:?}");
+        let thread_ends = async {
+            while tasks.len() > idle {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), thread_ends).await.expect("the thread ends");
+        node.shutdown().await;
+    }
 }

@@ -139,6 +139,18 @@ async fn labels_comments_and_long_names_are_understood() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_first_file_may_have_the_name_of_another_format() {
+    let (node, dir) = (offline().await, TempDir::new().expect("a folder"));
+    for name in ["070701.txt", "BZhou.jpg"] {
+        fs::write(dir.path().join(name), "a photo").expect("written");
+        let archive = gnu_tar(dir.path(), &["-cf", "-", name]);
+        let stored = files(&node, &put(&node, &archive).await.expect("stored")).await;
+        assert_eq!(stored, BTreeMap::from([(name.to_owned(), b"a photo".to_vec())]));
+    }
+    refused(put(&node, b"070701 and so on").await, Reason::TarUnsupported, "a cpio archive");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_archive_is_stored_as_a_whole_or_not_at_all() {
     let (node, dir) = (offline().await, TempDir::new().expect("a folder"));
     for name in ["a", "b"] {
@@ -212,5 +224,9 @@ async fn a_crafted_archive_costs_neither_memory_nor_time() {
     refused(put(&node, &header(b'x', 1 << 40, 0)).await, Reason::TarInvalid, "more than 1048576 bytes");
     refused(put(&node, &header(b'L', u64::MAX, 0)).await, Reason::TarInvalid, "more than 1048576 bytes");
     refused(put(&node, &header(b'0', u64::MAX, 0)).await, Reason::TarInvalid, "too long");
-    refused(put(&node, &header(b'S', 0, 1 << 60)).await, Reason::TarUnsupported, "holes of more than 1 TiB");
+    refused(
+        put(&node, &header(b'S', 0, 1 << 60)).await,
+        Reason::TarUnsupported,
+        "holes of more than 128 GiB",
+    );
 }

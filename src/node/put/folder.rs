@@ -9,10 +9,12 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     MAX_NAME,
     sealer::{Sealer, UploadCounts},
-    tar_reader::{self, Archive, invalid, unsupported},
+    tar_reader::{self, Archive, invalid, quoted, unsupported},
 };
 use crate::{
     content::encoder::{DirEncoder, DirEntry, EntryKind, Finished, Metadata},
@@ -46,16 +48,19 @@ struct Folder {
 
 /// Stores the folder in the tar archive `input` and returns its root.
 ///
+/// `gone` ends it when nobody waits for the folder any more.
+///
 /// Errors: [`ErrorCode::BadRequest`] for entries that are neither files nor folders, and for links that lead to no file of
 /// the archive.
 pub(super) fn store(
     sealer: &mut Sealer,
     input: &mut dyn Read,
+    gone: &CancellationToken,
     metadata: Metadata,
 ) -> Result<Finished, NodeError> {
     let mut top = Folder { items: BTreeMap::new(), mtime: metadata.mtime, mode: metadata.mode };
     let mut symbolic_links = Vec::new();
-    let mut archive = Archive::new(input);
+    let mut archive = Archive::new(input, gone);
     while let Some(entry) = archive.next()? {
         let tar_reader::Entry { path, kind, size, mtime, mode } = entry;
         let parts = components(&path)?;
@@ -72,7 +77,7 @@ pub(super) fn store(
                 let before = sealer.counts;
                 let done = sealer.file(&mut archive, file)?;
                 if done.size != size {
-                    return Err(invalid(format_args!("it is cut short in {}", path.display())));
+                    return Err(invalid(format_args!("it is cut short in {}", quoted(&path))));
                 }
                 let UploadCounts { blocks, stored_len, .. } = sealer.counts;
                 let (link, root_len, kind) = (done.link, done.root_len, EntryKind::File);
@@ -93,8 +98,8 @@ pub(super) fn store(
             }
             tar_reader::EntryKind::HardLink(target) => {
                 let file = find(&top, &components(&target)?).cloned().ok_or_else(|| {
-                    let target = target.display().to_string();
-                    unsupported(&path, &format!("it is a hard link to {target:?}, which is no earlier file"))
+                    let target = quoted(&target);
+                    unsupported(&path, &format!("it is a hard link to {target}, which is no earlier file"))
                 })?;
                 insert_copy(sealer, &mut top, &path, &parts, file)?;
             }
@@ -127,8 +132,8 @@ fn copy_targets(
         }
     }
     let Some((path, _, target)) = links.first() else { return Ok(()) };
-    let target = target.display().to_string();
-    Err(unsupported(path, &format!("it is a symbolic link to {target:?}, which is no file of this archive")))
+    let target = quoted(target);
+    Err(unsupported(path, &format!("it is a symbolic link to {target}, which is no file of this archive")))
 }
 
 /// Returns the path to which a symbolic link at `link` leads; `None` if that is outside the folder.
@@ -277,6 +282,9 @@ fn components(path: &Path) -> Result<Vec<String>, NodeError> {
                 Some(name) if name.len() > MAX_NAME => {
                     return Err(bad_path(path, &format!("a name in it is longer than {MAX_NAME} bytes")));
                 }
+                Some(name) if name.contains('\0') => {
+                    return Err(bad_path(path, "it contains a NUL character"));
+                }
                 Some(name) => parts.push(name.to_owned()),
                 None => return Err(bad_path(path, "its name is not valid UTF-8")),
             },
@@ -292,6 +300,20 @@ fn components(path: &Path) -> Result<Vec<String>, NodeError> {
 }
 
 fn bad_path(path: &Path, why: &str) -> NodeError {
-    NodeError::new(ErrorCode::BadRequest, format!("cannot store {:?}: {why}", path.display().to_string()))
+    NodeError::new(ErrorCode::BadRequest, format!("cannot store {}: {why}", quoted(path)))
         .reason(Reason::PathInvalid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_no_file_can_have_is_refused() {
+        let error = components(Path::new("a\0b")).expect_err("a NUL");
+        assert_eq!((error.code, error.reason), (ErrorCode::BadRequest, Some(Reason::PathInvalid)));
+        assert_eq!(error.message, r#"cannot store "a\0b": it contains a NUL character"#);
+        let error = components(Path::new(&"/long".repeat(10_000))).expect_err("absolute");
+        assert!(error.message.len() < 300 && error.message.contains('…'), "{}", error.message);
+    }
 }

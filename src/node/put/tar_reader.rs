@@ -17,8 +17,9 @@ use std::{
 };
 
 use tar::Header;
+use tokio_util::sync::CancellationToken;
 
-pub(super) use self::errors::{invalid, unsupported};
+pub(super) use self::errors::{invalid, quoted, unsupported};
 use self::{
     errors::{cut_short, unsupported_archive},
     pax::Pax,
@@ -33,6 +34,9 @@ use crate::{
 const BLOCK: usize = 512;
 /// Maximum length of a long name or of the pax records of one entry, in bytes.
 const MAX_EXTENSION: u64 = 1 << 20;
+
+/// Maximum length of all holes of an archive, 128 GiB: reading them costs time although nobody sends them.
+const MAX_HOLES: u64 = 128 << 30;
 
 /// The first bytes of files that are no tar archives, and what they are.
 const OTHER_FORMATS: [(&[u8], &str); 6] = [
@@ -67,6 +71,10 @@ pub(super) enum EntryKind {
 /// An archive.
 pub(super) struct Archive<'a> {
     input: &'a mut dyn Read,
+    /// Cancelled when nobody waits for the archive any more. Reading a hole does not touch `input`, so it would not notice.
+    gone: &'a CancellationToken,
+    /// How long the holes of further entries may be.
+    holes_left: u64,
     /// The modification time of entries that have none of their own: a pax record may set one for all.
     mtime: Option<i64>,
     /// The rest of the content of the current entry.
@@ -77,8 +85,9 @@ pub(super) struct Archive<'a> {
 }
 
 impl<'a> Archive<'a> {
-    pub(super) fn new(input: &'a mut dyn Read) -> Self {
-        Self { input, mtime: None, content: SparseMap::default(), stored: 0, is_first: true }
+    pub(super) fn new(input: &'a mut dyn Read, gone: &'a CancellationToken) -> Self {
+        let content = SparseMap::default();
+        Self { input, gone, holes_left: MAX_HOLES, mtime: None, content, stored: 0, is_first: true }
     }
 
     /// Returns the next entry; `None` at the end of the archive, when the whole input has been read.
@@ -159,6 +168,10 @@ impl<'a> Archive<'a> {
             // Some writers announce a length here and send nothing, others send the content.
             return refuse("it is a hard link with a content of its own");
         }
+        self.holes_left = self
+            .holes_left
+            .checked_sub(self.content.holes())
+            .ok_or_else(|| unsupported_archive("its files have holes of more than 128 GiB"))?;
         let mtime = pax.mtime.or(self.mtime).or_else(|| tar_time::mtime(header));
         Ok(Entry { size: self.content.size(), path, kind, mtime, mode: header.mode().ok() })
     }
@@ -167,26 +180,24 @@ impl<'a> Archive<'a> {
     fn header(&mut self) -> Result<Option<Header>, NodeError> {
         let mut header = Header::new_old();
         let len = read_full(self.input, header.as_mut_bytes())?;
-        if std::mem::take(&mut self.is_first) {
-            if len == 0 {
-                return Err(invalid("it is empty"));
-            }
-            let known = OTHER_FORMATS.iter().find(|(magic, _)| header.as_bytes().starts_with(magic));
-            if let Some((_, what)) = known {
-                return Err(unsupported_archive(what));
-            }
+        let is_first = std::mem::take(&mut self.is_first);
+        if is_first && len == 0 {
+            return Err(invalid("it is empty"));
+        }
+        let (bytes, is_header) = (header.as_bytes(), len == BLOCK && has_checksum(&header));
+        // A header begins with the name of a file, which may be that of another format.
+        let known =
+            OTHER_FORMATS.iter().find(|(magic, _)| is_first && !is_header && bytes.starts_with(magic));
+        if let Some((_, what)) = known {
+            return Err(unsupported_archive(what));
         }
         if len < BLOCK {
             return Err(invalid("it is cut short: the block of zeros that ends an archive is missing"));
         }
-        if header.as_bytes().iter().all(|byte| *byte == 0) {
+        if bytes.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
-        let bytes = header.as_bytes();
-        let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
-        // The checksum counts itself as spaces.
-        let expected = sum(&bytes[..148]) + 8 * u32::from(b' ') + sum(&bytes[156..]);
-        if header.cksum().ok() != Some(expected) {
+        if !is_header {
             return Err(invalid("the checksum of a header is wrong"));
         }
         Ok(Some(header))
@@ -257,6 +268,9 @@ impl Read for Archive<'_> {
         let (len, is_hole) = self.content.next_piece(buf.len());
         let buf = &mut buf[..len];
         if is_hole {
+            if self.gone.is_cancelled() {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "nobody waits for the archive"));
+            }
             buf.fill(0);
             return Ok(len);
         }
@@ -265,6 +279,14 @@ impl Read for Archive<'_> {
         self.stored -= len as u64;
         Ok(len)
     }
+}
+
+fn has_checksum(header: &Header) -> bool {
+    let bytes = header.as_bytes();
+    let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+    // The checksum counts itself as spaces.
+    let expected = sum(&bytes[..148]) + 8 * u32::from(b' ') + sum(&bytes[156..]);
+    header.cksum().ok() == Some(expected)
 }
 
 fn read_full(input: &mut dyn Read, buf: &mut [u8]) -> Result<usize, NodeError> {

@@ -15,8 +15,6 @@ use crate::node::error::NodeError;
 
 /// Maximum number of segments of a file. Their map is in memory.
 const MAX_SEGMENTS: usize = 1 << 18;
-/// Maximum length of all holes of one file: reading them costs time although nobody sends them.
-const MAX_HOLES: u64 = 1 << 40;
 
 /// Offset and length of bytes that are in the archive.
 type Segment = (u64, u64);
@@ -29,6 +27,8 @@ pub(super) struct SparseMap {
     at: u64,
     /// The length of the file.
     size: u64,
+    /// The length of all holes.
+    holes: u64,
     /// Bytes to read before the next segment: first the hole, then the data.
     hole: u64,
     data: u64,
@@ -54,14 +54,16 @@ impl SparseMap {
         if len_bytes != stored {
             return Err(invalid("the map of a sparse file does not fit its length"));
         }
-        if size - len_bytes > MAX_HOLES {
-            return Err(unsupported_archive("a file in it has holes of more than 1 TiB"));
-        }
-        Ok(Self { segments: segments.into_iter(), size, ..Self::default() })
+        Ok(Self { segments: segments.into_iter(), size, holes: size - len_bytes, ..Self::default() })
     }
 
     pub(super) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The length of all holes.
+    pub(super) fn holes(&self) -> u64 {
+        self.holes
     }
 
     /// Returns the length of the next piece, at most `max`, and whether it is a hole. 0 is the end.
