@@ -54,6 +54,8 @@ const MAX_READ_BYTES: usize = 64 << 10;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time limit for responses in progress when the node stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a client may read nothing of a response.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause when the process has run out of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -228,10 +230,10 @@ async fn serve_connection(
     let ended = connection.ended();
     let serving = async {
         match tls {
-            None => serve_requests(&node, WriteTimeout::new(socket), router, connection).await,
+            None => serve_requests(&node, WriteTimeout::new(socket, WRITE_TIMEOUT), router, connection).await,
             Some(tls) => {
                 if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)).await {
-                    serve_requests(&node, WriteTimeout::new(stream), router, connection).await;
+                    serve_requests(&node, WriteTimeout::new(stream, WRITE_TIMEOUT), router, connection).await;
                 }
             }
         }
@@ -280,8 +282,14 @@ async fn serve_requests(
     if let Some(Err(e)) = &ended {
         tracing::debug!("HTTP connection ended: {e}");
     }
-    // Whether a response has broken off. If its length is unknown, closing the connection would mark its end.
-    if ended.is_none_or(|ended| ended.is_err_and(|e| e.is_user())) {
+    // If the length of a response is unknown, closing the connection would mark its end. After these errors no response had
+    // begun, or it was sent.
+    let broke_off = match &ended {
+        None => true,
+        Some(Ok(())) => false,
+        Some(Err(e)) => !(e.is_parse() || e.is_timeout() || e.is_incomplete_message()),
+    };
+    if broke_off {
         connection.into_parts().io.into_inner().reset();
     }
 }

@@ -35,12 +35,15 @@ impl<S: Reset> Reset for WriteTimeout<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, net::SocketAddr, sync::Arc};
+    use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
     use axum::{Router, body::Body, routing::get};
     use bytes::Bytes;
     use futures::stream;
-    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+        net::TcpListener,
+    };
     use tokio_rustls::{
         TlsConnector,
         rustls::{
@@ -51,7 +54,7 @@ mod tests {
     };
 
     use super::{
-        super::{ServeOptions, Tls, serve},
+        super::{ServeOptions, Tls, connections::Connections, serve, serve_requests},
         *,
     };
     use crate::node::{Node, NodeOptions};
@@ -118,6 +121,28 @@ mod tests {
                 }
             }
         }
+        node.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_download_that_nobody_reads_ends_with_a_reset() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let node = Node::start(NodeOptions { offline: true, ..NodeOptions::new(dir.path()) })
+            .await
+            .expect("started");
+        let endless = || stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(&[0; 64 << 10])));
+        let router = Router::new().route("/", get(move || async move { Body::from_stream(endless()) }));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let addr = listener.local_addr().expect("an address");
+        let mut client = TcpStream::connect(addr).await.expect("connected");
+        client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("sent");
+        let (socket, _) = listener.accept().await.expect("accepted");
+        let connection = Arc::new(Connections::new(1, false, true)).open().expect("a connection");
+        let stream = WriteTimeout::new(socket, Duration::from_millis(200));
+        let served = serve_requests(&node, stream, router, connection);
+        tokio::time::timeout(Duration::from_secs(30), served).await.expect("the node ends it");
+        let ended = client.read_to_end(&mut Vec::new()).await.map_err(|e| e.kind());
+        assert_eq!(ended.err(), Some(io::ErrorKind::ConnectionReset));
         node.shutdown().await;
     }
 }

@@ -1,4 +1,4 @@
-//! A stream on which writing fails when the other side reads nothing for a minute.
+//! A stream on which writing fails when the other side reads nothing for some time.
 
 use std::{
     io,
@@ -11,18 +11,18 @@ use tokio::{
     time::{Duration, Instant, Sleep, sleep},
 };
 
-const TIMEOUT: Duration = Duration::from_secs(60);
-
 pub(super) struct WriteTimeout<S> {
     stream: S,
-    timeout: Pin<Box<Sleep>>,
-    /// Whether a write is pending, so that `timeout` runs.
+    /// How long the other side may read nothing.
+    timeout: Duration,
+    timer: Pin<Box<Sleep>>,
+    /// Whether a write is pending, so that `timer` runs.
     stalled: bool,
 }
 
 impl<S> WriteTimeout<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, timeout: Box::pin(sleep(TIMEOUT)), stalled: false }
+    pub(super) fn new(stream: S, timeout: Duration) -> Self {
+        Self { stream, timeout, timer: Box::pin(sleep(timeout)), stalled: false }
     }
 
     pub(super) fn into_inner(self) -> S {
@@ -36,9 +36,9 @@ impl<S> WriteTimeout<S> {
         }
         if !self.stalled {
             self.stalled = true;
-            self.timeout.as_mut().reset(Instant::now() + TIMEOUT);
+            self.timer.as_mut().reset(Instant::now() + self.timeout);
         }
-        match self.timeout.as_mut().poll(cx) {
+        match self.timer.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
         }
