@@ -30,7 +30,7 @@ use futures::StreamExt;
 use self::{
     part_file::{Checksum, PartError, Piece},
     tus_headers::{CID, CONCAT, EXPIRES, LENGTH, METADATA, OFFSET, PART_TYPE},
-    upload::{Upload, UploadPlan, UploadState},
+    upload::{Upload, UploadPhase, UploadPlan, UploadState},
     upload_registry::permit,
 };
 pub(super) use self::{
@@ -136,7 +136,8 @@ fn plan(length: u64, raw_metadata: Option<String>) -> Result<UploadPlan, Problem
     responses((status = 200, headers(("upload-offset" = u64), ("upload-length" = u64),
             ("upload-metadata" = String, description = "As it was sent when the upload was created"),
             ("upload-expires" = String), ("storgo-cid" = String))),
-        (status = 404), (status = 412), (status = 423)))]
+        (status = 400, description = "The upload has arrived and was refused"), (status = 404), (status = 409), (status = 412),
+        (status = 423)))]
 pub(super) async fn offset(
     State(uploads): State<Arc<UploadRegistry>>,
     PathParam(id): PathParam<String>,
@@ -144,6 +145,10 @@ pub(super) async fn offset(
     let upload = uploads.find(&id)?;
     // The client may have lost the connection of its last part without this node noticing: end that request.
     drop(upload.lock().await?);
+    // An offset at the end would tell the client that the file is stored.
+    if let UploadPhase::Refused(error) = &*upload.phase.borrow() {
+        return Err(error.clone().into());
+    }
     let mut headers = progress(&uploads, &upload);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(LENGTH, HeaderValue::from(upload.plan.length));
