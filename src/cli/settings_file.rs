@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use toml_edit::{Array, DocumentMut, Item, Table, Value, value};
+use toml_edit::{Array, DocumentMut, Item, TableLike, Value, value};
 
 use super::{Context, error::CliError, output};
 use crate::{config::TABLE, store::replace};
@@ -70,10 +70,10 @@ fn edit(text: &str, bootstrap: &[String], flags: &[(&str, Vec<String>)]) -> Resu
     for (key, values) in flags {
         remove(file.as_table_mut(), key);
         // If the key names a group, its members get their whole names.
-        if let Some(Item::Table(group)) = file.get(key).cloned() {
+        if let Some(group) = file.get(key).cloned().as_ref().and_then(Item::as_table_like) {
             file.remove(key);
-            for (name, item) in group {
-                file.insert(&format!("{key}.{name}"), item);
+            for (name, item) in group.iter() {
+                file.insert(&format!("{key}.{name}"), item.clone());
             }
         }
         file.insert(key, value(of_setting(key, values)));
@@ -96,12 +96,12 @@ fn add(file: &mut DocumentMut, key: &str, values: &[&String]) -> Result<(), Stri
 }
 
 /// Removes a setting, however its name is divided among tables.
-fn remove(table: &mut Table, key: &str) {
-    if table.get(key).is_some_and(|item| !item.is_table()) {
+fn remove(table: &mut dyn TableLike, key: &str) {
+    if table.get(key).is_some_and(|item| !item.is_table_like()) {
         table.remove(key);
     }
     for (dot, _) in key.match_indices('.') {
-        if let Some(inner) = table.get_mut(&key[..dot]).and_then(Item::as_table_mut) {
+        if let Some(inner) = table.get_mut(&key[..dot]).and_then(Item::as_table_like_mut) {
             remove(inner, &key[dot + 1..]);
         }
     }
@@ -119,7 +119,8 @@ fn of_setting(key: &str, values: &[String]) -> Value {
         }
         _ => match (single.parse::<bool>(), single.parse::<i64>()) {
             (Ok(switch), _) => switch.into(),
-            (_, Ok(number)) => number.into(),
+            // `007` is a name.
+            (_, Ok(number)) if number.to_string() == single => number.into(),
             _ => single.into(),
         },
     }
@@ -138,12 +139,14 @@ mod tests {
             ("storage.capacity", vec!["1 GiB".into()]),
             ("tls.self.signed", vec!["true".into()]),
             ("max.connections", vec!["7".into()]),
+            ("region", vec!["007".into()]),
         ];
         for text in [
             "",
             "# mine\nbootstrap = \"/ip4/192.0.2.8/tcp/1\"\nhttp = \"127.0.0.1:2\"\n\"storage.capacity\" = \"2 GiB\"\n",
             "listen = [\"/ip4/127.0.0.1/tcp/3\"]\n[http]\nhosts = [\"x\"]\n[storage]\ncapacity = \"2 GiB\"\nlayout = \"flat\"\n",
             "[tls]\nself.signed = false\n[tls.other]\n",
+            "http = { hosts = [\"x\"] }\nstorage = { capacity = \"2 GiB\", layout = \"flat\" }\n",
         ] {
             let edited = edit(text, &["/ip4/192.0.2.7/tcp/1".into()], &flags).expect(text);
             let tree: serde_json::Value = toml::from_str(&edited).unwrap_or_else(|e| panic!("{e}: {edited}"));
@@ -157,7 +160,7 @@ mod tests {
             );
             let peers = tree["bootstrap"].as_array().expect("a list");
             assert_eq!(peers.len(), 2 + usize::from(text.contains("192.0.2.8")), "{edited}");
-            assert_eq!(tree["storage.capacity"], "1 GiB");
+            assert_eq!((&tree["storage.capacity"], &tree["region"]), (&"1 GiB".into(), &"007".into()));
             assert!(
                 !edited.contains("2 GiB") && edited.contains("# mine") == text.contains("# mine"),
                 "{edited}"
