@@ -4,7 +4,7 @@ use std::{
     fs,
     path::Path,
     sync::{Arc, PoisonError, RwLock},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use sha2::{Digest, Sha256};
@@ -40,6 +40,8 @@ const CLOCK_SKEW: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How often the files of a certificate are read again.
 const POLL: Duration = Duration::from_secs(5);
+/// How often a certificate that ends soon is warned of.
+const WARN_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// A certificate that ends sooner is worth a warning.
 const ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
@@ -104,17 +106,34 @@ pub(super) fn load(options: &ServeOptions, data_dir: &Path) -> Result<Option<Loa
 
 impl Loaded {
     /// Reads the files of the certificate again, now and then and when `hurry` is notified. New connections get what is in
-    /// them. Files that cannot be used, for example because only one of them is new yet, leave the certificate as it is.
+    /// them. Files that cannot be used, for example because only one of them is new yet, leave the certificate as it is. Warns
+    /// each day of a certificate that ends soon.
     pub(super) async fn watch(self, options: ServeOptions, hurry: Arc<Notify>) {
         let Tls::Files { cert, key } = &options.tls else { return };
         let Self { current, read: mut known, .. } = self;
+        let (mut unreadable, mut warned) = (None, Instant::now());
         loop {
             drop(tokio::time::timeout(POLL, hurry.notified()).await);
-            let (Ok(cert_pem), Ok(key_pem)) = (tokio::fs::read(cert).await, tokio::fs::read(key).await)
-            else {
-                continue;
+            if warned.elapsed() >= WARN_INTERVAL {
+                warned = Instant::now();
+                warn(&options, Path::new(""));
+            }
+            let (from_cert, from_key) = (cert.clone(), key.clone());
+            let found = tokio::task::spawn_blocking(move || {
+                Ok::<_, NodeError>(Pem { cert: read(&from_cert)?, key: read(&from_key)? })
+            });
+            let found = match found.await {
+                Ok(Ok(pem)) => Some(pem),
+                Ok(Err(error)) => {
+                    if unreadable.as_ref() != Some(&error.message) {
+                        tracing::warn!("the certificate is not read again: {error}");
+                        unreadable = Some(error.message);
+                    }
+                    continue;
+                }
+                Err(_) => continue,
             };
-            let found = Some(Pem { cert: cert_pem, key: key_pem });
+            unreadable = None;
             if found == known {
                 continue;
             }
