@@ -1,6 +1,6 @@
 //! Peers, status, settings, and maintenance of the whole node.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -29,6 +29,8 @@ pub(super) async fn peers(State(node): State<Node>) -> Result<Json<Vec<PeerRepor
     Ok(Json(node.peers().await?))
 }
 
+/// Time limit for a question to the disk.
+const DISK_TIMEOUT: Duration = Duration::from_secs(1);
 const ADDR_HINT: &str = "pass an address such as /ip4/192.0.2.7/tcp/3000";
 
 #[derive(Deserialize, ToSchema)]
@@ -182,7 +184,13 @@ pub(super) async fn readyz(State(node): State<Node>) -> (StatusCode, String) {
     if node.stopping().is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into());
     }
-    let warning = node.write_problem().map_or_else(String::new, |problem| format!("warning: {problem}\n"));
+    // On a thread of its own: a disk that does not answer must not stop the probe.
+    let asked = tokio::task::spawn_blocking(move || node.write_problem());
+    let problem = match tokio::time::timeout(DISK_TIMEOUT, asked).await {
+        Ok(asked) => asked.ok().flatten(),
+        Err(_) => Some("the disk does not answer"),
+    };
+    let warning = problem.map_or_else(String::new, |problem| format!("warning: {problem}\n"));
     (StatusCode::OK, format!("ready\n{warning}"))
 }
 

@@ -31,7 +31,7 @@ pub(in super::super) async fn check(
         return next.run(request).await;
     }
     let headers = request.headers();
-    // Load balancers send probes without one. These two paths tell nothing that a web page should not learn.
+    // Load balancers send probes without one. These two paths tell only whether the node lives, and why it cannot store.
     if !headers.contains_key(header::HOST) && matches!(request.uri().path(), "/livez" | "/readyz") {
         return next.run(request).await;
     }
