@@ -96,7 +96,9 @@ pub(super) async fn sign_out(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let caller = auth.caller(&method, &headers).await?;
-    auth.sign_out(&caller).await?;
+    // A task of its own finishes even if the client disconnects.
+    let ending = Arc::clone(&auth);
+    tokio::spawn(async move { ending.sign_out(&caller).await }).await??;
     Ok((StatusCode::NO_CONTENT, cookie(&auth, "", 0, connection)).into_response())
 }
 
