@@ -145,11 +145,15 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
         Some(Command::Demo { once }) => return demo::run(*once, &args.common).await,
         _ => Context::new(&args)?,
     };
-    if matches!(args.command, Some(Command::Id | Command::Key { action: args::KeyAction::Backup { .. } }))
-        && !context.sources.flags.is_empty()
-    {
-        let flags: Vec<_> = context.sources.flags.iter().map(|(.., flag)| flag.as_str()).collect();
-        output::message(&context, &format!("ignored {}: this command uses no settings", flags.join(", ")));
+    let is_backup = matches!(args.command, Some(Command::Key { action: args::KeyAction::Backup { .. } }));
+    let unused = |key: &str| !(is_backup && key == "bootstrap");
+    let flags = context.sources.flags.iter().filter(|(key, ..)| unused(key));
+    let flags: Vec<_> = flags.map(|(.., flag)| flag.as_str()).collect();
+    if (is_backup || matches!(args.command, Some(Command::Id))) && !flags.is_empty() {
+        output::message(
+            &context,
+            &format!("ignored {}: this command uses no such settings", flags.join(", ")),
+        );
     }
     let command = args.command.unwrap_or(Command::Run);
     if !matches!(command, Command::Run) {

@@ -29,9 +29,9 @@ fn given_key(settings: &Settings, data_dir: &Path) -> Result<Option<ClusterKey>,
     const EXPECTED: &str = "is damaged: expected 32 bytes in base64url";
     if let Some(text) = settings.get("cluster.key") {
         let damaged = || CliError::bad_request(format!("the setting cluster.key {EXPECTED}"));
-        return parse_cluster_key(text).map(Some).ok_or_else(|| {
-            damaged().hint("`storgo-node key backup` on a member writes its cluster key to a file")
-        });
+        return parse_cluster_key(text)
+            .map(Some)
+            .ok_or_else(|| damaged().hint("`key backup` on a member writes its cluster key to a file"));
     }
     let path = data_dir.join(CLUSTER_FILE);
     let text = match fs::read(&path) {

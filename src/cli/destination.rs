@@ -20,6 +20,7 @@ use super::{
     client::{Client, Endpoint},
     error::CliError,
     sanitize::is_hidden,
+    shell::quote,
 };
 use crate::node::report::FileInfo;
 
@@ -95,7 +96,7 @@ pub(super) fn cannot_write(path: &Path, e: &io::Error) -> CliError {
     let error = CliError::io(format_args!("write {}", path.display()), e);
     match path.parent() {
         Some(folder) if e.kind() == io::ErrorKind::NotFound && !folder.exists() => {
-            error.hint(format!("create the folder first: mkdir -p {}", folder.display()))
+            error.hint(format!("create the folder first: `mkdir -p {}`", quote(folder)))
         }
         _ => error,
     }

@@ -73,7 +73,7 @@ impl Input {
         }
         if !meta.is_file() {
             let message = format!("{} is neither a file nor a folder", path.display());
-            return Err(CliError::bad_request(message).hint("pipe it in: storgo-node provide - < FILE"));
+            return Err(CliError::bad_request(message).hint("pipe it in: `storgo-node provide - < FILE`"));
         }
         let source = Source::File(path.into(), FileVersion::of(&meta));
         Ok(Self { path: path.into(), name, query, size: Some(meta.len()), skipped: Vec::new(), source })

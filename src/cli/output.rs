@@ -30,7 +30,10 @@ pub(super) fn error(error: &CliError, json: bool) {
         let error = CliError { hint, ..error.clone() };
         drop(writeln!(io::stderr(), "{}", serde_json::json!({ "error": error })));
     } else {
-        stderr_line(&format!("error: {error}\n  hint: {}", shell::complete(&error.hint)));
+        stderr_line(&format!("error: {error}"));
+        if !error.hint.is_empty() {
+            stderr_line(&format!("  hint: {}", shell::complete(&error.hint)));
+        }
     }
 }
 

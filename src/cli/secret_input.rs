@@ -11,7 +11,7 @@ use super::error::CliError;
 /// Maximum length of a link or invite, in bytes.
 const MAX_LEN: u64 = 64 << 10;
 
-/// Returns the argument, or the first line of standard input if it is `-`, or that of a file.
+/// Returns the argument, or the only line of standard input if it is `-`, or that of a file.
 pub(super) async fn resolve(argument: Option<String>, file: Option<PathBuf>) -> Result<String, CliError> {
     let (source, file) = match (argument, file) {
         (Some(argument), _) if argument != "-" => return Ok(argument),
@@ -22,11 +22,19 @@ pub(super) async fn resolve(argument: Option<String>, file: Option<PathBuf>) -> 
     let read = tokio::task::spawn_blocking(move || read(file.as_deref())).await;
     let read = read.map_err(|_| CliError::panicked("reading the link"))?;
     let text = read.map_err(|e| CliError::path("read", Path::new(&source), &e))?;
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty());
-    line.map(String::from).ok_or_else(|| {
-        CliError::bad_request(format!("{source} holds no text"))
-            .hint("it must hold the link or invite in one line")
+    one_line(&text).map_err(|what| {
+        CliError::bad_request(format!("{source} holds {what}")).hint("pass one link or invite, in one line")
     })
+}
+
+/// Returns the only line that is not empty. Errors: what there is instead.
+fn one_line(text: &str) -> Result<String, &'static str> {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    match (lines.next(), lines.next()) {
+        (Some(line), None) => Ok(line.into()),
+        (Some(_), Some(_)) => Err("more than one line"),
+        (None, _) => Err("no text"),
+    }
 }
 
 fn read(file: Option<&Path>) -> io::Result<String> {
@@ -37,4 +45,16 @@ fn read(file: Option<&Path>) -> io::Result<String> {
     let mut text = String::new();
     input.take(MAX_LEN).read_to_string(&mut text)?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::one_line;
+
+    #[test]
+    fn only_one_line_is_taken() {
+        assert_eq!(one_line("\n storgo1abc \n\n"), Ok("storgo1abc".into()));
+        assert_eq!(one_line("first\nsecond\n"), Err("more than one line"));
+        assert_eq!(one_line(" \n"), Err("no text"));
+    }
 }
