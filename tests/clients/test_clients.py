@@ -91,6 +91,7 @@ class Clients(unittest.TestCase):
         os.link(source / "sparse", source / "hard")
         (source / ("n" * 200)).write_text("long name")
         archive = subprocess.run(["bsdtar", "-cf", "-", "."], cwd=source, check=True, capture_output=True).stdout
+        self.assertIn(b"GNU.sparse.major", archive)
         stored = self.files(self.store_archive(archive))
         whole = (source / "sparse").read_bytes()
         self.assertEqual(sorted(stored), sorted(["sparse", "hard", "n" * 200]))
