@@ -1,7 +1,7 @@
 //! The kept files that lack blocks on this disk: the one source for health, lists, descriptions and the status.
 //!
-//! A scan checks every block file, so its result is cached for a while, or until it is invalidated. Whoever asks for the damage
-//! gets a new result; the status, lists and descriptions, which a page or a monitor polls, make do with an older one.
+//! A scan checks every block file, so its result is cached for a while, or until it is invalidated. A question for the damage
+//! gets a new result; the status, lists and descriptions, which a page or a monitor polls, use an older one.
 
 use std::{
     collections::HashSet,
