@@ -229,6 +229,26 @@ fn an_abandoned_upload_expires() {
 }
 
 #[test]
+fn bytes_that_something_else_removes_are_sent_again_and_do_not_become_zeros() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let bytes = sample(100_000);
+    let path = begin(&api, "a.bin", 100_000);
+    patch(&api, &path, 0, &bytes[..60_000], &[]).is(204);
+    let uploads = std::fs::read_dir(machine.data().join("uploads")).expect("a folder");
+    let mut parts = uploads.map(|item| item.expect("an item").path());
+    let part = parts.find(|path| path.extension() == Some("part".as_ref())).expect("a file");
+    std::fs::remove_file(part).expect("removed");
+    patch(&api, &path, 60_000, &bytes[60_000..], &[]).refuses(409, "bad_request");
+    assert_eq!(offset(&api, &path), 0);
+    let stored = patch(&api, &path, 0, &bytes, &[]).is(204);
+    let cid = stored.header("storgo-cid").expect("a CID");
+    let content = api.ask("GET", &format!("/api/v1/files/{cid}/content"), &[], b"").is(200);
+    assert_eq!(content.body, bytes);
+}
+
+#[test]
 fn refused_and_finished_uploads_leave_no_bytes() {
     let machine = Machine::new();
     let node = machine.start(["--capacity", "4 MiB"]);

@@ -50,6 +50,8 @@ pub(super) enum PartError {
     TooLong,
     #[error("the part does not match its checksum")]
     Checksum,
+    #[error("the file of the upload was cut to {0} bytes by something else")]
+    Cut(u64),
     #[error("cannot write the part: {0}")]
     Io(#[from] io::Error),
 }
@@ -66,6 +68,12 @@ pub(super) fn write(
     mut record: impl FnMut(u64) -> io::Result<()>,
 ) -> Result<(), PartError> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let on_disk = file.metadata()?.len();
+    if on_disk < offset {
+        // The bytes behind its end are lost. Without this check they would read as zeros.
+        record(on_disk)?;
+        return Err(PartError::Cut(on_disk));
+    }
     file.set_len(offset)?;
     file.seek(SeekFrom::Start(offset))?;
     let (mut at, mut synced, mut whole) = (offset, offset, false);
@@ -152,5 +160,16 @@ mod tests {
         fs::write(&path, b"abcdefgarbage").expect("written");
         assert_eq!(run(&path, 6, None, vec![bytes("ghij"), Piece::End]).expect("overwritten"), 10);
         assert_eq!(fs::read(&path).expect("read"), b"abcdefghij");
+    }
+
+    #[test]
+    fn a_file_that_something_else_cut_is_continued_from_its_end() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let path = dir.path().join("x.part");
+        fs::write(&path, b"ab").expect("written");
+        assert!(matches!(run(&path, 6, None, vec![bytes("ghij"), Piece::End]), Err(PartError::Cut(2))));
+        assert_eq!(fs::read(&path).expect("read"), b"ab");
+        fs::remove_file(&path).expect("removed");
+        assert!(matches!(run(&path, 2, None, vec![bytes("cdef"), Piece::End]), Err(PartError::Cut(0))));
     }
 }

@@ -335,6 +335,12 @@ impl From<PartError> for Problem {
                 let status = StatusCode::from_u16(460).expect("460 is a status");
                 Self::new(status, ErrorCode::Integrity, detail, "send this part again")
             }
+            PartError::Cut(_) => Self::new(
+                StatusCode::CONFLICT,
+                ErrorCode::BadRequest,
+                detail,
+                "continue from the offset that a HEAD request returns",
+            ),
             PartError::Io(e) => NodeError::new(ErrorCode::of_io(&e), detail).into(),
         }
     }

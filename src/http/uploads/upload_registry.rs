@@ -266,7 +266,14 @@ impl UploadRegistry {
             permit.put(futures::stream::empty(), options, kind).await?
         } else {
             let file = tokio::fs::File::open(&upload.part).await;
-            let file = file.map_err(|e| NodeError::io(format_args!("read {}", upload.part.display()), &e))?;
+            let unreadable = |e| NodeError::io(format_args!("read {}", upload.part.display()), &e);
+            let file = file.map_err(unreadable)?;
+            let on_disk = file.metadata().await.map_err(unreadable)?.len();
+            if on_disk != plan.length {
+                let message =
+                    format!("the file of the upload has {on_disk} bytes in place of {}", plan.length);
+                return Err(NodeError::new(ErrorCode::BadRequest, message));
+            }
             let bytes = ReaderStream::with_capacity(file, READ_BYTES);
             permit.put(bytes, options, kind).await?
         };
