@@ -342,7 +342,9 @@ mod tests {
         limits.delivered.add(peers[0]);
         assert!((0..9).all(|n| call(&mut limits, n, peers[n], "192.0.2.1")));
         assert_eq!(closed(&mut limits), [ConnectionId::new_unchecked(1)]);
-        peers.iter().for_each(|peer| limits.delivered.add(*peer));
+        for peer in &peers {
+            limits.delivered.add(*peer);
+        }
         assert!(call(&mut limits, 9, PeerId::random(), "192.0.2.1"));
         assert_eq!(closed(&mut limits), [ConnectionId::new_unchecked(0)]);
     }

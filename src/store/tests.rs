@@ -474,7 +474,9 @@ fn a_long_index_is_checked_after_an_unclean_end_and_not_by_a_collection() {
     let found: Vec<usize> =
         (0..bytes.len() - 64).filter(|at| bytes[*at..].starts_with(&last[..64])).collect();
     assert!(!found.is_empty());
-    found.into_iter().for_each(|at| bytes[at + 100] ^= 1);
+    for at in found {
+        bytes[at + 100] ^= 1;
+    }
     fs::write(&index, bytes).expect("damaged");
     let store = open(&dir);
     assert_eq!(store.collect().expect("not checked"), Collected::default());

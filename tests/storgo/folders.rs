@@ -159,6 +159,6 @@ async fn a_folder_whose_names_are_not_ordered_ends_at_the_first_of_them() {
     };
     let outer = folder(vec![inner, named("later")], 12);
     let report = format!("storgo-left-out-{}.json", outer.0);
-    let names = names_of(node, &[outer, (unordered, bytes)]).await;
-    assert_eq!(names, ["inner/", "inner/name 1", "later", &report]);
+    let listed = names_of(node, &[outer, (unordered, bytes)]).await;
+    assert_eq!(listed, ["inner/", "inner/name 1", "later", &report]);
 }

@@ -130,7 +130,7 @@ mod tests {
         let node = Node::start(NodeOptions { offline: true, ..NodeOptions::new(dir.path()) })
             .await
             .expect("started");
-        let endless = || stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(&[0; 64 << 10])));
+        let endless = || stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(&[0; 16 << 10])));
         let router = Router::new().route("/", get(move || async move { Body::from_stream(endless()) }));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let addr = listener.local_addr().expect("an address");
