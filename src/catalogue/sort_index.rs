@@ -45,7 +45,7 @@ pub enum Sort {
 pub struct SortKey {
     /// Its size or time, in an order by one of them.
     pub number: i128,
-    /// The [`name_key`] of its name, in an order by name.
+    /// The `name_key` of its name, in an order by name.
     pub text: String,
     /// Its CID.
     pub cid: CidBytes,
