@@ -268,7 +268,7 @@ impl From<StoreError> for NodeError {
             StoreError::IndexLost => (ErrorCode::Integrity, Reason::IndexLost),
             StoreError::IndexCorrupt(_) => (ErrorCode::Integrity, Reason::IndexDamaged),
             StoreError::OtherVersion { .. } => (ErrorCode::Other, Reason::DirectoryVersion),
-            StoreError::VersionDamaged => (ErrorCode::Other, Reason::VersionDamaged),
+            StoreError::VersionDamaged => (ErrorCode::Integrity, Reason::VersionDamaged),
             StoreError::OtherLayout { .. } => (ErrorCode::Other, Reason::LayoutDiffers),
             StoreError::HalfMoved => (ErrorCode::Other, Reason::LayoutMoveInterrupted),
             StoreError::Collision { .. } => (ErrorCode::Collision, Reason::CraftedData),
