@@ -21,6 +21,16 @@ fn examples() -> &'static PathBuf {
         let tests = env::current_exe().expect("this program");
         let profile = tests.ancestors().nth(2).expect("target/<profile>/deps/<program>");
         let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        // Cargo sets these for this program. With them, the build script of `ring` would run again, and with it all of libp2p
+        // would be compiled once more.
+        let of_this_package =
+            |name: &str| name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_");
+        for name in env::vars_os()
+            .filter_map(|(name, _)| name.into_string().ok())
+            .filter(|name| of_this_package(name))
+        {
+            build.env_remove(name);
+        }
         build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--locked", "--offline"]);
         build.args(["--example", "share", "--example", "fetch", "--target-dir"]);
         build.arg(profile.parent().expect("target"));
