@@ -99,7 +99,7 @@ impl<'a> Catalogue<'a> {
     /// Those of the store.
     pub fn named(&self, name: &str) -> Result<Vec<RootRecord>, StoreError> {
         let key = name_key(name);
-        let is_same = |other: &str| other == name || other.nfc().eq(name.nfc());
+        let is_same = |other: &str| other.nfc().eq(name.nfc());
         let mut found: Vec<RootRecord> = Vec::new();
         // Before all CIDs of the name. Names that differ by letter case alone share a key.
         let mut after = (key.clone(), [0; Cid::LEN]);

@@ -345,8 +345,8 @@ impl Node {
         self.services.listing.blocks(found.link.cid, cursor, limit).await
     }
 
-    /// Removes a file from this node and withdraws its announcement; of a file that was only read, frees the cache. Its blocks are freed when no other file uses them and the
-    /// grace period is over. Peers that cannot be reached now are notified when they connect, also after a restart.
+    /// Removes a file from this node and withdraws its announcement. Its blocks are freed when no other file uses them and the
+    /// grace period is over. The blocks of a file that was only read are freed at once. Peers that cannot be reached now are notified when they connect, also after a restart.
     ///
     /// # Errors
     /// [`ErrorCode::NotFound`] if the file is not here, [`ErrorCode::BadRequest`] if several files have the name.

@@ -210,7 +210,7 @@ impl<I: ListItem> Tree<I> {
         Ok(())
     }
 
-    /// Errors: an encrypted root over a block that is not. Only its SHA-1 would fix that block, and no longer the link alone.
+    /// Errors: encrypted and public blocks are mixed. Only SHA-1 would protect a public block below an encrypted root.
     fn push(&mut self, listed: Listed<I>) -> Result<(), ContentError> {
         if !listed.is_uniform(self.sealed) {
             return Err(ContentError::Malformed("encrypted and public blocks in one tree"));

@@ -134,7 +134,7 @@ impl Providers {
         true
     }
 
-    /// Prefers a provider that has delivered blocks to an earlier read: anybody can announce a root.
+    /// Notes that a peer has delivered blocks to an earlier read. It is asked before untried ones: anybody can announce a root.
     pub(super) fn prefer(&mut self, peer: PeerId) {
         self.preferred.insert(peer);
     }
@@ -193,7 +193,8 @@ impl Providers {
     }
 
     /// Whether any provider might still have the block, now or after its pause. An unreachable one may come back if it has
-    /// delivered before, or if somebody has and nobody answers now: then the network of this node is gone.
+    /// delivered to this read. It also may if another one has, and none has answered that it lacks the block: then the
+    /// network of this node may be down.
     pub(super) fn may_serve(&self, cid: &Cid) -> bool {
         let started = self.known.values().any(|provider| provider.has_delivered);
         let answered = self.known.values().any(|provider| provider.missing.contains(cid));

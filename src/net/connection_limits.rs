@@ -134,7 +134,8 @@ impl ConnectionLimits {
         self.established.iter().filter(of_stranger).map(|(id, held)| (*id, held))
     }
 
-    /// Returns the age of a connection, the lowest of the oldest. One whose peer has delivered blocks is never the oldest.
+    /// Returns a number by which connections are closed, the lowest first: the oldest, and those of peers that have delivered
+    /// blocks after all others.
     fn age(&self, held: &Established) -> u64 {
         if self.delivered.contains(&held.peer) { held.number | (1 << 63) } else { held.number }
     }

@@ -1,6 +1,6 @@
-//! The peers that have delivered blocks to this node, most recently.
+//! The peers that have most recently delivered blocks to this node.
 //!
-//! They are preferred where something must go. It is a preference only: anybody can deliver a block.
+//! Their connections and provider records are dropped last. That is a preference only: anybody can deliver a block.
 
 use std::{
     collections::HashMap,

@@ -41,8 +41,8 @@ impl Host {
     }
 }
 
-/// Returns the oldest of the host with the most, as (host, age) pairs where the lowest number is the oldest. `newcomer` is
-/// the host that needs the place: it gets none from a host that has no more than itself.
+/// Returns the oldest item of the host with the most items. `held` are (host, age, item), and the lowest age is the oldest.
+/// `newcomer` is the host that needs a place: it gets none from a host that has no more items than itself.
 pub(super) fn oldest_of_largest<T: Copy>(
     held: impl Iterator<Item = (Option<Host>, u64, T)>,
     newcomer: Option<Host>,

@@ -1,9 +1,9 @@
-//! Which peers are strangers, and what they are told.
+//! Limits the addresses that strangers are told, and those that are believed from them.
 //!
 //! Everybody may join an open network, and its DHT needs addresses. But an address in a private network is of no use outside
-//! it, and shows how that network is built. So such addresses pass only between peers that share one: a peer that is
-//! connected from a public address, or through a relay at one, is told public addresses only, and only those are believed. The
-//! members of a cluster tell each other everything.
+//! it, and shows how that network is built. So peers exchange such addresses only within a private network. A
+//! stranger is a peer that is connected from a public address, or through a relay at one. It is told public addresses only, and
+//! this node believes no others from it. The members of a cluster tell each other everything.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -55,7 +55,7 @@ impl Strangers {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes which peer answered at an address, which names no host that is still to be resolved.
+    /// Notes the peer that answered a dial, with the resolved address.
     pub(super) fn set_dialled(&self, peer: PeerId, endpoint: &ConnectedPoint) {
         if let ConnectedPoint::Dialer { address, .. } = endpoint {
             let mut peers = self.peers();
@@ -66,8 +66,8 @@ impl Strangers {
         }
     }
 
-    /// Returns whether a peer that answered a dial is in a private network that this node is in too, or on this machine. Of
-    /// a relayed connection, the relay counts.
+    /// Returns whether a peer that answered a dial is in a private network that this node is in too, or on this machine. For
+    /// a relayed connection, the address of the relay decides.
     pub(super) fn is_near(&self, peer: &PeerId, dialled: &Multiaddr) -> bool {
         if !is_name(dialled) {
             return !is_public_host(dialled);

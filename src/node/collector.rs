@@ -14,7 +14,7 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// Removes unreferenced blocks: [`Store::collect`] or [`Store::purge`].
+    /// Removes blocks by [`Store::collect`], [`Store::purge`] or [`Store::drop_cache`].
     pub(super) async fn collect(
         &self,
         remove: fn(&Store) -> Result<Collected, StoreError>,

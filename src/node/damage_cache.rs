@@ -1,7 +1,7 @@
-//! The kept files that lack blocks on this disk: the one source for health, lists, descriptions and the status.
+//! The kept files that lack blocks on this disk: the one source for lists, descriptions, repairs and the status.
 //!
-//! A scan checks every block file, so its result is cached for a while, or until it is invalidated. A question for the damage
-//! gets a new result; the status, lists and descriptions, which a page or a monitor polls, use an older one.
+//! A scan checks every block file, so its result is cached for a while, or until it is invalidated. The filter by health and
+//! the repair need a recent result. The status, lists and descriptions are polled, and use an older one.
 
 use std::{
     collections::HashSet,
@@ -15,18 +15,18 @@ use std::{
 use super::{error::NodeError, handles::BlockingStore};
 use crate::{content::cid::Cid, store::Store};
 
-/// For those who ask for the damage, a result stays valid for this many times as long as the scan took.
+/// For [`DamageCache::summary`], a result stays valid for this many times as long as the scan took.
 const VALID_FACTOR: u32 = 20;
 /// Upper bound of that time, unless the scan itself took longer.
 const MAX_VALID: Duration = Duration::from_secs(60);
-/// For the others, a result stays valid for this long, or this many times as long as the scan took if that is longer.
+/// For [`DamageCache::recent`], a result stays valid for this long, or this many times as long as the scan took if that is longer.
 const MIN_RECENT: Duration = Duration::from_secs(600);
 const RECENT_FACTOR: u32 = 10;
 /// Roots read from the store at a time.
 const PAGE: usize = 256;
 /// How long a call that needs no exact result waits for a scan.
 const SHORT_SCAN: Duration = Duration::from_millis(500);
-/// Missing blocks up to which one that several files lack is counted once.
+/// Maximum number of missing blocks to remember, so that each is counted once. Later ones count once for each file.
 const MAX_COUNTED_ONCE: usize = 1 << 20;
 
 /// Caches the result of the last scan.
@@ -119,8 +119,8 @@ impl DamageCache {
             .await
     }
 
-    /// Returns the cached result, which may be older than that of [`DamageCache::summary`], or scans. Where that takes long, the
-    /// scan goes on, and the result is the one before; `None` if there is none yet.
+    /// Returns the cached result, which may be older than that of [`DamageCache::summary`], or scans. If the scan takes long, it
+    /// continues in the background and the previous result is returned; `None` if there is none yet.
     pub(super) async fn recent(&self) -> Result<Option<DamageSummary>, NodeError> {
         if let Some(summary) = self.valid(recent_for) {
             return Ok(Some(summary));
@@ -147,7 +147,7 @@ fn valid_for(scan: Duration) -> Duration {
     (scan * VALID_FACTOR).min(MAX_VALID.max(scan))
 }
 
-/// Returns how long it stays valid for those who do not ask for the damage.
+/// Returns how long it stays valid for [`DamageCache::recent`].
 fn recent_for(scan: Duration) -> Duration {
     MIN_RECENT.max(scan * RECENT_FACTOR)
 }

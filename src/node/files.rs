@@ -38,8 +38,8 @@ impl Files {
         let Found { link, record, namesakes, entry } = found;
         let kept = record.as_ref().filter(|record| record.pinned);
         // Counted after opening, which may find the root block damaged.
-        let missing = self.missing(&root).await?;
-        let is_kept_and_damaged = is_kept && missing > 0;
+        let missing = if is_kept { self.missing(&root).await? } else { 0 };
+        let is_kept_and_damaged = missing > 0;
         let mut info = match opened {
             Ok(mut opened) => {
                 let mut info = opened.describe();

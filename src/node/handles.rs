@@ -11,7 +11,7 @@ use super::{
 };
 use crate::store::Store;
 
-/// Walks at a time.
+/// Maximum number of walks at a time.
 const MAX_WALKS: usize = 4;
 
 /// The store, for callers that must not block: each call runs on a thread of its own.
@@ -49,7 +49,8 @@ impl BlockingStore {
     }
 }
 
-/// Walks over the blocks of roots, whose cost the caller decides: few at a time, and each ends with its caller.
+/// Runs walks over the blocks of roots. A request can make a walk long, so few run at a time, and each ends when its
+/// caller has gone.
 #[derive(Clone)]
 pub(super) struct Walks {
     store: BlockingStore,

@@ -44,7 +44,7 @@ const MAX_MISSING: usize = 100;
 #[derive(Clone)]
 pub(super) struct HealthCheck {
     walks: Walks,
-    /// Permits for surveys, which keep the blocks of a whole file in memory.
+    /// Permits for surveys. Each is held as long as the map of a whole file is in memory.
     surveys: Arc<Semaphore>,
     network: Option<Arc<Network>>,
 }
@@ -57,6 +57,7 @@ impl HealthCheck {
     /// Reports on a file.
     pub(super) async fn report(&self, found: Found) -> Result<HealthReport, NodeError> {
         let kept = found.is_kept();
+        let _permit = self.surveys.acquire().await;
         let (map, holders) = self.survey(&found).await?;
         let Found { link, record, entry, .. } = found;
         let blocks = map.blocks().count() as u64;
@@ -100,6 +101,7 @@ impl HealthCheck {
         cursor: u64,
         limit: usize,
     ) -> Result<BlockList, NodeError> {
+        let _permit = self.surveys.acquire().await;
         let (map, _) = self.survey(found).await?;
         let root = found.link.cid;
         self.walks
@@ -117,7 +119,7 @@ impl HealthCheck {
 
     /// Maps the blocks of a file, and asks its providers and the connected peers which of them they have.
     async fn survey(&self, found: &Found) -> Result<(BlockMap, Vec<Holder>), NodeError> {
-        let (root, _permit) = (found.link.cid, self.surveys.acquire().await);
+        let root = found.link.cid;
         let mut map = self.map(root).await?;
         let all = map.blocks().count() as u64;
         let mut holders = Vec::new();

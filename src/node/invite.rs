@@ -1,4 +1,4 @@
-//! Invites: one line that lets another machine join a cluster. It contains the cluster key, so its holder can read everything.
+//! Invites: one line that lets another machine join a cluster. It contains the cluster key, so its holder can join. It does not expire.
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};

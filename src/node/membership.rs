@@ -25,14 +25,6 @@ fn read(data_dir: &Path) -> Result<Option<Vec<u8>>, NodeError> {
     }
 }
 
-/// Whether a data directory belongs to a cluster.
-///
-/// # Errors
-/// [`ErrorCode::Denied`] or [`ErrorCode::Other`] if that cannot be read.
-pub fn is_member(data_dir: &Path) -> Result<bool, NodeError> {
-    Ok(read(data_dir)?.is_some())
-}
-
 /// Checks that a node with this cluster key, or with none, may use a data directory.
 ///
 /// # Errors

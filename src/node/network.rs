@@ -39,7 +39,7 @@ pub(super) struct Network {
     saved_version: Mutex<Option<u64>>,
 }
 
-/// Returns a job that saves the addresses of this node. A failure has no consequence but a later warning.
+/// Returns a job that saves the addresses of this node. If it fails, another machine with this identity is noticed later.
 fn save_addrs(net: &Net) -> impl FnOnce(&Store) -> Result<(), NodeError> + Send + use<> {
     let addrs = net.listen_addrs();
     move |store| {

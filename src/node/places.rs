@@ -82,7 +82,8 @@ impl<'a> Places<'a> {
                 continue;
             };
             let is_node = cid.codec() == Codec::DagCbor;
-            let skipped = self.known(&cid).filter(|_| is_node && passed < cursor).and_then(|count| {
+            let known = if is_node && passed < cursor { self.known(&cid) } else { None };
+            let skipped = known.and_then(|count| {
                 let behind = passed.checked_add(count.places).filter(|behind| *behind <= cursor)?;
                 Some((behind, count.complete))
             });

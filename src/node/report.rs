@@ -331,7 +331,8 @@ pub struct HealthReport {
     pub here: u64,
     /// The first 100 blocks that are not here.
     pub missing: Vec<Cid>,
-    /// Blocks that no node has that answered. Those that this node does not keep do not count, here and below.
+    /// Blocks that none of the nodes that answered has. Copies that this node has and does not keep do not count, here and
+    /// below.
     pub lost: u64,
     /// Blocks that only this node has.
     pub only_here: u64,

@@ -92,7 +92,7 @@ impl Store {
 
     fn sweep_after(&self, grace: Duration) -> Result<Collected, StoreError> {
         self.check_not_behind()?;
-        // A damaged page may hide rows, and make the files of kept blocks look like leftovers.
+        // A damaged page may hide rows. The files of kept blocks would then look like orphans.
         self.inner.index.check_rows()?;
         let mut total = Collected::default();
         self.inner.disk.walk(&mut |file| {

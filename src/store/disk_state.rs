@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
-/// Fewer free inodes than a file needs at most: its folders, its blocks, and a temporary one.
+/// With fewer free inodes than this, storing may fail: a file needs some for its folders, its blocks and a temporary file.
 const FEW_INODES: u64 = 16;
 
 /// Returns why nothing can be stored below `dir` at this moment; `None` means that nothing is known to be wrong.

@@ -48,8 +48,8 @@ impl Index {
     ///
     /// Errors: [`StoreError::IndexCorrupt`]; [`StoreError::Locked`] if another process has it open.
     pub(super) fn open(path: &Path, observers: &Observers) -> Result<Self, StoreError> {
-        if index_check::is_short(path) && !index_check::is_sound(path)? {
-            return Err(StoreError::IndexCorrupt("a checksum is wrong".into()));
+        if index_check::is_short(path) {
+            index_check::check(path)?;
         }
         let is_read_only = Arc::<AtomicBool>::default();
         let opener = {

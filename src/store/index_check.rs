@@ -16,7 +16,7 @@ use redb::{Database, DatabaseError, StorageBackend};
 
 use super::{
     StoreError,
-    index_file::{cannot_open, catching},
+    index_file::{cannot_open, catching, check_integrity},
 };
 
 /// An index of up to this many bytes is checked whenever it is opened, a longer one after an unclean end.
@@ -28,14 +28,11 @@ pub(super) fn is_short(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && (1..=SHORT).contains(&meta.len()))
 }
 
-/// Whether all checksums in the index at `path` are right.
+/// Compares all checksums in the index at `path`.
 ///
-/// Errors: [`StoreError::Locked`], [`StoreError::Io`].
-pub(super) fn is_sound(path: &Path) -> Result<bool, StoreError> {
-    match catching(|| Ok(open(path)?.check_integrity()?)) {
-        Err(StoreError::IndexCorrupt(_)) => Ok(false),
-        checked => checked,
-    }
+/// Errors: [`StoreError::IndexCorrupt`], [`StoreError::Locked`], [`StoreError::Io`].
+pub(super) fn check(path: &Path) -> Result<(), StoreError> {
+    catching(|| check_integrity(&mut open(path)?))
 }
 
 /// Opens the index at `path`; changes stay in memory.

@@ -118,15 +118,11 @@ impl IndexFile {
             let damage = slot.damage.clone().map(StoreError::IndexCorrupt);
             return Err(damage.unwrap_or_else(|| StoreError::Index("it could not be opened again".into())));
         };
-        match catching(|| Ok(db.check_integrity()?)) {
-            Ok(true) => Ok(()),
-            Err(error) if !matches!(error, StoreError::IndexCorrupt(_)) => Err(error),
-            checked => {
-                let damage = checked.err().map_or_else(|| "a checksum is wrong".into(), |e| e.to_string());
-                slot.close(&damage, self.on_damage);
-                Err(StoreError::IndexCorrupt(damage))
-            }
+        let checked = check_integrity(db);
+        if let Err(StoreError::IndexCorrupt(damage)) = &checked {
+            slot.close(damage, self.on_damage);
         }
+        checked
     }
 
     fn slot(&self) -> RwLockReadGuard<'_, Slot> {
@@ -189,6 +185,14 @@ pub(super) fn catching<T>(act: impl FnOnce() -> Result<T, StoreError>) -> Result
     let result = panic::catch_unwind(AssertUnwindSafe(act));
     CATCHES.set(outer);
     result.unwrap_or_else(|panic| Err(StoreError::IndexCorrupt(message(&*panic))))
+}
+
+/// Compares all checksums in an open index.
+///
+/// Errors: [`StoreError::IndexCorrupt`].
+pub(super) fn check_integrity(db: &mut Database) -> Result<(), StoreError> {
+    let is_sound = catching(|| Ok(db.check_integrity()?))?;
+    if is_sound { Ok(()) } else { Err(StoreError::IndexCorrupt("a checksum is wrong".into())) }
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

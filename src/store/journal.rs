@@ -4,7 +4,7 @@
 //!   itself and in a folder looks like a part of the folder, and a damaged root is not recognised as one.
 //! - **Epoch.** How far the index had come: each new list of blocks takes the next number. An older index that is put in
 //!   the place of the newest one has not come so far. It does not know newer blocks, so nothing may be removed by it. The
-//!   blocks carry the same number (see `epoch_mark`). An index that neither confirms may be older, too.
+//!   blocks carry the same number (see `epoch_mark`). If both numbers are lost, the index may be older, too.
 //! - **Writes.** Since when uploads have written block files that the index does not list yet. After a kill, the next
 //!   process looks for such files (see `orphans`).
 //!
@@ -68,8 +68,8 @@ struct Log {
     synced: Option<Instant>,
 }
 
-/// Reads the journal in a data directory, and the mark among the blocks. Also returns what is wrong with the journal: one
-/// that is lost or cannot be read says nothing of writes, which may have begun at any time.
+/// Reads the journal in a data directory, and the mark among the blocks. Also returns what is wrong with the journal. If
+/// it is lost or cannot be read, uploads may have written at any time.
 pub(super) fn replay(dir: &Path) -> (Replayed, Option<String>) {
     let path = dir.join(FILE);
     let (mut replayed, mut damage) = match fs::read(&path) {
@@ -81,7 +81,7 @@ pub(super) fn replay(dir: &Path) -> (Replayed, Option<String>) {
         }
     };
     if replayed.damaged > 0 {
-        damage = Some(format!("{} of its records are damaged", replayed.damaged));
+        damage = Some(format!("damaged records: {}", replayed.damaged));
     } else if damage.is_none() && replayed.epoch.is_none() {
         damage = Some("it is empty".into());
         replayed.writes_begun = Some(0);
@@ -104,7 +104,7 @@ pub(super) fn is_behind(next_number: u64, epoch: Option<u64>, disk: &Disk) -> Re
 }
 
 impl Journal {
-    /// Reads the journal in a data directory and compares the index with it. Nothing is written yet; only what lies in the
+    /// Reads the journal in a data directory and compares the index with it. Nothing is written yet, but a folder in the
     /// place of the file is moved away.
     pub(super) fn open(dir: &Path, index: Arc<Index>, disk: &Disk) -> Result<Self, StoreError> {
         let (Replayed { epoch, writes_begun, is_complete, .. }, damage) = replay(dir);

@@ -1,4 +1,4 @@
-//! Opening a data directory: what must be right before anything is read, written or removed.
+//! Opening a data directory, and the checks before anything in it is read, written or removed.
 
 use std::{
     fs,
@@ -81,9 +81,7 @@ impl Store {
 
     fn inspect_index(dir: &Path, disk: &Disk) -> Result<Option<String>, StoreError> {
         let path = dir.join(INDEX);
-        if !index_check::is_sound(&path)? {
-            return Err(StoreError::IndexCorrupt("a checksum is wrong".into()));
-        }
+        index_check::check(&path)?;
         let index = Index::look(&path)?;
         let (recorded, damage) = journal::replay(dir);
         let next_number = index.next_number()?;
@@ -124,7 +122,7 @@ impl Store {
         let reserve = if read_only { DiskReserve::none() } else { DiskReserve::open(&options.dir) };
         let writer = Writer::start(Arc::clone(&index), reserve)?;
         let journal = Journal::open(&options.dir, Arc::clone(&index), &disk)?;
-        // By an index that is behind, nothing is removed.
+        // An index that is behind need not be checked: nothing is removed until it is rebuilt.
         if is_long && !read_only && !journal.is_behind && !journal.was_closed() {
             tracing::info!("the store was not closed; checking the whole index");
             index.check()?;
@@ -163,7 +161,7 @@ pub(super) fn has_index(dir: &Path) -> bool {
     fs::metadata(dir.join(INDEX)).is_ok_and(|meta| meta.len() > 0)
 }
 
-/// Errors: [`StoreError::IndexLost`]. A new index would not know what is stored, or what was.
+/// Errors: [`StoreError::IndexLost`] if files were stored and the index is missing or empty.
 fn check_index_is_there(dir: &Path, disk: &Disk) -> Result<(), StoreError> {
     if has_index(dir) {
         return Ok(());

@@ -307,7 +307,11 @@ impl OldIndex {
             return Ok(with(None));
         }
         let path = dir.join(INDEX);
-        let is_sound = path.is_file() && index_check::is_sound(&path)?;
+        let is_sound = path.is_file()
+            && match index_check::check(&path) {
+                Err(StoreError::IndexCorrupt(_)) => false,
+                checked => checked.map(|()| true)?,
+            };
         match Index::look(&path) {
             Ok(index) => Ok(Self { index: Some(index), is_damaged: Cell::new(!is_sound) }),
             Err(StoreError::IndexCorrupt(_) | StoreError::Index(_)) => Ok(with(None)),
@@ -324,7 +328,7 @@ impl OldIndex {
         })
     }
 
-    /// Whether it certainly knew this block.
+    /// Whether it lists this block. `false` if that part cannot be read.
     fn knew(&self, digest: &Digest) -> bool {
         self.read(|index| index.row(digest)).is_some()
     }

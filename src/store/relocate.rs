@@ -41,8 +41,8 @@ pub(super) fn check(dir: &Path, disk: &Disk, asked: Layout) -> Result<(), StoreE
             Err(StoreError::OtherLayout { found: recorded.unwrap_or(first), asked })
         }
         _ => match record(dir, &asked.to_string()) {
-            // A full disk must not prevent opening: files can still be read and removed.
-            Err(error @ StoreError::NoSpace(_)) => {
+            // A full or read-only disk must not prevent opening: files can still be read.
+            Err(error @ (StoreError::NoSpace(_) | StoreError::ReadOnly(_))) => {
                 tracing::warn!("the layout record is not written: {error}");
                 Ok(())
             }

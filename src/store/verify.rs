@@ -39,7 +39,8 @@ impl Store {
     /// returns false, the verification stops.
     ///
     /// # Errors
-    /// [`StoreError::IndexCorrupt`], [`StoreError::Io`], [`StoreError::Index`]. Damage to blocks is no error here, but a part of the result.
+    /// [`StoreError::IndexCorrupt`], [`StoreError::Io`], [`StoreError::Index`]. Damaged blocks are no error: the result
+    /// lists them.
     pub fn verify(
         &self,
         root: Option<&Cid>,

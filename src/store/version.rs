@@ -25,7 +25,7 @@ pub(super) fn check(dir: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// As [`check`], but accepts a file that says nothing: a rebuild writes it again.
+/// As [`check`], but accepts a damaged file. [`write`] then replaces it.
 pub(super) fn refuse_other(dir: &Path) -> Result<(), StoreError> {
     match check(dir) {
         Err(StoreError::VersionDamaged) => Ok(()),
@@ -33,7 +33,7 @@ pub(super) fn refuse_other(dir: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Writes the format where nothing says it, or nothing that can be understood.
+/// Writes the format, unless the file is there and intact.
 pub(super) fn write(dir: &Path) -> Result<(), StoreError> {
     let path = dir.join(FILE);
     if path.exists() && check(dir).is_ok() {

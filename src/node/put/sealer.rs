@@ -153,7 +153,7 @@ fn seal_and_write(options: &SealOptions, upload: &Upload, chunk: Vec<u8>, is_las
     Ok((sealed.entry, put == Put::New))
 }
 
-fn read_error(e: &io::Error) -> NodeError {
+pub(super) fn read_error(e: &io::Error) -> NodeError {
     NodeError::new(ErrorCode::Other, format!("cannot read the input: {e}")).reason(Reason::InputFailed)
 }
 

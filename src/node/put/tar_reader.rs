@@ -25,10 +25,8 @@ use self::{
     pax::Pax,
     sparse::SparseMap,
 };
-use crate::{
-    content::tar_time,
-    node::error::{ErrorCode, NodeError, Reason},
-};
+use super::sealer::read_error;
+use crate::{content::tar_time, node::error::NodeError};
 
 /// Length of a block of an archive, in bytes.
 const BLOCK: usize = 512;
@@ -220,7 +218,7 @@ impl<'a> Archive<'a> {
             )));
         }
         let mut bytes = Vec::new();
-        (&mut *self.input).take(len).read_to_end(&mut bytes).map_err(|e| input_failed(&e))?;
+        (&mut *self.input).take(len).read_to_end(&mut bytes).map_err(|e| read_error(&e))?;
         if bytes.len() as u64 != len {
             return Err(cut_short());
         }
@@ -238,7 +236,7 @@ impl<'a> Archive<'a> {
     /// Skips what is left of the current entry.
     fn skip(&mut self) -> Result<(), NodeError> {
         let skipped = io::copy(&mut (&mut *self.input).take(self.stored), &mut io::sink());
-        if skipped.map_err(|e| input_failed(&e))? < self.stored {
+        if skipped.map_err(|e| read_error(&e))? < self.stored {
             return Err(cut_short());
         }
         self.stored = 0;
@@ -249,7 +247,7 @@ impl<'a> Archive<'a> {
     fn expect_end(&mut self) -> Result<(), NodeError> {
         let mut buf = [0; 8 << 10];
         loop {
-            let len = self.input.read(&mut buf).map_err(|e| input_failed(&e))?;
+            let len = self.input.read(&mut buf).map_err(|e| read_error(&e))?;
             if len == 0 {
                 return Ok(());
             }
@@ -292,7 +290,7 @@ fn has_checksum(header: &Header) -> bool {
 fn read_full(input: &mut dyn Read, buf: &mut [u8]) -> Result<usize, NodeError> {
     let mut len = 0;
     while len < buf.len() {
-        match input.read(&mut buf[len..]).map_err(|e| input_failed(&e))? {
+        match input.read(&mut buf[len..]).map_err(|e| read_error(&e))? {
             0 => break,
             read => len += read,
         }
@@ -307,8 +305,4 @@ fn padded(len: u64) -> Result<u64, NodeError> {
 
 fn to_path(bytes: Vec<u8>) -> PathBuf {
     OsString::from_vec(bytes).into()
-}
-
-fn input_failed(e: &io::Error) -> NodeError {
-    NodeError::new(ErrorCode::Other, format!("cannot read the input: {e}")).reason(Reason::InputFailed)
 }

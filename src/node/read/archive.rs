@@ -101,21 +101,18 @@ pub(super) async fn send(
             Ok(Some(entry)) => {
                 let path = format!("{prefix}{}", entry.name);
                 let depth = open.len() - 1;
-                let (mut is_sent, mut is_last) = (false, false);
+                let mut is_sent = false;
                 if let Some(name) = after.get(depth).filter(|_| resuming) {
                     match entry.name.cmp(name) {
                         std::cmp::Ordering::Less => continue,
-                        std::cmp::Ordering::Equal => {
-                            (is_sent, is_last) = (true, depth + 1 == after.len());
-                            resuming = !is_last;
+                        std::cmp::Ordering::Equal if depth + 1 == after.len() => {
+                            resuming = false;
+                            continue;
                         }
+                        std::cmp::Ordering::Equal => is_sent = true,
                         std::cmp::Ordering::Greater => resuming = false,
                     }
                 }
-                if is_last {
-                    continue;
-                }
-                has_files |= is_sent;
                 let sent = archive.entry(&entry, &path, depth + 1, is_sent).await;
                 (path, sent)
             }
@@ -202,12 +199,12 @@ impl Archive<'_> {
                 }
             };
         }
-        self.pad(entry.size).await
+        Ok(self.pad(entry.size).await?)
     }
 
-    async fn pad(&mut self, len: u64) -> Result<(), Failure> {
+    async fn pad(&mut self, len: u64) -> Result<(), Stopped> {
         let padding = usize::try_from(len % RECORD as u64).map_or(0, |over| (RECORD - over) % RECORD);
-        Ok(self.sink.send(Bytes::from_static(&[0; RECORD][..padding])).await?)
+        self.sink.send(Bytes::from_static(&[0; RECORD][..padding])).await
     }
 
     /// Sends the list of what was left out, if anything was, and the end of the stream.
@@ -219,9 +216,7 @@ impl Archive<'_> {
             self.sink.buffer(&records(header, &left_out_name(root))?).await?;
             let len = report.len() as u64;
             self.sink.send(report.into()).await?;
-            if let Err(Failure::Fatal(stopped)) = self.pad(len).await {
-                return Err(stopped);
-            }
+            self.pad(len).await?;
         }
         self.sink.send(Bytes::from_static(&[0; 2 * RECORD])).await
     }

@@ -129,7 +129,7 @@ impl Source {
             opened => opened.map(Some),
         };
         let opened = self.node(&link.cid, None, open).await.map_err(|error| match error.reason {
-            // Below the root, a key that does not fit is the fault of who made the folder.
+            // At the root, the caller gave the wrong key. Below it, the folder itself has a wrong key, which is damage.
             Some(Reason::KeyWrong) => {
                 let message = format!("the read key is wrong: it does not open {}", link.cid);
                 NodeError { code: ErrorCode::Denied, message, ..error }

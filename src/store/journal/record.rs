@@ -94,7 +94,7 @@ impl Replayed {
         self.unpinned.clear();
     }
 
-    /// Whether this store kept the root once and does not any more. Only a complete journal knows what it does not name.
+    /// Whether this store kept the root once and does not any more. In a complete journal, a root without a record counts as removed.
     pub(in crate::store) fn was_removed(&self, root: &Cid) -> bool {
         self.unpinned.contains(root) || self.is_complete && !self.pinned.contains(root)
     }

@@ -73,7 +73,7 @@ fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 fn seconds(value: &[u8]) -> Result<i64, NodeError> {
     let text = std::str::from_utf8(value).unwrap_or_default();
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let whole: i64 = whole.parse().map_err(|_| invalid("a pax record is no time"))?;
+    let whole: i64 = whole.parse().map_err(|_| invalid("a time in a pax header is malformed"))?;
     let below = text.starts_with('-') && fraction.bytes().any(|digit| digit != b'0');
     Ok(whole.saturating_sub(i64::from(below)))
 }
