@@ -80,7 +80,7 @@ pub fn main() -> ExitCode {
         Err(e) => Err(Stop::Error(CliError::new(ErrorCode::Other, format!("cannot start the runtime: {e}")))),
     };
     match result {
-        // As with any filter: who has closed stdout wants no more.
+        // A closed stdout is no error: the reader, such as `head`, has what it wanted.
         Ok(()) | Err(Stop::NoReader) => ExitCode::SUCCESS,
         Err(Stop::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(Stop::Error(error)) => {

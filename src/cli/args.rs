@@ -257,7 +257,7 @@ pub(super) enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print a manual page.
+    /// Print a manual page as roff; `storgo-node man provide | man -l -` shows one.
     Man {
         /// A command, for example `key backup` [default: the program itself].
         command: Vec<String>,
@@ -303,7 +303,7 @@ pub(super) struct GetOptions {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyAction {
-    /// Write identity, cluster key and bootstrap addresses to a file; anybody who has it can act as this node.
+    /// Write identity, cluster key and addresses to a file, but no files, names or links; anybody who has it can act as this node.
     Backup {
         /// The file to create; - is stdout.
         file: PathBuf,

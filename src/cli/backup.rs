@@ -1,8 +1,8 @@
-//! `key`: backups of what makes a node the one that it is.
+//! `key`: backs up and restores the identity and the cluster key of a node.
 
 use std::{
     fs,
-    io::{self, IsTerminal, Read},
+    io::{self, IsTerminal},
     path::Path,
 };
 
@@ -15,8 +15,9 @@ use super::{
     args::KeyAction,
     cluster_key::{self, cluster_key, parse_cluster_key},
     connection::require_data_dir,
+    destination::cannot_write,
     error::CliError,
-    output,
+    output, secret_input,
     settings_file::SettingsFile,
     setup::{create_data_dir, load_identity, print_identity},
 };
@@ -28,8 +29,8 @@ use crate::{
     store::{read_lock, replace},
 };
 
-/// Maximum length of a backup, in bytes.
-const MAX_BACKUP: u64 = 64 << 10;
+/// The version of backups that this program writes and reads.
+const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
 struct Backup {
@@ -40,7 +41,7 @@ struct Backup {
     /// Addresses of other members: without them, a restored node finds nobody.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     bootstrap: Vec<String>,
-    /// Addresses of the node, at which a restored one would meet it.
+    /// Addresses of this node. A restored node dials them to find out whether the original still runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     addrs: Vec<Multiaddr>,
 }
@@ -49,26 +50,14 @@ pub(super) async fn key(context: &Context, action: KeyAction) -> Result<(), CliE
     match action {
         KeyAction::Backup { file } => backup(context, &file),
         KeyAction::Restore { file } => {
-            let name = if is_standard_stream(&file) { "stdin".into() } else { file.display().to_string() };
-            // On a blocking thread, so that Ctrl-C ends a read of stdin.
-            let read = tokio::task::spawn_blocking(move || read_backup(&file)).await;
-            let read = read.map_err(|_| CliError::panicked("reading the backup"))?;
-            restore(context, &name, &read.map_err(|e| CliError::path("read", Path::new(&name), &e))?)
+            let (name, text) = secret_input::read_text((!is_standard_stream(&file)).then_some(file)).await?;
+            restore(context, &name, &text)
         }
     }
 }
 
 fn is_standard_stream(file: &Path) -> bool {
     file == Path::new("-")
-}
-
-fn read_backup(file: &Path) -> io::Result<String> {
-    let input: Box<dyn Read> =
-        if is_standard_stream(file) { Box::new(io::stdin().lock()) } else { Box::new(fs::File::open(file)?) };
-    let mut text = Vec::new();
-    input.take(MAX_BACKUP).read_to_end(&mut text)?;
-    // Bytes that are not UTF-8 are no backup, and neither is an empty text.
-    Ok(String::from_utf8(text).unwrap_or_default())
 }
 
 fn backup(context: &Context, path: &Path) -> Result<(), CliError> {
@@ -79,7 +68,7 @@ fn backup(context: &Context, path: &Path) -> Result<(), CliError> {
     let identity = load_identity(context)?.to_protobuf_encoding().map_err(|e| failed(&e))?;
     let cluster = cluster_key(&context.settings, &context.data_dir)?;
     let backup = Backup {
-        version: 1,
+        version: VERSION,
         identity: BASE64URL_NOPAD.encode(&identity),
         cluster_key: cluster.map(|key| BASE64URL_NOPAD.encode(key.as_bytes())),
         bootstrap: context.settings.list("bootstrap").to_vec(),
@@ -96,10 +85,14 @@ fn backup(context: &Context, path: &Path) -> Result<(), CliError> {
     write_secret(path, text.as_bytes()).map_err(|e| match e.kind() {
         io::ErrorKind::AlreadyExists => CliError::bad_request(format!("{} already exists", path.display()))
             .hint("it may hold other keys and is not replaced; name another file, or move it away"),
-        _ => CliError::path("write", path, &e),
+        _ => cannot_write(path, &e),
     })?;
     output::result(context, &serde_json::json!({ "file": path.display().to_string() }), |_| String::new())?;
-    let message = format!("keep {} secret: anybody who reads it can act as this node", path.display());
+    let message = format!(
+        "keep {} secret: anybody who reads it can act as this node\n\
+         it contains keys only: save files, their names and links separately",
+        path.display()
+    );
     output::message(context, &message);
     Ok(())
 }
@@ -111,6 +104,10 @@ fn restore(context: &Context, name: &str, text: &str) -> Result<(), CliError> {
             .hint("name a file that `key backup` wrote on the node whose keys you need")
     };
     let backup: Backup = serde_json::from_str(text).map_err(|_| invalid())?;
+    if backup.version != VERSION {
+        let message = format!("{name} is a backup of the unknown version {}", backup.version);
+        return Err(CliError::bad_request(message).hint("restore it with the storgo-node that wrote it"));
+    }
     let identity = BASE64URL_NOPAD.decode(backup.identity.as_bytes()).map_err(|_| invalid())?;
     decode(&identity).ok_or_else(invalid)?;
     let cluster = match &backup.cluster_key {
@@ -135,8 +132,10 @@ fn restore(context: &Context, name: &str, text: &str) -> Result<(), CliError> {
         Some(key) => cluster_key::lacks(context, &key)?.then_some(key),
         None => None,
     };
+    let is_new = here.as_deref() != Some(&identity);
+    let has_changed = is_new || lost_key.is_some();
     create_data_dir(context)?;
-    if here.as_deref() != Some(&identity) {
+    if is_new {
         let write = if here.is_some() { replace } else { write_secret };
         write(&path, &identity).map_err(|e| CliError::path("write", &path, &e))?;
     }
@@ -150,15 +149,18 @@ fn restore(context: &Context, name: &str, text: &str) -> Result<(), CliError> {
         .map_err(|e| CliError::io("save the addresses of the original", &e))?;
     print_identity(context)?;
     let next = match read_lock(&context.data_dir) {
+        _ if !has_changed => "these keys are here already; no key was changed".into(),
         Some(lock) => {
-            format!("restored; {} still uses the old keys: stop it and start it again", lock.holder())
+            format!("restored; {} still runs without these keys: stop it and start it again", lock.holder())
         }
         None => format!("restored; start the node with: {}", context.start_command()),
     };
     output::message(context, &next);
-    output::message(
-        context,
-        "start it only if the original has stopped for good: two nodes with one identity hide each other's files",
-    );
+    if has_changed {
+        let message = "a backup contains keys only; files, their names and links were not restored\n\
+                       start the node only if the original has stopped for good: two nodes with one identity hide each \
+                       other's files";
+        output::message(context, message);
+    }
     Ok(())
 }

@@ -235,7 +235,7 @@ const fn of_code(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::Other => "--verbose shows more, and `storgo-node doctor` looks for problems",
         ErrorCode::BadRequest => "correct it and run the command again; --help lists what the command takes",
-        ErrorCode::Partial => "the messages above name the rest; run the command again for it",
+        ErrorCode::Partial => "correct what the messages name, then run the command again",
         ErrorCode::NotFound => "`storgo-node ls` lists the files here; a link reads files of other nodes",
         ErrorCode::Unreachable => "`storgo-node peers` lists the peers, `storgo-node doctor` finds problems",
         ErrorCode::Denied => "check the owner and permissions, or ask for a link with its read key",

@@ -195,7 +195,7 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), C
     if let Some(report) = later.first().filter(|_| sum(&later) > 0) {
         let wait = humantime::format_duration(Duration::from_secs(report.freed_after_s));
         let message = format!(
-            "up to {} are freed in {wait}, what no other file needs; `storgo-node gc --now` frees it at once",
+            "up to {} will be freed in {wait}, except blocks that other files need; `storgo-node gc --now` frees them at once",
             output::bytes(sum(&later))
         );
         output::message(context, &message);

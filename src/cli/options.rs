@@ -39,7 +39,7 @@ pub(super) fn node_options(settings: &Settings, data_dir: &Path) -> Result<NodeO
     let time = |key: &str| settings.get(key).and_then(|text| parse_duration(text).ok());
     let base = NodeOptions::new(data_dir);
     let mut listen: Vec<Multiaddr> = addrs("listen");
-    // The addresses that the user names are all needed. Of the default ones, those that this machine can have.
+    // Without IPv6, leave out the default IPv6 addresses. Addresses that the user sets must all work.
     if *settings.origin("listen") == Origin::BuiltIn && !has_ipv6() {
         listen.retain(|addr| !is_ipv6(addr));
     }

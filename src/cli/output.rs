@@ -88,7 +88,8 @@ pub(super) fn warnings(context: &Context, node: &Node) {
     if !context.quiet {
         for warning in node.warnings() {
             let CliError { message, hint, .. } = warning.into();
-            stderr_line(&if hint.is_empty() { message } else { format!("{message}; {hint}") });
+            let text = if hint.is_empty() { message } else { format!("{message}; {hint}") };
+            stderr_line(&shell::complete(&text));
         }
     }
 }

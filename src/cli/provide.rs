@@ -28,7 +28,7 @@ use crate::{
     http::{Api, Tls},
     node::{
         ErrorCode, Node, check_name,
-        report::{Placement, PutReport},
+        report::{LeftOut, Placement, PutReport},
     },
 };
 
@@ -87,8 +87,8 @@ struct Provider<'a> {
 #[derive(Default)]
 struct Stored {
     reports: Vec<PutReport>,
-    /// Items of folders that were not stored.
-    skipped: Vec<PathBuf>,
+    /// Items of folders that were not stored, and why.
+    skipped: Vec<LeftOut>,
     /// Whether an input failed or changed.
     failed: bool,
 }
@@ -161,7 +161,8 @@ impl Provider<'_> {
         match failed {
             Some(error) if wanted == 1 && stored.reports.is_empty() => Err(error),
             Some(error) if stored.reports.is_empty() => {
-                Err(CliError { message: format!("none of {wanted} stored"), hint: String::new(), ..error })
+                let hint = "each error above names its cause and the next step".into();
+                Err(CliError { message: format!("none of {wanted} stored"), hint, ..error })
             }
             _ => {
                 output::message(self.context, &sealed(&stored.reports, elapsed));
@@ -214,7 +215,7 @@ impl Provider<'_> {
         for Skipped { path, why } in items {
             let message = format!("skipped {}: {}", sanitize(&path.display().to_string()), sanitize(&why));
             bar.suspend(|| output::message(self.context, &message));
-            stored.skipped.push(path);
+            stored.skipped.push(LeftOut { path: path.display().to_string(), error: why });
         }
     }
 
@@ -278,15 +279,19 @@ fn sealed(reports: &[PutReport], elapsed: Duration) -> String {
 /// An error if something was not stored as it is.
 fn summary(stored: &Stored, wanted: usize) -> Result<(), CliError> {
     let Stored { reports, skipped, failed } = stored;
-    let message = if *failed {
+    let (message, hint) = if *failed {
         let changed = if reports.len() == wanted { ", but some inputs changed meanwhile" } else { "" };
-        format!("{} of {wanted} stored{changed}", reports.len())
+        let message = format!("{} of {wanted} stored{changed}", reports.len());
+        (message, "each error above says why; correct that, then run the command again for the rest")
     } else if skipped.is_empty() {
         return Ok(());
     } else {
-        format!("stored without {}: {}", plural(skipped.len() as u64, "item"), output::list_paths(skipped))
+        let paths: Vec<PathBuf> = skipped.iter().map(|item| PathBuf::from(&item.path)).collect();
+        let items = plural(paths.len() as u64, "item");
+        let message = format!("stored without {items}: {}", output::list_paths(&paths));
+        (message, "the reasons are above, with --json in `left_out`; correct them and run the command again")
     };
-    Err(CliError::new(ErrorCode::Partial, message))
+    Err(CliError { left_out: skipped.clone(), ..CliError::new(ErrorCode::Partial, message).hint(hint) })
 }
 
 /// Serves the API where the settings say, or else on any free port: the default port is for a node that stays.

@@ -1,4 +1,4 @@
-//! Links and invites that come from standard input or a file: arguments are visible to all users of a machine.
+//! Links, invites and backups from standard input or a file: arguments are visible to all users of a machine.
 
 use std::{
     fs,
@@ -8,20 +8,15 @@ use std::{
 
 use super::error::CliError;
 
-/// Maximum length of a link or invite, in bytes.
+/// Maximum length of the text, in bytes.
 const MAX_LEN: u64 = 64 << 10;
 
 /// Returns the argument, or the only line of standard input if it is `-`, or that of a file.
 pub(super) async fn resolve(argument: Option<String>, file: Option<PathBuf>) -> Result<String, CliError> {
-    let (source, file) = match (argument, file) {
-        (Some(argument), _) if argument != "-" => return Ok(argument),
-        (_, Some(file)) => (file.display().to_string(), Some(file)),
-        _ => ("standard input".into(), None),
-    };
-    // On a blocking thread, so that Ctrl-C ends a read of stdin.
-    let read = tokio::task::spawn_blocking(move || read(file.as_deref())).await;
-    let read = read.map_err(|_| CliError::panicked("reading the link"))?;
-    let text = read.map_err(|e| CliError::path("read", Path::new(&source), &e))?;
+    if let Some(argument) = argument.filter(|argument| argument != "-") {
+        return Ok(argument);
+    }
+    let (source, text) = read_text(file).await?;
     one_line(&text).map_err(|what| {
         CliError::bad_request(format!("{source} holds {what}")).hint("pass one link or invite, in one line")
     })
@@ -37,14 +32,24 @@ fn one_line(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn read(file: Option<&Path>) -> io::Result<String> {
+/// Reads a file, or standard input. Returns its name for messages, and its text, which is empty if it is not UTF-8.
+pub(super) async fn read_text(file: Option<PathBuf>) -> Result<(String, String), CliError> {
+    let source = file.as_ref().map_or_else(|| "standard input".into(), |file| file.display().to_string());
+    // On a blocking thread, so that Ctrl-C ends a read of stdin.
+    let read = tokio::task::spawn_blocking(move || read(file.as_deref())).await;
+    let read = read.map_err(|_| CliError::panicked("reading the input"))?;
+    let bytes = read.map_err(|e| CliError::path("read", Path::new(&source), &e))?;
+    Ok((source, String::from_utf8(bytes).unwrap_or_default()))
+}
+
+fn read(file: Option<&Path>) -> io::Result<Vec<u8>> {
     let input: Box<dyn Read> = match file {
         Some(file) => Box::new(fs::File::open(file)?),
         None => Box::new(io::stdin().lock()),
     };
-    let mut text = String::new();
-    input.take(MAX_LEN).read_to_string(&mut text)?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    input.take(MAX_LEN).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

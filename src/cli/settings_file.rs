@@ -1,4 +1,4 @@
-//! Changes a settings file for `init` and `join`. The rest of the file stays as it is.
+//! Changes a settings file for `init`, `join` and `key restore`. The rest of the file stays as it is.
 
 use std::{
     fs, io,
@@ -61,6 +61,10 @@ impl SettingsFile {
 
 /// Returns the text of a file with the addresses and settings. Errors: why it cannot be changed.
 fn edit(text: &str, bootstrap: &[String], flags: &[(&str, Vec<String>)]) -> Result<String, String> {
+    // Nothing to add, so the file need not be TOML.
+    if bootstrap.is_empty() && flags.is_empty() {
+        return Ok(text.into());
+    }
     let mut file: DocumentMut = text.parse().map_err(|e| format!("not valid TOML: {e}"))?;
     let (peers, flags): (Vec<_>, Vec<_>) = flags.iter().partition(|(key, _)| *key == "bootstrap");
     let peers: Vec<&String> = peers.iter().flat_map(|(_, values)| values).chain(bootstrap).collect();

@@ -42,6 +42,8 @@ pub(super) fn create_data_dir(context: &Context) -> Result<(), CliError> {
 }
 
 pub(super) fn init(context: &Context, cluster: bool) -> Result<(), CliError> {
+    // Before any key is made: a settings file that cannot be changed ends the command.
+    let file = SettingsFile::prepare(context, &[])?;
     create_data_dir(context)?;
     if cluster {
         if cluster_key(&context.settings, &context.data_dir)?.is_some() {
@@ -51,7 +53,6 @@ pub(super) fn init(context: &Context, cluster: bool) -> Result<(), CliError> {
         cluster_key::save(context, &ClusterKey::new(Key::new(rand::random())))?;
     }
     print_identity(context)?;
-    let file = SettingsFile::prepare(context, &[])?;
     if file.has_flags() {
         file.write(context)?;
     }
@@ -94,8 +95,9 @@ pub(super) async fn invite(context: &Context) -> Result<(), CliError> {
     }
     let line = Invite::new(&key, addrs).line();
     output::result(context, &serde_json::json!({ "invite": line }), |_| format!("{line}\n"))?;
-    let message = "on the other machine: storgo-node join INVITE\n\
-                   keep the invite secret: anybody who has it can read everything in the cluster";
+    let message = "on the other machine: storgo-node join - (paste the invite, then press Enter and Ctrl-D)\n\
+                   keep the invite secret: anybody who has it can join the cluster, and it does not expire; \
+                   a member still needs the link of a file to read it";
     output::message(context, message);
     Ok(())
 }
@@ -148,13 +150,19 @@ pub(super) fn leave(context: &Context) -> Result<(), CliError> {
         }
     }
     if !was_member {
-        return Err(CliError::bad_request("this node is in no cluster"));
+        return Err(CliError::bad_request("this node is in no cluster").hint(
+            "nothing to do; `storgo-node join` with an invite joins a cluster, `storgo-node init --cluster` creates one",
+        ));
     }
     print_identity(context)?;
-    let message = "left the cluster; anybody may connect to this node now. `storgo-node join` with an invite of a member comes back";
+    let message = "left the cluster; anybody may connect to this node now. to come back, run `storgo-node join -` with an invite of a member";
     output::message(context, message);
     if !context.settings.list("bootstrap").is_empty() {
-        output::message(context, "the setting `bootstrap` still names peers; remove those of the cluster");
+        let origin = context.settings.origin("bootstrap");
+        let message = format!(
+            "the setting `bootstrap` ({origin}) still names peers; remove those of the cluster there"
+        );
+        output::message(context, &message);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Variables that Kubernetes sets for services. One whose service has the name of this program looks like a setting.
+//! Variables that Kubernetes sets for services. Those of a service named `storgo` begin with STORGO_, like settings.
 
 /// Whether Kubernetes sets this variable in the containers beside a service whose name begins with `storgo`, as in
 /// `STORGO_SERVICE_HOST`, `STORGO_PORT=tcp://10.0.0.1:3000` and `STORGO_PORT_3000_TCP_ADDR`.

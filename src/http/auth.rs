@@ -247,7 +247,8 @@ pub(super) async fn authenticate(
         Ok(caller) => {
             if let Some(connection) = request.extensions().get::<ClientConnection>() {
                 let Some(share) = auth.requests.take(&caller, connection.limit()) else {
-                    return Problem::busy("too many requests of this token are in progress").into_response();
+                    return Problem::busy("too many requests are in progress, of this token or of all")
+                        .into_response();
                 };
                 connection.set_authenticated(share);
             }

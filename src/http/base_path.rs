@@ -32,7 +32,9 @@ pub(super) async fn strip(State(base): State<BasePath>, mut request: Request, ne
     let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     match path.strip_prefix(&*base.0) {
         // Relative URLs of the page need the slash.
-        Some("") => return Redirect::permanent(&base.join("/")).into_response(),
+        Some(rest) if rest.is_empty() || rest.starts_with('?') => {
+            return Redirect::permanent(&base.join(&format!("/{rest}"))).into_response();
+        }
         Some(rest) if rest.starts_with('/') => {
             let mut parts = uri.clone().into_parts();
             parts.path_and_query = rest.parse().ok();

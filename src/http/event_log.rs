@@ -261,7 +261,7 @@ pub(super) async fn events(
     let share = log
         .listeners
         .take(&caller, MAX_LISTENERS)
-        .ok_or_else(|| Problem::busy("too many event streams of this token are open"))?;
+        .ok_or_else(|| Problem::busy("too many event streams are open, of this token or of all"))?;
     let last = headers.get("last-event-id").and_then(|last| last.to_str().ok());
     let (missed, receiver) = log.subscribe_after(last);
     let run = log.run.clone();

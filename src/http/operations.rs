@@ -131,7 +131,8 @@ pub(super) async fn gc(
     Ok(Json(report))
 }
 
-/// An invite into the cluster. Anyone who has it can read every file.
+/// An invite into the cluster. It contains the cluster key and does not expire: anybody who has it can join. A member reads only
+/// files whose link it has.
 #[derive(Serialize, ToSchema)]
 pub(super) struct InviteLine {
     /// The invite, for `storgo-node join`.

@@ -222,7 +222,7 @@ const fn hint_of_code(code: ErrorCode) -> &'static str {
     }
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // The signature that serde asks for.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
 const fn is_zero(count: &u64) -> bool {
     *count == 0
 }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::{
     api::Api,
-    binary::{Machine, block_files, link},
+    binary::{Machine, link},
+    cli_failures::damage_a_block,
     swarm::noise,
 };
 
@@ -19,15 +20,6 @@ fn folder(machine: &Machine) {
     {
         machine.file(&format!("top/{name}"), bytes);
     }
-}
-
-/// Flips a bit of the longest block file: a chunk of `sub/big`.
-fn damage(machine: &Machine) {
-    let longest = block_files(machine).into_iter().max_by_key(|file| file.metadata().expect("there").len());
-    let file = longest.expect("a block file");
-    let mut bytes = fs::read(&file).expect("read");
-    bytes[12345] ^= 4;
-    fs::write(file, bytes).expect("written");
 }
 
 fn entries(tar: &[u8]) -> Vec<(String, u32)> {
@@ -45,7 +37,7 @@ fn get_writes_all_of_a_damaged_folder_but_the_damaged_file_and_names_it() {
     folder(&machine);
     let provided =
         machine.run(["--chunker", "fixed:64KiB", "provide", "top", "--no-serve", "--json"]).ok().json();
-    damage(&machine);
+    damage_a_block(&machine);
     let got =
         machine.run(["get", "top", "-o", "out", "--timeout", "2s"]).fails(3, &["sub/big", "without 1 item"]);
     assert!(got.stderr.contains("left out sub/big: no intact copy of block"), "{}", got.stderr);
@@ -99,7 +91,7 @@ fn the_api_sends_what_is_left_of_a_folder_and_says_what_it_lacks() {
     let after = api.get(&format!("{content}?after=sub%2Fbig")).is(200);
     assert_eq!(entries(&after.body), [("sub/c".into(), 0o644), ("z".into(), 0o755)]);
 
-    damage(&machine);
+    damage_a_block(&machine);
     let part = api.get(&content).is(200);
     let listed: Vec<String> = entries(&part.body).into_iter().map(|(name, _)| name).collect();
     assert_eq!(listed, ["a", "sub/", "sub/c", "z", &format!("storgo-left-out-{cid}.json")]);
@@ -121,7 +113,7 @@ fn a_folder_of_which_nothing_can_be_read_is_an_error() {
     fs::create_dir(machine.home().join("top")).expect("made");
     machine.file("top/only", &noise(2, 300_000));
     machine.run(["provide", "top", "--no-serve"]).ok();
-    damage(&machine);
+    damage_a_block(&machine);
     machine.run(["get", "top", "-o", "out", "--timeout", "2s"]).fails(7, &["no intact copy", "provide"]);
     assert!(!machine.home().join("out").exists());
 }
@@ -285,7 +277,11 @@ fn hints_name_the_next_step_and_rm_says_what_is_freed() {
     machine.run(["token", "create", "--ttl", "bad"]).fails(2, &["--ttl", "for example 12h or 30d"]);
     machine.run_with(["provide", "-", "--name", "x", "--no-serve"], &noise(4, 100_000)).ok();
     let removed = machine.run(["rm", "x"]).ok();
-    assert!(removed.stderr.contains("KiB are freed in 1h, what no other file needs"), "{}", removed.stderr);
+    assert!(
+        removed.stderr.contains("KiB will be freed in 1h, except blocks that other files need"),
+        "{}",
+        removed.stderr
+    );
     assert!(removed.stderr.contains("gc --now"), "{}", removed.stderr);
     for verb in [&["get"][..], &["token", "create"]] {
         let help = machine.run(verb.iter().chain(&["--help"])).ok().text();

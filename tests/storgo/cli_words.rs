@@ -223,7 +223,7 @@ fn keys_go_through_pipes_and_replace_no_files() {
     assert_eq!(new.run_with(["key", "restore", "-"], &keys.stdout).ok().one_line(), id);
     Machine::new()
         .run_with(["key", "restore", "-"], b"nonsense")
-        .fails(2, &["stdin is not a storgo backup", "key backup"]);
+        .fails(2, &["standard input is not a storgo backup", "key backup"]);
     old.run(["key", "backup", "keys"]).ok();
     let before = old.read("keys");
     old.run(["key", "backup", "keys"]).fails(2, &["keys already exists", "not replaced"]);

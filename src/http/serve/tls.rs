@@ -123,7 +123,7 @@ impl Loaded {
                 Ok::<_, NodeError>(Pem { cert: read(&from_cert)?, key: read(&from_key)? })
             });
             let found = match found.await {
-                Ok(Ok(pem)) => Some(pem),
+                Ok(Ok(pem)) => pem,
                 Ok(Err(error)) => {
                     if unreadable.as_ref() != Some(&error.message) {
                         tracing::warn!("the certificate is not read again: {error}");
@@ -134,19 +134,18 @@ impl Loaded {
                 Err(_) => continue,
             };
             unreadable = None;
-            if found == known {
+            if known.as_ref() == Some(&found) {
                 continue;
             }
-            known = found;
-            match known.as_ref().map(|pem| certified(pem, cert, key)) {
-                Some(Ok(new)) => {
+            match certified(&found, cert, key) {
+                Ok(new) => {
                     *current.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
                     tracing::info!("the certificate was read again from {}", cert.display());
                     warn(&options, Path::new(""));
                 }
-                Some(Err(error)) => tracing::warn!("the changed certificate is not used: {error}"),
-                None => {}
+                Err(error) => tracing::warn!("the changed certificate is not used: {error}"),
             }
+            known = Some(found);
         }
     }
 }

@@ -16,7 +16,7 @@ const itOrThem = (count) => (count === 1 ? 'it' : 'them');
 function describe(what, { state, blocks, here, lost, copies, may_lose: margin, only_here: onlyHere, holders }) {
   const missing = blocks - here;
   const silent = holders.filter((holder) => holder.blocks === null).length;
-  switch (state === 'lost' && silent ? 'unknown' : state) {
+  switch (state) {
     case 'ok':
       return {
         tone: 'ok',

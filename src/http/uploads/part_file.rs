@@ -50,7 +50,7 @@ pub(super) enum PartError {
     TooLong,
     #[error("the part does not match its checksum")]
     Checksum,
-    #[error("the file of the upload was cut to {0} bytes by something else")]
+    #[error("another program cut the file of this upload to {0} bytes")]
     Cut(u64),
     #[error("cannot write the part: {0}")]
     Io(#[from] io::Error),

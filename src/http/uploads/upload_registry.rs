@@ -271,7 +271,7 @@ impl UploadRegistry {
             let on_disk = file.metadata().await.map_err(unreadable)?.len();
             if on_disk != plan.length {
                 let message =
-                    format!("the file of the upload has {on_disk} bytes in place of {}", plan.length);
+                    format!("the file of the upload has {on_disk} bytes instead of {}", plan.length);
                 return Err(NodeError::new(ErrorCode::BadRequest, message));
             }
             let bytes = ReaderStream::with_capacity(file, READ_BYTES);

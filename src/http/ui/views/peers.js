@@ -213,7 +213,7 @@ async function invite() {
       'Invite a machine',
       'invite',
       text,
-      'Run storgo-node join on the new machine and paste this invite. It contains the cluster key: give it only to people who may read every file.',
+      'Run storgo-node join on the new machine and paste this invite. It contains the cluster key: give it only to people who may join the cluster. It does not expire. To read a file, a member also needs its link.',
     );
   } catch (problem) {
     reportProblem(problem);
