@@ -1,4 +1,4 @@
-"""Clients and servers of others store and read what they mean to, or learn that they did not."""
+"""Third-party clients and proxies store and read files through the HTTP API, or get an error."""
 
 import concurrent.futures
 import grp
@@ -16,7 +16,7 @@ import unittest
 
 import urllib3
 
-from swarm import Node, wait
+from swarm import DEADLINE_S, Node, wait
 
 CLIENTS = pathlib.Path(os.environ["CLIENTS"])
 NGINX = """
@@ -36,12 +36,6 @@ http {{
 """
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 class Clients(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -49,12 +43,17 @@ class Clients(unittest.TestCase):
         cls.node = Node(cls.folder / "node", more=["--chunker", "fixed:64KiB", "--http-base-path", "/storgo"])
         cls.auth = f"Authorization: Bearer {cls.node.token}"
         cls.api = f"{cls.node.url}api/v1"
-        cls.port = free_port()
+        # nginx inherits the socket, so that nobody else can take the port.
+        listener = socket.create_server(("127.0.0.1", 0))
+        cls.port = listener.getsockname()[1]
         config = cls.folder / "nginx.conf"
         # As root, nginx would use an account that cannot write to the folder.
         user = f"{pwd.getpwuid(os.getuid()).pw_name} {grp.getgrgid(os.getgid()).gr_name}"
         config.write_text(NGINX.format(user=user, folder=cls.folder, port=cls.port, node=cls.node.http))
-        cls.nginx = subprocess.Popen(["nginx", "-e", cls.folder / "error.log", "-p", cls.folder, "-c", config])
+        command = ["nginx", "-e", cls.folder / "error.log", "-p", cls.folder, "-c", config]
+        env = {**os.environ, "NGINX": f"{listener.fileno()};"}
+        cls.nginx = subprocess.Popen(command, env=env, pass_fds=[listener.fileno()])
+        listener.close()
         wait("nginx answers", lambda: cls.curl(f"http://127.0.0.1:{cls.port}/storgo/livez").returncode == 0)
 
     @classmethod
@@ -132,7 +131,7 @@ class Clients(unittest.TestCase):
 
         def upload(parallel):
             args = ["node", CLIENTS / "upload.js", endpoint, self.node.token, file, str(parallel)]
-            return json.loads(subprocess.run(args, check=True, capture_output=True, timeout=60).stdout)
+            return json.loads(subprocess.run(args, check=True, capture_output=True, timeout=DEADLINE_S).stdout)
 
         done = upload(1)
         self.assertIn(endpoint + "/", done.get("url", ""), done)
@@ -177,7 +176,7 @@ class Clients(unittest.TestCase):
 
     def test_nginx_as_installed_passes_events_and_a_base_path_on(self):
         url = f"http://127.0.0.1:{self.port}"
-        with subprocess.Popen(["curl", "-sSN", "-H", self.auth, f"{url}/storgo/api/v1/events"], stdout=subprocess.PIPE) as events:
+        with subprocess.Popen(["curl", "-sSN", "-m", "300", "-H", self.auth, f"{url}/storgo/api/v1/events"], stdout=subprocess.PIPE) as events:
             self.assertEqual(events.stdout.readline(), b"retry: 2000\n")
             events.terminate()
         stored = self.curl("-i", "--data-binary", "proxied", f"{url}/cut/api/v1/files?name=a").stdout.decode()

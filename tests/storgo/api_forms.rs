@@ -2,7 +2,7 @@
 
 use super::{
     api::{Api, answer},
-    binary::Machine,
+    binary::{DEADLINE, Machine},
 };
 
 const FORM: [(&str, &str); 1] = [("content-type", "multipart/form-data; boundary=B")];
@@ -103,6 +103,7 @@ fn a_body_that_would_not_be_stored_as_it_was_meant_is_refused() {
     // A request of HTTP/1.0 without a length seems to have no body.
     let send = |path: &str, headers: &str| {
         let mut socket = std::net::TcpStream::connect(&api.addr).expect("connected");
+        socket.set_read_timeout(Some(DEADLINE)).expect("set");
         let token = api.token.as_deref().expect("a token");
         let head = format!("POST {path} HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n");
         std::io::Write::write_all(&mut socket, format!("{head}{headers}\r\n").as_bytes()).expect("sent");

@@ -7,12 +7,13 @@ use serde_json::json;
 
 use super::{
     api::{Api, answer},
-    binary::Machine,
+    binary::{DEADLINE, Machine},
 };
 
 /// Sends a request without `Host`.
 fn without_host(api: &Api, path: &str, version: &str) -> super::api::Answer {
     let mut socket = std::net::TcpStream::connect(&api.addr).expect("connected");
+    socket.set_read_timeout(Some(DEADLINE)).expect("set");
     socket.write_all(format!("GET {path} {version}\r\nconnection: close\r\n\r\n").as_bytes()).expect("sent");
     answer(socket, false)
 }

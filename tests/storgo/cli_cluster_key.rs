@@ -155,6 +155,6 @@ fn an_original_and_its_restored_backup_warn_of_each_other() {
         assert!(found.contains("another machine uses this node's identity"), "{found}");
     }
     let met = restored.status()["same_identity"].to_string();
-    let port = first.bare_addr();
-    assert!(met.contains(&port), "{met} is not {port}");
+    let addr = first.bare_addr();
+    assert!(met.contains(&addr), "{met} is not {addr}");
 }

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Flips a bit of the longest block: a chunk, not a list of blocks.
-fn damage_a_block(machine: &Machine) {
+pub fn damage_a_block(machine: &Machine) {
     let longest = block_files(machine).into_iter().max_by_key(|file| file.metadata().expect("there").len());
     let file = longest.expect("a block file");
     let mut bytes = std::fs::read(&file).expect("read");

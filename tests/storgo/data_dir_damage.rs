@@ -15,7 +15,7 @@ use super::{
     swarm::noise,
 };
 
-/// Random damages of each kind to the index.
+/// Rounds of each kind of random damage to the index.
 const ROUNDS: u64 = 8;
 const LEN: usize = 200_000;
 const REBUILD: &str = "verify --rebuild-index";
@@ -182,7 +182,7 @@ impl Sample {
     }
 }
 
-/// Whether the machine is as good as undamaged: the damage met what the index does not use.
+/// Whether `doctor` finds nothing: the damage hit bytes that the index does not use.
 fn is_unharmed(machine: &Machine) -> bool {
     machine.run(["doctor"]).code == Some(0)
 }

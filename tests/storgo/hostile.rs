@@ -7,7 +7,6 @@
 //!        .noise(&addr)   authenticated, without a muxer      .accept()        streams that the node opens
 //! ```
 //! The peer keeps the rules unless a test breaks them: it grants Yamux windows as it reads and respects those of the node.
-#![allow(dead_code, reason = "a toolbox: each test takes the parts that it breaks")]
 
 pub mod multistream;
 mod noise;

@@ -2,8 +2,6 @@
 
 use std::{
     env, fs,
-    io::{Read, Write},
-    net::TcpStream,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
@@ -18,6 +16,7 @@ use storgo::{
 use tempfile::TempDir;
 
 use crate::{
+    api::Api,
     binary::{ALONE, Machine},
     store_sample::{LONG, assert_readable, block, file, record, store},
     swarm::noise,
@@ -320,12 +319,9 @@ fn a_read_only_disk_serves_what_it_has_and_says_what_is_wrong() {
 
     let node = machine.start_on(&ALONE, ["--data-dir", &data]);
     assert!(node.status["write_problem"].as_str().expect("a problem").contains("read-only"));
-    let addr = node.status["http"].as_str().expect("an address");
-    let mut ready = String::new();
-    let mut stream = TcpStream::connect(addr).expect("connected");
-    write!(stream, "GET /readyz HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").expect("sent");
-    stream.read_to_string(&mut ready).expect("answered");
-    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("read-only"), "{ready}");
+    let api = Api { addr: node.status["http"].as_str().expect("an address").into(), token: None };
+    let ready = api.get("/readyz").is(200).text();
+    assert!(ready.contains("read-only"), "{ready}");
     assert_served();
     drop(node);
 

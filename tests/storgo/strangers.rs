@@ -1,12 +1,8 @@
 //! The limits of what a stranger can do to a node and learn from it, shown on the real program by peers made by hand.
 
-use std::{
-    fs,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{fs, process::Command, time::Duration};
 
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use libp2p::{Multiaddr, PeerId};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use storgo::{
@@ -32,10 +28,10 @@ use super::{
     },
 };
 
-/// Of the attacker. Honest peers call from 127.0.0.1.
+/// The attacker's address. Honest peers call from 127.0.0.1.
 const ATTACKER: [u8; 4] = [127, 0, 0, 2];
-/// Time within which an honest peer gets its answer, whatever others do.
-const AT_ONCE: Duration = Duration::from_secs(10);
+/// Maximum time until an honest peer gets its answer. Generous, because all tests run at once.
+const AT_ONCE: Duration = Duration::from_secs(30);
 const KAD: &str = "/storgo/kad/1.0.0";
 
 fn addr_of(node: &Live) -> Multiaddr {
@@ -129,11 +125,9 @@ async fn silent_callers_do_not_shut_a_node_off(machine: &Machine, member: Option
     // Also from the address of the attacker.
     is_served(&honest().from(ATTACKER), &addr).await;
     // Nobody stays for long without a word.
-    let called = Instant::now();
     let ended =
         silent.iter_mut().map(|socket| async move { socket.read_to_end(&mut Vec::new()).await.is_ok() });
     timeout(AT_ONCE, join_all(ended)).await.expect("all sockets are closed");
-    assert!(called.elapsed() < AT_ONCE);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,6 +163,9 @@ async fn one_host_with_many_identities_does_not_take_all_connections() {
         held.extend(join_all((0..8).map(|_| idle(&addr))).await);
         is_served(&Caller::stranger(), &addr).await;
     }
+    // The limit is 256; the node closes the others.
+    let closing: FuturesUnordered<_> = held.iter().map(|(connection, _)| connection.closed()).collect();
+    timeout(PATIENCE, closing.take(held.len() - 256).count()).await.expect("the others are closed");
     let open = held.iter().filter(|(connection, _)| !connection.is_closed()).count();
     assert!((200..=256).contains(&open), "{open} connections of one host");
 }

@@ -9,12 +9,11 @@ use std::{
     process::Command,
 };
 
-use storgo::node::{ErrorCode, Node, NodeError, PutOptions, Reason, Reference, report::FileKind};
+use storgo::node::{ErrorCode, Node, NodeError, PutOptions, Reason, report::FileKind};
 use tempfile::TempDir;
-use tokio_stream::StreamExt;
 use tokio_util::io::ReaderStream;
 
-use super::swarm::{TestNode, start_with};
+use super::swarm::{TestNode, get, start_with};
 
 /// Runs GNU tar in `folder` and returns what it writes to its output.
 fn gnu_tar(folder: &Path, args: &[&str]) -> Vec<u8> {
@@ -30,12 +29,7 @@ async fn put(node: &Node, archive: &[u8]) -> Result<String, NodeError> {
 
 /// The files of a stored folder.
 async fn files(node: &Node, link: &str) -> BTreeMap<String, Vec<u8>> {
-    let opened = node.open(&Reference::from(link), None).await.expect("opened");
-    let mut pieces = std::pin::pin!(opened.read(None));
-    let mut stream = Vec::new();
-    while let Some(piece) = pieces.next().await {
-        stream.extend_from_slice(&piece.expect("read"));
-    }
+    let stream = get(node, link).await.expect("read");
     let mut archive = tar::Archive::new(&stream[..]);
     let mut files = BTreeMap::new();
     for entry in archive.entries().expect("entries") {
