@@ -5,24 +5,34 @@
 //! another machine often leads to this one, and answers first.
 
 use std::{
+    future::poll_fn,
     io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use libp2p::{
     Multiaddr, PeerId, Transport,
-    core::{muxing::StreamMuxerBox, transport::Boxed},
-    futures::FutureExt,
+    core::{
+        muxing::{StreamMuxerBox, StreamMuxerExt},
+        transport::Boxed,
+    },
+    futures::{FutureExt, TryFutureExt},
 };
+use tokio::time::timeout;
 
 use super::{
     dial_failure::{SelfDial, WrongPeer},
     discovery::peer_of,
     map_dial::MapDial,
 };
+
+/// Maximum time in which the other end of a connection between equal peer ids closes it.
+const CLOSED_BY_OTHER_END: Duration = Duration::from_secs(2);
 
 type Connected = (PeerId, StreamMuxerBox);
 
@@ -34,17 +44,33 @@ pub(super) fn check_peer(
 ) -> Boxed<Connected> {
     let check_dial = move |dial: <Boxed<Connected> as Transport>::Dial, addr: &Multiaddr, _| {
         let (expected, self_dials) = (peer_of(addr), Arc::clone(&self_dials));
-        let check = move |done: io::Result<Connected>| match (done, expected) {
-            (Ok((peer, _)), Some(expected)) if peer != expected => {
-                if peer == local {
-                    self_dials.fetch_add(1, Ordering::Relaxed);
-                    return Err(io::Error::other(SelfDial));
-                }
-                Err(io::Error::other(WrongPeer(peer)))
+        dial.and_then(async move |(peer, mut connection)| {
+            if peer == local {
+                // What the other end still reads after a close would decide whether it learns who has called.
+                drop(timeout(CLOSED_BY_OTHER_END, poll_fn(|cx| drain(&mut connection, cx))).await);
             }
-            (done, _) => done,
-        };
-        dial.map(check).boxed()
+            match expected {
+                Some(expected) if peer == expected => Ok((peer, connection)),
+                Some(_) if peer == local => {
+                    self_dials.fetch_add(1, Ordering::Relaxed);
+                    Err(io::Error::other(SelfDial))
+                }
+                Some(_) => Err(io::Error::other(WrongPeer(peer))),
+                None => Ok((peer, connection)),
+            }
+        })
+        .boxed()
     };
     MapDial::new(inner, check_dial).boxed()
+}
+
+/// Reads from a connection until it ends.
+fn drain(connection: &mut StreamMuxerBox, cx: &mut Context<'_>) -> Poll<()> {
+    loop {
+        match connection.poll_unpin(cx) {
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(_)) => return Poll::Ready(()),
+            Poll::Pending => return Poll::Pending,
+        }
+    }
 }

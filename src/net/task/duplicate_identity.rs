@@ -17,8 +17,7 @@ use tokio::time::Instant;
 
 /// Time within which both ends of a connection of this node with itself are seen.
 const PAIR: Duration = Duration::from_secs(3);
-/// First and longest interval at which the addresses of earlier runs are dialled. The node that is dialled learns the identity
-/// of this one only if it has read the whole handshake before the connection closes, so one dial may not be enough.
+/// First and longest interval at which the addresses of earlier runs are dialled.
 const PROBE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(120));
 
 /// Connections between equal peer ids.
