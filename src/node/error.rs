@@ -171,8 +171,6 @@ pub enum Reason {
     NotAFolder,
     /// The folder has no entry of this name.
     EntryUnknown,
-    /// The file has more blocks than one request may check.
-    TooManyBlocks,
     /// This node belongs to no cluster.
     NoCluster,
     /// This node belongs to a cluster, and its cluster key is gone.
@@ -261,7 +259,8 @@ impl From<StoreError> for NodeError {
         let message = error.to_string();
         let (code, reason) = match error {
             StoreError::Locked { .. } => (ErrorCode::Locked, Reason::DirectoryInUse),
-            StoreError::NoSpace { .. } => (ErrorCode::NoSpace, Reason::StorageFull),
+            StoreError::NoSpace(_) => (ErrorCode::NoSpace, Reason::DiskFull),
+            StoreError::OverCapacity(_) => (ErrorCode::NoSpace, Reason::StorageFull),
             StoreError::ReadOnly(_) => (ErrorCode::Denied, Reason::ReadOnly),
             StoreError::Corrupt { .. } => (ErrorCode::Integrity, Reason::BlockDamaged),
             StoreError::IndexBehind => (ErrorCode::Integrity, Reason::IndexBehind),

@@ -114,7 +114,7 @@ impl Store {
     /// stored for good instead. The caller has checked the bytes against the CID.
     ///
     /// # Errors
-    /// [`StoreError::NoSpace`], [`StoreError::Io`], [`StoreError::Index`].
+    /// [`StoreError::NoSpace`], [`StoreError::OverCapacity`], [`StoreError::Io`], [`StoreError::Index`].
     pub fn put_cached(&self, cid: &Cid, bytes: &[u8]) -> Result<(), StoreError> {
         let over =
             (self.usage().cached_bytes + bytes.len() as u64).saturating_sub(self.inner.options.cache_size);

@@ -52,6 +52,16 @@ impl DiskReserve {
         self.restore() || u64::try_from(self.freed_in_index).is_ok_and(|freed| freed >= self.wanted_bytes())
     }
 
+    /// Says why new data is refused while the reserve is not complete.
+    pub(super) fn missing(&self) -> String {
+        let stats = rustix::fs::statvfs(self.path.parent().unwrap_or(&self.path));
+        let free = stats.map_or(0, |stats| stats.f_bavail.saturating_mul(stats.f_frsize));
+        format!(
+            "the disk is full: {free} bytes are free, and the last {} are reserved for removals",
+            self.wanted_bytes()
+        )
+    }
+
     /// Records that the contents of the index grew by `bytes`.
     pub(super) fn index_grew(&mut self, bytes: i64) {
         if !self.held {

@@ -60,9 +60,12 @@ pub enum StoreError {
         /// The CID of both.
         cid: Cid,
     },
-    /// The disk or the quota is full.
+    /// The disk is full.
     #[error("no space: {0}")]
     NoSpace(String),
+    /// The quota is full.
+    #[error("no space: {0}")]
+    OverCapacity(String),
     /// The file system of the data directory is read-only.
     #[error("cannot {0}: the file system is read-only")]
     ReadOnly(String),
@@ -96,6 +99,7 @@ impl StoreError {
     pub(super) fn again(&self) -> Self {
         match self {
             Self::NoSpace(what) => Self::NoSpace(what.clone()),
+            Self::OverCapacity(what) => Self::OverCapacity(what.clone()),
             Self::ReadOnly(what) => Self::ReadOnly(what.clone()),
             Self::Corrupt { cid } => Self::Corrupt { cid: *cid },
             Self::Collision { cid } => Self::Collision { cid: *cid },

@@ -42,11 +42,12 @@ impl Store {
             self.evict(over)?;
             let _none_is_listed = self.inner.listing.write().unwrap_or_else(PoisonError::into_inner);
             if self.try_reserve(bytes).is_err() {
-                let Usage { bytes: used, pending_bytes: pending, .. } = self.usage();
-                let capacity = self.inner.options.capacity.unwrap_or(u64::MAX);
-                return Err(StoreError::NoSpace(format!(
-                    "{used} of {capacity} bytes are in use, uploads under way take {pending}, and the next block needs \
-                     {bytes}: storage.capacity is a hard limit"
+                let Usage { bytes: used, cached_bytes: cached, pending_bytes: pending, .. } = self.usage();
+                let (capacity, kept) =
+                    (self.inner.options.capacity.unwrap_or(u64::MAX), used.saturating_sub(cached));
+                return Err(StoreError::OverCapacity(format!(
+                    "storage.capacity is {capacity} bytes; files, and removed files that are not collected yet, take {kept}, \
+                     uploads under way {pending}, the cache {cached}, and the next block needs {bytes}"
                 )));
             }
         }

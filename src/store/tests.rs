@@ -133,7 +133,7 @@ fn put(upload: &Upload, (cid, bytes): &(Cid, Vec<u8>)) -> Put {
 
 /// Checks that there is no room for a block.
 fn assert_no_space(upload: &Upload, (cid, bytes): &(Cid, Vec<u8>)) {
-    assert!(matches!(upload.put(cid, bytes, PutMode::Sealed), Err(StoreError::NoSpace(_))));
+    assert!(matches!(upload.put(cid, bytes, PutMode::Sealed), Err(StoreError::OverCapacity(_))));
 }
 
 /// Waits until changes that nobody waits for are made.

@@ -147,7 +147,7 @@ impl Upload {
     /// A block that is here already is compared: one that is damaged is replaced.
     ///
     /// # Errors
-    /// [`StoreError::NoSpace`]; [`StoreError::Collision`]; [`StoreError::Io`].
+    /// [`StoreError::NoSpace`]; [`StoreError::OverCapacity`]; [`StoreError::Collision`]; [`StoreError::Io`].
     pub fn put(&self, cid: &Cid, bytes: &[u8], mode: PutMode) -> Result<Put, StoreError> {
         self.noting(self.put_in(cid, bytes, mode, lives_in_index(cid, bytes)))
     }
@@ -163,7 +163,7 @@ impl Upload {
 
     /// Makes the upload give up if the disk or the quota was full.
     fn noting<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if matches!(result, Err(StoreError::NoSpace(_))) {
+        if matches!(result, Err(StoreError::NoSpace(_) | StoreError::OverCapacity(_))) {
             self.state().gives_up = true;
         }
         result

@@ -155,7 +155,7 @@ impl Loop {
         if !self.reserve.is_enough() {
             // The space that is left is for changes that free more.
             for job in batch.extract_if(.., |job| !job.frees_space) {
-                job.finish(Err(StoreError::NoSpace("the disk is full".into())));
+                job.finish(Err(StoreError::NoSpace(self.reserve.missing())));
             }
             if batch.is_empty() {
                 return;
