@@ -119,11 +119,13 @@ async fn interruptible(args: Args) -> Result<(), Stop> {
     let handles_signals =
         matches!(args.command, None | Some(Command::Run | Command::Demo { .. } | Command::Provide { .. }));
     if handles_signals {
-        return dispatch(args).await;
+        return Box::pin(dispatch(args)).await;
     }
     let mut stop = run::stop_signal()?;
-    let keeps_blocks =
-        matches!(args.command, Some(Command::Get { .. } | Command::Repair { .. } | Command::Verify { .. }));
+    let keeps_blocks = matches!(
+        args.command,
+        Some(Command::Get { .. } | Command::Keep { .. } | Command::Repair { .. } | Command::Verify { .. })
+    );
     let quiet = args.common.quiet || args.common.json;
     tokio::select! {
         done = dispatch(args) => done,
@@ -188,6 +190,9 @@ async fn dispatch(args: Args) -> Result<(), Stop> {
         }
         Command::Health { reference } => {
             maintenance::health(&context, optional(reference).await?.as_deref()).await?;
+        }
+        Command::Keep { reference } => {
+            maintenance::keep(&context, &secret_input::resolve(Some(reference), None).await?).await?;
         }
         Command::Repair { reference } => {
             maintenance::repair(&context, optional(reference).await?.as_deref()).await?;

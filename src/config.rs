@@ -157,29 +157,40 @@ pub struct Sources {
 const OTHER_ENV: [&str; 3] = ["STORGO_DATA_DIR", "STORGO_CONFIG", "STORGO_PROFILE"];
 
 impl Settings {
-    /// Merges all sources and checks every value.
-    ///
-    /// # Errors
-    /// [`ConfigError`], which names the source of the mistake.
-    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+    /// Merges all sources and checks every value. Also returns all mistakes, each with its source; what is mistaken is left out.
+    pub fn load(sources: &Sources) -> (Self, Vec<ConfigError>) {
+        let mut errors = Vec::new();
         let built_in = |setting: &Setting| (setting.key, (split(setting, setting.default), Origin::BuiltIn));
         let mut settings = Self { values: TABLE.iter().map(built_in).collect() };
         if let Some(name) = &sources.profile {
-            let profile = PROFILES.iter().find(|(known, _)| known == name);
-            let (_, profile) = profile.ok_or_else(|| ConfigError::UnknownProfile(name.clone()))?;
-            for (key, value) in *profile {
-                settings.set_text(key, value, Origin::Profile(name.clone()))?;
+            match PROFILES.iter().find(|(known, _)| known == name) {
+                Some((_, profile)) => errors.extend(profile.iter().filter_map(|(key, value)| {
+                    settings.set_text(key, value, Origin::Profile(name.clone())).err()
+                })),
+                None => errors.push(ConfigError::UnknownProfile(name.clone())),
             }
         }
         let default_file = sources.default_file.as_ref().filter(|path| path.exists());
         for path in sources.file.iter().chain(default_file.filter(|_| sources.file.is_none())) {
-            settings.read_file(path)?;
+            match read_file(path) {
+                Ok(flat) => {
+                    for (key, values) in flat {
+                        errors.extend(settings.set(&key, values, Origin::File(path.into())).err());
+                    }
+                }
+                Err(error) => errors.push(error),
+            }
         }
-        settings.read_env(&sources.env)?;
-        for (key, values, flag) in &sources.flags {
-            settings.set(key, values.clone(), Origin::Flag(flag.clone()))?;
+        if let Some((_, port)) = sources.env.iter().find(|(name, port)| name == "PORT" && !port.is_empty()) {
+            let addr = vec![format!("127.0.0.1:{port}")];
+            errors.extend(settings.set("http", addr, Origin::Env("PORT".into())).err());
         }
-        Ok(settings)
+        let variables = sources.env.iter().filter(|(name, value)| is_setting(name, value));
+        errors.extend(variables.filter_map(|(name, value)| settings.set_from_env(name, value).err()));
+        errors.extend(sources.flags.iter().filter_map(|(key, values, flag)| {
+            settings.set(key, values.clone(), Origin::Flag(flag.clone())).err()
+        }));
+        (settings, errors)
     }
 
     /// Sets a setting from a text in which commas separate the values of a list.
@@ -216,59 +227,30 @@ impl Settings {
         Ok(())
     }
 
-    fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.into(),
-            origin: None,
-            source,
-        })?;
-        let flat = file::parse(path, &text).map_err(|error| match error {
-            FileError::SettingAndGroup(key) => ConfigError::SettingAndGroup { path: path.into(), key },
-            FileError::Syntax(reason) => ConfigError::Syntax { path: path.into(), reason },
-        })?;
-        for (key, values) in flat {
-            self.set(&key, values, Origin::File(path.into()))?;
-        }
-        Ok(())
-    }
-
-    fn read_env(&mut self, env: &[(String, String)]) -> Result<(), ConfigError> {
-        if let Some((_, port)) = env.iter().find(|(name, port)| name == "PORT" && !port.is_empty()) {
-            self.set("http", vec![format!("127.0.0.1:{port}")], Origin::Env("PORT".into()))?;
-        }
-        for (name, value) in env.iter().filter(|(name, _)| name.starts_with("STORGO_")) {
-            if OTHER_ENV.contains(&name.as_str())
-                || name.starts_with("STORGO_TEST_")
-                || name.starts_with("STORGO_SOAK_")
-                || is_service_variable(name, value)
-            {
-                continue;
+    fn set_from_env(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
+        let origin = Origin::Env(name.into());
+        let direct = TABLE.iter().find(|setting| setting.env() == name);
+        let secret_file =
+            TABLE.iter().find(|setting| setting.secret && format!("{}_FILE", setting.env()) == name);
+        match (direct, secret_file) {
+            // An empty variable counts as not set.
+            (Some(setting), _) if value.is_empty() && !setting.list && !setting.default.is_empty() => Ok(()),
+            (Some(setting), _) => self.set(setting.key, split(setting, value), origin),
+            (None, Some(_)) if value.is_empty() => Ok(()),
+            (None, Some(setting)) => {
+                let path = PathBuf::from(value);
+                let secret = fs::read_to_string(&path).map_err(|source| ConfigError::Read {
+                    path,
+                    origin: Some(origin.clone()),
+                    source,
+                })?;
+                self.set(setting.key, vec![secret.trim().into()], origin)
             }
-            let origin = Origin::Env(name.clone());
-            let direct = TABLE.iter().find(|setting| setting.env() == *name);
-            let secret_file =
-                TABLE.iter().find(|setting| setting.secret && format!("{}_FILE", setting.env()) == *name);
-            match (direct, secret_file) {
-                // An empty variable counts as not set.
-                (Some(setting), _) if value.is_empty() && !setting.list && !setting.default.is_empty() => {}
-                (Some(setting), _) => self.set(setting.key, split(setting, value), origin)?,
-                (None, Some(_)) if value.is_empty() => {}
-                (None, Some(setting)) => {
-                    let path = PathBuf::from(value);
-                    let secret = fs::read_to_string(&path).map_err(|source| ConfigError::Read {
-                        path,
-                        origin: Some(origin.clone()),
-                        source,
-                    })?;
-                    self.set(setting.key, vec![secret.trim().into()], origin)?;
-                }
-                (None, None) => {
-                    let key = name["STORGO_".len()..].to_lowercase().replace('_', ".");
-                    return Err(ConfigError::UnknownKey { origin, near: table::nearest(&key), key });
-                }
+            (None, None) => {
+                let key = name["STORGO_".len()..].to_lowercase().replace('_', ".");
+                Err(ConfigError::UnknownKey { origin, near: table::nearest(&key), key })
             }
         }
-        Ok(())
     }
 
     /// Returns the source of a value.
@@ -322,6 +304,28 @@ impl Settings {
     }
 }
 
+/// Reads a file of settings: keys and their values.
+fn read_file(path: &Path) -> Result<Vec<(String, Vec<String>)>, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.into(),
+        origin: None,
+        source,
+    })?;
+    file::parse(path, &text).map_err(|error| match error {
+        FileError::SettingAndGroup(key) => ConfigError::SettingAndGroup { path: path.into(), key },
+        FileError::Syntax(reason) => ConfigError::Syntax { path: path.into(), reason },
+    })
+}
+
+/// Whether an environment variable is meant as a setting.
+fn is_setting(name: &str, value: &str) -> bool {
+    name.starts_with("STORGO_")
+        && !OTHER_ENV.contains(&name)
+        && !name.starts_with("STORGO_TEST_")
+        && !name.starts_with("STORGO_SOAK_")
+        && !is_service_variable(name, value)
+}
+
 /// The setting that was probably meant, if its group has a similar name.
 fn near_group(group: &str, key: &str) -> Option<&'static str> {
     table::nearest(key).filter(|near| {
@@ -346,13 +350,19 @@ mod tests {
         pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
     }
 
+    fn load(sources: &Sources) -> Settings {
+        let (settings, errors) = Settings::load(sources);
+        assert!(errors.is_empty(), "{errors:?}");
+        settings
+    }
+
     #[test]
     fn each_source_overrides_the_one_below() {
         let dir = tempfile::TempDir::new().expect("a folder");
         let file = dir.path().join("config.toml");
         let mut sources = Sources::default();
         let origin = |sources: &Sources| {
-            let settings = Settings::load(sources).expect("loads");
+            let settings = load(sources);
             let (_, values, origin) = settings.show().find(|(s, ..)| s.key == "cache.size").expect("there");
             (values.join(","), origin.clone())
         };
@@ -384,8 +394,7 @@ mod tests {
         for (name, text) in texts {
             let path = dir.path().join(name);
             fs::write(&path, text).expect("written");
-            let settings =
-                Settings::load(&Sources { file: Some(path), ..Sources::default() }).expect("loads");
+            let settings = load(&Sources { file: Some(path), ..Sources::default() });
             assert_eq!(settings.list("bootstrap").len(), 2, "{name}");
             assert!(!settings.is_on("mdns") && settings.get("gc.grace") == Some("10m"), "{name}");
         }
@@ -394,9 +403,8 @@ mod tests {
     #[test]
     fn errors_name_the_source_and_the_setting_that_was_meant() {
         let message = |pairs: &[(&str, &str)]| {
-            Settings::load(&Sources { env: env(pairs), ..Sources::default() })
-                .expect_err("refused")
-                .to_string()
+            let (_, errors) = Settings::load(&Sources { env: env(pairs), ..Sources::default() });
+            errors.first().expect("refused").to_string()
         };
         assert!(message(&[("STORGO_CACHE_SISE", "1")]).contains("did you mean \"cache.size\""));
         for (typed, meant) in [
@@ -416,8 +424,30 @@ mod tests {
         assert!(message(&[("STORGO_PORT", "8080")]).contains("unknown setting \"port\""));
         let empty =
             env(&[("PORT", ""), ("STORGO_CLUSTER_KEY_FILE", ""), ("STORGO_PORT", "tcp://192.0.2.1:1")]);
-        let settings = Settings::load(&Sources { env: empty, ..Sources::default() }).expect("loads");
+        let settings = load(&Sources { env: empty, ..Sources::default() });
         assert!(settings.show().all(|(.., origin)| *origin == Origin::BuiltIn));
+    }
+
+    #[test]
+    fn every_mistake_is_reported_and_what_is_right_counts() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let file = dir.path().join("config.toml");
+        fs::write(&file, "typo = 1\nregion = \"attic\"\n[gc]\ngrace = \"soon\"\n").expect("written");
+        let (settings, errors) = Settings::load(&Sources {
+            profile: Some("none".into()),
+            file: Some(file),
+            env: env(&[("STORGO_CACHE_SIZE", "much"), ("STORGO_TIMEOUT", "7s")]),
+            flags: vec![("listen", vec!["nowhere".into()], "--listen".into())],
+            ..Sources::default()
+        });
+        let named = ["none", "typo", "gc.grace", "STORGO_CACHE_SIZE", "--listen"];
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(errors.len(), named.len(), "{errors:?}");
+        for name in named {
+            assert!(errors.iter().any(|error| error.contains(name)), "{name}: {errors:?}");
+        }
+        assert_eq!((settings.get("region"), settings.get("timeout")), (Some("attic"), Some("7s")));
+        assert_eq!(*settings.origin("gc.grace"), Origin::BuiltIn);
     }
 
     #[test]
@@ -426,7 +456,7 @@ mod tests {
         let path = dir.path().join("key");
         fs::write(&path, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n").expect("written");
         let env = env(&[("STORGO_CLUSTER_KEY_FILE", path.to_str().expect("UTF-8"))]);
-        let settings = Settings::load(&Sources { env, ..Sources::default() }).expect("loads");
+        let settings = load(&Sources { env, ..Sources::default() });
         assert_eq!(settings.get("cluster.key").map(str::len), Some(43));
         let shown: Vec<_> = settings.show().filter(|(s, ..)| s.secret).map(|(_, v, _)| v.concat()).collect();
         assert_eq!(shown, ["(set)"]);

@@ -55,7 +55,7 @@ pub use self::{
     auth::{Scope, TOKEN_FILE, TokenInfo, load_or_create_token},
     headers::*,
     operations::SettingInfo,
-    serve::{CertificateWarning, ServeOptions, Served, Tls, serve},
+    serve::{CertificateWarning, ServeOptions, Served, Tls, serve, url},
 };
 use self::{
     auth::{Authenticator, host::HostNames},
@@ -227,6 +227,7 @@ fn routes(state: &ApiState) -> Router {
         .merge(unlimited)
         .routes(routes!(files::remove))
         .routes(routes!(files::verify))
+        .routes(routes!(files::keep))
         .routes(routes!(files::repair))
         .routes(routes!(files::open_link))
         .routes(routes!(operations::verify))
@@ -235,6 +236,7 @@ fn routes(state: &ApiState) -> Router {
         .route_layer(require(Scope::Write));
     let admin = OpenApiRouter::new()
         .routes(routes!(operations::connect))
+        .routes(routes!(operations::known_addrs))
         .routes(routes!(operations::settings))
         .routes(routes!(operations::invite))
         .routes(routes!(access::create_link))

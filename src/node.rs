@@ -15,6 +15,7 @@
 //! | `put` | stores files and folders |
 //! | `read` | opens links and streams plaintext |
 //! | `files`, `listing`, `lookup` | describe, list, find and remove files |
+//! | `keep` | keeps files that were only read |
 //! | `health`, `repair`, `scrub`, `damage_cache`, `damaged_entries` | find and fetch damaged and missing blocks |
 //! | `announcements`, `withdrawals` | tell the DHT which files are here |
 //! | `collector` | removes blocks that no file needs |
@@ -33,6 +34,7 @@ mod health;
 pub mod identity;
 pub mod invite;
 mod jobs;
+mod keep;
 mod listing;
 mod lookup;
 pub mod membership;
@@ -86,7 +88,7 @@ pub(crate) use self::{put::UploadPermit, read::Gaps, services::HttpEndpoint};
 pub(crate) use crate::content::tar_time::{mtime as tar_mtime, set_mtime as set_tar_mtime};
 use crate::{
     content::{cid::Cid, link::Link},
-    store::{Store, StoreError},
+    store::Store,
 };
 
 /// How long shutdown waits for tasks to end.
@@ -138,14 +140,7 @@ impl Node {
 
     /// Returns what is wrong with the data directory, although the node runs.
     pub fn warnings(&self) -> Vec<NodeError> {
-        let store = &self.services.store.0;
-        let behind = store.is_index_behind().then(|| NodeError::from(StoreError::IndexBehind));
-        let journal = store.journal_damage().map(|damage| {
-            let made_again = if behind.is_none() { ", and is made again from the index" } else { "" };
-            NodeError::new(ErrorCode::Other, format!("the journal was damaged ({damage}){made_again}"))
-        });
-        let storage = self.write_problem().map(|problem| NodeError::new(ErrorCode::Denied, problem));
-        behind.into_iter().chain(journal).chain(storage).collect()
+        self.services.warnings()
     }
 
     /// Returns why nothing can be stored at this moment; `None` means that nothing is known to be wrong.
@@ -341,8 +336,7 @@ impl Node {
         cursor: u64,
         limit: usize,
     ) -> Result<BlockList, NodeError> {
-        let found = self.find(reference).await?;
-        self.services.listing.blocks(found.link.cid, cursor, limit).await
+        self.services.listing.blocks(self.find(reference).await?.link.cid, cursor, limit).await
     }
 
     /// Removes a file from this node and withdraws its announcement. Its blocks are freed when no other file uses them and the
@@ -351,8 +345,7 @@ impl Node {
     /// # Errors
     /// [`ErrorCode::NotFound`] if the file is not here, [`ErrorCode::BadRequest`] if several files have the name.
     pub async fn remove(&self, reference: &Reference) -> Result<RemoveReport, NodeError> {
-        let found = self.find(reference).await?.unambiguous()?;
-        self.services.files.remove(found).await
+        self.services.files.remove(self.find(reference).await?.unambiguous()?).await
     }
 
     /// [`Node::remove`]; removes the newest of several files of one name.
@@ -361,6 +354,15 @@ impl Node {
     /// [`ErrorCode::NotFound`] if the file is not here.
     pub async fn remove_newest(&self, reference: &Reference) -> Result<RemoveReport, NodeError> {
         self.services.files.remove(self.find(reference).await?).await
+    }
+
+    /// Keeps a file that was only read: fetches the blocks that are not here, and lists and announces the file. Goes on if the
+    /// caller stops waiting.
+    ///
+    /// # Errors
+    /// Those of [`Node::open`]; [`ErrorCode::NoSpace`].
+    pub async fn keep(&self, reference: &Reference) -> Result<FileInfo, NodeError> {
+        self.services.keeping.keep(self.find(reference).await?).await
     }
 
     /// Removes unreferenced blocks whose grace period is over.
@@ -399,8 +401,7 @@ impl Node {
     /// [`ErrorCode::NotFound`] if the file is known neither here nor anywhere else; [`ErrorCode::Timeout`] if its providers do not
     /// answer.
     pub async fn health(&self, reference: &Reference) -> Result<HealthReport, NodeError> {
-        let found = self.find(reference).await?;
-        self.services.health.report(found).await
+        self.services.health.report(self.find(reference).await?).await
     }
 
     /// Lists a page of the blocks of a file with the number of nodes that have each, counted as in [`Node::health`].
@@ -413,8 +414,7 @@ impl Node {
         cursor: u64,
         limit: usize,
     ) -> Result<BlockList, NodeError> {
-        let found = self.find(reference).await?;
-        self.services.health.block_holders(&found, cursor, limit).await
+        self.services.health.block_holders(&self.find(reference).await?, cursor, limit).await
     }
 
     /// Reads and hashes the blocks of a file, or all blocks. Moves damaged blocks to quarantine, and fetches damaged and missing
@@ -423,8 +423,7 @@ impl Node {
     /// # Errors
     /// [`ErrorCode::NotFound`] if the file is not kept here. Damage is not an error: the report lists it.
     pub async fn verify(&self, reference: Option<&Reference>) -> Result<VerifyReport, NodeError> {
-        let root = self.kept_root(reference).await?;
-        self.services.repairs.verify(root).await
+        self.services.repairs.verify(self.kept_root(reference).await?).await
     }
 
     /// Fetches the missing blocks of a file, or of all kept files, from peers. Always scans for them again.
@@ -433,8 +432,7 @@ impl Node {
     /// [`ErrorCode::NotFound`] if the file is not kept here; [`ErrorCode::NoSpace`] and other errors of the store if a fetched
     /// block cannot be stored. Blocks that stay missing are not an error: the report lists them.
     pub async fn repair(&self, reference: Option<&Reference>) -> Result<RepairReport, NodeError> {
-        let root = self.kept_root(reference).await?;
-        self.services.repairs.repair(root).await
+        self.services.repairs.repair(self.kept_root(reference).await?).await
     }
 
     async fn find(&self, reference: &Reference) -> Result<Found, NodeError> {
@@ -472,6 +470,15 @@ impl Node {
         self.services.peers.list(self.services.network.as_ref()).await
     }
 
+    /// Lists addresses of peers of this network, connected or not, the most recently seen peers first. Without a network, those
+    /// of the last run.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn known_addrs(&self) -> Result<Vec<Multiaddr>, NodeError> {
+        network::known_addrs(self.services.network.as_ref(), &self.services.store).await
+    }
+
     /// Connects to an address, with or without `/p2p/…`. Returns the id of the peer there.
     ///
     /// # Errors
@@ -480,19 +487,11 @@ impl Node {
         Ok(Network::require(self.services.network.as_ref())?.net.connect(addr).await?.to_string())
     }
 
-    /// Returns the line that brings another machine into the cluster of this node.
+    /// Returns an invite that brings another machine into the cluster of this node.
     ///
     /// # Errors
     /// [`ErrorCode::BadRequest`] if it is in no cluster.
-    pub async fn invite(&self) -> Result<String, NodeError> {
-        let options = &self.services.options;
-        let Some(key) = &options.cluster else {
-            return Err(
-                NodeError::new(ErrorCode::BadRequest, "this node is in no cluster").reason(Reason::NoCluster)
-            );
-        };
-        let mut addrs: Vec<String> = options.external.iter().map(ToString::to_string).collect();
-        addrs.extend(self.status().await?.listen);
-        Ok(Invite::new(key, addrs).line())
+    pub async fn invite(&self) -> Result<Invite, NodeError> {
+        self.services.invite().await
     }
 }

@@ -182,7 +182,12 @@ pub(super) enum Command {
         /// A link, CID or name; - is stdin [default: list files with missing blocks].
         reference: Option<String>,
     },
-    /// Fetch missing blocks from peers.
+    /// Keep a file that was only read: fetch what is missing, and announce it.
+    Keep {
+        /// A link, CID or name; - is stdin.
+        reference: String,
+    },
+    /// Fetch missing blocks of files that are kept here from peers.
     Repair {
         /// A link, CID or name; - is stdin [default: all files kept here].
         reference: Option<String>,
@@ -322,7 +327,7 @@ pub(super) enum TokenAction {
         /// Access that it gives: read, write or admin.
         #[arg(long, default_value = "read", value_parser = ["read", "write", "admin"])]
         scope: String,
-        /// How long it is valid, for example 30d [default: until it is revoked].
+        /// How long it is valid, with a unit: 12h or 30d [default: until it is revoked].
         #[arg(long, value_name = "TIME")]
         ttl: Option<String>,
         /// Its name [default: its scope].
@@ -333,8 +338,8 @@ pub(super) enum TokenAction {
     Ls,
     /// Revoke a token.
     Revoke {
-        /// The id that `token ls` shows.
-        id: String,
+        /// The id or the name that `token ls` shows.
+        token: String,
     },
 }
 

@@ -31,17 +31,34 @@ pub(super) async fn token(context: &Context, action: TokenAction) -> Result<(), 
     match action {
         TokenAction::Create { scope, ttl, name } => create(context, &scope, ttl.as_deref(), name).await,
         TokenAction::Ls => list(context).await,
-        TokenAction::Revoke { id } => {
-            let endpoint = Endpoint::path(format!("/api/v1/tokens/{}", escape(&id)));
-            ask(context, Network::Offline, async |client| {
-                client.send(Method::DELETE, &endpoint, &[], Body::empty()).await.map(drop)
-            })
-            .await?;
-            output::result(context, &serde_json::json!({ "id": id }), |_| String::new())?;
-            output::message(context, "revoked");
-            Ok(())
-        }
+        TokenAction::Revoke { token } => revoke(context, token).await,
     }
+}
+
+/// Revokes a token by its id or its name.
+async fn revoke(context: &Context, token: String) -> Result<(), CliError> {
+    let id = ask(context, Network::Offline, async |client| {
+        let all: Vec<TokenInfo> = client.json(Method::GET, &Endpoint::path("/api/v1/tokens")).await?;
+        let named: Vec<&str> =
+            all.iter().filter(|info| info.name == token).map(|info| info.id.as_str()).collect();
+        let id = match named[..] {
+            _ if all.iter().any(|info| info.id == token) => token.clone(),
+            [id] => id.to_owned(),
+            // The node says that there is no such token.
+            [] => token.clone(),
+            _ => {
+                let message = format!("{} tokens are named {token:?}: {}", named.len(), named.join(", "));
+                return Err(CliError::bad_request(message).hint("revoke them by their ids"));
+            }
+        };
+        let endpoint = Endpoint::path(format!("/api/v1/tokens/{}", escape(&id)));
+        client.send(Method::DELETE, &endpoint, &[], Body::empty()).await?;
+        Ok(id)
+    })
+    .await?;
+    output::result(context, &serde_json::json!({ "id": id }), |_| String::new())?;
+    output::message(context, &format!("revoked {id}"));
+    Ok(())
 }
 
 async fn create(
@@ -50,10 +67,13 @@ async fn create(
     ttl: Option<&str>,
     name: Option<String>,
 ) -> Result<(), CliError> {
-    let ttl = ttl.map(parse_duration).transpose();
-    let ttl = ttl.map_err(|e| {
+    let invalid = |e: String| {
         CliError::bad_request(format!("--ttl: {e}")).hint("a number and a unit, for example 12h or 30d")
-    })?;
+    };
+    if let Some(number) = ttl.filter(|text| text.trim().parse::<f64>().is_ok()) {
+        return Err(invalid(format!("{number} has no unit")));
+    }
+    let ttl = ttl.map(parse_duration).transpose().map_err(invalid)?;
     // Rounded up, so that a short time does not become 0.
     let ttl_s = ttl.map(|ttl| ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0));
     let name = name.unwrap_or_else(|| scope.to_owned());
@@ -65,7 +85,14 @@ async fn create(
     output::result(context, &created, |created| {
         format!("{}\n", created["token"].as_str().unwrap_or_default())
     })?;
-    output::message(context, "the token is shown only once; send it as `Authorization: Bearer TOKEN`");
+    let expires = created["expires_unix_s"]
+        .as_i64()
+        .map_or_else(|| "does not expire".into(), |at| format!("expires {}", expiry(at)));
+    let message = format!(
+        "{name:?} has the scope {scope} and {expires}\n\
+         the token is shown only once; send it as `Authorization: Bearer TOKEN`"
+    );
+    output::message(context, &message);
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use axum::http::Method;
 use data_encoding::BASE64URL_NOPAD;
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
@@ -13,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     Context,
     args::KeyAction,
+    client::Endpoint,
     cluster_key::{self, cluster_key, parse_cluster_key},
-    connection::require_data_dir,
+    connection::{Network, call, require_data_dir},
     destination::cannot_write,
     error::CliError,
     output, secret_input,
@@ -25,10 +27,13 @@ use crate::{
     node::{
         ErrorCode,
         identity::{IDENTITY_FILE, add_former_addrs, decode, former_addrs, write_secret},
+        invite::is_local,
     },
     store::{read_lock, replace},
 };
 
+/// Maximum number of addresses of other members in a backup, besides those in the settings.
+const MAX_MEMBERS: usize = 16;
 /// The version of backups that this program writes and reads.
 const VERSION: u32 = 1;
 
@@ -48,7 +53,7 @@ struct Backup {
 
 pub(super) async fn key(context: &Context, action: KeyAction) -> Result<(), CliError> {
     match action {
-        KeyAction::Backup { file } => backup(context, &file),
+        KeyAction::Backup { file } => backup(context, &file).await,
         KeyAction::Restore { file } => {
             let (name, text) = secret_input::read_text((!is_standard_stream(&file)).then_some(file)).await?;
             restore(context, &name, &text)
@@ -60,18 +65,26 @@ fn is_standard_stream(file: &Path) -> bool {
     file == Path::new("-")
 }
 
-fn backup(context: &Context, path: &Path) -> Result<(), CliError> {
+async fn backup(context: &Context, path: &Path) -> Result<(), CliError> {
     require_data_dir(context)?;
     let failed = |e: &dyn std::fmt::Display| {
         CliError::new(ErrorCode::Other, format!("cannot encode the identity: {e}"))
     };
     let identity = load_identity(context)?.to_protobuf_encoding().map_err(|e| failed(&e))?;
     let cluster = cluster_key(&context.settings, &context.data_dir)?;
+    let mut bootstrap = context.settings.list("bootstrap").to_vec();
+    if cluster.is_some() {
+        bootstrap.extend(members(context, &bootstrap).await);
+        if bootstrap.is_empty() {
+            let message = "the backup names no other member, because this node has met none: back up again after one has joined";
+            output::message(context, message);
+        }
+    }
     let backup = Backup {
         version: VERSION,
         identity: BASE64URL_NOPAD.encode(&identity),
         cluster_key: cluster.map(|key| BASE64URL_NOPAD.encode(key.as_bytes())),
-        bootstrap: context.settings.list("bootstrap").to_vec(),
+        bootstrap,
         addrs: former_addrs(&context.data_dir),
     };
     let text = serde_json::to_string_pretty(&backup).map_err(|e| failed(&e))? + "\n";
@@ -95,6 +108,29 @@ fn backup(context: &Context, path: &Path) -> Result<(), CliError> {
     );
     output::message(context, &message);
     Ok(())
+}
+
+/// Returns addresses of other members that this node has met, without those in `given`.
+async fn members(context: &Context, given: &[String]) -> Vec<String> {
+    if read_lock(&context.data_dir).is_none() && !context.data_dir.join("index.redb").exists() {
+        return Vec::new();
+    }
+    // Its own messages would say that a running node ignores --bootstrap, which goes into the backup.
+    let quiet = Context { quiet: true, ..context.clone() };
+    let endpoint = Endpoint::path("/api/v1/peers/known");
+    let known: Vec<String> = match call(&quiet, Network::Offline, Method::GET, &endpoint).await {
+        Ok(known) => known,
+        Err(error) => {
+            let message = format!("the backup may lack addresses of other members: {error}");
+            output::message(context, &message);
+            return Vec::new();
+        }
+    };
+    let (local, mut others): (Vec<_>, Vec<_>) =
+        known.into_iter().filter(|addr| !given.contains(addr)).partition(|addr| is_local(addr));
+    others.extend(local);
+    others.truncate(MAX_MEMBERS);
+    others
 }
 
 /// Writes what the data directory lacks. Keys that are there and differ are never replaced; damaged ones are.

@@ -8,12 +8,13 @@ use super::{Context, error::CliError};
 use crate::{
     config::Settings,
     content::secret::{ClusterKey, Key},
-    node::{ErrorCode, NodeError, Reason, identity::write_secret, membership},
+    node::{
+        ErrorCode, NodeError, Reason,
+        identity::write_secret,
+        membership::{self, CLUSTER_FILE},
+    },
     store::replace,
 };
-
-/// Name of the file in the data directory that holds the cluster key.
-pub(super) const CLUSTER_FILE: &str = "cluster.key";
 
 /// Returns the cluster key from the settings, or else from its file in the data directory.
 ///

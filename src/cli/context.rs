@@ -3,22 +3,33 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    args::{Args, Command},
+    args::{Args, Command, ConfigAction},
     error::CliError,
+    sanitize::sanitize,
     shell::quote,
 };
-use crate::config::{Settings, Sources};
+use crate::{
+    config::{Settings, Sources},
+    node::{
+        identity::IDENTITY_FILE,
+        membership::{CLUSTER_FILE, CLUSTER_ID_FILE},
+    },
+};
 
+#[derive(Clone)]
 pub(super) struct Context {
     pub(super) data_dir: PathBuf,
     pub(super) sources: Sources,
     pub(super) settings: Settings,
     pub(super) json: bool,
     pub(super) quiet: bool,
-    /// Why the settings are invalid; `settings` are the defaults then. Only `doctor` runs with invalid settings.
-    pub(super) invalid: Option<CliError>,
+    /// The mistakes in the settings; `settings` are the others then. Only `doctor` and `config check` run with mistakes.
+    pub(super) mistakes: Vec<CliError>,
 }
 
+/// Files of which a data directory has at least one, and that nothing else has.
+const OWN_FILES: [&str; 6] =
+    [IDENTITY_FILE, CLUSTER_FILE, CLUSTER_ID_FILE, "index.redb", "journal", "blocks"];
 /// Environment variables that are paths, which need not be UTF-8.
 const PATH_VARIABLES: [&str; 2] = ["STORGO_DATA_DIR", "STORGO_CONFIG"];
 
@@ -39,15 +50,21 @@ impl Context {
             env: environment()?,
             flags: args.common.flags.given.clone(),
         };
-        let (settings, invalid) = match Settings::load(&sources) {
-            Ok(settings) => (settings, None),
-            Err(error) if matches!(args.command, Some(Command::Doctor)) => {
-                (Settings::load(&Sources::default())?, Some(error.into()))
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let (settings, mistakes) = Settings::load(&sources);
+        let mistakes: Vec<CliError> = mistakes.into_iter().map(CliError::from).collect();
+        let reports_all =
+            matches!(args.command, Some(Command::Doctor | Command::Config { action: ConfigAction::Check }));
+        if let Some(first) = mistakes.first()
+            && !reports_all
+        {
+            let hint = match mistakes.len() - 1 {
+                0 => first.hint.clone(),
+                more => format!("{}; `storgo-node config check` lists this and {more} more", first.hint),
+            };
+            return Err(first.clone().hint(hint));
+        }
         let (json, quiet) = (args.common.json, args.common.quiet);
-        Ok(Self { data_dir, sources, settings, json, quiet, invalid })
+        Ok(Self { data_dir, sources, settings, json, quiet, mistakes })
     }
 
     /// The command that starts the node of this command.
@@ -100,6 +117,13 @@ fn check_data_dir(dir: &Path) -> Result<(), CliError> {
         return Err(CliError::bad_request(message)
             .hint("name a folder with --data-dir; storgo-node creates it if needed"));
     }
+    if let Some(name) = foreign_file(dir) {
+        let message = format!("{} is no data directory: it contains {}", dir.display(), sanitize(&name));
+        return Err(CliError::bad_request(message).hint(format!(
+            "name a new or empty folder with --data-dir, for example {}",
+            quote(dir.join("storgo"))
+        )));
+    }
     match dir.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists()) {
         Some(parent) => {
             let message = format!("folder {} does not exist", parent.display());
@@ -108,6 +132,20 @@ fn check_data_dir(dir: &Path) -> Result<(), CliError> {
         }
         None => Ok(()),
     }
+}
+
+/// Returns the name of a file in a folder that is neither empty nor a data directory; there is one of [`OWN_FILES`] in each of
+/// those, and before the first start a settings file.
+fn foreign_file(dir: &Path) -> Option<String> {
+    if OWN_FILES.iter().any(|name| dir.join(name).exists()) {
+        return None;
+    }
+    let names =
+        std::fs::read_dir(dir).ok()?.flatten().map(|item| item.file_name().to_string_lossy().into_owned());
+    // Hidden files and `lost+found` are those of file systems and desktops.
+    names
+        .into_iter()
+        .find(|name| !name.starts_with('.') && name != "lost+found" && !name.starts_with("config."))
 }
 
 fn default_data_dir() -> Result<PathBuf, CliError> {

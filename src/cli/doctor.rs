@@ -13,18 +13,19 @@ use serde::Serialize;
 use super::{
     Context,
     client::{Endpoint, how_to_join},
-    cluster_key::CLUSTER_FILE,
     connection::{Connection, Network},
     error::CliError,
     options::run_options,
     output::{self, plural},
     shell::complete,
+    status::RESTART_PENDING,
 };
 use crate::{
     http::{CertificateWarning, SettingInfo, TOKEN_FILE, load_or_create_token},
     node::{
         ErrorCode, NodeError,
         identity::{IDENTITY_FILE, load_or_create},
+        membership::CLUSTER_FILE,
         report::{FileList, Status},
     },
     store::{Store, StoreError, read_lock, write_problem},
@@ -152,8 +153,7 @@ fn blocks(context: &Context) -> Check {
 
 /// A failed check, with the next step.
 fn failed(name: &'static str, error: NodeError) -> Check {
-    let CliError { message, hint, .. } = error.into();
-    Check::fail(name, if hint.is_empty() { message } else { format!("{message}; {hint}") })
+    Check::fail(name, CliError::from(error).with_next_step())
 }
 
 fn secrets(context: &Context) -> Check {
@@ -204,18 +204,18 @@ fn clock() -> Check {
 }
 
 fn settings(context: &Context) -> Check {
-    let options = match &context.invalid {
-        Some(error) => Err(error.clone()),
-        None => run_options(&context.settings, &context.data_dir),
-    };
+    if !context.mistakes.is_empty() {
+        let all: Vec<String> = context.mistakes.iter().map(CliError::with_next_step).collect();
+        return Check::fail("settings", all.join("; "));
+    }
+    let options = run_options(&context.settings, &context.data_dir);
     match options {
         Ok((_, serve)) => match serve.certificate_warning(&context.data_dir) {
             None => Check::ok("settings", "all settings are valid"),
             Some(CertificateWarning { message, is_valid: true }) => Check::warn("settings", message),
             Some(CertificateWarning { message, is_valid: false }) => Check::fail("settings", message),
         },
-        Err(CliError { message, hint, .. }) if hint.is_empty() => Check::fail("settings", message),
-        Err(CliError { message, hint, .. }) => Check::fail("settings", format!("{message}; {hint}")),
+        Err(error) => Check::fail("settings", error.with_next_step()),
     }
 }
 
@@ -259,11 +259,19 @@ async fn node(context: &Context) -> Vec<Check> {
     let (status, settings, damaged) = match asked.await {
         Ok(answers) => answers,
         Err(error) => {
-            return vec![Check::fail("node", format!("the node does not answer: {error}; {}", error.hint))];
+            let message = format!(
+                "the node does not answer: {error}; stop its process and start it again; its log says more"
+            );
+            return vec![Check::fail("node", message)];
         }
     };
     let up = humantime::format_duration(Duration::from_secs(status.uptime_s));
-    let mut checks = vec![Check::ok("node", format!("running as process {} for {up}", status.pid))];
+    let running = format!("running as process {} for {up}", status.pid);
+    let mut checks = vec![if status.restart_pending {
+        Check::warn("node", format!("{running}; {RESTART_PENDING}"))
+    } else {
+        Check::ok("node", running)
+    }];
     checks.push(match (status.peers, &status.outside) {
         (0, Some(addr)) => {
             let message =
@@ -316,9 +324,13 @@ fn no_peer(settings: &[SettingInfo]) -> String {
         |key: &str| settings.iter().find(|setting| setting.key == key).map_or("", |setting| &setting.value);
     let next = match (value("bootstrap"), value("mdns")) {
         ("", "true") => {
-            "none was found on the local network; name one with the setting `bootstrap`, or try `storgo-node peers --add MULTIADDR`"
+            "none was found on the local network; name one with the setting `bootstrap` or `storgo-node peers --add MULTIADDR`: \
+             `status` on another node lists its addresses"
         }
-        ("", _) => "neither `bootstrap` nor `mdns` is set, so the node looks for none",
+        ("", _) => {
+            "neither `bootstrap` nor `mdns` is set, so the node looks for none; name one with the setting `bootstrap` or \
+             `storgo-node peers --add MULTIADDR`: `status` on another node lists its addresses"
+        }
         (peers, _) => {
             return format!(
                 "no peer is connected: {peers} (`bootstrap`) does not answer; check that it runs and that a firewall lets this node \

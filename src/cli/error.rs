@@ -72,6 +72,12 @@ impl CliError {
         self
     }
 
+    /// The message and the next step in one line.
+    pub(super) fn with_next_step(&self) -> String {
+        let Self { message, hint, .. } = self;
+        if hint.is_empty() { message.clone() } else { format!("{message}; {hint}") }
+    }
+
     pub(super) const fn exit_code(&self) -> u8 {
         match self.code {
             ErrorCode::Other | ErrorCode::Collision => 1,
@@ -152,9 +158,9 @@ fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         }
         Some(Reason::BlockDamaged) => "`storgo-node verify` fetches damaged blocks from peers that have them",
         Some(Reason::StorageFull) => {
-            "free some space, raise storage.capacity, or remove files and run `storgo-node gc --now`"
+            "raise the setting storage.capacity, or remove files and run `storgo-node gc --now`"
         }
-        Some(Reason::DiskFull) => "free some space on that disk",
+        Some(Reason::DiskFull) => "free some space on that disk, or run `storgo-node gc --now --cache`",
         Some(Reason::ReadOnly) => "mount it writable, or use another --data-dir",
         Some(Reason::PermissionDenied) => "check its owner and permissions",
         Some(Reason::IdentityDamaged) => {
@@ -164,12 +170,10 @@ fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
             "check that a node with this file runs, and that this node has a peer (`storgo-node peers`)"
         }
         Some(Reason::NoPeers) => {
-            "`storgo-node doctor` says which peers this node looks for; --bootstrap names one"
+            "name a node to connect to: --bootstrap MULTIADDR, or `storgo-node peers --add MULTIADDR` if this node runs; `status` on \
+             the other node lists its addresses"
         }
         Some(Reason::Offline) => "start the node with `storgo-node run`, then run the command again",
-        Some(Reason::Stalled | Reason::FetchTooSlow) => {
-            "run the command again to continue; --timeout waits longer"
-        }
         Some(Reason::NoGoodCopy) => {
             "connect to another node that has the file, or store the original again: `storgo-node provide` restores the block"
         }
@@ -206,7 +210,8 @@ fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         }
         Some(Reason::TokenUnknown) => "`storgo-node token ls` lists the tokens",
         Some(Reason::NotAnnounced) => "it was removed; store it again to announce it",
-        Some(Reason::NotKept | Reason::NameUnknown) => "`storgo-node ls` lists the files here",
+        Some(Reason::NotKept) => "`storgo-node keep LINK` keeps a file that was only read",
+        Some(Reason::NameUnknown) => "`storgo-node ls` lists the files here",
         Some(Reason::BlockNotHere | Reason::RootNotHere) => {
             "`storgo-node repair` fetches it from peers that have it"
         }
@@ -237,7 +242,9 @@ const fn of_code(code: ErrorCode) -> &'static str {
         ErrorCode::BadRequest => "correct it and run the command again; --help lists what the command takes",
         ErrorCode::Partial => "correct what the messages name, then run the command again",
         ErrorCode::NotFound => "`storgo-node ls` lists the files here; a link reads files of other nodes",
-        ErrorCode::Unreachable => "`storgo-node peers` lists the peers, `storgo-node doctor` finds problems",
+        ErrorCode::Unreachable => {
+            "`storgo-node run` starts the node; if its process still runs, stop that first"
+        }
         ErrorCode::Denied => "check the owner and permissions, or ask for a link with its read key",
         ErrorCode::Integrity => "`storgo-node verify` shows what is damaged",
         ErrorCode::Collision => "store it without --public",

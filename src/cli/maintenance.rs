@@ -1,4 +1,4 @@
-//! `verify`, `health`, `repair` and `gc`: check and tidy what is stored.
+//! `verify`, `health`, `keep`, `repair` and `gc`: check and tidy what is stored.
 
 use std::collections::HashSet;
 
@@ -84,7 +84,7 @@ pub(super) async fn health(context: &Context, reference: Option<&str>) -> Result
     let report: HealthReport = call(context, Network::Online, Method::GET, &endpoint).await?;
     output::result(context, &report, describe_health)?;
     match report.state {
-        Health::Ok | Health::AtRisk => Ok(()),
+        Health::Ok | Health::AtRisk | Health::Unkept => Ok(()),
         Health::Damaged => {
             let message = format!("{} not on this node", is_or_are(report.blocks - report.here));
             Err(CliError::new(ErrorCode::Integrity, message)
@@ -109,6 +109,12 @@ fn describe_health(report: &HealthReport) -> String {
             format!("at risk: {} only on this node", is_or_are(report.only_here))
         }
         (Health::AtRisk, _) => "at risk: some blocks are on a single node".into(),
+        (Health::Unkept, _) => {
+            let only = plural(report.lost, "block");
+            format!(
+                "can be read here, but no node that answered keeps {only} of it; `keep` with the same link or name keeps it here"
+            )
+        }
         (Health::Damaged, _) => {
             complete("damaged here: `storgo-node repair` fetches the missing blocks").into_owned()
         }
@@ -118,6 +124,10 @@ fn describe_health(report: &HealthReport) -> String {
     let mut lines = vec![("cid", report.cid.to_string())];
     lines.extend(report.name.as_deref().map(|name| ("name", sanitize(name))));
     lines.push(("health", state));
+    if !report.counted_all {
+        let counted = format!("the first {}; nothing is known of the rest", plural(report.blocks, "block"));
+        lines.push(("counted", counted));
+    }
     let unkept = if report.kept || report.here == 0 { "" } else { ", not kept: they may go at any time" };
     lines.push(("blocks", format!("{} of {} here{unkept}", report.here, report.blocks)));
     let here = if report.kept && report.here == report.blocks { ", with this node's own" } else { "" };
@@ -170,6 +180,14 @@ async fn list_damaged(context: &Context) -> Result<(), CliError> {
         n => Err(CliError::new(ErrorCode::Integrity, format!("{} with missing blocks", plural(n, "file")))
             .hint("`storgo-node repair` fetches them from peers")),
     }
+}
+
+pub(super) async fn keep(context: &Context, reference: &str) -> Result<(), CliError> {
+    let file: FileInfo = run_job(context, Network::Online, "keep", Some(reference)).await?;
+    output::result(context, &file, |file| {
+        let name = file.name.as_deref().map_or_else(|| file.cid.to_string(), sanitize);
+        format!("kept here: {name}, {}\n", output::bytes(file.size))
+    })
 }
 
 pub(super) async fn repair(context: &Context, reference: Option<&str>) -> Result<(), CliError> {

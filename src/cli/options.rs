@@ -8,14 +8,11 @@ use std::{
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-use super::{
-    cluster_key::{CLUSTER_FILE, cluster_key},
-    error::CliError,
-};
+use super::{cluster_key::cluster_key, error::CliError};
 use crate::{
     config::{ByteSize, HttpAddr, Origin, Settings, parse_duration},
     http::{ApiOptions, ServeOptions, SettingInfo, Tls},
-    node::NodeOptions,
+    node::{NodeOptions, membership::CLUSTER_FILE},
     store::StoreOptions,
 };
 
@@ -97,20 +94,32 @@ pub(super) fn run_options(
     settings: &Settings,
     data_dir: &Path,
 ) -> Result<(NodeOptions, ServeOptions), CliError> {
-    let (node, serve) = (node_options(settings, data_dir)?, serve_options(settings)?);
-    // The default addresses fall back to others.
-    if *settings.origin("listen") != Origin::BuiltIn {
-        for addr in &node.listen {
-            if let Some(reason) = cannot_bind(addr) {
-                return Err(settings.bad_value("listen", format!("{addr}: {reason}")).into());
-            }
+    match mistakes(settings, data_dir).into_iter().next() {
+        Some(mistake) => Err(mistake),
+        None => Ok((node_options(settings, data_dir)?, serve_options(settings)?)),
+    }
+}
+
+/// All errors of [`run_options`].
+pub(super) fn mistakes(settings: &Settings, data_dir: &Path) -> Vec<CliError> {
+    let mut mistakes = Vec::new();
+    match node_options(settings, data_dir) {
+        Err(error) => mistakes.push(error),
+        // The default addresses fall back to others.
+        Ok(_) if *settings.origin("listen") == Origin::BuiltIn => {}
+        Ok(node) => mistakes.extend(node.listen.iter().filter_map(|addr| {
+            let reason = cannot_bind(addr)?;
+            Some(settings.bad_value("listen", format!("{addr}: {reason}")).into())
+        })),
+    }
+    match serve_options(settings) {
+        Err(error) => mistakes.push(error),
+        Ok(serve) => {
+            let http = Multiaddr::from(serve.addr.ip()).with(Protocol::Tcp(serve.addr.port()));
+            mistakes.extend(cannot_bind(&http).map(|reason| settings.bad_value("http", reason).into()));
         }
     }
-    let http = Multiaddr::from(serve.addr.ip()).with(Protocol::Tcp(serve.addr.port()));
-    match cannot_bind(&http) {
-        Some(reason) => Err(settings.bad_value("http", reason).into()),
-        None => Ok((node, serve)),
-    }
+    mistakes
 }
 
 /// Why this user can never bind an address on this machine; `None` if it may be possible.

@@ -87,9 +87,7 @@ pub(super) fn message(context: &Context, text: &str) {
 pub(super) fn warnings(context: &Context, node: &Node) {
     if !context.quiet {
         for warning in node.warnings() {
-            let CliError { message, hint, .. } = warning.into();
-            let text = if hint.is_empty() { message } else { format!("{message}; {hint}") };
-            stderr_line(&shell::complete(&text));
+            stderr_line(&shell::complete(&CliError::from(warning).with_next_step()));
         }
     }
 }

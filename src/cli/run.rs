@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::Origin,
     http::{Api, ServeOptions, Served},
-    node::{ErrorCode, Node, NodeError, NodeOptions, Reason},
+    node::{ErrorCode, Node, NodeError, NodeOptions, Reason, invite::is_local},
 };
 
 pub(super) async fn run(context: &Context) -> Result<(), CliError> {
@@ -160,7 +160,6 @@ async fn print_banner(context: &Context, node: &Node, api: &Api, served: &Served
         None => format!("page    {}/   (`storgo-node web` prints a link that signs in)", served.url()),
     });
     // Prefer an address that other machines can reach.
-    let is_local = |addr: &str| addr.contains("/127.0.0.1/") || addr.contains("/::1/");
     let example = status.listen.iter().find(|addr| !is_local(addr)).or(status.listen.first());
     if status.cluster {
         lines.push("bring another machine into the cluster with the line that this prints:".into());

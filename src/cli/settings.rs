@@ -8,7 +8,7 @@ use super::{
     client::Endpoint,
     connection::{Connection, Network},
     error::CliError,
-    options::{api_options, run_options},
+    options::{api_options, mistakes},
     output::{self, table},
     sanitize::sanitize,
 };
@@ -21,8 +21,19 @@ use crate::{
 pub(super) async fn config(context: &Context, action: &ConfigAction) -> Result<(), CliError> {
     match action {
         ConfigAction::Check => {
-            // Each value has been checked when it was loaded; this checks what only a start would see.
-            run_options(&context.settings, &context.data_dir)?;
+            // Each value has been checked when it was loaded; this also checks what only a start would see.
+            let mut found = context.mistakes.clone();
+            found.extend(mistakes(&context.settings, &context.data_dir));
+            match &found[..] {
+                [] => {}
+                [mistake] => return Err(mistake.clone()),
+                several => {
+                    let lines: String = several.iter().map(|mistake| format!("\n  {mistake}")).collect();
+                    let message = format!("{} mistakes in the settings:{lines}", several.len());
+                    return Err(CliError::bad_request(message)
+                        .hint("correct or remove each; docs/configuration.md describes all settings"));
+                }
+            }
             let file = context.sources.file.as_ref().or(context.sources.default_file.as_ref());
             let read = match file.filter(|path| path.exists()) {
                 Some(path) => format!("read {}", sanitize(&path.display().to_string())),

@@ -6,7 +6,7 @@ use libp2p::identity::Keypair;
 
 use super::{
     Context,
-    cluster_key::{self, CLUSTER_FILE, cluster_key, parse_cluster_key},
+    cluster_key::{self, cluster_key, parse_cluster_key},
     connection::{Network, ask, require_data_dir},
     error::CliError,
     output,
@@ -14,7 +14,12 @@ use super::{
 };
 use crate::{
     content::secret::{ClusterKey, Key},
-    node::{ErrorCode, identity::load_or_create, invite::Invite, membership::CLUSTER_ID_FILE},
+    node::{
+        ErrorCode,
+        identity::load_or_create,
+        invite::Invite,
+        membership::{CLUSTER_FILE, CLUSTER_ID_FILE},
+    },
     store::read_lock,
 };
 
@@ -88,13 +93,22 @@ pub(super) async fn invite(context: &Context) -> Result<(), CliError> {
         }
         addrs.extend(status.listen);
     }
-    if addrs.is_empty() {
-        let message =
-            "the node does not run, so the invite contains no address: the other machine needs --bootstrap";
+    let invite = Invite::new(&key, addrs);
+    let (line, usable) = (invite.line(), invite.is_usable_elsewhere());
+    let json = serde_json::json!({ "invite": line, "usable_elsewhere": usable });
+    output::result(context, &json, |_| format!("{line}\n"))?;
+    if invite.addrs.is_empty() {
+        let message = "the invite contains no address, because the node does not run: start it and invite again, or give the \
+                       other machine an address with --bootstrap";
         output::message(context, message);
+    } else if !usable {
+        let message = format!(
+            "other machines cannot use this invite: it contains only addresses of this machine itself ({}); listen on other \
+             ones (--listen), or name the address at which others reach this machine (--external), and invite again",
+            invite.addrs.join(", ")
+        );
+        output::message(context, &message);
     }
-    let line = Invite::new(&key, addrs).line();
-    output::result(context, &serde_json::json!({ "invite": line }), |_| format!("{line}\n"))?;
     let message = "on the other machine: storgo-node join - (paste the invite, then press Enter and Ctrl-D)\n\
                    keep the invite secret: anybody who has it can join the cluster, and it does not expire; \
                    a member still needs the link of a file to read it";

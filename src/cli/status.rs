@@ -1,6 +1,6 @@
 //! `status`, `peers` and `events`: the state of the running node.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use axum::{body::Body, http::Method};
 use futures::TryStreamExt;
@@ -18,11 +18,15 @@ use super::{
 };
 use crate::{
     config::check_peer_address,
+    http::url,
     node::{
         ErrorCode,
         report::{Event, PeerReport, Status},
     },
 };
+
+/// Why a node must be started again, and how.
+pub(super) const RESTART_PENDING: &str = "the cluster or identity in the data directory changed after the node started; stop it and start it again";
 
 pub(super) async fn status(context: &Context) -> Result<(), CliError> {
     require_running_node(context)?;
@@ -63,6 +67,9 @@ fn describe_status(status: &Status) -> String {
         ("peers", status.peers.to_string()),
         ("traffic", format!("{} sent, {} received", bytes(status.sent_bytes), bytes(status.received_bytes))),
     ];
+    if status.restart_pending {
+        lines.push(("restart", format!("pending: {RESTART_PENDING}")));
+    }
     if status.missing > 0 {
         let missing = plural(status.missing, "block");
         lines.push((
@@ -78,8 +85,11 @@ fn describe_status(status: &Status) -> String {
     if status.quarantined > 0 {
         lines.push(("damaged", format!("{} set aside", plural(status.quarantined, "block"))));
     }
-    let scheme = if status.https { "https" } else { "http" };
-    lines.extend(status.http.iter().map(|http| ("api", format!("{scheme}://{http}"))));
+    let addr: Option<SocketAddr> = status.http.as_ref().and_then(|http| http.parse().ok());
+    lines.extend(addr.map(|addr| {
+        let all = if addr.ip().is_unspecified() { " (on all addresses of this machine)" } else { "" };
+        ("api", url(addr, status.https) + all)
+    }));
     lines.extend(status.listen.iter().map(|addr| ("listen", addr.clone())));
     let lines: String = lines.iter().map(|(name, value)| format!("{name:<8} {value}\n")).collect();
     complete(&lines).into_owned()

@@ -19,7 +19,7 @@ use super::{
     extract::{JsonBody, PathParam},
     headers::header_value,
     problem::Problem,
-    serve::ClientConnection,
+    serve::{ClientConnection, url},
 };
 use crate::node::{Node, error::ErrorCode};
 
@@ -129,14 +129,14 @@ pub(super) fn sign_in_link(
     maker: Option<&Caller>,
 ) -> Option<String> {
     let server = node.http()?;
-    let scheme = if server.tls { "https" } else { "http" };
-    let (ip, port) = (server.addr.ip(), server.addr.port());
-    let host = match names.0.first() {
-        Some(name) if !ip.is_loopback() => format!("{name}:{port}"),
-        _ if ip.is_unspecified() => format!("127.0.0.1:{port}"),
-        _ => server.addr.to_string(),
+    let url = match names.0.first() {
+        Some(name) if !server.addr.ip().is_loopback() => {
+            let scheme = if server.tls { "https" } else { "http" };
+            format!("{scheme}://{name}:{}", server.addr.port())
+        }
+        _ => url(server.addr, server.tls),
     };
-    Some(format!("{scheme}://{host}/#signin={}", auth.sessions.new_code(maker)))
+    Some(format!("{url}/#signin={}", auth.sessions.new_code(maker)))
 }
 
 /// Makes a link that signs a browser in once, within ten minutes.

@@ -273,6 +273,18 @@ pub(super) async fn health(
     Ok(Json(node.health(&reference.at(query.path)).await?))
 }
 
+/// Keeps a file that was only read. Blocks that are not here are fetched. No effect on a file that is kept.
+#[utoipa::path(post, path = "/files/{reference}/keep", tag = "files", params(FileRef),
+    responses((status = 200, body = FileInfo), (status = 403), (status = 404), (status = 422), (status = 502), (status = 504),
+        (status = 507)))]
+pub(super) async fn keep(
+    State(node): State<Node>,
+    FileRef(reference): FileRef,
+    QueryParams(NoParams {}): QueryParams<NoParams>,
+) -> Result<Json<FileInfo>, Problem> {
+    Ok(Json(node.keep(&reference).await?))
+}
+
 /// Fetches the missing blocks of a kept file from peers.
 #[utoipa::path(post, path = "/files/{reference}/repair", tag = "files", params(FileRef),
     responses((status = 200, body = RepairReport), (status = 404), (status = 422), (status = 502), (status = 507)))]

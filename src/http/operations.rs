@@ -29,6 +29,12 @@ pub(super) async fn peers(State(node): State<Node>) -> Result<Json<Vec<PeerRepor
     Ok(Json(node.peers().await?))
 }
 
+/// Lists addresses of peers of this network, connected or not, the most recently seen peers first.
+#[utoipa::path(get, path = "/peers/known", tag = "node", responses((status = 200, body = Vec<String>)))]
+pub(super) async fn known_addrs(State(node): State<Node>) -> Result<Json<Vec<Multiaddr>>, Problem> {
+    Ok(Json(node.known_addrs().await?))
+}
+
 /// Time limit for a question to the disk.
 const DISK_TIMEOUT: Duration = Duration::from_secs(1);
 const ADDR_HINT: &str = "pass an address such as /ip4/192.0.2.7/tcp/3000";
@@ -137,13 +143,17 @@ pub(super) async fn gc(
 pub(super) struct InviteLine {
     /// The invite, for `storgo-node join`.
     invite: String,
+    /// Whether it contains an address that another machine may be able to use. `false`: this node listens on addresses of this
+    /// machine only.
+    usable_elsewhere: bool,
 }
 
 /// Makes an invite into this node's cluster.
 #[utoipa::path(post, path = "/invite", tag = "node", responses((status = 200, body = InviteLine)))]
 pub(super) async fn invite(State(node): State<Node>) -> Result<Response, Problem> {
     let invite = node.invite().await?;
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(InviteLine { invite })).into_response())
+    let line = InviteLine { invite: invite.line(), usable_elsewhere: invite.is_usable_elsewhere() };
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(line)).into_response())
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -152,7 +152,9 @@ const fn hint(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         Some(Reason::StorageFull) => {
             "remove files and send POST /api/v1/gc?now=true, or raise storage.capacity"
         }
-        Some(Reason::DiskFull) => "free space on the disk of the data directory",
+        Some(Reason::DiskFull) => {
+            "free space on the disk of the data directory, or send POST /api/v1/gc?now=true&cache=true"
+        }
         Some(Reason::PermissionDenied) => "check the owner and permissions of the data directory",
         Some(Reason::NoProvider) => "check that a node with the file runs and is among GET /api/v1/peers",
         Some(Reason::Offline) => "start the node with a network",
@@ -164,9 +166,6 @@ const fn hint(code: ErrorCode, reason: Option<Reason>) -> &'static str {
             "check that the other node runs and that no firewall blocks it"
         }
         Some(Reason::TokenUnknown) => "list the tokens with GET /api/v1/tokens",
-        Some(Reason::TooManyBlocks) => {
-            "ask for the entries of the folder, or for parts of the file, one by one"
-        }
         Some(Reason::OwnAddress | Reason::OtherPeer) => {
             "pass the address that GET /api/v1/status of the other node lists"
         }
@@ -174,6 +173,9 @@ const fn hint(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         Some(Reason::UnknownHost) => "check the host name",
         Some(Reason::ConnectionRefused) => "check the port, and that the other node runs",
         Some(Reason::NotAnnounced) => "store the file again to announce it",
+        Some(Reason::NotKept) => {
+            "list the files with GET /api/v1/files, or keep another with POST /api/v1/files/{cid}/keep"
+        }
         Some(Reason::BlockNotHere | Reason::RootNotHere) => {
             "fetch missing blocks with POST /api/v1/files/{cid}/repair"
         }

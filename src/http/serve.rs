@@ -12,7 +12,7 @@ mod write_timeout;
 use std::{
     convert::Infallible,
     io::ErrorKind,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -134,15 +134,25 @@ pub struct Served {
 }
 
 impl Served {
-    /// The URL of this server.
+    /// The URL of this server, for a browser on this machine.
     pub fn url(&self) -> String {
-        format!("{}://{}", if self.fingerprint.is_some() { "https" } else { "http" }, self.addr)
+        url(self.addr, self.fingerprint.is_some())
     }
 
     /// Reads the files of the certificate again at once. They are read now and then anyway.
     pub fn reload_certificate(&self) {
         self.reload.notify_one();
     }
+}
+
+/// The URL of a server, for a browser on this machine: an address that means all addresses cannot be opened.
+pub fn url(mut addr: SocketAddr, tls: bool) -> String {
+    match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    format!("{}://{addr}", if tls { "https" } else { "http" })
 }
 
 /// Serves `router` until `node` stops. Handlers find a `ClientConnection` in the extensions of each request.

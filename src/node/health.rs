@@ -17,7 +17,7 @@ use super::{
     handles::Walks,
     lookup::Found,
     network::Network,
-    places::{PlaceCounts, Places},
+    places::{PlaceCounts, Places, node_links},
     report::{BlockList, Health, HealthReport, Holder},
 };
 use crate::content::cid::Cid;
@@ -62,7 +62,9 @@ impl HealthCheck {
         let Found { link, record, entry, .. } = found;
         let blocks = map.blocks().count() as u64;
         let here = map.blocks().filter(|(_, presence, _)| presence.here).count() as u64;
-        if !kept && !map.blocks().any(|(.., holders)| holders > 0) {
+        let is_readable =
+            !map.incomplete && map.blocks().all(|(_, presence, holders)| presence.here || holders > 0);
+        if !kept && !is_readable && !map.blocks().any(|(.., holders)| holders > 0) {
             return Err(not_found(&link.cid, &holders, here));
         }
         let whole = !map.incomplete && map.blocks().all(|(_, presence, _)| presence.kept);
@@ -71,6 +73,7 @@ impl HealthCheck {
         let away = map.blocks().filter(|(_, presence, _)| !presence.here);
         let copies = holders.iter().filter(|holder| holder.whole).count() + usize::from(whole);
         let state = match weakest {
+            0 if is_readable => Health::Unkept,
             0 if holders.iter().any(|holder| holder.blocks.is_none()) => Health::Unknown,
             0 => Health::Lost,
             _ if kept && !whole => Health::Damaged,
@@ -79,6 +82,7 @@ impl HealthCheck {
         };
         Ok(HealthReport {
             cid: link.cid,
+            counted_all: !map.cut,
             name: entry.map(|entry| entry.entry.name).or(record.and_then(|record| record.name)),
             state,
             kept,
@@ -105,13 +109,16 @@ impl HealthCheck {
         let (map, _) = self.survey(found).await?;
         let root = found.link.cid;
         self.walks
-            .run(move |_, wanted| {
-                let links = |cid: &Cid| wanted.check().map(|()| map.links(cid));
+            .run(move |store, wanted| {
+                let links = |cid: &Cid| match map.links(cid) {
+                    None if map.cut => wanted.check().and_then(|()| node_links(store, cid)),
+                    links => wanted.check().map(|()| links),
+                };
                 // The map may be complete where the store is not, so its counts are not kept.
                 let page = Places::new(&links, &PlaceCounts::default()).page(root, cursor, limit)?;
-                page.map(map.root_len(), |cid| {
-                    let (here, holders) = map.availability(cid);
-                    Ok((here, Some(holders.into())))
+                page.map(map.root_len(), |cid| match map.availability(cid) {
+                    Some((here, holders)) => Ok((here, Some(holders.into()))),
+                    None => Ok((store.holds(cid)?, None)),
                 })
             })
             .await

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fs, path::Path};
 
-use libp2p::{Multiaddr, identity::Keypair};
+use libp2p::{Multiaddr, PeerId, identity::Keypair};
 
 use super::error::{ErrorCode, NodeError, Reason};
 pub use crate::store::write_new as write_secret;
@@ -44,6 +44,12 @@ pub fn load_or_create(data_dir: &Path) -> Result<Keypair, NodeError> {
         }
         Err(e) => Err(NodeError::io(format_args!("read {}", path.display()), &e)),
     }
+}
+
+/// Returns the peer id of the identity in a data directory; `None` if there is none that can be read.
+pub(super) fn peer_id(data_dir: &Path) -> Option<PeerId> {
+    let bytes = fs::read(data_dir.join(IDENTITY_FILE)).ok()?;
+    Some(decode(&bytes)?.public().to_peer_id())
 }
 
 /// Decodes a key pair from the identity file or a backup; `None` if it is not an Ed25519 key.

@@ -1,6 +1,7 @@
 //! Invites: one line that lets another machine join a cluster. It contains the cluster key, so its holder can join. It does not expire.
 
 use data_encoding::BASE64URL_NOPAD;
+use libp2p::{Multiaddr, multiaddr::Protocol};
 use serde::{Deserialize, Serialize};
 
 use crate::content::secret::ClusterKey;
@@ -10,6 +11,15 @@ const INVITE: &str = "storgo-invite:";
 const MAX_INVITE: usize = 8 << 10;
 /// Maximum number of addresses in an invite.
 const MAX_ADDRS: usize = 16;
+
+/// Whether an address leads every machine to itself.
+pub fn is_local(addr: &str) -> bool {
+    match addr.parse::<Multiaddr>().ok().and_then(|addr| addr.iter().next().map(Protocol::acquire)) {
+        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
+        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
+        _ => false,
+    }
+}
 
 /// The content of an invite.
 #[derive(Serialize, Deserialize)]
@@ -23,10 +33,14 @@ pub struct Invite {
 impl Invite {
     /// An invite to the cluster of `key`, whose members are at `addrs`.
     pub fn new(key: &ClusterKey, mut addrs: Vec<String>) -> Self {
-        // Loopback addresses come last: other machines cannot use them.
-        addrs.sort_by_key(|addr| addr.contains("/127.0.0.1/") || addr.contains("/::1/"));
+        addrs.sort_by_key(|addr| is_local(addr));
         addrs.truncate(MAX_ADDRS);
         Self { key: BASE64URL_NOPAD.encode(key.as_bytes()), addrs }
+    }
+
+    /// Whether another machine may be able to use one of the addresses.
+    pub fn is_usable_elsewhere(&self) -> bool {
+        self.addrs.iter().any(|addr| !is_local(addr))
     }
 
     /// Encodes the invite as one line.

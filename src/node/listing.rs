@@ -9,14 +9,14 @@ use super::{
     damage_cache::DamageCache,
     error::{ErrorCode, NodeError, Reason},
     handles::Walks,
-    places::{PlaceCounts, Places},
+    places::{PlaceCounts, Places, node_links},
     report::{BlockList, FileInfo, FileList},
 };
 pub use crate::catalogue::Sort;
 use crate::{
     catalogue::{Catalogue, Query, SortKey},
-    content::{cid::Cid, node_block},
-    store::{RootRecord, Store, StoreError},
+    content::cid::Cid,
+    store::{RootRecord, Store},
 };
 
 /// Selects files by their blocks on this disk.
@@ -79,7 +79,7 @@ impl Listing {
         self.walks
             .run(move |store, wanted| {
                 let len = store.get(&root)?.ok_or_else(|| root_not_here(&root))?.len();
-                let nodes = |cid: &Cid| wanted.check().and_then(|()| links(store, cid));
+                let nodes = |cid: &Cid| wanted.check().and_then(|()| node_links(store, cid));
                 let page = Places::new(&nodes, &counts).page(root, cursor, limit)?;
                 page.map(u32::try_from(len).unwrap_or(u32::MAX), |cid| Ok((store.holds(cid)?, None)))
             })
@@ -120,17 +120,6 @@ fn page(
     let page = Catalogue::new(store).page(&query)?;
     let next = page.next.map(|key| BASE64URL_NOPAD.encode(&serde_json::to_vec(&key).unwrap_or_default()));
     Ok((page.records, next, page.total))
-}
-
-/// Returns the links of a node block with their lengths; `None` if it is not here or damaged.
-fn links(store: &Store, cid: &Cid) -> Result<Option<Vec<(Cid, u32)>>, NodeError> {
-    let block = match store.get(cid) {
-        Ok(Some(block)) => block,
-        Ok(None) | Err(StoreError::Corrupt { .. }) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let node_block::Visible { links, lens, .. } = node_block::visible(&block)?;
-    Ok(Some(links.into_iter().zip(lens).collect()))
 }
 
 fn root_not_here(root: &Cid) -> NodeError {

@@ -8,6 +8,8 @@ use data_encoding::HEXLOWER;
 use super::error::{ErrorCode, NodeError, Reason};
 use crate::{content::secret::ClusterKey, store::replace};
 
+/// Name of the file in the data directory that holds the cluster key, for the command line: a node is given the key.
+pub const CLUSTER_FILE: &str = "cluster.key";
 /// Name of the file in the data directory that names its cluster.
 pub const CLUSTER_ID_FILE: &str = "cluster.id";
 

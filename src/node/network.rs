@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use libp2p::{PeerId, identity::Keypair};
+use libp2p::{Multiaddr, PeerId, identity::Keypair};
 
 use super::{
     ErrorCode, NodeOptions,
@@ -29,6 +29,9 @@ const META_RECORDS: &str = "provider-records";
 const PROVIDER_SEARCH: Duration = Duration::from_secs(5);
 /// Maximum number of providers that one search returns.
 const MAX_PROVIDERS: usize = 100;
+
+/// Addresses of one peer that [`known_addrs`] lists.
+const ADDRS_OF_EACH: usize = 2;
 
 /// A running network. Absent in a node that was started offline.
 pub(super) struct Network {
@@ -58,10 +61,7 @@ impl Network {
         store: &BlockingStore,
         tasks: &Tasks,
     ) -> Result<Self, NodeError> {
-        let remembered: Vec<RememberedPeer> = match store.meta(META_PEERS).await? {
-            Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
-            None => Vec::new(),
-        };
+        let remembered = remembered(store).await?;
         let net_options = NetOptions {
             listen: options.listen.clone(),
             external: options.external.clone(),
@@ -107,6 +107,12 @@ impl Network {
             NodeError::new(ErrorCode::Unreachable, "this node was started without a network")
                 .reason(Reason::Offline)
         })
+    }
+
+    /// Returns the peers of this DHT and their addresses, most recently seen first.
+    async fn dht_peers(&self) -> Vec<RememberedPeer> {
+        let seen = *self.saved_version.lock().unwrap_or_else(PoisonError::into_inner);
+        self.net.snapshot_since(seen).await.map(|snapshot| snapshot.remembered).unwrap_or_default()
     }
 
     /// Looks for peers that announce a root.
@@ -159,4 +165,30 @@ impl Network {
             Err(error) => tracing::warn!("cannot save peers and provider records: {error}"),
         }
     }
+}
+
+/// Returns the peers that the last run has saved.
+async fn remembered(store: &BlockingStore) -> Result<Vec<RememberedPeer>, NodeError> {
+    let saved = store.meta(META_PEERS).await?;
+    Ok(saved.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
+}
+
+/// Returns addresses of peers of this DHT, connected or not: a few of each, the most recently seen peers first.
+pub(super) async fn known_addrs(
+    network: Option<&Arc<Network>>,
+    store: &BlockingStore,
+) -> Result<Vec<Multiaddr>, NodeError> {
+    let mut peers = match network {
+        Some(network) => network.dht_peers().await,
+        None => Vec::new(),
+    };
+    for saved in remembered(store).await? {
+        if !peers.iter().any(|known| known.peer == saved.peer) {
+            peers.push(saved);
+        }
+    }
+    let addrs = |RememberedPeer { peer, addrs }: RememberedPeer| {
+        addrs.into_iter().take(ADDRS_OF_EACH).filter_map(move |addr| addr.with_p2p(peer).ok())
+    };
+    Ok(peers.into_iter().flat_map(addrs).collect())
 }

@@ -13,7 +13,13 @@ use super::{
     error::NodeError,
     report::{BlockInfo, BlockKind, BlockList},
 };
-use crate::content::cid::{Cid, Codec};
+use crate::{
+    content::{
+        cid::{Cid, Codec},
+        node_block,
+    },
+    store::{Store, StoreError},
+};
 
 /// Node blocks whose counts are kept.
 const MAX_COUNTS: usize = 1 << 16;
@@ -55,6 +61,17 @@ pub(super) struct Page {
     /// CIDs and lengths; the length of the root is 0.
     blocks: Vec<(Cid, u32)>,
     next: Option<u64>,
+}
+
+/// Returns the links of a node block with their lengths; `None` if it is not here or damaged.
+pub(super) fn node_links(store: &Store, cid: &Cid) -> Result<Option<Vec<(Cid, u32)>>, NodeError> {
+    let block = match store.get(cid) {
+        Ok(Some(block)) => block,
+        Ok(None) | Err(StoreError::Corrupt { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let node_block::Visible { links, lens, .. } = node_block::visible(&block)?;
+    Ok(Some(links.into_iter().zip(lens).collect()))
 }
 
 impl<'a> Places<'a> {

@@ -15,10 +15,8 @@ use tokio_stream::wrappers::ReceiverStream;
 
 pub(crate) use self::gaps::Gaps;
 pub use self::gaps::left_out_name;
-use self::{
-    sink::{CountedBytes, Sink, Stopped},
-    source::Source,
-};
+use self::sink::{CountedBytes, Sink, Stopped};
+pub(super) use self::source::Source;
 use super::{
     error::NodeError,
     handles::{BlockingStore, Events, Tasks},
@@ -79,7 +77,8 @@ impl Reads {
         Ok(FileInfo { sealed: true, ..FileInfo::bare(&Link { cid: *cid, key: None }, kind) })
     }
 
-    fn source(&self, root: Cid, timeout: Duration) -> Source {
+    /// The source of the blocks of a root.
+    pub(super) fn source(&self, root: Cid, timeout: Duration) -> Source {
         Source::new(self.network.as_ref(), &self.store, root, timeout)
     }
 }

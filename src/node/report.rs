@@ -305,6 +305,8 @@ pub enum Health {
     Ok,
     /// A block is on one node only: if that node is lost, so is the file.
     AtRisk,
+    /// Every block was found, but some only on this node, which does not keep them: the file can be read here for now.
+    Unkept,
     /// Blocks are missing here and can be repaired from other nodes.
     Damaged,
     /// A block was found on no node that answered, and a node that announces the file did not answer.
@@ -324,6 +326,8 @@ pub struct HealthReport {
     pub state: Health,
     /// Whether this node keeps it.
     pub kept: bool,
+    /// Whether all blocks were counted. `false`: the file has more than 2,000,000, and this report is about the first ones.
+    pub counted_all: bool,
     /// Distinct blocks of the file, here and in all numbers below. Blocks below a node block that was found nowhere are not
     /// counted.
     pub blocks: u64,
@@ -423,6 +427,7 @@ pub struct Space {
 
 /// The answer to `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Status {
     /// This node's peer id.
     pub peer: String,
@@ -443,6 +448,9 @@ pub struct Status {
     pub data_dir: String,
     /// Whether a cluster key is set.
     pub cluster: bool,
+    /// Whether the data directory got another cluster or identity since this node started: it takes effect at the next start.
+    #[serde(default)]
+    pub restart_pending: bool,
     /// Address of another machine that runs with this node's identity, if one was met.
     #[serde(default)]
     pub same_identity: Option<String>,

@@ -16,6 +16,7 @@ use super::{
     handles::{BlockingStore, Events, Tasks, Walks},
     health::HealthCheck,
     identity,
+    keep::Keeping,
     listing::Listing,
     membership,
     network::Network,
@@ -57,6 +58,7 @@ pub(super) struct Services {
     pub(super) tasks: Tasks,
     pub(super) puts: Arc<Puts>,
     pub(super) files: Files,
+    pub(super) keeping: Keeping,
     pub(super) listing: Listing,
     pub(super) health: HealthCheck,
     pub(super) repairs: Repairs,
@@ -135,6 +137,12 @@ impl Services {
             Puts::new(secret, options.chunker, peer, announcements.clone(), events.clone(), tasks.clone())?;
         Ok(Self {
             puts: Arc::new(puts),
+            keeping: Keeping {
+                reads: reads.clone(),
+                announcements: announcements.clone(),
+                damage: damage.clone(),
+                owner: peer,
+            },
             files: Files {
                 reads,
                 withdrawals: Arc::clone(&withdrawals),

@@ -5,22 +5,30 @@ use std::sync::atomic::Ordering;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{
-    error::NodeError,
+    error::{ErrorCode, NodeError, Reason},
+    identity,
+    invite::Invite,
+    membership,
     report::{Event, Space, Status},
     services::Services,
 };
 use crate::{
     net::{Net, NetEvent},
+    store::StoreError,
     transfer::Counters,
 };
 
 impl Services {
     /// Gathers the status of the node.
     pub(super) async fn status(&self) -> Result<Status, NodeError> {
-        let read = self.store.run(|store| {
-            Ok((store.usage(), store.disk_free(), store.is_index_behind(), store.write_problem()))
+        let (cluster, own) = (self.options.cluster.clone(), self.peer);
+        let read = self.store.run(move |store| {
+            let other_identity = identity::peer_id(store.dir()).is_some_and(|peer| peer != own);
+            let restart_pending = other_identity || membership::check(store.dir(), cluster.as_ref()).is_err();
+            let problems = (store.is_index_behind(), store.write_problem());
+            Ok((store.usage(), store.disk_free(), problems, restart_pending))
         });
-        let (usage, disk_free, index_behind, write_problem) = read.await?;
+        let (usage, disk_free, (index_behind, write_problem), restart_pending) = read.await?;
         let damage = self.listing.damage.recent().await?;
         let http = self.http();
         let net = self.network.as_ref().map(|network| &network.net);
@@ -38,6 +46,7 @@ impl Services {
             https: http.is_some_and(|http| http.tls),
             data_dir: self.options.store.dir.display().to_string(),
             cluster: self.options.cluster.is_some(),
+            restart_pending,
             same_identity: net.and_then(Net::duplicate_identity).map(|addr| addr.to_string()),
             peers: net.map_or(0, |net| u32::try_from(net.connected().len()).unwrap_or(u32::MAX)),
             outside: net.and_then(Net::other_cluster).map(|addr| addr.to_string()),
@@ -57,6 +66,30 @@ impl Services {
             sent_bytes: moved(|counters| counters.sent.load(Ordering::Relaxed)),
             received_bytes: moved(|counters| counters.received.load(Ordering::Relaxed)),
         })
+    }
+
+    /// Returns what is wrong with the data directory, although the node runs.
+    pub(super) fn warnings(&self) -> Vec<NodeError> {
+        let store = &self.store.0;
+        let behind = store.is_index_behind().then(|| NodeError::from(StoreError::IndexBehind));
+        let journal = store.journal_damage().map(|damage| {
+            let made_again = if behind.is_none() { ", and is made again from the index" } else { "" };
+            NodeError::new(ErrorCode::Other, format!("the journal was damaged ({damage}){made_again}"))
+        });
+        let storage = store.write_problem().map(|problem| NodeError::new(ErrorCode::Denied, problem));
+        behind.into_iter().chain(journal).chain(storage).collect()
+    }
+
+    /// Makes an invite to the cluster of this node.
+    pub(super) async fn invite(&self) -> Result<Invite, NodeError> {
+        let Some(key) = &self.options.cluster else {
+            return Err(
+                NodeError::new(ErrorCode::BadRequest, "this node is in no cluster").reason(Reason::NoCluster)
+            );
+        };
+        let mut addrs: Vec<String> = self.options.external.iter().map(ToString::to_string).collect();
+        addrs.extend(self.status().await?.listen);
+        Ok(Invite::new(key, addrs))
     }
 
     /// Returns how much more can be stored.

@@ -116,6 +116,23 @@ class Health(PageTest):
         page.get_by_text("2 blocks are on no node that answered").wait_for()
         page.get_by_text("A node that announces the file did not answer, and may have them.").wait_for()
 
+    def test_a_file_that_was_only_read_can_be_kept(self):
+        source = self.new_node("source")
+        link = source.provide(self.write("borrowed.txt", b"Flour, water, salt, time.\n" * 40_000))["link"]
+        reader = self.new_node("reader", boot=[source.addr])
+        window = self.window(reader)
+        page = window.page
+        self.open_link(window, link)
+        page.get_by_role("heading", name="borrowed.txt").wait_for()
+        reader.run("get", link, "-o", str(self.work / "copy.txt"))
+        source.kill()
+        page.get_by_text("It can be read here, but no node keeps all of it").wait_for()
+        self.assertEqual(window.axe(), [])
+        page.get_by_role("button", name="Keep").click()
+        page.locator(".toast").get_by_text("This node keeps borrowed.txt now.").wait_for()
+        page.get_by_text("Only this node has it").wait_for()
+        self.assertEqual(page.get_by_role("button", name="Keep").count(), 0)
+
     def test_the_health_of_an_opened_file_follows_what_was_read_of_it(self):
         path = self.write("borrowed.txt", b"Flour, water, salt, time.\n" * 40_000)
         link = self.node.provide(path, more=["--chunker", "fixed:256KiB"])["link"]

@@ -98,8 +98,17 @@ fn the_command_line_makes_lists_and_revokes_tokens() {
     machine.run(["token", "revoke", id]).ok();
     api.with(secret).get("/api/v1/status").refuses(401, "denied");
     machine.run(["token", "revoke", id]).fails(4, &["no token has this id"]);
+    // By name, as long as it names one token.
+    machine.run(["token", "revoke", "early"]).ok();
+    api.with(&early).get("/api/v1/status").refuses(401, "denied");
+    for _ in 0..2 {
+        let made = machine.run(["token", "create", "--name", "twice", "--ttl", "30d"]).ok();
+        assert!(made.stderr.contains("\"twice\" has the scope read and expires 2"), "{}", made.stderr);
+    }
+    machine.run(["token", "revoke", "twice"]).fails(2, &["2 tokens are named \"twice\"", "ids"]);
     machine.run(["token", "create", "--scope", "all"]).fails(2, &["read, write, admin"]);
     machine.run(["token", "create", "--ttl", "soon"]).fails(2, &["--ttl"]);
+    machine.run(["token", "create", "--ttl", "30"]).fails(2, &["30 has no unit", "30d"]);
     machine.run(["token", "create", "--ttl", "0s"]).fails(2, &["1 to 3153600000 seconds"]);
 }
 

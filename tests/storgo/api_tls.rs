@@ -124,6 +124,10 @@ fn an_address_that_others_can_reach_needs_tls_or_a_flag() {
     api.ask("GET", "/api/v1/status", &[("host", "192.0.2.9:8080")], b"").is(200);
     api.ask("GET", "/api/v1/status", &[("host", "evil.example")], b"").refuses(421, "denied");
     assert_eq!(machine.status()["peer"], node.status["peer"]);
+    // Nobody can open the URL of an address that means all of them.
+    let text = machine.run(["status"]).ok().text();
+    assert!(text.contains(&format!("http://127.0.0.1:{port} (on all addresses")), "{text}");
+    assert!(machine.run(["web"]).ok().one_line().starts_with(&format!("http://127.0.0.1:{port}/#signin=")));
 }
 
 #[test]

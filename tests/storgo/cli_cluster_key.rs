@@ -126,7 +126,13 @@ fn a_backup_brings_back_what_is_lost_and_replaces_nothing_else() {
     let back = restored.start::<&str>([]);
     eventually("they are connected", || restored.status()["peers"] == 1);
     assert_eq!(back.status["peer"], peer);
+    // The founder was told of no other member, and has met one: its backup leads back, too.
+    eventually("the founder has met the other member", || {
+        first.run(["key", "backup", "-"]).ok().text().contains(&back.addr())
+    });
     drop((back, node));
+    let more = first.run(["key", "backup", "-", "--bootstrap", "/ip4/192.0.2.7/tcp/1"]).ok();
+    assert!(more.text().contains("192.0.2.7") && !more.stderr.contains("ignored"), "{}", more.stderr);
 
     // A damaged identity is replaced, another one is not.
     fs::write(restored.data().join("identity.key"), b"").expect("written");
@@ -138,6 +144,28 @@ fn a_backup_brings_back_what_is_lost_and_replaces_nothing_else() {
     other.run_with(["key", "restore", "-"], backup.as_bytes()).fails(2, &["other keys already"]);
     assert_eq!(other.run(["id"]).ok().one_line(), own);
     assert!(!other.data().join("cluster.key").exists() && !other.data().join("config.toml").exists());
+}
+
+#[test]
+fn a_node_that_was_put_into_a_cluster_says_that_it_must_be_started_again() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    assert_eq!(machine.status()["restart_pending"], false);
+    let made = machine.run(["init", "--cluster"]).ok();
+    let holder = format!("process {} is not in the cluster yet; stop and start it again", node.status["pid"]);
+    assert!(made.stderr.contains(&holder) && !made.stderr.contains("start the node with"), "{}", made.stderr);
+    assert_eq!(machine.status()["restart_pending"], true);
+    let pending = "changed after the node started; stop it and start it again";
+    assert!(machine.run(["status"]).ok().text().contains(pending));
+    assert!(machine.run(["doctor"]).ok().text().contains(pending));
+    drop(node);
+    let _node = machine.start::<&str>([]);
+    assert_eq!(machine.status()["restart_pending"], false);
+    // It listens on loopback, so its invite is of no use elsewhere.
+    let made = machine.run(["invite", "--json"]).ok().json();
+    assert_eq!(made["usable_elsewhere"], false);
+    let told = machine.run(["invite"]).ok().stderr;
+    assert!(told.contains("other machines cannot use this invite") && told.contains("--external"), "{told}");
 }
 
 #[test]

@@ -49,6 +49,27 @@ fn variables_of_a_kubernetes_service_stop_no_command() {
 }
 
 #[test]
+fn a_folder_with_other_files_does_not_become_a_data_directory() {
+    let machine = Machine::new();
+    let photos = machine.home().join("photos");
+    std::fs::create_dir(&photos).expect("created");
+    std::fs::write(photos.join("cat.jpg"), b"meow").expect("written");
+    let dir = photos.to_str().expect("a path");
+    for command in [&["init"][..], &["run"], &["ls"], &["provide", "photos/cat.jpg"]] {
+        let done = machine.run([&["--data-dir", dir][..], command].concat());
+        done.fails(2, &["is no data directory: it contains cat.jpg", &format!("{dir}/storgo")]);
+    }
+    assert_eq!(std::fs::read_dir(&photos).expect("listed").count(), 1);
+    machine.run(["--data-dir", &format!("{dir}/storgo"), "init"]).ok();
+    // A settings file that was written first, and what file systems and desktops leave, are no files of others.
+    let empty = machine.home().join("empty");
+    std::fs::create_dir_all(empty.join("lost+found")).expect("created");
+    std::fs::write(empty.join("config.toml"), b"mdns = false\n").expect("written");
+    machine.run(["--data-dir", empty.to_str().expect("a path"), "init"]).ok();
+    machine.run(["--data-dir", empty.to_str().expect("a path"), "init"]).ok();
+}
+
+#[test]
 fn init_and_join_keep_the_options_that_they_are_given() {
     let (founder, member) = (Machine::new(), Machine::new());
     founder.run(["init", "--cluster", "--region", "attic", "--capacity", "1 GiB"]).ok();

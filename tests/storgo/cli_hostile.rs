@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fs,
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     os::unix::{ffi::OsStrExt, fs::symlink},
     path::Path,
 };
@@ -145,7 +145,7 @@ fn unreadable_input_is_named_and_stored_as_far_as_it_can_be_read() {
 }
 
 #[test]
-fn invalid_and_taken_addresses_are_refused_with_a_hint() {
+fn invalid_addresses_are_refused_with_a_hint() {
     let machine = Machine::new();
     for bad in ["nowhere", "127.0.0.1:3000", "/ip4/127.0.0.1", "/ip4/300.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/x"]
     {
@@ -164,13 +164,6 @@ fn invalid_and_taken_addresses_are_refused_with_a_hint() {
     }
     machine.run(["--http", "nowhere", "run"]).fails(2, &["--http"]);
     machine.run(["--http", "0.0.0.0:0", "run", ALONE[0], ALONE[1]]).fails(2, &["without TLS", "proxy"]);
-    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let addr = taken.local_addr().expect("an address");
-    let listen = format!("/ip4/127.0.0.1/tcp/{}", addr.port());
-    let done = machine.run(["run", "--listen", &listen, "--http", "127.0.0.1:0"]);
-    done.fails(1, &[&listen, "--listen"]);
-    let done = machine.run(["run", "--listen", ALONE[1], "--http", &addr.to_string()]);
-    done.fails(1, &[&addr.to_string(), "--http"]);
     machine
         .run(["run", "--listen", "/ip4/192.0.2.1/tcp/0", "--http", "127.0.0.1:0"])
         .fails(2, &["192.0.2.1", "no such address"]);
@@ -182,7 +175,7 @@ fn invalid_and_taken_addresses_are_refused_with_a_hint() {
     for own in [node.addr(), node.bare_addr()] {
         machine.run(["peers", "--add", &own]).fails(5, &["this node itself"]);
     }
-    machine.run(["peers", "--add", &listen.replace(&addr.port().to_string(), "1")]).fails(5, &[]);
+    machine.run(["peers", "--add", "/ip4/127.0.0.1/tcp/1"]).fails(5, &[]);
 }
 
 #[test]

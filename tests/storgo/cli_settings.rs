@@ -50,6 +50,13 @@ fn config_check_and_run_refuse_the_same_settings() {
         let found = machine.run(["doctor"]).ends(1).text();
         assert!(found.contains(key) && found.contains(word), "{found}");
     }
+    // All mistakes at once.
+    std::fs::write(&file, "typo = 1\nlisten = \"/ip4/192.0.2.1/tcp/3000\"\n[gc]\ngrace = \"soon\"\n")
+        .expect("written");
+    let words = ["3 mistakes", "unknown setting \"typo\"", "gc.grace = \"soon\"", "no such address"];
+    machine.run(["config", "check"]).fails(2, &words);
+    machine.run(["ls"]).fails(2, &["gc.grace", "config check` lists this and 1 more"]);
+    assert!(machine.run(["doctor"]).ends(1).text().contains("soon"));
     // From a flag and from a variable.
     std::fs::remove_file(&file).expect("removed");
     machine.run(["config", "check", "--timeout", "0"]).fails(2, &["--timeout", "timeout = \"0\""]);
@@ -132,10 +139,11 @@ fn an_address_in_use_is_told_from_one_that_this_machine_lacks() {
     let addr = taken.local_addr().expect("an address");
     let machine = Machine::new();
     let listen = format!("/ip4/127.0.0.1/tcp/{}", addr.port());
-    machine.run(["run", "--listen", &listen]).fails(1, &["in use", "another program uses this port"]);
+    let words = [listen.as_str(), "in use", "another program uses this port", "--listen"];
+    machine.run(["run", "--listen", &listen]).fails(1, &words);
     machine
         .run(["run", "--listen", ALONE[1], "--http", &addr.to_string()])
-        .fails(1, &["cannot serve", "--http"]);
+        .fails(1, &["cannot serve", &addr.to_string(), "--http"]);
     let cid = "bafyrcfh5k23alp4qlyr3ux4w7lulfao2d3zbibi";
     let done =
         machine.run(["get", cid, "--listen", "/ip4/192.0.2.1/tcp/3000"]).fails(1, &["this machine has"]);

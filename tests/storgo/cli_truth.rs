@@ -106,10 +106,68 @@ fn blocks_that_a_node_does_not_keep_are_no_copies() {
     let text = reader.run(["health", link(&stored)]).ok().text();
     assert!(text.contains("not kept") && !text.contains("own"), "{text}");
     drop(second);
-    // Removed blocks stay for the grace period.
+    // Removed blocks stay for the grace period, and can be read until then.
     keeper.run(["rm", "file"]).ok();
+    assert_eq!(keeper.run(["health", link(&stored), "--json"]).ok().json()["state"], "unkept");
+    // A block is lost: the rest is of no use to anybody.
+    fs::remove_file(block(&keeper)).expect("removed");
     keeper.run(["health", link(&stored)]).fails(4, &["is not kept", "waiting for collection"]);
     drop(first);
+}
+
+#[test]
+fn a_file_that_was_only_read_is_kept_when_somebody_asks_for_it() {
+    let (keeper, reader) = (Machine::new(), Machine::new());
+    let first = keeper.start::<&str>([]);
+    fs::create_dir(keeper.home().join("folder")).expect("created");
+    // The end of the file is short: in the cache, it is in the index.
+    let bytes = noise(5, (256 << 10) + 100);
+    keeper.file("folder/a", &bytes);
+    keeper.file("folder/b", b"small");
+    let stored = keeper.run(["provide", "folder", "--chunker", "fixed:64KiB", "--json"]).ok().json();
+    let second = reader.start(["--bootstrap", &first.addr()]);
+    reader.run(["get", link(&stored), "-o", "got"]).ok();
+    drop(first);
+    eventually("the other node has left", || reader.status()["peers"] == 0);
+    let health = || reader.run(["health", link(&stored), "--json"]).ok().json();
+    let unkept = health();
+    assert_eq!(
+        (&unkept["state"], &unkept["kept"], &unkept["copies"]),
+        (&json!("unkept"), &json!(false), &json!(0))
+    );
+    assert_eq!((&unkept["here"], &unkept["lost"]), (&unkept["blocks"], &unkept["blocks"]), "{unkept}");
+    let text = reader.run(["health", link(&stored)]).ok().text();
+    assert!(text.contains("can be read here, but no node that answered keeps"), "{text}");
+    reader.run(["repair", link(&stored)]).fails(4, &["storgo-node keep LINK"]);
+    let kept = reader.run(["keep", link(&stored), "--json"]).ok().json();
+    assert_eq!(
+        (&kept["name"], &kept["pinned"], &kept["missing"]),
+        (&json!("folder"), &json!(true), &json!(0))
+    );
+    assert_eq!((&kept["blocks"], &kept["size"]), (&stored["blocks"], &stored["size"]), "{kept}");
+    assert!(reader.run(["keep", "folder"]).ok().text().starts_with("kept here: folder, "), "a second time");
+    assert_eq!((&health()["state"], &health()["kept"]), (&json!("at_risk"), &json!(true)));
+    assert_eq!(reader.status()["cached_bytes"], 0);
+    reader.run(["gc", "--now", "--cache"]).ok();
+    drop(second);
+    reader.run(["verify"]).ok();
+    reader.run(["get", "folder", "-o", "again"]).ok();
+    assert!(reader.read("again/a") == bytes);
+}
+
+#[test]
+fn a_file_is_fetched_to_be_kept_and_not_kept_in_part() {
+    let (keeper, other) = (Machine::new(), Machine::new());
+    let first = keeper.start::<&str>([]);
+    let bytes = noise(6, 1_500_000);
+    let stored = keeper.provide("file", &bytes);
+    other.run(["init"]).ok();
+    let keep = ["keep", link(&stored), "--bootstrap", &first.addr()];
+    other.run(keep.iter().copied().chain(["--capacity", "1MiB"])).fails(13, &["storage.capacity"]);
+    assert_eq!(other.run(["ls", "--json"]).ok().json(), json!([]));
+    other.run(keep).ok();
+    drop(first);
+    assert!(other.run(["get", "file", "-o", "-"]).ok().stdout == bytes);
 }
 
 #[test]

@@ -99,7 +99,9 @@ fn denied_access_has_its_own_exit_code() {
 fn a_full_stdout_is_an_error_and_a_closed_one_is_not() {
     let machine = Machine::new();
     machine.run_with(["provide", "-", "--name", "x", "--no-serve"], &noise(1, 1 << 20)).ok();
-    for verb in [&["get", "x", "-o", "-"][..], &["ls"], &["man"]] {
+    for verb in
+        [&["get", "x", "-o", "-"][..], &["ls"], &["man"], &["completions", "bash"], &["config", "show"]]
+    {
         let mut command = machine.command();
         let full = fs::File::options().write(true).open("/dev/full").expect("there");
         let output = command.args(verb).stdout(full).output().expect("ran");
@@ -210,34 +212,6 @@ fn get_without_a_terminal_says_what_it_waits_for() {
     let get = reader.spawn(["get", link(&report), "-o", "-", "--timeout", "30s"]);
     get.notes("nothing arrives for 30s");
     node.running.signal(rustix::process::Signal::CONT);
-}
-
-#[test]
-fn keys_go_through_pipes_and_replace_no_files() {
-    let (old, new) = (Machine::new(), Machine::new());
-    let id = old.run(["init"]).ok().one_line();
-    let keys = old.run(["key", "backup", "-"]).ok();
-    assert!(keys.stderr.is_empty() && !old.home().join("-").exists());
-    assert_eq!(old.run(["key", "backup", "-", "--json"]).ok().stdout, keys.stdout);
-    assert!(keys.json()["identity"].is_string());
-    assert_eq!(new.run_with(["key", "restore", "-"], &keys.stdout).ok().one_line(), id);
-    Machine::new()
-        .run_with(["key", "restore", "-"], b"nonsense")
-        .fails(2, &["standard input is not a storgo backup", "key backup"]);
-    old.run(["key", "backup", "keys"]).ok();
-    let before = old.read("keys");
-    old.run(["key", "backup", "keys"]).fails(2, &["keys already exists", "not replaced"]);
-    assert_eq!(old.read("keys"), before);
-}
-
-#[test]
-fn init_cluster_says_that_a_running_node_must_be_restarted() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let pid = node.status["pid"].to_string();
-    let done = machine.run(["init", "--cluster"]).ok();
-    assert!(done.stderr.contains("start it again") && done.stderr.contains(&pid), "{}", done.stderr);
-    assert!(!done.stderr.contains("start the node with"), "{}", done.stderr);
 }
 
 #[test]

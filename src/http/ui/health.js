@@ -3,7 +3,7 @@
 import { get, post } from './api.js';
 import { fill, h } from './dom.js';
 import { apiPath } from './file-address.js';
-import { number, plural, shortId } from './format.js';
+import { displayName, number, plural, shortId } from './format.js';
 import { icon } from './icons.js';
 import { loading, showProblem } from './placeholders.js';
 import { session } from './session.js';
@@ -28,6 +28,12 @@ function describe(what, { state, blocks, here, lost, copies, may_lose: margin, o
         tone: 'warn',
         title: onlyHere === blocks ? 'Only this node has it' : !here && copies === 1 ? 'Only one other node has all of it' : 'Some blocks are on one node only',
         text: `If that node’s disk fails, the ${what} is lost. Keep a backup: other nodes may drop their cached copies at any time.`,
+      };
+    case 'unkept':
+      return {
+        tone: 'warn',
+        title: 'It can be read here, but no node keeps all of it',
+        text: `${plural(lost, 'block')} ${isOrAre(lost)} on this node only, which does not keep ${itOrThem(lost)}: ${lost === 1 ? 'it' : 'they'} may go at any time. Keep stores the ${what} here.`,
       };
     case 'damaged':
       return {
@@ -74,6 +80,7 @@ export function healthCard(info, signal) {
   const draw = (report) => {
     const { tone, title, text } = describe(info.kind === 'dir' ? 'folder' : 'file', report);
     const button = h('button', { type: 'button', on: { click: () => repair(button) } }, icon('shield'), info.folder ? 'Repair folder' : 'Repair');
+    const keep = h('button', { type: 'button', on: { click: () => keepFile(keep) } }, icon('files'), info.folder ? 'Keep folder' : 'Keep');
     const repairable = report.kept && report.here < report.blocks && session.can('write');
     fill(
       container,
@@ -84,6 +91,8 @@ export function healthCard(info, signal) {
         h('p', {}, h('strong', {}, title), h('span', { class: 'hint' }, text)),
       ),
       repairable && button,
+      !report.kept && session.can('write') && keep,
+      !report.counted_all && h('p', { class: 'hint' }, `Only the first ${plural(report.blocks, 'block')} were counted.`),
       h(
         'dl',
         {},
@@ -104,6 +113,17 @@ export function healthCard(info, signal) {
     button.disabled = true;
     try {
       showRepairResult(await post(apiPath({ cid: info.folder ?? info.cid }, '/repair')));
+    } catch (problem) {
+      reportProblem(problem);
+    }
+    button.disabled = false;
+    load();
+  }
+  async function keepFile(button) {
+    button.disabled = true;
+    try {
+      const { name, cid } = await post(apiPath({ cid: info.folder ?? info.cid }, '/keep'));
+      showToast(`This node keeps ${displayName(name ?? cid)} now.`);
     } catch (problem) {
       reportProblem(problem);
     }

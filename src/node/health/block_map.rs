@@ -8,16 +8,13 @@ use crate::{
         node_block,
         preorder::Preorder,
     },
-    node::{
-        error::{ErrorCode, NodeError, Reason},
-        handles::Wanted,
-    },
+    node::{error::NodeError, handles::Wanted},
     store::{Presence, Store},
     transfer::Holding,
 };
 
-/// Maximum number of links in one file, each of which takes memory: as many as fit into one answer of a peer.
-const MAX_BLOCKS: usize = 2_000_000;
+/// Maximum number of links that are followed, each of which takes memory: as many as fit into one answer of a peer.
+const MAX_LINKS: usize = 2_000_000;
 /// Upcoming blocks that are searched for node blocks to fetch ahead.
 const AHEAD_WINDOW: usize = 256;
 
@@ -52,6 +49,8 @@ pub(super) struct BlockMap {
     order: Vec<u32>,
     /// Whether a node block could not be read, so that the blocks below it are not listed.
     pub(super) incomplete: bool,
+    /// Whether the root has more links than are followed. Only the blocks before that are listed.
+    pub(super) cut: bool,
     /// Number of peers counted so far.
     peers: u16,
 }
@@ -60,18 +59,21 @@ pub(super) struct BlockMap {
 pub(super) struct DagWalk {
     map: BlockMap,
     walk: Preorder,
-    /// Number of links in the node blocks visited so far.
-    links: usize,
+    /// Number of further links to follow.
+    links_left: usize,
 }
 
 impl DagWalk {
     pub(super) fn new(root: Cid) -> Self {
-        Self { map: BlockMap::default(), walk: Preorder::new(root), links: 0 }
+        Self { map: BlockMap::default(), walk: Preorder::new(root), links_left: MAX_LINKS }
     }
 
-    /// Visits blocks up to a node block that is not here, which it returns; `None` at the end of the DAG.
+    /// Visits blocks up to a node block that is not here, which it returns; `None` at the end of the DAG, or of the links to
+    /// follow.
     pub(super) fn advance(&mut self, store: &Store, wanted: &Wanted) -> Result<Option<Cid>, NodeError> {
-        while let Some((cid, len)) = self.walk.visit_next() {
+        while !self.map.cut
+            && let Some((cid, len)) = self.walk.visit_next()
+        {
             if !self.map.visit(cid, len) {
                 continue;
             }
@@ -127,11 +129,11 @@ impl DagWalk {
     /// Adds the links of the last node block to the blocks to visit.
     fn descend(&mut self, block: &[u8]) -> Result<(), NodeError> {
         let visible = node_block::visible(block)?;
-        self.links += visible.links.len();
-        if self.links > MAX_BLOCKS {
-            let message = format!("the file has more than {MAX_BLOCKS} blocks");
-            return Err(NodeError::new(ErrorCode::BadRequest, message).reason(Reason::TooManyBlocks));
-        }
+        let Some(left) = self.links_left.checked_sub(visible.links.len()) else {
+            self.map.cut = true;
+            return Ok(());
+        };
+        self.links_left = left;
         self.walk.descend(&visible);
         let links = visible.links.iter().zip(&visible.lens);
         let below = links.map(|(cid, len)| self.map.index_of(*cid, *len)).collect();
@@ -156,7 +158,7 @@ impl BlockMap {
         *self.by_cid.entry(cid).or_insert_with(|| {
             let (below, presence, visited) = (Below::Unknown, Presence::default(), false);
             blocks.push(Block { cid, len, below, presence, holders: 0, counted: 0, visited });
-            u32::try_from(blocks.len() - 1).expect("at most MAX_BLOCKS and the root")
+            u32::try_from(blocks.len() - 1).expect("at most MAX_LINKS and the root")
         })
     }
 
@@ -226,9 +228,10 @@ impl BlockMap {
         }
     }
 
-    /// Returns whether a block is here, and the number of nodes that have it.
-    pub(super) fn availability(&self, cid: &Cid) -> (bool, u16) {
-        self.find(cid).map_or((false, 0), |block| (block.presence.here, block.holders))
+    /// Returns whether a block is here, and the number of nodes that have it; `None` for a block that is not listed.
+    pub(super) fn availability(&self, cid: &Cid) -> Option<(bool, u16)> {
+        let listed = self.find(cid).filter(|block| block.visited);
+        listed.map(|block| (block.presence.here, block.holders))
     }
 
     /// Returns the length of the root; 0 if it could not be read.
@@ -244,6 +247,15 @@ impl BlockMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        content::{
+            encoder::{DirEncoder, DirEntry, EntryKind, Metadata},
+            link::Link,
+            seal::Sealing,
+        },
+        node::handles::BlockingStore,
+        store::{PutMode, StoreOptions, Upload},
+    };
 
     fn cid(name: &str) -> Cid {
         // Names of node blocks are in capitals.
@@ -270,11 +282,53 @@ mod tests {
             let lens = vec![1; links.len()];
             walk.descend(&node_block::Visible { kind: node_block::NodeKind::List, links, lens });
         }
-        DagWalk { map, walk, links: 0 }.finish()
+        DagWalk { map, walk, links_left: 0 }.finish()
     }
 
     fn holders(map: &BlockMap) -> Vec<u16> {
         map.blocks().map(|(.., holders)| holders).collect()
+    }
+
+    /// Stores a public folder of these files and folders.
+    fn folder(upload: &Upload, entries: &[Link]) -> Link {
+        let mut folder = DirEncoder::new(Sealing::Public);
+        for (name, link) in entries.iter().enumerate() {
+            let (name, kind) = (name.to_string(), EntryKind::Dir);
+            let entry =
+                DirEntry { name, link: link.clone(), root_len: 1, kind, size: 0, mtime: None, mode: None };
+            assert!(folder.push(entry).expect("an entry").is_empty());
+        }
+        let finished = folder.finish(Metadata::default()).expect("a folder");
+        for block in finished.blocks {
+            upload.put(&block.cid, &block.bytes, PutMode::Sealed).expect("put");
+        }
+        finished.link
+    }
+
+    #[tokio::test]
+    async fn a_root_with_more_links_than_are_followed_is_counted_up_to_there() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let store = BlockingStore(Store::open(StoreOptions::new(dir.path())).expect("opened"));
+        let upload = store.0.upload();
+        let nothing = folder(&upload, &[]);
+        let first = folder(&upload, std::slice::from_ref(&nothing));
+        let second = folder(&upload, &[nothing.clone(), nothing.clone()]);
+        let root = folder(&upload, &[first.clone(), second.clone(), nothing.clone()]);
+        drop(upload);
+        let mut walk = DagWalk { links_left: 5, ..DagWalk::new(root.cid) };
+        let mut map = store
+            .run_while_wanted(move |store, wanted| {
+                assert_eq!(walk.advance(store, wanted)?, None);
+                Ok(walk.finish())
+            })
+            .await
+            .expect("walked");
+        assert!(map.cut && !map.incomplete);
+        assert!(map.blocks().map(|(cid, ..)| cid).eq([root.cid, first.cid, nothing.cid, second.cid]));
+        // A peer that has all of it is a holder of what was counted, and of nothing else.
+        assert_eq!(map.count(&Holding::of(&[true; 6])), 4);
+        assert_eq!(map.availability(&second.cid), Some((true, 1)));
+        assert_eq!(map.links(&second.cid), None);
     }
 
     #[test]

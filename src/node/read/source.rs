@@ -42,7 +42,7 @@ pub(super) struct Chunk {
 
 /// Blocks of one root. Cheap to clone.
 #[derive(Clone)]
-pub(super) enum Source {
+pub(in crate::node) enum Source {
     /// The store first, then every provider of the root.
     Swarm(Session),
     /// The store alone: the node is offline.
@@ -63,7 +63,7 @@ impl Source {
     }
 
     /// Returns one block, checked against its CID.
-    pub(super) async fn block(&self, cid: &Cid, len: Option<u32>) -> Result<Vec<u8>, NodeError> {
+    pub(in crate::node) async fn block(&self, cid: &Cid, len: Option<u32>) -> Result<Vec<u8>, NodeError> {
         match self {
             Self::Swarm(session) => Ok(session.block(cid, len).await?),
             Self::Local(store) => {
@@ -206,7 +206,8 @@ impl Source {
         }
     }
 
-    async fn reserve_memory(&self, len: u32) -> Option<OwnedSemaphorePermit> {
+    /// Reserves memory for a block of `len` bytes.
+    pub(in crate::node) async fn reserve_memory(&self, len: u32) -> Option<OwnedSemaphorePermit> {
         match self {
             Self::Swarm(session) => session.reserve_memory(len).await,
             Self::Local(_) => None,

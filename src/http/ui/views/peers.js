@@ -146,10 +146,11 @@ function thisNodeCard(signal, inviteButton) {
   let drawn = '';
   const draw = () => {
     if (!nodeStatus.current) return;
-    const { peer, listen, cluster } = nodeStatus.current;
+    const { peer, listen, cluster, restart_pending: pending } = nodeStatus.current;
     inviteButton.hidden = !cluster;
-    if (drawn === peer + listen) return;
-    drawn = peer + listen;
+    const key = [peer, listen, pending].join();
+    if (drawn === key) return;
+    drawn = key;
     const addresses = h(
       'ul',
       { class: 'rows' },
@@ -158,6 +159,13 @@ function thisNodeCard(signal, inviteButton) {
     fill(
       card,
       h('h2', {}, 'This node'),
+      pending &&
+        h(
+          'div',
+          { class: 'state warn' },
+          icon('warning'),
+          h('p', {}, 'The cluster or identity in the data directory changed after the node started. Stop it and start it again.'),
+        ),
       h(
         'dl',
         {},
@@ -208,12 +216,15 @@ async function addPeer() {
 
 async function invite() {
   try {
-    const { invite: text } = await post('/invite');
+    const { invite: text, usable_elsewhere: usable } = await post('/invite');
+    const hint =
+      'Run storgo-node join on the new machine and paste this invite. It contains the cluster key: give it only to people who may join the cluster. It does not expire. To read a file, a member also needs its link.';
+    const local = 'It contains only addresses of this machine itself: other machines cannot reach it. Change the setting listen or external first.';
     await openShareDialog(
       'Invite a machine',
       'invite',
       text,
-      'Run storgo-node join on the new machine and paste this invite. It contains the cluster key: give it only to people who may join the cluster. It does not expire. To read a file, a member also needs its link.',
+      usable ? hint : `${local} ${hint}`,
     );
   } catch (problem) {
     reportProblem(problem);
