@@ -7,6 +7,7 @@ mod args;
 mod attributes;
 mod auth;
 mod backup;
+mod beneath;
 mod client;
 mod cluster_key;
 mod connection;

@@ -3,7 +3,6 @@
 use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
-    path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -34,8 +33,7 @@ impl Attributes {
     }
 
     /// Sets the attributes of a new file or folder. Permissions that the umask withholds stay withheld.
-    pub(super) fn apply(self, path: &Path) -> io::Result<()> {
-        let file = fs::File::open(path)?;
+    pub(super) fn apply(self, file: &fs::File) -> io::Result<()> {
         let meta = file.metadata()?;
         if let Some(mode) = self.mode {
             let new = meta.permissions().mode() & 0o777;
@@ -79,7 +77,8 @@ mod tests {
         ] {
             fs::write(&path, b"x").expect("written");
             fs::set_permissions(&path, fs::Permissions::from_mode(new)).expect("set");
-            Attributes::new(1_000_000_000, mode).apply(&path).expect("applied");
+            let file = fs::File::open(&path).expect("opened");
+            Attributes::new(1_000_000_000, mode).apply(&file).expect("applied");
             let meta = fs::metadata(&path).expect("metadata");
             assert_eq!(meta.permissions().mode() & 0o7777, expected, "{mode:o} on {new:o}");
             assert_eq!(meta.modified().ok(), Some(UNIX_EPOCH + Duration::from_secs(1_000_000_000)));
@@ -91,11 +90,11 @@ mod tests {
     fn times_outside_the_supported_years_are_clamped() {
         let dir = tempfile::TempDir::new().expect("a folder");
         let path = dir.path().join("file");
-        fs::write(&path, b"x").expect("written");
+        let file = fs::File::create(&path).expect("made");
         for mtime in [i64::MAX, i64::MIN] {
-            Attributes { mtime: Some(mtime), mode: None }.apply(&path).expect("applied");
+            Attributes { mtime: Some(mtime), mode: None }.apply(&file).expect("applied");
         }
-        Attributes { mtime: Some(-1_000_000_000), mode: None }.apply(&path).expect("applied");
+        Attributes { mtime: Some(-1_000_000_000), mode: None }.apply(&file).expect("applied");
         let modified = fs::metadata(&path).and_then(|meta| meta.modified()).expect("a time");
         assert_eq!(modified, UNIX_EPOCH - Duration::from_secs(1_000_000_000));
     }

@@ -17,6 +17,7 @@ use rustix::{
 };
 
 use super::{
+    beneath::open_own,
     client::{Client, Endpoint},
     error::CliError,
     sanitize::is_hidden,
@@ -156,10 +157,14 @@ impl Partial {
         &self.temporary
     }
 
+    pub(super) fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// Locks the file or folder, once it exists, so that no other process removes it as stale.
     pub(super) fn lock(&mut self) {
         // Without locks in the file system, no other process can take the lock either, and so none removes it.
-        self.lock = fs::File::open(&self.temporary).ok().filter(|file| file.try_lock().is_ok());
+        self.lock = open_own(&self.temporary).ok().filter(|file| file.try_lock().is_ok());
     }
 
     /// Renames it to its final name.
@@ -170,7 +175,7 @@ impl Partial {
             // Sync before replacing: after a power cut, the name must refer to the old or the new bytes, never to neither.
             let synced = match &self.lock {
                 Some(file) => file.sync_data(),
-                None => fs::File::open(&self.temporary).and_then(|file| file.sync_data()),
+                None => open_own(&self.temporary).and_then(|file| file.sync_data()),
             };
             synced.map_err(|e| cannot_write(&self.target, &e))?;
         }
@@ -226,7 +231,7 @@ fn lock_stale(path: &Path) -> Option<fs::File> {
     let meta = path.symlink_metadata().ok()?;
     let old = meta.modified().ok()?.elapsed().ok()? >= STALE;
     let own = meta.uid() == rustix::process::geteuid().as_raw() && (meta.is_file() || meta.is_dir());
-    let file = (old && own).then(|| fs::File::open(path).ok()).flatten()?;
+    let file = (old && own).then(|| open_own(path).ok()).flatten()?;
     file.try_lock().ok()?;
     Some(file)
 }

@@ -268,6 +268,9 @@ impl<'a> Download<'a> {
     async fn write_device(mut self, path: &Path) -> Result<u64, CliError> {
         let fail = |e: io::Error| cannot_write(path, &e);
         let mut device = tokio::fs::File::options().write(true).open(path).await.map_err(fail)?;
+        if device.metadata().await.map_err(fail)?.is_file() {
+            return Err(CliError::bad_request(format!("{} became a file meanwhile", path.display())));
+        }
         while let Some(piece) = self.next().await? {
             device.write_all(&piece).await.map_err(fail)?;
         }
@@ -299,8 +302,7 @@ impl<'a> Download<'a> {
         }
         let noted = client.noted_error(id.as_deref()).await;
         left_out.extend(noted.iter().flat_map(|error| error.left_out.clone()));
-        let bytes = unpacker.finish()?;
-        self.attributes.apply(path).map_err(|e| cannot_write(path, &e))?;
+        let bytes = unpacker.finish(self.attributes)?;
         Ok((bytes, (!left_out.is_empty()).then(|| entries_left_out(left_out))))
     }
 
@@ -324,8 +326,8 @@ impl<'a> Download<'a> {
         }
         drop(sender);
         let written = writer.await.map_err(|_| CliError::panicked("writing the file"))?;
-        written.and_then(DirectFile::finish).map_err(fail)?;
-        self.attributes.apply(partial.path()).map_err(fail)?;
+        let file = written.and_then(DirectFile::finish).map_err(fail)?;
+        self.attributes.apply(&file).map_err(fail)?;
         tokio::task::block_in_place(|| partial.finish(replace))?;
         Ok(self.received)
     }

@@ -4,14 +4,16 @@ use std::{
     fs, io,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use axum::body::{Body, Bytes};
 use futures::{Stream, StreamExt, stream};
 use indicatif::ProgressBar;
-use tokio_util::io::ReaderStream;
+use tokio_util::{io::ReaderStream, sync::CancellationToken};
 
 use super::{
+    beneath::open_regular,
     error::CliError,
     input_errors::{FileVersion, InputErrors, PIECE, Skipped, unreadable},
     tar_writer::tar_stream,
@@ -34,12 +36,17 @@ pub(super) struct Input {
 enum Source {
     Stdin,
     File(PathBuf, FileVersion),
-    Folder(Vec<Entry>),
+    Folder(Arc<Vec<Entry>>),
 }
 
 impl Input {
     /// Examines a path without reading it; `-` is stdin. `follow`: also symbolic links that lead out of a folder.
-    pub(super) fn examine(path: &Path, name: Option<String>, follow: bool) -> Result<Self, CliError> {
+    pub(super) fn examine(
+        path: &Path,
+        name: Option<String>,
+        follow: bool,
+        stop: &CancellationToken,
+    ) -> Result<Self, CliError> {
         if path == Path::new("-") {
             if !is_stdin_open() {
                 return Err(CliError::bad_request("standard input is closed, nothing to store")
@@ -59,7 +66,7 @@ impl Input {
                     "`storgo-node key backup` saves the keys; the files stored there have links already",
                 ));
             }
-            let Walk { entries, skipped, .. } = walk(path, follow)?;
+            let Walk { entries, skipped, .. } = walk(path, follow, stop)?;
             let size = entries.iter().map(|entry| entry.size).sum();
             query.push_str("&tree=true");
             return Ok(Self {
@@ -68,7 +75,7 @@ impl Input {
                 query,
                 size: Some(size),
                 skipped,
-                source: Source::Folder(entries),
+                source: Source::Folder(Arc::new(entries)),
             });
         }
         if !meta.is_file() {
@@ -82,7 +89,7 @@ impl Input {
     /// Leaves an item out of a folder.
     pub(super) fn leave_out(&mut self, path: &Path) {
         if let Source::Folder(entries) = &mut self.source {
-            entries.retain(|entry| entry.path != path);
+            Arc::make_mut(entries).retain(|entry| self.path.join(&entry.name) != path);
         }
     }
 
@@ -95,7 +102,8 @@ impl Input {
                 monitored(stdin, bar, &errors, Path::new("stdin"))
             }
             Source::File(path, version) => {
-                let mut file = tokio::fs::File::open(path).await.map_err(|e| unreadable(path, &e))?;
+                let mut file =
+                    tokio::fs::File::from_std(open_regular(path).map_err(|e| unreadable(path, &e))?);
                 file.set_max_buf_size(PIECE);
                 let (checked, version, noted) = (path.clone(), *version, errors.clone());
                 let check = stream::once(async move {
@@ -106,7 +114,8 @@ impl Input {
                 monitored(pieces.filter_map(std::future::ready), bar, &errors, path)
             }
             Source::Folder(entries) => {
-                monitored(tar_stream(entries.clone(), &errors), bar, &errors, Path::new("the folder"))
+                let stream = tar_stream(self.path.clone(), Arc::clone(entries), &errors);
+                monitored(stream, bar, &errors, &self.path)
             }
         };
         Ok((body, errors))

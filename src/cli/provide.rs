@@ -8,6 +8,7 @@ use std::{
 use axum::http::Method;
 use indicatif::ProgressBar;
 use tokio::sync::mpsc::Receiver;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Context, Stop,
@@ -39,16 +40,18 @@ pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: Provide
     let mut stop = run::stop_signal()?;
     let unnamed: Vec<PathBuf> =
         paths.iter().filter(|path| options.name.is_none() && !has_text_name(path)).cloned().collect();
-    let inputs = {
-        let (name, several, follow) = (options.name.clone(), paths.len() > 1, options.follow);
-        let examined = tokio::task::spawn_blocking(move || examine_all(&paths, name.as_ref(), follow))
-            .await
-            .map_err(|_| CliError::panicked("examining the input"))?;
-        examined.map_err(|error| {
-            let nothing = if several { "; nothing was stored" } else { "" };
-            CliError { message: format!("{}{nothing}", error.message), ..error }
-        })?
+    let walking = CancellationToken::new();
+    let _ends_with_command = walking.clone().drop_guard();
+    let (name, several, follow) = (options.name.clone(), paths.len() > 1, options.follow);
+    let examining = tokio::task::spawn_blocking(move || examine_all(&paths, name.as_ref(), follow, &walking));
+    let Some(examined) = unless_stopped(&mut stop, examining).await else {
+        output::message(context, "interrupted: nothing was stored yet");
+        return Err(Stop::Interrupted);
     };
+    let inputs = examined.map_err(|_| CliError::panicked("examining the input"))?.map_err(|error| {
+        let nothing = if several { "; nothing was stored" } else { "" };
+        CliError { message: format!("{}{nothing}", error.message), ..error }
+    })?;
     for path in unnamed {
         let path = sanitize(&path.display().to_string());
         let message = format!("storing {path} without a name: its own is not UTF-8 (--name sets one)");
@@ -56,15 +59,29 @@ pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: Provide
     }
     // Without --no-serve, the node stays and shares what it stores.
     let network = if options.no_serve { Network::Offline } else { Network::Online };
-    let connection = Connection::open(context, network).await?;
+    let opening = unless_stopped(&mut stop, Connection::open(context, network)).await;
+    let connection = opening.ok_or(Stop::Interrupted)??;
     let provider = Provider { context, connection: &connection, options: &options };
     let result = provider.run(inputs, &mut stop).await;
     connection.close().await;
     result
 }
 
-/// Examines all paths before anything is stored.
-fn examine_all(paths: &[PathBuf], name: Option<&String>, follow: bool) -> Result<Vec<Input>, CliError> {
+/// Awaits `work`; `None` if a signal comes first.
+async fn unless_stopped<T>(stop: &mut Receiver<()>, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        _ = stop.recv() => None,
+    }
+}
+
+/// Examines all paths before anything is stored. `stop` ends it.
+fn examine_all(
+    paths: &[PathBuf],
+    name: Option<&String>,
+    follow: bool,
+    stop: &CancellationToken,
+) -> Result<Vec<Input>, CliError> {
     if paths.len() > 1 && name.is_some() {
         return Err(CliError::bad_request("--name names one file, but there are several paths")
             .hint("store them one by one, or as a folder"));
@@ -74,7 +91,7 @@ fn examine_all(paths: &[PathBuf], name: Option<&String>, follow: bool) -> Result
         return Err(CliError::bad_request("`-` is given more than once")
             .hint("standard input can be stored only once"));
     }
-    paths.iter().map(|path| Input::examine(path, name.cloned(), follow)).collect()
+    paths.iter().map(|path| Input::examine(path, name.cloned(), follow, stop)).collect()
 }
 
 struct Provider<'a> {
@@ -102,11 +119,7 @@ impl Provider<'_> {
             _ => None,
         };
         let (wanted, mut stored) = (inputs.len(), Stored::default());
-        let finished = tokio::select! {
-            result = self.store_all(inputs, &mut stored) => Some(result),
-            _ = stop.recv() => None,
-        };
-        let Some(result) = finished else {
+        let Some(result) = unless_stopped(stop, self.store_all(inputs, &mut stored)).await else {
             let message = format!(
                 "interrupted: {} of {wanted} stored; run the same command again for the rest, blocks that are sealed already \
                  are kept for a while (gc.grace) and not written again",
@@ -117,9 +130,9 @@ impl Provider<'_> {
         };
         result?;
         let result = summary(&stored, wanted);
-        tokio::select! {
-            announced = self.announce_all(&stored.reports) => announced?,
-            _ = stop.recv() => return Ok(result?),
+        match unless_stopped(stop, self.announce_all(&stored.reports)).await {
+            Some(announced) => announced?,
+            None => return Ok(result?),
         }
         if let Some(addr) = api {
             let it = if stored.reports.len() == 1 { "it" } else { "them" };

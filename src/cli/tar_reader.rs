@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
     path::{Component, Path, PathBuf},
 };
 
@@ -14,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::{
     attributes::{Attributes, system_time},
+    beneath::Beneath,
     destination::{Partial, cannot_write},
     error::CliError,
 };
@@ -35,6 +35,8 @@ fn broken(_: io::Error) -> UnpackError {
 /// Unpacks tar streams into one new folder.
 pub(super) struct Unpacker {
     partial: Partial,
+    /// The same folder, open: nothing that takes its place gets the entries.
+    inside: Beneath,
     /// Folders whose attributes are set at the end: one without write permission cannot be filled.
     folders: Vec<(PathBuf, Attributes)>,
     /// Total length of the files.
@@ -47,9 +49,10 @@ impl Unpacker {
     /// Creates a folder beside `path`, to which it will be renamed. `root`: the CID of the folder.
     pub(super) fn create(path: &Path, root: &str) -> Result<Self, CliError> {
         let mut partial = Partial::beside(path)?;
-        fs::create_dir(partial.path()).map_err(|e| cannot_write(path, &e))?;
+        let made = fs::create_dir(partial.path()).and_then(|()| Beneath::open(partial.path()));
+        let inside = made.map_err(|e| cannot_write(path, &e))?;
         partial.lock();
-        Ok(Self { partial, folders: Vec::new(), bytes: 0, report: left_out_name(root).into() })
+        Ok(Self { partial, inside, folders: Vec::new(), bytes: 0, report: left_out_name(root).into() })
     }
 
     /// Unpacks one stream. After an error of the input, the folder has all entries that arrived whole.
@@ -79,12 +82,16 @@ impl Unpacker {
         unpacking.await.map_err(|_| CliError::panicked("unpacking the folder"))
     }
 
-    /// Renames the folder to its final name. Returns the total length of its files.
-    pub(super) fn finish(self) -> Result<u64, CliError> {
-        for (path, attributes) in self.folders.into_iter().rev() {
-            attributes.apply(&path).map_err(|e| cannot_write(&path, &e))?;
+    /// Renames the folder to its final name, and sets its `attributes`. Returns the total length of its files.
+    pub(super) fn finish(mut self, attributes: Attributes) -> Result<u64, CliError> {
+        for (name, attributes) in self.folders.into_iter().rev() {
+            let applied = self.inside.list(&name).and_then(|folder| attributes.apply(&folder));
+            applied.map_err(|e| cannot_write(&self.partial.path().join(name), &e))?;
         }
+        let path = self.partial.target().to_owned();
+        let top = self.inside.list(Path::new("")).map_err(|e| cannot_write(&path, &e))?;
         self.partial.finish(false)?;
+        attributes.apply(&top).map_err(|e| cannot_write(&path, &e))?;
         Ok(self.bytes)
     }
 
@@ -98,29 +105,23 @@ impl Unpacker {
             if name == self.report {
                 continue;
             }
-            let path = self.partial.path().join(relative(&name).map_err(UnpackError::Output)?);
+            let name = relative(&name).map_err(UnpackError::Output)?;
+            let path = self.partial.path().join(&name);
             let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
             let mtime = tar_mtime(entry.header()).unwrap_or(0);
             match entry.header().entry_type() {
                 tar::EntryType::Directory => {
-                    fs::create_dir_all(&path).map_err(|e| cannot_write(&path, &e))?;
-                    self.folders.push((path, Attributes::new(mtime, mode)));
+                    self.inside.make_folder(&name).map_err(|e| cannot_write(&path, &e))?;
+                    self.folders.push((name, Attributes::new(mtime, mode)));
                 }
                 tar::EntryType::Regular => {
-                    if let Some(parent) = path.parent() {
-                        fs::create_dir_all(parent).map_err(|e| cannot_write(parent, &e))?;
-                    }
-                    let mut file = fs::OpenOptions::new()
-                        .write(true)
-                        .create_new(true)
-                        .mode(mode)
-                        .open(&path)
-                        .map_err(|e| cannot_write(&path, &e))?;
+                    let made = self.inside.make_file(&name, mode);
+                    let mut file = made.map_err(|e| cannot_write(&path, &e))?;
                     let len = entry.size();
                     let copied = copy(&mut entry, &mut file, &path);
                     if !matches!(copied, Ok(copied) if copied == len) {
                         // Half a file must not look like a whole one.
-                        fs::remove_file(&path).map_err(|e| cannot_write(&path, &e))?;
+                        self.inside.remove_file(&name).map_err(|e| cannot_write(&path, &e))?;
                         return Err(copied.err().unwrap_or(UnpackError::Input));
                     }
                     bar.inc(len);
@@ -222,7 +223,7 @@ mod tests {
         let dir = tempfile::TempDir::new().expect("a folder");
         let mut unpacker = Unpacker::create(&dir.path().join("out"), "bafy").expect("made");
         let result = unpacker.unpack_entries(tar, &ProgressBar::hidden()).map(|()| unpacker.bytes);
-        unpacker.finish().expect("renamed");
+        unpacker.finish(Attributes::default()).expect("renamed");
         let outside = fs::read_dir(dir.path()).expect("read").map(|e| e.expect("an entry").file_name());
         (result, outside.map(|name| name.to_string_lossy().into_owned()).collect())
     }
@@ -248,5 +249,19 @@ mod tests {
         assert!(matches!(result, Err(UnpackError::Output(_))), "one name twice");
         let (result, _) = try_unpack(&tar_of(&[("a b/ü", Regular, b"12"), ("c", Directory, b"")]));
         assert!(matches!(result, Ok(2)));
+    }
+
+    #[test]
+    fn a_link_that_takes_the_place_of_the_folder_gets_no_entries() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let mut unpacker = Unpacker::create(&dir.path().join("out"), "bafy").expect("made");
+        let (moved, elsewhere) = (dir.path().join("moved"), dir.path().join("elsewhere"));
+        fs::create_dir(&elsewhere).expect("made");
+        fs::rename(unpacker.partial.path(), &moved).expect("moved");
+        std::os::unix::fs::symlink(&elsewhere, unpacker.partial.path()).expect("linked");
+        let archive = tar_of(&[("sub/a", tar::EntryType::Regular, b"x")]);
+        assert!(unpacker.unpack_entries(&archive[..], &ProgressBar::hidden()).is_ok());
+        assert_eq!(fs::read(moved.join("sub/a")).expect("read"), b"x");
+        assert_eq!(fs::read_dir(&elsewhere).expect("read").count(), 0);
     }
 }

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use axum::body::Bytes;
@@ -11,6 +12,7 @@ use futures::{Stream, stream};
 use tokio::sync::mpsc;
 
 use super::{
+    beneath::Beneath,
     input_errors::{InputErrors, PIECE, unreadable},
     walk::Entry,
 };
@@ -19,19 +21,20 @@ use crate::node::set_tar_mtime;
 /// Bytes at the start of a file that are read before its header is written.
 const START: usize = 1 << 20;
 
-/// Returns the entries as a tar stream, which a blocking thread produces.
+/// Returns the entries of the folder `top` as a tar stream, which a blocking thread produces.
 pub(super) fn tar_stream(
-    entries: Vec<Entry>,
+    top: PathBuf,
+    entries: Arc<Vec<Entry>>,
     errors: &InputErrors,
 ) -> impl Stream<Item = io::Result<Bytes>> + use<> {
     let (sender, receiver) = mpsc::channel(4);
     let errors = errors.clone();
     tokio::task::spawn_blocking(move || {
         let pipe = Pipe { sender: sender.clone(), buf: Vec::with_capacity(PIECE) };
-        if let Err((path, e)) = write_tar(entries, pipe, &errors) {
+        if let Err(e) = write_tar(&top, &entries, pipe, &errors) {
             // A broken pipe means that the request has failed, which is reported elsewhere.
             if e.kind() != io::ErrorKind::BrokenPipe {
-                errors.set_failed(unreadable(&path, &e));
+                errors.set_failed(unreadable(&top, &e));
             }
             drop(sender.blocking_send(Err(e)));
         }
@@ -39,15 +42,14 @@ pub(super) fn tar_stream(
     stream::unfold(receiver, async |mut receiver| receiver.recv().await.map(|piece| (piece, receiver)))
 }
 
-/// Errors name the file that was being read.
-fn write_tar(entries: Vec<Entry>, pipe: Pipe, errors: &InputErrors) -> Result<(), (PathBuf, io::Error)> {
+fn write_tar(top: &Path, entries: &[Entry], pipe: Pipe, errors: &InputErrors) -> io::Result<()> {
     let mut tar = tar::Builder::new(pipe);
+    let mut root = Beneath::open(Path::new("/"))?;
     let mut start = Vec::with_capacity(START);
     for entry in entries {
-        append(&mut tar, &entry, &mut start, errors).map_err(|e| (entry.path, e))?;
+        append(&mut tar, &mut root, &top.join(&entry.name), entry, &mut start, errors)?;
     }
-    let done = tar.into_inner().and_then(|mut pipe| pipe.flush());
-    done.map_err(|e| (PathBuf::from("the folder"), e))
+    tar.into_inner().and_then(|mut pipe| pipe.flush())
 }
 
 /// Appends one item. An item of which nothing can be read is skipped.
@@ -56,6 +58,8 @@ fn write_tar(entries: Vec<Entry>, pipe: Pipe, errors: &InputErrors) -> Result<()
 /// a file is read first: most files end there. `start` is the memory for it.
 fn append(
     tar: &mut tar::Builder<Pipe>,
+    root: &mut Beneath,
+    path: &Path,
     entry: &Entry,
     start: &mut Vec<u8>,
     errors: &InputErrors,
@@ -69,7 +73,7 @@ fn append(
         return tar.append_data(&mut header, &entry.name, io::empty());
     }
     start.clear();
-    let opened = fs::File::open(&entry.path).and_then(|file| {
+    let opened = root.file(&entry.real).and_then(|file| {
         (&file).take(START as u64).read_to_end(start)?;
         let claimed = file.metadata()?.len();
         let rest = match claimed.checked_sub(START as u64) {
@@ -82,18 +86,18 @@ fn append(
     let (file, rest) = match opened {
         Ok(opened) => opened,
         Err(e) => {
-            errors.skip(&entry.path, format!("cannot read it: {e}"));
+            errors.skip(path, format!("cannot read it: {e}"));
             return Ok(());
         }
     };
     header.set_size(start.len() as u64 + rest);
-    let mut input = ExactReader { input: (&file).take(rest), left: rest, path: &entry.path, errors };
+    let mut input = ExactReader { input: (&file).take(rest), left: rest, path, errors };
     tar.append_data(&mut header, &entry.name, start.as_slice().chain(&mut input))?;
     // A long file that grows is stored with its old length.
     if rest > 0 && (&file).read(&mut [0]).is_ok_and(|more| more > 0) {
-        errors.set_changed(&entry.path);
+        errors.set_changed(path);
     } else {
-        errors.check_unchanged(&entry.path, entry.version, file.metadata());
+        errors.check_unchanged(path, entry.version, file.metadata());
     }
     Ok(())
 }
@@ -158,14 +162,15 @@ impl Write for Pipe {
 #[cfg(test)]
 mod tests {
     use futures::StreamExt;
+    use tokio_util::sync::CancellationToken;
 
     use super::{super::walk::walk, *};
 
     /// Packs a folder, and calls `meanwhile` after the first piece: then at most five more are under way.
     async fn pack(top: &Path, meanwhile: impl FnOnce()) -> (Vec<u8>, InputErrors) {
         let errors = InputErrors::default();
-        let entries = walk(top, false).expect("walked").entries;
-        let mut stream = std::pin::pin!(tar_stream(entries, &errors));
+        let entries = walk(top, false, &CancellationToken::new()).expect("walked").entries;
+        let mut stream = std::pin::pin!(tar_stream(top.into(), Arc::new(entries), &errors));
         let mut bytes = stream.next().await.expect("a piece").expect("read").to_vec();
         meanwhile();
         while let Some(Ok(piece)) = stream.next().await {
@@ -220,5 +225,41 @@ mod tests {
         assert_eq!(archive.entries().expect("a tar").count(), 1);
         let skipped: Vec<_> = errors.take_skipped().into_iter().map(|item| item.path).collect();
         assert_eq!(skipped, [gone]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_takes_the_place_of_a_file_or_folder_is_not_stored() {
+        use std::os::unix::fs::symlink;
+
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let path = |name: &str| dir.path().join(name);
+        for folder in ["outside", "top", "top/folder"] {
+            fs::create_dir(path(folder)).expect("made");
+        }
+        fs::write(path("top/a"), vec![7; 20 << 20]).expect("written");
+        for file in ["outside/f", "top/file", "top/folder/f", "top/pipe"] {
+            fs::write(path(file), b"x").expect("written");
+        }
+        let swap = || {
+            fs::remove_dir_all(path("top/folder")).expect("removed");
+            symlink(path("outside"), path("top/folder")).expect("made");
+            fs::remove_file(path("top/file")).expect("removed");
+            symlink(path("outside/f"), path("top/file")).expect("made");
+            fs::remove_file(path("top/pipe")).expect("removed");
+            let made = std::process::Command::new("mkfifo").arg(path("top/pipe")).status();
+            assert!(made.expect("mkfifo").success());
+        };
+        let (bytes, errors) = pack(&path("top"), swap).await;
+        let mut archive = tar::Archive::new(&bytes[..]);
+        let names: Vec<_> = archive
+            .entries()
+            .expect("a tar")
+            .map(|entry| entry.expect("whole").path().expect("a path").into_owned())
+            .collect();
+        assert_eq!(names, ["a", "folder"].map(PathBuf::from));
+        let skipped = errors.take_skipped();
+        let paths: Vec<_> = skipped.iter().map(|item| item.path.clone()).collect();
+        assert_eq!(paths, ["top/file", "top/folder/f", "top/pipe"].map(path));
+        assert!(skipped.iter().all(|item| item.why.contains("took its place")), "{skipped:?}");
     }
 }

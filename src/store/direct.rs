@@ -50,7 +50,11 @@ impl Aligned {
 }
 
 fn direct(options: &OpenOptions, path: &Path) -> io::Result<File> {
-    options.clone().custom_flags(i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0)).open(path)
+    with_flags(options, path, OFlags::DIRECT)
+}
+
+fn with_flags(options: &OpenOptions, path: &Path, flags: OFlags) -> io::Result<File> {
+    options.clone().custom_flags(flags.bits().cast_signed()).open(path)
 }
 
 /// Whether the error means that the file system does not support direct I/O.
@@ -224,8 +228,10 @@ impl DirectFile {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         let file = match direct(&options, path) {
-            // Some file systems make the file before they refuse.
-            Err(e) if is_refusal(&e) => options.create_new(false).create(true).truncate(true).open(path)?,
+            // Some file systems make the file before they refuse. Nothing that a symbolic link leads to is replaced.
+            Err(e) if is_refusal(&e) => {
+                with_flags(options.create_new(false).create(true).truncate(true), path, OFlags::NOFOLLOW)?
+            }
             opened => opened?,
         };
         Ok(Self { file, buffer: Aligned::default(), filled: 0, len: 0 })
@@ -250,19 +256,21 @@ impl DirectFile {
         Ok(())
     }
 
-    /// Writes the rest, and sets the length of the file.
+    /// Writes the rest, sets the length of the file, and returns it.
     ///
     /// # Errors
     /// As writing to a file.
-    pub fn finish(mut self) -> io::Result<()> {
+    pub fn finish(mut self) -> io::Result<File> {
         if self.len == self.filled as u64 {
             // A short file is likely to be read soon.
             self.through_cache()?;
-            return self.file.write_all(&self.buffer.space(PIECE)[..self.filled]);
+            self.file.write_all(&self.buffer.space(PIECE)[..self.filled])?;
+        } else {
+            let padded = self.filled.next_multiple_of(ALIGN);
+            self.write_buffer(padded)?;
+            self.file.set_len(self.len)?;
         }
-        let padded = self.filled.next_multiple_of(ALIGN);
-        self.write_buffer(padded)?;
-        self.file.set_len(self.len)
+        Ok(self.file)
     }
 
     fn through_cache(&self) -> io::Result<()> {
