@@ -70,7 +70,7 @@ pub use self::{
     listing::{HealthFilter, ListOptions, Sort},
     lookup::Reference,
     options::NodeOptions,
-    put::{MAX_NAME, PutOptions, check_name},
+    put::{MAX_NAME, PutOptions, check_name, read_tar},
     read::{Opened, left_out_name},
 };
 use self::{

@@ -3,6 +3,8 @@
 //!
 //! `fuzz_targets/` runs these functions under libFuzzer, and `tests/storgo/fuzz_bodies.rs` under proptest.
 
+use std::io::{self, Read};
+
 use storgo::{
     config::{ByteSize, Settings, Sources, TABLE, parse_duration},
     content::{
@@ -14,6 +16,7 @@ use storgo::{
         node_block::{self, MAX_NODE_LEN},
         secret::Key,
     },
+    node::read_tar,
     wire::{MAX_BLOCK, MAX_CIDS, MAX_MESSAGE, Message, PREFIX_LEN, Request, Response, body_len},
 };
 
@@ -164,6 +167,51 @@ fn walk_dir(mut tree: DirTree, blocks: &[&[u8]]) -> bool {
         }
     }
     panic!("the walk does not end");
+}
+
+/// A tar archive, read as it is and with the checksums of its headers corrected: otherwise hardly any change would get past
+/// the checksum.
+pub fn archive(data: &[u8]) -> bool {
+    let mut corrected = data.to_vec();
+    for block in corrected.chunks_exact_mut(512).filter(|block| block[257..].starts_with(b"ustar")) {
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+    [data, &corrected].map(read_archive).contains(&true)
+}
+
+/// Maximum bytes of an entry that are read: holes take time and no input.
+const MAX_READ: u64 = 64 << 10;
+
+fn read_archive(data: &[u8]) -> bool {
+    let (mut path_bytes, mut cut) = (0, false);
+    let read = read_tar(&mut ModestReader { data, given: 0 }, |path, size, content| {
+        assert!(!cut, "an entry follows one that is cut short");
+        path_bytes += path.as_os_str().len();
+        let wanted = size.min(MAX_READ);
+        let len = io::copy(&mut content.take(MAX_READ), &mut io::sink()).expect("read from memory");
+        assert!(len <= wanted, "an entry has {len} bytes, not {wanted}");
+        cut = len < wanted;
+    });
+    assert!(path_bytes <= data.len(), "paths take more memory than the archive");
+    assert!(!(cut && read.is_ok()), "an archive that is cut short looks whole");
+    read.is_ok()
+}
+
+/// A reader that allows no buffer much longer than what it has given: a length that an archive only claims takes no memory.
+struct ModestReader<'a> {
+    data: &'a [u8],
+    given: usize,
+}
+
+impl Read for ModestReader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        assert!(buf.len() <= 2 * self.given + (64 << 10), "{} after {}", buf.len(), self.given);
+        let len = self.data.read(buf)?;
+        self.given += len;
+        Ok(len)
+    }
 }
 
 /// A link, or a CID in binary form.

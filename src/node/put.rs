@@ -8,6 +8,7 @@ mod tar_reader;
 
 use std::{
     io::{self, Read},
+    path::Path,
     sync::Arc,
 };
 
@@ -238,6 +239,21 @@ impl Puts {
             redundancy: Redundancy { copies: 1 },
         })
     }
+}
+
+/// Reads a tar archive as an upload of a folder does, and stores nothing: for the fuzz target of the reader. Calls `visit`
+/// with the path, length and content of each entry.
+#[doc(hidden)]
+pub fn read_tar(
+    input: &mut dyn Read,
+    mut visit: impl FnMut(&Path, u64, &mut dyn Read),
+) -> Result<(), NodeError> {
+    let gone = CancellationToken::new();
+    let mut archive = tar_reader::Archive::new(input, &gone);
+    while let Some(entry) = archive.next()? {
+        visit(&entry.path, entry.size, &mut archive);
+    }
+    Ok(())
 }
 
 /// Refuses a name that no file could have.

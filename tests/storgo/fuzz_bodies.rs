@@ -24,6 +24,7 @@ struct Samples {
     frames: Vec<Vec<u8>>,
     nodes: Vec<Vec<u8>>,
     trees: Vec<Vec<u8>>,
+    archives: Vec<Vec<u8>>,
     links: Vec<Vec<u8>>,
     streams: Vec<Vec<u8>>,
     settings: Vec<Vec<u8>>,
@@ -33,6 +34,7 @@ static SAMPLES: LazyLock<Samples> = LazyLock::new(|| Samples {
     frames: frames(),
     nodes: nodes(),
     trees: trees(),
+    archives: archives(),
     links: links(),
     streams: vec![frames().concat()],
     settings: settings(),
@@ -121,6 +123,58 @@ fn trees() -> Vec<Vec<u8>> {
     vec![packed(&[&flat]), packed(&[&deep, &both, &left, &right]), packed(&[&folder])]
 }
 
+/// Archives with plain files, with links and long names, and with sparse files: in a GNU header and in pax records.
+fn archives() -> Vec<Vec<u8>> {
+    let header = |kind: tar::EntryType, size: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_mode(0o644);
+        header.set_mtime(1);
+        header
+    };
+    let plain = |builder: &mut tar::Builder<Vec<u8>>| {
+        builder.append_data(&mut header(tar::EntryType::Directory, 0), "d/", &b""[..])?;
+        builder.append_data(&mut header(tar::EntryType::Regular, 700), "d/f", &[7; 700][..])?;
+        builder.append_data(&mut header(tar::EntryType::Regular, 0), "empty", &b""[..])
+    };
+    let linked = |builder: &mut tar::Builder<Vec<u8>>| {
+        let long = "long/".repeat(60) + "f";
+        builder.append_data(&mut header(tar::EntryType::Regular, 3), &long, &b"abc"[..])?;
+        builder.append_link(&mut header(tar::EntryType::Link, 0), "hard", &long)?;
+        builder.append_link(&mut header(tar::EntryType::Symlink, 0), "soft", "hard")
+    };
+    let gnu_sparse = |builder: &mut tar::Builder<Vec<u8>>| {
+        let mut header = header(tar::EntryType::GNUSparse, 512);
+        header.set_path("holes")?;
+        let gnu = header.as_gnu_mut().expect("GNU");
+        gnu.set_real_size(3000);
+        gnu.sparse[0].set_offset(1024);
+        gnu.sparse[0].set_length(512);
+        header.set_cksum();
+        builder.append(&header, &[7; 512][..])
+    };
+    let pax_sparse = |builder: &mut tar::Builder<Vec<u8>>| {
+        let records: [(&str, &[u8]); 5] = [
+            ("GNU.sparse.major", b"1"),
+            ("GNU.sparse.minor", b"0"),
+            ("GNU.sparse.name", b"holes"),
+            ("GNU.sparse.realsize", b"3000"),
+            ("mtime", b"1.5"),
+        ];
+        builder.append_pax_extensions(records)?;
+        let mut content = b"1\n1024\n512\n".to_vec();
+        content.resize(1024, 0);
+        builder.append_data(&mut header(tar::EntryType::Regular, 1024), "GNUSparseFile.0/holes", &content[..])
+    };
+    let made = |entries: &dyn Fn(&mut tar::Builder<Vec<u8>>) -> std::io::Result<()>| {
+        let mut builder = tar::Builder::new(Vec::new());
+        entries(&mut builder).expect("appended");
+        builder.into_inner().expect("finished")
+    };
+    vec![made(&plain), made(&linked), made(&gnu_sparse), made(&pax_sparse)]
+}
+
 fn settings() -> Vec<Vec<u8>> {
     TABLE.iter().zip(0_u8..).map(|(setting, n)| [&[n], setting.example.as_bytes()].concat()).collect()
 }
@@ -207,6 +261,12 @@ fn any_bytes_as_a_tree_keep_the_properties() {
 }
 
 #[test]
+fn any_bytes_as_an_archive_keep_the_properties() {
+    assert!(SAMPLES.archives.iter().all(|sample| bodies::archive(sample)));
+    run(bodies::archive, &SAMPLES.archives, 20_000);
+}
+
+#[test]
 fn any_bytes_as_a_link_keep_the_properties() {
     run(bodies::link, &SAMPLES.links, 20_000);
 }
@@ -226,6 +286,7 @@ fn write_fuzz_corpus() {
         ("wire_frame", &SAMPLES.streams),
         ("node_block", &SAMPLES.nodes),
         ("tree", &SAMPLES.trees),
+        ("archive", &SAMPLES.archives),
         ("link", &SAMPLES.links),
         ("setting", &SAMPLES.settings),
     ] {
