@@ -17,6 +17,7 @@ mod stall;
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
@@ -35,37 +36,55 @@ const SHARED_MEMORY_KIB: usize = 40 << 10;
 /// Maximum number of blocks in flight in one session.
 pub const READ_AHEAD: usize = 20;
 
+/// What could not be fetched. The root stands for the whole file.
+#[derive(Debug, Clone, Copy)]
+pub enum Wanted {
+    /// The root of the session.
+    File,
+    /// Another block.
+    Block(Cid),
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File => f.write_str("the file"),
+            Self::Block(cid) => write!(f, "block {cid}"),
+        }
+    }
+}
+
 /// Why a block could not be fetched.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
     /// All providers were asked, and none has the block.
-    #[error("block {cid} is not in the store, and no reachable peer has it")]
+    #[error("{wanted} is not on this node, and no reachable peer has it")]
     NotFound {
-        /// The block.
-        cid: Cid,
+        /// What is missing.
+        wanted: Wanted,
     },
     /// No bytes arrived within the session's timeout.
-    #[error("no data arrived for {} s; block {cid} is still missing", waited.as_secs())]
+    #[error("no data arrived for {} s; {wanted} is still missing", waited.as_secs())]
     Timeout {
-        /// The block.
-        cid: Cid,
+        /// What is missing.
+        wanted: Wanted,
         /// The timeout.
         waited: Duration,
     },
     /// No peer could be reached.
-    #[error("no peer could be reached in {} s, and block {cid} is not in the store", waited.as_secs())]
+    #[error("no peer could be reached in {} s, and {wanted} is not on this node", waited.as_secs())]
     NoPeers {
-        /// The block.
-        cid: Cid,
+        /// What is missing.
+        wanted: Wanted,
         /// How long the session tried.
         waited: Duration,
     },
     /// No intact copy was found: the available ones are damaged, or a provider of the root has lost the block.
-    #[error("no intact copy of block {cid} was found; its providers have lost or damaged it")]
+    #[error("no intact copy of {wanted} was found; its providers have lost or damaged it")]
     Corrupt {
-        /// The block.
-        cid: Cid,
+        /// What is missing.
+        wanted: Wanted,
     },
     /// The store failed.
     #[error(transparent)]

@@ -16,7 +16,7 @@ use super::error::{CliError, Problem};
 use crate::{
     content::{cid::Cid, link::Link},
     http::{KEY_HEADER, REQUEST_ID_HEADER},
-    node::{ErrorCode, report::Status},
+    node::{ErrorCode, Reason, invite::Invite, report::Status},
 };
 
 /// Maximum length of a response that is read into memory.
@@ -38,7 +38,12 @@ pub(super) struct Client {
 pub(super) struct Endpoint {
     path: String,
     key: Option<String>,
+    /// Whether the reference is a name with slashes, perhaps meant as a path into a folder.
+    is_path: bool,
 }
+
+/// The next step after a path into a folder.
+const PATH_IN_FOLDER: &str = "files in a folder have links of their own: `storgo-node info --json FOLDER` lists them, and `get LINK` reads one";
 
 impl Endpoint {
     /// The endpoint `/api/v1/files/{reference}` followed by `rest`; `reference` is a link, CID or name.
@@ -47,24 +52,39 @@ impl Endpoint {
             return Err(CliError::bad_request("the reference is empty")
                 .hint("give a link, a CID or a name; `storgo-node ls` lists the files here"));
         }
+        if Invite::is_one(reference) {
+            return Err(CliError::bad_request("this is an invite to a cluster, not a link")
+                .hint("`storgo-node join INVITE` brings this node into the cluster"));
+        }
         let (id, key) = if is_link(reference.trim()) {
             // `provide` prints the path behind a tab, and no link has white space.
             let link = reference.split_whitespace().next().unwrap_or_default();
             let link: Link = lower_case_scheme(link).parse().map_err(|e| {
-                CliError::bad_request(format!("invalid link: {e}"))
-                    .hint("a link looks like storgo://<cid>#<key>; quote it if your shell treats # specially")
+                let has_path = link.split_once('#').is_some_and(|(_, key)| key.contains('/'));
+                CliError::bad_request(format!("invalid link: {e}")).hint(if has_path {
+                    PATH_IN_FOLDER
+                } else {
+                    "a link looks like storgo://<cid>#<key>; quote it if your shell treats # specially"
+                })
             })?;
             let key = link.key.map(|key| data_encoding::BASE64URL_NOPAD.encode(key.as_bytes()));
             (link.cid.to_string(), key)
         } else {
             (escape(reference), None)
         };
-        Ok(Self { path: format!("/api/v1/files/{id}{rest}"), key })
+        let is_path = key.is_none() && reference.contains('/');
+        Ok(Self { path: format!("/api/v1/files/{id}{rest}"), key, is_path })
     }
 
     pub(super) fn path(path: impl Into<String>) -> Self {
-        Self { path: path.into(), key: None }
+        Self { path: path.into(), key: None, is_path: false }
     }
+}
+
+/// What a text is that a command takes for something else: a link or an invite. It is not repeated: it contains a key.
+pub(super) fn secret_kind(text: &str) -> Option<&'static str> {
+    let text = text.trim();
+    if Invite::is_one(text) { Some("an invite to a cluster") } else { is_link(text).then_some("a link") }
 }
 
 /// Whether a reference is neither a link nor a CID.
@@ -142,7 +162,12 @@ impl Client {
         }
         let body = collect(response.into_body()).await.unwrap_or_default();
         Err(match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => problem.into(),
+            Ok(problem) => match CliError::from(problem) {
+                error if error.reason == Some(Reason::NameUnknown) && endpoint.is_path => {
+                    error.hint(PATH_IN_FOLDER)
+                }
+                error => error,
+            },
             Err(_) => CliError::new(ErrorCode::Other, format!("the node answered with HTTP status {status}")),
         })
     }

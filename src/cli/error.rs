@@ -22,16 +22,41 @@ pub(super) struct CliError {
     /// Entries of a folder that were not read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) left_out: Vec<LeftOut>,
+    /// Of a command with several inputs: the error of each that failed.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) errors: Box<[InputError]>,
     /// The file in whose middle a folder broke off.
     #[serde(skip)]
     pub(super) entry: Option<String>,
 }
 
+/// The error of one of several inputs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct InputError {
+    /// The input, as the user gave it.
+    pub(super) input: String,
+    #[serde(flatten)]
+    pub(super) error: CliError,
+}
+
 impl CliError {
     /// An error with the general next step of its code.
     pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        let (hint, left_out) = (next_step(code, None).into(), Vec::new());
-        Self { code, message: message.into(), hint, reason: None, left_out, entry: None }
+        let (message, hint) = (message.into(), next_step(code, None).into());
+        Self { code, message, hint, reason: None, left_out: Vec::new(), errors: Box::default(), entry: None }
+    }
+
+    /// The result of a command that did its work (`verb`) with `done` of `wanted` inputs; `errors` must not be empty.
+    pub(super) fn of_inputs(mut errors: Vec<InputError>, done: usize, wanted: usize, verb: &str) -> Self {
+        if wanted == 1 {
+            return errors.swap_remove(0).error;
+        }
+        let code = if done == 0 { errors[errors.len() - 1].error.code } else { ErrorCode::Partial };
+        let count = if done == 0 { "none".into() } else { done.to_string() };
+        let mut error = Self::new(code, format!("{count} of {wanted} {verb}"))
+            .hint("each error names its cause and the next step; the command can be run again for the rest");
+        error.errors = errors.into();
+        error
     }
 
     /// The arguments, the settings or the input are wrong.

@@ -8,15 +8,12 @@ use super::{
     Context,
     client::{Client, Endpoint, escape, is_name},
     connection::{Connection, Network, ask, call, require_data_dir},
-    error::CliError,
+    error::{CliError, InputError},
     output::{self, fit, plural, table, terminal_columns},
     sanitize::sanitize,
     shell::{complete, quote},
 };
-use crate::node::{
-    ErrorCode,
-    report::{DirEntryInfo, FileInfo, FileKind, FileList, RemoveReport},
-};
+use crate::node::report::{DirEntryInfo, FileInfo, FileKind, FileList, RemoveReport};
 
 /// Fetches all pages of a list of files as one; `query` is the query of the request.
 pub(super) async fn list(client: &Client, query: &str) -> Result<FileList, CliError> {
@@ -81,7 +78,8 @@ pub(super) async fn ls(context: &Context, query: Option<&str>) -> Result<(), Cli
             };
             let (cid, name) = (file.cid.to_string(), sanitize(file.name.as_deref().unwrap_or("-")));
             let stored = file.created.map_or_else(|| "-".into(), output::date);
-            vec![cid, output::bytes(file.size), kind(file.kind).into(), state.into(), stored, name]
+            let size = output::bytes_if_known(file.size);
+            vec![cid, size, kind(file.kind).into(), state.into(), stored, name]
         };
         let head = ["CID", "SIZE", "KIND", "STATE", "STORED", "NAME"];
         let mut rows: Vec<_> = files.iter().map(row).collect();
@@ -120,8 +118,7 @@ fn describe(info: &FileInfo) -> String {
         0 => "no other node announces it".into(),
         _ => providers.join("\n           "),
     });
-    // Without the read key, the size is not known.
-    let size = info.link.as_ref().map(|_| format!("{} ({} bytes)", output::bytes(info.size), info.size));
+    let size = info.size.map(|size| format!("{} ({size} bytes)", output::bytes(size)));
     let lines = [
         ("cid", Some(info.cid.to_string())),
         ("name", info.name.as_deref().map(sanitize)),
@@ -156,7 +153,7 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), C
     require_data_dir(context)?;
     let connection = Connection::open(context, Network::Online).await?;
     let mut removed: Vec<RemoveReport> = Vec::new();
-    let mut failed: Option<CliError> = None;
+    let mut errors = Vec::new();
     for reference in references {
         let answer = match Endpoint::file(reference, "") {
             Ok(endpoint) => connection.client.json(Method::DELETE, &endpoint).await,
@@ -164,11 +161,11 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), C
         };
         match answer {
             Ok(report) => removed.push(report),
-            // The last error becomes the result.
             Err(error) => {
-                if let Some(earlier) = failed.replace(error) {
-                    output::error(&earlier, context.json);
+                if references.len() > 1 {
+                    output::input_error(context, &error);
                 }
+                errors.push(InputError { input: reference.clone(), error });
             }
         }
     }
@@ -178,8 +175,10 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), C
                        they meet it again, or forget it within 48 hours";
         output::message(context, message);
     }
-    if let Some(error) = failed.take_if(|_| removed.is_empty()) {
-        return Err(error);
+    let failed =
+        (!errors.is_empty()).then(|| CliError::of_inputs(errors, removed.len(), references.len(), "removed"));
+    if removed.is_empty() {
+        return failed.map_or(Ok(()), Err);
     }
     output::result(context, &removed, |removed| {
         let line = |report: &RemoveReport| {
@@ -200,8 +199,5 @@ pub(super) async fn rm(context: &Context, references: &[String]) -> Result<(), C
         );
         output::message(context, &message);
     }
-    let Some(error) = failed else { return Ok(()) };
-    output::error(&error, context.json);
-    let message = format!("removed only {} of {}", removed.len(), references.len());
-    Err(CliError::new(ErrorCode::Partial, message))
+    failed.map_or(Ok(()), Err)
 }

@@ -14,6 +14,7 @@ use tokio_util::{io::ReaderStream, sync::CancellationToken};
 
 use super::{
     beneath::open_regular,
+    client::secret_kind,
     error::CliError,
     input_errors::{FileVersion, InputErrors, PIECE, Skipped, unreadable},
     tar_writer::tar_stream,
@@ -94,7 +95,7 @@ impl Input {
     }
 
     /// Opens the input as the body of a request.
-    pub(super) async fn body(&self, bar: &ProgressBar) -> Result<(Body, InputErrors), CliError> {
+    pub(super) fn body(&self, bar: &ProgressBar) -> Result<(Body, InputErrors), CliError> {
         let errors = InputErrors::default();
         let body = match &self.source {
             Source::Stdin => {
@@ -124,10 +125,19 @@ impl Input {
 
 fn not_there(path: &Path, e: &io::Error) -> CliError {
     let error = unreadable(path, e);
-    let is_absent = e.kind() == io::ErrorKind::NotFound;
-    match std::env::current_dir().ok().filter(|_| path.is_relative() && is_absent) {
-        Some(dir) => error.hint(format!("check its spelling; it was looked for in {}", dir.display())),
-        None => error,
+    if e.kind() != io::ErrorKind::NotFound {
+        return error;
+    }
+    if let Some(kind) = path.to_str().and_then(secret_kind) {
+        return CliError::bad_request(format!("this is {kind}, and `provide` takes files and folders")).hint(
+            "`storgo-node get LINK` reads what a link names, `storgo-node join INVITE` takes an invite",
+        );
+    }
+    match std::env::current_dir() {
+        Ok(dir) if path.is_relative() => {
+            error.hint(format!("check its spelling; it was looked for in {}", dir.display()))
+        }
+        _ => error,
     }
 }
 

@@ -167,7 +167,7 @@ async fn list_damaged(context: &Context) -> Result<(), CliError> {
     output::result(context, &files, |files| {
         let row = |file: &FileInfo| {
             let name = sanitize(file.name.as_deref().unwrap_or("-"));
-            vec![file.cid.to_string(), output::bytes(file.size), name]
+            vec![file.cid.to_string(), output::bytes_if_known(file.size), name]
         };
         match files.as_slice() {
             [] if kept == 0 => "this node keeps no files\n".into(),

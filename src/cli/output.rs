@@ -23,17 +23,31 @@ use crate::node::{ErrorCode, Node};
 /// Maximum number of paths in a message.
 const LISTED_PATHS: usize = 5;
 
-/// Prints an error and its hint, or one JSON object, to stderr.
+/// Prints the error that ends the command, and its hint, to stderr; or one JSON object.
 pub(super) fn error(error: &CliError, json: bool) {
     if json {
-        let hint = shell::complete(&error.hint).into_owned();
-        let error = CliError { hint, ..error.clone() };
+        let mut error = error.clone();
+        let inputs = error.errors.iter_mut().map(|input| &mut input.error.hint);
+        for hint in inputs.chain([&mut error.hint]) {
+            *hint = shell::complete(hint).into_owned();
+        }
         drop(writeln!(io::stderr(), "{}", serde_json::json!({ "error": error })));
     } else {
-        stderr_line(&format!("error: {error}"));
-        if !error.hint.is_empty() {
-            stderr_line(&format!("  hint: {}", shell::complete(&error.hint)));
-        }
+        error_text(error);
+    }
+}
+
+/// Prints the error of one of several inputs, while the command goes on. With `--json`, the error that ends it contains this one.
+pub(super) fn input_error(context: &Context, error: &CliError) {
+    if !context.json {
+        error_text(error);
+    }
+}
+
+fn error_text(error: &CliError) {
+    stderr_line(&format!("error: {error}"));
+    if !error.hint.is_empty() {
+        stderr_line(&format!("  hint: {}", shell::complete(&error.hint)));
     }
 }
 
@@ -99,6 +113,11 @@ pub(super) fn stderr_line(text: &str) {
 /// `1.50 MiB`
 pub(super) fn bytes(count: u64) -> String {
     BinaryBytes(count).to_string()
+}
+
+/// `1.50 MiB`, or `-` if it is not known.
+pub(super) fn bytes_if_known(count: Option<u64>) -> String {
+    count.map_or_else(|| "-".into(), bytes)
 }
 
 /// `1.50 MiB/s`

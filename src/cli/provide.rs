@@ -15,7 +15,7 @@ use super::{
     args::ProvideOptions,
     client::{Endpoint, escape},
     connection::{Connection, Network},
-    error::CliError,
+    error::{CliError, InputError},
     input::Input,
     input_errors::{InputErrors, Skipped},
     options::{api_options, run_options},
@@ -68,10 +68,16 @@ pub(super) async fn run(context: &Context, paths: Vec<PathBuf>, options: Provide
 }
 
 /// Awaits `work`; `None` if a signal comes first.
-async fn unless_stopped<T>(stop: &mut Receiver<()>, work: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        done = work => Some(done),
-        _ = stop.recv() => None,
+fn unless_stopped<T>(
+    stop: &mut Receiver<()>,
+    work: impl Future<Output = T>,
+) -> impl Future<Output = Option<T>> {
+    let work = Box::pin(work);
+    async {
+        tokio::select! {
+            done = work => Some(done),
+            _ = stop.recv() => None,
+        }
     }
 }
 
@@ -106,8 +112,8 @@ struct Stored {
     reports: Vec<PutReport>,
     /// Items of folders that were not stored, and why.
     skipped: Vec<LeftOut>,
-    /// Whether an input failed or changed.
-    failed: bool,
+    /// Why inputs were not stored, or not as they are.
+    errors: Vec<InputError>,
 }
 
 impl Provider<'_> {
@@ -129,7 +135,7 @@ impl Provider<'_> {
             return Err(Stop::Interrupted);
         };
         result?;
-        let result = summary(&stored, wanted);
+        let result = summary(&mut stored, wanted);
         match unless_stopped(stop, self.announce_all(&stored.reports)).await {
             Some(announced) => announced?,
             None => return Ok(result?),
@@ -144,16 +150,16 @@ impl Provider<'_> {
 
     /// Stores the inputs and prints their links; those of several with their paths.
     async fn store_all(&self, inputs: Vec<Input>, stored: &mut Stored) -> Result<(), CliError> {
-        let (wanted, mut failed) = (inputs.len(), None);
+        let wanted = inputs.len();
         let total = inputs.iter().map(|input| input.size).sum::<Option<u64>>();
         let bar = output::bar(self.context, "sealing", total);
         for input in inputs {
-            let path = sanitize(&input.path.display().to_string());
+            let path = input.path.display().to_string();
             let error = match self.store(input, &bar, stored).await {
                 Ok((report, changed)) => {
                     let line = |report: &PutReport| match wanted {
                         1 => format!("{}\n", report.link),
-                        _ => format!("{}\t{path}\n", report.link),
+                        _ => format!("{}\t{}\n", report.link, sanitize(&path)),
                     };
                     bar.suspend(|| output::result(self.context, &report, line))?;
                     stored.reports.push(report);
@@ -162,26 +168,18 @@ impl Provider<'_> {
                 Err(error) => Some(error),
             };
             let Some(error) = error else { continue };
-            stored.failed = true;
-            // If nothing is stored of a single input, the error is the result of the command.
-            if wanted > 1 || !stored.reports.is_empty() {
-                bar.suspend(|| output::error(&error, self.context.json));
+            if wanted > 1 {
+                bar.suspend(|| output::input_error(self.context, &error));
             }
-            failed = Some(error);
+            stored.errors.push(InputError { input: path, error });
         }
         let elapsed = bar.elapsed();
         bar.finish_and_clear();
-        match failed {
-            Some(error) if wanted == 1 && stored.reports.is_empty() => Err(error),
-            Some(error) if stored.reports.is_empty() => {
-                let hint = "each error above names its cause and the next step".into();
-                Err(CliError { message: format!("none of {wanted} stored"), hint, ..error })
-            }
-            _ => {
-                output::message(self.context, &sealed(&stored.reports, elapsed));
-                Ok(())
-            }
+        if stored.reports.is_empty() {
+            return Err(CliError::of_inputs(std::mem::take(&mut stored.errors), 0, wanted, "stored"));
         }
+        output::message(self.context, &sealed(&stored.reports, elapsed));
+        Ok(())
     }
 
     /// Stores one input. Returns the report, and an error if the input changed while it was read.
@@ -207,7 +205,7 @@ impl Provider<'_> {
         self.skip(std::mem::take(&mut input.skipped), bar, stored);
         let begun = bar.position();
         let (report, errors) = loop {
-            let (body, errors) = input.body(bar).await?;
+            let (body, errors) = input.body(bar)?;
             let report: Result<PutReport, CliError> =
                 self.connection.client.json_body(Method::POST, &endpoint, body).await;
             let broken = report.is_err().then(|| errors.take_broken()).flatten();
@@ -290,21 +288,23 @@ fn sealed(reports: &[PutReport], elapsed: Duration) -> String {
 }
 
 /// An error if something was not stored as it is.
-fn summary(stored: &Stored, wanted: usize) -> Result<(), CliError> {
-    let Stored { reports, skipped, failed } = stored;
-    let (message, hint) = if *failed {
-        let changed = if reports.len() == wanted { ", but some inputs changed meanwhile" } else { "" };
-        let message = format!("{} of {wanted} stored{changed}", reports.len());
-        (message, "each error above says why; correct that, then run the command again for the rest")
-    } else if skipped.is_empty() {
+fn summary(stored: &mut Stored, wanted: usize) -> Result<(), CliError> {
+    let errors = std::mem::take(&mut stored.errors);
+    let left_out = std::mem::take(&mut stored.skipped);
+    let error = if !errors.is_empty() {
+        let done = stored.reports.len();
+        let verb = if done == wanted { "stored, but some inputs changed meanwhile" } else { "stored" };
+        CliError::of_inputs(errors, done, wanted, verb)
+    } else if left_out.is_empty() {
         return Ok(());
     } else {
-        let paths: Vec<PathBuf> = skipped.iter().map(|item| PathBuf::from(&item.path)).collect();
+        let paths: Vec<PathBuf> = left_out.iter().map(|item| PathBuf::from(&item.path)).collect();
         let items = plural(paths.len() as u64, "item");
         let message = format!("stored without {items}: {}", output::list_paths(&paths));
-        (message, "the reasons are above, with --json in `left_out`; correct them and run the command again")
+        CliError::new(ErrorCode::Partial, message)
+            .hint("the reasons are above, with --json in `left_out`; correct them and run the command again")
     };
-    Err(CliError { left_out: skipped.clone(), ..CliError::new(ErrorCode::Partial, message).hint(hint) })
+    Err(CliError { left_out, ..error })
 }
 
 /// Serves the API where the settings say, or else on any free port: the default port is for a node that stays.

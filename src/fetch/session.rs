@@ -21,7 +21,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    FetchError, Fetcher,
+    FetchError, Fetcher, Wanted,
     fair_queue::FairQueue,
     providers::{Assignment, BlockRequest, Providers},
     stall::{Delivery, StallDetector},
@@ -269,7 +269,9 @@ impl Session {
                 }
             }
             if answers.is_empty() && self.is_exhausted(&cid) {
-                return Err(self.damage_error(cid, bad_copies).unwrap_or(FetchError::NotFound { cid }));
+                return Err(self
+                    .damage_error(cid, bad_copies)
+                    .unwrap_or(FetchError::NotFound { wanted: self.wanted(cid) }));
             }
             let next_check = in_flight.iter().map(|request| request.detector.next_check).min();
             let next_retry = state.providers().next_retry(now);
@@ -287,7 +289,7 @@ impl Session {
                         Err(_) => {}
                     }
                     if bad_copies >= MAX_BAD_COPIES {
-                        return Err(FetchError::Corrupt { cid });
+                        return Err(FetchError::Corrupt { wanted: self.wanted(cid) });
                     }
                 }
                 () = &mut changed => {}
@@ -414,7 +416,12 @@ impl Session {
     /// Returns the error for a block that is known to be damaged or lost where it should be.
     fn damage_error(&self, cid: Cid, bad_copies: u32) -> Option<FetchError> {
         let lost = cid != self.inner.root && self.inner.state.providers().is_lost(&cid);
-        (bad_copies > 0 || lost || self.is_damaged(&cid)).then_some(FetchError::Corrupt { cid })
+        let damaged = bad_copies > 0 || lost || self.is_damaged(&cid);
+        damaged.then(|| FetchError::Corrupt { wanted: self.wanted(cid) })
+    }
+
+    fn wanted(&self, cid: Cid) -> Wanted {
+        if cid == self.inner.root { Wanted::File } else { Wanted::Block(cid) }
     }
 
     fn timeout_error(&self, cid: Cid, bad_copies: u32) -> FetchError {
@@ -422,9 +429,9 @@ impl Session {
             return error;
         }
         if self.has_no_peers(&cid) {
-            return FetchError::NoPeers { cid, waited: self.first_peer_wait() };
+            return FetchError::NoPeers { wanted: self.wanted(cid), waited: self.first_peer_wait() };
         }
-        FetchError::Timeout { cid, waited: self.inner.timeout }
+        FetchError::Timeout { wanted: self.wanted(cid), waited: self.inner.timeout }
     }
 
     /// Starts the timeout again for a reader that had paused: it did not wait for the network.

@@ -62,7 +62,8 @@ impl Files {
                 (Some(record), _) if missing > 0 => FileInfo::of_record(record, missing),
                 (_, Some(FolderEntry { entry, .. })) if is_kept_and_damaged => {
                     let DirEntryInfo { name, kind, size, link: text, .. } = entry.clone().into();
-                    FileInfo { name: Some(name), size, link: Some(text), ..FileInfo::bare(&link, kind) }
+                    let (name, size, text) = (Some(name), Some(size), Some(text));
+                    FileInfo { name, size, link: text, ..FileInfo::bare(&link, kind) }
                 }
                 _ => return Err(error),
             },
@@ -157,7 +158,7 @@ impl Files {
             key: link.key.clone(),
             kind: info.kind.into(),
             name: info.name.clone(),
-            size: info.size,
+            size: opened.metadata().size,
             blocks: 0,
             stored_len: 0,
             media_type: info.media_type.clone(),

@@ -49,6 +49,11 @@ impl Invite {
         format!("{INVITE}{}", BASE64URL_NOPAD.encode(&json))
     }
 
+    /// Whether a text is meant as an invite.
+    pub fn is_one(text: &str) -> bool {
+        text.trim().starts_with(INVITE)
+    }
+
     /// Decodes a line; `None` if it is not a whole invite.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();

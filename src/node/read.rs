@@ -145,7 +145,7 @@ impl Opened {
         let metadata = self.metadata();
         FileInfo {
             name: self.name().map(String::from),
-            size: metadata.size,
+            size: Some(metadata.size),
             media_type: metadata.media_type.clone(),
             mtime: metadata.mtime,
             chunker: metadata.chunker.clone(),

@@ -104,8 +104,8 @@ pub struct FileInfo {
     pub folder_name: Option<String>,
     /// File or folder.
     pub kind: FileKind,
-    /// Plaintext bytes.
-    pub size: u64,
+    /// Plaintext bytes; null if only the CID is known here.
+    pub size: Option<u64>,
     /// Media type, if known.
     pub media_type: Option<String>,
     /// Modification time in seconds since 1970, if known.
@@ -145,7 +145,7 @@ impl FileInfo {
         Self {
             link: readable.then(|| link.to_string()),
             name: record.name.clone(),
-            size: record.size,
+            size: Some(record.size),
             media_type: record.media_type.clone(),
             created: Some(record.created / 1_000_000),
             sealed: !record.public,
@@ -167,7 +167,7 @@ impl FileInfo {
             older: None,
             folder_name: None,
             kind,
-            size: 0,
+            size: None,
             media_type: None,
             mtime: None,
             created: None,

@@ -230,6 +230,11 @@ impl Running {
         Self { args, child, stdout, stderr }
     }
 
+    /// The id of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The next line on stdout.
     pub fn line(&self) -> String {
         self.stdout.recv_timeout(DEADLINE).unwrap_or_else(|_| {

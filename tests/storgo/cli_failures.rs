@@ -110,8 +110,12 @@ fn get_tells_no_peer_from_no_provider_from_a_missing_key() {
     let node = writer.start::<&str>([]);
     let report = writer.provide("file", &noise(3, 100_000));
     let _reader = reader.start(["--bootstrap", &node.addr()]);
-    for reference in [lost.as_str(), lost_cid, "no such name"] {
-        reader.run(["get", reference, "-o", "-"]).fails(4, &[]);
+    for (reference, words) in [
+        (lost.as_str(), "the file is not on this node, and no reachable peer has it"),
+        (lost_cid, "the file is not on this node, and no reachable peer has it"),
+        ("no such name", "no file here is named"),
+    ] {
+        reader.run(["get", reference, "-o", "-"]).fails(4, &[words]);
         reader.run(["info", reference]).fails(4, &[]);
         reader.run(["rm", reference]).ends(4);
         reader.run(["verify", reference]).fails(4, &[]);
@@ -119,7 +123,9 @@ fn get_tells_no_peer_from_no_provider_from_a_missing_key() {
     let cid = report["cid"].as_str().expect("a CID");
     reader.run(["get", cid, "-o", "-"]).fails(6, &["whole link"]);
     let info = reader.run(["info", cid, "--json"]).ok().json();
-    assert_eq!((&info["link"], &info["sealed"]), (&Value::Null, &true.into()));
+    let fields = ["link", "size", "sealed"].map(|field| info[field].clone());
+    assert_eq!(fields, [Value::Null, Value::Null, true.into()]);
+    assert!(!reader.run(["info", cid]).ok().text().contains("size"));
     let other = if link(&report).ends_with('A') { "B" } else { "A" };
     let wrong = link(&report);
     let wrong = format!("{}{other}{}", &wrong[..wrong.len() - 10], &wrong[wrong.len() - 9..]);

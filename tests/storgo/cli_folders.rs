@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     api::Api,
-    binary::{Machine, link},
+    binary::{Machine, eventually, link},
     cli_failures::damage_a_block,
     swarm::noise,
 };
@@ -214,6 +214,31 @@ fn an_interrupted_command_says_what_is_kept_and_how_to_go_on() {
     get.notes("no peer is connected yet");
     get.signal(Signal::INT);
     assert!(get.notes("interrupted").contains("run the same command again"));
+}
+
+#[test]
+fn a_signal_ends_the_walk_of_folders_that_link_to_each_other() {
+    const INTERRUPT: u64 = 1 << 1;
+    let machine = Machine::new();
+    let names: Vec<String> = (0..12).map(|n| format!("top/d{n}")).collect();
+    for name in &names {
+        fs::create_dir_all(machine.home().join(name)).expect("made");
+        for other in 0..12 {
+            let link = machine.home().join(format!("{name}/d{other}"));
+            symlink(format!("../d{other}"), link).expect("made");
+        }
+    }
+    let mut provide = machine.spawn(["provide", "top", "--no-serve"]);
+    // From now on, the signal does not end the process by itself.
+    let status = format!("/proc/{}/status", provide.id());
+    eventually("it catches the signal", || {
+        let status = fs::read_to_string(&status).expect("it runs");
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a mask");
+        u64::from_str_radix(caught.trim(), 16).expect("a number") & INTERRUPT != 0
+    });
+    provide.signal(Signal::INT);
+    provide.notes("interrupted: nothing was stored");
+    assert_eq!(provide.wait(), Some(130));
 }
 
 #[test]

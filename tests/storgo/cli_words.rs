@@ -47,6 +47,63 @@ fn every_error_is_json_with_the_json_flag() {
 }
 
 #[test]
+fn a_command_with_several_inputs_ends_with_one_json_error_that_lists_each() {
+    let machine = Machine::new();
+    for name in ["first", "changed", "gone"] {
+        machine.file(name, name.as_bytes());
+    }
+    let listed = |error: &Value| {
+        let errors = error["errors"].as_array().expect("a list").iter();
+        errors.map(|error| [&error["input"], &error["code"]].map(Value::to_string)).collect::<Vec<_>>()
+    };
+    let mut provide = machine.fed(["provide", "--no-serve", "--json", "first", "-", "changed", "gone"]);
+    // When the first one is stored, all have been examined.
+    provide.read("{".len());
+    machine.file("changed", b"CHANGED");
+    fs::remove_file(machine.home().join("gone")).expect("removed");
+    let made = std::process::Command::new("mkfifo").arg(machine.home().join("gone")).status();
+    assert!(made.expect("mkfifo").success());
+    provide.close();
+    let error = error_of(&provide.done().ends(3));
+    assert_eq!(error["message"], "3 of 4 stored");
+    assert_eq!(listed(&error), [["\"changed\"", "\"partial\""], ["\"gone\"", "\"other\""]]);
+
+    for (kept, code, message) in [(Some("first"), 3, "1 of 3 removed"), (None, 2, "none of 2 removed")] {
+        let references = kept.into_iter().chain(["nosuch", "storgo://bad"]);
+        let error = error_of(&machine.run(["rm", "--json"].into_iter().chain(references)).ends(code));
+        assert_eq!(error["message"], message);
+        let expected = [["\"nosuch\"", "\"not_found\""], ["\"storgo://bad\"", "\"bad_request\""]];
+        assert_eq!(listed(&error), expected);
+        assert!(error["errors"][0]["hint"].as_str().is_some_and(|hint| hint.contains("ls")), "{error}");
+    }
+}
+
+#[test]
+fn what_is_meant_for_another_command_is_named_and_not_repeated() {
+    let machine = Machine::new();
+    fs::create_dir(machine.home().join("top")).expect("made");
+    machine.file("top/a", b"first");
+    let folder = machine.run(["provide", "top", "--no-serve"]).ok().one_line();
+    let invite = "storgo-invite:c2VjcmV0";
+    for (args, words) in [
+        (["provide", &folder], &["this is a link", "storgo-node get LINK"][..]),
+        (["provide", invite], &["this is an invite to a cluster", "join INVITE"]),
+        (["get", invite], &["this is an invite to a cluster, not a link", "join INVITE"]),
+        (["info", invite], &["this is an invite to a cluster, not a link", "join INVITE"]),
+        (["get", &format!("{folder}/a")], &["invalid link", "info --json FOLDER"]),
+    ] {
+        let done = machine.run(args).fails(2, words);
+        let key = folder.split_once('#').expect("a key").1;
+        assert!(!done.stderr.contains(key) && !done.stderr.contains(invite), "{}", done.stderr);
+    }
+    machine.run(["get", "top/a"]).fails(4, &["no file here is named \"top/a\"", "info --json FOLDER"]);
+    // The way out that is named works.
+    let entries = machine.run(["info", "--json", "top"]).ok().json();
+    let entry = machine.run(["get", link(&entries["entries"][0]), "-o", "-"]).ok();
+    assert_eq!(entry.stdout, b"first");
+}
+
+#[test]
 fn commands_that_only_read_do_not_create_a_node() {
     let machine = Machine::new();
     let empty = machine.home().join("empty");

@@ -17,7 +17,7 @@ const FIRST_BYTE_TIMEOUT_S = 20;
 export async function checkReadable(file, signal) {
   const headers = { 'storgo-timeout': String(FIRST_BYTE_TIMEOUT_S) };
   // An empty file has no first byte.
-  if (file.size || file.kind === 'dir') headers.range = 'bytes=0-0';
+  if (file.size !== 0 || file.kind === 'dir') headers.range = 'bytes=0-0';
   try {
     const response = await request('GET', apiPath(file, '/content'), { headers, signal });
     await response.body?.cancel();

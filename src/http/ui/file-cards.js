@@ -50,7 +50,7 @@ export function detailsCard(info) {
   const list = h(
     'dl',
     {},
-    detail('Size', info.size >= 1024 ? `${bytes(info.size)} (${number(info.size)} bytes)` : bytes(info.size)),
+    detail('Size', info.size === null ? 'Unknown' : info.size < 1024 ? bytes(info.size) : `${bytes(info.size)} (${number(info.size)} bytes)`),
     detail('Type', info.kind === 'dir' ? 'Folder' : info.media_type ? escapeInvisible(info.media_type) : 'Unknown'),
     detail('CID', h('span', { class: 'mono break' }, info.cid)),
     info.pinned ? detail('Stored', created) : [detail('Stored', 'Not on this node'), info.created && detail('Opened', created)],

@@ -131,8 +131,11 @@ impl Source {
         let opened = self.node(&link.cid, None, open).await.map_err(|error| match error.reason {
             // At the root, the caller gave the wrong key. Below it, the folder itself has a wrong key, which is damage.
             Some(Reason::KeyWrong) => {
-                let message = format!("the read key is wrong: it does not open {}", link.cid);
+                let message = "the read key is wrong: it does not open this file".into();
                 NodeError { code: ErrorCode::Denied, message, ..error }
+            }
+            Some(Reason::Offline) => {
+                NodeError { message: "the file is not on this node, which is offline".into(), ..error }
             }
             _ => error,
         });
