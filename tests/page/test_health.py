@@ -132,6 +132,9 @@ class Health(PageTest):
         page.locator(".toast").get_by_text("This node keeps borrowed.txt now.").wait_for()
         page.get_by_text("Only this node has it").wait_for()
         self.assertEqual(page.get_by_role("button", name="Keep").count(), 0)
+        # The buttons are those of a kept file.
+        page.get_by_role("button", name="Delete").wait_for()
+        page.get_by_role("button", name="Verify").wait_for()
 
     def test_the_health_of_an_opened_file_follows_what_was_read_of_it(self):
         path = self.write("borrowed.txt", b"Flour, water, salt, time.\n" * 40_000)

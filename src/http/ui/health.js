@@ -58,8 +58,11 @@ function describe(what, { state, blocks, here, lost, copies, may_lose: margin, o
   }
 }
 
-/** The health card of a file: {element, refresh(), isComplete()}. `isComplete`: all blocks are known to be on this node. */
-export function healthCard(info, signal) {
+/**
+ * The health card of a file: {element, refresh(), isComplete()}. `isComplete`: all blocks are known to be on this node.
+ * `onKept` is called, and refreshes the card, when the file has been kept.
+ */
+export function healthCard(info, signal, onKept) {
   const container = h('div', { class: 'health' }, loading('Asking other nodes…'));
   const element = h('section', { class: 'card' }, h('h2', {}, 'Health'), container);
   let drawn = '';
@@ -124,11 +127,11 @@ export function healthCard(info, signal) {
     try {
       const { name, cid } = await post(apiPath({ cid: info.folder ?? info.cid }, '/keep'));
       showToast(`This node keeps ${displayName(name ?? cid)} now.`);
+      await onKept();
     } catch (problem) {
       reportProblem(problem);
     }
     button.disabled = false;
-    load();
   }
   load();
   return { element, refresh: load, isComplete: () => complete };

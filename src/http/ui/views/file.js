@@ -59,7 +59,7 @@ function draw({ body, head, signal }, info) {
   // The heading is not replaced: it may have the focus.
   head.querySelector('.buttons')?.remove();
   head.append(fileButtons(info, verifyResult));
-  const health = healthCard(info, signal);
+  const health = healthCard(info, signal, onChange);
   const blocks = blocksCard(info, signal);
   const previewSection = makePreview(info, signal);
   let details = detailsCard(info);
@@ -80,16 +80,7 @@ function draw({ body, head, signal }, info) {
   watchFile(info, signal, {
     previewSection,
     isComplete: health.isComplete,
-    onChange: async () => {
-      const fresh = detailsCard({ ...info, ...(await get(apiPath(info), signal)) });
-      fresh.querySelector('details').open = details.querySelector('details').open;
-      if (!fresh.isEqualNode(details) && !details.contains(document.activeElement)) {
-        details.replaceWith(fresh);
-        details = fresh;
-      }
-      health.refresh();
-      blocks.refresh();
-    },
+    onChange,
     onRemoved: () => {
       head.querySelector('.buttons')?.remove();
       fill(
@@ -102,6 +93,23 @@ function draw({ body, head, signal }, info) {
       );
     },
   });
+
+  async function onChange() {
+    const now = { ...info, ...(await get(apiPath(info), signal)) };
+    if (now.pinned !== info.pinned) {
+      // The buttons of a file that is kept, and of one that is not, do different things.
+      info.pinned = now.pinned;
+      head.querySelector('.buttons')?.replaceWith(fileButtons(info, verifyResult));
+    }
+    const fresh = detailsCard(now);
+    fresh.querySelector('details').open = details.querySelector('details').open;
+    if (!fresh.isEqualNode(details) && !details.contains(document.activeElement)) {
+      details.replaceWith(fresh);
+      details = fresh;
+    }
+    health.refresh();
+    blocks.refresh();
+  }
 }
 
 /** The blocks, folded away until they are asked for: {element, refresh()}. */
