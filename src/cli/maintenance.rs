@@ -186,7 +186,7 @@ pub(super) async fn keep(context: &Context, reference: &str) -> Result<(), CliEr
     let file: FileInfo = run_job(context, Network::Online, "keep", Some(reference)).await?;
     output::result(context, &file, |file| {
         let name = file.name.as_deref().map_or_else(|| file.cid.to_string(), sanitize);
-        format!("kept here: {name}, {}\n", output::bytes(file.size))
+        format!("kept here: {name}, {}\n", output::bytes_if_known(file.size))
     })
 }
 

@@ -65,14 +65,15 @@ impl Keeping {
             let missing = self.damage.missing(vec![kept.cid]).await?;
             return Ok(FileInfo::of_record(&kept, missing.first().copied().unwrap_or(0)));
         }
-        let info = self.reads.open(&link, None).await?.describe();
+        let opened = self.reads.open(&link, None).await?;
+        let info = opened.describe();
         let mut record = RootRecord {
             cid: link.cid,
             public: link.key.is_none(),
             key: link.key,
             kind: info.kind.into(),
             name: info.name,
-            size: info.size,
+            size: opened.metadata().size,
             blocks: 0,
             stored_len: 0,
             media_type: info.media_type,
