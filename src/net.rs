@@ -19,6 +19,7 @@ mod dial_backoff;
 mod dial_failure;
 mod discovery;
 mod error;
+mod filtered;
 mod host;
 mod identify_limit;
 mod identify_scope;
@@ -53,6 +54,7 @@ use tokio::{
 use crate::content::{cid::Cid, secret::MembershipKey};
 use delivered::DeliveredPeers;
 pub use error::{DialCause, NetError};
+pub use host::{Group, Host};
 pub use protocols::{IncomingStreams, Protocols};
 use strangers::Strangers;
 use streams::OpenStream;
@@ -231,12 +233,42 @@ struct Shared {
     other_cluster: Option<Multiaddr>,
 }
 
+impl Shared {
+    /// Returns the connections to a peer.
+    fn connections(&self, peer: &PeerId) -> impl Iterator<Item = &Connection> {
+        self.peers.get(peer).into_iter().flat_map(|state| state.connections.values())
+    }
+
+    /// Returns the host of a connected peer: of several, always the same one.
+    fn host(&self, peer: &PeerId) -> Option<Host> {
+        self.connections(peer).filter_map(|connection| Host::of(&connection.addr)).min()
+    }
+}
+
 #[derive(Default)]
 struct Peer {
-    connections: HashMap<ConnectionId, Multiaddr>,
+    connections: HashMap<ConnectionId, Connection>,
     rtt: Option<Duration>,
     agent: Option<String>,
     dht: bool,
+}
+
+struct Connection {
+    /// The remote address. For a relayed connection, that of the relay and then the peer.
+    addr: Multiaddr,
+    incoming: bool,
+    /// Whether it is within a private network.
+    near: bool,
+}
+
+impl Connection {
+    fn is_relayed(&self) -> bool {
+        address_ranking::is_relayed(&self.addr)
+    }
+
+    fn is_direct_call(&self) -> bool {
+        self.incoming && !self.is_relayed()
+    }
 }
 
 /// A handle on the running network.
@@ -260,9 +292,9 @@ impl Net {
         let local = options.keypair.public().to_peer_id();
         let (commands, queue) = mpsc::channel(COMMANDS);
         let (events, _) = broadcast::channel(EVENTS);
-        let strangers = Strangers::new(options.membership.is_some());
-        let delivered = DeliveredPeers::default();
         let shared = Arc::<Mutex<Shared>>::default();
+        let strangers = Strangers::new(options.membership.is_some(), Arc::clone(&shared));
+        let delivered = DeliveredPeers::default();
         let task = task::start(
             options,
             protocols,
@@ -301,7 +333,7 @@ impl Net {
         self.read_shared(|shared| {
             let describe = |(peer, state): (&PeerId, &Peer)| PeerInfo {
                 peer: *peer,
-                addrs: state.connections.values().cloned().collect(),
+                addrs: state.connections.values().map(|connection| connection.addr.clone()).collect(),
                 rtt: state.rtt,
                 agent: state.agent.clone(),
                 dht: state.dht,
@@ -313,6 +345,14 @@ impl Net {
     /// Returns whether a peer is a stranger: this node is open, and no connection to the peer is within a private network.
     pub fn is_stranger(&self, peer: &PeerId) -> bool {
         self.strangers.is_stranger(peer)
+    }
+
+    /// Returns the peers with which a peer shares limits.
+    pub fn group(&self, peer: PeerId) -> Group {
+        if self.strangers.in_cluster || self.delivered.contains(&peer) {
+            return Group::Peer(peer);
+        }
+        self.read_shared(|shared| shared.host(&peer)).map_or(Group::Peer(peer), Group::Host)
     }
 
     /// Returns the address of another machine that uses this node's identity, if one was detected.

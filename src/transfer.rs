@@ -10,15 +10,15 @@
 //!
 //! A stream on which nothing moves while something should is closed. Memory does not grow with what a peer sends: the
 //! length of a frame is limited before it is read, a block is read only if it was requested, and the server has a memory
-//! limit for each peer and for all.
+//! limit for each peer, for each host and for all.
 
 mod client;
 mod counters;
 mod frames;
 mod lookup;
 mod pace;
+mod peer_limits;
 mod rate_limit;
-mod request_budget;
 mod request_stream;
 mod server;
 

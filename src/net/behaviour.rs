@@ -17,6 +17,7 @@ use super::{
     dial_back::DialBack,
     dial_backoff::DialBackoff,
     discovery::peer_of,
+    filtered::Filtered,
     identify_scope::ScopedIdentify,
     protocols::Protocols,
     provider_records::ProviderRecords,
@@ -42,9 +43,9 @@ pub(super) struct Behaviour {
     mdns: Toggle<mdns::tokio::Behaviour>,
     relay_client: relay::client::Behaviour,
     relay_server: Toggle<relay::Behaviour>,
-    dcutr: dcutr::Behaviour,
+    dcutr: Filtered<dcutr::Behaviour, Strangers>,
     pub(super) autonat_client: autonat::v2::client::Behaviour,
-    autonat_server: DialBack,
+    autonat_server: Filtered<autonat::v2::server::Behaviour, DialBack>,
 }
 
 /// Returns the name of the DHT protocol. Each cluster has its own, so that nodes outside are never queried.
@@ -77,7 +78,7 @@ impl Behaviour {
             dial_backoff: DialBackoff::default(),
             streams: Streams::new(protocols),
             kad: ScopedKad::new(kademlia(options, local, delivered), strangers.clone()),
-            identify: ScopedIdentify::new(&keypair.public(), in_cluster, strangers),
+            identify: ScopedIdentify::new(&keypair.public(), strangers.clone()),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
             mdns: mdns_behaviour(options, local),
             relay_client,
@@ -85,9 +86,12 @@ impl Behaviour {
                 .relay_server
                 .then(|| relay::Behaviour::new(local, relay_config(options)))
                 .into(),
-            dcutr: dcutr::Behaviour::new(local),
+            dcutr: Filtered::new(dcutr::Behaviour::new(local), strangers.clone()),
             autonat_client: autonat::v2::client::Behaviour::default(),
-            autonat_server: DialBack::default(),
+            autonat_server: Filtered::new(
+                autonat::v2::server::Behaviour::default(),
+                DialBack::new(strangers),
+            ),
         }
     }
 }

@@ -5,17 +5,29 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 
-use libp2p::{Multiaddr, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use serde::{Deserialize, Serialize};
 
 use super::address_ranking::is_relayed;
 
 /// One host: an IPv4 address, the /64 of an IPv6 address, or everybody behind a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub(super) enum Host {
+pub enum Host {
+    /// An IPv4 address.
     V4(Ipv4Addr),
+    /// The first half of an IPv6 address.
     V6(u64),
+    /// Behind a relay.
     Relayed,
+}
+
+/// Peers that share limits: those of one host do, because identities are free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Group {
+    /// All peers of a host.
+    Host(Host),
+    /// One peer alone: a member of the cluster, one that has delivered blocks, or one without an IP address.
+    Peer(PeerId),
 }
 
 impl Host {

@@ -24,7 +24,6 @@ type Handler = <identify::Behaviour as NetworkBehaviour>::ConnectionHandler;
 type ToHandler = THandlerInEvent<identify::Behaviour>;
 
 pub(super) struct ScopedIdentify {
-    in_cluster: bool,
     strangers: Strangers,
     /// For members of this node's cluster and peers in its private network.
     near: identify::Behaviour,
@@ -38,17 +37,18 @@ pub(super) struct ScopedIdentify {
 }
 
 impl ScopedIdentify {
-    pub(super) fn new(key: &PublicKey, in_cluster: bool, strangers: Strangers) -> Self {
+    pub(super) fn new(key: &PublicKey, strangers: Strangers) -> Self {
         let identify = |agent: &str| {
             let config = identify::Config::new("/storgo/1.0.0".into(), key.clone())
                 .with_agent_version(agent.into())
+                // The address book has the addresses that are believed.
+                .with_cache_size(0)
                 // A relayed address becomes known only after peers have identified this node.
                 .with_push_listen_addr_updates(true);
             identify::Behaviour::new(config)
         };
         let near = identify(concat!("storgo/", env!("CARGO_PKG_VERSION")));
         Self {
-            in_cluster,
             strangers,
             near,
             far: identify("storgo"),
@@ -63,7 +63,7 @@ impl ScopedIdentify {
     }
 
     fn add(&mut self, id: ConnectionId, near: bool) -> &mut identify::Behaviour {
-        self.connections.insert(id, near || self.in_cluster);
+        self.connections.insert(id, near || self.strangers.in_cluster);
         self.of(id)
     }
 
@@ -92,18 +92,6 @@ impl NetworkBehaviour for ScopedIdentify {
         let near = self.strangers.is_near_caller(&peer, local, remote);
         let handler = self.add(id, near).handle_established_inbound_connection(id, peer, local, remote)?;
         Ok(self.scope(id, handler))
-    }
-
-    fn handle_pending_outbound_connection(
-        &mut self,
-        id: ConnectionId,
-        peer: Option<PeerId>,
-        addrs: &[Multiaddr],
-        role: Endpoint,
-    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        let mut known = self.near.handle_pending_outbound_connection(id, peer, addrs, role)?;
-        known.extend(self.far.handle_pending_outbound_connection(id, peer, addrs, role)?);
-        Ok(known)
     }
 
     fn handle_established_outbound_connection(
@@ -162,7 +150,7 @@ impl NetworkBehaviour for ScopedIdentify {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::{sync::Arc, task::Waker};
 
     use libp2p::{core::transport::ListenerId, identity::Keypair, swarm::behaviour::NewListenAddr};
 
@@ -177,7 +165,7 @@ mod tests {
     #[test]
     fn the_observed_address_of_a_node_behind_a_nat_gets_its_listen_port() {
         let key = Keypair::generate_ed25519().public();
-        let mut identify = ScopedIdentify::new(&key, false, Strangers::new(false));
+        let mut identify = ScopedIdentify::new(&key, Strangers::new(false, Arc::default()));
         let listen = addr("/ip4/192.168.1.5/tcp/3000");
         let listener_id = ListenerId::next();
         identify.on_swarm_event(FromSwarm::NewListenAddr(NewListenAddr { listener_id, addr: &listen }));

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     address_ranking,
     delivered::DeliveredPeers,
-    host::{Host, oldest_of_largest},
+    host::{Group, Host, oldest_of_largest},
 };
 use crate::content::cid::Cid;
 
@@ -87,14 +87,6 @@ struct Saved(#[serde(with = "serde_bytes")] Vec<u8>, #[serde(with = "serde_bytes
 /// A saved provider: its id, its addresses and its host.
 #[derive(Serialize, Deserialize)]
 struct SavedProvider(#[serde(with = "serde_bytes")] Vec<u8>, Vec<Multiaddr>, Option<Host>);
-
-/// Providers that are counted together.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Group {
-    Host(Host),
-    /// A provider whose host is not known.
-    Peer(Arc<PeerId>),
-}
 
 /// A snapshot.
 #[derive(Serialize, Deserialize)]
@@ -224,9 +216,9 @@ impl ProviderRecords {
         true
     }
 
-    fn group(&self, peer: &Arc<PeerId>) -> Group {
+    fn group(&self, peer: &PeerId) -> Group {
         let host = self.providers.get(peer).and_then(|known| known.host);
-        host.map_or_else(|| Group::Peer(Arc::clone(peer)), Group::Host)
+        host.map_or(Group::Peer(*peer), Group::Host)
     }
 
     /// Drops some records of the host with the most. Returns whether there is room for one more of this provider.
@@ -235,7 +227,7 @@ impl ProviderRecords {
         for (peer, known) in &self.providers {
             *groups.entry(self.group(peer)).or_default() += known.records;
         }
-        let own = host.map_or_else(|| Group::Peer(Arc::new(*provider)), Group::Host);
+        let own = host.map_or(Group::Peer(*provider), Group::Host);
         let count = groups.get(&own).copied().unwrap_or_default();
         let Some((largest, records)) = groups.into_iter().max_by_key(|(_, records)| *records) else {
             return false;

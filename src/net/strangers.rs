@@ -6,24 +6,23 @@
 //! this node believes no others from it. The members of a cluster tell each other everything.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
+    collections::VecDeque,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use libp2p::{
     Multiaddr, PeerId,
-    core::{ConnectedPoint, Endpoint, transport::PortUse},
+    core::ConnectedPoint,
     kad::{self, KadPeer},
-    swarm::{
-        ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler,
-        THandlerInEvent, THandlerOutEvent, ToSwarm, behaviour::ConnectionEstablished,
-    },
+    multiaddr::Protocol,
+    swarm::{THandlerInEvent, THandlerOutEvent, ToSwarm},
 };
 
 use super::{
-    address_ranking::{is_name, is_public_host, is_relayed},
+    Connection, Shared,
+    address_ranking::{is_name, is_public, is_public_host, is_relayed},
+    filtered::{Filter, Filtered},
     provider_records::ProviderRecords,
 };
 
@@ -33,36 +32,32 @@ const DIALS: usize = 512;
 /// Knows which connected peers are strangers.
 #[derive(Clone)]
 pub(super) struct Strangers {
-    in_cluster: bool,
-    peers: Arc<Mutex<Peers>>,
-}
-
-#[derive(Default)]
-struct Peers {
+    /// Whether each peer is a member of this node's cluster.
+    pub(super) in_cluster: bool,
+    shared: Arc<Mutex<Shared>>,
     /// The peers that answered the last dials, oldest first, and whether each did so in a private network. The swarm knows
     /// the dialled name only, and a name can lead into a private network.
-    dialled: VecDeque<(PeerId, bool)>,
-    /// The connections to each peer that is near.
-    near: HashMap<PeerId, HashSet<ConnectionId>>,
+    dialled: Arc<Mutex<VecDeque<(PeerId, bool)>>>,
 }
 
 impl Strangers {
-    pub(super) fn new(in_cluster: bool) -> Self {
-        Self { in_cluster, peers: Arc::default() }
+    pub(super) fn new(in_cluster: bool, shared: Arc<Mutex<Shared>>) -> Self {
+        Self { in_cluster, shared, dialled: Arc::default() }
     }
 
-    fn peers(&self) -> MutexGuard<'_, Peers> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn dialled<T>(&self, access: impl FnOnce(&mut VecDeque<(PeerId, bool)>) -> T) -> T {
+        access(&mut self.dialled.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Notes the peer that answered a dial, with the resolved address.
     pub(super) fn set_dialled(&self, peer: PeerId, endpoint: &ConnectedPoint) {
         if let ConnectedPoint::Dialer { address, .. } = endpoint {
-            let mut peers = self.peers();
-            if peers.dialled.len() >= DIALS {
-                peers.dialled.pop_front();
-            }
-            peers.dialled.push_back((peer, !is_public_host(address)));
+            self.dialled(|dialled| {
+                if dialled.len() >= DIALS {
+                    dialled.pop_front();
+                }
+                dialled.push_back((peer, !is_public_host(address)));
+            });
         }
     }
 
@@ -72,7 +67,7 @@ impl Strangers {
         if !is_name(dialled) {
             return !is_public_host(dialled);
         }
-        self.peers().dialled.iter().rev().find(|(known, _)| known == peer).is_some_and(|(_, near)| *near)
+        self.dialled(|all| all.iter().rev().find(|(known, _)| known == peer).is_some_and(|(_, near)| *near))
     }
 
     /// As [`Strangers::is_near`], for a caller. The remote address of a relayed connection is only a peer id; the local one
@@ -81,40 +76,22 @@ impl Strangers {
         self.is_near(peer, if is_relayed(local) { local } else { remote })
     }
 
-    fn on_swarm_event(&self, event: &FromSwarm<'_>) {
-        match event {
-            FromSwarm::ConnectionEstablished(ConnectionEstablished {
-                peer_id,
-                connection_id,
-                endpoint,
-                ..
-            }) => {
-                let near = match endpoint {
-                    ConnectedPoint::Dialer { address, .. } => self.is_near(peer_id, address),
-                    ConnectedPoint::Listener { local_addr, send_back_addr } => {
-                        self.is_near_caller(peer_id, local_addr, send_back_addr)
-                    }
-                };
-                if near {
-                    self.peers().near.entry(*peer_id).or_default().insert(*connection_id);
-                }
-            }
-            FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
-                let near = &mut self.peers().near;
-                if let Some(connections) = near.get_mut(peer_id) {
-                    connections.remove(connection_id);
-                    if connections.is_empty() {
-                        near.remove(peer_id);
-                    }
-                }
-            }
-            _ => {}
-        }
+    fn any_connection(&self, peer: &PeerId, is: impl Fn(&Connection) -> bool) -> bool {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).connections(peer).any(is)
     }
 
     /// Returns whether a peer is a stranger: this node is open, and no connection to the peer is within a private network.
     pub(super) fn is_stranger(&self, peer: &PeerId) -> bool {
-        !self.in_cluster && !self.peers().near.contains_key(peer)
+        !self.in_cluster && !self.any_connection(peer, |connection| connection.near)
+    }
+
+    /// Returns whether this node may dial an address because a peer names it: a public one, or one of the host from which
+    /// the peer is connected. A name could lead to any host.
+    pub(super) fn may_name(&self, peer: &PeerId, addr: &Multiaddr) -> bool {
+        let Some(host) = ip(addr) else { return false };
+        let calls_from =
+            |connection: &Connection| connection.is_direct_call() && ip(&connection.addr) == Some(host);
+        is_public(addr) || self.any_connection(peer, calls_from)
     }
 
     /// Removes the addresses that this peer must not be told, or cannot know.
@@ -124,10 +101,19 @@ impl Strangers {
         }
     }
 
-    fn retain_of(&self, peer: &PeerId, described: &mut [KadPeer]) {
+    fn retain_of<'a>(&self, peer: &PeerId, described: impl IntoIterator<Item = &'a mut KadPeer>) {
         for other in described {
             self.retain_for(peer, &mut other.multiaddrs);
         }
+    }
+}
+
+/// Returns the IP address at the start of an address.
+fn ip(addr: &Multiaddr) -> Option<IpAddr> {
+    match addr.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.to_canonical()),
+        _ => None,
     }
 }
 
@@ -136,113 +122,43 @@ type ToHandler = THandlerInEvent<Kad>;
 type FromHandler = THandlerOutEvent<Kad>;
 
 /// Kademlia that exchanges addresses of private networks only with peers that share one.
-pub(super) struct ScopedKad {
-    kad: Kad,
-    pub(super) strangers: Strangers,
-}
+pub(super) type ScopedKad = Filtered<Kad, Strangers>;
 
-impl ScopedKad {
-    pub(super) fn new(kad: Kad, strangers: Strangers) -> Self {
-        Self { kad, strangers }
-    }
-}
-
-impl Deref for ScopedKad {
-    type Target = Kad;
-
-    fn deref(&self) -> &Kad {
-        &self.kad
-    }
-}
-
-impl DerefMut for ScopedKad {
-    fn deref_mut(&mut self) -> &mut Kad {
-        &mut self.kad
-    }
-}
-
-impl NetworkBehaviour for ScopedKad {
-    type ConnectionHandler = <Kad as NetworkBehaviour>::ConnectionHandler;
-    type ToSwarm = kad::Event;
-
-    fn handle_established_inbound_connection(
-        &mut self,
-        id: ConnectionId,
-        peer: PeerId,
-        local: &Multiaddr,
-        remote: &Multiaddr,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.kad.handle_established_inbound_connection(id, peer, local, remote)
-    }
-
-    fn handle_pending_outbound_connection(
-        &mut self,
-        id: ConnectionId,
-        peer: Option<PeerId>,
-        addrs: &[Multiaddr],
-        role: Endpoint,
-    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        self.kad.handle_pending_outbound_connection(id, peer, addrs, role)
-    }
-
-    fn handle_established_outbound_connection(
-        &mut self,
-        id: ConnectionId,
-        peer: PeerId,
-        addr: &Multiaddr,
-        role: Endpoint,
-        port: PortUse,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.kad.handle_established_outbound_connection(id, peer, addr, role, port)
-    }
-
-    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
-        self.strangers.on_swarm_event(&event);
-        self.kad.on_swarm_event(event);
-    }
-
-    fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, mut event: FromHandler) {
-        match &mut event {
+impl Filter<Kad> for Strangers {
+    fn received(&mut self, peer: PeerId, event: &mut FromHandler) {
+        match event {
             FromHandler::FindNodeRes { closer_peers, .. }
-            | FromHandler::GetRecordRes { closer_peers, .. } => {
-                self.strangers.retain_of(&peer, closer_peers);
-            }
+            | FromHandler::GetRecordRes { closer_peers, .. } => self.retain_of(&peer, closer_peers),
             FromHandler::GetProvidersRes { closer_peers, provider_peers, .. } => {
-                self.strangers.retain_of(&peer, closer_peers);
-                self.strangers.retain_of(&peer, provider_peers);
+                self.retain_of(&peer, closer_peers.iter_mut().chain(provider_peers));
             }
-            FromHandler::AddProvider { provider, .. } => {
-                self.strangers.retain_for(&peer, &mut provider.multiaddrs);
-            }
+            FromHandler::AddProvider { provider, .. } => self.retain_of(&peer, [provider]),
             _ => {}
         }
-        self.kad.on_connection_handler_event(peer, id, event);
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<kad::Event, ToHandler>> {
-        let mut event = ready!(self.kad.poll(cx));
-        if let ToSwarm::NotifyHandler { peer_id, event, .. } = &mut event {
-            match event {
-                ToHandler::FindNodeRes { closer_peers, .. }
-                | ToHandler::GetRecordRes { closer_peers, .. } => {
-                    self.strangers.retain_of(peer_id, closer_peers);
-                }
-                ToHandler::GetProvidersRes { closer_peers, provider_peers, .. } => {
-                    self.strangers.retain_of(peer_id, closer_peers);
-                    self.strangers.retain_of(peer_id, provider_peers);
-                }
-                ToHandler::AddProvider { provider, .. } => {
-                    self.strangers.retain_for(peer_id, &mut provider.multiaddrs);
-                }
-                _ => {}
+    fn sent(&mut self, event: &mut ToSwarm<kad::Event, ToHandler>) {
+        let ToSwarm::NotifyHandler { peer_id: peer, event, .. } = event else { return };
+        match event {
+            ToHandler::FindNodeRes { closer_peers, .. } | ToHandler::GetRecordRes { closer_peers, .. } => {
+                self.retain_of(peer, closer_peers);
             }
+            ToHandler::GetProvidersRes { closer_peers, provider_peers, .. } => {
+                self.retain_of(peer, closer_peers.iter_mut().chain(provider_peers));
+            }
+            ToHandler::AddProvider { provider, .. } => self.retain_of(peer, [provider]),
+            _ => {}
         }
-        Poll::Ready(event)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use libp2p::{
+        core::{Endpoint, transport::PortUse},
+        swarm::ConnectionId,
+    };
+
     use super::*;
 
     fn addr(text: &str) -> Multiaddr {
@@ -251,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_peer_dialled_by_name_is_near_if_the_name_leads_into_a_private_network() {
-        let strangers = Strangers::new(false);
+        let strangers = Strangers::new(false, Arc::default());
         let [home, away, unknown] = std::array::from_fn(|_| PeerId::random());
         let dial = |peer, resolved: &str| {
             let endpoint = ConnectedPoint::Dialer {
@@ -270,6 +186,41 @@ mod tests {
         dial(home, "/ip4/198.51.100.1/tcp/3000");
         assert!(!strangers.is_near(&home, &name));
         (0..2 * DIALS).for_each(|_| dial(PeerId::random(), "/ip4/10.0.0.1/tcp/1"));
-        assert_eq!(strangers.peers().dialled.len(), DIALS);
+        assert_eq!(strangers.dialled(|dialled| dialled.len()), DIALS);
+    }
+
+    #[test]
+    fn a_peer_may_name_only_public_addresses_and_its_own_host() {
+        let shared = Arc::<Mutex<Shared>>::default();
+        let strangers = Strangers::new(false, Arc::clone(&shared));
+        let [near, far, relayed] = std::array::from_fn(|_| PeerId::random());
+        let relay = format!("/ip4/10.0.0.7/tcp/1/p2p/{far}/p2p-circuit/p2p/{relayed}");
+        for (peer, remote) in
+            [(near, "/ip4/10.0.0.7/tcp/1"), (far, "/ip4/198.51.100.7/tcp/1"), (relayed, &relay)]
+        {
+            let connection = Connection { addr: addr(remote), incoming: true, near: true };
+            let mut shared = shared.lock().expect("no panic");
+            let connections = &mut shared.peers.entry(peer).or_default().connections;
+            connections.insert(ConnectionId::new_unchecked(1), connection);
+        }
+        let may_name = |addr: &str| {
+            let addr = addr.parse().expect("a multiaddr");
+            [near, far, relayed].map(|peer| strangers.may_name(&peer, &addr))
+        };
+        for public in ["/ip4/198.51.100.1/tcp/1", "/ip6/2001:db8::1/udp/1/quic-v1"] {
+            assert_eq!(may_name(public), [true; 3], "{public}");
+        }
+        assert_eq!(may_name("/ip4/10.0.0.7/tcp/22"), [true, false, false]);
+        for private in [
+            "/ip4/127.0.0.1/tcp/3000",
+            "/ip4/10.0.0.8/tcp/22",
+            "/ip4/169.254.169.254/tcp/80",
+            "/ip6/::1/tcp/1",
+            "/ip6/::ffff:127.0.0.1/tcp/1",
+            "/dns4/localhost/tcp/1",
+            "/ip4/0.0.0.0/tcp/1",
+        ] {
+            assert_eq!(may_name(private), [false; 3], "{private}");
+        }
     }
 }

@@ -20,6 +20,8 @@ use futures::AsyncWrite;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::net::Group;
+
 /// Minimum rate of a stream that is ready to send while requests wait for memory.
 const MIN_BYTES_PER_S: u64 = 64 << 10;
 /// Time that a stream must have been blocked by its peer before its rate is known.
@@ -37,8 +39,8 @@ pub(super) struct PaceMonitor {
 }
 
 /// The rate of one stream.
-#[derive(Default)]
 pub(super) struct StreamPace {
+    group: Group,
     progress: Mutex<Progress>,
     /// Blocks in memory.
     held: AtomicUsize,
@@ -118,28 +120,35 @@ impl PaceMonitor {
         update(&mut self.streams.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Measures one more stream.
-    pub(super) fn add(&self) -> MonitoredStream<'_> {
-        let (id, pace) = (self.next.fetch_add(1, Ordering::Relaxed), Arc::new(StreamPace::default()));
+    /// Measures one more stream of a peer in this group.
+    pub(super) fn add(&self, group: Group) -> MonitoredStream<'_> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let pace = Arc::new(StreamPace {
+            group,
+            progress: Mutex::default(),
+            held: AtomicUsize::new(0),
+            ended: CancellationToken::new(),
+        });
         self.update(|streams| streams.insert(id, Arc::clone(&pace)));
         MonitoredStream { monitor: self, id, pace }
     }
 
-    /// Waits for memory, and ends slow streams that hold some until there is enough.
-    pub(super) async fn wait_for<T>(&self, memory: impl Future<Output = T>) -> T {
+    /// Waits for memory, and ends slow streams that hold some until there is enough: those of one group, or of all.
+    pub(super) async fn wait_for<T>(&self, memory: impl Future<Output = T>, group: Option<Group>) -> T {
         let mut memory = std::pin::pin!(memory);
         loop {
             tokio::select! {
                 biased;
                 got = &mut memory => return got,
-                () = tokio::time::sleep(WAIT) => self.end_slowest(Instant::now()),
+                () = tokio::time::sleep(WAIT) => self.end_slowest(group, Instant::now()),
             }
         }
     }
 
-    fn end_slowest(&self, now: Instant) {
+    fn end_slowest(&self, group: Option<Group>, now: Instant) {
         let slow = |pace: &Arc<StreamPace>| {
-            let holds = pace.held.load(Ordering::Relaxed) > 0 && !pace.ended.is_cancelled();
+            let in_group = group.is_none_or(|group| pace.group == group);
+            let holds = in_group && pace.held.load(Ordering::Relaxed) > 0 && !pace.ended.is_cancelled();
             let rate =
                 pace.update(|progress| progress.bytes_per_s(now)).filter(|rate| *rate < MIN_BYTES_PER_S);
             rate.filter(|_| holds).map(|rate| (rate, Arc::clone(pace)))
@@ -194,12 +203,15 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for PacedWriter<W> {
 
 #[cfg(test)]
 mod tests {
+    use libp2p::PeerId;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn the_slowest_stream_that_holds_memory_is_ended_first_and_a_fast_one_never() {
         let monitor = PaceMonitor::default();
-        let streams: Vec<MonitoredStream<'_>> = (0..4).map(|_| monitor.add()).collect();
+        let [group, other] = std::array::from_fn(|_| Group::Peer(PeerId::random()));
+        let streams: Vec<MonitoredStream<'_>> = (0..4).map(|_| monitor.add(group)).collect();
         let (idle, dead, slow, fast) =
             (&streams[0].pace, &streams[1].pace, &streams[2].pace, &streams[3].pace);
         let _held = [dead.hold(), slow.hold(), fast.hold()];
@@ -213,9 +225,11 @@ mod tests {
             }
         }
         let ended = || [idle, dead, slow, fast].map(|pace| pace.ended.is_cancelled());
+        monitor.end_slowest(Some(other), Instant::now());
+        assert_eq!(ended(), [false; 4], "others have a limit of their own");
         for expected in [[false, true, false, false], [false, true, true, false], [false, true, true, false]]
         {
-            monitor.end_slowest(Instant::now());
+            monitor.end_slowest(Some(group), Instant::now());
             assert_eq!(ended(), expected);
         }
         drop(streams);

@@ -1,16 +1,15 @@
 //! The server: answers requests for blocks.
 //!
 //! Each stream is one task with two halves. The reading half always reads, so that a peer never blocks on a write, and
-//! queues requests up to a limit. The writing half answers in order and loads a few blocks ahead. Memory for blocks is
-//! limited for each peer and for all. While requests wait for memory, slow streams are ended (`pace`).
+//! queues requests up to a limit. The writing half answers in order and loads a few blocks ahead. Memory for requests and
+//! blocks is limited (`peer_limits`). While requests wait for memory, slow streams are ended (`pace`).
 
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{
@@ -19,7 +18,7 @@ use futures::{
 };
 use libp2p::PeerId;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, mpsc},
     task::JoinSet,
     time::timeout,
 };
@@ -30,12 +29,12 @@ use super::{
     frames::{FrameReader, STALL, flush, write_all},
     lookup,
     pace::{HeldBlock, MonitoredStream, PaceMonitor, PacedWriter},
+    peer_limits::{Left, LimitedStream, Limits, PeerLimits, RequestMemory, closing},
     rate_limit::PIECE,
-    request_budget::{BudgetedStream, RequestBudget, RequestMemory},
 };
 use crate::{
     content::cid::Cid,
-    net::{IncomingStreams, Net},
+    net::{Group, IncomingStreams, Net},
     store::Store,
     wire::{MAX_BLOCK, MAX_REQUEST, Message, Request, Response, WireError},
 };
@@ -54,8 +53,6 @@ const BLOCK_DEADLINE: Duration = Duration::from_secs(600);
 const BLOCK: usize = MAX_BLOCK as usize;
 /// Time after which a peer with too many streams may ask again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// After a walk over a root, its peer gets no other for this many times as long: it takes a quarter of a core at most.
-const WALK_PAUSE: u32 = 3;
 
 /// Options of the server.
 #[derive(Clone, Default)]
@@ -66,33 +63,6 @@ pub struct ServeOptions {
     pub region: Option<String>,
     /// Capacity to report, in bytes. `None` means that the disk is the limit.
     pub capacity: Option<u64>,
-}
-
-/// Limits for peers.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    /// Maximum streams of one peer.
-    pub(super) streams_per_peer: usize,
-    /// Maximum bytes of blocks in memory for all peers.
-    pub(super) memory: usize,
-    /// Maximum bytes of blocks in memory for one peer.
-    pub(super) memory_per_peer: usize,
-    /// Maximum bytes of unanswered requests of all peers.
-    pub(super) requests: usize,
-    /// Maximum bytes of unanswered requests of one peer.
-    pub(super) requests_per_peer: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            streams_per_peer: 32,
-            memory: 32 << 20,
-            memory_per_peer: 12 << 20,
-            requests: 8 << 20,
-            requests_per_peer: 1 << 20,
-        }
-    }
 }
 
 /// Serves the blocks of a store on all incoming streams, until `stop`.
@@ -119,55 +89,15 @@ struct Inner {
     net: Option<Net>,
     store: Store,
     options: ServeOptions,
-    limits: Limits,
     counters: Arc<Counters>,
-    memory: Arc<Semaphore>,
-    requests: RequestBudget,
+    peers: Arc<PeerLimits>,
     pace: PaceMonitor,
-    /// Permits for walks over whole roots, the most expensive requests.
-    walks: Arc<Semaphore>,
-    peers: Arc<Mutex<HashMap<PeerId, PeerUsage>>>,
-}
-
-/// The streams and the memory of one peer.
-struct PeerUsage {
-    streams: usize,
-    memory: Arc<Semaphore>,
-    /// The permit of its only walk.
-    walk: Arc<Semaphore>,
 }
 
 /// A stream of a peer, counted until it is dropped.
 struct ServedStream<'a> {
-    inner: &'a Inner,
-    peer: PeerId,
-    memory: Arc<Semaphore>,
-    walk: Arc<Semaphore>,
+    limited: LimitedStream<'a>,
     monitored: MonitoredStream<'a>,
-    budgeted: BudgetedStream<'a>,
-    /// Whether the peer has too many streams, so that requests are answered with `Busy`.
-    excess: bool,
-}
-
-impl Drop for ServedStream<'_> {
-    fn drop(&mut self) {
-        if let Some(usage) = lock(&self.inner.peers).get_mut(&self.peer) {
-            usage.streams -= 1;
-        }
-        forget_if_idle(&self.inner.peers, &self.peer);
-    }
-}
-
-fn lock(peers: &Mutex<HashMap<PeerId, PeerUsage>>) -> MutexGuard<'_, HashMap<PeerId, PeerUsage>> {
-    peers.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Drops the counts of a peer that has no stream and no walk.
-fn forget_if_idle(peers: &Mutex<HashMap<PeerId, PeerUsage>>, peer: &PeerId) {
-    let mut peers = lock(peers);
-    if peers.get(peer).is_some_and(|usage| usage.streams == 0 && usage.walk.available_permits() == 1) {
-        peers.remove(peer);
-    }
 }
 
 /// A request and its memory. The inner error is the reason to refuse it.
@@ -176,7 +106,7 @@ type Queued = (Result<Request, String>, RequestMemory);
 /// An answer to send, and the memory that it takes.
 enum Answer {
     Message(Response),
-    Block { cid: Cid, bytes: Vec<u8>, memory: ([OwnedSemaphorePermit; 2], HeldBlock) },
+    Block { cid: Cid, bytes: Vec<u8>, memory: ([OwnedSemaphorePermit; 3], HeldBlock) },
 }
 
 impl Server {
@@ -188,10 +118,8 @@ impl Server {
         limits: Limits,
         counters: Arc<Counters>,
     ) -> Self {
-        let memory = Arc::new(Semaphore::new(limits.memory.max(BLOCK)));
-        let (walks, peers, pace) = (Arc::new(Semaphore::new(2)), Arc::default(), PaceMonitor::default());
-        let requests = RequestBudget::new(limits.requests, limits.requests_per_peer);
-        let inner = Inner { net, store, options, limits, counters, memory, requests, pace, walks, peers };
+        let (peers, pace) = (Arc::new(PeerLimits::new(limits)), PaceMonitor::default());
+        let inner = Inner { net, store, options, counters, peers, pace };
         Self { inner: Arc::new(inner) }
     }
 
@@ -223,7 +151,7 @@ impl Server {
         let done = tokio::select! {
             done = self.inner.answer_all(&served, stream) => done,
             () = pace.ended() => Err(TransferError::Stalled),
-            () = served.budgeted.ended() => Err(TransferError::Violation("too many unanswered requests")),
+            () = served.limited.ended() => Err(TransferError::Violation("too many unanswered requests")),
         };
         match done {
             Ok(()) => {}
@@ -236,24 +164,11 @@ impl Server {
 }
 
 impl Inner {
-    /// Counts one more stream of a peer. `None` means that it has more than twice the maximum.
+    /// Counts one more stream of a peer. `None` means that it has too many.
     fn add_stream(&self, peer: PeerId) -> Option<ServedStream<'_>> {
-        let mut peers = lock(&self.peers);
-        let max = self.limits.memory_per_peer.max(BLOCK);
-        let new = || PeerUsage {
-            streams: 0,
-            memory: Arc::new(Semaphore::new(max)),
-            walk: Arc::new(Semaphore::new(1)),
-        };
-        let usage = peers.entry(peer).or_insert_with(new);
-        if usage.streams >= 2 * self.limits.streams_per_peer {
-            return None;
-        }
-        usage.streams += 1;
-        let excess = usage.streams > self.limits.streams_per_peer;
-        let (memory, walk) = (Arc::clone(&usage.memory), Arc::clone(&usage.walk));
-        let (monitored, budgeted) = (self.pace.add(), self.requests.add(peer));
-        Some(ServedStream { inner: self, peer, memory, walk, monitored, budgeted, excess })
+        let group = self.net.as_ref().map_or(Group::Peer(peer), |net| net.group(peer));
+        let limited = self.peers.add(peer, group)?;
+        Some(ServedStream { limited, monitored: self.pace.add(group) })
     }
 
     async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
@@ -270,7 +185,7 @@ impl Inner {
             // Moved in, so that it closes with this half.
             let queue = queue;
             while wait_for_request(&mut reader, &queued).await? {
-                let (request, memory) = read_request(&mut reader, &served.budgeted).await?;
+                let (request, memory) = read_request(&mut reader, &served.limited).await?;
                 let cost = match &request {
                     Ok(Request::Get { cids }) => cids.len(),
                     _ => 1,
@@ -294,15 +209,15 @@ impl Inner {
                     answers.next().await
                 };
                 let Some(answer) = next else { break };
-                self.send(served.peer, &mut writer, answer?).await?;
+                self.send(served.limited.peer, &mut writer, answer?).await?;
                 queued.fetch_sub(1, Ordering::Relaxed);
-                if served.excess {
+                if served.limited.excess {
                     break;
                 }
             }
             Ok(timeout(STALL, writer.close()).await.map_err(|_| TransferError::Stalled)??)
         };
-        if served.excess {
+        if served.limited.excess {
             return tokio::select! { done = writing => done, Err(error) = reading => Err(error) };
         }
         try_join(reading, writing).await.map(drop)
@@ -329,7 +244,7 @@ impl Inner {
                 // Until the last part of the request has an answer.
                 let _memory = memory;
                 match part {
-                    _ if served.excess => Ok(Answer::Message(busy())),
+                    _ if served.limited.excess => Ok(Answer::Message(busy())),
                     Ok(cid) => self.load(served, cid).await,
                     Err(other) => self.answer(served, other).await.map(Answer::Message),
                 }
@@ -338,13 +253,15 @@ impl Inner {
 
     /// Loads a block, with permits for its memory.
     async fn load(&self, served: &ServedStream<'_>, cid: Cid) -> Result<Answer, TransferError> {
-        let closed = |_| TransferError::Refused("the node is shutting down".into());
+        let (limited, pace) = (&served.limited, &served.monitored.pace);
+        let take = |left: &Left| Arc::clone(&left.blocks).acquire_many_owned(MAX_BLOCK);
         // The limit of the peer comes first, so that others do not wait for it.
-        let mut own = Arc::clone(&served.memory).acquire_many_owned(MAX_BLOCK).await.map_err(closed)?;
+        let mut own = take(&limited.own).await.map_err(|_| closing())?;
         // Held from here on: memory can be granted while this stream sends an earlier answer.
-        let hold = served.monitored.pace.hold();
-        let all = Arc::clone(&self.memory).acquire_many_owned(MAX_BLOCK);
-        let mut all = self.pace.wait_for(all).await.map_err(closed)?;
+        let hold = pace.hold();
+        let of_group = self.pace.wait_for(take(&limited.of_group), Some(limited.group));
+        let mut of_group = of_group.await.map_err(|_| closing())?;
+        let mut of_all = self.pace.wait_for(take(&limited.all), None).await.map_err(|_| closing())?;
         let store = self.store.clone();
         let found = tokio::task::spawn_blocking(move || store.get(&cid)).await;
         let bytes = match found {
@@ -358,8 +275,8 @@ impl Inner {
         };
         // A small block returns the rest, but keeps at least one permit.
         let unused = BLOCK - bytes.len().max(1);
-        drop([own.split(unused), all.split(unused)]);
-        Ok(Answer::Block { cid, bytes, memory: ([own, all], hold) })
+        drop([&mut own, &mut of_group, &mut of_all].map(|memory| memory.split(unused)));
+        Ok(Answer::Block { cid, bytes, memory: ([own, of_group, of_all], hold) })
     }
 
     /// Returns the answer to a request other than `Get`.
@@ -375,7 +292,9 @@ impl Inner {
         };
         Ok(match request {
             Request::Have { root } => self.have(served, root).await?,
-            Request::Status {} if self.net.as_ref().is_some_and(|net| net.is_stranger(&served.peer)) => {
+            Request::Status {}
+                if self.net.as_ref().is_some_and(|net| net.is_stranger(&served.limited.peer)) =>
+            {
                 refuse("this node tells its region and its space only to its cluster and its own network")
             }
             Request::Status {} => {
@@ -383,7 +302,7 @@ impl Inner {
             }
             Request::Withdraw { root } => {
                 if let Some(net) = &self.net {
-                    net.drop_provider(root, served.peer).await;
+                    net.drop_provider(root, served.limited.peer).await;
                 }
                 Response::Withdrawn {}
             }
@@ -392,27 +311,17 @@ impl Inner {
         })
     }
 
-    /// Walks a root for a peer: one walk of a peer at a time, and few in all. It ends when this future is dropped.
+    /// Walks a root for a peer. The walk ends when this future is dropped.
     async fn have(&self, served: &ServedStream<'_>, root: Cid) -> Result<Response, TransferError> {
-        let own = Arc::clone(&served.walk).acquire_owned().await.map_err(|_| TransferError::Busy)?;
-        let all = Arc::clone(&self.walks).acquire_owned().await.map_err(|_| TransferError::Busy)?;
+        let walk = served.limited.begin_walk().await?;
         let (store, abandoned) = (self.store.clone(), CancellationToken::new());
         let _guard = abandoned.clone().drop_guard();
-        let (peers, peer) = (Arc::clone(&self.peers), served.peer);
-        let walk = tokio::task::spawn_blocking(move || {
-            let begun = Instant::now();
+        let walked = tokio::task::spawn_blocking(move || {
             let have = lookup::have(&store, &root, &abandoned);
-            drop(all);
-            let pause = begun.elapsed() * WALK_PAUSE;
-            // Also if the stream has ended: another one would be no way around the pause.
-            tokio::runtime::Handle::current().spawn(async move {
-                tokio::time::sleep(pause).await;
-                drop(own);
-                forget_if_idle(&peers, &peer);
-            });
+            drop(walk);
             have
         });
-        let have = walk.await.unwrap_or_else(|error| Err(error.to_string()));
+        let have = walked.await.unwrap_or_else(|error| Err(error.to_string()));
         Ok(have.unwrap_or_else(|reason| Response::Refused { reason }))
     }
 
@@ -468,10 +377,10 @@ async fn wait_for_request<R: AsyncRead + Unpin>(
 /// Reads the next request, after there is memory for it.
 async fn read_request<R: AsyncRead + Unpin>(
     reader: &mut FrameReader<R>,
-    budget: &BudgetedStream<'_>,
+    limited: &LimitedStream<'_>,
 ) -> Result<Queued, TransferError> {
     let len = reader.message_len(MAX_REQUEST).await?;
-    let memory = budget.reserve(len).await?;
+    let memory = limited.reserve(len).await?;
     // One deadline for the whole message, which takes memory until it is complete.
     let message = timeout(STALL, reader.message_of(len)).await.map_err(|_| TransferError::Stalled)?;
     let refused = "this node does not store blocks for other nodes";

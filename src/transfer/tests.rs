@@ -17,8 +17,9 @@ use tokio_util::{
 
 use super::{
     Counters, Failure, RateLimiter, ServeOptions, TransferError,
+    peer_limits::Limits,
     request_stream::{BlockRequest, RequestStream},
-    server::{Limits, Server},
+    server::Server,
 };
 use crate::{
     content::cid::{Cid, Codec},
@@ -317,7 +318,8 @@ async fn too_many_or_malformed_requests_end_the_stream() {
 
 #[tokio::test]
 async fn peers_that_do_not_read_do_not_take_all_memory() {
-    let limits = Limits { memory: 8 << 20, memory_per_peer: 4 << 20, ..Limits::default() };
+    let mut limits = Limits::default();
+    (limits.all.blocks, limits.per_peer.blocks) = (8 << 20, 4 << 20);
     let server = TestServer::with(ServeOptions::default(), limits);
     let block = server.put(&bytes(1, 1 << 20));
     let mut silent = Vec::new();

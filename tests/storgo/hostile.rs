@@ -4,7 +4,7 @@
 //! ```text
 //! Caller::stranger().connect(&addr)  ─▶  Connection      .open(protocol) ─▶ Stream: AsyncRead + AsyncWrite
 //!        .socket(&addr)  a caller that has not said a word   .frame(…)        any Yamux frame
-//!        .noise(&addr)   authenticated, without a muxer      .accept()        streams that the node opens
+//!        .connect_over(stream)   through a relay             .accept()        streams that the node opens
 //! ```
 //! The peer keeps the rules unless a test breaks them: it grants Yamux windows as it reads and respects those of the node.
 
@@ -27,7 +27,7 @@ use storgo::{
     wire::{Message, PREFIX_LEN, Request, Response},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream},
     net::{TcpSocket, TcpStream},
 };
 
@@ -35,6 +35,11 @@ pub use yamux::{Connection, Stream};
 
 /// Maximum time to wait for one answer of a node.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a peer can be reached over.
+pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Socket for S {}
 
 /// A caller: its identity, its cluster and the address it calls from.
 #[derive(Clone)]
@@ -71,9 +76,8 @@ impl Caller {
         Ok(stream)
     }
 
-    /// Connects and does the Noise handshake. What is written to the returned pipe is sealed and sent.
-    pub async fn noise(&self, addr: &Multiaddr) -> io::Result<DuplexStream> {
-        let mut socket = self.socket(addr).await?;
+    /// Does the Noise handshake. What is written to the returned pipe is sealed and sent.
+    async fn noise(&self, mut socket: impl Socket) -> io::Result<DuplexStream> {
         multistream::offer(&mut socket, "/noise").await?;
         let session = noise::handshake(&mut socket, &self.keypair, &self.prologue).await?;
         Ok(noise::secure(socket, session))
@@ -81,8 +85,13 @@ impl Caller {
 
     /// Connects, authenticates and multiplexes.
     pub async fn connect(&self, addr: &Multiaddr) -> io::Result<Connection> {
+        self.connect_over(self.socket(addr).await?).await
+    }
+
+    /// Authenticates and multiplexes on a socket, or on a stream through a relay.
+    pub async fn connect_over(&self, socket: impl Socket) -> io::Result<Connection> {
         let connecting = async {
-            let mut pipe = self.noise(addr).await?;
+            let mut pipe = self.noise(socket).await?;
             multistream::offer(&mut pipe, "/yamux/1.0.0").await?;
             Ok(Connection::new(pipe))
         };

@@ -2,8 +2,13 @@
 
 use libp2p::Multiaddr;
 use storgo::net::NetOptions;
+use tokio::{io::AsyncWriteExt, net::TcpListener};
 
 use super::{
+    hostile::{
+        Caller, Connection,
+        protobuf::{bytes_field, framed, number_field, read_message},
+    },
     net::{Member, start, within},
     swarm::{DEADLINE, TestNode, get, noise, put, start_with, tcp},
 };
@@ -72,4 +77,43 @@ async fn two_nodes_connect_directly_if_one_of_them_can_be_dialled() {
     };
     within("direct", direct).await;
     assert!(get(&reader, &link).await.expect("read") == bytes);
+}
+
+/// Connects to a node through a relay.
+async fn connect_through(relay: &Connection, node: &TestNode) -> Connection {
+    let mut circuit = relay.open("/libp2p/circuit/relay/0.2.0/hop").await.expect("opened");
+    let target = bytes_field(2, &bytes_field(1, &node.peer_id().to_bytes()));
+    circuit.write_all(&framed(&[number_field(1, 1), target].concat())).await.expect("sent");
+    read_message(&mut circuit).await.expect("connected");
+    Caller::stranger().connect_over(circuit).await.expect("authenticated")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_punch_does_not_lead_to_a_private_address_that_a_stranger_names() {
+    let (_relay, addr) = relay(|_| {}).await;
+    let node = start_behind(&addr).await;
+    let target = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let port = target.local_addr().expect("an address").port();
+    let named: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("a multiaddr");
+    let relay = Caller::stranger().connect(&addr).await.expect("connected");
+    let stranger = connect_through(&relay, &node).await;
+    let punched = async {
+        // The node begins again after each dial that has failed.
+        for _ in 0..2 {
+            let mut stream = loop {
+                let (protocol, stream) = stranger.accept().await.expect("a stream");
+                if protocol == "/libp2p/dcutr" {
+                    break stream;
+                }
+            };
+            read_message(&mut stream).await.expect("its addresses");
+            let answer = [number_field(1, 100), bytes_field(2, &named.to_vec())].concat();
+            stream.write_all(&framed(&answer)).await.expect("sent");
+            read_message(&mut stream).await.expect("the signal");
+        }
+    };
+    tokio::select! {
+        () = within("two attempts", punched) => {}
+        _ = target.accept() => panic!("the node called the target"),
+    }
 }

@@ -26,12 +26,15 @@ use super::{
         protobuf::{Value, all_bytes, bytes_field, fields, framed, number_field, read_message},
         transfer,
     },
+    swarm::noise,
 };
 
 /// The attacker's address. Honest peers call from 127.0.0.1.
 const ATTACKER: [u8; 4] = [127, 0, 0, 2];
 /// Maximum time until an honest peer gets its answer. Generous, because all tests run at once.
 const AT_ONCE: Duration = Duration::from_secs(30);
+/// Maximum unanswered requests for blocks on one stream.
+const UNANSWERED: usize = 4096;
 const KAD: &str = "/storgo/kad/1.0.0";
 
 fn addr_of(node: &Live) -> Multiaddr {
@@ -109,6 +112,47 @@ async fn unanswered_requests_of_any_kind_take_little_memory() {
     }
     let grown = memory_kib(&node, "VmHWM:").saturating_sub(before) >> 10;
     assert!(grown < 96, "{grown} MiB");
+}
+
+/// Sends as many requests for a block as one stream may have, and reads no answer.
+async fn request_much(connection: &Connection, block: Cid) -> Option<Stream> {
+    let mut stream = transfer(connection).await.ok()?;
+    let request = Request::Get { cids: vec![block; MAX_CIDS] }.encode().expect("encoded");
+    stream.write_all(&request.repeat(UNANSWERED / MAX_CIDS)).await.ok()?;
+    Some(stream)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_identities_of_one_host_do_not_take_the_requests_of_a_slow_reader() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let addr = addr_of(&node);
+    let report = machine.provide("file", &noise(1, 1000));
+    let block: Cid = report["cid"].as_str().and_then(|cid| cid.parse().ok()).expect("a CID");
+    let reader = Caller::stranger().connect(&addr).await.expect("connected");
+    let answer =
+        ask(&mut transfer(&reader).await.expect("opened"), &Request::Get { cids: vec![block] }).await;
+    let answer = answer.expect("answered");
+    let Response::Block { len, .. } = &answer else { panic!("{answer:?}") };
+    let len_all = UNANSWERED * (answer.encode().expect("encoded").len() + *len as usize);
+    // The reader has more unanswered requests than any other peer.
+    let slow: Vec<Stream> =
+        join_all((0..3).map(|_| request_much(&reader, block))).await.into_iter().flatten().collect();
+    let crowd = join_all((0..64).map(|_| async {
+        let identity = Caller::stranger().from(ATTACKER).connect(&addr).await.expect("connected");
+        let stream = request_much(&identity, block).await;
+        (identity, stream)
+    }));
+    let _crowd = crowd.await;
+    is_served(&Caller::stranger(), &addr).await;
+    assert_eq!(slow.len(), 3);
+    let read = join_all(slow.into_iter().map(|mut stream| async move {
+        let mut answers = vec![0; len_all];
+        stream.read_exact(&mut answers).await
+    }));
+    for answers in timeout(PATIENCE, read).await.expect("in time") {
+        answers.expect("every answer");
+    }
 }
 
 async fn silent_callers_do_not_shut_a_node_off(machine: &Machine, member: Option<&MembershipKey>) {

@@ -12,11 +12,10 @@ use tokio::time::Instant;
 
 use super::Task;
 use crate::net::{
-    NetEvent,
+    Connection, NetEvent,
     address_ranking::{self, is_relayed, without_peer_id},
     behaviour::{BehaviourEvent, addresses, set_addresses},
     discovery::BootstrapMatch,
-    host::Host,
 };
 
 impl Task {
@@ -98,10 +97,15 @@ impl Task {
         };
         self.dials.ended(id);
         self.swarm.behaviour_mut().dial_backoff.connected(&peer);
-        match endpoint {
-            _ if endpoint.is_relayed() => {}
-            ConnectedPoint::Dialer { .. } => self.address_book.set_reached(peer, &addr),
-            ConnectedPoint::Listener { .. } => self.relays.connected(peer, id),
+        let strangers = &self.swarm.behaviour().kad.filter;
+        let (incoming, near) = match endpoint {
+            ConnectedPoint::Dialer { address, .. } => (false, strangers.is_near(&peer, address)),
+            ConnectedPoint::Listener { local_addr, send_back_addr } => {
+                (true, strangers.is_near_caller(&peer, local_addr, send_back_addr))
+            }
+        };
+        if !incoming && !endpoint.is_relayed() {
+            self.address_book.set_reached(peer, &addr);
         }
         match self.bootstrap.connected(id, peer, Instant::now()) {
             BootstrapMatch::None => {}
@@ -114,7 +118,7 @@ impl Task {
         }
         self.update_shared(|shared| {
             let state = shared.peers.entry(peer).or_default();
-            state.connections.insert(id, addr.clone());
+            state.connections.insert(id, Connection { addr: addr.clone(), incoming, near });
         });
         if !first {
             self.swarm.behaviour_mut().streams.update_keep_alive(peer);
@@ -144,7 +148,6 @@ impl Task {
     }
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId, last: bool) {
-        self.relays.disconnected(&peer, id);
         self.update_shared(|shared| {
             if let Some(state) = shared.peers.get_mut(&peer) {
                 state.connections.remove(&id);
@@ -212,13 +215,11 @@ impl Task {
 
     /// Stores the provider record of a peer. A cluster trusts its members, so their hosts do not count.
     fn on_provider_record(&mut self, record: kad::ProviderRecord) {
-        let hosts = self.read_shared(|shared| {
-            let state = shared.peers.get(&record.provider)?;
-            Some(state.connections.values().filter_map(Host::of).collect::<Vec<_>>())
-        });
-        // A provider that has hung up already is on no known host.
-        let Some(hosts) = hosts else { return };
-        let host = hosts.into_iter().min().filter(|_| !self.in_cluster);
+        if !self.swarm.is_connected(&record.provider) {
+            // A provider that has hung up already is on no known host.
+            return;
+        }
+        let host = self.read_shared(|shared| shared.host(&record.provider)).filter(|_| !self.in_cluster);
         if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().add(record, host) {
             tracing::debug!("a provider record is not stored: {error}");
         }
@@ -241,7 +242,7 @@ impl Task {
             return;
         }
         let mut listen = info.listen_addrs.clone();
-        self.swarm.behaviour().kad.strangers.retain_for(&peer, &mut listen);
+        self.swarm.behaviour().kad.filter.retain_for(&peer, &mut listen);
         self.address_book.set_listen(peer, &listen);
         self.update_routing_table(peer);
         self.swarm.behaviour_mut().kad.store_mut().set_addresses(&peer, &listen);
@@ -267,9 +268,8 @@ impl Task {
         let (reached, reported) = self.address_book.first_hand(&peer);
         // The source port of an incoming connection is useless, but its IP address confirms a reported address.
         let hosts: Vec<Multiaddr> = self.read_shared(|shared| {
-            let connections =
-                shared.peers.get(&peer).into_iter().flat_map(|state| state.connections.values());
-            connections.filter(|addr| !is_relayed(addr)).filter_map(host).collect()
+            let direct = shared.connections(&peer).filter(|connection| !connection.is_relayed());
+            direct.filter_map(|connection| host(&connection.addr)).collect()
         });
         let confirmed = |addr: &Multiaddr| {
             reached.as_ref() == Some(addr) || host(addr).is_some_and(|host| hosts.contains(&host))

@@ -15,14 +15,17 @@ use libp2p::{
     core::transport::ListenerId,
     multiaddr::Protocol,
     swarm::{
-        ConnectionId, FromSwarm, NetworkBehaviour, NewExternalAddrCandidate,
+        FromSwarm, NetworkBehaviour, NewExternalAddrCandidate,
         dial_opts::{DialOpts, PeerCondition},
     },
 };
 use tokio::time::Instant;
 
 use super::Task;
-use crate::net::address_ranking::{is_for_ipv4, is_public, is_relayed, scope};
+use crate::net::{
+    Connection, Shared,
+    address_ranking::{is_for_ipv4, is_public, is_relayed, scope},
+};
 
 /// Maximum reservations.
 const RESERVATIONS: usize = 2;
@@ -41,8 +44,6 @@ pub(super) struct Relays {
     reservations: HashMap<ListenerId, PeerId>,
     /// Confirmed public addresses that hosts without IPv6 can dial.
     public: HashSet<Multiaddr>,
-    /// Direct incoming connections.
-    incoming: HashMap<PeerId, HashSet<ConnectionId>>,
 }
 
 impl Relays {
@@ -64,26 +65,6 @@ impl Relays {
         }
         self.public.insert(addr.clone());
         self.reservations.drain().map(|(id, _)| id).collect()
-    }
-
-    /// Notes a direct incoming connection.
-    pub(super) fn connected(&mut self, peer: PeerId, id: ConnectionId) {
-        self.incoming.entry(peer).or_default().insert(id);
-    }
-
-    pub(super) fn disconnected(&mut self, peer: &PeerId, id: ConnectionId) {
-        if let Some(connections) = self.incoming.get_mut(peer) {
-            connections.remove(&id);
-            if connections.is_empty() {
-                self.incoming.remove(peer);
-            }
-        }
-    }
-
-    /// Adds an address that a peer confirms. The peer must have a direct incoming connection: a relayed peer could confirm
-    /// any address and so end the reservations.
-    fn confirmed_by(&mut self, peer: &PeerId, addr: &Multiaddr) -> Vec<ListenerId> {
-        if self.incoming.contains_key(peer) { self.confirmed(addr) } else { Vec::new() }
     }
 
     pub(super) fn expired(&mut self, addr: &Multiaddr) {
@@ -138,17 +119,18 @@ impl Task {
         }
     }
 
-    /// Handles a public address from the configuration.
+    /// Handles a public address that the configuration states or a peer confirms.
     pub(super) fn on_external_addr(&mut self, addr: &Multiaddr) {
         let reservations = self.relays.confirmed(addr);
         self.end_reservations(reservations);
     }
 
-    /// Handles the result of an `AutoNAT` probe.
+    /// Handles the result of an `AutoNAT` probe. The server must have a direct incoming connection: a relayed peer could
+    /// confirm any address and so end the reservations.
     pub(super) fn on_probed(&mut self, test: &autonat::v2::client::Event) {
-        if test.result.is_ok() {
-            let reservations = self.relays.confirmed_by(&test.server, &test.tested_addr);
-            self.end_reservations(reservations);
+        let calls = |shared: &Shared| shared.connections(&test.server).any(Connection::is_direct_call);
+        if test.result.is_ok() && self.read_shared(calls) {
+            self.on_external_addr(&test.tested_addr);
         }
     }
 
@@ -169,8 +151,7 @@ impl Task {
     /// Returns whether all connections to a peer are relayed.
     pub(super) fn is_only_relayed(&self, peer: &PeerId) -> bool {
         self.read_shared(|shared| {
-            let connections = shared.peers.get(peer).map(|state| &state.connections);
-            connections.is_some_and(|all| !all.is_empty() && all.values().all(is_relayed))
+            shared.connections(peer).next().is_some() && shared.connections(peer).all(Connection::is_relayed)
         })
     }
 
@@ -217,15 +198,7 @@ mod tests {
         for useless in ["/ip4/10.0.0.1/tcp/1", "/ip6/2001:db8::1/tcp/1"] {
             assert!(relays.confirmed(&addr(useless)).is_empty() && relays.next_due().is_some(), "{useless}");
         }
-        // A peer without a direct incoming connection cannot confirm an address.
-        let (server, connection) = (PeerId::random(), ConnectionId::new_unchecked(1));
-        let public = addr("/ip4/198.51.100.1/tcp/1");
-        assert!(relays.confirmed_by(&server, &public).is_empty() && relays.next_due().is_some());
-        relays.connected(server, connection);
-        relays.disconnected(&server, connection);
-        assert!(relays.confirmed_by(&server, &public).is_empty() && relays.incoming.is_empty());
-        relays.connected(server, connection);
-        assert_eq!(relays.confirmed_by(&server, &public).len(), 1);
+        assert_eq!(relays.confirmed(&addr("/ip4/198.51.100.1/tcp/1")).len(), 1);
         assert_eq!(relays.next_due(), None);
         relays.expired(&addr("/ip4/198.51.100.1/tcp/1"));
         assert!(relays.next_due().is_some());

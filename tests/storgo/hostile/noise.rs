@@ -4,15 +4,9 @@ use std::{io, sync::Arc};
 
 use libp2p::identity::Keypair;
 use snow::{Builder, StatelessTransportState};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
 
-use super::{protobuf::bytes_field, x25519::Resolver};
+use super::{Socket, protobuf::bytes_field, x25519::Resolver};
 
 const PARAMS: &str = "Noise_XX_25519_ChaChaPoly_SHA256";
 /// Plaintext of one frame: the tag takes 16 of its 65535 bytes.
@@ -20,7 +14,7 @@ const PLAIN: usize = 32 << 10;
 
 /// Does the handshake as the dialler. Whether the node is who it claims to be is not checked.
 pub async fn handshake(
-    socket: &mut TcpStream,
+    socket: &mut impl Socket,
     identity: &Keypair,
     prologue: &[u8],
 ) -> io::Result<StatelessTransportState> {
@@ -45,9 +39,9 @@ pub async fn handshake(
 }
 
 /// Returns a pipe whose bytes are sealed and sent, and that gives what was received and opened. It closes with the socket.
-pub fn secure(socket: TcpStream, session: StatelessTransportState) -> DuplexStream {
+pub fn secure(socket: impl Socket, session: StatelessTransportState) -> DuplexStream {
     let (outer, inner) = duplex(PLAIN);
-    let ((from_node, to_node), (from_peer, to_peer)) = (socket.into_split(), split(inner));
+    let ((from_node, to_node), (from_peer, to_peer)) = (split(socket), split(inner));
     let session = Arc::new(session);
     tokio::spawn(seal(from_peer, to_node, Arc::clone(&session)));
     tokio::spawn(open(from_node, to_peer, session));
@@ -56,7 +50,7 @@ pub fn secure(socket: TcpStream, session: StatelessTransportState) -> DuplexStre
 
 async fn seal(
     mut plain: ReadHalf<DuplexStream>,
-    mut socket: OwnedWriteHalf,
+    mut socket: WriteHalf<impl Socket>,
     session: Arc<StatelessTransportState>,
 ) -> io::Result<()> {
     let (mut bytes, mut sealed) = (vec![0; PLAIN], vec![0; 65535]);
@@ -68,11 +62,11 @@ async fn seal(
         let len = session.write_message(nonce, &bytes[..len], &mut sealed).map_err(io::Error::other)?;
         write_frame(&mut socket, &sealed[..len]).await?;
     }
-    Ok(())
+    socket.shutdown().await
 }
 
 async fn open(
-    mut socket: OwnedReadHalf,
+    mut socket: ReadHalf<impl Socket>,
     mut plain: WriteHalf<DuplexStream>,
     session: Arc<StatelessTransportState>,
 ) -> io::Result<()> {
