@@ -12,6 +12,7 @@ mod address_book;
 mod address_ranking;
 mod announce;
 mod behaviour;
+mod connected;
 mod connection_limits;
 mod delivered;
 mod dial_back;
@@ -23,7 +24,6 @@ mod filtered;
 mod host;
 mod identify_limit;
 mod identify_scope;
-mod map_dial;
 mod mux;
 mod peer_check;
 mod pending_limits;
@@ -31,20 +31,17 @@ mod proof;
 mod protected_peers;
 mod protocols;
 mod provider_records;
-mod quic_fallback;
-mod socket;
 mod strangers;
 mod streams;
 mod task;
 mod transport;
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, identity::Keypair, swarm::ConnectionId};
+use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, identity::Keypair};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
@@ -52,6 +49,7 @@ use tokio::{
 };
 
 use crate::content::{cid::Cid, secret::MembershipKey};
+use connected::{Peer, Shared};
 use delivered::DeliveredPeers;
 pub use error::{DialCause, NetError};
 pub use host::{Group, Host};
@@ -221,61 +219,11 @@ impl PeerInfo {
     }
 }
 
-/// State of the swarm that handles read without a command.
-#[derive(Default)]
-struct Shared {
-    peers: HashMap<PeerId, Peer>,
-    listen: Vec<Multiaddr>,
-    duplicate_identity: Option<Multiaddr>,
-    announced: u64,
-    queued: u64,
-    /// Address of the last dialled node of another cluster.
-    other_cluster: Option<Multiaddr>,
-}
-
-impl Shared {
-    /// Returns the connections to a peer.
-    fn connections(&self, peer: &PeerId) -> impl Iterator<Item = &Connection> {
-        self.peers.get(peer).into_iter().flat_map(|state| state.connections.values())
-    }
-
-    /// Returns the host of a connected peer: of several, always the same one.
-    fn host(&self, peer: &PeerId) -> Option<Host> {
-        self.connections(peer).filter_map(|connection| Host::of(&connection.addr)).min()
-    }
-}
-
-#[derive(Default)]
-struct Peer {
-    connections: HashMap<ConnectionId, Connection>,
-    rtt: Option<Duration>,
-    agent: Option<String>,
-    dht: bool,
-}
-
-struct Connection {
-    /// The remote address. For a relayed connection, that of the relay and then the peer.
-    addr: Multiaddr,
-    incoming: bool,
-    /// Whether it is within a private network.
-    near: bool,
-}
-
-impl Connection {
-    fn is_relayed(&self) -> bool {
-        address_ranking::is_relayed(&self.addr)
-    }
-
-    fn is_direct_call(&self) -> bool {
-        self.incoming && !self.is_relayed()
-    }
-}
-
 /// A handle on the running network.
 #[derive(Clone)]
 pub struct Net {
     commands: mpsc::Sender<Command>,
-    shared: Arc<Mutex<Shared>>,
+    shared: Shared,
     strangers: Strangers,
     delivered: DeliveredPeers,
     events: broadcast::Sender<NetEvent>,
@@ -292,14 +240,14 @@ impl Net {
         let local = options.keypair.public().to_peer_id();
         let (commands, queue) = mpsc::channel(COMMANDS);
         let (events, _) = broadcast::channel(EVENTS);
-        let shared = Arc::<Mutex<Shared>>::default();
-        let strangers = Strangers::new(options.membership.is_some(), Arc::clone(&shared));
+        let shared = Shared::default();
+        let strangers = Strangers::new(options.membership.is_some(), shared.clone());
         let delivered = DeliveredPeers::default();
         let task = task::start(
             options,
             protocols,
             queue,
-            Arc::clone(&shared),
+            shared.clone(),
             strangers.clone(),
             delivered.clone(),
             events.clone(),
@@ -316,21 +264,17 @@ impl Net {
     /// Returns the addresses at which this node can be dialled, including `/p2p/…`.
     pub fn listen_addrs(&self) -> Vec<Multiaddr> {
         let with_id = |addr: &Multiaddr| addr.clone().with_p2p(self.local).unwrap_or_else(|addr| addr);
-        self.read_shared(|shared| shared.listen.iter().map(with_id).collect())
-    }
-
-    fn read_shared<T>(&self, read: impl FnOnce(&Shared) -> T) -> T {
-        read(&self.shared.lock().unwrap_or_else(PoisonError::into_inner))
+        self.shared.read(|shared| shared.listen.iter().map(with_id).collect())
     }
 
     /// Returns the connected peers.
     pub fn connected(&self) -> Vec<PeerId> {
-        self.read_shared(|shared| shared.peers.keys().copied().collect())
+        self.shared.read(|shared| shared.peers.keys().copied().collect())
     }
 
     /// Returns the connected peers with their details.
     pub fn peers(&self) -> Vec<PeerInfo> {
-        self.read_shared(|shared| {
+        self.shared.read(|shared| {
             let describe = |(peer, state): (&PeerId, &Peer)| PeerInfo {
                 peer: *peer,
                 addrs: state.connections.values().map(|connection| connection.addr.clone()).collect(),
@@ -352,22 +296,22 @@ impl Net {
         if self.strangers.in_cluster || self.delivered.contains(&peer) {
             return Group::Peer(peer);
         }
-        self.read_shared(|shared| shared.host(&peer)).map_or(Group::Peer(peer), Group::Host)
+        self.shared.read(|shared| shared.host(&peer)).map_or(Group::Peer(peer), Group::Host)
     }
 
     /// Returns the address of another machine that uses this node's identity, if one was detected.
     pub fn duplicate_identity(&self) -> Option<Multiaddr> {
-        self.read_shared(|shared| shared.duplicate_identity.clone())
+        self.shared.read(|shared| shared.duplicate_identity.clone())
     }
 
     /// Returns the address of the last dialled node that belongs to another cluster.
     pub fn other_cluster(&self) -> Option<Multiaddr> {
-        self.read_shared(|shared| shared.other_cluster.clone())
+        self.shared.read(|shared| shared.other_cluster.clone())
     }
 
     /// Returns the number of announcements since start, and of roots queued for one.
     pub fn announcements(&self) -> (u64, u64) {
-        self.read_shared(|shared| (shared.announced, shared.queued))
+        self.shared.read(|shared| (shared.announced, shared.queued))
     }
 
     /// Subscribes to events from now on.

@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, autonat, dcutr,
-    identity::Keypair,
-    kad, mdns, ping, relay,
-    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+    Multiaddr, PeerId, StreamProtocol, autonat, dcutr, kad, mdns, ping, relay,
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle, dummy},
 };
 
 use super::{
@@ -19,7 +17,6 @@ use super::{
     discovery::peer_of,
     filtered::Filtered,
     identify_scope::ScopedIdentify,
-    protocols::Protocols,
     provider_records::ProviderRecords,
     strangers::{ScopedKad, Strangers},
     streams::Streams,
@@ -35,7 +32,7 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct Behaviour {
     // First, so that a refused connection reaches no other behaviour.
     pub(super) limits: ConnectionLimits,
-    pub(super) dial_backoff: DialBackoff,
+    pub(super) dial_backoff: Filtered<dummy::Behaviour, DialBackoff>,
     pub(super) streams: Streams,
     pub(super) kad: ScopedKad,
     identify: ScopedIdentify,
@@ -62,23 +59,22 @@ pub(super) fn kad_protocol(membership: Option<&MembershipKey>) -> StreamProtocol
 impl Behaviour {
     pub(super) fn new(
         options: &NetOptions,
-        keypair: &Keypair,
         relay_client: relay::client::Behaviour,
-        protocols: Protocols,
+        streams: Streams,
         limits: Limits,
         strangers: Strangers,
         delivered: DeliveredPeers,
     ) -> Self {
-        let local = keypair.public().to_peer_id();
+        let (public_key, local) = (options.keypair.public(), options.keypair.public().to_peer_id());
         let in_cluster = options.membership.is_some();
         let known = options.bootstrap.iter().filter_map(peer_of);
         let known = known.chain(options.remembered.iter().map(|remembered| remembered.peer));
         Self {
             limits: ConnectionLimits::new(limits, in_cluster, known, delivered.clone()),
-            dial_backoff: DialBackoff::default(),
-            streams: Streams::new(protocols),
+            dial_backoff: Filtered::new(dummy::Behaviour, DialBackoff::default()),
+            streams,
             kad: ScopedKad::new(kademlia(options, local, delivered), strangers.clone()),
-            identify: ScopedIdentify::new(&keypair.public(), strangers.clone()),
+            identify: ScopedIdentify::new(&public_key, strangers.clone()),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
             mdns: mdns_behaviour(options, local),
             relay_client,
@@ -169,6 +165,8 @@ fn mdns_behaviour(options: &NetOptions, local: PeerId) -> Toggle<mdns::tokio::Be
 
 #[cfg(test)]
 mod tests {
+    use libp2p::identity::Keypair;
+
     use super::*;
     use crate::content::secret::{ClusterKey, Key};
 

@@ -5,24 +5,15 @@
 //! failure, because the peer may be back. A connection to the peer or a new address of it ends the pause. Dials to bootstrap
 //! addresses, to remembered peers and on behalf of the user are never refused.
 
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId,
-    core::{Endpoint, transport::PortUse},
-    swarm::{
-        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-        THandlerOutEvent, ToSwarm, dummy,
-    },
+    swarm::{ConnectionDenied, ConnectionId, dummy},
 };
 use tokio::time::Instant;
 
-use super::address_ranking::without_peer_id;
+use super::{address_ranking::without_peer_id, filtered::Filter};
 
 /// First and longest pause between two dials to a peer.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(600));
@@ -31,7 +22,7 @@ const REFUSE: Duration = Duration::from_secs(10);
 /// Maximum peers remembered.
 const PEERS: usize = 4096;
 
-/// Peers that could not be reached, and the behaviour that refuses dials to them.
+/// Peers that could not be reached. As a filter, it refuses dials to them.
 #[derive(Default)]
 pub(super) struct DialBackoff {
     peers: HashMap<PeerId, Backoff>,
@@ -128,54 +119,19 @@ impl DialBackoff {
     }
 }
 
-impl NetworkBehaviour for DialBackoff {
-    type ConnectionHandler = dummy::ConnectionHandler;
-    type ToSwarm = Infallible;
-
-    fn handle_pending_outbound_connection(
+impl Filter<dummy::Behaviour> for DialBackoff {
+    fn check_dial(
         &mut self,
         id: ConnectionId,
         peer: Option<PeerId>,
         _: &[Multiaddr],
-        _: Endpoint,
-    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+    ) -> Result<(), ConnectionDenied> {
         let now = Instant::now();
         let paused = peer.and_then(|peer| self.peers.get(&peer)).is_some_and(|entry| entry.until > now);
         if paused && self.allowed != Some(id) {
             return Err(ConnectionDenied::new(Refused));
         }
-        Ok(Vec::new())
-    }
-
-    fn handle_established_inbound_connection(
-        &mut self,
-        _: ConnectionId,
-        _: PeerId,
-        _: &Multiaddr,
-        _: &Multiaddr,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(dummy::ConnectionHandler)
-    }
-
-    fn handle_established_outbound_connection(
-        &mut self,
-        _: ConnectionId,
-        _: PeerId,
-        _: &Multiaddr,
-        _: Endpoint,
-        _: PortUse,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(dummy::ConnectionHandler)
-    }
-
-    fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
-
-    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
-        match event {}
-    }
-
-    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        Poll::Pending
+        Ok(())
     }
 }
 
@@ -188,7 +144,7 @@ mod tests {
     }
 
     fn is_refused(backoff: &mut DialBackoff, peer: PeerId, id: ConnectionId) -> bool {
-        backoff.handle_pending_outbound_connection(id, Some(peer), &[], Endpoint::Dialer).is_err()
+        backoff.check_dial(id, Some(peer), &[]).is_err()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The behaviour of libp2p tells every peer the same. So there are two of them, and each connection belongs to one.
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     task::{Context, Poll},
 };
 
@@ -32,8 +32,8 @@ pub(super) struct ScopedIdentify {
     far: identify::Behaviour,
     listen: ListenAddresses,
     external: ExternalAddresses,
-    /// Whether the peer of each connection is near.
-    connections: HashMap<ConnectionId, bool>,
+    /// The connections to near peers.
+    to_near: HashSet<ConnectionId>,
 }
 
 impl ScopedIdentify {
@@ -54,22 +54,24 @@ impl ScopedIdentify {
             far: identify("storgo"),
             listen: ListenAddresses::default(),
             external: ExternalAddresses::default(),
-            connections: HashMap::new(),
+            to_near: HashSet::new(),
         }
     }
 
     fn of(&mut self, id: ConnectionId) -> &mut identify::Behaviour {
-        if self.connections.get(&id).copied().unwrap_or_default() { &mut self.near } else { &mut self.far }
+        if self.to_near.contains(&id) { &mut self.near } else { &mut self.far }
     }
 
     fn add(&mut self, id: ConnectionId, near: bool) -> &mut identify::Behaviour {
-        self.connections.insert(id, near || self.strangers.in_cluster);
+        if near || self.strangers.in_cluster {
+            self.to_near.insert(id);
+        }
         self.of(id)
     }
 
     /// Sets the addresses that the handler of a new connection sends.
     fn scope(&self, id: ConnectionId, mut handler: Handler) -> Handler {
-        if !self.connections.get(&id).copied().unwrap_or_default() {
+        if !self.to_near.contains(&id) {
             let known = self.listen.iter().chain(self.external.iter());
             let public = known.filter(|addr| is_public_host(addr)).cloned().collect();
             handler.on_behaviour_event(ToHandler::AddressesChanged(public));
@@ -116,12 +118,14 @@ impl NetworkBehaviour for ScopedIdentify {
             FromSwarm::AddressChange(change) => self.of(change.connection_id).on_swarm_event(event),
             FromSwarm::ConnectionClosed(closed) => {
                 self.of(closed.connection_id).on_swarm_event(event);
-                self.connections.remove(&closed.connection_id);
+                self.to_near.remove(&closed.connection_id);
             }
-            FromSwarm::ListenFailure(failure) => drop(self.connections.remove(&failure.connection_id)),
+            FromSwarm::ListenFailure(failure) => {
+                self.to_near.remove(&failure.connection_id);
+            }
             other => {
                 if let FromSwarm::DialFailure(failure) = other {
-                    self.connections.remove(&failure.connection_id);
+                    self.to_near.remove(&failure.connection_id);
                 }
                 self.listen.on_swarm_event(&other);
                 self.external.on_swarm_event(&other);
@@ -150,11 +154,11 @@ impl NetworkBehaviour for ScopedIdentify {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, task::Waker};
+    use std::task::Waker;
 
     use libp2p::{core::transport::ListenerId, identity::Keypair, swarm::behaviour::NewListenAddr};
 
-    use super::*;
+    use super::{super::connected::Shared, *};
 
     type FromHandler = THandlerOutEvent<identify::Behaviour>;
 
@@ -165,7 +169,7 @@ mod tests {
     #[test]
     fn the_observed_address_of_a_node_behind_a_nat_gets_its_listen_port() {
         let key = Keypair::generate_ed25519().public();
-        let mut identify = ScopedIdentify::new(&key, Strangers::new(false, Arc::default()));
+        let mut identify = ScopedIdentify::new(&key, Strangers::new(false, Shared::default()));
         let listen = addr("/ip4/192.168.1.5/tcp/3000");
         let listener_id = ListenerId::next();
         identify.on_swarm_event(FromSwarm::NewListenAddr(NewListenAddr { listener_id, addr: &listen }));

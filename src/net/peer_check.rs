@@ -5,30 +5,24 @@
 //! another machine often leads to this one, and answers first.
 
 use std::{
-    future::poll_fn,
     io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
 use libp2p::{
-    Multiaddr, PeerId, Transport,
-    core::{
-        muxing::{StreamMuxerBox, StreamMuxerExt},
-        transport::Boxed,
-    },
-    futures::{FutureExt, TryFutureExt},
+    PeerId, Transport,
+    core::{ConnectedPoint, muxing::StreamMuxerBox, transport::Boxed},
 };
 use tokio::time::timeout;
 
 use super::{
     dial_failure::{SelfDial, WrongPeer},
     discovery::peer_of,
-    map_dial::MapDial,
+    proof::drive,
 };
 
 /// Maximum time in which the other end of a connection between equal peer ids closes it.
@@ -42,35 +36,29 @@ pub(super) fn check_peer(
     local: PeerId,
     self_dials: Arc<AtomicU64>,
 ) -> Boxed<Connected> {
-    let check_dial = move |dial: <Boxed<Connected> as Transport>::Dial, addr: &Multiaddr, _| {
-        let (expected, self_dials) = (peer_of(addr), Arc::clone(&self_dials));
-        dial.and_then(async move |(peer, mut connection)| {
-            if peer == local {
-                // What the other end still reads after a close would decide whether it learns who has called.
-                drop(timeout(CLOSED_BY_OTHER_END, poll_fn(|cx| drain(&mut connection, cx))).await);
-            }
-            match expected {
-                Some(expected) if peer == expected => Ok((peer, connection)),
-                Some(_) if peer == local => {
-                    self_dials.fetch_add(1, Ordering::Relaxed);
-                    Err(io::Error::other(SelfDial))
-                }
-                Some(_) => Err(io::Error::other(WrongPeer(peer))),
-                None => Ok((peer, connection)),
-            }
-        })
+    inner
+        .and_then(move |connected, endpoint| check(connected, endpoint, local, self_dials))
+        .map_err(|error| error.either(|inner| inner, |checked| checked))
         .boxed()
-    };
-    MapDial::new(inner, check_dial).boxed()
 }
 
-/// Reads from a connection until it ends.
-fn drain(connection: &mut StreamMuxerBox, cx: &mut Context<'_>) -> Poll<()> {
-    loop {
-        match connection.poll_unpin(cx) {
-            Poll::Ready(Ok(_)) => {}
-            Poll::Ready(Err(_)) => return Poll::Ready(()),
-            Poll::Pending => return Poll::Pending,
+async fn check(
+    (peer, mut connection): Connected,
+    endpoint: ConnectedPoint,
+    local: PeerId,
+    self_dials: Arc<AtomicU64>,
+) -> io::Result<Connected> {
+    let ConnectedPoint::Dialer { address, .. } = endpoint else { return Ok((peer, connection)) };
+    if peer == local {
+        // What the other end still reads after a close would decide whether it learns who has called.
+        drop(timeout(CLOSED_BY_OTHER_END, drive(&mut connection)).await);
+    }
+    match peer_of(&address) {
+        Some(expected) if peer != expected && peer == local => {
+            self_dials.fetch_add(1, Ordering::Relaxed);
+            Err(io::Error::other(SelfDial))
         }
+        Some(expected) if peer != expected => Err(io::Error::other(WrongPeer(peer))),
+        _ => Ok((peer, connection)),
     }
 }

@@ -17,7 +17,7 @@ use libp2p::{
     PeerId,
     core::{
         ConnectedPoint,
-        muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerExt},
+        muxing::{StreamMuxerBox, StreamMuxerExt},
     },
     futures::{AsyncReadExt, AsyncWriteExt, future::poll_fn},
 };
@@ -113,17 +113,13 @@ async fn open(muxer: &mut StreamMuxerBox, dialer: bool) -> io::Result<libp2p::co
     .await
 }
 
-async fn drive(muxer: &mut StreamMuxerBox) -> io::Error {
-    poll_fn(|cx| {
-        loop {
-            match std::pin::Pin::new(&mut *muxer).poll(cx) {
-                std::task::Poll::Ready(Ok(_)) => {}
-                std::task::Poll::Ready(Err(error)) => return std::task::Poll::Ready(error),
-                std::task::Poll::Pending => return std::task::Poll::Pending,
-            }
+/// Polls a connection, without which its streams do not move, until it ends.
+pub(super) async fn drive(muxer: &mut StreamMuxerBox) -> io::Error {
+    loop {
+        if let Err(error) = poll_fn(|cx| muxer.poll_unpin(cx)).await {
+            return error;
         }
-    })
-    .await
+    }
 }
 
 async fn read(stream: &mut libp2p::core::muxing::SubstreamBox) -> io::Result<[u8; 32]> {

@@ -20,8 +20,8 @@ use libp2p::{
 };
 
 use super::{
-    Connection, Shared,
     address_ranking::{is_name, is_public, is_public_host, is_relayed},
+    connected::{Connection, Shared},
     filtered::{Filter, Filtered},
     provider_records::ProviderRecords,
 };
@@ -34,14 +34,14 @@ const DIALS: usize = 512;
 pub(super) struct Strangers {
     /// Whether each peer is a member of this node's cluster.
     pub(super) in_cluster: bool,
-    shared: Arc<Mutex<Shared>>,
+    shared: Shared,
     /// The peers that answered the last dials, oldest first, and whether each did so in a private network. The swarm knows
     /// the dialled name only, and a name can lead into a private network.
     dialled: Arc<Mutex<VecDeque<(PeerId, bool)>>>,
 }
 
 impl Strangers {
-    pub(super) fn new(in_cluster: bool, shared: Arc<Mutex<Shared>>) -> Self {
+    pub(super) fn new(in_cluster: bool, shared: Shared) -> Self {
         Self { in_cluster, shared, dialled: Arc::default() }
     }
 
@@ -77,7 +77,7 @@ impl Strangers {
     }
 
     fn any_connection(&self, peer: &PeerId, is: impl Fn(&Connection) -> bool) -> bool {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).connections(peer).any(is)
+        self.shared.read(|state| state.connections(peer).any(is))
     }
 
     /// Returns whether a peer is a stranger: this node is open, and no connection to the peer is within a private network.
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_peer_dialled_by_name_is_near_if_the_name_leads_into_a_private_network() {
-        let strangers = Strangers::new(false, Arc::default());
+        let strangers = Strangers::new(false, Shared::default());
         let [home, away, unknown] = std::array::from_fn(|_| PeerId::random());
         let dial = |peer, resolved: &str| {
             let endpoint = ConnectedPoint::Dialer {
@@ -191,17 +191,18 @@ mod tests {
 
     #[test]
     fn a_peer_may_name_only_public_addresses_and_its_own_host() {
-        let shared = Arc::<Mutex<Shared>>::default();
-        let strangers = Strangers::new(false, Arc::clone(&shared));
+        let shared = Shared::default();
+        let strangers = Strangers::new(false, shared.clone());
         let [near, far, relayed] = std::array::from_fn(|_| PeerId::random());
         let relay = format!("/ip4/10.0.0.7/tcp/1/p2p/{far}/p2p-circuit/p2p/{relayed}");
         for (peer, remote) in
             [(near, "/ip4/10.0.0.7/tcp/1"), (far, "/ip4/198.51.100.7/tcp/1"), (relayed, &relay)]
         {
             let connection = Connection { addr: addr(remote), incoming: true, near: true };
-            let mut shared = shared.lock().expect("no panic");
-            let connections = &mut shared.peers.entry(peer).or_default().connections;
-            connections.insert(ConnectionId::new_unchecked(1), connection);
+            shared.update(|state| {
+                let connections = &mut state.peers.entry(peer).or_default().connections;
+                connections.insert(ConnectionId::new_unchecked(1), connection);
+            });
         }
         let may_name = |addr: &str| {
             let addr = addr.parse().expect("a multiaddr");

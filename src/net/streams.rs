@@ -4,7 +4,7 @@
 //! Above a bound the newest is reset, which its opener sees as an error.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::VecDeque,
     convert::Infallible,
     future,
     task::{Context, Poll},
@@ -19,17 +19,16 @@ use libp2p::{
         upgrade::{InboundUpgrade, ReadyUpgrade, UpgradeInfo},
     },
     swarm::{
-        ConnectionClosed, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId,
-        FromSwarm, NetworkBehaviour, NotifyHandler, StreamUpgradeError, SubstreamProtocol, THandler,
-        THandlerInEvent, THandlerOutEvent, ToSwarm,
-        behaviour::ConnectionEstablished,
+        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
+        NetworkBehaviour, NotifyHandler, StreamUpgradeError, SubstreamProtocol, THandler, THandlerInEvent,
+        THandlerOutEvent, ToSwarm,
         handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
     },
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::PollSender;
 
-use super::{NetError, protocols::Protocols};
+use super::{NetError, connected::Shared, protected_peers::ProtectedPeers, protocols::Protocols};
 
 /// Maximum streams of one protocol that wait at one connection for their server's queue.
 const WAITING: usize = 32;
@@ -38,15 +37,9 @@ const WAITING: usize = 32;
 pub(super) struct Streams {
     protocols: Protocols,
     commands: VecDeque<(PeerId, NotifyHandler, HandlerCommand)>,
-    connections: HashMap<PeerId, Vec<Connection>>,
+    shared: Shared,
     /// Peers whose connections stay open while idle.
-    protected: HashSet<PeerId>,
-}
-
-struct Connection {
-    id: ConnectionId,
-    /// Whether it runs without a relay. New streams prefer such a connection.
-    direct: bool,
+    protected: ProtectedPeers,
 }
 
 /// A stream to open.
@@ -65,36 +58,53 @@ pub(super) enum HandlerCommand {
 }
 
 impl Streams {
-    pub(super) fn new(protocols: Protocols) -> Self {
-        let (commands, connections, protected) = (VecDeque::new(), HashMap::new(), HashSet::new());
-        Self { protocols, commands, connections, protected }
+    pub(super) fn new(protocols: Protocols, shared: Shared, protected: ProtectedPeers) -> Self {
+        Self { protocols, commands: VecDeque::new(), shared, protected }
     }
 
     /// Opens a stream to a connected peer.
     pub(super) fn open(&mut self, peer: PeerId, open: OpenStream) {
-        // The newest connection is the least likely to be dead.
-        let mut connections = self.connections.get(&peer).into_iter().flatten();
-        let direct = connections.rfind(|connection| connection.direct);
-        let handler = direct.map_or(NotifyHandler::Any, |connection| NotifyHandler::One(connection.id));
+        // The newest connection is the least likely to be dead. A direct one is better than a relayed one.
+        let newest = self.connections(peer).into_iter().rfind(|(_, direct)| *direct);
+        let handler = newest.map_or(NotifyHandler::Any, |(id, _)| NotifyHandler::One(id));
         self.commands.push_back((peer, handler, HandlerCommand::Open(open)));
     }
 
-    /// Sets whether present and future connections to a peer stay open while idle.
-    pub(super) fn set_protected(&mut self, peer: PeerId, protected: bool) {
-        let changed = if protected { self.protected.insert(peer) } else { self.protected.remove(&peer) };
-        if changed {
-            self.update_keep_alive(peer);
+    /// Returns the connections to a peer, oldest first, and whether each runs without a relay.
+    fn connections(&self, peer: PeerId) -> Vec<(ConnectionId, bool)> {
+        self.shared.read(|state| {
+            let known = state.peers.get(&peer).into_iter().flat_map(|state| &state.connections);
+            known.map(|(id, connection)| (*id, !connection.is_relayed())).collect()
+        })
+    }
+
+    /// Keeps connections to a peer at a bootstrap address open while idle.
+    pub(super) fn protect_bootstrap_peer(&mut self, peer: PeerId) {
+        self.protected.add_bootstrap(peer);
+        self.update_keep_alive(peer);
+    }
+
+    /// Keeps connections to a connected DHT peer open while idle, if it is near.
+    pub(super) fn protect_dht_peer(&mut self, peer: PeerId) {
+        let farthest = self.protected.add_dht_peer(peer);
+        for changed in farthest.into_iter().chain([peer]) {
+            self.update_keep_alive(changed);
         }
+    }
+
+    /// Ends the protection of a disconnected peer. Returns whether there is room for another DHT peer.
+    pub(super) fn unprotect(&mut self, peer: PeerId) -> bool {
+        self.protected.remove(peer)
     }
 
     /// Tells each connection to a peer whether to stay open while idle. A relayed connection does so only if there is no
     /// direct one.
     pub(super) fn update_keep_alive(&mut self, peer: PeerId) {
-        let (connections, protected) = (self.connections.get(&peer), self.protected.contains(&peer));
-        let direct = connections.is_some_and(|all| all.iter().any(|connection| connection.direct));
-        for connection in connections.into_iter().flatten() {
-            let command = HandlerCommand::KeepAlive(protected && (connection.direct || !direct));
-            self.commands.push_back((peer, NotifyHandler::One(connection.id), command));
+        let (connections, protected) = (self.connections(peer), self.protected.contains(&peer));
+        let any_direct = connections.iter().any(|(_, direct)| *direct);
+        for (id, direct) in connections {
+            let command = HandlerCommand::KeepAlive(protected && (direct || !any_direct));
+            self.commands.push_back((peer, NotifyHandler::One(id), command));
         }
     }
 
@@ -134,28 +144,7 @@ impl NetworkBehaviour for Streams {
         Ok(self.handler(peer))
     }
 
-    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
-        match event {
-            FromSwarm::ConnectionEstablished(ConnectionEstablished {
-                peer_id,
-                connection_id,
-                endpoint,
-                ..
-            }) => {
-                let connection = Connection { id: connection_id, direct: !endpoint.is_relayed() };
-                self.connections.entry(peer_id).or_default().push(connection);
-            }
-            FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
-                if let Some(connections) = self.connections.get_mut(&peer_id) {
-                    connections.retain(|connection| connection.id != connection_id);
-                    if connections.is_empty() {
-                        self.connections.remove(&peer_id);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
+    fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
 
     fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
         match event {}

@@ -9,7 +9,7 @@ mod relaying;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     io,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -31,20 +31,21 @@ use query::Query;
 use relaying::Relays;
 
 use super::{
-    NetError, NetEvent, NetOptions, RememberedPeer, Shared, Snapshot,
+    NetError, NetEvent, NetOptions, RememberedPeer, Snapshot,
     address_book::AddressBook,
     announce::{Announcer, Growth},
     behaviour::{Behaviour, kad_protocol},
+    connected::Shared,
     connection_limits::Limits,
     delivered::DeliveredPeers,
     dial_failure::root_cause,
     discovery::{Bootstrap, ReconnectSchedule},
     identify_limit::IdentifyLimit,
-    protected_peers::{Change, ProtectedPeers},
+    protected_peers::ProtectedPeers,
     protocols::Protocols,
     provider_records::key,
     strangers::Strangers,
-    streams::OpenStream,
+    streams::{OpenStream, Streams},
     transport,
 };
 use crate::content::cid::Cid;
@@ -76,7 +77,7 @@ pub(super) enum Command {
 pub(super) struct Task {
     swarm: Swarm<Behaviour>,
     commands: mpsc::Receiver<Command>,
-    shared: Arc<Mutex<Shared>>,
+    shared: Shared,
     events: broadcast::Sender<NetEvent>,
     kad_protocol: libp2p::StreamProtocol,
     in_cluster: bool,
@@ -87,9 +88,8 @@ pub(super) struct Task {
     /// Connected peers that support this DHT's protocol.
     dht_peers: HashSet<PeerId>,
     identify_limit: IdentifyLimit,
-    protected: ProtectedPeers,
     growth: Growth,
-    dialing: HashMap<ConnectionId, Vec<Dialed>>,
+    dialing: HashMap<ConnectionId, Dialed>,
     dials: Dials,
     relays: Relays,
     duplicate_identity: DuplicateIdentity,
@@ -105,7 +105,7 @@ pub(super) async fn start(
     options: NetOptions,
     protocols: Protocols,
     commands: mpsc::Receiver<Command>,
-    shared: Arc<Mutex<Shared>>,
+    shared: Shared,
     strangers: Strangers,
     delivered: DeliveredPeers,
     events: broadcast::Sender<NetEvent>,
@@ -122,8 +122,8 @@ pub(super) async fn start(
         Arc::clone(&self_dials),
         strangers.clone(),
     )?;
-    let behaviour =
-        Behaviour::new(&options, &options.keypair, relay_client, protocols, limits, strangers, delivered);
+    let streams = Streams::new(protocols, shared.clone(), ProtectedPeers::new(local, limits.total / 4));
+    let behaviour = Behaviour::new(&options, relay_client, streams, limits, strangers, delivered);
     let config = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(options.idle_timeout)
         // The first bytes of a stream go out with the offered protocol, not a round trip later.
@@ -141,7 +141,6 @@ pub(super) async fn start(
         address_book: AddressBook::default(),
         dht_peers: HashSet::new(),
         identify_limit: IdentifyLimit::default(),
-        protected: ProtectedPeers::new(local, limits.total / 4),
         growth: Growth::default(),
         dialing: HashMap::new(),
         dials: Dials::default(),
@@ -287,14 +286,6 @@ impl Task {
         }
     }
 
-    fn update_shared(&self, change: impl FnOnce(&mut Shared)) {
-        change(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn read_shared<T>(&self, read: impl FnOnce(&Shared) -> T) -> T {
-        read(&self.shared.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     fn emit(&self, event: NetEvent) {
         drop(self.events.send(event));
     }
@@ -339,16 +330,6 @@ impl Task {
         self.count_announcements(0);
     }
 
-    fn apply(&mut self, Change { protect, unprotect }: Change) {
-        let streams = &mut self.swarm.behaviour_mut().streams;
-        if let Some(peer) = protect {
-            streams.set_protected(peer, true);
-        }
-        if let Some(peer) = unprotect {
-            streams.set_protected(peer, false);
-        }
-    }
-
     fn snapshot(&mut self, seen: Option<u64>) -> Snapshot {
         let remembered = self.address_book.dht_peers().take(REMEMBERED);
         let records = self.swarm.behaviour_mut().kad.store_mut();
@@ -362,7 +343,7 @@ impl Task {
 
     fn count_announcements(&self, more: u64) {
         let queued = self.announcer.queued();
-        self.update_shared(|shared| {
+        self.shared.update(|shared| {
             shared.announced += more;
             shared.queued = queued;
         });

@@ -14,18 +14,25 @@ use libp2p::{
         upgrade::Version,
     },
     dns,
+    futures::io::BufReader,
     identity::Keypair,
     noise, quic, relay, tcp,
 };
 
 use super::{
     NetError, connection_limits::Limits, mux::BulkYamux, peer_check::check_peer,
-    pending_limits::PendingLimits, proof, quic_fallback::Refusals, socket::Buffered, strangers::Strangers,
+    pending_limits::PendingLimits, proof, strangers::Strangers,
 };
 use crate::content::secret::MembershipKey;
 
 /// Maximum time to set up a connection to a dialled peer. Callers have less (`pending_limits`).
 const SETUP: Duration = Duration::from_secs(15);
+
+/// Maximum time for the handshake of QUIC, which sends its first packet again after one and after three seconds. A host that
+/// refuses TCP drops the packets, so a dial over both lasts this long.
+const QUIC_HANDSHAKE: Duration = Duration::from_millis(3500);
+/// Read buffer of a TCP connection in bytes. Unbuffered, each read of Noise (8 KiB) would be a system call.
+const READ_AHEAD: usize = 32 << 10;
 
 /// Builds the transport of all kinds of addresses. `self_dials` counts dials to other peers that this node answered.
 /// `strangers` learns the resolved addresses of dials.
@@ -41,14 +48,13 @@ pub(super) fn build(
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NetError> {
     let noise = noise_config(keypair, membership)?;
     let local = keypair.public().to_peer_id();
-    let refusals = Refusals::new();
     let plain = OrTransport::new(
-        refusals.clone().record(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))),
+        tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)),
         OrTransport::new(relay, MemoryTransport::new()),
     )
     .map_err(|error| error.either(|tcp| tcp, io::Error::other));
     let upgraded = plain
-        .map(|socket, _| Buffered::new(socket))
+        .map(|socket, _| BufReader::with_capacity(READ_AHEAD, socket))
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
         .multiplex(BulkYamux)
@@ -61,8 +67,9 @@ pub(super) fn build(
             late => io::Error::other(late),
         });
     let membership = membership.cloned();
-    let quic = refusals
-        .apply(quic::tokio::Transport::new(quic::Config::new(keypair)))
+    let mut config = quic::Config::new(keypair);
+    config.handshake_timeout = QUIC_HANDSHAKE;
+    let quic = quic::tokio::Transport::new(config)
         .map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)))
         .and_then(move |connection, endpoint| proof::run(membership.clone(), local, connection, endpoint))
         .map_err(|error| error.either(io::Error::other, |error| error));

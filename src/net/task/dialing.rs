@@ -87,7 +87,7 @@ impl Task {
         match self.dial_in_backoff(opts) {
             Ok(()) => {
                 self.dials.started(id, peer, true, Instant::now());
-                self.dialing.entry(id).or_default().push(reply);
+                self.dialing.insert(id, reply);
             }
             Err(error) => drop(reply.send(Err(self.describe(peer, &error)))),
         }
@@ -102,7 +102,7 @@ impl Task {
             self.swarm.behaviour_mut().streams.open(peer, open);
             return;
         }
-        if self.swarm.behaviour().dial_backoff.just_failed(&peer, Instant::now()) {
+        if self.swarm.behaviour().dial_backoff.filter.just_failed(&peer, Instant::now()) {
             drop(open.reply.send(Err(unreachable("the peer could not be reached a moment ago"))));
             return;
         }
@@ -143,9 +143,9 @@ impl Task {
 
     /// Dials even if the backoff of the peer is not over.
     pub(super) fn dial_in_backoff(&mut self, opts: DialOpts) -> Result<(), DialError> {
-        self.swarm.behaviour_mut().dial_backoff.allow(Some(opts.connection_id()));
+        self.swarm.behaviour_mut().dial_backoff.filter.allow(Some(opts.connection_id()));
         let started = self.swarm.dial(opts);
-        self.swarm.behaviour_mut().dial_backoff.allow(None);
+        self.swarm.behaviour_mut().dial_backoff.filter.allow(None);
         started
     }
 
@@ -163,7 +163,7 @@ impl Task {
     /// Adds an address of a peer that another peer or the local network reports.
     pub(super) fn add_reported_address(&mut self, peer: PeerId, addr: &Multiaddr) {
         self.address_book.add_reported(peer, addr);
-        self.swarm.behaviour_mut().dial_backoff.add_address(&peer, addr);
+        self.swarm.behaviour_mut().dial_backoff.filter.add_address(&peer, addr);
     }
 
     /// Returns when DHT queries stop waiting for the next dial.
@@ -186,7 +186,7 @@ impl Task {
             }
             let awaited = self.opening.contains_key(&peer) || self.dials.to(&peer).any(|dial| dial.awaited);
             let behaviour = self.swarm.behaviour_mut();
-            behaviour.dial_backoff.slow(peer, now);
+            behaviour.dial_backoff.filter.slow(peer, now);
             if awaited {
                 // Only the DHT sees a failure.
                 let failed =
@@ -224,7 +224,7 @@ impl Task {
         let tried = self.opening.get(&peer).and_then(|opening| opening.queried.clone());
         match tried {
             Some(tried) if !tried.is_empty() && !self.address_book.has_untried(&peer, &tried) => {
-                self.swarm.behaviour_mut().dial_backoff.failed(peer, &tried, Instant::now());
+                self.swarm.behaviour_mut().dial_backoff.filter.failed(peer, &tried, Instant::now());
                 self.give_up(peer, &unreachable("the peer does not answer at its known addresses"));
             }
             // A dial in progress may be to an old address, so it is no reason to wait.
@@ -247,11 +247,10 @@ impl Task {
         if let DialError::Transport(tried) = error
             && let Some((addr, _)) = tried.iter().find(|(_, e)| is_other_cluster(e))
         {
-            self.update_shared(|shared| shared.other_cluster = Some(addr.clone()));
+            self.shared.update(|shared| shared.other_cluster = Some(addr.clone()));
         }
-        let described = self.describe(peer, error);
-        for reply in self.dialing.remove(&id).into_iter().flatten() {
-            drop(reply.send(Err(described.clone())));
+        if let Some(reply) = self.dialing.remove(&id) {
+            drop(reply.send(Err(self.describe(peer, error))));
         }
         if let Some(peer) = peer.filter(|peer| !self.swarm.is_connected(peer)) {
             self.on_unreachable(peer, error);
@@ -302,7 +301,7 @@ impl Task {
         tried.extend(before.into_iter().flatten());
         // While the peer may be reached, the DHT may dial it.
         if !self.look_up(peer, tried.clone(), &dial_error(error)) && !tried.is_empty() {
-            self.swarm.behaviour_mut().dial_backoff.failed(peer, &tried, Instant::now());
+            self.swarm.behaviour_mut().dial_backoff.filter.failed(peer, &tried, Instant::now());
             // DHT answers no longer name it.
             self.swarm.behaviour_mut().kad.remove_peer(&peer);
         }

@@ -12,9 +12,10 @@ use tokio::time::Instant;
 
 use super::Task;
 use crate::net::{
-    Connection, NetEvent,
+    NetEvent,
     address_ranking::{self, is_relayed, without_peer_id},
     behaviour::{BehaviourEvent, addresses, set_addresses},
+    connected::Connection,
     discovery::BootstrapMatch,
 };
 
@@ -25,7 +26,7 @@ impl Task {
                 // Also a private address, which peers in the same network need.
                 self.swarm.add_external_address(address.clone());
                 self.probe(&address);
-                self.update_shared(|shared| shared.listen.push(address.clone()));
+                self.shared.update(|shared| shared.listen.push(address.clone()));
                 self.emit(NetEvent::Listening { addr: address });
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
@@ -75,7 +76,7 @@ impl Task {
     fn on_listen_addr_expired(&mut self, addr: &Multiaddr) {
         self.swarm.remove_external_address(addr);
         self.relays.expired(addr);
-        self.update_shared(|shared| shared.listen.retain(|known| known != addr));
+        self.shared.update(|shared| shared.listen.retain(|known| known != addr));
     }
 
     pub(super) fn on_duplicate_identity(&mut self, addr: Multiaddr) {
@@ -83,7 +84,7 @@ impl Task {
             "another machine at {addr} has the identity of this node, and each hides the other from the swarm; stop one of \
              them and move its identity.key away, so that it gets a new identity"
         );
-        self.update_shared(|shared| shared.duplicate_identity = Some(addr.clone()));
+        self.shared.update(|shared| shared.duplicate_identity = Some(addr.clone()));
         self.emit(NetEvent::DuplicateIdentity { addr });
     }
 
@@ -96,7 +97,7 @@ impl Task {
             _ => endpoint.get_remote_address().clone(),
         };
         self.dials.ended(id);
-        self.swarm.behaviour_mut().dial_backoff.connected(&peer);
+        self.swarm.behaviour_mut().dial_backoff.filter.connected(&peer);
         let strangers = &self.swarm.behaviour().kad.filter;
         let (incoming, near) = match endpoint {
             ConnectedPoint::Dialer { address, .. } => (false, strangers.is_near(&peer, address)),
@@ -111,19 +112,18 @@ impl Task {
             BootstrapMatch::None => {}
             BootstrapMatch::New => {
                 self.swarm.behaviour_mut().limits.add_known(peer);
-                let change = self.protected.add_bootstrap(peer);
-                self.apply(change);
+                self.swarm.behaviour_mut().streams.protect_bootstrap_peer(peer);
             }
             BootstrapMatch::Duplicate => drop(self.swarm.close_connection(id)),
         }
-        self.update_shared(|shared| {
+        self.shared.update(|shared| {
             let state = shared.peers.entry(peer).or_default();
             state.connections.insert(id, Connection { addr: addr.clone(), incoming, near });
         });
         if !first {
             self.swarm.behaviour_mut().streams.update_keep_alive(peer);
         }
-        for reply in self.dialing.remove(&id).into_iter().flatten() {
+        if let Some(reply) = self.dialing.remove(&id) {
             drop(reply.send(Ok(peer)));
         }
         for open in self.opening.remove(&peer).unwrap_or_default().streams {
@@ -139,7 +139,7 @@ impl Task {
     fn detect_other_cluster(&self, peer: &PeerId, endpoint: &ConnectedPoint) {
         let ConnectedPoint::Dialer { address, .. } = endpoint else { return };
         let quic = address.iter().any(|part| part == Protocol::QuicV1) && !endpoint.is_relayed();
-        self.update_shared(|shared| {
+        self.shared.update(|shared| {
             let unidentified = shared.peers.get(peer).is_some_and(|state| state.agent.is_none());
             if quic && unidentified && !self.in_cluster {
                 shared.other_cluster = Some(address.clone());
@@ -148,7 +148,7 @@ impl Task {
     }
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId, last: bool) {
-        self.update_shared(|shared| {
+        self.shared.update(|shared| {
             if let Some(state) = shared.peers.get_mut(&peer) {
                 state.connections.remove(&id);
             }
@@ -166,20 +166,12 @@ impl Task {
             }
             self.identify_limit.remove(&peer);
             self.on_bootstrap_lost(&peer);
-            self.unprotect(peer);
-            self.emit(NetEvent::Lost { peer });
-        }
-    }
-
-    /// Ends the protection of a disconnected peer, and protects another DHT peer instead.
-    fn unprotect(&mut self, peer: PeerId) {
-        let room = self.protected.remove(peer);
-        self.swarm.behaviour_mut().streams.set_protected(peer, false);
-        if room {
-            for peer in self.dht_peers.clone() {
-                let change = self.protected.add_dht_peer(peer);
-                self.apply(change);
+            if self.swarm.behaviour_mut().streams.unprotect(peer) {
+                for other in &self.dht_peers {
+                    self.swarm.behaviour_mut().streams.protect_dht_peer(*other);
+                }
             }
+            self.emit(NetEvent::Lost { peer });
         }
     }
 
@@ -188,7 +180,7 @@ impl Task {
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.on_identified(peer_id, &info);
             }
-            BehaviourEvent::Ping(ping::Event { peer, result: Ok(rtt), .. }) => self.update_shared(|shared| {
+            BehaviourEvent::Ping(ping::Event { peer, result: Ok(rtt), .. }) => self.shared.update(|shared| {
                 if let Some(state) = shared.peers.get_mut(&peer) {
                     state.rtt = Some(rtt);
                 }
@@ -196,7 +188,7 @@ impl Task {
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 let now = Instant::now();
                 for (peer, addr) in found {
-                    if !self.swarm.behaviour().dial_backoff.is_failed(&peer, now) {
+                    if !self.swarm.behaviour().dial_backoff.filter.is_failed(&peer, now) {
                         self.add_reported_address(peer, &addr);
                         self.dial(peer);
                     }
@@ -219,7 +211,7 @@ impl Task {
             // A provider that has hung up already is on no known host.
             return;
         }
-        let host = self.read_shared(|shared| shared.host(&record.provider)).filter(|_| !self.in_cluster);
+        let host = self.shared.read(|shared| shared.host(&record.provider)).filter(|_| !self.in_cluster);
         if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().add(record, host) {
             tracing::debug!("a provider record is not stored: {error}");
         }
@@ -227,7 +219,7 @@ impl Task {
 
     fn on_identified(&mut self, peer: PeerId, info: &identify::Info) {
         let dht = info.protocols.contains(&self.kad_protocol);
-        self.update_shared(|shared| {
+        self.shared.update(|shared| {
             if let Some(state) = shared.peers.get_mut(&peer) {
                 state.agent = Some(info.agent_version.chars().take(64).collect());
                 state.dht = dht;
@@ -250,11 +242,10 @@ impl Task {
             self.on_relay_found(peer);
         }
         self.dial_directly(peer);
-        let change = self.protected.add_dht_peer(peer);
-        self.apply(change);
+        self.swarm.behaviour_mut().streams.protect_dht_peer(peer);
         if self.dht_peers.is_empty() {
             // Dials may have failed because this machine had no network.
-            self.swarm.behaviour_mut().dial_backoff.clear();
+            self.swarm.behaviour_mut().dial_backoff.filter.clear();
         }
         if self.dht_peers.insert(peer) {
             self.announcer.peer_connected();
@@ -267,7 +258,7 @@ impl Task {
     fn update_routing_table(&mut self, peer: PeerId) {
         let (reached, reported) = self.address_book.first_hand(&peer);
         // The source port of an incoming connection is useless, but its IP address confirms a reported address.
-        let hosts: Vec<Multiaddr> = self.read_shared(|shared| {
+        let hosts: Vec<Multiaddr> = self.shared.read(|shared| {
             let direct = shared.connections(&peer).filter(|connection| !connection.is_relayed());
             direct.filter_map(|connection| host(&connection.addr)).collect()
         });

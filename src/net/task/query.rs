@@ -53,7 +53,7 @@ impl Task {
         for record in known.into_iter().filter(|record| record.provider != local) {
             self.address_book.set_recorded(record.provider, &record.addresses);
             for addr in &record.addresses {
-                self.swarm.behaviour_mut().dial_backoff.add_address(&record.provider, addr);
+                self.swarm.behaviour_mut().dial_backoff.filter.add_address(&record.provider, addr);
             }
             let _ = found.try_send(record.provider);
         }

@@ -23,8 +23,8 @@ use tokio::time::Instant;
 
 use super::Task;
 use crate::net::{
-    Connection, Shared,
     address_ranking::{is_for_ipv4, is_public, is_relayed, scope},
+    connected::{Connection, SwarmState},
 };
 
 /// Maximum reservations.
@@ -100,7 +100,7 @@ impl Relays {
 impl Task {
     /// Handles a DHT peer that relays.
     pub(super) fn on_relay_found(&mut self, peer: PeerId) {
-        let no_listener = self.read_shared(|shared| shared.listen.is_empty());
+        let no_listener = self.shared.read(|shared| shared.listen.is_empty());
         if !self.is_only_relayed(&peer) {
             self.relays.add(peer, no_listener, Instant::now());
         }
@@ -128,8 +128,8 @@ impl Task {
     /// Handles the result of an `AutoNAT` probe. The server must have a direct incoming connection: a relayed peer could
     /// confirm any address and so end the reservations.
     pub(super) fn on_probed(&mut self, test: &autonat::v2::client::Event) {
-        let calls = |shared: &Shared| shared.connections(&test.server).any(Connection::is_direct_call);
-        if test.result.is_ok() && self.read_shared(calls) {
+        let calls = |state: &SwarmState| state.connections(&test.server).any(Connection::is_direct_call);
+        if test.result.is_ok() && self.shared.read(calls) {
             self.on_external_addr(&test.tested_addr);
         }
     }
@@ -150,7 +150,7 @@ impl Task {
 
     /// Returns whether all connections to a peer are relayed.
     pub(super) fn is_only_relayed(&self, peer: &PeerId) -> bool {
-        self.read_shared(|shared| {
+        self.shared.read(|shared| {
             shared.connections(peer).next().is_some() && shared.connections(peer).all(Connection::is_relayed)
         })
     }
