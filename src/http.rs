@@ -92,8 +92,8 @@ impl Default for ApiOptions {
     }
 }
 
-/// The state of the handlers.
-#[derive(Clone)]
+/// The state of the handlers, which take parts of it.
+#[derive(Clone, FromRef)]
 struct ApiState {
     node: Node,
     auth: Arc<Authenticator>,
@@ -105,30 +105,6 @@ struct ApiState {
     uploads: Arc<UploadRegistry>,
     response_counts: Arc<ResponseCounts>,
     verify_lock: VerifyLock,
-}
-
-/// Lets a handler take a part of the state.
-macro_rules! parts {
-    ($($field:ident: $part:ty),+) => {
-        $(impl FromRef<ApiState> for $part {
-            fn from_ref(state: &ApiState) -> Self {
-                state.$field.clone()
-            }
-        })+
-    };
-}
-
-parts! {
-    node: Node,
-    auth: Arc<Authenticator>,
-    host_names: Arc<HostNames>,
-    base_path: BasePath,
-    settings: Arc<[SettingInfo]>,
-    broken_responses: Arc<BrokenResponses>,
-    events: Arc<EventLog>,
-    uploads: Arc<UploadRegistry>,
-    response_counts: Arc<ResponseCounts>,
-    verify_lock: VerifyLock
 }
 
 impl FromRef<ApiState> for ContentResponses {

@@ -7,13 +7,13 @@ mod connections;
 mod drain;
 mod reset;
 mod tls;
-mod write_timeout;
 
 use std::{
     convert::Infallible,
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -28,6 +28,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Notify,
 };
+use tokio_io_timeout::TimeoutWriter;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
@@ -37,7 +38,6 @@ use self::{
     connections::{Connection, Connections},
     drain::DrainOnDrop,
     reset::Reset,
-    write_timeout::WriteTimeout,
 };
 use crate::node::{
     Node,
@@ -240,10 +240,10 @@ async fn serve_connection(
     let ended = connection.ended();
     let serving = async {
         match tls {
-            None => serve_requests(&node, WriteTimeout::new(socket, WRITE_TIMEOUT), router, connection).await,
+            None => serve_requests(&node, limited(socket, WRITE_TIMEOUT), router, connection).await,
             Some(tls) => {
                 if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)).await {
-                    serve_requests(&node, WriteTimeout::new(stream, WRITE_TIMEOUT), router, connection).await;
+                    serve_requests(&node, limited(stream, WRITE_TIMEOUT), router, connection).await;
                 }
             }
         }
@@ -251,9 +251,16 @@ async fn serve_connection(
     ended.run_until_cancelled(serving).await;
 }
 
+/// Makes writes fail when the other side reads nothing for some time.
+fn limited<S: AsyncRead + AsyncWrite>(stream: S, timeout: Duration) -> Pin<Box<TimeoutWriter<S>>> {
+    let mut limited = TimeoutWriter::new(stream);
+    limited.set_timeout(Some(timeout));
+    Box::pin(limited)
+}
+
 async fn serve_requests(
     node: &Node,
-    stream: WriteTimeout<impl AsyncRead + AsyncWrite + Reset + Unpin>,
+    stream: Pin<Box<TimeoutWriter<impl AsyncRead + AsyncWrite + Reset>>>,
     router: Router,
     connection: Arc<Connection>,
 ) {
@@ -285,7 +292,7 @@ async fn serve_requests(
     let ended = tokio::select! {
         ended = &mut connection => Some(ended),
         () = stop.cancelled() => {
-            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
             tokio::time::timeout(SHUTDOWN_TIMEOUT, &mut connection).await.ok()
         }
     };
@@ -300,6 +307,6 @@ async fn serve_requests(
         Some(Err(e)) => !(e.is_parse() || e.is_timeout() || e.is_incomplete_message()),
     };
     if broke_off {
-        connection.into_parts().io.into_inner().reset();
+        connection.into_parts().io.into_inner().get_ref().reset();
     }
 }

@@ -3,16 +3,14 @@
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::write_timeout::WriteTimeout;
-
 /// A connection that can be reset.
 pub(super) trait Reset {
-    /// Ends the connection with an error for its client. Bytes that were not sent are dropped.
-    fn reset(self);
+    /// Has the connection end with an error for its client when it is dropped. Bytes that were not sent are dropped.
+    fn reset(&self);
 }
 
 impl Reset for TcpStream {
-    fn reset(self) {
+    fn reset(&self) {
         // Without it, the connection is closed as if the response were complete.
         drop(self.set_zero_linger());
     }
@@ -22,14 +20,8 @@ impl<S> Reset for TlsStream<S>
 where
     S: Reset,
 {
-    fn reset(self) {
-        self.into_inner().0.reset();
-    }
-}
-
-impl<S: Reset> Reset for WriteTimeout<S> {
-    fn reset(self) {
-        self.into_inner().reset();
+    fn reset(&self) {
+        self.get_ref().0.reset();
     }
 }
 
@@ -54,7 +46,7 @@ mod tests {
     };
 
     use super::{
-        super::{ServeOptions, Tls, connections::Connections, serve, serve_requests},
+        super::{ServeOptions, Tls, connections::Connections, limited, serve, serve_requests},
         *,
     };
     use crate::node::{Node, NodeOptions};
@@ -138,7 +130,7 @@ mod tests {
         client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("sent");
         let (socket, _) = listener.accept().await.expect("accepted");
         let connection = Arc::new(Connections::new(1, false, true)).open().expect("a connection");
-        let stream = WriteTimeout::new(socket, Duration::from_millis(200));
+        let stream = limited(socket, Duration::from_millis(200));
         let served = serve_requests(&node, stream, router, connection);
         tokio::time::timeout(Duration::from_secs(30), served).await.expect("the node ends it");
         let ended = client.read_to_end(&mut Vec::new()).await.map_err(|e| e.kind());
