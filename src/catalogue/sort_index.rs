@@ -16,8 +16,6 @@ pub(super) type CidBytes = [u8; Cid::LEN];
 const NAME_TABLE: &str = "roots_by_natural_name";
 const SIZE_TABLE: &str = "roots_by_size";
 const CREATED_TABLE: &str = "roots_by_created";
-/// Names in another order, made by earlier versions.
-const OLD_BY_NAME: TableDefinition<(&str, &CidBytes), ()> = TableDefinition::new("roots_by_name");
 /// ([`name_key`], CID); the name of a root without one is empty.
 const BY_NAME: TableDefinition<(&str, &CidBytes), ()> = TableDefinition::new(NAME_TABLE);
 /// (plaintext bytes, CID).
@@ -118,7 +116,6 @@ impl RootObserver for SortIndex {
         write.open_table(BY_NAME)?;
         write.open_table(BY_SIZE)?;
         write.open_table(BY_CREATED)?;
-        write.delete_table(OLD_BY_NAME)?;
         Ok(())
     }
 
