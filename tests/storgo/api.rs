@@ -26,6 +26,14 @@ pub struct Answer {
 }
 
 impl Api {
+    /// Starts a node. It and its machine last as long as the returned values.
+    pub fn start() -> (Machine, Live, Self) {
+        let machine = Machine::new();
+        let node = machine.start::<&str>([]);
+        let api = Self::of(&machine, &node);
+        (machine, node, api)
+    }
+
     /// The API of this node, with the node's own token.
     pub fn of(machine: &Machine, node: &Live) -> Self {
         let token = std::fs::read_to_string(machine.data().join("api.token")).expect("a token");

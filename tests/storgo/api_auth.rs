@@ -114,9 +114,7 @@ fn the_command_line_makes_lists_and_revokes_tokens() {
 
 #[test]
 fn a_session_survives_a_restart_and_only_its_hash_is_stored() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (machine, node, api) = Api::start();
     let sign_in = |api: &Api, body: Value| cookie(&api.bare().post("/api/v1/session", &body).is(200));
     let ask = |api: &Api, cookie: &str, method: &str| {
         let ours = format!("http://{}", api.addr);
@@ -153,9 +151,7 @@ fn a_session_survives_a_restart_and_only_its_hash_is_stored() {
 
 #[test]
 fn a_sign_in_link_works_once_and_no_other_site_can_use_the_session() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (machine, _node, api) = Api::start();
     let bare = api.bare();
     let url = machine.run(["web"]).ok().one_line();
     let code = url.strip_prefix(&format!("http://{}/#signin=", api.addr)).expect("a link");
@@ -207,9 +203,7 @@ fn a_sign_in_link_works_once_and_no_other_site_can_use_the_session() {
 
 #[test]
 fn every_invalid_request_gets_a_problem_document() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let json_type = [("content-type", "application/json")];
     for broken in ["{", "[]", "{\"name\":1}", "{\"name\":\"a\",\"scope\":\"root\"}", "", "\u{0}"] {
         api.ask("POST", "/api/v1/tokens", &json_type, broken.as_bytes()).refuses(400, "bad_request");

@@ -99,9 +99,7 @@ fn ranges_and_conditional_requests_follow_the_rfc() {
 
 #[test]
 fn a_browser_shows_safe_media_types_and_downloads_the_rest() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (machine, _node, api) = Api::start();
     for (name, shown) in [
         ("a.png", Some("image/png")),
         ("a.mp4", Some("video/mp4")),
@@ -157,9 +155,7 @@ fn a_browser_shows_safe_media_types_and_downloads_the_rest() {
 
 #[test]
 fn a_form_stores_each_of_its_files() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let form = "--B\r\ncontent-disposition: form-data; name=\"note\"\r\n\r\nnothing\r\n\
         --B\r\ncontent-disposition: form-data; name=\"f\"; filename=\"one.txt\"\r\n\r\nfirst\r\n\
         --B\r\ncontent-disposition: form-data; name=\"f\"; filename=\"..\\\\x/two.txt\"\r\ncontent-type: text/x-odd\r\n\r\nsecond\r\n--B--\r\n";
@@ -176,9 +172,7 @@ fn a_form_stores_each_of_its_files() {
 
 #[test]
 fn the_list_is_sorted_searched_and_paged() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let names = ["b.txt", "A.txt", "d.log", "C.txt", "e.txt"];
     for (at, name) in names.iter().enumerate() {
         let bytes = vec![b'x'; (7 * at) % 5 + 1];
@@ -286,9 +280,7 @@ fn settings_hide_secrets_and_invites_join_the_cluster() {
 
 #[test]
 fn content_without_blocks_is_an_error_status() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (machine, _node, api) = Api::start();
     let report = machine.provide("a.bin", &vec![7; 5 << 20]);
     let folder = machine.home().join("folder");
     std::fs::create_dir(&folder).and_then(|()| std::fs::write(folder.join("x"), "x")).expect("made");
@@ -306,9 +298,7 @@ fn content_without_blocks_is_an_error_status() {
 
 #[test]
 fn a_folder_without_a_readable_file_is_an_error_status() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (machine, _node, api) = Api::start();
     let folder = machine.home().join("folder");
     let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
     std::fs::create_dir_all(folder.join("a/b"))
@@ -325,9 +315,7 @@ fn a_folder_without_a_readable_file_is_an_error_status() {
 
 #[test]
 fn a_long_folder_is_listed_page_by_page() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (machine, _node, api) = Api::start();
     let many = 10_010;
     let mut tar = tar::Builder::new(Vec::new());
     for number in 0..many {
@@ -373,9 +361,7 @@ fn a_long_folder_is_listed_page_by_page() {
 
 #[test]
 fn every_endpoint_treats_names_alike() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let put = |query: &str, bytes: &[u8]| api.ask("POST", &format!("/api/v1/files?{query}"), &[], bytes);
     // An empty name counts as none.
     let nameless = put("name=", b"nameless").is(201).json();
@@ -402,9 +388,7 @@ fn every_endpoint_treats_names_alike() {
 
 #[test]
 fn an_invalid_field_or_parameter_is_named_and_its_value_is_not() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let says = |answer: super::api::Answer, what: &str| {
         let text = answer.refuses(400, "bad_request").text();
         assert!(text.contains(what), "{text}");
@@ -459,9 +443,7 @@ fn an_invalid_field_or_parameter_is_named_and_its_value_is_not() {
 
 #[test]
 fn a_folder_lists_which_entries_lack_blocks() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (machine, _node, api) = Api::start();
     let folder = machine.home().join("album");
     let large: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
     std::fs::create_dir_all(folder.join("inner"))
@@ -490,9 +472,7 @@ fn a_folder_lists_which_entries_lack_blocks() {
 
 #[test]
 fn an_entry_without_its_root_block_is_described_by_its_folder() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (machine, _node, api) = Api::start();
     let folder = machine.home().join("album");
     let large: Vec<u8> = (0..500_000_u32).flat_map(u32::to_le_bytes).collect();
     std::fs::create_dir_all(&folder)
@@ -517,9 +497,7 @@ fn an_entry_without_its_root_block_is_described_by_its_folder() {
 
 #[test]
 fn an_entry_of_a_folder_is_read_by_its_path_without_its_link() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (machine, _node, api) = Api::start();
     let folder = machine.home().join("album");
     std::fs::create_dir_all(folder.join("day 1/50% & more"))
         .and_then(|()| std::fs::write(folder.join("day 1/50% & more/a+b.txt"), "hello"))

@@ -23,9 +23,7 @@ fn form(parts: &[(&str, Option<&str>, &str)]) -> String {
 
 #[test]
 fn diststore_clients_get_the_responses_that_they_expect() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (machine, _node, api) = Api::start();
     let kind = [("content-type", "multipart/form-data; boundary=B")];
     let store =
         |parts: &[(&str, Option<&str>, &str)]| api.ask("POST", "/api/store", &kind, form(parts).as_bytes());

@@ -6,9 +6,7 @@ const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 
 #[test]
 fn the_document_lists_every_method_of_every_path() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let document = api.bare().get("/api/openapi.json").is(200).json();
     assert!(
         document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")),

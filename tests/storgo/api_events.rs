@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{api::Api, binary::Machine};
+use super::api::Api;
 
 /// A stream of events.
 struct Events(BufReader<TcpStream>);
@@ -48,9 +48,7 @@ impl Events {
 
 #[test]
 fn a_client_that_reconnects_gets_the_events_it_missed() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let put = |name: &str| {
         let stored =
             api.ask("POST", &format!("/api/v1/files?name={name}"), &[], name.as_bytes()).is(201).json();
@@ -83,9 +81,7 @@ fn a_client_that_reconnects_gets_the_events_it_missed() {
 
 #[test]
 fn an_event_stream_ends_with_its_token() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let token = |ttl: Option<u64>| {
         let new = serde_json::json!({ "name": "t", "scope": "read", "ttl_s": ttl });
         api.post("/api/v1/tokens", &new).is(201).json()
@@ -141,9 +137,7 @@ fn write_slowly(stream: &mut TcpStream, events: &mut Events) -> Value {
 
 #[test]
 fn the_parts_of_an_upload_are_one_transfer() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let tus = ("tus-resumable", "1.0.0");
     let length = (16 << 20).to_string();
     let begun = api.ask("POST", "/api/v1/uploads", &[tus, ("upload-length", &length)], b"").is(201);
@@ -174,9 +168,7 @@ fn the_parts_of_an_upload_are_one_transfer() {
 
 #[test]
 fn a_transfer_reports_its_progress() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let mut events = Events::open(&api, None);
     let mut stream = api.send("POST", "/api/v1/files?name=slow.bin", &[], 8 << 20);
     let event = write_slowly(&mut stream, &mut events);

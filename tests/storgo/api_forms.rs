@@ -2,7 +2,7 @@
 
 use super::{
     api::{Api, answer},
-    binary::{DEADLINE, Machine},
+    binary::DEADLINE,
 };
 
 const FORM: [(&str, &str); 1] = [("content-type", "multipart/form-data; boundary=B")];
@@ -23,9 +23,7 @@ fn names(api: &Api) -> Vec<String> {
 
 #[test]
 fn a_part_of_a_form_is_stored_under_its_name_or_refused() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let send = |parts: &[Vec<u8>]| api.ask("POST", "/api/v1/files", &FORM, &form(parts));
     let disposition = |rest: &str| format!("Content-Disposition: form-data; name=\"f\"; {rest}").into_bytes();
     for (rest, name) in [
@@ -75,9 +73,7 @@ fn a_part_of_a_form_is_stored_under_its_name_or_refused() {
 
 #[test]
 fn a_name_in_a_query_that_is_not_utf8_is_refused() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let refused = api.ask("POST", "/api/v1/files?name=%FC", &[], b"x").refuses(400, "bad_request");
     assert!(refused.text().contains("query parameter `name`: it is not UTF-8"), "{}", refused.text());
     for path in ["/api/v1/files?q=%FC", "/api/get?key=%FF", "/api/v1/files/%FC"] {
@@ -90,9 +86,7 @@ fn a_name_in_a_query_that_is_not_utf8_is_refused() {
 
 #[test]
 fn a_body_that_would_not_be_stored_as_it_was_meant_is_refused() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     for (method, path) in [("POST", "/api/v1/files"), ("POST", "/api/v1/uploads"), ("POST", "/api/store")] {
         let refused =
             api.ask(method, path, &[("content-encoding", "gzip")], b"x").refuses(415, "bad_request");
@@ -119,9 +113,7 @@ fn a_body_that_would_not_be_stored_as_it_was_meant_is_refused() {
 
 #[test]
 fn an_error_does_not_repeat_a_token_that_is_in_the_path() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let token = api.token.clone().expect("a token");
     for path in [format!("/api/v1/files/{token}"), format!("/api/get?key={token}"), format!("/{token}")] {
         let refused = api.get(&path).refuses(404, "not_found");

@@ -32,9 +32,7 @@ fn need_descriptors(count: u64) {
 
 #[test]
 fn oversized_headers_and_invalid_http_are_refused() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let many: String = (0..200).map(|number| format!("x-{number}: y\r\n")).collect();
     let long = |len| format!("GET /livez HTTP/1.1\r\nhost: localhost\r\nx-long: {}\r\n\r\n", "x".repeat(len));
     for (request, status) in [
@@ -55,9 +53,7 @@ fn oversized_headers_and_invalid_http_are_refused() {
 #[test]
 fn ten_thousand_slow_clients_lock_nobody_out() {
     need_descriptors(12_000);
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, node, api) = Api::start();
     let (mut slow, mut slowest) = (Vec::new(), Duration::ZERO);
     // Half of a header, or half of the body of a request without authentication.
     let head = "GET /api/v1/status HTTP/1.1\r\nhost: localhost\r\nx-slow: ";
@@ -101,9 +97,7 @@ fn connections_leave_file_descriptors_for_the_store() {
 
 #[test]
 fn slow_uploads_do_not_block_other_requests() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (machine, _node, api) = Api::start();
     let tus = ("tus-resumable", "1.0.0");
     let part = ("content-type", "application/offset+octet-stream");
     let slow: Vec<_> = (0..600)
@@ -125,9 +119,7 @@ fn slow_uploads_do_not_block_other_requests() {
 
 #[test]
 fn slow_senders_do_not_delay_bytes_that_have_arrived() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     // More than the limit of concurrent uploads.
     let slow: Vec<_> = (0..20)
         .map(|_| {
@@ -153,9 +145,7 @@ fn slow_senders_do_not_delay_bytes_that_have_arrived() {
 
 #[test]
 fn a_client_that_is_refused_can_finish_sending_and_read_the_response() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let tus = ("tus-resumable", "1.0.0");
     let part = ("content-type", "application/offset+octet-stream");
     let json = ("content-type", "application/json");
@@ -187,9 +177,7 @@ fn a_client_that_is_refused_can_finish_sending_and_read_the_response() {
 
 #[test]
 fn a_form_without_parts_is_refused_in_bounded_memory() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, node, api) = Api::start();
     let before = peak_kib(&node);
     let kind = [("content-type", "multipart/form-data; boundary=B")];
     let nothing = "x".repeat(64 << 20);
@@ -213,9 +201,7 @@ fn a_form_without_parts_is_refused_in_bounded_memory() {
 
 #[test]
 fn one_verification_runs_at_a_time() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (machine, _node, api) = Api::start();
     let mut bytes = vec![0; 96 << 20];
     blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     machine.provide("a", &bytes);

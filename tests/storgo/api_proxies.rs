@@ -64,9 +64,7 @@ fn a_page_behind_a_proxy_can_sign_in_if_the_proxy_passes_its_name() {
 
 #[test]
 fn events_ask_proxies_not_to_hold_them_back() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let mut lines = BufReader::new(api.send("GET", "/api/v1/events", &[], 0)).lines().map_while(Result::ok);
     let head: Vec<_> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
     assert!(head.iter().any(|line| line.eq_ignore_ascii_case("x-accel-buffering: no")), "{head:?}");

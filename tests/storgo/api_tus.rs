@@ -43,9 +43,7 @@ fn sample(len: usize) -> Vec<u8> {
 
 #[test]
 fn a_post_can_override_its_method() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let path = begin(&api, "posted.bin", 6);
     let post = |path: &str, method: &str, more: &[(&str, &str)], body: &[u8]| {
         let mut headers = vec![TUS, PART, ("x-http-method-override", method)];
@@ -67,9 +65,7 @@ fn a_post_can_override_its_method() {
 
 #[test]
 fn an_upload_is_described_by_its_metadata() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let file = api.get(&begin(&api, "a.bin", 10)).is(200).json();
     assert_eq!((&file["tree"], &file["mtime"]), (&false.into(), &serde_json::Value::Null));
     let words = [("filename", "a"), ("tree", "true"), ("mtime", "1700000000")];
@@ -138,9 +134,7 @@ fn acknowledged_bytes_survive_a_cut_connection_and_a_killed_node() {
 
 #[test]
 fn a_part_that_does_not_match_its_checksum_is_dropped() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let path = begin(&api, "b.bin", 6);
     let sum = |bytes: &[u8]| format!("sha256 {}", BASE64.encode(&sha2::Sha256::digest(bytes)));
     patch(&api, &path, 0, b"abX", &[("upload-checksum", &sum(b"abc"))]).refuses(460, "integrity");
@@ -230,9 +224,7 @@ fn an_abandoned_upload_expires() {
 
 #[test]
 fn bytes_that_something_else_removes_are_sent_again_and_do_not_become_zeros() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (machine, _node, api) = Api::start();
     let bytes = sample(100_000);
     let path = begin(&api, "a.bin", 100_000);
     patch(&api, &path, 0, &bytes[..60_000], &[]).is(204);
@@ -291,9 +283,7 @@ fn refused_and_finished_uploads_leave_no_bytes() {
 
 #[test]
 fn upload_metadata_is_returned_as_it_was_sent() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (machine, node, api) = Api::start();
     let words = format!("filename {}, is_confidential,x {}", BASE64.encode(b"a.txt"), BASE64.encode(b"y"));
     let headers = [TUS, ("upload-length", "5"), ("upload-metadata", words.as_str())];
     let begun = api.ask("POST", "/api/v1/uploads", &headers, b"").is(201);
@@ -311,9 +301,7 @@ fn upload_metadata_is_returned_as_it_was_sent() {
 
 #[test]
 fn a_name_that_is_too_long_is_refused_before_its_bytes_arrive() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     let name = "n".repeat(256);
     let metadata = format!("filename {}", BASE64.encode(name.as_bytes()));
     let headers = [TUS, ("upload-length", "5"), ("upload-metadata", metadata.as_str())];
@@ -327,9 +315,7 @@ fn a_name_that_is_too_long_is_refused_before_its_bytes_arrive() {
 
 #[test]
 fn parts_of_a_parallel_upload_are_refused_and_not_stored_as_files() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (_machine, _node, api) = Api::start();
     for concat in ["partial", "final;/api/v1/uploads/a /api/v1/uploads/b"] {
         let headers = [TUS, ("upload-length", "3"), ("upload-concat", concat)];
         let refused = api.ask("POST", "/api/v1/uploads", &headers, b"").refuses(400, "bad_request");
@@ -383,9 +369,7 @@ fn a_folder_that_is_refused_keeps_no_bytes_and_says_why_also_after_a_restart() {
 
 #[test]
 fn other_files_and_damaged_records_in_the_folder_of_uploads_stop_nothing() {
-    let machine = Machine::new();
-    let node = machine.start::<&str>([]);
-    let api = Api::of(&machine, &node);
+    let (machine, node, api) = Api::start();
     let path = begin(&api, "a.bin", 6);
     patch(&api, &path, 0, b"abc", &[]).is(204);
     let _ = node.stop();

@@ -13,7 +13,7 @@ use storgo::{
 
 use super::{
     swarm::noise,
-    transfer_hostile::{BLOCK_LEN, Peer, blocks, root},
+    transfer_hostile::{BLOCK_LEN, Hostile, Peer, blocks, root},
 };
 
 /// Reads blocks in order, like a file. Returns the longest wait between two of them.
@@ -44,19 +44,38 @@ async fn read(
     Ok(longest)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn three_providers_share_the_work_evenly() {
-    const RATE: u64 = 8 << 20;
-    let blocks = blocks(2, 160);
-    let all = (blocks.len() * BLOCK_LEN) as u64;
-    let reader = Peer::start(None).await;
+/// Starts providers of blocks that send this many bytes per second, and connects the reader to them.
+async fn providers(reader: &Peer, count: usize, bytes_per_s: u64, blocks: &[Vec<u8>]) -> Vec<Peer> {
     let mut providers = Vec::new();
-    for _ in 0..3 {
-        let provider = Peer::start(Some(RATE)).await;
-        provider.keep(&blocks);
+    for _ in 0..count {
+        let provider = Peer::start(Some(bytes_per_s)).await;
+        provider.keep(blocks);
         reader.connect(&provider.net).await;
         providers.push(provider);
     }
+    providers
+}
+
+/// Connects a reader to peers that send no answer at all, like suspended machines, and then to one provider.
+async fn among_silent(count: usize, blocks: &[Vec<u8>]) -> (Peer, Peer, Vec<Hostile>) {
+    let (reader, provider) = (Peer::start(None).await, Peer::start(None).await);
+    let mut silent = Vec::new();
+    for _ in 0..count {
+        let peer = super::transfer_hostile::silent().await;
+        reader.connect(&peer.net).await;
+        silent.push(peer);
+    }
+    reader.connect(&provider.net).await;
+    provider.keep(blocks);
+    (reader, provider, silent)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_providers_share_the_work_evenly() {
+    let blocks = blocks(2, 160);
+    let all = (blocks.len() * BLOCK_LEN) as u64;
+    let reader = Peer::start(None).await;
+    let providers = providers(&reader, 3, 8 << 20, &blocks).await;
     let session = reader.fetcher.session(root(), Duration::from_secs(20));
     read(&session, &blocks, |_| {}).await.expect("all blocks");
     // No provider is idle. The benchmark measures their rate.
@@ -73,13 +92,7 @@ async fn on_slow_links_few_blocks_are_sent_twice() {
     // A queued block takes several seconds, which is no reason to request it from another provider.
     let blocks = blocks(7, 24);
     let reader = Peer::start(None).await;
-    let mut providers = Vec::new();
-    for _ in 0..3 {
-        let provider = Peer::start(Some(BLOCK_LEN as u64)).await;
-        provider.keep(&blocks);
-        reader.connect(&provider.net).await;
-        providers.push(provider);
-    }
+    let providers = providers(&reader, 3, BLOCK_LEN as u64, &blocks).await;
     let session = reader.fetcher.session(root(), Duration::from_secs(60));
     read(&session, &blocks, |_| {}).await.expect("all blocks");
     let sent: u64 = providers.iter().map(|provider| provider.counters.sent.load(Ordering::Relaxed)).sum();
@@ -91,17 +104,12 @@ async fn on_slow_links_few_blocks_are_sent_twice() {
 async fn a_provider_that_dies_in_the_middle_costs_less_than_two_seconds() {
     let blocks = blocks(3, 80);
     let reader = Peer::start(None).await;
-    let (first, second) = (Peer::start(Some(8 << 20)).await, Peer::start(Some(8 << 20)).await);
-    for provider in [&first, &second] {
-        provider.keep(&blocks);
-        reader.connect(&provider.net).await;
-    }
+    let mut providers = providers(&reader, 2, 8 << 20, &blocks).await;
     let session = reader.fetcher.session(root(), Duration::from_secs(20));
-    let mut first = Some(first);
     let longest = read(&session, &blocks, |count| {
         if count == 20 {
             // Ends its tasks and sockets.
-            let dead = first.take().expect("alive");
+            let dead = providers.pop().expect("alive");
             tokio::spawn(async move { dead.net.shutdown().await });
         }
     });
@@ -157,18 +165,9 @@ async fn the_one_peer_of_many_that_has_a_file_is_found_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_block_does_not_wait_behind_silent_peers() {
-    // Peers that are connected and send no answer at all.
-    let (reader, provider) = (Peer::start(None).await, Peer::start(None).await);
-    let mut silent = Vec::new();
-    for _ in 0..4 {
-        let peer = super::transfer_hostile::silent().await;
-        reader.connect(&peer.net).await;
-        silent.push(peer);
-    }
-    reader.connect(&provider.net).await;
     let block = noise(78, 1000);
     let root = Cid::of(Codec::Raw, &block);
-    provider.keep(std::slice::from_ref(&block));
+    let (reader, _provider, _silent) = among_silent(4, std::slice::from_ref(&block)).await;
     let session = reader.fetcher.session(root, Duration::from_secs(20));
     let start = Instant::now();
     let got = session.block(&root, None).await.expect("the block");
@@ -179,36 +178,11 @@ async fn a_small_block_does_not_wait_behind_silent_peers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_silent_peers_do_not_stop_a_reader() {
-    // Like suspended machines: connected and silent.
-    let (reader, provider) = (Peer::start(None).await, Peer::start(None).await);
-    let mut silent = Vec::new();
-    for _ in 0..24 {
-        let peer = super::transfer_hostile::silent().await;
-        reader.connect(&peer.net).await;
-        silent.push(peer);
-    }
-    reader.connect(&provider.net).await;
     let blocks = blocks(79, 48);
-    provider.keep(&blocks);
+    let (reader, _provider, _silent) = among_silent(24, &blocks).await;
     let first = Cid::of(Codec::Raw, &blocks[0]);
     // Less than the stall deadline of a stream.
     let session = reader.fetcher.session(first, Duration::from_secs(12));
     let longest = read(&session, &blocks, |_| {}).await.expect("all blocks");
     println!("longest wait among 24 silent peers: {longest:?}");
-}
-
-/// Run by hand, in release: `cargo test --release -- --ignored --nocapture one_provider_at_full_speed`.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement"]
-async fn one_provider_at_full_speed() {
-    let blocks: Vec<Vec<u8>> = (0..512).map(|n| noise(n, 1 << 20)).collect();
-    let (provider, reader) = (Peer::start(None).await, Peer::start(None).await);
-    provider.keep(&blocks);
-    reader.connect(&provider.net).await;
-    let session = reader.fetcher.session(root(), Duration::from_secs(20));
-    let start = Instant::now();
-    read(&session, &blocks, |_| {}).await.expect("all blocks");
-    #[allow(clippy::cast_precision_loss)]
-    let rate = (blocks.len() << 20) as f64 / start.elapsed().as_secs_f64() / 1e6;
-    println!("one provider: {rate:.0} MB/s");
 }
