@@ -59,13 +59,13 @@ impl Endpoint {
         let (id, key) = if is_link(reference.trim()) {
             // `provide` prints the path behind a tab, and no link has white space.
             let link = reference.split_whitespace().next().unwrap_or_default();
+            if link.split_once('#').is_some_and(|(_, key)| key.contains('/')) {
+                let message = "a path behind a link, into its folder, is not supported";
+                return Err(CliError::bad_request(message).hint(PATH_IN_FOLDER));
+            }
             let link: Link = lower_case_scheme(link).parse().map_err(|e| {
-                let has_path = link.split_once('#').is_some_and(|(_, key)| key.contains('/'));
-                CliError::bad_request(format!("invalid link: {e}")).hint(if has_path {
-                    PATH_IN_FOLDER
-                } else {
-                    "a link looks like storgo://<cid>#<key>; quote it if your shell treats # specially"
-                })
+                CliError::bad_request(format!("invalid link: {e}"))
+                    .hint("a link looks like storgo://<cid>#<key>; quote it if your shell treats # specially")
             })?;
             let key = link.key.map(|key| data_encoding::BASE64URL_NOPAD.encode(key.as_bytes()));
             (link.cid.to_string(), key)

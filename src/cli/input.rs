@@ -48,17 +48,24 @@ impl Input {
         follow: bool,
         stop: &CancellationToken,
     ) -> Result<Self, CliError> {
+        let mut input = Self {
+            path: path.into(),
+            name,
+            query: String::new(),
+            size: None,
+            skipped: Vec::new(),
+            source: Source::Stdin,
+        };
         if path == Path::new("-") {
             if !is_stdin_open() {
                 return Err(CliError::bad_request("standard input is closed, nothing to store")
                     .hint("pipe something in, or name a file"));
             }
-            let (query, skipped) = (String::new(), Vec::new());
-            return Ok(Self { path: path.into(), name, query, size: None, skipped, source: Source::Stdin });
+            return Ok(input);
         }
         let meta = fs::metadata(path).map_err(|e| not_there(path, &e))?;
-        let name = name.or_else(|| own_name(path));
-        let mut query = format!("mtime={}&mode={:o}", meta.mtime(), meta.permissions().mode() & 0o7777);
+        input.name = input.name.or_else(|| own_name(path));
+        input.query = format!("mtime={}&mode={:o}", meta.mtime(), meta.permissions().mode() & 0o7777);
         if meta.is_dir() {
             if is_data_dir(path) {
                 let message =
@@ -68,23 +75,18 @@ impl Input {
                 ));
             }
             let Walk { entries, skipped, .. } = walk(path, follow, stop)?;
-            let size = entries.iter().map(|entry| entry.size).sum();
-            query.push_str("&tree=true");
-            return Ok(Self {
-                path: path.into(),
-                name,
-                query,
-                size: Some(size),
-                skipped,
-                source: Source::Folder(Arc::new(entries)),
-            });
-        }
-        if !meta.is_file() {
+            input.query.push_str("&tree=true");
+            input.size = Some(entries.iter().map(|entry| entry.size).sum());
+            input.skipped = skipped;
+            input.source = Source::Folder(Arc::new(entries));
+        } else if meta.is_file() {
+            input.size = Some(meta.len());
+            input.source = Source::File(path.into(), FileVersion::of(&meta));
+        } else {
             let message = format!("{} is neither a file nor a folder", path.display());
             return Err(CliError::bad_request(message).hint("pipe it in: `storgo-node provide - < FILE`"));
         }
-        let source = Source::File(path.into(), FileVersion::of(&meta));
-        Ok(Self { path: path.into(), name, query, size: Some(meta.len()), skipped: Vec::new(), source })
+        Ok(input)
     }
 
     /// Leaves an item out of a folder.

@@ -179,15 +179,17 @@ mod tests {
         (bytes, errors)
     }
 
+    fn resize(file: &Path, len: u64) {
+        let file = fs::File::options().write(true).open(file).expect("opened");
+        file.set_len(len).expect("resized");
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_file_that_shrinks_is_named_so_that_the_rest_can_be_stored_without_it() {
         let dir = tempfile::TempDir::new().expect("a folder");
         let log = dir.path().join("log");
         fs::write(&log, vec![7; 20 << 20]).expect("written");
-        let shrink = || {
-            fs::File::options().write(true).open(&log).and_then(|file| file.set_len(9 << 20)).expect("cut");
-        };
-        let (_, errors) = pack(dir.path(), shrink).await;
+        let (_, errors) = pack(dir.path(), || resize(&log, 9 << 20)).await;
         let broken = errors.take_broken().expect("named");
         assert_eq!(
             (broken.path, broken.why.as_str()),
@@ -200,14 +202,7 @@ mod tests {
         let dir = tempfile::TempDir::new().expect("a folder");
         let log = dir.path().join("log");
         fs::write(&log, vec![7; 20 << 20]).expect("written");
-        let grow = || {
-            fs::File::options()
-                .write(true)
-                .open(&log)
-                .and_then(|file| file.set_len(21 << 20))
-                .expect("grown");
-        };
-        let (bytes, errors) = pack(dir.path(), grow).await;
+        let (bytes, errors) = pack(dir.path(), || resize(&log, 21 << 20)).await;
         let mut archive = tar::Archive::new(&bytes[..]);
         let sizes: Vec<u64> =
             archive.entries().expect("a tar").map(|entry| entry.expect("whole").size()).collect();

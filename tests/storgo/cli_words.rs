@@ -90,7 +90,7 @@ fn what_is_meant_for_another_command_is_named_and_not_repeated() {
         (["provide", invite], &["this is an invite to a cluster", "join INVITE"]),
         (["get", invite], &["this is an invite to a cluster, not a link", "join INVITE"]),
         (["info", invite], &["this is an invite to a cluster, not a link", "join INVITE"]),
-        (["get", &format!("{folder}/a")], &["invalid link", "info --json FOLDER"]),
+        (["get", &format!("{folder}/a")], &["a path behind a link", "info --json FOLDER"]),
     ] {
         let done = machine.run(args).fails(2, words);
         let key = folder.split_once('#').expect("a key").1;
