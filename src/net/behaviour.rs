@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, autonat, dcutr, kad, mdns, ping, relay,
+    Multiaddr, PeerId, StreamProtocol, autonat, connection_limits, dcutr, kad, mdns, ping, relay,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle, dummy},
 };
 
@@ -25,12 +25,15 @@ use crate::content::secret::MembershipKey;
 
 /// Maximum DHT message length in bytes: an answer names up to forty peers, some with all their addresses.
 const MAX_MESSAGE: usize = 64 << 10;
+/// Maximum connections with one peer.
+const PER_PEER: u32 = 4;
 /// Maximum duration of a DHT query.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
-    // First, so that a refused connection reaches no other behaviour.
+    // These two are first, so that a refused connection reaches no other behaviour.
+    simple_limits: connection_limits::Behaviour,
     pub(super) limits: ConnectionLimits,
     pub(super) dial_backoff: Filtered<dummy::Behaviour, DialBackoff>,
     pub(super) streams: Streams,
@@ -67,9 +70,14 @@ impl Behaviour {
     ) -> Self {
         let (public_key, local) = (options.keypair.public(), options.keypair.public().to_peer_id());
         let in_cluster = options.membership.is_some();
+        let dials = u32::try_from(limits.total).unwrap_or(u32::MAX);
+        let simple_limits = connection_limits::ConnectionLimits::default()
+            .with_max_pending_outgoing(Some(dials))
+            .with_max_established_per_peer(Some(PER_PEER));
         let known = options.bootstrap.iter().filter_map(peer_of);
         let known = known.chain(options.remembered.iter().map(|remembered| remembered.peer));
         Self {
+            simple_limits: connection_limits::Behaviour::new(simple_limits),
             limits: ConnectionLimits::new(limits, in_cluster, known, delivered.clone()),
             dial_backoff: Filtered::new(dummy::Behaviour, DialBackoff::default()),
             streams,

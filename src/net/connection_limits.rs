@@ -1,4 +1,4 @@
-//! Limits on connections: in all, incoming, from one host, and with one peer.
+//! Limits on connections: in all, incoming, and from one host. libp2p itself limits those with one peer.
 //!
 //! Anybody can have any number of identities, so one host could take all places. In an open network a host may therefore
 //! hold a part of the places only, and a new connection takes the place of the oldest one from the host with the most.
@@ -15,9 +15,8 @@ use libp2p::{
     Multiaddr, PeerId,
     core::{Endpoint, transport::PortUse},
     swarm::{
-        CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId, DialFailure, FromSwarm,
-        NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
-        behaviour::ConnectionEstablished, dummy,
+        CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler,
+        THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
     },
 };
 use rustix::process::{Resource, getrlimit};
@@ -28,8 +27,6 @@ use super::{
     host::{Host, oldest_of_largest},
 };
 
-/// Maximum connections with one peer.
-const PER_PEER: usize = 4;
 /// Maximum known peers.
 const KNOWN: usize = 4096;
 
@@ -82,7 +79,6 @@ pub(super) struct ConnectionLimits {
     known: HashSet<PeerId>,
     delivered: DeliveredPeers,
     established: HashMap<ConnectionId, Established>,
-    dialing: HashSet<ConnectionId>,
     /// Number of connections so far.
     count: u64,
     to_close: VecDeque<(PeerId, ConnectionId)>,
@@ -110,7 +106,6 @@ impl ConnectionLimits {
             known: known.into_iter().collect(),
             delivered,
             established: HashMap::new(),
-            dialing: HashSet::new(),
             count: 0,
             to_close: VecDeque::new(),
         }
@@ -146,11 +141,6 @@ impl ConnectionLimits {
             tracing::debug!(peer = %closed.peer, "connection closed: another one needs its place");
             self.to_close.push_back((closed.peer, id));
         }
-    }
-
-    fn check_peer(&self, peer: &PeerId) -> Result<(), ConnectionDenied> {
-        let same = self.established.values().filter(|held| held.peer == *peer).count();
-        if same >= PER_PEER { Err(ConnectionDenied::new(TooMany)) } else { Ok(()) }
     }
 
     /// Makes a place for one more connection in all. `host` is that of a stranger who calls.
@@ -193,25 +183,10 @@ impl NetworkBehaviour for ConnectionLimits {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.check_peer(&peer)?;
         let host = if is_relayed(local) { Some(Host::Relayed) } else { Host::of(remote) };
         self.make_place(!self.is_known(&peer), host)?;
         self.add(id, peer, host, true);
         Ok(dummy::ConnectionHandler)
-    }
-
-    fn handle_pending_outbound_connection(
-        &mut self,
-        id: ConnectionId,
-        _: Option<PeerId>,
-        _: &[Multiaddr],
-        _: Endpoint,
-    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        if self.dialing.len() >= self.limits.total {
-            return Err(ConnectionDenied::new(TooMany));
-        }
-        self.dialing.insert(id);
-        Ok(Vec::new())
     }
 
     fn handle_established_outbound_connection(
@@ -222,29 +197,20 @@ impl NetworkBehaviour for ConnectionLimits {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.dialing.remove(&id);
-        self.check_peer(&peer)?;
         self.make_place(false, None)?;
         self.add(id, peer, Host::of(addr), false);
         Ok(dummy::ConnectionHandler)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
-        match event {
-            FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. }) => {
-                self.established.remove(&connection_id);
-            }
+        let ended = match event {
+            FromSwarm::ConnectionClosed(closed) => closed.connection_id,
             // Another behaviour refused the connection.
-            FromSwarm::ListenFailure(failure) => drop(self.established.remove(&failure.connection_id)),
-            FromSwarm::DialFailure(DialFailure { connection_id, .. }) => {
-                self.dialing.remove(&connection_id);
-                self.established.remove(&connection_id);
-            }
-            FromSwarm::ConnectionEstablished(ConnectionEstablished { connection_id, .. }) => {
-                self.dialing.remove(&connection_id);
-            }
-            _ => {}
-        }
+            FromSwarm::ListenFailure(failure) => failure.connection_id,
+            FromSwarm::DialFailure(failure) => failure.connection_id,
+            _ => return,
+        };
+        self.established.remove(&ended);
     }
 
     fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
