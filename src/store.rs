@@ -13,6 +13,7 @@
 //! files could not be read is a file, too, so that it outlives a lost index. Blocks are identified by the SHA-1 digest in
 //! their CID. The journal beside the index (`journal`) holds what must outlive it.
 
+mod block_stage;
 mod cache;
 mod collect;
 mod direct;
@@ -21,6 +22,7 @@ mod disk_reserve;
 mod disk_state;
 mod epoch_mark;
 mod error;
+mod in_flight;
 mod incomplete;
 mod index;
 mod index_check;
@@ -31,7 +33,6 @@ mod lock;
 mod observer;
 mod opening;
 mod orphans;
-mod pins;
 mod private;
 mod quota;
 mod rebuild;
@@ -67,11 +68,10 @@ pub use verify::{Presence, Verified};
 
 use crate::content::cid::Cid;
 use disk::Disk;
+use in_flight::InFlight;
 use index::Index;
 use journal::Journal;
 use lock::Lock;
-use orphans::Unlisted;
-use pins::Pins;
 use schema::{Location, Row, unix_ms};
 use writer::Writer;
 
@@ -122,11 +122,10 @@ struct Inner {
     disk: Disk,
     index: Arc<Index>,
     writer: Writer,
-    pins: Pins,
-    unlisted: Unlisted,
+    in_flight: InFlight,
     journal: Journal,
     /// Quota reserved for blocks that the index does not list yet, in bytes.
-    reserved: AtomicU64,
+    reserved: Arc<AtomicU64>,
     /// Held shared while reserved bytes become rows, and so count twice: no block is refused in between.
     listing: RwLock<()>,
     /// Held, one by the digest, while a stored block is compared with other bytes: few at a time, to bound memory.
@@ -213,12 +212,13 @@ impl Store {
         let Some(bytes) = bytes.filter(|bytes| cid.matches(bytes)) else {
             return Ok(None);
         };
-        let arrival = schema::Arrival { digest, codec: cid.codec(), len, inline: None };
-        self.inner.writer.post(move |tables| match tables.row(&digest)? {
-            Some(_) => Ok(()),
-            None => tables.arrive(&arrival, true, unix_ms()),
-        });
+        self.list_as_cache(schema::Arrival { digest, codec: cid.codec(), len, inline: None });
         Ok(Some(bytes))
+    }
+
+    /// Lists a block as cache, soon, unless it is listed by then.
+    fn list_as_cache(&self, arrival: schema::Arrival) {
+        self.inner.writer.post(move |tables| tables.arrive(&arrival, true, unix_ms()));
     }
 
     /// Whether the index lists a block as present. Its bytes are not looked at.
@@ -233,7 +233,7 @@ impl Store {
     /// by now: an upload may have replaced it meanwhile.
     fn give_up(&self, cid: &Cid) -> Result<Option<Vec<u8>>, StoreError> {
         let digest = *cid.digest();
-        let doomed = self.inner.pins.doom([digest]);
+        let doomed = self.inner.in_flight.doom([digest]);
         // If an upload has it pinned, that one compares the bytes and replaces them.
         let row = if doomed.digests.is_empty() { None } else { self.inner.index.row(&digest)? };
         let Some(row) = row.filter(|row| row.location != Location::Missing) else {
@@ -345,7 +345,7 @@ impl Store {
 impl Inner {
     /// Records in the journal that the index lists all block files, if it does.
     fn end_writes(&self) {
-        self.journal.end_writes(|| self.unlisted.is_empty());
+        self.journal.end_writes(|| !self.in_flight.has_unlisted_files());
     }
 }
 

@@ -1,11 +1,11 @@
 //! The cache: evictable blocks, the least recently used first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::{
-    Collected, Store, StoreError,
+    Collected, PutMode, Store, StoreError,
     disk::Durability,
-    schema::{Location, unix_ms},
+    schema::{Arrival, Location, unix_ms},
     upload::lives_in_index,
 };
 use crate::content::{cid::Cid, hash::Digest};
@@ -92,7 +92,7 @@ impl Store {
             let Some(last) = oldest.last() else { break };
             after = Some(*last);
             let (in_hand, mut free): (Vec<_>, Vec<_>) =
-                oldest.into_iter().partition(|(_, digest)| self.inner.pins.is_pinned(digest));
+                oldest.into_iter().partition(|(_, digest)| self.inner.in_flight.contains(digest));
             // Evict no more of the batch than needed: the rest is still useful.
             let left = self.usage().cached_bytes.saturating_sub(goal);
             let wanted = usize::try_from(left / (64 << 10)).unwrap_or(BATCH).clamp(1, BATCH);
@@ -122,57 +122,44 @@ impl Store {
             self.evict(over)?;
         }
         let digest = *cid.digest();
-        self.inner.pins.pin(digest);
+        self.inner.in_flight.pin(digest);
         let put = self.put_pinned_cached(cid, bytes);
-        self.inner.pins.unpin([&digest]);
-        if put? {
-            self.try_to_complete_roots();
-        }
-        Ok(())
+        self.inner.in_flight.unpin([&digest]);
+        put
     }
 
-    /// Returns whether the block repaired a file.
-    fn put_pinned_cached(&self, cid: &Cid, bytes: &[u8]) -> Result<bool, StoreError> {
+    fn put_pinned_cached(&self, cid: &Cid, bytes: &[u8]) -> Result<(), StoreError> {
         let digest = *cid.digest();
-        let row = self.inner.index.row(&digest)?;
-        if row.is_some_and(|row| row.location != Location::Missing) {
-            return Ok(false);
+        match self.inner.index.row(&digest)? {
+            Some(row) if row.location != Location::Missing => return Ok(()),
+            Some(_) => {
+                let upload = self.upload();
+                upload.put(cid, bytes, PutMode::Sealed)?;
+                return upload.keep();
+            }
+            None => {}
         }
-        let needed = row.is_some();
         let len = bytes.len() as u64;
-        if !needed && !self.is_cache_welcome(len) {
+        if !self.is_cache_welcome(len) {
             self.evict(len)?;
             if !self.is_cache_welcome(len) {
-                return Ok(false);
+                return Ok(());
             }
         }
         let _room = self.reserve(len)?;
-        let inline = lives_in_index(cid, bytes);
-        if needed {
-            let (arrival, folder) = self.place(cid, bytes, Durability::Synced, inline)?;
-            if let Some(folder) = folder {
-                let synced = self.inner.disk.sync_folders(&HashSet::from([folder]));
-                synced.inspect_err(|_| self.inner.unlisted.sync_failed(&[digest]))?;
-            }
-            self.inner.writer.run(move |tables| tables.arrive(&arrival, false, unix_ms()))?;
-            return Ok(true);
-        }
-        let (arrival, placed) = self.place(cid, bytes, Durability::New, inline)?;
-        if placed.is_none() && arrival.inline.is_none() {
+        let arrival = Arrival::of(cid, bytes, lives_in_index(cid, bytes))?;
+        if arrival.inline.is_none() && !self.place(cid, bytes, Durability::New)? {
             // A file is there already. If an upload of this process wrote it, that upload lists it, too.
-            if self.inner.unlisted.contains(&digest) {
-                return Ok(false);
+            if self.inner.in_flight.look(&digest, |_| ()).is_some() {
+                return Ok(());
             }
             let there = self.inner.disk.read(&digest, arrival.len)?;
             if !there.is_some_and(|there| cid.matches(&there)) {
                 // A crash has truncated it. Replace it with a synced file, in case an upload comes to rely on it meanwhile.
-                self.place(cid, bytes, Durability::Synced, false)?;
+                self.place(cid, bytes, Durability::Synced)?;
             }
         }
-        self.inner.writer.post(move |tables| match tables.row(&digest)? {
-            Some(_) => Ok(()),
-            None => tables.arrive(&arrival, true, unix_ms()),
-        });
-        Ok(false)
+        self.list_as_cache(arrival);
+        Ok(())
     }
 }

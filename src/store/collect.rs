@@ -105,12 +105,13 @@ impl Store {
             {
                 return Ok(true);
             }
-            let doomed = self.inner.pins.doom([*digest]);
+            let doomed = self.inner.in_flight.doom([*digest]);
             // Doomed blocks cannot be stored meanwhile, so a second look at the row is final.
             if !doomed.digests.is_empty() && self.inner.index.row(digest)?.is_none() {
                 total.blocks += 1;
                 total.bytes += meta.map_or(0, |meta| meta.len());
                 self.inner.disk.remove(digest)?;
+                self.inner.in_flight.forget([digest]);
             }
             Ok(true)
         })?;
@@ -123,7 +124,7 @@ impl Store {
             // A block that an old index calls cached may belong to a newer file.
             return Ok(Collected::default());
         }
-        let doomed = self.inner.pins.doom(candidates);
+        let doomed = self.inner.in_flight.doom(candidates);
         if doomed.digests.is_empty() {
             return Ok(Collected::default());
         }

@@ -3,19 +3,18 @@
 use std::{
     fs,
     path::Path,
-    sync::{Arc, Mutex, RwLock, atomic::AtomicU64},
+    sync::{Arc, Mutex, RwLock},
 };
 
 use super::{
     INDEX, Inner, Layout, Store, StoreError, StoreOptions, cache,
     disk::Disk,
     disk_reserve::DiskReserve,
+    in_flight::InFlight,
     index::Index,
     index_check,
     journal::{self, Journal, META_BEHIND},
     lock::{self, Lock},
-    orphans::Unlisted,
-    pins::Pins,
     private, relocate, version,
     writer::Writer,
 };
@@ -133,10 +132,9 @@ impl Store {
                 disk,
                 index,
                 writer,
-                pins: Pins::default(),
-                unlisted: Unlisted::default(),
+                in_flight: InFlight::default(),
                 journal,
-                reserved: AtomicU64::new(0),
+                reserved: Arc::default(),
                 listing: RwLock::default(),
                 comparing: Default::default(),
                 touched: Mutex::<cache::Touched>::default(),

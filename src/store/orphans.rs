@@ -6,10 +6,8 @@
 //! it was writing, and the next process lists its files.
 
 use std::{
-    collections::HashSet,
     fs::{self, File},
     io,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -25,85 +23,21 @@ const BATCH: usize = 256;
 /// Folders are searched that changed this much before the time in question: file systems date changes by a coarse clock.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// Block files that uploads of this process have written and that the index does not list.
-#[derive(Default)]
-pub(super) struct Unlisted(Mutex<UnlistedState>);
-
-#[derive(Default)]
-struct UnlistedState {
-    files: HashSet<Digest>,
-    /// A sync has failed after they were written: their bytes may never reach the disk, whatever a later sync says. They
-    /// have to be written again, or removed.
-    unsound: HashSet<Digest>,
-    failed_syncs: u64,
-}
-
-impl Unlisted {
-    /// Adds a block file that is about to be written.
-    pub(super) fn insert(&self, digest: Digest) {
-        self.state().files.insert(digest);
-    }
-
-    pub(super) fn contains(&self, digest: &Digest) -> bool {
-        self.state().files.contains(digest)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.state().files.is_empty()
-    }
-
-    /// Removes blocks that the index lists, or that are gone.
-    pub(super) fn remove<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) {
-        let mut state = self.state();
-        for digest in digests {
-            state.files.remove(digest);
-        }
-    }
-
-    /// Notes that a sync has failed: all block files that are not listed are unsound, and so are `others`.
-    pub(super) fn sync_failed(&self, others: &[Digest]) {
-        let mut state = self.state();
-        let UnlistedState { files, unsound, failed_syncs } = &mut *state;
-        *failed_syncs += 1;
-        unsound.extend(files.iter().chain(others));
-    }
-
-    /// Returns how many syncs have failed. An upload that sees another number at its end than at its beginning may rely on
-    /// bytes that never reached the disk.
-    pub(super) fn failed_syncs(&self) -> u64 {
-        self.state().failed_syncs
-    }
-
-    /// Whether a block has to be written again, although its bytes may look right.
-    pub(super) fn is_unsound(&self, digest: &Digest) -> bool {
-        self.state().unsound.contains(digest)
-    }
-
-    /// Notes blocks that were written again completely, or that are gone.
-    pub(super) fn written_again<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) {
-        let mut state = self.state();
-        for digest in digests {
-            state.unsound.remove(digest);
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, UnlistedState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Store {
     /// Lists, without a root, the block files that a killed process left. On a disk too full even for that, removes them.
     pub(super) fn list_orphans(&self) -> Result<(), StoreError> {
         let inner = &self.inner;
         let Some(since) = inner.journal.orphans_since() else { return Ok(()) };
-        let found = self.find_unlisted(since, |_| false)?;
+        let found = self.find_unlisted(since)?;
         if !found.is_empty() {
             // No process has waited for their bytes to reach the disk. Listed blocks have reached it.
-            inner.disk.sync_file_system().inspect_err(|_| {
-                let digests: Vec<Digest> = found.iter().map(|arrival| arrival.digest).collect();
-                inner.unlisted.sync_failed(&digests);
-            })?;
+            if let Err(error) = inner.disk.sync_file_system() {
+                for arrival in found {
+                    inner.in_flight.hold(arrival, self.reserve(0)?);
+                }
+                inner.in_flight.note_failed_sync();
+                return Err(error);
+            }
         }
         for batch in found.chunks(BATCH) {
             match self.list_found(batch, false) {
@@ -130,12 +64,11 @@ impl Store {
             return Ok(());
         }
         let Some(since) = inner.writer.take_lost_since() else { return Ok(()) };
-        let is_in_hand = |digest: &Digest| inner.unlisted.contains(digest) || inner.pins.is_pinned(digest);
-        for batch in self.find_unlisted(since, is_in_hand)?.chunks(BATCH) {
+        for batch in self.find_unlisted(since)?.chunks(BATCH) {
             match self.list_found(batch, true) {
                 // As cache, they are evicted.
                 Err(StoreError::NoSpace(_)) => {
-                    let doomed = inner.pins.doom(batch.iter().map(|arrival| arrival.digest));
+                    let doomed = inner.in_flight.doom(batch.iter().map(|arrival| arrival.digest));
                     for digest in &doomed.digests {
                         if inner.index.row(digest)?.is_none() {
                             inner.disk.remove(digest)?;
@@ -148,17 +81,13 @@ impl Store {
         Ok(())
     }
 
-    /// Finds block files without a row in folders that have changed since then.
-    fn find_unlisted(
-        &self,
-        since: SystemTime,
-        is_in_hand: impl Fn(&Digest) -> bool,
-    ) -> Result<Vec<Arrival>, StoreError> {
+    /// Finds block files without a row, and without an upload, in folders that have changed since then.
+    fn find_unlisted(&self, since: SystemTime) -> Result<Vec<Arrival>, StoreError> {
         let (inner, mut found) = (&self.inner, Vec::new());
         let since = since.checked_sub(SLACK).unwrap_or(SystemTime::UNIX_EPOCH);
         inner.disk.walk_since(Some(since), &mut |file| {
             let digest = &file.digest;
-            let is_here = file.layout == inner.options.layout && !is_in_hand(digest);
+            let is_here = file.layout == inner.options.layout && !inner.in_flight.contains(digest);
             if is_here && inner.index.row(digest)?.is_none() {
                 found.extend(inspect(file)?);
             }
@@ -167,56 +96,44 @@ impl Store {
         Ok(found)
     }
 
-    /// Lists blocks without a root, unless they are listed by now.
+    /// Lists blocks without a root.
     fn list_found(&self, found: &[Arrival], as_cache: bool) -> Result<(), StoreError> {
         let found = found.to_vec();
         self.inner.writer.run(move |tables| {
             let now = unix_ms();
-            found.iter().try_for_each(|arrival| match tables.row(&arrival.digest)? {
-                Some(_) => Ok(()),
-                None => tables.arrive(arrival, as_cache, now),
-            })
+            found.iter().try_for_each(|arrival| tables.arrive(arrival, as_cache, now))
         })
     }
 
-    /// Removes blocks that an upload wrote and that no other upload has in hand or has listed.
-    pub(super) fn take_back(&self, own: &[Digest]) -> Result<(), StoreError> {
+    /// Removes blocks that an upload wrote, and that no other upload has in hand or has listed.
+    pub(super) fn take_back(&self, written: &[Digest]) -> Result<(), StoreError> {
         let inner = &self.inner;
-        for batch in own.chunks(BATCH) {
-            let doomed = inner.pins.doom(batch.iter().copied());
-            let mut short = Vec::new();
+        for batch in written.chunks(BATCH) {
+            let doomed = inner.in_flight.doom(batch.iter().copied());
+            let (mut unneeded, mut lost) = (Vec::new(), Vec::new());
             for digest in &doomed.digests {
                 match inner.index.row(digest)? {
+                    // The upload may have found it there, and a file that an old index does not know may need it.
+                    None if self.is_index_behind() => {}
                     None => inner.disk.remove(digest)?,
                     Some(row) if row.location == Location::Inline && row.refs == 0 && !row.cached => {
-                        short.push(*digest);
+                        unneeded.push(*digest);
                     }
-                    // Another upload has listed it.
+                    // It was replaced and may never have reached the disk: it is missing, as it was before.
+                    Some(_) if inner.in_flight.is_unsound(digest) => {
+                        inner.disk.remove(digest)?;
+                        lost.push(*digest);
+                    }
                     Some(_) => {}
                 }
             }
-            if !short.is_empty() {
+            if !(unneeded.is_empty() && lost.is_empty()) {
                 inner.writer.free_space(move |tables| {
-                    short.iter().try_for_each(|digest| tables.drop_unneeded(digest).map(drop))
+                    unneeded.iter().try_for_each(|digest| tables.drop_unneeded(digest).map(drop))?;
+                    lost.iter().try_for_each(|digest| tables.lose(digest))
                 })?;
             }
-            inner.unlisted.remove(&doomed.digests);
-            inner.unlisted.written_again(&doomed.digests);
-        }
-        Ok(())
-    }
-
-    /// Removes blocks that were replaced and may never have reached the disk: they are missing, as they were before.
-    pub(super) fn lose_again(&self, replaced: &[Digest]) -> Result<(), StoreError> {
-        let inner = &self.inner;
-        for batch in replaced.chunks(BATCH) {
-            let doomed = inner.pins.doom(batch.iter().copied());
-            // Another upload may have written it again.
-            let is_unsound = |digest: &&Digest| inner.unlisted.is_unsound(digest);
-            let lost: Vec<Digest> = doomed.digests.iter().filter(is_unsound).copied().collect();
-            lost.iter().try_for_each(|digest| inner.disk.remove(digest))?;
-            inner.unlisted.written_again(&lost);
-            inner.writer.free_space(move |tables| lost.iter().try_for_each(|digest| tables.lose(digest)))?;
+            inner.in_flight.forget(&doomed.digests);
         }
         Ok(())
     }

@@ -1,6 +1,9 @@
 //! Quota: bytes reserved for blocks before they are written, so that `storage.capacity` is a hard limit.
 
-use std::sync::{PoisonError, atomic::Ordering};
+use std::sync::{
+    Arc, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use rustix::fs::statvfs;
 
@@ -13,29 +16,20 @@ const CACHE_LEAVES_BYTES: u64 = 64 << 20;
 const CACHE_LEAVES_FRACTION: u64 = 16;
 
 /// Bytes reserved for a block. Dropping it ends the reservation.
-pub(super) struct Reservation<'a> {
-    store: &'a Store,
+pub(super) struct Reservation {
+    reserved: Arc<AtomicU64>,
     bytes: u64,
 }
 
-impl Drop for Reservation<'_> {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        self.store.inner.reserved.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-impl Reservation<'_> {
-    /// Returns the number of bytes. The caller ends the reservation from now on.
-    pub(super) fn hand_over(self) -> u64 {
-        let bytes = self.bytes;
-        std::mem::forget(self);
-        bytes
+        self.reserved.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
 impl Store {
     /// Reserves quota for a block, evicting cache where that helps.
-    pub(super) fn reserve(&self, bytes: u64) -> Result<Reservation<'_>, StoreError> {
+    pub(super) fn reserve(&self, bytes: u64) -> Result<Reservation, StoreError> {
         if bytes > 0
             && let Err(over) = self.try_reserve(bytes)
         {
@@ -51,7 +45,7 @@ impl Store {
                 )));
             }
         }
-        Ok(Reservation { store: self, bytes })
+        Ok(Reservation { reserved: Arc::clone(&self.inner.reserved), bytes })
     }
 
     /// Runs an action that needs space on the disk. While the disk is full, evicts cache and tries again.

@@ -119,6 +119,13 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
+    /// Errors: [`StoreError::NoSpace`] for 4 GiB or more.
+    pub(super) fn of(cid: &Cid, bytes: &[u8], is_inline: bool) -> Result<Self, StoreError> {
+        let len = u32::try_from(bytes.len()).map_err(|_| StoreError::NoSpace("a block of 4 GiB".into()))?;
+        let inline = is_inline.then(|| bytes.into());
+        Ok(Self { digest: *cid.digest(), codec: cid.codec(), len, inline })
+    }
+
     /// Bytes that it takes in memory and in the index.
     pub(super) fn short_len(&self) -> u64 {
         self.inline.as_ref().map_or(0, |bytes| bytes.len() as u64)

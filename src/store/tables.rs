@@ -122,10 +122,13 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    /// Notes that a block's bytes are here; `cached`: as evictable cache only.
+    /// Notes that a block's bytes are here; `cached`: as evictable cache only, unless it has a row by now.
     pub(super) fn arrive(&mut self, block: &Arrival, cached: bool, now: u64) -> Result<(), StoreError> {
         let Arrival { digest, codec, len, inline } = block;
         let old = self.row(digest)?;
+        if cached && old.is_some() {
+            return Ok(());
+        }
         let location = if let Some(bytes) = inline {
             let old = self.inline.insert(digest, &**bytes)?;
             self.grown += signed(bytes.len()) - old.map_or(0, |old| signed(old.value().len()));
@@ -134,10 +137,9 @@ impl<'t> Tables<'t> {
             self.remove_inline(digest)?;
             Location::File
         };
-        let kept = old.is_some_and(|row| !row.cached);
         let refs = old.map_or(0, |row| row.refs);
         let since = if old.is_some_and(|row| row.is_held()) { Row::HELD } else { now };
-        let row = Row { location, codec: *codec, cached: cached && !kept, len: *len, refs, since };
+        let row = Row { location, codec: *codec, cached, len: *len, refs, since };
         self.set_row(digest, Some(row))
     }
 

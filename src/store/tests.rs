@@ -25,6 +25,8 @@ mod mending;
 mod old_index;
 #[path = "tests/orphans.rs"]
 mod orphans;
+#[path = "tests/shared_blocks.rs"]
+mod shared_blocks;
 #[path = "tests/short_blocks.rs"]
 mod short_blocks;
 #[path = "tests/syncs.rs"]
@@ -42,6 +44,11 @@ impl Faults {
     /// The next one fails as on a device that has lost the bytes.
     fn plan_loss(&self, what: &'static str) {
         *self.0.lock().expect("no panic") = Some((what, 0, io::ErrorKind::Other));
+    }
+
+    /// Ends the plan; returns whether the operation has failed.
+    fn cancel(&self) -> bool {
+        self.0.lock().expect("no panic").take().is_none()
     }
 
     pub(super) fn strike(&self, what: &str) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! Storing blocks for one root: pinned while the upload runs, durable together.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -11,8 +11,8 @@ use std::{
 
 use super::{
     INLINE_MAX, RootRecord, Store, StoreError,
+    block_stage::{Event, Stage},
     disk::Durability,
-    quota::Reservation,
     schema::{Arrival, Location, Row, unix_ms},
 };
 use crate::content::{
@@ -49,8 +49,6 @@ pub struct Upload {
     store: Store,
     /// Whether what it wrote is removed if it gives up.
     takes_back: bool,
-    /// Syncs that had failed when it began.
-    failed_syncs: u64,
     state: Mutex<UploadState>,
     /// Held by the thread that lists short blocks; others that have too many of them wait for it.
     flushing: Mutex<()>,
@@ -61,83 +59,32 @@ struct UploadState {
     /// Every block of this upload, in order of arrival.
     blocks: Vec<Digest>,
     seen: HashSet<Digest>,
-    /// Blocks that this upload stored and that are not listed yet, each with the bytes reserved for it.
-    waiting: HashMap<Digest, (Arrival, u64)>,
-    /// Bytes of the short blocks among them.
+    /// Short blocks to list before they take too much memory.
+    short: Vec<Arrival>,
+    /// Bytes of the short blocks in memory.
     short_bytes: u64,
-    folders: HashSet<PathBuf>,
-    /// Block files to sync before they are listed.
-    unsynced: Vec<Digest>,
-    /// Bytes reserved for all blocks that are not listed yet.
-    reserved: u64,
-    /// Blocks that were not here before, or that another upload wrote and has not listed either.
-    own: Vec<Digest>,
-    /// Listed block files whose bytes were wrong, and whose new bytes are not synced yet.
-    replaced: Vec<Digest>,
     /// The disk or the quota was full, or a sync has failed.
     gives_up: bool,
-}
-
-impl UploadState {
-    /// Adds a block that is to be listed. The upload ends the reservation when the index counts the block.
-    fn wait_for_row(&mut self, arrival: Arrival, quota: Reservation<'_>) {
-        let bytes = quota.hand_over();
-        self.reserved += bytes;
-        self.short_bytes += arrival.short_len();
-        let digest = arrival.digest;
-        if let Some((old, old_bytes)) = self.waiting.insert(digest, (arrival, bytes)) {
-            self.short_bytes -= old.short_len();
-            if let Some((_, bytes)) = self.waiting.get_mut(&digest) {
-                *bytes += old_bytes;
-            }
-        }
-    }
-
-    /// Removes a block that is listed. Returns the bytes that were reserved for it.
-    fn has_row(&mut self, digest: &Digest) -> u64 {
-        let Some((arrival, bytes)) = self.waiting.remove(digest) else { return 0 };
-        self.short_bytes -= arrival.short_len();
-        bytes
-    }
 }
 
 impl Store {
     /// Begins an upload.
     pub fn upload(&self) -> Upload {
-        self.begin(true)
+        let (state, flushing) = (Mutex::default(), Mutex::default());
+        Upload { store: self.clone(), takes_back: true, state, flushing }
     }
 
     /// Begins to list blocks that are here, all of which stay, whatever happens.
     pub(super) fn listing(&self) -> Upload {
-        self.begin(false)
+        let mut upload = self.upload();
+        upload.takes_back = false;
+        upload
     }
 
-    fn begin(&self, takes_back: bool) -> Upload {
-        Upload {
-            store: self.clone(),
-            takes_back,
-            failed_syncs: self.inner.unlisted.failed_syncs(),
-            state: Mutex::default(),
-            flushing: Mutex::default(),
-        }
-    }
-
-    /// Puts a block where it belongs. Returns the folder of its file, if one was written. The row comes later.
-    pub(super) fn place(
-        &self,
-        cid: &Cid,
-        bytes: &[u8],
-        durability: Durability,
-        inline: bool,
-    ) -> Result<(Arrival, Option<PathBuf>), StoreError> {
-        let len = u32::try_from(bytes.len()).map_err(|_| StoreError::NoSpace("a block of 4 GiB".into()))?;
-        let mut arrival = Arrival { digest: *cid.digest(), codec: cid.codec(), len, inline: None };
-        if inline {
-            arrival.inline = Some(bytes.into());
-            return Ok((arrival, None));
-        }
-        let folder = self.with_space(|| self.inner.disk.write(cid.digest(), bytes, durability))?;
-        Ok((arrival, folder))
+    /// Writes the file of a block; returns whether it did. The row comes later.
+    pub(super) fn place(&self, cid: &Cid, bytes: &[u8], durability: Durability) -> Result<bool, StoreError> {
+        let written = self.with_space(|| self.inner.disk.write(cid.digest(), bytes, durability))?;
+        Ok(written.is_some())
     }
 }
 
@@ -170,81 +117,57 @@ impl Upload {
     }
 
     fn put_in(&self, cid: &Cid, bytes: &[u8], mode: PutMode, inline: bool) -> Result<Put, StoreError> {
-        let digest = *cid.digest();
-        let waiting = {
+        let (inner, digest) = (&self.store.inner, *cid.digest());
+        {
             let mut state = self.state();
             if state.seen.insert(digest) {
                 // Pinning may wait for the collector, which never waits for an upload.
-                self.store.inner.pins.pin(digest);
+                inner.in_flight.pin(digest);
                 state.blocks.push(digest);
             } else if mode == PutMode::Sealed {
                 return Ok(Put::Known);
             }
-            state.waiting.get(&digest).map(|(arrival, _)| arrival.clone())
-        };
-        // Read after `waiting`: a block that was listed in between is seen here.
-        let row = self.store.inner.index.row(&digest)?;
-        if self.is_here(cid, bytes, waiting.as_ref(), row, mode, inline)? {
+        }
+        let held = inner.in_flight.look(&digest, |held| (held.stage, held.arrival.clone()));
+        // Read after that: a block that was listed in between is seen here.
+        let row = inner.index.row(&digest)?;
+        if self.is_here(cid, bytes, held, row, mode, inline)? {
             return Ok(Put::Known);
         }
         // Bytes that a row counts need no quota: the block is pinned, and so is its row.
         let counted = row.filter(|row| row.location != Location::Missing).map_or(0, |row| u64::from(row.len));
         let quota = self.store.reserve((bytes.len() as u64).saturating_sub(counted))?;
-        // A file without a row that has other bytes is damaged and unlisted: it is overwritten.
-        let is_own = row.is_none();
-        if is_own {
+        let arrival = Arrival::of(cid, bytes, inline)?;
+        inner.in_flight.hold(arrival.clone(), quota);
+        if inline {
+            self.list_short(arrival)?;
+        } else {
             // Before it is there, so that a part of it is found, too.
-            self.state().own.push(digest);
-            if !inline {
-                self.store.inner.unlisted.insert(digest);
-                let begun = self.store.inner.journal.begin_writes();
-                begun.inspect_err(|_| self.store.inner.unlisted.remove([&digest]))?;
-            }
-        }
-        let (arrival, folder, synced) = self.write(cid, bytes, inline)?;
-        let too_many = {
-            let mut state = self.state();
-            if !synced {
-                state.unsynced.push(digest);
-            }
-            if folder.is_some() && !is_own {
-                state.replaced.push(digest);
-            }
-            state.folders.extend(folder);
-            state.wait_for_row(arrival, quota);
-            state.short_bytes >= FLUSH_BYTES
-        };
-        if too_many {
-            self.flush()?;
+            inner.journal.begin_writes()?;
+            let written = self.write(cid, bytes)?;
+            inner.in_flight.note([&digest], written);
         }
         let known = row.is_some_and(|row| row.cached);
         Ok(if known { Put::Known } else { Put::New })
     }
 
-    /// Writes a block. Returns the folder of its file, and whether nothing but that folder needs a sync.
-    pub(super) fn write(
-        &self,
-        cid: &Cid,
-        bytes: &[u8],
-        inline: bool,
-    ) -> Result<(Arrival, Option<PathBuf>, bool), StoreError> {
+    /// Writes the file of a block, unless a short one is there already.
+    pub(super) fn write(&self, cid: &Cid, bytes: &[u8]) -> Result<Event, StoreError> {
         let (inner, digest) = (&self.store.inner, cid.digest());
         // Short ones are synced together at the end: a folder of many files has many of them. So they do not replace a file
         // that is there: another upload may have synced it, and have been acknowledged.
-        if bytes.len() <= INLINE_MAX && !inline && !inner.unlisted.is_unsound(digest) {
-            let (arrival, folder) = self.store.place(cid, bytes, Durability::New, inline)?;
-            if folder.is_some() {
-                return Ok((arrival, folder, false));
+        if bytes.len() <= INLINE_MAX && !inner.in_flight.is_unsound(digest) {
+            if self.store.place(cid, bytes, Durability::New)? {
+                return Ok(Event::Written);
             }
-            if let Some(there) = inner.disk.read(digest, arrival.len)?
+            if let Some(there) = inner.disk.read(digest, len_of(bytes))?
                 && same(cid, &there, bytes)?
             {
-                return Ok((arrival, inner.disk.path(digest).parent().map(PathBuf::from), false));
+                return Ok(Event::Written);
             }
         }
-        let (arrival, folder) = self.store.place(cid, bytes, Durability::Synced, inline)?;
-        inner.unlisted.written_again([digest]);
-        Ok((arrival, folder, true))
+        self.store.place(cid, bytes, Durability::Synced)?;
+        Ok(Event::Replaced)
     }
 
     /// Whether the block need not be written. It must be where its bytes are not those at hand.
@@ -252,23 +175,21 @@ impl Upload {
         &self,
         cid: &Cid,
         bytes: &[u8],
-        waiting: Option<&Arrival>,
+        held: Option<(Stage, Arrival)>,
         row: Option<Row>,
         mode: PutMode,
         inline: bool,
     ) -> Result<bool, StoreError> {
-        let inner = &self.store.inner;
-        let digest = cid.digest();
-        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        if let Some(old) = waiting.and_then(|arrival| arrival.inline.as_ref()) {
-            return same(cid, old, bytes);
-        }
-        if inner.unlisted.is_unsound(digest) {
-            return Ok(false);
-        }
+        let (inner, digest) = (&self.store.inner, cid.digest());
+        let is_in_place = match held {
+            Some((Stage::Reserved | Stage::Unsound, _)) => return Ok(false),
+            Some((_, Arrival { inline: Some(old), .. })) => return same(cid, &old, bytes),
+            Some((Stage::Written | Stage::Synced, _)) => true,
+            Some((Stage::Listed, _)) | None => false,
+        };
         let lane = &inner.comparing[usize::from(digest[0]) % inner.comparing.len()];
         let _turn;
-        let old = match row {
+        let old = match row.filter(|_| !is_in_place) {
             Some(row) if row.location == Location::Missing => return Ok(false),
             // Cache is not synced: it is written again, for good.
             Some(row) if row.cached && mode == PutMode::Sealed => return Ok(false),
@@ -277,7 +198,7 @@ impl Upload {
             row => {
                 // Few at a time, so that comparing takes no more memory than writing.
                 _turn = lane.lock().unwrap_or_else(PoisonError::into_inner);
-                inner.disk.read(digest, row.map_or(len, |row| row.len))?
+                inner.disk.read(digest, row.map_or(len_of(bytes), |row| row.len))?
             }
         };
         let Some(old) = old else { return Ok(false) };
@@ -287,37 +208,40 @@ impl Upload {
             }
             return Ok(false);
         }
-        if row.is_none() && waiting.is_none() {
+        if row.is_none() && !is_in_place {
             // A killed upload left it, or a crash took its row: it may never have been synced.
-            if let Err(error) = inner.disk.sync(digest) {
-                self.state().own.push(*digest);
-                return Err(self.sync_failed(error));
-            }
-            let quota = self.store.reserve(u64::from(len))?;
-            let mut state = self.state();
-            if inner.unlisted.contains(digest) {
-                // Another upload has just written it. The last one of the two that ends removes or lists it.
-                state.own.push(*digest);
-            }
-            state.folders.extend(inner.disk.path(digest).parent().map(PathBuf::from));
-            let arrival = Arrival { digest: *digest, codec: cid.codec(), len, inline: None };
-            state.wait_for_row(arrival, quota);
+            let quota = self.store.reserve(bytes.len() as u64)?;
+            inner.in_flight.hold(Arrival::of(cid, bytes, false)?, quota);
+            inner.in_flight.note([digest], Event::Written);
+            inner.disk.sync(digest).map_err(|error| self.sync_failed(error))?;
+            inner.in_flight.note([digest], Event::Synced);
         }
-        Ok(row.is_none_or(|row| !row.cached))
+        Ok(is_in_place || row.is_none_or(|row| !row.cached))
     }
 
-    /// Lists the short blocks, so that memory stays bounded. No root needs them yet: until then this upload's pins keep them.
-    fn flush(&self) -> Result<(), StoreError> {
-        let _turn = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
-        let short: Vec<Arrival> = {
-            let state = self.state();
-            if state.short_bytes < FLUSH_BYTES {
-                return Ok(());
-            }
-            let short = state.waiting.values().filter(|(arrival, _)| arrival.inline.is_some());
-            short.map(|(arrival, _)| arrival.clone()).collect()
+    /// Lists short blocks when there are many, so that memory stays bounded. No root needs them yet: until then this
+    /// upload's pins keep them.
+    fn list_short(&self, arrival: Arrival) -> Result<(), StoreError> {
+        let is_enough = {
+            let mut state = self.state();
+            state.short_bytes += arrival.short_len();
+            state.short.push(arrival);
+            state.short_bytes >= FLUSH_BYTES
         };
-        self.list(short, None).map(drop)
+        if is_enough {
+            let _turn = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+            let short = {
+                let mut state = self.state();
+                if state.short_bytes < FLUSH_BYTES {
+                    return Ok(());
+                }
+                std::mem::take(&mut state.short)
+            };
+            let bytes: u64 = short.iter().map(Arrival::short_len).sum();
+            self.list(short, None)?;
+            self.state().short_bytes -= bytes;
+        }
+        Ok(())
     }
 
     /// Lists the root. When this returns, all of it survives a power cut.
@@ -327,18 +251,13 @@ impl Upload {
     pub fn commit(&self, record: RootRecord) -> Result<(), StoreError> {
         let root = record.cid;
         self.noting(self.try_commit(record))?;
-        let mut state = self.state();
-        (state.own, state.gives_up) = (Vec::new(), false);
-        drop(state);
         self.store.inner.journal.record_pin(&root);
         self.store.try_to_complete_roots();
         Ok(())
     }
 
     fn try_commit(&self, record: RootRecord) -> Result<(), StoreError> {
-        self.sync_folders()?;
-        let blocks = self.state().blocks.clone();
-        let arrivals = self.arrivals();
+        let (blocks, arrivals) = self.sync()?;
         // An old list that lacked some blocks may be replaced by this: its references are dropped now, or later.
         if self.list(arrivals, Some((record, blocks)))?
             && let Err(error) = self.store.finish_removals()
@@ -350,14 +269,12 @@ impl Upload {
 
     /// Lists the blocks without a root: they are unreferenced until one needs them.
     pub(super) fn keep(&self) -> Result<(), StoreError> {
-        self.sync_folders()?;
-        self.list(self.arrivals(), None)?;
-        self.store.try_to_complete_roots();
+        let (_, arrivals) = self.sync()?;
+        if !arrivals.is_empty() {
+            self.list(arrivals, None)?;
+            self.store.try_to_complete_roots();
+        }
         Ok(())
-    }
-
-    fn arrivals(&self) -> Vec<Arrival> {
-        self.state().waiting.values().map(|(arrival, _)| arrival.clone()).collect()
     }
 
     /// Makes rows of arrivals, durably, and lists a root. Returns whether that takes the place of an old list.
@@ -368,7 +285,6 @@ impl Upload {
     ) -> Result<bool, StoreError> {
         let inner = &self.store.inner;
         let _listing = inner.listing.read().unwrap_or_else(PoisonError::into_inner);
-        let is_all = root.is_some();
         let change = Arc::new((arrivals, root, AtomicBool::new(false)));
         self.store.with_space(|| {
             let change = Arc::clone(&change);
@@ -383,45 +299,49 @@ impl Upload {
             })
         })?;
         let (arrivals, _, replaces) = &*change;
-        inner.unlisted.remove(arrivals.iter().map(|arrival| &arrival.digest));
-        let mut state = self.state();
-        let counted: u64 = arrivals.iter().map(|arrival| state.has_row(&arrival.digest)).sum();
-        let counted = if is_all { state.reserved } else { counted };
-        state.reserved -= counted;
-        inner.reserved.fetch_sub(counted, Ordering::Relaxed);
+        inner.in_flight.note(arrivals.iter().map(|arrival| &arrival.digest), Event::Listed);
         Ok(replaces.load(Ordering::Relaxed))
     }
 
-    /// Makes the files of this upload durable. The system reports an error once, and to one caller alone: after it the page
-    /// cache may hold as clean what never reached the disk, and every later sync may succeed. So all block files that are
-    /// not listed are unsound then, of this upload and of all others.
-    fn sync_folders(&self) -> Result<(), StoreError> {
-        let inner = &self.store.inner;
-        let mut state = self.state();
-        let mut synced = Ok(());
-        if !state.folders.is_empty() {
-            synced = inner.disk.sync_folders(&state.folders).and_then(|()| {
+    /// Makes all files durable. Returns all blocks, and what the index is to list of them.
+    fn sync(&self) -> Result<(Vec<Digest>, Vec<Arrival>), StoreError> {
+        let (inner, blocks) = (&self.store.inner, self.state().blocks.clone());
+        let mut files = self.unlisted(&blocks)?;
+        files.retain(|(_, arrival)| arrival.inline.is_none());
+        let folder = |(_, file): &(Stage, Arrival)| inner.disk.path(&file.digest).parent().map(PathBuf::from);
+        let folders: HashSet<PathBuf> = files.iter().filter_map(folder).collect();
+        if !folders.is_empty() {
+            let mut written = files.iter().filter(|(stage, _)| *stage == Stage::Written);
+            let synced = inner.disk.sync_folders(&folders).and_then(|()| {
                 // After a sync of the whole file system, this only reports errors.
-                state.unsynced.iter().try_for_each(|digest| inner.disk.sync(digest))
+                written.try_for_each(|(_, file)| inner.disk.sync(&file.digest))
             });
+            synced.map_err(|error| self.sync_failed(error))?;
+            inner.in_flight.note(files.iter().map(|(_, file)| &file.digest), Event::Synced);
         }
-        if synced.is_ok() && inner.unlisted.failed_syncs() != self.failed_syncs {
+        let synced = self.unlisted(&blocks)?.into_iter().filter(|(stage, _)| *stage == Stage::Synced);
+        Ok((blocks, synced.map(|(_, arrival)| arrival).collect()))
+    }
+
+    /// Returns those of `blocks` that are here and that the index does not list.
+    ///
+    /// Errors: some sync has failed since one of them was written.
+    fn unlisted(&self, blocks: &[Digest]) -> Result<Vec<(Stage, Arrival)>, StoreError> {
+        let unlisted = self.store.inner.in_flight.look_at_all(blocks, |held| {
+            let is_unlisted = !matches!(held.stage, Stage::Reserved | Stage::Listed);
+            is_unlisted.then(|| (held.stage, held.arrival.clone()))
+        });
+        if unlisted.iter().any(|(stage, _)| *stage == Stage::Unsound) {
+            self.state().gives_up = true;
             let source = std::io::Error::other("bytes written before may not have reached the disk");
-            synced = Err(StoreError::Io { what: "sync blocks".into(), source });
+            return Err(StoreError::Io { what: "sync blocks".into(), source });
         }
-        if synced.is_ok() {
-            state.folders.clear();
-            state.unsynced.clear();
-            state.replaced.clear();
-        }
-        drop(state);
-        synced.map_err(|error| self.sync_failed(error))
+        Ok(unlisted)
     }
 
     fn sync_failed(&self, error: StoreError) -> StoreError {
-        let mut state = self.state();
-        self.store.inner.unlisted.sync_failed(&state.replaced);
-        state.gives_up = true;
+        self.store.inner.in_flight.note_failed_sync();
+        self.state().gives_up = true;
         error
     }
 
@@ -455,31 +375,27 @@ fn same(cid: &Cid, stored: &[u8], bytes: &[u8]) -> Result<bool, StoreError> {
     }
 }
 
+fn len_of(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
+}
+
 impl Drop for Upload {
     fn drop(&mut self) {
-        let (gives_up, unlisted) = {
-            let state = self.state();
-            (state.gives_up, !state.waiting.is_empty())
-        };
+        let gives_back = || self.takes_back && self.state().gives_up;
         // Not committed: the blocks are listed without a root, and wait for the end of their grace period.
-        if unlisted
-            && !(gives_up && self.takes_back)
+        if !gives_back()
             && let Err(error) = self.noting(self.keep())
         {
             tracing::warn!("blocks of an upload that ended early are not listed: {error}");
         }
-        let state = std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
-        self.store.inner.pins.unpin(&state.blocks);
-        if state.gives_up && self.takes_back {
-            let unsound = self.store.inner.unlisted.failed_syncs() != self.failed_syncs;
-            let replaced = if unsound { &*state.replaced } else { &[] };
-            if let Err(error) =
-                self.store.take_back(&state.own).and_then(|()| self.store.lose_again(replaced))
-            {
-                tracing::warn!("blocks of an upload that gave up wait for the next start: {error}");
-            }
+        let in_flight = &self.store.inner.in_flight;
+        let blocks = std::mem::take(&mut self.state().blocks);
+        let written = in_flight.look_at_all(&blocks, |held| Some(held.arrival.digest));
+        in_flight.unpin(&blocks);
+        if gives_back()
+            && let Err(error) = self.store.take_back(&written)
+        {
+            tracing::warn!("blocks of an upload that gave up wait for the next start: {error}");
         }
-        // Its files count as long as they are there.
-        self.store.inner.reserved.fetch_sub(state.reserved, Ordering::Relaxed);
     }
 }

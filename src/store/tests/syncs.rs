@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use super::*;
+use super::{block_stage::Event, *};
 
 /// The file that a block has at this moment.
 fn number(store: &Store, cid: &Cid) -> u64 {
@@ -74,10 +74,10 @@ fn an_unsynced_file_does_not_replace_an_acknowledged_one() {
     first.commit(record(&file.0)).expect("committed");
     let synced = number(&store, &file.0);
     // As if it had checked before the first one wrote.
-    let (_, folder, is_synced) = second.write(&file.0, &file.1, false).expect("written");
-    assert_eq!((number(&store, &file.0), folder.is_some(), is_synced), (synced, true, false));
+    assert_eq!(second.write(&file.0, &file.1).expect("there"), Event::Written);
+    assert_eq!(number(&store, &file.0), synced);
     // A file with wrong bytes is replaced.
     fs::write(file_of(&store, &file.0), b"cut").expect("written");
-    let (_, _, is_synced) = second.write(&file.0, &file.1, false).expect("written");
-    assert!(is_synced && fs::read(file_of(&store, &file.0)).expect("read") == file.1);
+    assert_eq!(second.write(&file.0, &file.1).expect("written"), Event::Replaced);
+    assert!(fs::read(file_of(&store, &file.0)).expect("read") == file.1);
 }
