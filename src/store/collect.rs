@@ -9,7 +9,7 @@ use std::{
 use super::{
     Store, StoreError,
     disk::BlockFile,
-    schema::{Location, unix_ms},
+    schema::{Location, Row, unix_ms},
 };
 use crate::content::hash::Digest;
 
@@ -65,10 +65,11 @@ impl Store {
         let mut total = Collected::default();
         let mut limit = BATCH;
         loop {
-            let mut candidates = self.inner.index.unreferenced(until, limit)?;
+            let mut candidates = self.inner.index.unreferenced(0..=until, limit)?;
             if candidates.len() < limit && self.usage().incomplete == 0 {
                 // All lists are complete now, and none names these blocks.
-                candidates.extend(self.inner.index.held(limit - candidates.len())?);
+                let held = Row::HELD..=Row::HELD;
+                candidates.extend(self.inner.index.unreferenced(held, limit - candidates.len())?);
             }
             let all = candidates.len() < limit;
             let removed = self.discard(candidates)?;

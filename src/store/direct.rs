@@ -125,16 +125,13 @@ impl BlockFiles {
     }
 
     fn with_buffer<T>(&self, work: impl FnOnce(&mut Aligned) -> T) -> T {
-        let mut lease = Lease { files: self, buffer: self.lease() };
-        work(&mut lease.buffer)
-    }
-
-    fn lease(&self) -> Aligned {
         let full = |buffers: &mut Buffers| buffers.in_use >= BUFFERS;
         let waited = self.returned.wait_while(self.buffers(), full);
         let mut buffers = waited.unwrap_or_else(PoisonError::into_inner);
         buffers.in_use += 1;
-        buffers.free.pop().unwrap_or_default()
+        let mut lease = Lease { files: self, buffer: buffers.free.pop().unwrap_or_default() };
+        drop(buffers);
+        work(&mut lease.buffer)
     }
 
     fn write(&self, mut file: File, bytes: &[u8]) -> io::Result<File> {

@@ -83,7 +83,7 @@ impl Store {
     /// If any root is incomplete, exempts all unreferenced blocks from collection until none is.
     pub(super) fn hold_unlisted(&self) -> Result<(), StoreError> {
         while self.usage().incomplete > 0 {
-            let digests = self.inner.index.unreferenced(Row::HELD - 1, BATCH)?;
+            let digests = self.inner.index.unreferenced(0..=Row::HELD - 1, BATCH)?;
             if digests.is_empty() {
                 break;
             }

@@ -2,7 +2,7 @@
 //! writer in `writer`.
 
 use std::{
-    ops::Bound,
+    ops::{Bound, RangeInclusive},
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -268,25 +268,15 @@ impl Index {
         })
     }
 
-    /// Returns up to `limit` blocks that have been unreferenced since `until` or longer, oldest first.
-    pub(super) fn unreferenced(&self, until: u64, limit: usize) -> Result<Vec<Digest>, StoreError> {
-        self.unreferenced_between((0, [0; 20]), (until, [0xff; 20]), limit)
-    }
-
-    /// Returns up to `limit` unreferenced blocks that were held for incomplete roots.
-    pub(super) fn held(&self, limit: usize) -> Result<Vec<Digest>, StoreError> {
-        self.unreferenced_between((Row::HELD, [0; 20]), (Row::HELD, [0xff; 20]), limit)
-    }
-
-    fn unreferenced_between(
+    /// Returns up to `limit` blocks that have been unreferenced since a time in `since`, oldest first.
+    pub(super) fn unreferenced(
         &self,
-        first: (u64, Digest),
-        last: (u64, Digest),
+        since: RangeInclusive<u64>,
         limit: usize,
     ) -> Result<Vec<Digest>, StoreError> {
         self.file.read(|read| {
             let table = read.open_table(UNREFERENCED)?;
-            let range = table.range((first.0, &first.1)..=(last.0, &last.1))?;
+            let range = table.range((*since.start(), &[0; 20])..=(*since.end(), &[0xff; 20]))?;
             range.take(limit).map(|item| Ok(*item?.0.value().1)).collect()
         })
     }

@@ -29,15 +29,15 @@ impl Store {
         let inner = &self.inner;
         let Some(since) = inner.journal.orphans_since() else { return Ok(()) };
         let found = self.find_unlisted(since)?;
-        if !found.is_empty() {
-            // No process has waited for their bytes to reach the disk. Listed blocks have reached it.
-            if let Err(error) = inner.disk.sync_file_system() {
-                for arrival in found {
-                    inner.in_flight.hold(arrival, self.reserve(0)?);
-                }
-                inner.in_flight.note_failed_sync();
-                return Err(error);
+        // No process has waited for their bytes to reach the disk. Listed blocks have reached it.
+        if !found.is_empty()
+            && let Err(error) = inner.disk.sync_file_system()
+        {
+            for arrival in found {
+                inner.in_flight.hold(arrival, self.reserve(0)?);
             }
+            inner.in_flight.note_failed_sync();
+            return Err(error);
         }
         for batch in found.chunks(BATCH) {
             match self.list_found(batch, false) {

@@ -4,14 +4,9 @@ use super::*;
 
 #[test]
 fn storing_a_file_again_replaces_its_damaged_blocks() {
-    let damages: [fn(&Path); 5] = [
-        flip,
-        |path| fs::write(path, vec![0; LONG]).expect("zeros"),
-        |path| fs::write(path, [fs::read(path).expect("read"), vec![0]].concat()).expect("longer"),
-        |path| fs::remove_file(path).expect("removed"),
-        |path| fs::remove_file(path).and_then(|()| fs::create_dir(path)).expect("a folder"),
-    ];
-    for damage in damages {
+    let as_folder: fn(&Path) =
+        |path| fs::remove_file(path).and_then(|()| fs::create_dir(path)).expect("a folder");
+    for damage in DAMAGES.into_iter().chain([as_folder]) {
         let (_dir, store) = opened();
         let blocks = [block(1, LONG), block(2, LONG)];
         store_all(&store, &blocks);
