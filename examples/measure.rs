@@ -79,7 +79,7 @@ fn pipeline(mib: usize) -> Outcome {
     let secret = ConvergenceSecret::new(Key::new(rand::random()));
     let cutter = Cutter::new(Chunker::FastCdc, &secret);
     let sealing = Sealing::Secret(secret);
-    let seal = |chunk: &[u8]| drop(seal_chunk(&sealing, chunk.to_vec()));
+    let seal = |chunk: &[u8]| drop(seal_chunk(&sealing, chunk.to_vec(), false));
     let cutting = rate(mib, || cut(&cutter, &bytes, |_| {}));
     let hashing = rate(mib, || {
         bytes.chunks(MIB).for_each(|piece| {

@@ -124,7 +124,7 @@ fn walk_file(mut tree: FileTree, seek: u64, blocks: &[&[u8]]) -> bool {
                 // Items follow each other without gap or overlap, and none ends before the offset.
                 assert!(end.is_none_or(|end| end == placed.offset));
                 assert!(end.is_some() || placed.offset <= seek);
-                let ends = placed.offset + u64::from(placed.item.len);
+                let ends = placed.offset + u64::from(placed.item.size);
                 assert!(ends > seek && ends <= size);
                 end = Some(ends);
             }

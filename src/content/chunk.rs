@@ -1,9 +1,11 @@
 //! Cuts a file into chunks.
 //!
-//! The default is `FastCDC` (Xia et al., 2020): cut points depend on the content, so an insertion changes only the chunks
-//! around it. The convergence secret keys the gear table: without the secret, chunk lengths do not identify a known file.
+//! The default finds anchors like `FastCDC` (Xia et al., 2020), so an insertion changes only the chunks around it. Everybody
+//! who holds a block of the file sees the lengths of its chunks. They must not confirm a guess of the content, so both the
+//! gear table and the distance from the anchor to the cut depend on the convergence secret: a cut point says only that one of
+//! the [`SPREAD`] positions before it was an anchor, and nothing about the table can be solved from that.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use fastcdc::v2020::{self, MASKS};
 
@@ -13,6 +15,14 @@ use super::{MAX_CHUNK, secret::ConvergenceSecret};
 pub const MIN: usize = 256 << 10;
 /// Target length of a content-defined chunk in bytes.
 pub const AVERAGE: usize = 1 << 20;
+/// A cut is 0 to `SPREAD - 1` bytes behind its anchor.
+pub const SPREAD: usize = 128 << 10;
+/// Distance in bytes from the start of a chunk from which four times as many hash values make an anchor.
+const CENTER: usize = AVERAGE - SPREAD;
+/// Maximum distance in bytes from the start of a chunk to its anchor.
+const MAX_ANCHOR: usize = MAX_CHUNK - SPREAD;
+/// Bytes before an anchor that decide how far behind it the cut is.
+const WINDOW: usize = 64;
 /// Allowed values of SIZE in `fixed:SIZE`, in bytes.
 pub const FIXED: std::ops::RangeInclusive<u32> = 4096..=2_031_616;
 
@@ -68,7 +78,56 @@ pub struct Cutter(Kind);
 
 enum Kind {
     Fixed(usize),
-    FastCdc { gear: Cow<'static, [u64]>, gear_ls: Cow<'static, [u64]> },
+    FastCdc(Box<Tables>),
+}
+
+/// What the secret decides.
+struct Tables {
+    gear: [u64; 256],
+    /// `gear`, each word shifted left by one bit.
+    gear_ls: [u64; 256],
+    spread_key: [u8; 32],
+}
+
+impl Tables {
+    fn new(secret: &ConvergenceSecret) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("storgo v1 chunker");
+        let mut stream = hasher.update(secret.as_bytes()).finalize_xof();
+        let gear = std::array::from_fn(|_| {
+            let mut word = [0; 8];
+            stream.fill(&mut word);
+            u64::from_le_bytes(word)
+        });
+        let mut spread_key = [0; 32];
+        stream.fill(&mut spread_key);
+        Self { gear, gear_ls: gear.map(|word| word << 1), spread_key }
+    }
+
+    /// Returns the end of the first chunk of `buf`. Without an anchor, `buf` is one chunk as far as it may be.
+    fn cut(&self, buf: &[u8]) -> usize {
+        // Normalisation level 1, the default of the crate: one mask bit more before the average, one less after.
+        let bits = AVERAGE.ilog2() as usize;
+        let (mask_s, mask_l) = (MASKS[bits + 1], MASKS[bits - 1]);
+        let searched = &buf[..buf.len().min(MAX_ANCHOR)];
+        let (_, anchor) = v2020::cut_gear(
+            searched,
+            MIN,
+            CENTER,
+            MAX_ANCHOR,
+            mask_s,
+            mask_l,
+            mask_s << 1,
+            mask_l << 1,
+            &self.gear,
+            &self.gear_ls,
+        );
+        if anchor == searched.len() {
+            return buf.len().min(MAX_CHUNK);
+        }
+        let hash = blake3::keyed_hash(&self.spread_key, &buf[anchor - WINDOW..anchor]);
+        let [a, b, c, d, ..] = *hash.as_bytes();
+        buf.len().min(anchor + u32::from_le_bytes([a, b, c, d]) as usize % SPREAD)
+    }
 }
 
 impl Cutter {
@@ -76,10 +135,7 @@ impl Cutter {
     pub fn new(chunker: Chunker, secret: &ConvergenceSecret) -> Self {
         Self(match chunker {
             Chunker::Fixed(size) => Kind::Fixed(size as usize),
-            Chunker::FastCdc => {
-                let (gear, gear_ls) = v2020::get_gear_with_seed(seed(secret));
-                Kind::FastCdc { gear, gear_ls }
-            }
+            Chunker::FastCdc => Kind::FastCdc(Box::new(Tables::new(secret))),
         })
     }
 
@@ -87,7 +143,7 @@ impl Cutter {
     pub fn max_len(&self) -> usize {
         match self.0 {
             Kind::Fixed(size) => size,
-            Kind::FastCdc { .. } => MAX_CHUNK,
+            Kind::FastCdc(_) => MAX_CHUNK,
         }
     }
 
@@ -99,33 +155,13 @@ impl Cutter {
         }
         Some(match &self.0 {
             Kind::Fixed(size) => buf.len().min(*size),
-            Kind::FastCdc { gear, gear_ls } => {
-                // Normalisation level 1, the default of the crate: one mask bit more before the average, one less after.
-                let bits = AVERAGE.ilog2() as usize;
-                let (mask_s, mask_l) = (MASKS[bits + 1], MASKS[bits - 1]);
-                v2020::cut_gear(
-                    buf,
-                    MIN,
-                    AVERAGE,
-                    MAX_CHUNK,
-                    mask_s,
-                    mask_l,
-                    mask_s << 1,
-                    mask_l << 1,
-                    gear,
-                    gear_ls,
-                )
-                .1
-            }
+            Kind::FastCdc(tables) => tables.cut(buf),
         })
     }
 }
 
-/// Returns the seed of the gear table. Never 0, which selects the public table.
-fn seed(secret: &ConvergenceSecret) -> u64 {
-    let bytes = blake3::derive_key("storgo v1 chunker seed", secret.as_bytes());
-    u64::from_le_bytes(bytes[..8].try_into().expect("8 of 32 bytes")).max(1)
-}
+#[cfg(test)]
+mod attacker;
 
 #[cfg(test)]
 mod tests {
@@ -163,6 +199,15 @@ mod tests {
         assert!(others.iter().all(|len| (MIN..=MAX_CHUNK).contains(len)) && *last <= MAX_CHUNK);
         let average = bytes.len() / found.len();
         assert!((AVERAGE * 3 / 4..AVERAGE * 3 / 2).contains(&average), "average {average}");
+    }
+
+    #[test]
+    fn bytes_without_an_anchor_are_cut_at_the_maximum() {
+        for len in [1, MIN, MAX_ANCHOR, MAX_ANCHOR + 1, MAX_CHUNK, MAX_CHUNK + 1] {
+            let found = lengths(Chunker::FastCdc, &secret(1), &vec![0; len]);
+            let expected = if len > MAX_CHUNK { vec![MAX_CHUNK, len - MAX_CHUNK] } else { vec![len] };
+            assert_eq!(found, expected);
+        }
     }
 
     #[test]

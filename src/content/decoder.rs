@@ -164,6 +164,9 @@ impl<I: ListItem> Tree<I> {
                         let (offset, size) = (self.offset, item.size());
                         let skipped = self.skips(size);
                         self.offset += size;
+                        if !item.has_its_length(self.offset == self.metadata.size) {
+                            return Err(ContentError::Malformed("a chunk has a wrong padding"));
+                        }
                         if self.skip_items > 0 {
                             self.skip_items -= 1;
                         } else if !skipped {

@@ -32,6 +32,8 @@ pub trait ListItem: Serialize + DeserializeOwned + Clone {
     /// # Errors
     /// [`ContentError::Malformed`], [`ContentError::BadName`], [`ContentError::Unordered`].
     fn check(&self, last: Option<&str>) -> Result<(), ContentError>;
+    /// Whether the block is as long as it must be if the item is (`last`) or is not the last one of all.
+    fn has_its_length(&self, last: bool) -> bool;
     /// The name that orders the items. `None` for chunks.
     fn name(&self) -> Option<&str>;
 }
@@ -51,18 +53,22 @@ impl ListItem for Entry {
     }
 
     fn size(&self) -> u64 {
-        u64::from(self.len)
+        u64::from(self.size)
     }
 
     fn cost(&self) -> usize {
-        VISIBLE_COST + 103
+        VISIBLE_COST + 108
     }
 
     fn check(&self, _: Option<&str>) -> Result<(), ContentError> {
-        if self.len == 0 || self.len as usize > MAX_CHUNK {
+        if self.size == 0 || self.len as usize > MAX_CHUNK {
             return Err(ContentError::Malformed("chunk length out of bounds"));
         }
         Ok(())
+    }
+
+    fn has_its_length(&self, last: bool) -> bool {
+        self.len == self.padded_len(last)
     }
 
     fn name(&self) -> Option<&str> {
@@ -102,6 +108,10 @@ impl ListItem for DirEntry {
             return Err(ContentError::Unordered(name.into()));
         }
         Ok(())
+    }
+
+    fn has_its_length(&self, _: bool) -> bool {
+        true
     }
 
     fn name(&self) -> Option<&str> {

@@ -15,8 +15,18 @@ fn sealing() -> Sealing {
     Sealing::Secret(ConvergenceSecret::new(Key::new([5; 32])))
 }
 
-fn entry(n: u32, len: u32) -> Entry {
-    Entry { cid: Cid::of(Codec::Raw, &n.to_be_bytes()), len, key: Some(Key::new([1; 32])), hash: [2; 32] }
+fn entry(n: u32, size: u32) -> Entry {
+    let cid = Cid::of(Codec::Raw, &n.to_be_bytes());
+    Entry { cid, len: size, size, key: Some(Key::new([1; 32])), hash: [2; 32] }
+}
+
+/// Entries of these sizes. The last one is padded.
+fn entries(sizes: &[u32]) -> Vec<Entry> {
+    let mut all: Vec<Entry> = sizes.iter().zip(0..).map(|(size, n)| entry(n, *size)).collect();
+    if let Some(last) = all.last_mut() {
+        last.len = last.padded_len(true);
+    }
+    all
 }
 
 fn name(name: &str) -> DirEntry {
@@ -78,7 +88,7 @@ proptest! {
         limit in 300_usize..3000,
         seek: prop::sample::Index,
     ) {
-        let items: Vec<Entry> = lens.iter().zip(0..).map(|(len, n)| entry(n, *len)).collect();
+        let items = entries(&lens);
         let (blocks, finished) = encode(&items, limit);
         let total: u64 = lens.iter().map(|len| u64::from(*len)).sum();
         prop_assert_eq!(finished.size, total);
@@ -91,7 +101,7 @@ proptest! {
             tree.seek(at);
             let (rest, fed) = walk(tree, &blocks).expect("walked");
             let (offset, first) = rest.first().expect("an item");
-            prop_assert!(*offset <= at && at < offset + u64::from(first.len));
+            prop_assert!(*offset <= at && at < offset + u64::from(first.size));
             prop_assert!(fed < blocks.len());
         }
     }
@@ -103,7 +113,7 @@ proptest! {
         at: prop::sample::Index,
         bit in 0_u32..8,
     ) {
-        let items: Vec<Entry> = lens.iter().zip(0..).map(|(len, n)| entry(n, *len)).collect();
+        let items = entries(&lens);
         let (mut blocks, finished) = encode(&items, 700);
         let mut cids: Vec<Cid> = blocks.keys().copied().collect();
         cids.sort();
@@ -151,6 +161,22 @@ fn a_folder_round_trips_and_its_names_are_checked() {
     encoder.push(name("b")).expect("first");
     assert_eq!(encoder.push(name("b")), Err(ContentError::Unordered("b".into())));
     assert_eq!(encoder.push(name("a")), Err(ContentError::Unordered("a".into())));
+}
+
+#[test]
+fn only_the_last_chunk_is_padded_and_always() {
+    let walked = |change: fn(&mut [Entry])| {
+        let mut items = entries(&[1000, 1001]);
+        change(&mut items);
+        let (blocks, finished) = encode(&items, 3000);
+        walk(file(&finished.link, &blocks[&finished.link.cid]), &blocks).map(|(found, _)| found.len())
+    };
+    assert_eq!(walked(|_| {}), Ok(2));
+    let refused = Err(ContentError::Malformed("a chunk has a wrong padding"));
+    assert_eq!(walked(|items| items[0].len = 1024), refused);
+    assert_eq!(walked(|items| items[1].len = 1001), refused);
+    assert_eq!(walked(|items| items[1].len = 1088), refused);
+    assert_eq!(walked(|items| items[1].size = 1025), refused);
 }
 
 #[test]

@@ -197,7 +197,7 @@ async fn have_lists_the_blocks_that_are_here_as_far_as_node_blocks_are_here() {
     let sealing = Sealing::Secret(ConvergenceSecret::new(Key::new([1; 32])));
     let mut encoder = FileEncoder::new(sealing.clone());
     for i in 0..10 {
-        let sealed = seal_chunk(&sealing, bytes(i, 1000)).expect("sealed");
+        let sealed = seal_chunk(&sealing, bytes(i, 1000), false).expect("sealed");
         if i % 3 == 0 {
             server.store.put_cached(&sealed.entry.cid, &sealed.block).expect("stored");
         }
@@ -219,7 +219,7 @@ async fn have_lists_the_blocks_that_are_here_as_far_as_node_blocks_are_here() {
     let upload = server.store.upload();
     let mut encoder = FileEncoder::new(sealing.clone());
     for i in 0..4 {
-        let sealed = seal_chunk(&sealing, bytes(20 + i, 20_000 + usize::from(i))).expect("sealed");
+        let sealed = seal_chunk(&sealing, bytes(20 + i, 20_000 + usize::from(i)), false).expect("sealed");
         upload.put(&sealed.entry.cid, &sealed.block, crate::store::PutMode::Sealed).expect("stored");
         assert_eq!(encoder.push(sealed.entry).expect("pushed"), []);
     }

@@ -95,7 +95,7 @@ fn links() -> Vec<Vec<u8>> {
 
 /// Public trees in the input format of `bodies::tree`: a file, a file with nested lists, a folder.
 fn trees() -> Vec<Vec<u8>> {
-    let chunk = |n: u8| listed_chunk(None, &[n; 700]);
+    let chunk = |n: u8| listed_chunk(None, &[n; 700], true);
     let flat = root(None, "file", Vec::new(), "items", &[chunk(1), chunk(2)]);
     let (left, of_left) = list(None, "items", &[chunk(1), chunk(2)]);
     let (right, of_right) = list(None, "items", &[chunk(3)]);

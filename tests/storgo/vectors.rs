@@ -52,17 +52,6 @@ fn the_second_implementation_matches_the_vectors() {
     }
 }
 
-#[test]
-fn the_tables_of_the_cutter_match_the_vectors() {
-    let tables = load(Kind::ChunkCuts).tables.expect("tables");
-    let gear: Vec<String> =
-        fastcdc::v2020::get_gear_with_seed(0).0.iter().map(|word| format!("{word:016x}")).collect();
-    assert_eq!(tables["gear"], serde_json::json!(gear));
-    let mask = |bits: usize| format!("{:016x}", fastcdc::v2020::MASKS[bits]);
-    assert_eq!(tables["mask_before_average"], mask(21));
-    assert_eq!(tables["mask_from_average"], mask(19));
-}
-
 /// A change of one character in a vector makes a test fail.
 #[test]
 fn a_changed_vector_fails() {
@@ -92,6 +81,9 @@ fn a_changed_vector_fails() {
                     leaf.ends_with("/byte") || leaf.ends_with("/hex") || fixed && leaf.ends_with("/seed")
                 };
                 leaves.retain(|leaf| !without_effect(leaf));
+            }
+            if kind == Kind::SealedChunks && !case.name.starts_with("padded") {
+                leaves.retain(|leaf| leaf != "/last");
             }
             for leaf in leaves {
                 let mut given = case.given.clone();

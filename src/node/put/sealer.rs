@@ -93,15 +93,16 @@ impl Sealer {
             if let Some(chunk) = chunk {
                 if sent == 0 && chunks.is_done() {
                     // Handing over the only chunk of a file to another thread would take longer.
-                    let (entry, new) = seal_and_write(&self.options, &self.upload, chunk, false)?;
+                    let (entry, new) = seal_and_write(&self.options, &self.upload, chunk, Position::Only)?;
                     self.count(u64::from(entry.len), new);
                     self.write_nodes(encoder.push(entry)?)?;
                     break;
                 }
                 let (options, upload, done) = (self.options.clone(), Arc::clone(&self.upload), done.clone());
-                let (index, is_last) = (sent, chunks.is_done());
+                let index = sent;
+                let position = if chunks.is_done() { Position::Last } else { Position::Inside };
                 self.pool.submit(move || {
-                    let job = AssertUnwindSafe(|| seal_and_write(&options, &upload, chunk, is_last));
+                    let job = AssertUnwindSafe(|| seal_and_write(&options, &upload, chunk, position));
                     let sealed = catch_unwind(job).unwrap_or_else(|_| Err(NodeError::worker_failed()));
                     // Dropped before the result is sent: the receiver of the last result is the last owner of the upload.
                     drop(upload);
@@ -145,10 +146,18 @@ impl Sealer {
     }
 }
 
-/// Seals and writes one chunk. `is_last` marks the last of several chunks of a file.
-fn seal_and_write(options: &SealOptions, upload: &Upload, chunk: Vec<u8>, is_last: bool) -> Sealed {
-    let sealed = seal_chunk(&options.sealing, chunk)?;
-    let put = if is_last { Upload::put_last } else { Upload::put };
+/// Which of a file's chunks one is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Position {
+    Only,
+    Inside,
+    Last,
+}
+
+/// Seals and writes one chunk.
+fn seal_and_write(options: &SealOptions, upload: &Upload, chunk: Vec<u8>, position: Position) -> Sealed {
+    let sealed = seal_chunk(&options.sealing, chunk, position != Position::Inside)?;
+    let put = if position == Position::Last { Upload::put_last } else { Upload::put };
     let put = put(upload, &sealed.entry.cid, &sealed.block, options.mode())?;
     Ok((sealed.entry, put == Put::New))
 }

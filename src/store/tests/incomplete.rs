@@ -21,7 +21,7 @@ fn folder_of(files: &[(&str, u32)]) -> Vec<(Cid, Vec<u8>)> {
         let mut file = FileEncoder::new(Sealing::Public);
         for (cid, bytes) in &data {
             let len = u32::try_from(bytes.len()).expect("short");
-            let entry = Entry { cid: *cid, len, key: None, hash: *blake3::hash(bytes).as_bytes() };
+            let entry = Entry { cid: *cid, len, size: len, key: None, hash: *blake3::hash(bytes).as_bytes() };
             assert!(file.push(entry).expect("listed").is_empty());
         }
         let Finished { blocks, link, root_len, size } = file.finish(Metadata::default()).expect("finished");

@@ -41,8 +41,6 @@ fn folder() -> PathBuf {
 #[serde(deny_unknown_fields)]
 pub struct File {
     pub about: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tables: Option<Value>,
     pub cases: Vec<Case>,
 }
 
@@ -121,6 +119,8 @@ pub struct Cuts {
 pub struct Chunk {
     pub secret: Option<String>,
     pub plaintext: Data,
+    /// Whether it is the last chunk of its file.
+    pub last: bool,
 }
 
 #[derive(Deserialize)]

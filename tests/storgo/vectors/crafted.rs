@@ -25,6 +25,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(wrong_keys());
     cases.extend(visible_parts());
     cases.extend(bodies());
+    cases.extend(padding());
     cases.extend(lists());
     cases.extend(names());
     cases.extend(mixed());
@@ -38,7 +39,7 @@ fn mixed() -> Vec<Case> {
         (Some(SECRET), None, "a sealed root over a public"),
         (None, Some(SECRET), "a public root over a sealed"),
     ] {
-        let chunk = listed_chunk(inner, &[1; 3]);
+        let chunk = listed_chunk(inner, &[1; 3], true);
         let (made, listed) = list(inner, "items", std::slice::from_ref(&chunk));
         let file = root(inner, "file", Vec::new(), "items", &[]);
         let name = case::DirName {
@@ -67,7 +68,7 @@ fn refused(why: &str) -> Value {
 }
 
 fn chunk(n: u8) -> Listed {
-    listed_chunk(Some(SECRET), &[n; 3])
+    listed_chunk(Some(SECRET), &[n; 3], true)
 }
 
 /// The expected result of reading a file of chunks `[n; 3]`.
@@ -76,9 +77,9 @@ fn found(chunks: &[u8]) -> Value {
         .iter()
         .zip((0_u64..).step_by(3))
         .map(|(n, offset)| {
-            let sealed = seal(Some(SECRET), &[*n; 3]);
+            let sealed = seal(Some(SECRET), &[*n; 3], true);
             json!({
-                "offset": offset, "cid": cid_text(&sealed.cid), "len": 3,
+                "offset": offset, "cid": cid_text(&sealed.cid), "len": 3, "size": 3,
                 "key": sealed.key.map(|key| to_hex(&key)), "hash": to_hex(&sealed.hash),
             })
         })
@@ -268,6 +269,7 @@ fn bodies() -> Vec<Case> {
         let mut entry = one.entry.clone();
         if let Cbor::Array(fields) = &mut entry {
             fields[1] = len.into();
+            fields[2] = len.into();
         }
         let body = cbor(&map(vec![meta(len), ("items", Cbor::Array(vec![entry]))]));
         refuse_bytes(name, &body, &[(one.block.0.clone(), len)])
@@ -298,6 +300,36 @@ fn bodies() -> Vec<Case> {
         ),
         refuse("a byte after a CID in the body", vec![meta(3), ("items", Cbor::Array(vec![longer]))]),
         refuse_bytes("an empty body", b"", std::slice::from_ref(&one.block)),
+    ]
+}
+
+/// Files with one chunk of 9 bytes in a block of 10, and what differs from that.
+fn padding() -> Vec<Case> {
+    let bytes = [1; 9];
+    let file = |chunks: &[Listed]| root(Some(SECRET), "file", Vec::new(), "items", chunks);
+    let padded = listed_chunk(Some(SECRET), &bytes, true);
+    let with_size = |size: u64| {
+        let mut chunk = padded.clone();
+        if let Cbor::Array(fields) = &mut chunk.entry {
+            fields[2] = size.into();
+        }
+        chunk.size = size;
+        file(&[chunk])
+    };
+    let sealed = seal(Some(SECRET), &bytes, true);
+    let item = json!({
+        "offset": 0, "cid": cid_text(&sealed.cid), "len": 10, "size": 9,
+        "key": sealed.key.map(|key| to_hex(&key)), "hash": to_hex(&sealed.hash),
+    });
+    let meta = json!({ "size": 9, "name": null, "type": null, "mtime": null, "mode": null, "chunker": null });
+    let found = json!({ "kind": "file", "meta": meta, "items": [item] });
+    let refuse = |name: &str, made: &Made| case(&format!("refused: {name}"), made, &[], refused("malformed"));
+    vec![
+        case("valid: a padded chunk (the next cases alter it)", &file(std::slice::from_ref(&padded)), &[], found),
+        refuse("a last chunk without its padding", &file(&[listed_chunk(Some(SECRET), &bytes, false)])),
+        refuse("padding before the last chunk", &file(&[padded.clone(), chunk(1)])),
+        refuse("more padding than there must be", &with_size(8)),
+        refuse("a chunk longer than its block", &with_size(11)),
     ]
 }
 

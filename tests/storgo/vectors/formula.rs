@@ -13,11 +13,12 @@ pub const RAW: u8 = 0x55;
 pub const DAG_CBOR: u8 = 0x71;
 
 const MIN: usize = 256 << 10;
-const AVERAGE: usize = 1 << 20;
+const CENTER: usize = 896 << 10;
+const SPREAD: usize = 128 << 10;
 const MAX: usize = 1984 << 10;
 /// Maximum bytes of a node's list, and the bytes that each kind of item counts for.
 const LIST_LIMIT: usize = (1 << 20) - (16 << 10);
-const CHUNK_COST: usize = 137;
+const CHUNK_COST: usize = 142;
 const NAME_COST: usize = 134;
 const CHILD_COST: usize = 121;
 
@@ -63,19 +64,6 @@ fn secret(text: Option<&String>) -> Result<Option<[u8; 32]>, String> {
     text.map(|text| hex32(text)).transpose()
 }
 
-/// The gear table and the masks from the vectors. Another test compares them with the `fastcdc` crate.
-fn gear() -> Result<(Vec<u64>, u64, u64), String> {
-    let text = std::fs::read_to_string(Kind::ChunkCuts.path()).map_err(|e| e.to_string())?;
-    let file: case::File = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-    let tables = file.tables.ok_or("no tables")?;
-    let word = |value: &Value| {
-        u64::from_str_radix(value.as_str().unwrap_or_default(), 16).map_err(|e| e.to_string())
-    };
-    let gear: Result<Vec<u64>, String> =
-        tables["gear"].as_array().ok_or("no table")?.iter().map(word).collect();
-    Ok((gear?, word(&tables["mask_before_average"])?, word(&tables["mask_from_average"])?))
-}
-
 /// Returns the length of the first chunk.
 type Cut = Box<dyn Fn(&[u8]) -> usize>;
 
@@ -89,14 +77,14 @@ fn cuts(given: &case::Cuts) -> Result<Value, String> {
         Box::new(move |rest| rest.len().min(size))
     } else {
         let secret = secret(given.secret.as_ref())?.ok_or("no secret")?;
-        let seed = derive("storgo v1 chunker seed", &[&secret]);
-        let seed = u64::from_le_bytes(seed[..8].try_into().expect("8 bytes"));
-        let seed = if seed == 0 { 1 } else { seed };
-        let (mut gear, before, after) = gear()?;
-        for word in &mut gear {
-            *word ^= seed;
-        }
-        Box::new(move |rest| gear_cut(rest, &gear, before, after))
+        let mut hasher = blake3::Hasher::new_derive_key("storgo v1 chunker");
+        let mut stream = [0; 2080];
+        hasher.update(&secret).finalize_xof().fill(&mut stream);
+        let (words, spread_key) = stream.split_at(2048);
+        let gear: Vec<u64> =
+            words.chunks(8).map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes"))).collect();
+        let spread_key: [u8; 32] = spread_key.try_into().expect("32 bytes");
+        Box::new(move |rest| gear_cut(rest, &gear, &spread_key))
     };
     let mut lengths = Vec::new();
     for size in &given.sizes {
@@ -111,16 +99,18 @@ fn cuts(given: &case::Cuts) -> Result<Value, String> {
     Ok(json!({ "lengths": lengths }))
 }
 
-fn gear_cut(rest: &[u8], gear: &[u64], before: u64, after: u64) -> usize {
-    let len = rest.len().min(MAX);
+fn gear_cut(rest: &[u8], gear: &[u64], spread_key: &[u8; 32]) -> usize {
     let mut hash = 0_u64;
-    for at in MIN..len / 2 * 2 {
+    for at in MIN..rest.len().min(MAX - SPREAD) / 2 * 2 {
         hash = (hash << 1).wrapping_add(gear[usize::from(rest[at])]);
-        if hash & (if at < AVERAGE { before } else { after }) == 0 {
-            return at;
+        let mask = if at < CENTER { 0x0000_d917_6753_7000 } else { 0x0000_d917_0753_7000 };
+        if hash & mask == 0 {
+            let window = blake3::keyed_hash(spread_key, &rest[at - 64..at]);
+            let behind = u32::from_le_bytes(window.as_bytes()[..4].try_into().expect("4 bytes"));
+            return rest.len().min(at + behind as usize % SPREAD);
         }
     }
-    len
+    rest.len().min(MAX)
 }
 
 /// One chunk and its block.
@@ -131,14 +121,29 @@ pub struct Sealed {
     pub block: Vec<u8>,
 }
 
-pub fn seal(secret: Option<[u8; 32]>, plaintext: &[u8]) -> Sealed {
-    let hash = *blake3::hash(plaintext).as_bytes();
-    let key = secret.map(|secret| derive("storgo v1 chunk key", &[&secret, &hash]));
+/// Seals a chunk that is (`last`) or is not the last one of its file.
+pub fn seal(secret: Option<[u8; 32]>, plaintext: &[u8], last: bool) -> Sealed {
     let mut block = plaintext.to_vec();
+    if last && secret.is_some() {
+        block.resize(padme(plaintext.len()), 0);
+    }
+    let hash = *blake3::hash(&block).as_bytes();
+    let key = secret.map(|secret| derive("storgo v1 chunk key", &[&secret, &hash]));
     if let Some(key) = key {
         aes_ctr(key, &mut block);
     }
     Sealed { hash, key, cid: cid(RAW, &block), block }
+}
+
+/// The smallest length from `len` on whose binary form ends with enough zeros.
+fn padme(len: usize) -> usize {
+    (len..).find(|padded| {
+        let digits = usize::BITS - padded.leading_zeros();
+        // Of the digits after the first, as many may be set as the binary form of their number has.
+        let exponent = len.max(1).ilog2();
+        let free = if exponent == 0 { 0 } else { exponent.ilog2() + 1 };
+        digits <= 1 || padded.trailing_zeros() >= exponent - free
+    }).expect("a power of two at the latest")
 }
 
 fn chunk(given: &case::Chunk) -> Result<Value, String> {
@@ -147,7 +152,7 @@ fn chunk(given: &case::Chunk) -> Result<Value, String> {
     if secret.is_none() && sha1_checked::Sha1::try_digest(&plaintext).has_collision() {
         return Ok(json!({ "refused": "collision" }));
     }
-    let sealed = seal(secret, &plaintext);
+    let sealed = seal(secret, &plaintext, given.last);
     Ok(json!({
         "hash": to_hex(&sealed.hash),
         "key": sealed.key.map(|key| to_hex(&key)),
@@ -231,12 +236,17 @@ pub struct Listed {
     pub cost: usize,
 }
 
-pub fn listed_chunk(secret: Option<[u8; 32]>, plaintext: &[u8]) -> Listed {
-    let sealed = seal(secret, plaintext);
-    let len = plaintext.len() as u64;
+pub fn listed_chunk(secret: Option<[u8; 32]>, plaintext: &[u8], last: bool) -> Listed {
+    let sealed = seal(secret, plaintext, last);
+    let (len, size) = (sealed.block.len() as u64, plaintext.len() as u64);
     let key = maybe(sealed.key, |key| bytes(&key));
-    let entry = Cbor::Array(vec![cbor_link(&sealed.cid), len.into(), key, bytes(&sealed.hash)]);
-    Listed { block: (sealed.cid, len), entry, size: len, items: 1, cost: CHUNK_COST }
+    let entry = Cbor::Array(vec![cbor_link(&sealed.cid), len.into(), size.into(), key, bytes(&sealed.hash)]);
+    Listed { block: (sealed.cid, len), entry, size, items: 1, cost: CHUNK_COST }
+}
+
+/// The chunks of a file.
+pub fn listed_chunks(secret: Option<[u8; 32]>, chunks: &[Vec<u8>]) -> Vec<Listed> {
+    (1..).zip(chunks).map(|(n, chunk)| listed_chunk(secret, chunk, n == chunks.len())).collect()
 }
 
 /// A list node over items, and its entry in the parent.
@@ -284,7 +294,7 @@ fn node(given: &case::Node) -> Result<Value, String> {
     let secret = secret(given.secret.as_ref())?;
     let (kind, items) = match &given.lists {
         Lists::Names(names) => ("dir", names.iter().map(listed_name).collect::<Result<Vec<_>, _>>()?),
-        lists => ("file", lists.chunks()?.iter().map(|chunk| listed_chunk(secret, chunk)).collect()),
+        lists => ("file", listed_chunks(secret, &lists.chunks()?)),
     };
     let mut groups: Vec<Vec<Listed>> = vec![Vec::new()];
     let mut cost = 0;

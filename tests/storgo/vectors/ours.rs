@@ -72,7 +72,7 @@ fn cuts(given: &case::Cuts) -> Result<Value, String> {
 
 fn chunk(given: &case::Chunk) -> Result<Value, String> {
     let plaintext = given.plaintext.bytes()?;
-    let sealed = match seal_chunk(&sealing(given.secret.as_ref())?, plaintext.clone()) {
+    let sealed = match seal_chunk(&sealing(given.secret.as_ref())?, plaintext.clone(), given.last) {
         Ok(sealed) => sealed,
         Err(ContentError::Collision) => return Ok(json!({ "refused": "collision" })),
         Err(error) => return Err(error.to_string()),
@@ -112,8 +112,10 @@ fn node(given: case::Node) -> Result<Value, String> {
         }
         lists => {
             let (mut encoder, mut blocks) = (FileEncoder::new(sealing.clone()), Vec::new());
-            for chunk in lists.chunks()? {
-                let sealed = seal_chunk(&sealing, chunk).map_err(fail)?;
+            let chunks = lists.chunks()?;
+            let count = chunks.len();
+            for (n, chunk) in (1..).zip(chunks) {
+                let sealed = seal_chunk(&sealing, chunk, n == count).map_err(fail)?;
                 blocks.extend(encoder.push(sealed.entry).map_err(fail)?);
             }
             (blocks, encoder.finish(meta).map_err(fail)?)
@@ -199,7 +201,8 @@ fn walk(link: &Link, blocks: &Blocks) -> Result<Value, ContentError> {
             let meta = tree.metadata().clone();
             let item = |Placed { item, offset }: Placed<Entry>| {
                 json!({
-                    "offset": offset, "cid": item.cid.to_string(), "len": item.len, "key": key(item.key.as_ref()),
+                    "offset": offset, "cid": item.cid.to_string(), "len": item.len, "size": item.size,
+                    "key": key(item.key.as_ref()),
                     "hash": to_hex(&item.hash),
                 })
             };
