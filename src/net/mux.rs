@@ -24,9 +24,10 @@ use yamux::{Config, Connection, ConnectionError, Mode, Stream};
 /// Maximum frame length in bytes. A block takes two frames.
 const FRAME: usize = 1 << 20;
 /// Maximum streams of a connection in both directions.
-const STREAMS: usize = 256;
-/// Maximum bytes in flight from the peer over all streams of a connection.
-const WINDOW: usize = STREAMS * (256 << 10);
+const STREAMS: usize = 128;
+/// Maximum bytes in flight from the peer over all streams of a connection. Each stream may have 256 KiB. The other half goes to
+/// the streams that are read as fast as their data arrives, so that a long line is filled.
+const WINDOW: usize = 2 * STREAMS * (256 << 10);
 /// Maximum incoming streams that wait to be accepted.
 const WAITING: usize = 64;
 
