@@ -216,10 +216,12 @@ fn the_list_is_sorted_searched_and_paged() {
 #[test]
 fn the_blocks_of_a_file_are_listed_in_order() {
     let machine = Machine::new();
-    let node = machine.start(["--chunker", "fixed:64KiB"]);
+    let node = machine.start::<&str>([]);
     let api = Api::of(&machine, &node);
     let bytes: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
-    let report = machine.provide("a.bin", &bytes);
+    machine.file("a.bin", &bytes);
+    let report = machine.run(["--chunker", "fixed:64KiB", "provide", "a.bin", "--json"]).ok().json();
+    assert_eq!(report["blocks"], 63);
     let (mut blocks, mut cursor) = (Vec::new(), String::new());
     loop {
         let page = api.get(&path(&report, &format!("/blocks?limit=10{cursor}"))).is(200).json();
