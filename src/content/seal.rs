@@ -146,7 +146,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::content::MAX_CHUNK;
+
+    /// [`crate::content::MAX_CHUNK`].
+    const LONGEST: u32 = 1984 << 10;
 
     fn sealing(byte: u8) -> Sealing {
         Sealing::Secret(ConvergenceSecret::new(Key::new([byte; 32])))
@@ -161,10 +163,20 @@ mod tests {
 
     #[test]
     fn lengths_are_rounded_up_as_padme_does() {
-        for (len, padded) in [(0, 0), (1, 1), (2, 2), (8, 8), (9, 10), (31, 32), (1000, 1024), (1025, 1088), (100_000, 100_352)] {
+        for (len, padded) in [
+            (0, 0),
+            (1, 1),
+            (2, 2),
+            (8, 8),
+            (9, 10),
+            (31, 32),
+            (1000, 1024),
+            (1025, 1088),
+            (100_000, 100_352),
+        ] {
             assert_eq!(padded_len(len), padded, "{len}");
         }
-        assert_eq!(padded_len(MAX_CHUNK as u32), MAX_CHUNK as u32);
+        assert_eq!(padded_len(LONGEST), LONGEST);
     }
 
     #[test]
@@ -191,9 +203,9 @@ mod tests {
         }
 
         #[test]
-        fn padding_adds_at_most_an_eighth_and_hides_the_low_bits(len in 1_u32..=MAX_CHUNK as u32) {
+        fn padding_adds_at_most_an_eighth_and_hides_the_low_bits(len in 1_u32..=LONGEST) {
             let padded = padded_len(len);
-            prop_assert!(padded >= len && padded - len <= len / 8 && padded as usize <= MAX_CHUNK);
+            prop_assert!(padded >= len && padded - len <= len / 8 && padded <= LONGEST);
             prop_assert_eq!(padded_len(padded), padded);
         }
 

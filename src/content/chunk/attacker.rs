@@ -1,5 +1,7 @@
 //! Plays somebody who sees the lengths of a file's chunks, guesses its content, and wants to know whether the guess is right.
 
+#![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // Small numbers, for statistics.
+
 use std::collections::HashSet;
 
 use fastcdc::v2020::{MASKS, cut_gear, get_gear_with_seed};
@@ -12,8 +14,8 @@ const MASK: u64 = MASKS[19];
 /// English-like text, the kind of content that can be guessed. `seed` selects it.
 fn text(seed: u64, len: usize) -> Vec<u8> {
     const WORDS: [&str; 16] = [
-        "the ", "of ", "and ", "a ", "to ", "in ", "block ", "node ", "file ", "is ", "that ", "for ", "it ", "as ", "was ",
-        "with ",
+        "the ", "of ", "and ", "a ", "to ", "in ", "block ", "node ", "file ", "is ", "that ", "for ", "it ",
+        "as ", "was ", "with ",
     ];
     let mut state = seed | 1;
     let mut bytes = Vec::with_capacity(len + 8);
@@ -75,7 +77,9 @@ fn recover_seeds(guess: &[u8], points: &[usize]) -> HashSet<u64> {
     let mut seeds = HashSet::from([0_u64]);
     for bit in 0..64 - MASK.leading_zeros() {
         let next = seeds.iter().flat_map(|seed| [*seed, *seed | 1 << bit]);
-        let fits = |seed: &u64| MASK >> bit & 1 == 0 || points.iter().all(|point| hash(*point, *seed) >> bit & 1 == 0);
+        let fits = |seed: &u64| {
+            MASK >> bit & 1 == 0 || points.iter().all(|point| hash(*point, *seed) >> bit & 1 == 0)
+        };
         seeds = next.filter(fits).collect();
     }
     seeds

@@ -325,7 +325,12 @@ fn padding() -> Vec<Case> {
     let found = json!({ "kind": "file", "meta": meta, "items": [item] });
     let refuse = |name: &str, made: &Made| case(&format!("refused: {name}"), made, &[], refused("malformed"));
     vec![
-        case("valid: a padded chunk (the next cases alter it)", &file(std::slice::from_ref(&padded)), &[], found),
+        case(
+            "valid: a padded chunk (the next cases alter it)",
+            &file(std::slice::from_ref(&padded)),
+            &[],
+            found,
+        ),
         refuse("a last chunk without its padding", &file(&[listed_chunk(Some(SECRET), &bytes, false)])),
         refuse("padding before the last chunk", &file(&[padded.clone(), chunk(1)])),
         refuse("more padding than there must be", &with_size(8)),

@@ -137,13 +137,11 @@ pub fn seal(secret: Option<[u8; 32]>, plaintext: &[u8], last: bool) -> Sealed {
 
 /// The smallest length from `len` on whose binary form ends with enough zeros.
 fn padme(len: usize) -> usize {
-    (len..).find(|padded| {
-        let digits = usize::BITS - padded.leading_zeros();
-        // Of the digits after the first, as many may be set as the binary form of their number has.
-        let exponent = len.max(1).ilog2();
-        let free = if exponent == 0 { 0 } else { exponent.ilog2() + 1 };
-        digits <= 1 || padded.trailing_zeros() >= exponent - free
-    }).expect("a power of two at the latest")
+    let exponent = len.max(1).ilog2();
+    // Of the digits after the first, as many may be set as the binary form of their number has.
+    let free = exponent.checked_ilog2().map_or(0, |log| log + 1);
+    let fits = |padded: &usize| padded.trailing_zeros() >= exponent - free;
+    (len..=2 * len).find(fits).expect("a power of two at the latest")
 }
 
 fn chunk(given: &case::Chunk) -> Result<Value, String> {
