@@ -137,6 +137,17 @@ pub(super) fn require_data_dir(context: &Context) -> Result<(), CliError> {
     Err(CliError::new(ErrorCode::Unreachable, format!("no node in {}", dir.display())).hint(hint))
 }
 
+/// Fails if a node runs; `hint` is the next step.
+pub(super) fn require_stopped(context: &Context, hint: &str) -> Result<(), CliError> {
+    match read_lock(&context.data_dir) {
+        None => Ok(()),
+        Some(lock) => {
+            let message = format!("the node runs as {}", lock.holder());
+            Err(CliError::new(ErrorCode::Locked, message).hint(hint))
+        }
+    }
+}
+
 /// Fails if no node runs: for commands whose answer a node started for them could not know.
 pub(super) fn require_running_node(context: &Context) -> Result<(), CliError> {
     require_data_dir(context)?;

@@ -67,6 +67,11 @@ impl Context {
         Ok(Self { data_dir, sources, settings, json, quiet, mistakes })
     }
 
+    /// The settings file that is read if it exists.
+    pub(super) fn settings_file(&self) -> Option<&Path> {
+        self.sources.file.as_deref().or(self.sources.default_file.as_deref())
+    }
+
     /// The command that starts the node of this command.
     pub(super) fn start_command(&self) -> String {
         let mut command = format!("storgo-node --data-dir {}", quote(&self.data_dir));

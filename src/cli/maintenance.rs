@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::{
     Context,
     client::Endpoint,
-    connection::{Network, ask, call, require_data_dir},
+    connection::{Network, ask, call, require_data_dir, require_stopped},
     error::CliError,
     files,
     options::node_options,
@@ -22,7 +22,7 @@ use crate::{
         ErrorCode, NodeError,
         report::{FileInfo, GcReport, Health, HealthReport, RepairReport, VerifyReport},
     },
-    store::{Store, StoreError, StoreOptions, read_lock},
+    store::{Store, StoreError, StoreOptions},
 };
 
 pub(super) async fn verify(
@@ -208,10 +208,7 @@ pub(super) async fn repair(context: &Context, reference: Option<&str>) -> Result
 }
 
 async fn rebuild_index(context: &Context) -> Result<(), CliError> {
-    if let Some(lock) = read_lock(&context.data_dir) {
-        let message = format!("the node runs as {}", lock.holder());
-        return Err(CliError::new(ErrorCode::Locked, message).hint("stop it first: it uses the index"));
-    }
+    require_stopped(context, "stop it first: it uses the index")?;
     let options = node_options(&context.settings, &context.data_dir)?;
     let layout = options.store.layout;
     let observers = catalogue::observers();

@@ -34,8 +34,7 @@ pub(super) async fn config(context: &Context, action: &ConfigAction) -> Result<(
                         .hint("correct or remove each; docs/configuration.md describes all settings"));
                 }
             }
-            let file = context.sources.file.as_ref().or(context.sources.default_file.as_ref());
-            let read = match file.filter(|path| path.exists()) {
+            let read = match context.settings_file().filter(|path| path.exists()) {
                 Some(path) => format!("read {}", sanitize(&path.display().to_string())),
                 None => "no settings file".into(),
             };
@@ -44,8 +43,7 @@ pub(super) async fn config(context: &Context, action: &ConfigAction) -> Result<(
             })
         }
         ConfigAction::Path => {
-            let path = context.sources.file.as_ref().or(context.sources.default_file.as_ref());
-            let path = path.map(|path| path.display().to_string()).unwrap_or_default();
+            let path = context.settings_file().map(|path| path.display().to_string()).unwrap_or_default();
             output::result(context, &serde_json::json!({ "path": path }), |_| format!("{path}\n"))
         }
         ConfigAction::Show { origin, next } => {

@@ -7,7 +7,7 @@ use libp2p::identity::Keypair;
 use super::{
     Context,
     cluster_key::{self, cluster_key, parse_cluster_key},
-    connection::{Network, ask, require_data_dir},
+    connection::{Network, ask, require_data_dir, require_stopped},
     error::CliError,
     output,
     settings_file::SettingsFile,
@@ -15,7 +15,6 @@ use super::{
 use crate::{
     content::secret::{ClusterKey, Key},
     node::{
-        ErrorCode,
         identity::load_or_create,
         invite::Invite,
         membership::{CLUSTER_FILE, CLUSTER_ID_FILE},
@@ -126,10 +125,7 @@ pub(super) fn join(context: &Context, text: &str) -> Result<(), CliError> {
     for addr in &invite.addrs {
         addr.parse::<libp2p::Multiaddr>().map_err(|_| invalid())?;
     }
-    if let Some(lock) = read_lock(&context.data_dir) {
-        return Err(CliError::new(ErrorCode::Locked, format!("the node runs as {}", lock.holder()))
-            .hint("stop it, join, then start it again"));
-    }
+    require_stopped(context, "stop it, join, then start it again")?;
     let file = SettingsFile::prepare(context, &invite.addrs)?;
     let lacks_key = cluster_key::lacks(context, &key)?;
     create_data_dir(context)?;
@@ -144,10 +140,7 @@ pub(super) fn join(context: &Context, text: &str) -> Result<(), CliError> {
 
 pub(super) fn leave(context: &Context) -> Result<(), CliError> {
     require_data_dir(context)?;
-    if let Some(lock) = read_lock(&context.data_dir) {
-        return Err(CliError::new(ErrorCode::Locked, format!("the node runs as {}", lock.holder()))
-            .hint("stop it, leave, then start it again"));
-    }
+    require_stopped(context, "stop it, leave, then start it again")?;
     if context.settings.get("cluster.key").is_some() {
         let origin = context.settings.origin("cluster.key");
         return Err(CliError::bad_request(format!("the cluster key is a setting, from {origin}"))

@@ -1,12 +1,12 @@
 //! Health of files, by the answers of the nodes that have them.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use serde_json::{Value, json};
 
 use super::{
     api::Api,
-    binary::{Live, Machine, eventually},
+    binary::{Live, Machine, block_files, eventually},
     swarm::noise,
 };
 
@@ -32,20 +32,6 @@ fn provide(machine: &Machine, bytes: &[u8]) -> String {
     let path = path.to_str().expect("a name");
     let report = machine.run(["provide", path, "--public", "--chunker", "fixed:256KiB", "--json"]);
     report.ok().json()["cid"].as_str().expect("a CID").to_owned()
-}
-
-/// Block files of a machine, largest first.
-fn blocks(machine: &Machine) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut open = vec![machine.data().join("blocks")];
-    while let Some(dir) = open.pop() {
-        for item in fs::read_dir(dir).expect("listed") {
-            let path = item.expect("listed").path();
-            if path.is_dir() { open.push(path) } else { found.push(path) }
-        }
-    }
-    found.sort_by_key(|path| std::cmp::Reverse(fs::metadata(path).expect("there").len()));
-    found
 }
 
 /// Asserts that a command reports to stdout, and the damage with its exit code and on stderr.
@@ -86,7 +72,7 @@ fn health_follows_what_is_on_the_disks() {
     assert_eq!((counts, &page["next"]), (vec![&json!(2), &json!(2)], &json!("3")), "{page}");
 
     // The second node has lost a block that nobody has read since. Its disk counts.
-    fs::remove_file(&blocks(&machines[1])[0]).expect("removed");
+    fs::remove_file(&block_files(&machines[1])[0]).expect("removed");
     let halved = health();
     assert_eq!((&halved["state"], &halved["copies"]), (&json!("at_risk"), &json!(1)), "{halved}");
     assert_eq!(
@@ -101,7 +87,7 @@ fn health_follows_what_is_on_the_disks() {
     assert_eq!((listed("damaged"), listed("ok")), (json!(0), json!(1)));
     let kept = api.get("/api/v1/files?health=damaged&limit=1").is(200).json()["kept"].clone();
     assert_eq!(kept, json!(1));
-    let files = blocks(&machines[0]);
+    let files = block_files(&machines[0]);
     fs::remove_file(&files[0]).expect("removed");
     fs::File::options().write(true).open(&files[1]).and_then(|file| file.set_len(9)).expect("cut");
     eventually("the list shows the damage", || (listed("damaged"), listed("ok")) == (json!(1), json!(0)));
@@ -123,7 +109,7 @@ fn health_follows_what_is_on_the_disks() {
     let [_first, second] = nodes;
     second.stop();
     eventually("the second node has left", || api.get("/api/v1/status").json()["peers"] == 0);
-    fs::remove_file(&blocks(&machines[0])[0]).expect("removed");
+    fs::remove_file(&block_files(&machines[0])[0]).expect("removed");
     let lost = health();
     // It announced the file, so it may have the block.
     assert_eq!((&lost["state"], &lost["lost"]), (&json!("unknown"), &json!(1)), "{lost}");
@@ -137,7 +123,7 @@ fn health_fetches_missing_node_blocks() {
     let bytes = noise(6, 3 << 20);
     let cid = provide(&machines[0], &bytes);
     assert_eq!(provide(&machines[1], &bytes), cid);
-    let root = blocks(&machines[0]).pop().expect("the shortest");
+    let root = block_files(&machines[0]).pop().expect("the shortest");
     assert!(fs::metadata(&root).expect("there").len() < 100_000);
     fs::remove_file(root).expect("removed");
     let health = api.get(&format!("/api/v1/files/{cid}/health")).is(200).json();
@@ -156,7 +142,7 @@ fn a_block_that_a_file_uses_often_is_lost_once() {
         (&json!(2), &json!(2)),
         "one block of zeros and the root block"
     );
-    fs::remove_file(&blocks(&machines[0])[0]).expect("removed");
+    fs::remove_file(&block_files(&machines[0])[0]).expect("removed");
     let lost = health();
     assert_eq!(
         (&lost["lost"], &lost["here"], &lost["only_here"]),
@@ -183,7 +169,7 @@ fn a_block_that_does_not_fit_is_not_reported_as_repaired() {
         machine.run(["provide", path, "--public", "--chunker", "fixed:1MiB"]).ok();
     };
     machines.iter().for_each(store);
-    fs::remove_file(&blocks(&machines[0])[0]).expect("removed");
+    fs::remove_file(&block_files(&machines[0])[0]).expect("removed");
     reports_damage(&machines[0], &["verify"], &["no good copy here of 1 block"]);
     // Another file takes the space before a node with the block connects.
     machines[0].run_with(["provide", "-", "--name", "another"], &noise(8, 3 << 19)).ok();

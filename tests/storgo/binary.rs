@@ -1,6 +1,7 @@
 //! Runs the real binary: data directories, commands with a deadline, nodes that end with their test.
 
 use std::{
+    cmp::Reverse,
     ffi::OsStr,
     io::{BufRead, BufReader, Read, Write},
     os::unix::process::CommandExt,
@@ -421,10 +422,15 @@ pub fn link(report: &Value) -> &str {
     report["link"].as_str().expect("a link")
 }
 
-/// The finished block files of a machine.
+/// The finished block files of a machine, the longest first.
 pub fn block_files(machine: &Machine) -> Vec<PathBuf> {
+    blocks_in(&machine.data())
+}
+
+/// The finished block files in a data directory, the longest first.
+pub fn blocks_in(data: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut folders = vec![machine.data().join("blocks")];
+    let mut folders = vec![data.join("blocks")];
     while let Some(folder) = folders.pop() {
         // A folder may disappear meanwhile.
         for item in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -436,7 +442,7 @@ pub fn block_files(machine: &Machine) -> Vec<PathBuf> {
             }
         }
     }
-    found.sort();
+    found.sort_by_cached_key(|path| (Reverse(path.metadata().map_or(0, |meta| meta.len())), path.clone()));
     found
 }
 

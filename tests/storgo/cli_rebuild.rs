@@ -1,14 +1,9 @@
 //! Rebuilding a lost, damaged or outdated index, and moving blocks to another layout.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use super::{
-    binary::{Done, Machine},
+    binary::{Done, Machine, block_files},
     swarm::noise,
 };
 
@@ -100,9 +95,7 @@ fn a_rebuild_reports_a_lost_block_as_missing_until_it_is_stored_again() {
     let bytes = noise(7, LEN);
     let path = machine.file("file", &bytes);
     let link = provide(&machine, &path);
-    let mut longest = block_files(&machine.data().join("blocks"));
-    longest.sort_by_key(|path| fs::metadata(path).expect("there").len());
-    fs::remove_file(longest.last().expect("blocks")).expect("removed");
+    fs::remove_file(&block_files(&machine)[0]).expect("removed");
     fs::remove_file(machine.data().join("index.redb")).expect("removed");
     let done = machine.run(["verify", "--rebuild-index", "--json"]).ends(7);
     assert_eq!(done.json()["missing"].as_array().map(Vec::len), Some(1));
@@ -121,7 +114,7 @@ fn blocks_below_a_damaged_node_block_survive_collection_after_a_rebuild() {
         fs::create_dir_all(machine.home().join("folder")).expect("made");
         machine.file("folder/file", &noise(10, LEN));
         let link = provide(&machine, &machine.home().join("folder"));
-        let files = block_files(&machine.data().join("blocks"));
+        let files = block_files(&machine);
         let mut blocks = files.iter().map(|path| (path, fs::read(path).expect("read")));
         let is_root = |bytes: &[u8]| bytes.windows(10).any(|part| part == b"dkinddfile");
         let (root, mut bytes) = blocks.find(|(_, bytes)| is_root(bytes)).expect("the file's root");
@@ -143,11 +136,6 @@ fn blocks_below_a_damaged_node_block_survive_collection_after_a_rebuild() {
     }
 }
 
-fn block_files(below: &Path) -> Vec<PathBuf> {
-    let items = fs::read_dir(below).expect("listed").map(|item| item.expect("listed").path());
-    items.flat_map(|path| if path.is_dir() { block_files(&path) } else { vec![path] }).collect()
-}
-
 #[test]
 fn another_layout_is_refused_until_a_rebuild_moves_the_blocks() {
     let machine = Machine::new();
@@ -165,9 +153,9 @@ fn another_layout_is_refused_until_a_rebuild_moves_the_blocks() {
         let said = with(layout, &["ls"]).ends(1).stderr;
         assert!(says.iter().all(|words| said.contains(words)), "{said}");
         assert!(with(before, &get).ok().stdout == bytes, "the refused command changed nothing");
-        let files = block_files(&machine.data().join("blocks")).len();
+        let files = block_files(&machine).len();
         with(layout, &["verify", "--rebuild-index"]).ok();
-        assert_eq!(block_files(&machine.data().join("blocks")).len(), files);
+        assert_eq!(block_files(&machine).len(), files);
         assert!(with(layout, &get).ok().stdout == bytes);
         with(before, &["ls"]).fails(1, &[layout]);
         before = layout;

@@ -15,6 +15,8 @@ use storgo::node::{
 };
 use tempfile::TempDir;
 
+use super::binary::blocks_in;
+
 /// Maximum duration of one step of a test.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -209,24 +211,11 @@ async fn a_damaged_block_is_fetched_from_a_provider_or_reported() {
 
 /// Flips a bit of the longest block file. Returns the file name.
 pub fn damage_a_block(node: &TestNode) -> String {
-    let longest = block_files(node).into_iter().max_by_key(|file| file.metadata().expect("there").len());
-    let file = longest.expect("a block file");
+    let file = blocks_in(node.dir.path()).remove(0);
     let mut bytes = std::fs::read(&file).expect("read");
     bytes[12345] ^= 4;
     std::fs::write(&file, bytes).expect("written");
     file.file_name().expect("a name").to_string_lossy().into_owned()
-}
-
-pub fn block_files(node: &TestNode) -> Vec<std::path::PathBuf> {
-    let mut folders = vec![node.dir.path().join("blocks")];
-    let mut files = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for item in std::fs::read_dir(folder).expect("read") {
-            let path = item.expect("an item").path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
-        }
-    }
-    files
 }
 
 #[tokio::test(flavor = "multi_thread")]
