@@ -124,9 +124,9 @@ fn get_tells_no_peer_from_no_provider_from_a_missing_key() {
     let fields = ["link", "size", "sealed"].map(|field| info[field].clone());
     assert_eq!(fields, [Value::Null, Value::Null, true.into()]);
     assert!(!reader.run(["info", cid]).ok().text().contains("size"));
-    let other = if link(&report).ends_with('A') { "B" } else { "A" };
-    let wrong = link(&report);
-    let wrong = format!("{}{other}{}", &wrong[..wrong.len() - 10], &wrong[wrong.len() - 9..]);
+    let (start, end) = link(&report).split_at(link(&report).len() - 10);
+    let other = if end.starts_with('A') { "B" } else { "A" };
+    let wrong = format!("{start}{other}{}", &end[1..]);
     reader.run(["get", &wrong, "-o", "-"]).fails(6, &["the read key is wrong", "complete"]);
     reader.run(["info", &wrong]).fails(6, &["the read key is wrong"]);
 }
