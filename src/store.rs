@@ -39,6 +39,7 @@ mod rebuild;
 mod record;
 mod relocate;
 mod roots;
+mod salvage;
 mod schema;
 mod tables;
 mod upload;

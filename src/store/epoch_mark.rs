@@ -2,7 +2,8 @@
 //!
 //! The journal says how far the index had come, but it lies beside the index and is lost or set back together with it: by a
 //! backup of the small files, say. The mark lies where the blocks are. Its name is the number, so that a backup copied over a
-//! newer directory does not replace it: of two marks, the higher one counts.
+//! newer directory does not replace it: of two marks, the higher one counts. Blocks without a mark count as newer than the
+//! index: a program that copies no empty folders may have set both back.
 
 use std::{
     fs, io,
@@ -32,9 +33,11 @@ impl EpochMark {
         *self.at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Raises the mark to an epoch. It survives a kill at once, and a power cut after the next sync of the file system.
+    /// Raises the mark to an epoch. The first one is durable; a later one survives a kill
+    /// at once, and a power cut after the next sync of the file system.
     pub(super) fn raise(&self, epoch: u64) -> Result<(), StoreError> {
         let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        let fail = |e| StoreError::io("mark the epoch of the index", e);
         let to = self.folder.join(epoch.to_string());
         let raised = match *at {
             Some(old) if old >= epoch => return Ok(()),
@@ -43,8 +46,12 @@ impl EpochMark {
         };
         match raised {
             // The first mark, or somebody removed it.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => private::make_private_dir(&to)?,
-            raised => raised.map_err(|e| StoreError::io("mark the epoch of the index", e))?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                private::make_private_dir(&to)?;
+                // No block may outlive a power cut without a mark.
+                private::sync_folder(&to).and_then(|()| private::sync_folder(&self.folder)).map_err(fail)?;
+            }
+            raised => raised.map_err(fail)?,
         }
         *at = Some(epoch);
         Ok(())

@@ -81,10 +81,17 @@ impl Index {
         Ok(index)
     }
 
-    /// Opens the index at `path` for reading what can be read of it, and changes nothing.
+    /// Opens the index at `path` for reading what can be read of it, and changes nothing. Its usage is not known.
     pub(super) fn look(path: &Path) -> Result<Self, StoreError> {
         let path = path.to_owned();
-        Self::open_with(&Observers::new(), OnDamage::Salvage, move || index_check::open(&path))
+        let opener = Box::new(move || index_check::open(&path));
+        Ok(Self {
+            file: IndexFile::open(opener, OnDamage::Salvage)?,
+            usage: Arc::default(),
+            observers: Observers::new(),
+            records_read: AtomicU64::new(0),
+            is_read_only: Arc::default(),
+        })
     }
 
     pub(super) fn open_with(
@@ -220,15 +227,16 @@ impl Index {
         self.file.read(|read| Ok(read.open_table(META)?.get(name)?.map(|bytes| bytes.value().to_vec())))
     }
 
-    /// Returns all named values.
-    pub(super) fn all_meta(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+    /// Returns the named values whose names start with an ASCII letter.
+    pub(super) fn meta_from(&self, letter: u8) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let [start, end] = [letter, letter + 1].map(|letter| char::from(letter).to_string());
         self.file.read(|read| {
             let table = read.open_table(META)?;
             let pair = |item: Result<(AccessGuard<'_, &str>, AccessGuard<'_, &[u8]>), StorageError>| {
                 let (name, value) = item?;
                 Ok((name.value().to_owned(), value.value().to_vec()))
             };
-            table.iter()?.map(pair).collect()
+            table.range::<&str>(&*start..&*end)?.map(pair).collect()
         })
     }
 
@@ -240,6 +248,44 @@ impl Index {
     pub(super) fn roots(&self, after: Option<Cid>, limit: usize) -> Result<Vec<Root>, StoreError> {
         let after = after.map(Cid::to_bytes);
         self.snapshot(|snapshot| snapshot.root_rows(after.as_ref(), false, limit))
+    }
+
+    /// Returns up to `limit` roots from one CID to another, by digest. The record of a root may be damaged.
+    pub(super) fn roots_between(
+        &self,
+        first: Cid,
+        last: Cid,
+        limit: usize,
+    ) -> Result<Vec<(Digest, Option<Root>)>, StoreError> {
+        self.file.read(|read| {
+            let table = read.open_table(ROOTS)?;
+            let rows = table.range::<&[u8; Cid::LEN]>(&first.to_bytes()..=&last.to_bytes())?;
+            let row = |item: Result<(AccessGuard<'_, &[u8; Cid::LEN]>, AccessGuard<'_, &[u8]>), _>| {
+                let (key, value) = item?;
+                let cid =
+                    Cid::from_bytes(key.value()).map_err(|e| StoreError::IndexCorrupt(e.to_string()))?;
+                let root = Root::decode(value.value()).ok().filter(|root| root.record.cid == cid);
+                Ok((*cid.digest(), root))
+            };
+            rows.take(limit).map(row).collect()
+        })
+    }
+
+    /// Returns up to `limit` short blocks from one digest to another.
+    pub(super) fn inline_between(
+        &self,
+        first: &Digest,
+        last: &Digest,
+        limit: usize,
+    ) -> Result<Vec<(Digest, Vec<u8>)>, StoreError> {
+        self.file.read(|read| {
+            let table = read.open_table(INLINE)?;
+            let row = |item: Result<(AccessGuard<'_, &Digest>, AccessGuard<'_, &[u8]>), StorageError>| {
+                let (digest, bytes) = item?;
+                Ok((*digest.value(), bytes.value().to_vec()))
+            };
+            table.range::<&Digest>(first..=last)?.take(limit).map(row).collect()
+        })
     }
 
     /// Returns a part of the list of a root's blocks; `None` means that there are no more parts.

@@ -4,7 +4,7 @@
 //!   itself and in a folder looks like a part of the folder, and a damaged root is not recognised as one.
 //! - **Epoch.** How far the index had come: each new list of blocks takes the next number. An older index that is put in
 //!   the place of the newest one has not come so far. It does not know newer blocks, so nothing may be removed by it. The
-//!   blocks carry the same number (see `epoch_mark`). If both numbers are lost, the index may be older, too.
+//!   blocks carry the same number (see `epoch_mark`). If that is lost, the index may be older, too.
 //! - **Writes.** Since when uploads have written block files that the index does not list yet. After a kill, the next
 //!   process looks for such files (see `orphans`).
 //!
@@ -87,6 +87,7 @@ pub(super) fn replay(dir: &Path) -> (Replayed, Option<String>) {
         replayed.writes_begun = Some(0);
     }
     let marked = EpochMark::open(dir).epoch();
+    replayed.is_marked = marked.is_some();
     if marked > replayed.epoch {
         // A power cut took its last records, or an older journal was put in its place.
         replayed.lacks_later_records();
@@ -95,23 +96,24 @@ pub(super) fn replay(dir: &Path) -> (Replayed, Option<String>) {
     (replayed, damage)
 }
 
-/// Whether an index with this next number may be older than the blocks beside it.
-pub(super) fn is_behind(next_number: u64, epoch: Option<u64>, disk: &Disk) -> Result<bool, StoreError> {
-    match epoch {
-        Some(epoch) => Ok(next_number < epoch),
-        None => Ok(next_number > 0 || disk.first_layout()?.is_some()),
-    }
+/// Whether an index with this next number may be older than the blocks beside it. Where the blocks have no mark, the journal
+/// may be as old as the index.
+pub(super) fn is_behind(next_number: u64, recorded: &Replayed, disk: &Disk) -> Result<bool, StoreError> {
+    let is_older = next_number < recorded.epoch.unwrap_or(0);
+    let is_unknown = recorded.epoch.is_none() && next_number > 0;
+    Ok(is_older || is_unknown || !recorded.is_marked && disk.first_layout()?.is_some())
 }
 
 impl Journal {
     /// Reads the journal in a data directory and compares the index with it. Nothing is written yet, but a folder in the
     /// place of the file is moved away.
     pub(super) fn open(dir: &Path, index: Arc<Index>, disk: &Disk) -> Result<Self, StoreError> {
-        let (Replayed { epoch, writes_begun, is_complete, .. }, damage) = replay(dir);
+        let (recorded, damage) = replay(dir);
         let path = dir.join(FILE);
         let next_number = index.next_number()?;
         // An index that was found to be behind catches up with the number, and still does not know what it missed.
-        let is_behind = index.meta(META_BEHIND)?.is_some() || is_behind(next_number, epoch, disk)?;
+        let is_behind = index.meta(META_BEHIND)?.is_some() || is_behind(next_number, &recorded, disk)?;
+        let Replayed { epoch, writes_begun, is_complete, .. } = recorded;
         let is_new = epoch.is_none() && !is_behind;
         let damage = damage.filter(|_| !is_new);
         if let Some(damage) = &damage {
@@ -140,16 +142,18 @@ impl Journal {
         self.log().is_complete
     }
 
-    /// Writes the journal anew if its pins may not be those of the index, or if it has become long. A failure is logged: it
-    /// matters only when the index is lost.
+    /// Marks the epoch, and writes the journal anew if its pins may not be those of the index, or if it has become long. A
+    /// failure is logged: it matters only when the index is lost or set back.
     pub(super) fn refresh(&self) {
         let mut log = self.log();
-        let is_long = log.len / record::LEN as u64 > 2 * self.index.usage().roots + SLACK;
         // An older index says less than the journal.
-        if !self.is_behind && !self.index.is_read_only() && (is_long || !log.is_complete) {
-            let rewritten = self.rewrite(&mut log);
-            log.is_complete = rewritten.inspect_err(|error| tracing::warn!("{error}")).is_ok();
+        if self.is_behind || self.index.is_read_only() {
+            return;
         }
+        let is_long = log.len / record::LEN as u64 > 2 * self.index.usage().roots + SLACK;
+        let written =
+            if is_long || !log.is_complete { self.rewrite(&mut log) } else { self.epoch().map(drop) };
+        log.is_complete = written.inspect_err(|error| tracing::warn!("{error}")).is_ok();
     }
 
     fn rewrite(&self, log: &mut Log) -> Result<(), StoreError> {

@@ -84,7 +84,7 @@ impl Store {
         let index = Index::look(&path)?;
         let (recorded, damage) = journal::replay(dir);
         let next_number = index.next_number()?;
-        if index.meta(META_BEHIND)?.is_some() || journal::is_behind(next_number, recorded.epoch, disk)? {
+        if index.meta(META_BEHIND)?.is_some() || journal::is_behind(next_number, &recorded, disk)? {
             return Err(StoreError::IndexBehind);
         }
         Ok(damage)

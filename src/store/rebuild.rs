@@ -12,11 +12,10 @@ use std::{cell::Cell, collections::HashSet, fs, path::Path, sync::Arc};
 use super::{
     INDEX, PutMode, RootKind, RootRecord, Store, StoreError, StoreOptions, disk,
     index::Index,
-    index_check,
     journal::{self, META_BEHIND, Replayed},
-    opening::has_index,
     private, relocate,
-    schema::{Arrival, Location, Root, Row, TOTALS, unix_ms},
+    salvage::OldIndex,
+    schema::{Arrival, Root, Row, unix_ms},
     version,
 };
 use crate::content::{
@@ -65,12 +64,12 @@ impl Store {
             recorded.lacks_later_records();
         }
         let is_marked = old.read(|index| Ok(index.meta(META_BEHIND)?.is_some()));
-        if is_marked || journal::is_behind(next_number, recorded.epoch, &disk)? {
+        if is_marked || journal::is_behind(next_number, &recorded, &disk)? {
             // It knows as little of newer blocks as an index that cannot be read.
             old.is_damaged.set(true);
         }
         let new = Self::open_index(options.clone(), NEW_INDEX, disk, Arc::clone(&lock))?;
-        let rebuild = Rebuild { new, old, recorded };
+        let rebuild = Rebuild { new, old, recorded, known: Cell::new(0) };
         let found = Rebuilt { moved, ..rebuild.run()? };
         // The journal is written anew from the new index, also if the process ends here.
         rebuild.new.inner.journal.invalidate()?;
@@ -88,11 +87,13 @@ struct Rebuild {
     new: Store,
     old: OldIndex,
     recorded: Replayed,
+    /// Roots that came from the old index.
+    known: Cell<u64>,
 }
 
 impl Rebuild {
     fn run(&self) -> Result<Rebuilt, StoreError> {
-        let blocks = self.take_small_blocks()? + self.take_block_files()?;
+        let blocks = self.take_short_blocks()? + self.take_block_files()?;
         let damaged = self.new.usage().quarantined;
         for (name, value) in self.old.meta() {
             self.new.set_meta(&name, &value)?;
@@ -103,30 +104,26 @@ impl Rebuild {
             tables.totals.next_number = tables.totals.next_number.max(epoch);
             Ok(())
         })?;
-        let known = self.take_roots()?;
-        let roots = known + self.find_roots()?;
+        self.take_roots()?;
+        self.find_roots()?;
         self.new.hold_unlisted()?;
+        let (roots, known) = (self.new.usage().roots, self.known.get());
         Ok(Rebuilt { blocks, roots, known, damaged, moved: 0 })
     }
 
-    /// Stores the small blocks of the old index; returns their number.
-    fn take_small_blocks(&self) -> Result<u64, StoreError> {
+    /// Stores the short blocks of the old index; returns their number.
+    fn take_short_blocks(&self) -> Result<u64, StoreError> {
         let upload = self.new.listing();
-        let (mut taken, mut after) = (0, None);
-        loop {
-            let page = self.old.read(|index| index.blocks(after, PAGE));
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            for (digest, row) in page.into_iter().filter(|(_, row)| row.location == Location::Inline) {
-                let cid = Cid::new(row.codec, digest);
-                if let Some(bytes) =
-                    self.old.read(|index| index.inline(&digest)).filter(|bytes| cid.matches(bytes))
-                {
-                    upload.put(&cid, &bytes, PutMode::Sealed)?;
-                    taken += 1;
-                }
+        let mut taken = 0;
+        self.old.each_short_block(|digest, bytes| {
+            let row = self.old.read(|index| index.row(&digest));
+            let cid = Cid::new(row.map_or_else(|| codec_of(&bytes), |row| row.codec), digest);
+            if cid.matches(&bytes) {
+                upload.put(&cid, &bytes, PutMode::Sealed)?;
+                taken += 1;
             }
-        }
+            Ok(())
+        })?;
         upload.keep()?;
         Ok(taken)
     }
@@ -152,9 +149,7 @@ impl Rebuild {
                 })?;
                 return Ok(true);
             }
-            // A node block shows that it is one; anything else is data.
-            let codec = if node_block::visible(&bytes).is_ok() { Codec::DagCbor } else { Codec::Raw };
-            upload.put(&Cid::new(codec, digest), &bytes, PutMode::Sealed)?;
+            upload.put(&Cid::new(codec_of(&bytes), digest), &bytes, PutMode::Sealed)?;
             taken += 1;
             Ok(true)
         })?;
@@ -162,30 +157,20 @@ impl Rebuild {
         Ok(taken)
     }
 
-    /// Lists the roots of the old index, without those that were removed since; returns their number.
-    fn take_roots(&self) -> Result<u64, StoreError> {
-        let (mut taken, mut after) = (0, None);
-        loop {
-            let page = self.old.read(|index| index.roots(after, PAGE));
-            let Some(last) = page.last() else { return Ok(taken) };
-            after = Some(last.record.cid);
-            for Root { number, record } in page {
-                if record.pinned && self.old.is_damaged.get() && self.recorded.was_removed(&record.cid) {
-                    continue;
-                }
-                taken += 1;
-                if record.pinned {
-                    self.list(record, Some(number))?;
-                } else {
-                    self.new.add_root(record)?;
-                }
+    /// Lists the roots of the old index, without those that were removed since.
+    fn take_roots(&self) -> Result<(), StoreError> {
+        self.old.each_root(|Root { number, record }| {
+            if record.pinned && self.old.is_damaged.get() && self.recorded.was_removed(&record.cid) {
+                return Ok(());
             }
-        }
+            self.known.update(|known| known + 1);
+            if record.pinned { self.list(record, Some(number)) } else { self.new.add_root(record) }
+        })
     }
 
-    /// Lists roots that the old index did not know; returns their number. A root whose block the old index knew and that
+    /// Lists roots that the old index did not know. A root whose block the old index knew and that
     /// it did not list was removed, and so was a root of which the journal says so if the old index cannot be read.
-    fn find_roots(&self) -> Result<u64, StoreError> {
+    fn find_roots(&self) -> Result<(), StoreError> {
         let (mut tops, mut listed) = (Vec::new(), HashSet::new());
         let mut after = None;
         loop {
@@ -211,22 +196,20 @@ impl Rebuild {
             }
         };
         tops.retain(|(cid, _)| !listed.contains(cid) && !was_removed(cid));
-        let mut found = self.list_pinned()?;
+        self.list_pinned()?;
         for (cid, kind) in tops {
             if self.new.root(&cid)?.is_none() {
-                self.list(nameless(cid, kind), None)?;
-                found += 1;
+                self.list_found(cid, kind)?;
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// If the old index is damaged, lists the roots that are pinned in the journal: also those that are part of a folder,
-    /// and those whose root block cannot be read. Returns how many of them are new.
-    fn list_pinned(&self) -> Result<u64, StoreError> {
-        let mut found = 0;
+    /// and those whose root block cannot be read.
+    fn list_pinned(&self) -> Result<(), StoreError> {
         if !self.old.is_damaged.get() {
-            return Ok(found);
+            return Ok(());
         }
         for &cid in &self.recorded.pinned {
             match self.new.root(&cid)? {
@@ -235,13 +218,22 @@ impl Rebuild {
                 Some(known) => self.list(RootRecord { pinned: true, ..known }, None)?,
                 None => {
                     let is_dir = self.node(&cid)?.is_some_and(|node| node.kind == NodeKind::Dir);
-                    let kind = if is_dir { RootKind::Dir } else { RootKind::File };
-                    self.list(nameless(cid, kind), None)?;
-                    found += 1;
+                    self.list_found(cid, if is_dir { RootKind::Dir } else { RootKind::File })?;
                 }
             }
         }
-        Ok(found)
+        Ok(())
+    }
+
+    /// Lists a root that the blocks or the journal name. A single row of the old index may be readable in a part that is not.
+    fn list_found(&self, cid: Cid, kind: RootKind) -> Result<(), StoreError> {
+        match self.old.read(|index| index.root(&cid)) {
+            Some(Root { number, record }) => {
+                self.known.update(|known| known + 1);
+                self.list(RootRecord { pinned: true, ..record }, Some(number))
+            }
+            None => self.list(nameless(cid, kind), None),
+        }
     }
 
     fn node(&self, cid: &Cid) -> Result<Option<Visible>, StoreError> {
@@ -275,6 +267,11 @@ impl Rebuild {
     }
 }
 
+/// A node block shows that it is one; anything else is data.
+fn codec_of(bytes: &[u8]) -> Codec {
+    if node_block::visible(bytes).is_ok() { Codec::DagCbor } else { Codec::Raw }
+}
+
 /// Returns the record of a root of which only its block is known.
 fn nameless(cid: Cid, kind: RootKind) -> RootRecord {
     RootRecord {
@@ -290,59 +287,6 @@ fn nameless(cid: Cid, kind: RootKind) -> RootRecord {
         pinned: true,
         owner: Vec::new(),
         public: false,
-    }
-}
-
-/// The readable parts of an old index. Damage may show at any point, also as a panic inside redb.
-struct OldIndex {
-    index: Option<Index>,
-    /// Some part could not be read, so that what is not found may have been there.
-    is_damaged: Cell<bool>,
-}
-
-impl OldIndex {
-    fn open(dir: &Path) -> Result<Self, StoreError> {
-        let with = |index: Option<Index>| Self { is_damaged: Cell::new(index.is_none()), index };
-        if !has_index(dir) {
-            return Ok(with(None));
-        }
-        let path = dir.join(INDEX);
-        let is_sound = path.is_file()
-            && match index_check::check(&path) {
-                Err(StoreError::IndexCorrupt(_)) => false,
-                checked => checked.map(|()| true)?,
-            };
-        match Index::look(&path) {
-            Ok(index) => Ok(Self { index: Some(index), is_damaged: Cell::new(!is_sound) }),
-            Err(StoreError::IndexCorrupt(_) | StoreError::Index(_)) => Ok(with(None)),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn read<T: Default>(&self, look: impl FnOnce(&Index) -> Result<T, StoreError>) -> T {
-        let Some(index) = &self.index else { return T::default() };
-        look(index).unwrap_or_else(|error| {
-            tracing::warn!("a part of the old index cannot be read: {error}");
-            self.is_damaged.set(true);
-            T::default()
-        })
-    }
-
-    /// Whether it lists this block. `false` if that part cannot be read.
-    fn knew(&self, digest: &Digest) -> bool {
-        self.read(|index| index.row(digest)).is_some()
-    }
-
-    /// Returns the blocks of a root, as far as its list can be read.
-    fn list(&self, number: u64) -> Vec<Digest> {
-        (0..).map_while(|part| self.read(|index| index.list(number, part))).flatten().collect()
-    }
-
-    /// Returns all named values of other modules.
-    fn meta(&self) -> Vec<(String, Vec<u8>)> {
-        let mut all = self.read(Index::all_meta);
-        all.retain(|(name, _)| name != TOTALS && name != META_BEHIND);
-        all
     }
 }
 

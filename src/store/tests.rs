@@ -25,6 +25,8 @@ mod mending;
 mod old_index;
 #[path = "tests/orphans.rs"]
 mod orphans;
+#[path = "tests/salvage.rs"]
+mod salvage;
 #[path = "tests/shared_blocks.rs"]
 mod shared_blocks;
 #[path = "tests/short_blocks.rs"]

@@ -79,6 +79,8 @@ pub(in crate::store) struct Replayed {
     pub(super) unpinned: HashSet<Cid>,
     /// The highest epoch of the index; `None` means that no record says it.
     pub(in crate::store) epoch: Option<u64>,
+    /// Whether the blocks have a mark of the epoch, too.
+    pub(super) is_marked: bool,
     /// Since when block files may exist that the index does not list, in milliseconds since 1970.
     pub(in crate::store) writes_begun: Option<u64>,
     /// Number of damaged records, without a torn one at the end.
