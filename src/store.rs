@@ -60,7 +60,7 @@ pub use error::StoreError;
 pub use layout::Layout;
 pub use lock::{LockNote, read_lock};
 pub use observer::{Observers, RootObserver, Snapshot};
-pub use private::{replace, write_new};
+pub use private::{read, replace, set_aside, write_new};
 pub use rebuild::Rebuilt;
 pub use record::{RootKind, RootRecord};
 pub use schema::Usage;
@@ -298,6 +298,14 @@ impl Store {
     /// Returns how many records of roots were read since the store was opened: the cost of listings.
     pub fn records_read(&self) -> u64 {
         self.inner.index.records_read()
+    }
+
+    /// Returns a small named value in a data directory that this process has not opened; `None` if there is no index.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] if a process has it open, [`StoreError::IndexCorrupt`].
+    pub fn peek_meta(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        if opening::has_index(dir) { Index::look(&dir.join(INDEX))?.meta(name) } else { Ok(None) }
     }
 
     /// Returns a small named value.

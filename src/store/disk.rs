@@ -50,8 +50,9 @@ impl Disk {
         make_private_dir(&tmp)?;
         let temporary = fs::read_dir(&tmp).map_err(|e| StoreError::io("read the temporary folder", e))?;
         for file in temporary {
-            let removed = file.and_then(|file| fs::remove_file(file.path()));
-            removed.map_err(|e| StoreError::io("remove a temporary file", e))?;
+            let path = file.map_err(|e| StoreError::io("read the temporary folder", e))?.path();
+            let removed = fs::remove_file(&path);
+            removed.map_err(|e| StoreError::io(format!("remove {}", path.display()), e))?;
         }
         Ok(Self::look(dir, layout))
     }
@@ -81,10 +82,21 @@ impl Disk {
         durability: Durability,
     ) -> Result<Option<PathBuf>, StoreError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let tmp = TempFile(self.blocks.join(TMP).join(number.to_string()));
-        self.write_aside(&tmp.0, bytes, durability).map_err(|e| StoreError::io("write a block", e))?;
+        let tmp_folder = self.blocks.join(TMP);
+        let tmp = TempFile(tmp_folder.join(number.to_string()));
+        let write = || self.write_aside(&tmp.0, bytes, durability);
+        match write() {
+            // Somebody removed the folder.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                make_private_dir(&tmp_folder)?;
+                write()
+            }
+            written => written,
+        }
+        .map_err(|e| StoreError::io(format!("write a block to {}", tmp_folder.display()), e))?;
         let path = self.path(digest);
         let folder = path.parent().unwrap_or(&self.blocks).to_owned();
+        let fail = |e| StoreError::io(format!("put a block into {}", folder.display()), e);
         let rename = if durability == Durability::New { rename_new } else { rename };
         match rename(&tmp.0, &path) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && durability == Durability::New => {
@@ -92,14 +104,14 @@ impl Disk {
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 make_private_dir(&folder)?;
-                rename(&tmp.0, &path).map_err(|e| StoreError::io("put a block in place", e))?;
+                rename(&tmp.0, &path).map_err(fail)?;
             }
             // A folder in place of the file: damage that a rename cannot replace.
             Err(e) if e.kind() == io::ErrorKind::IsADirectory => {
                 self.quarantine(digest)?;
-                rename(&tmp.0, &path).map_err(|e| StoreError::io("put a block in place", e))?;
+                rename(&tmp.0, &path).map_err(fail)?;
             }
-            renamed => renamed.map_err(|e| StoreError::io("put a block in place", e))?,
+            renamed => renamed.map_err(fail)?,
         }
         std::mem::forget(tmp);
         Ok(Some(folder))
@@ -121,7 +133,10 @@ impl Disk {
     pub(super) fn sync_folders(&self, folders: &HashSet<PathBuf>) -> Result<(), StoreError> {
         #[cfg(test)]
         self.faults.strike("folder").map_err(|e| StoreError::io("sync the block folders", e))?;
-        let sync = |path: &Path| File::open(path).and_then(|folder| folder.sync_all());
+        let sync = |path: &Path| {
+            let synced = File::open(path).and_then(|folder| folder.sync_all());
+            synced.map_err(|e| StoreError::io(format!("sync the folder {}", path.display()), e))
+        };
         if folders.len() > FOLDERS_ONE_BY_ONE {
             return self.sync_file_system();
         }
@@ -129,8 +144,7 @@ impl Disk {
         for folder in folders {
             all.extend(folder.ancestors().take_while(|path| path.starts_with(&self.blocks)));
         }
-        let synced = all.into_iter().try_for_each(sync);
-        synced.map_err(|e| StoreError::io("sync the block folders", e))
+        all.into_iter().try_for_each(sync)
     }
 
     /// Returns the bytes of a block's file; `None` means that there is no such file. Reads one byte more than `len`, so that

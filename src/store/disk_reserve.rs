@@ -90,7 +90,7 @@ impl DiskReserve {
 
     fn allocate(&self) -> io::Result<()> {
         let len = self.wanted_bytes();
-        private::make_way(&self.path).map_err(io::Error::other)?;
+        private::make_way(&self.path)?;
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.path)?;
         match fallocate(&file, FallocateFlags::empty(), 0, len) {

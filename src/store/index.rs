@@ -260,14 +260,15 @@ impl Index {
         self.file.read(|read| {
             let table = read.open_table(ROOTS)?;
             let rows = table.range::<&[u8; Cid::LEN]>(&first.to_bytes()..=&last.to_bytes())?;
-            let row = |item: Result<(AccessGuard<'_, &[u8; Cid::LEN]>, AccessGuard<'_, &[u8]>), _>| {
+            let mut found = Vec::new();
+            for item in rows.take(limit) {
                 let (key, value) = item?;
                 let cid =
                     Cid::from_bytes(key.value()).map_err(|e| StoreError::IndexCorrupt(e.to_string()))?;
                 let root = Root::decode(value.value()).ok().filter(|root| root.record.cid == cid);
-                Ok((*cid.digest(), root))
-            };
-            rows.take(limit).map(row).collect()
+                found.push((*cid.digest(), root));
+            }
+            Ok(found)
         })
     }
 

@@ -154,12 +154,25 @@ impl Slot {
             tracing::error!("index.redb is damaged: {damage}");
             self.damage.get_or_insert_with(|| damage.into());
         }
-        if let Some(db) = self.db.take() {
-            drop(catching(|| {
+        self.drop_db();
+    }
+
+    /// Closes the file. redb reads pages for that, too.
+    fn drop_db(&mut self) {
+        if let Some(db) = self.db.take()
+            && let Err(error) = catching(|| {
                 drop(db);
                 Ok(())
-            }));
+            })
+        {
+            tracing::debug!("the index could not be closed: {error}");
         }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.drop_db();
     }
 }
 

@@ -72,13 +72,11 @@ struct Log {
 /// it is lost or cannot be read, uploads may have written at any time.
 pub(super) fn replay(dir: &Path) -> (Replayed, Option<String>) {
     let path = dir.join(FILE);
-    let (mut replayed, mut damage) = match fs::read(&path) {
-        Ok(bytes) => (record::replay(&bytes), None),
-        Err(e) => {
-            let damage =
-                if e.kind() == io::ErrorKind::NotFound { "it is gone".into() } else { e.to_string() };
-            (Replayed { writes_begun: Some(0), ..Replayed::default() }, Some(damage))
-        }
+    let lost = |damage| (Replayed { writes_begun: Some(0), ..Replayed::default() }, Some(damage));
+    let (mut replayed, mut damage) = match private::read_own(&path) {
+        Ok(Some(bytes)) => (record::replay(&bytes), None),
+        Ok(None) => lost("it is gone".into()),
+        Err(e) => lost(e.to_string()),
     };
     if replayed.damaged > 0 {
         damage = Some(format!("damaged records: {}", replayed.damaged));
@@ -135,6 +133,12 @@ impl Journal {
             synced: None,
         };
         Ok(Self { path, index, mark: EpochMark::open(dir), is_behind, damage, log: Mutex::new(log) })
+    }
+
+    /// Records no writes of block files: for an index that is being made. If that is interrupted, nothing may have changed.
+    pub(super) fn ignore_writes(&mut self) {
+        let log = self.log.get_mut().unwrap_or_else(PoisonError::into_inner);
+        (log.writes_begun, log.has_orphans) = (Some(0), true);
     }
 
     /// Whether the last process that wrote it has closed it.

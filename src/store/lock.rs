@@ -39,7 +39,7 @@ impl Lock {
     pub(super) fn take(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(LOCK_FILE);
         let fail = |e| StoreError::io(format!("lock {}", path.display()), e);
-        private::make_way(&path)?;
+        private::make_way(&path).map_err(fail)?;
         // Not truncated: until this process holds the lock, the note belongs to another one.
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);

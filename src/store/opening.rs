@@ -120,7 +120,10 @@ impl Store {
         let index = Arc::new(open(&path, &options.observers)?);
         let reserve = if read_only { DiskReserve::none() } else { DiskReserve::open(&options.dir) };
         let writer = Writer::start(Arc::clone(&index), reserve)?;
-        let journal = Journal::open(&options.dir, Arc::clone(&index), &disk)?;
+        let mut journal = Journal::open(&options.dir, Arc::clone(&index), &disk)?;
+        if name != INDEX {
+            journal.ignore_writes();
+        }
         // An index that is behind need not be checked: nothing is removed until it is rebuilt.
         if is_long && !read_only && !journal.is_behind && !journal.was_closed() {
             tracing::info!("the store was not closed; checking the whole index");

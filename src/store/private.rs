@@ -1,4 +1,7 @@
-//! Files and folders that only this user can access, whatever the umask, and atomic replacement of small files.
+//! Files and folders that only this user can access, whatever the umask, and reading and atomic replacement of small files.
+//!
+//! A symbolic link in the place of a file that the store makes itself is damage, as a folder is: it is moved away or
+//! replaced, and never written through. A file that belongs to the user (a key, the index) may be a link to another place.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -34,15 +37,46 @@ pub(super) fn name_aside(path: &Path) -> PathBuf {
     names.find(|name| name.symlink_metadata().is_err()).unwrap_or_default()
 }
 
-/// Moves a folder that lies in the place of a file out of the way.
-pub(super) fn make_way(path: &Path) -> Result<(), StoreError> {
-    if path.is_dir() { set_aside(path) } else { Ok(()) }
+/// Moves a folder, a link or another thing that lies in the place of a file out of the way.
+pub(super) fn make_way(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata().is_ok_and(|meta| !meta.is_file()) { set_aside(path) } else { Ok(()) }
 }
 
-/// Moves something out of the way.
-pub(super) fn set_aside(path: &Path) -> Result<(), StoreError> {
+/// Moves something out of the way, to a name like `NAME.old`.
+///
+/// # Errors
+/// The operating system's.
+pub fn set_aside(path: &Path) -> io::Result<()> {
     rename_new(path, &name_aside(path))
-        .map_err(|e| StoreError::io(format!("move {} away", path.display()), e))
+        .map_err(|e| io::Error::new(e.kind(), format!("cannot move {} away: {e}", path.display())))
+}
+
+/// Reads a small file; `None` means that there is nothing of that name. A symbolic link is followed.
+///
+/// # Errors
+/// The operating system's. [`io::ErrorKind::InvalidData`] for something that is no file, such as a folder or a link that
+/// leads nowhere.
+pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let damaged = |what: String| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    match fs::metadata(path) {
+        Ok(meta) if meta.is_file() => fs::read(path).map(Some),
+        Ok(meta) if meta.is_dir() => damaged("it is a folder".into()),
+        Ok(_) => damaged("it is not a regular file".into()),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(e),
+        Err(e) => match fs::read_link(path) {
+            Ok(target) => damaged(format!("it is a symbolic link to {}: {e}", target.display())),
+            Err(_) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(_) => Err(e),
+        },
+    }
+}
+
+/// As [`read`], for a file that the store makes itself: that is never a symbolic link.
+pub(super) fn read_own(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    if path.is_symlink() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is a symbolic link"));
+    }
+    read(path)
 }
 
 /// Removes the permissions of others from the indexes in a data directory, old ones included.
@@ -63,7 +97,7 @@ pub(super) fn tighten(dir: &Path) -> Result<(), StoreError> {
 /// # Errors
 /// The operating system's.
 pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if path.exists() {
+    if path.symlink_metadata().is_ok() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     let aside = Aside::write(path, bytes)?;
@@ -77,12 +111,14 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder(path)
 }
 
-/// Replaces a file, durably, by one that only its owner can read. A crash leaves either the old file or the new one.
+/// Replaces a file, durably, by one that only its owner can read. A crash leaves either the old file or the new one. A
+/// folder in its place is moved away.
 ///
 /// # Errors
 /// The operating system's.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let aside = Aside::write(path, bytes)?;
+    make_way(path)?;
     rename(&aside.0, path)?;
     sync_folder(path)
 }
@@ -162,6 +198,38 @@ mod tests {
         replace(&path, b"third").expect("replaced");
         assert_eq!(fs::read(&path).expect("read"), b"third");
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn only_an_absent_file_counts_as_missing_and_a_link_is_followed_for_the_users_files_only() {
+        use std::os::unix::fs::symlink;
+
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let path = |name: &str| dir.path().join(name);
+        let said = |read: io::Result<Option<Vec<u8>>>| read.map_err(|e| (e.kind(), e.to_string()));
+        assert_eq!(said(read(&path("absent"))), Ok(None));
+        fs::write(path("file"), b"bytes").expect("written");
+        fs::create_dir(path("folder")).expect("made");
+        symlink(path("file"), path("link")).expect("made");
+        symlink("nowhere", path("dangling")).expect("made");
+        symlink("loop", path("loop")).expect("made");
+        let bytes = || Ok(Some(b"bytes".to_vec()));
+        assert_eq!((said(read(&path("file"))), said(read(&path("link")))), (bytes(), bytes()));
+        assert_eq!(said(read_own(&path("file"))), bytes());
+        for (name, says) in [
+            ("folder", "it is a folder"),
+            ("dangling", "it is a symbolic link to nowhere: No such file"),
+            ("loop", "it is a symbolic link to loop: "),
+        ] {
+            let (kind, text) = said(read(&path(name))).expect_err(name);
+            assert!(kind == io::ErrorKind::InvalidData && text.starts_with(says), "{name}: {text}");
+        }
+        assert!(read_own(&path("link")).is_err() && write_new(&path("dangling"), b"x").is_err());
+        for name in ["link", "folder", "dangling"] {
+            replace(&path(name), b"new").expect("replaced");
+            assert!(!path(name).is_symlink() && fs::read(path(name)).expect("read") == b"new", "{name}");
+        }
+        assert_eq!(fs::read(path("file")).expect("read"), b"bytes", "nothing was written through the link");
     }
 
     #[test]

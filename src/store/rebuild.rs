@@ -1,7 +1,7 @@
 //! Makes a new index from the blocks, and from the readable parts of the old index.
 //!
 //! A block file shows what it is: data, or a node block that lists others. A node block that no other one lists is the root
-//! of a file. Only the index has names and keys: if the old one cannot be read, files come back under their CIDs, and
+//! of a file. Only the index has names and keys: where the old one cannot be read, files come back under their CIDs, and
 //! their links still open them.
 //!
 //! The new index is made beside the old one and replaces it when it is complete, so that a rebuild may be interrupted at
@@ -11,6 +11,7 @@ use std::{cell::Cell, collections::HashSet, fs, path::Path, sync::Arc};
 
 use super::{
     INDEX, PutMode, RootKind, RootRecord, Store, StoreError, StoreOptions, disk,
+    epoch_mark::EpochMark,
     index::Index,
     journal::{self, META_BEHIND, Replayed},
     private, relocate,
@@ -73,8 +74,10 @@ impl Store {
         let found = Rebuilt { moved, ..rebuild.run()? };
         // The journal is written anew from the new index, also if the process ends here.
         rebuild.new.inner.journal.invalidate()?;
+        let epoch = rebuild.new.inner.index.next_number()?;
         drop(rebuild);
         replace_index(&dir)?;
+        EpochMark::open(&dir).raise(epoch)?;
         let disk = disk::Disk::open(&dir, options.layout)?;
         let store = Self::open_index(options, INDEX, disk, lock)?;
         store.inner.journal.refresh();
@@ -306,7 +309,7 @@ fn replace_index(dir: &Path) -> Result<(), StoreError> {
     if index.exists() {
         // A hard link, if the file system has them: then `index.redb` exists at every moment.
         if fs::hard_link(&index, private::name_aside(&index)).is_err() {
-            private::set_aside(&index)?;
+            private::set_aside(&index).map_err(fail)?;
         }
     }
     private::rename(&new, &index).map_err(fail)?;

@@ -3,7 +3,7 @@
 //! Blocks are looked up at the path of the configured layout only. Another layout would make every block seem lost.
 //! Therefore a record beside the blocks names their layout, and a setting that differs from it is refused.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use super::{Layout, StoreError, disk::Disk, private};
 
@@ -13,24 +13,19 @@ const MOVING: &str = "moving";
 
 /// Whether a move of blocks to another layout was interrupted.
 pub(super) fn is_half_moved(dir: &Path) -> bool {
-    fs::read_to_string(dir.join(RECORD)).is_ok_and(|text| text.trim() == MOVING)
+    matches!(private::read_own(&dir.join(RECORD)), Ok(Some(bytes)) if bytes.trim_ascii() == MOVING.as_bytes())
 }
 
 /// Refuses a layout that differs from that of the blocks here.
 pub(super) fn check(dir: &Path, disk: &Disk, asked: Layout) -> Result<(), StoreError> {
+    if is_half_moved(dir) {
+        return Err(StoreError::HalfMoved);
+    }
     let path = dir.join(RECORD);
-    let recorded = match fs::read_to_string(&path) {
-        Ok(text) if text.trim() == MOVING => return Err(StoreError::HalfMoved),
-        // If the record is damaged, the blocks themselves show their layout.
-        Ok(text) => text.trim().parse().ok(),
-        Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::InvalidData
-            ) =>
-        {
-            None
-        }
+    // If the record is lost or damaged, the blocks themselves show their layout.
+    let recorded = match private::read_own(&path) {
+        Ok(bytes) => bytes.and_then(|bytes| str::from_utf8(&bytes).ok()?.trim().parse().ok()),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => None,
         Err(e) => return Err(StoreError::io(format!("read {}", path.display()), e)),
     };
     if recorded == Some(asked) {
@@ -74,7 +69,6 @@ pub(super) fn settle(dir: &Path, disk: &Disk, layout: Layout) -> Result<u64, Sto
 
 fn record(dir: &Path, text: &str) -> Result<(), StoreError> {
     let path = dir.join(RECORD);
-    private::make_way(&path)?;
     let written = private::replace(&path, format!("{text}\n").as_bytes());
     written.map_err(|e| StoreError::io("write the layout record", e))
 }

@@ -1,6 +1,6 @@
 //! The format of a data directory, in its file `version`.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use super::{StoreError, private};
 
@@ -11,11 +11,11 @@ const VERSION: u32 = 2;
 /// Checks the format of a data directory.
 pub(super) fn check(dir: &Path) -> Result<(), StoreError> {
     let path = dir.join(FILE);
-    let found = match fs::read(&path) {
-        Ok(bytes) => str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok()),
+    let found = match private::read_own(&path) {
+        Ok(Some(bytes)) => str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok()),
         // A new data directory.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Some(VERSION),
-        Err(e) if e.kind() == io::ErrorKind::IsADirectory => None,
+        Ok(None) => Some(VERSION),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => None,
         Err(e) => return Err(StoreError::io(format!("read {}", path.display()), e)),
     };
     match found {
@@ -39,7 +39,6 @@ pub(super) fn write(dir: &Path) -> Result<(), StoreError> {
     if path.exists() && check(dir).is_ok() {
         return Ok(());
     }
-    private::make_way(&path)?;
     let written = private::replace(&path, format!("{VERSION}\n").as_bytes());
     written.map_err(|e| StoreError::io(format!("write {}", path.display()), e))
 }
