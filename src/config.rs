@@ -170,7 +170,8 @@ impl Settings {
                 None => errors.push(ConfigError::UnknownProfile(name.clone())),
             }
         }
-        let default_file = sources.default_file.as_ref().filter(|path| path.exists());
+        // A link that leads nowhere is no missing file.
+        let default_file = sources.default_file.as_ref().filter(|path| path.symlink_metadata().is_ok());
         for path in sources.file.iter().chain(default_file.filter(|_| sources.file.is_none())) {
             match read_file(path) {
                 Ok(flat) => {

@@ -27,6 +27,7 @@ mod clock;
 mod collector;
 mod damage_cache;
 mod damaged_entries;
+pub mod data_dir;
 pub mod error;
 mod files;
 mod handles;

@@ -318,6 +318,8 @@ pub(super) enum KeyAction {
         /// A file that `key backup` created; - is stdin.
         file: PathBuf,
     },
+    /// Make a new identity in place of one that is lost or damaged and has no backup.
+    New,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,7 +1,6 @@
 //! `key`: backs up and restores the identity and the cluster key of a node.
 
 use std::{
-    fs,
     io::{self, IsTerminal},
     path::Path,
 };
@@ -25,11 +24,12 @@ use super::{
 };
 use crate::{
     node::{
-        ErrorCode,
-        identity::{IDENTITY_FILE, add_former_addrs, decode, former_addrs, write_secret},
+        ErrorCode, Reason,
+        data_dir::DataDir,
+        identity::{self, IDENTITY_FILE, add_former_addrs, decode, former_addrs, write_secret},
         invite::is_local,
     },
-    store::{read_lock, replace},
+    store::{read, read_lock, replace},
 };
 
 /// Maximum number of addresses of other members in a backup, besides those in the settings.
@@ -58,7 +58,31 @@ pub(super) async fn key(context: &Context, action: KeyAction) -> Result<(), CliE
             let (name, text) = secret_input::read_text((!is_standard_stream(&file)).then_some(file)).await?;
             restore(context, &name, &text)
         }
+        KeyAction::New => renew(context),
     }
+}
+
+/// Makes a new identity if the old one is lost or damaged.
+fn renew(context: &Context) -> Result<(), CliError> {
+    require_data_dir(context)?;
+    if let Some(lock) = read_lock(&context.data_dir) {
+        return Err(CliError::new(ErrorCode::Locked, format!("the node runs as {}", lock.holder()))
+            .hint("stop it, then run the command again"));
+    }
+    match identity::load(DataDir::Closed(&context.data_dir)) {
+        Ok(Some(_)) => {
+            let message = format!("the identity in {} is intact", context.data_dir.display());
+            return Err(CliError::bad_request(message).hint("nothing to do; `storgo-node id` prints it"));
+        }
+        Err(error) if !matches!(error.reason, Some(Reason::IdentityDamaged | Reason::IdentityLost)) => {
+            return Err(error.into());
+        }
+        _ => drop(identity::create(&context.data_dir)?),
+    }
+    print_identity(context)?;
+    let message = "a new identity was made; other nodes and invites that name the old peer id do not find this node any more";
+    output::message(context, message);
+    Ok(())
 }
 
 fn is_standard_stream(file: &Path) -> bool {
@@ -152,9 +176,10 @@ fn restore(context: &Context, name: &str, text: &str) -> Result<(), CliError> {
     };
     let settings = SettingsFile::prepare(context, &backup.bootstrap)?;
     let path = context.data_dir.join(IDENTITY_FILE);
-    let here = match fs::read(&path) {
-        Ok(bytes) => Some(bytes),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+    let here = match read(&path) {
+        Ok(bytes) => bytes,
+        // A folder, for one. It is replaced as a damaged file is.
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => Some(Vec::new()),
         Err(e) => return Err(CliError::path("read", &path, &e)),
     };
     if here.as_deref().and_then(decode).is_some() && here.as_deref() != Some(&identity) {

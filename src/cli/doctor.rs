@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::{
     Context,
     client::{Endpoint, how_to_join},
+    cluster_key::cluster_key,
     connection::{Connection, Network},
     error::CliError,
     options::run_options,
@@ -24,7 +25,8 @@ use crate::{
     http::{CertificateWarning, SettingInfo, TOKEN_FILE, load_or_create_token},
     node::{
         ErrorCode, NodeError,
-        identity::{IDENTITY_FILE, load_or_create},
+        data_dir::DataDir,
+        identity::{IDENTITY_FILE, load},
         membership::CLUSTER_FILE,
         report::{FileList, Status},
     },
@@ -147,16 +149,29 @@ fn blocks(context: &Context) -> Check {
             "store",
             format!("the journal is damaged ({damage}); the next start makes it again from the index"),
         ),
-        Err(error) => failed("store", error.into()),
+        Err(error) => failed("store", &NodeError::from(error).into()),
     }
 }
 
 /// A failed check, with the next step.
-fn failed(name: &'static str, error: NodeError) -> Check {
-    Check::fail(name, CliError::from(error).with_next_step())
+fn failed(name: &'static str, error: &CliError) -> Check {
+    Check::fail(name, error.with_next_step())
 }
 
 fn secrets(context: &Context) -> Check {
+    let identity = load(DataDir::Closed(&context.data_dir)).err();
+    // The running node may just have made the index.
+    let identity = identity.filter(|error| error.code != ErrorCode::Locked);
+    // It makes a new token only if there is none.
+    let has_token = context.data_dir.join(TOKEN_FILE).symlink_metadata().is_ok();
+    let token = has_token.then(|| load_or_create_token(&context.data_dir).err()).flatten();
+    let damage = identity.or(token).map(CliError::from);
+    // Invalid settings may have the key.
+    let is_valid = context.mistakes.is_empty();
+    let cluster = || is_valid.then(|| cluster_key(&context.settings, &context.data_dir).err()).flatten();
+    if let Some(error) = damage.or_else(cluster) {
+        return failed("secrets", &error);
+    }
     // The index contains names and read keys, and so do old copies of it.
     let here = std::fs::read_dir(&context.data_dir).into_iter().flatten().flatten();
     let indexes = here
@@ -174,14 +189,6 @@ fn secrets(context: &Context) -> Check {
                 format!("other users can read {} (mode {mode:o}); run chmod 600 on it", path.display());
             return Check::fail("secrets", message);
         }
-    }
-    let damage = [
-        // Both make a new file only if there is none.
-        context.data_dir.join(IDENTITY_FILE).exists().then(|| load_or_create(&context.data_dir).err()),
-        context.data_dir.join(TOKEN_FILE).exists().then(|| load_or_create_token(&context.data_dir).err()),
-    ];
-    if let Some(error) = damage.into_iter().flatten().flatten().next() {
-        return failed("secrets", error);
     }
     match checked {
         0 => Check::skip("secrets", "there are no keys yet"),
@@ -283,13 +290,13 @@ async fn node(context: &Context) -> Vec<Check> {
     });
     if let Some(addr) = &status.same_identity {
         let message = format!(
-            "another machine uses this node's identity, met at {addr}; peers reach only one of the two: stop one and move its \
-             identity.key away"
+            "another machine uses this node's identity, met at {addr}; peers reach only one of the two: stop one, move its \
+             identity.key away and run `storgo-node key new` there"
         );
         checks.push(Check::fail("identity", message));
     }
     if status.index_behind {
-        checks.push(failed("index", StoreError::IndexBehind.into()));
+        checks.push(failed("index", &NodeError::from(StoreError::IndexBehind).into()));
     }
     if damaged.total > 0 {
         let message = format!(

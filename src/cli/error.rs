@@ -188,8 +188,8 @@ fn next_step(code: ErrorCode, reason: Option<Reason>) -> &'static str {
         Some(Reason::DiskFull) => "free some space on that disk, or run `storgo-node gc --now --cache`",
         Some(Reason::ReadOnly) => "mount it writable, or use another --data-dir",
         Some(Reason::PermissionDenied) => "check its owner and permissions",
-        Some(Reason::IdentityDamaged) => {
-            "restore a backup with `storgo-node key restore FILE`; without one, move it away, and the next start makes a new identity"
+        Some(Reason::IdentityDamaged | Reason::IdentityLost) => {
+            "restore a backup with `storgo-node key restore FILE`; without one, `storgo-node key new` makes a new identity"
         }
         Some(Reason::NoProvider) => {
             "check that a node with this file runs, and that this node has a peer (`storgo-node peers`)"
@@ -305,14 +305,20 @@ impl From<ConfigError> for CliError {
             ConfigError::Syntax { .. } => {
                 hint = "correct the file; docs/configuration.md shows an example".into();
             }
-            ConfigError::Read { source, origin, .. } => {
+            ConfigError::Read { source, origin, path } => {
                 hint = match (source.kind(), origin) {
+                    (io::ErrorKind::PermissionDenied, _) => "this user must be able to read it".into(),
+                    (io::ErrorKind::InvalidData, _) => "it must be text in UTF-8".into(),
+                    (io::ErrorKind::IsADirectory, _) => "a folder is in its place; move it away".into(),
+                    (_, _) if path.is_symlink() => {
+                        "it is a symbolic link that leads nowhere; correct or remove it".into()
+                    }
                     (io::ErrorKind::NotFound, None) => {
                         "name a file that exists; without --config, config.toml in the data directory is read"
                             .into()
                     }
                     (io::ErrorKind::NotFound, Some(_)) => "name a file that exists".into(),
-                    _ => "this user must be able to read it".into(),
+                    _ => "check the path and the disk".into(),
                 };
                 if ErrorCode::of_io(source) == ErrorCode::Denied {
                     code = ErrorCode::Denied;

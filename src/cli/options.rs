@@ -8,7 +8,7 @@ use std::{
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-use super::{cluster_key::cluster_key, error::CliError};
+use super::{cluster_key::given_key, error::CliError};
 use crate::{
     config::{ByteSize, HttpAddr, Origin, Settings, parse_duration},
     http::{ApiOptions, ServeOptions, SettingInfo, Tls},
@@ -44,7 +44,7 @@ pub(super) fn node_options(settings: &Settings, data_dir: &Path) -> Result<NodeO
         listen,
         external: addrs("external"),
         bootstrap: addrs("bootstrap"),
-        cluster: cluster_key(settings, data_dir)?,
+        cluster: given_key(settings, data_dir)?,
         mdns: settings.is_on("mdns"),
         relay_server: settings.is_on("relay.server"),
         region: settings.get("region").map(Into::into),
@@ -68,7 +68,7 @@ pub(super) fn api_options(settings: &Settings, data_dir: &Path) -> Result<ApiOpt
     let mut shown = Vec::new();
     for (setting, values, origin) in settings.show() {
         let (value, origin) = match (setting.secret, values.is_empty()) {
-            (true, true) if setting.key == "cluster.key" && cluster_key(settings, data_dir)?.is_some() => {
+            (true, true) if setting.key == "cluster.key" && given_key(settings, data_dir)?.is_some() => {
                 ("set".into(), Origin::File(data_dir.join(CLUSTER_FILE)))
             }
             (true, true) => ("not set".into(), origin.clone()),

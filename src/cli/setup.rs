@@ -15,11 +15,12 @@ use super::{
 use crate::{
     content::secret::{ClusterKey, Key},
     node::{
+        data_dir::DataDir,
         identity::load_or_create,
         invite::Invite,
-        membership::{CLUSTER_FILE, CLUSTER_ID_FILE},
+        membership::{self, CLUSTER_FILE},
     },
-    store::read_lock,
+    store::{read, read_lock, set_aside},
 };
 
 pub(super) fn id(context: &Context) -> Result<(), CliError> {
@@ -37,7 +38,7 @@ pub(super) fn print_identity(context: &Context) -> Result<(), CliError> {
 
 pub(super) fn load_identity(context: &Context) -> Result<Keypair, CliError> {
     create_data_dir(context)?;
-    Ok(load_or_create(&context.data_dir)?)
+    Ok(load_or_create(DataDir::Closed(&context.data_dir))?)
 }
 
 pub(super) fn create_data_dir(context: &Context) -> Result<(), CliError> {
@@ -147,16 +148,15 @@ pub(super) fn leave(context: &Context) -> Result<(), CliError> {
             .hint("remove this setting, then leave"));
     }
     // The key first: if this is interrupted, the node refuses to start, and `leave` works again.
-    let mut was_member = false;
-    for name in [CLUSTER_FILE, CLUSTER_ID_FILE] {
-        let path = context.data_dir.join(name);
-        match fs::remove_file(&path) {
-            Ok(()) => was_member = true,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(CliError::path("remove", &path, &e)),
-        }
-    }
-    if !was_member {
+    let path = context.data_dir.join(CLUSTER_FILE);
+    let removed = match read(&path) {
+        Ok(None) => Ok(false),
+        // Something that is no file.
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => set_aside(&path).map(|()| true),
+        _ => fs::remove_file(&path).map(|()| true),
+    };
+    let had_key = removed.map_err(|e| CliError::path("remove", &path, &e))?;
+    if !membership::leave(DataDir::Closed(&context.data_dir), had_key)? {
         return Err(CliError::bad_request("this node is in no cluster").hint(
             "nothing to do; `storgo-node join` with an invite joins a cluster, `storgo-node init --cluster` creates one",
         ));

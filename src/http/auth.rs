@@ -12,7 +12,7 @@ mod sessions;
 mod shares;
 mod tokens;
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -32,6 +32,7 @@ use crate::node::{
     error::{ErrorCode, NodeError},
     identity::write_secret,
 };
+use crate::store::read;
 pub(super) use sessions::SESSION_TTL_S;
 pub(super) use tokens::NewToken;
 pub use tokens::TokenInfo;
@@ -220,15 +221,15 @@ pub fn load_or_create_token(data_dir: &Path) -> Result<String, NodeError> {
         let message = format!("{} contains no token; remove it to get a new one", path.display());
         NodeError::new(ErrorCode::Other, message)
     };
-    match fs::read(&path) {
-        Ok(bytes) => {
+    match read(&path) {
+        Ok(Some(bytes)) => {
             let token = str::from_utf8(&bytes).map(str::trim).ok();
             let token =
                 token.filter(|token| token.len() >= 32 && token.bytes().all(|b| b.is_ascii_graphic()));
             token.map(ToOwned::to_owned).ok_or_else(damaged)
         }
-        Err(e) if e.kind() == std::io::ErrorKind::IsADirectory => Err(damaged()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => Err(damaged()),
+        Ok(None) => {
             let token = BASE64URL_NOPAD.encode(&rand::random::<[u8; 32]>());
             write_secret(&path, format!("{token}\n").as_bytes()).map_err(fail)?;
             Ok(token)

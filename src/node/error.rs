@@ -95,6 +95,8 @@ pub enum Reason {
     PermissionDenied,
     /// The identity file cannot be understood.
     IdentityDamaged,
+    /// The identity file is gone.
+    IdentityLost,
     /// No peer that can be reached has the file or block.
     NoProvider,
     /// No peer could be reached.

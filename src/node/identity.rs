@@ -1,14 +1,17 @@
 //! The identity of a node: the key pair in `identity.key` and the secret derived from it.
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{collections::HashSet, fs, io::ErrorKind, path::Path};
 
 use libp2p::{Multiaddr, PeerId, identity::Keypair};
 
-use super::error::{ErrorCode, NodeError, Reason};
+use super::{
+    data_dir::{DataDir, META_PEER},
+    error::{ErrorCode, NodeError, Reason},
+};
 pub use crate::store::write_new as write_secret;
 use crate::{
     content::secret::{ConvergenceSecret, Key},
-    store::replace,
+    store::{read, replace, set_aside},
 };
 
 /// Name of the identity file inside the data directory.
@@ -19,29 +22,38 @@ pub const IDENTITY_FILE: &str = "identity.key";
 /// The file contains libp2p's protobuf encoding of the key pair, and has mode 0600.
 ///
 /// # Errors
-/// [`ErrorCode::Denied`], [`ErrorCode::NoSpace`] or [`ErrorCode::Other`] if the file cannot be read or written, or is damaged.
-/// A damaged file is never replaced: with another identity, the node could no longer delete what it has stored.
-pub fn load_or_create(data_dir: &Path) -> Result<Keypair, NodeError> {
-    let path = data_dir.join(IDENTITY_FILE);
-    match fs::read(&path) {
-        Ok(bytes) => decode(&bytes).ok_or_else(|| {
-            let what = if bytes.is_empty() { "it is empty" } else { "it contains no Ed25519 key" };
-            NodeError::new(ErrorCode::Other, format!("{} is damaged: {what}", path.display()))
-                .reason(Reason::IdentityDamaged)
+/// Those of [`load`], and [`ErrorCode::Denied`] or [`ErrorCode::NoSpace`] if the file cannot be written.
+pub fn load_or_create(data_dir: DataDir<'_>) -> Result<Keypair, NodeError> {
+    match load(data_dir)? {
+        Some(keypair) => Ok(keypair),
+        None => create(data_dir.path()),
+    }
+}
+
+/// Reads the key pair of the node; `None` before the first start.
+///
+/// # Errors
+/// [`Reason::IdentityDamaged`], and [`Reason::IdentityLost`] if the index remembers one. Such a file is never replaced: with
+/// another identity, the node could no longer delete what it has stored. [`ErrorCode::Locked`] if the file is gone and
+/// another process has the index open.
+pub fn load(data_dir: DataDir<'_>) -> Result<Option<Keypair>, NodeError> {
+    let path = data_dir.path().join(IDENTITY_FILE);
+    let damaged = |what: &dyn std::fmt::Display| {
+        NodeError::new(ErrorCode::Other, format!("{} is damaged: {what}", path.display()))
+            .reason(Reason::IdentityDamaged)
+    };
+    match read(&path) {
+        Ok(Some(bytes)) => decode(&bytes).map(Some).ok_or_else(|| {
+            damaged(&if bytes.is_empty() { "it is empty" } else { "it contains no Ed25519 key" })
         }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let keypair = Keypair::generate_ed25519();
-            let bytes = keypair.to_protobuf_encoding().map_err(|e| {
-                NodeError::new(ErrorCode::Other, format!("cannot encode the new identity: {e}"))
-            })?;
-            write_secret(&path, &bytes)
-                .map_err(|e| NodeError::io(format_args!("write {}", path.display()), &e))?;
-            Ok(keypair)
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::IsADirectory => {
-            let message = format!("{} is damaged: it is a folder", path.display());
-            Err(NodeError::new(ErrorCode::Other, message).reason(Reason::IdentityDamaged))
-        }
+        Ok(None) => match data_dir.recall(META_PEER)? {
+            None => Ok(None),
+            Some(peer) => {
+                let message = format!("{} is gone: it was the key of peer {peer}", path.display());
+                Err(NodeError::new(ErrorCode::Other, message).reason(Reason::IdentityLost))
+            }
+        },
+        Err(e) if e.kind() == ErrorKind::InvalidData => Err(damaged(&e)),
         Err(e) => Err(NodeError::io(format_args!("read {}", path.display()), &e)),
     }
 }
@@ -50,6 +62,22 @@ pub fn load_or_create(data_dir: &Path) -> Result<Keypair, NodeError> {
 pub(super) fn peer_id(data_dir: &Path) -> Option<PeerId> {
     let bytes = fs::read(data_dir.join(IDENTITY_FILE)).ok()?;
     Some(decode(&bytes)?.public().to_peer_id())
+}
+
+/// Makes a new identity. What lies in the place of its file is moved away.
+///
+/// # Errors
+/// [`ErrorCode::Denied`], [`ErrorCode::NoSpace`] or [`ErrorCode::Other`] if the file cannot be written.
+pub fn create(data_dir: &Path) -> Result<Keypair, NodeError> {
+    let path = data_dir.join(IDENTITY_FILE);
+    let keypair = Keypair::generate_ed25519();
+    let bytes = keypair
+        .to_protobuf_encoding()
+        .map_err(|e| NodeError::new(ErrorCode::Other, format!("cannot encode the new identity: {e}")))?;
+    let way = if path.symlink_metadata().is_ok() { set_aside(&path) } else { Ok(()) };
+    way.and_then(|()| write_secret(&path, &bytes))
+        .map_err(|e| NodeError::io(format_args!("write {}", path.display()), &e))?;
+    Ok(keypair)
 }
 
 /// Decodes a key pair from the identity file or a backup; `None` if it is not an Ed25519 key.

@@ -11,6 +11,7 @@ use super::{
     announcements::Announcements,
     collector::Collector,
     damage_cache::DamageCache,
+    data_dir::{DataDir, META_CLUSTER, META_PEER, remember},
     error::NodeError,
     files::Files,
     handles::{BlockingStore, Events, Tasks, Walks},
@@ -85,13 +86,16 @@ impl Services {
     pub(super) async fn start(options: NodeOptions) -> Result<Services, NodeError> {
         let (store_options, cluster) = (options.store.clone(), options.cluster.clone());
         let opened = tokio::task::spawn_blocking(move || -> Result<_, NodeError> {
-            membership::check(&store_options.dir, cluster.as_ref())?;
             let store = open(&store_options)?;
+            let data_dir = DataDir::Open(&store);
+            membership::check(data_dir, cluster.as_ref())?;
+            let keypair = identity::load_or_create(data_dir)?;
             // A full disk must not prevent the start.
-            if let Some(Err(error)) = cluster.map(|key| membership::record(store.dir(), &key)) {
+            if let Some(Err(error)) = cluster.as_ref().map(|key| membership::record(store.dir(), key)) {
                 tracing::warn!("{error}");
             }
-            let keypair = identity::load_or_create(store.dir())?;
+            remember(&store, META_CLUSTER, &cluster.as_ref().map(membership::id).unwrap_or_default());
+            remember(&store, META_PEER, &keypair.public().to_peer_id().to_string());
             Ok((store, keypair))
         });
         let (store, keypair) = opened.await.map_err(|_| NodeError::worker_failed())??;

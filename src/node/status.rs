@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{
+    data_dir::DataDir,
     error::{ErrorCode, NodeError, Reason},
     identity,
     invite::Invite,
@@ -24,7 +25,8 @@ impl Services {
         let (cluster, own) = (self.options.cluster.clone(), self.peer);
         let read = self.store.run(move |store| {
             let other_identity = identity::peer_id(store.dir()).is_some_and(|peer| peer != own);
-            let restart_pending = other_identity || membership::check(store.dir(), cluster.as_ref()).is_err();
+            let restart_pending =
+                other_identity || membership::check(DataDir::Open(store), cluster.as_ref()).is_err();
             let problems = (store.is_index_behind(), store.write_problem());
             Ok((store.usage(), store.disk_free(), problems, restart_pending))
         });

@@ -1,6 +1,6 @@
 //! A node in a cluster never starts as an open one by accident, and every way back that an error names works.
 
-use std::fs;
+use std::{fs, os::unix::fs::symlink};
 
 use super::binary::{ALONE, Done, Live, Machine, eventually};
 
@@ -28,8 +28,19 @@ fn a_node_whose_cluster_key_is_gone_or_damaged_does_not_start() {
     let (machine, invite) = member();
     let key = machine.data().join("cluster.key");
     let whole = fs::read(&key).expect("a key");
-    let losses: [Loss<'_>; 5] = [
+    let id = machine.data().join("cluster.id");
+    let losses: [Loss<'_>; 8] = [
         ("is gone", Box::new(|| fs::remove_file(&key).expect("removed"))),
+        // Both together: the index remembers the cluster.
+        ("is gone", Box::new(|| [&key, &id].iter().for_each(|path| fs::remove_file(path).expect("removed")))),
+        (
+            "it is a folder",
+            Box::new(|| fs::remove_file(&key).and_then(|()| fs::create_dir(&key)).expect("made")),
+        ),
+        (
+            "it is a symbolic link to nowhere",
+            Box::new(|| fs::remove_file(&key).and_then(|()| symlink("nowhere", &key)).expect("made")),
+        ),
         ("is damaged", Box::new(|| fs::write(&key, b"").expect("written"))),
         ("is damaged", Box::new(|| fs::write(&key, &whole[..20]).expect("written"))),
         ("is damaged", Box::new(|| fs::write(&key, [0; 44]).expect("written"))),
@@ -50,7 +61,7 @@ fn a_node_whose_cluster_key_is_gone_or_damaged_does_not_start() {
     }
     // An index that is new does not know, and the node refuses all the same.
     lose_index_and_key(&machine);
-    machine.run(["run"]).fails(2, &["the key of the cluster is gone"]);
+    machine.run(["id"]).fails(2, &["the key of the cluster is gone"]);
 }
 
 fn lose_index_and_key(machine: &Machine) {
@@ -98,12 +109,20 @@ fn leave_makes_an_open_node_that_still_reads_its_files() {
     assert!(left.stderr.is_empty(), "{}", left.stderr);
     assert!(!is_in_cluster(&machine));
     assert_eq!(machine.run(["get", "plan", "-o", "-"]).ok().stdout, b"secret");
-    machine.run(["join", &invite]).ok();
-    assert!(is_in_cluster(&machine));
-    // Without its key too.
-    fs::remove_file(machine.data().join("cluster.key")).expect("removed");
-    machine.run(["leave"]).ok();
-    assert!(!is_in_cluster(&machine));
+    // Without its key too, and without any file that names the cluster: the index remembers it, and forgets it.
+    for lost in [&["cluster.key"][..], &["cluster.key", "cluster.id"]] {
+        machine.run(["join", &invite]).ok();
+        assert!(is_in_cluster(&machine));
+        for name in lost {
+            fs::remove_file(machine.data().join(name)).expect("removed");
+        }
+        machine.run(["ls"]).fails(2, &["the key of the cluster is gone"]);
+        machine.run(["leave"]).ok();
+        assert!(!is_in_cluster(&machine));
+        fs::remove_file(machine.data().join("cluster.id")).expect("removed");
+        assert!(!is_in_cluster(&machine));
+        machine.run(["leave"]).fails(2, &["in no cluster"]);
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -11,6 +11,7 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
+    api::{Answer, Api},
     binary::{Done, Machine},
     swarm::noise,
 };
@@ -42,7 +43,7 @@ enum Expected {
 
 type Damage = fn(&Path, &Path, &mut StdRng);
 
-const DAMAGES: [(&str, Damage); 8] = [
+const DAMAGES: [(&str, Damage); 9] = [
     ("missing", |file, _, _| fs::remove_file(file).expect("removed")),
     ("empty", |file, _, _| fs::write(file, b"").expect("emptied")),
     ("cut", |file, _, rng| {
@@ -71,6 +72,9 @@ const DAMAGES: [(&str, Damage); 8] = [
     }),
     ("older", |file, older, _| drop(fs::copy(older.join(file.file_name().expect("named")), file))),
     ("a folder", |file, _, _| fs::remove_file(file).and_then(|()| fs::create_dir(file)).expect("made")),
+    ("a link to nowhere", |file, _, _| {
+        fs::remove_file(file).and_then(|()| symlink("nowhere", file)).expect("made");
+    }),
 ];
 
 fn copy(from: &Path, to: &Path) {
@@ -240,45 +244,170 @@ fn each_damage_to_a_small_file_is_named_and_loses_nothing() {
 }
 
 #[test]
-fn an_older_index_beside_a_lost_or_older_journal_is_named_and_removes_nothing() {
+fn a_lost_or_damaged_identity_is_never_replaced_by_itself_and_both_ways_out_work() {
     let sample = Sample::new();
     let mut rng = StdRng::seed_from_u64(13);
-    for (name, damage) in DAMAGES.iter().filter(|(name, _)| *name != "cut") {
-        let machine = sample.machine();
-        fs::copy(sample.older.join("index.redb"), machine.data().join("index.redb")).expect("copied");
-        damage(&machine.data().join("journal"), &sample.older, &mut rng);
-        sample.check(&machine, &format!("older index, journal {name}"), Expected::Behind);
+    let id = sample.template.run(["id"]).ok().one_line();
+    let backup = sample.template.run(["key", "backup", "-"]).ok().stdout;
+    for (name, damage) in DAMAGES.iter().filter(|(name, _)| !matches!(*name, "older" | "damaged in places")) {
+        for has_backup in [true, false] {
+            let machine = sample.machine();
+            let state = format!("identity {name}, backup: {has_backup}");
+            damage(&machine.data().join("identity.key"), &sample.older, &mut rng);
+            for args in [&["ls"][..], &["id"], &["init"], &["key", "backup", "other"]] {
+                machine.run(args).fails(1, &["identity.key is ", "key restore", "key new"]);
+            }
+            let doctor = machine.run(["doctor"]).ends(1).text();
+            assert!(doctor.contains("identity.key is ") && doctor.contains("key new"), "{state}: {doctor}");
+            if has_backup {
+                let restored = machine.run_with(["key", "restore", "-"], &backup).ok().one_line();
+                assert_eq!(restored, id, "{state}");
+            } else {
+                let new = machine.run(["key", "new"]).ok().one_line();
+                assert_ne!(new, id, "{state}");
+                machine.run(["key", "new"]).fails(2, &["is intact"]);
+                assert_eq!(machine.run(["id"]).ok().one_line(), new, "{state}");
+            }
+            sample.assert_kept(&machine, &state, true);
+            machine.run(["doctor"]).ok();
+        }
     }
-    // A whole backup was copied over the newer directory.
-    let machine = sample.machine();
-    copy(&sample.older, &machine.data());
-    sample.check(&machine, "older backup", Expected::Behind);
 }
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "no file must outlast a power cut here")]
-fn damaged_keys_and_tokens_are_never_replaced_and_name_a_way_out() {
+fn a_damaged_token_is_never_replaced_and_names_a_way_out() {
     let sample = Sample::new();
     let mut rng = StdRng::seed_from_u64(14);
     for (name, damage) in
         DAMAGES.iter().filter(|(name, _)| !matches!(*name, "missing" | "cut" | "older" | "damaged in places"))
     {
-        for (file, words) in [("identity.key", "move it away"), ("api.token", "remove it")] {
+        let machine = sample.machine();
+        let path = machine.data().join("api.token");
+        damage(&path, &sample.older, &mut rng);
+        machine.run(["ls"]).fails(1, &["api.token", "remove it"]);
+        let doctor = machine.run(["doctor"]).ends(1);
+        assert!(doctor.text().contains("api.token"), "{name}: {}", doctor.text());
+        fs::rename(&path, machine.home().join("moved away")).expect("moved");
+        sample.assert_kept(&machine, &format!("api.token {name}"), true);
+    }
+}
+
+#[test]
+fn a_settings_file_that_cannot_be_read_is_named_and_only_an_absent_one_counts_as_none() {
+    let machine = Machine::new();
+    machine.run(["init"]).ok();
+    let path = machine.data().join("config.toml");
+    let elsewhere = machine.file("elsewhere.toml", b"region = \"here\"\n");
+    let write = |bytes: &[u8]| fs::write(&path, bytes).expect("written");
+    let link = |to: &Path| symlink(to, &path).expect("made");
+    let states: [(&str, &dyn Fn(), Option<&str>); 9] = [
+        ("missing", &|| {}, None),
+        ("empty", &|| write(b""), None),
+        ("a link to a file", &|| link(&elsewhere), None),
+        ("cut", &|| write(b"region = \"he"), Some("correct the file")),
+        ("garbage", &|| write(&[0xff; 100]), Some("text in UTF-8")),
+        ("NUL bytes", &|| write(&[0; 100]), Some("correct the file")),
+        ("a folder", &|| fs::create_dir(&path).expect("made"), Some("move it away")),
+        ("a link to nowhere", &|| link(Path::new("nowhere")), Some("a symbolic link that leads nowhere")),
+        ("a link to itself", &|| link(&path), Some("a symbolic link that leads nowhere")),
+    ];
+    for (state, damage, hint) in states {
+        damage();
+        match hint {
+            None => drop(machine.run(["ls"]).ok()),
+            Some(hint) => {
+                drop(machine.run(["ls"]).fails(2, &["config.toml", hint]));
+                let doctor = machine.run(["doctor"]).ends(1).text();
+                assert!(doctor.contains("config.toml") && doctor.contains(hint), "{state}: {doctor}");
+            }
+        }
+        if path.is_dir() {
+            fs::remove_dir(&path).expect("removed");
+        } else if path.symlink_metadata().is_ok() {
+            fs::remove_file(&path).expect("removed");
+        }
+        machine.run(["ls"]).ok();
+    }
+}
+
+const TUS: (&str, &str) = ("tus-resumable", "1.0.0");
+
+/// Begins an upload of 6 bytes; returns its path.
+fn begin(api: &Api) -> String {
+    let begun = api.ask("POST", "/api/v1/uploads", &[TUS, ("upload-length", "6")], b"").is(201);
+    begun.header("location").expect("a place").to_owned()
+}
+
+fn patch(api: &Api, path: &str, at: &str, bytes: &[u8]) -> Answer {
+    let part = ("content-type", "application/offset+octet-stream");
+    api.ask("PATCH", path, &[TUS, part, ("upload-offset", at)], bytes)
+}
+
+#[test]
+fn damage_to_an_unfinished_upload_costs_no_file_and_no_other_upload() {
+    let sample = Sample::new();
+    let mut rng = StdRng::seed_from_u64(15);
+    let node = sample.template.start::<&str>([]);
+    let api = Api::of(&sample.template, &node);
+    let [damaged, whole] = [(), ()].map(|()| begin(&api));
+    for path in [&damaged, &whole] {
+        patch(&api, path, "0", b"abc").is(204);
+    }
+    drop(node);
+    let id = damaged.rsplit('/').next().expect("an id");
+    for (name, damage) in DAMAGES {
+        for kind in ["json", "part"] {
             let machine = sample.machine();
-            let path = machine.data().join(file);
-            damage(&path, &sample.older, &mut rng);
-            let refused = machine.run(["ls"]).ends(1);
-            assert!(
-                refused.stderr.contains(words) && refused.stderr.contains(file),
-                "{file} {name}: {}",
-                refused.stderr
-            );
-            let doctor = machine.run(["doctor"]).ends(1);
-            assert!(doctor.text().contains(file), "{file} {name}: {}", doctor.text());
-            fs::rename(&path, machine.home().join("moved away")).expect("moved");
-            sample.assert_kept(&machine, &format!("{file} {name}"), true);
+            damage(&machine.data().join(format!("uploads/{id}.{kind}")), &sample.older, &mut rng);
+            let node = machine.start::<&str>([]);
+            let api = Api::of(&machine, &node);
+            let state = api.get(&damaged);
+            match (kind, name) {
+                // There is no older copy.
+                (_, "older") => assert_eq!(state.is(200).json()["offset"], 3),
+                // The text of a record may still be one.
+                ("json", "damaged in places") => {}
+                ("json", _) => drop(state.refuses(404, "not_found")),
+                _ => drop(state.is(200)),
+            }
+            patch(&api, &whole, "3", b"def").is(204);
+            drop(node);
+            machine.run(["verify"]).ok();
         }
     }
+    // A file in the place of the folder.
+    let machine = sample.machine();
+    fs::remove_dir_all(machine.data().join("uploads")).expect("removed");
+    fs::write(machine.data().join("uploads"), b"mine").expect("written");
+    sample.assert_kept(&machine, "uploads is a file", true);
+    assert_eq!(fs::read(machine.data().join("uploads.old")).expect("moved away"), b"mine");
+}
+
+#[test]
+fn folders_that_somebody_removes_under_a_running_node_are_made_again() {
+    let machine = Machine::new();
+    let node = machine.start::<&str>([]);
+    let api = Api::of(&machine, &node);
+    let unfinished = begin(&api);
+    patch(&api, &unfinished, "0", b"abc").is(204);
+    let mut links = Vec::new();
+    for (n, lost) in (0..).zip(["uploads", "blocks/tmp", "blocks/epoch", "blocks"]) {
+        fs::remove_dir_all(machine.data().join(lost)).expect("removed");
+        if lost == "uploads" {
+            patch(&api, &unfinished, "3", b"def").refuses(404, "not_found");
+        }
+        let stored = machine.provide(&format!("file-{n}"), &noise(n, LEN));
+        links.push(stored["link"].as_str().expect("a link").to_owned());
+        let link = links.last().expect("a link");
+        assert!(machine.run(["get", link, "-o", "-"]).ok().stdout == noise(n, LEN), "{lost}");
+        let path = begin(&api);
+        patch(&api, &path, "0", b"abcdef").is(204);
+    }
+    drop(node);
+    // The last one was stored after all older blocks were gone.
+    assert!(machine.run(["get", &links[3], "-o", "-"]).ok().stdout == noise(3, LEN));
+    machine.run(["verify"]).ends(7);
 }
 
 /// Runs a command. Root, who may read every file, loses its capabilities first.

@@ -10,7 +10,7 @@ use std::{
 
 use storgo::{
     content::cid::Cid,
-    node::identity::load_or_create,
+    node::{data_dir::DataDir, identity::load_or_create},
     store::{PutMode, Store, StoreError, StoreOptions},
 };
 use tempfile::TempDir;
@@ -250,10 +250,10 @@ fn a_value_needed_for_removals_is_stored_on_a_full_disk() {
 fn an_identity_that_does_not_fit_on_the_disk_leaves_no_partial_file() {
     let Some(disk) = SmallDisk::new() else { return };
     let hog = Hog::new(&disk);
-    load_or_create(disk.dir.path()).expect_err("a full disk");
+    load_or_create(DataDir::Closed(disk.dir.path())).expect_err("a full disk");
     drop(hog);
-    let made = load_or_create(disk.dir.path()).expect("made, now that there is room");
-    let read = load_or_create(disk.dir.path()).expect("read");
+    let made = load_or_create(DataDir::Closed(disk.dir.path())).expect("made, now that there is room");
+    let read = load_or_create(DataDir::Closed(disk.dir.path())).expect("read");
     assert_eq!(made.public(), read.public());
 }
 

@@ -52,6 +52,8 @@ pub(super) enum PartError {
     Checksum,
     #[error("another program cut the file of this upload to {0} bytes")]
     Cut(u64),
+    #[error("the file of this upload is gone, and the bytes in it")]
+    Gone,
     #[error("cannot write the part: {0}")]
     Io(#[from] io::Error),
 }
@@ -67,7 +69,12 @@ pub(super) fn write(
     pieces: &mut mpsc::Receiver<Piece>,
     mut record: impl FnMut(u64) -> io::Result<()>,
 ) -> Result<(), PartError> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let mut file = opened.map_err(|e| match e.kind() {
+        // Somebody removed the folder.
+        io::ErrorKind::NotFound => PartError::Gone,
+        _ => e.into(),
+    })?;
     let on_disk = file.metadata()?.len();
     if on_disk < offset {
         // The bytes behind its end are lost. Without this check they would read as zeros.

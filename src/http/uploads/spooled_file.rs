@@ -13,7 +13,7 @@ use tokio_util::io::ReaderStream;
 
 use super::{
     super::problem::Problem,
-    upload_registry::{UploadRegistry, permit},
+    upload_registry::{UploadRegistry, make_folder, permit},
 };
 use crate::node::{PutOptions, error::NodeError, report::FileKind};
 
@@ -35,6 +35,7 @@ impl<'a> SpooledFile<'a> {
         bytes: impl Stream<Item = Result<Bytes, Problem>>,
     ) -> Result<Self, Problem> {
         let permit = permit(&uploads.spoolers, "forms whose file comes before its key").await?;
+        make_folder(&uploads.dir)?;
         let path = uploads.dir.join(format!("{:032x}.spooled", rand::random::<u128>()));
         let mut spooled = Self { uploads, path, len: 0, _permit: permit };
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&spooled.path).await;

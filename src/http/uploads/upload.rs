@@ -341,6 +341,7 @@ impl From<PartError> for Problem {
                 detail,
                 "continue from the offset that a HEAD request returns",
             ),
+            PartError::Gone => Self::not_found(detail, "create a new upload"),
             PartError::Io(e) => NodeError::new(ErrorCode::of_io(&e), detail).into(),
         }
     }

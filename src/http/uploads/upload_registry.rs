@@ -33,6 +33,7 @@ use crate::{
         error::{ErrorCode, NodeError},
         report::FileKind,
     },
+    store::set_aside,
 };
 
 /// Maximum number of unfinished uploads, and of others that are remembered.
@@ -65,7 +66,7 @@ impl UploadRegistry {
     pub(in super::super) fn load(node: &Node, retention: Duration) -> Result<Arc<Self>, NodeError> {
         let dir = node.data_dir().join("uploads");
         let fail = |e| NodeError::io(format_args!("use {}", dir.display()), &e);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(fail)?;
+        make_folder(&dir)?;
         let mut uploads = HashMap::new();
         for item in fs::read_dir(&dir).map_err(fail)? {
             let path = item.map_err(fail)?.path();
@@ -160,9 +161,10 @@ impl UploadRegistry {
 
     async fn check_and_save(&self, upload: &Arc<Upload>) -> Result<(), Problem> {
         self.check_space("this upload", 1).await?;
+        make_folder(&self.dir)?;
         let upload = Arc::clone(upload);
         let saved = spawn_blocking(move || upload.save(0)).await?;
-        saved.map_err(|e| NodeError::io("save an upload", &e).into())
+        saved.map_err(|e| NodeError::io(format_args!("save an upload in {}", self.dir.display()), &e).into())
     }
 
     /// Checks that there is space for all uploads and spooled files. Both need their bytes twice: as they arrive, and as
@@ -294,6 +296,15 @@ impl UploadRegistry {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Upload>>> {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Makes the folder of uploads, also again after somebody removed it. A file in its place is moved away.
+pub(super) fn make_folder(dir: &Path) -> Result<(), NodeError> {
+    if dir.symlink_metadata().is_ok() && !dir.is_dir() {
+        set_aside(dir).map_err(|e| NodeError::io(format_args!("make the folder {}", dir.display()), &e))?;
+    }
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|e| NodeError::io(format_args!("make the folder {}", dir.display()), &e))
 }
 
 /// Whether storing the same bytes again would fail again.
