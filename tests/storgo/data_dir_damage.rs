@@ -293,6 +293,9 @@ fn a_damaged_token_is_never_replaced_and_names_a_way_out() {
     }
 }
 
+/// Its name, how to make it, and the hint of the commands that meet it.
+type State<'a> = (&'a str, &'a dyn Fn(), Option<&'a str>);
+
 #[test]
 fn a_settings_file_that_cannot_be_read_is_named_and_only_an_absent_one_counts_as_none() {
     let machine = Machine::new();
@@ -301,7 +304,7 @@ fn a_settings_file_that_cannot_be_read_is_named_and_only_an_absent_one_counts_as
     let elsewhere = machine.file("elsewhere.toml", b"region = \"here\"\n");
     let write = |bytes: &[u8]| fs::write(&path, bytes).expect("written");
     let link = |to: &Path| symlink(to, &path).expect("made");
-    let states: [(&str, &dyn Fn(), Option<&str>); 9] = [
+    let states: [State; 9] = [
         ("missing", &|| {}, None),
         ("empty", &|| write(b""), None),
         ("a link to a file", &|| link(&elsewhere), None),
