@@ -2,8 +2,8 @@
 //!
 //! Everybody may join an open network, and its DHT needs addresses. But an address in a private network is of no use outside
 //! it, and shows how that network is built. So peers exchange such addresses only within a private network. A
-//! stranger is a peer that is connected from a public address, or through a relay at one. This node tells it public addresses only, and
-//! believes no others from it. The members of a cluster tell each other everything.
+//! stranger is a peer that is connected from a public address, or through a relay at one. This node tells it public
+//! addresses only, and believes no others from it. The members of a cluster tell each other everything.
 
 use std::{
     collections::VecDeque,

@@ -71,7 +71,7 @@ impl Limits {
     }
 }
 
-/// What is left of [`Amounts`].
+/// The rest of [`Amounts`].
 pub(super) struct Left {
     pub(super) blocks: Arc<Semaphore>,
     requests: Arc<Semaphore>,
