@@ -1,4 +1,4 @@
-//! What peers may take of this node: streams, memory for blocks and for requests, and walks over roots.
+//! Limits on what peers take of this node: streams, memory for blocks and for requests, and walks over roots.
 //!
 //! A peer chooses how many requests it sends, how long they are and when it reads the answers. Identities are free, so
 //! each amount is limited three times: for a peer, for its host (half of all), and in all.
@@ -30,7 +30,7 @@ const RELEASE: Duration = Duration::from_millis(100);
 /// After a walk over a root, its peer gets no other for this many times as long: it takes a quarter of a core at most.
 const WALK_PAUSE: u32 = 3;
 
-/// What may be taken at once.
+/// Amounts that may be taken at once.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Amounts {
     /// Bytes of blocks in memory.

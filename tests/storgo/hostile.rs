@@ -36,7 +36,7 @@ pub use yamux::{Connection, Stream};
 /// Maximum time to wait for one answer of a node.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Ways to reach a peer.
+/// A connection to a peer.
 pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Socket for S {}
