@@ -36,7 +36,7 @@ const SHARED_MEMORY_KIB: usize = 40 << 10;
 /// Maximum number of blocks in flight in one session.
 pub const READ_AHEAD: usize = 20;
 
-/// What could not be fetched. The root stands for the whole file.
+/// The file or block that could not be fetched. The root stands for the whole file.
 #[derive(Debug, Clone, Copy)]
 pub enum Wanted {
     /// The root of the session.
@@ -61,13 +61,13 @@ pub enum FetchError {
     /// All providers were asked, and none has the block.
     #[error("{wanted} is not on this node, and no reachable peer has it")]
     NotFound {
-        /// What is missing.
+        /// The missing file or block.
         wanted: Wanted,
     },
     /// No bytes arrived within the session's timeout.
     #[error("no data arrived for {} s; {wanted} is still missing", waited.as_secs())]
     Timeout {
-        /// What is missing.
+        /// The missing file or block.
         wanted: Wanted,
         /// The timeout.
         waited: Duration,
@@ -75,7 +75,7 @@ pub enum FetchError {
     /// No peer could be reached.
     #[error("no peer could be reached in {} s, and {wanted} is not on this node", waited.as_secs())]
     NoPeers {
-        /// What is missing.
+        /// The missing file or block.
         wanted: Wanted,
         /// How long the session tried.
         waited: Duration,
@@ -83,7 +83,7 @@ pub enum FetchError {
     /// No intact copy was found: the available ones are damaged, or a provider of the root has lost the block.
     #[error("no intact copy of {wanted} was found; its providers have lost or damaged it")]
     Corrupt {
-        /// What is missing.
+        /// The missing file or block.
         wanted: Wanted,
     },
     /// The store failed.

@@ -81,7 +81,8 @@ impl Endpoint {
     }
 }
 
-/// What a text is that a command takes for something else: a link or an invite. It is not repeated: it contains a key.
+/// Returns whether a text is a link or an invite, where a command expects something else. No message repeats it: it contains
+/// a key.
 pub(super) fn secret_kind(text: &str) -> Option<&'static str> {
     let text = text.trim();
     if Invite::is_one(text) { Some("an invite to a cluster") } else { is_link(text).then_some("a link") }

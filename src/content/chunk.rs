@@ -81,7 +81,7 @@ enum Kind {
     FastCdc(Box<Tables>),
 }
 
-/// What the secret decides.
+/// The tables and the key that the secret decides.
 struct Tables {
     gear: [u64; 256],
     /// `gear`, each word shifted left by one bit.

@@ -50,7 +50,7 @@ async fn check(
 ) -> io::Result<Connected> {
     let ConnectedPoint::Dialer { address, .. } = endpoint else { return Ok((peer, connection)) };
     if peer == local {
-        // What the other end still reads after a close would decide whether it learns who has called.
+        // The other end learns who has called only if it reads the whole handshake before the connection closes.
         drop(timeout(CLOSED_BY_OTHER_END, drive(&mut connection)).await);
     }
     match peer_of(&address) {

@@ -23,7 +23,7 @@ pub(super) enum Stage {
     Unsound,
 }
 
-/// What happens to a block.
+/// A change of a block in hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     /// Its file was put in place without a sync, or was there already.
@@ -57,7 +57,7 @@ impl Stage {
 mod tests {
     use super::*;
 
-    /// What is true of a file after these events.
+    /// The true stage of a file after these events.
     fn truth(events: &[Event]) -> Stage {
         let last = |wanted| events.iter().rposition(|event| *event == wanted);
         let (replaced, failed) = (last(Event::Replaced), last(Event::SyncFailed));

@@ -39,7 +39,7 @@ struct Entry {
 /// A block that some upload stores.
 pub(super) struct Held {
     pub(super) stage: Stage,
-    /// What the index is to list of it.
+    /// The row of the index for it.
     pub(super) arrival: Arrival,
     /// Ends when the index counts the block, or when the block is given up.
     quota: Option<Reservation>,

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{block_stage::Stage, *};
 
-/// What happens to an upload, by its number. The first use of a number begins it.
+/// A change of an upload, by its number. The first use of a number begins it.
 #[derive(Debug, Clone)]
 enum Op {
     /// It puts a block. An operation of this kind fails, if there is one.
