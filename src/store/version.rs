@@ -25,7 +25,7 @@ pub(super) fn check(dir: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// As [`check`], but accepts a damaged file. [`write`] then replaces it.
+/// As [`check`], but accepts a damaged file. [`write()`] then replaces it.
 pub(super) fn refuse_other(dir: &Path) -> Result<(), StoreError> {
     match check(dir) {
         Err(StoreError::VersionDamaged) => Ok(()),
