@@ -22,7 +22,7 @@ const BY_TYPE = {
     bad: true,
     text: 'Another machine uses the identity of this node',
     detail: addr,
-    hint: 'Other nodes can reach only one of the two. Stop one of them and move its identity.key away: it gets a new identity when it starts.',
+    hint: 'Other nodes can reach only one of the two. Stop one of them, move its identity.key away, and run storgo-node key new there.',
   }),
   stored: ({ cid, size }) => ({ icon: 'check', text: 'Stored', ...fileLink(cid), after: `(${bytes(size)})` }),
   removed: ({ cid }) => ({ icon: 'bin', text: 'Deleted a file', detail: cid }),

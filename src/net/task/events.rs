@@ -82,7 +82,7 @@ impl Task {
     pub(super) fn on_duplicate_identity(&mut self, addr: Multiaddr) {
         tracing::warn!(
             "another machine at {addr} has the identity of this node, and each hides the other from the swarm; stop one of \
-             them and move its identity.key away, so that it gets a new identity"
+             them and give it a new identity"
         );
         self.shared.update(|shared| shared.duplicate_identity = Some(addr.clone()));
         self.emit(NetEvent::DuplicateIdentity { addr });
