@@ -227,7 +227,9 @@ mod tests {
         let before = lengths(Chunker::FastCdc, &secret(1), &bytes);
         let after = lengths(Chunker::FastCdc, &secret(1), &longer);
         let same = before.iter().rev().zip(after.iter().rev()).take_while(|(a, b)| a == b).count();
-        assert!(same + 2 >= before.len(), "{same} of {}", before.len());
+        // The cuts meet at the first anchor.
+        let without_anchor = before.iter().take_while(|len| **len == MAX_CHUNK).count();
+        assert!(same + without_anchor + 1 >= before.len(), "{same} of {}", before.len());
     }
 
     #[test]
